@@ -1,0 +1,32 @@
+"""Every error this package raises on purpose.
+
+A message names the argument, what was expected, what came, and what to do about it.
+"""
+
+
+class LESError(Exception):
+    """Base class of all errors raised by openmm-les."""
+
+
+class InputError(LESError, ValueError):
+    """An argument or a structure that cannot be used (wrong element, box too small, ...)."""
+
+
+class ModelFileError(LESError, ValueError):
+    """A file given to the exporter is not a readable LES model."""
+
+
+class UnsupportedModelError(ModelFileError):
+    """A readable model uses an option that openmm-les does not implement."""
+
+
+class ArtifactError(LESError, ValueError):
+    """An artifact (``*.les.pt``) is missing, corrupt, too new, or not ours."""
+
+
+class VerificationError(LESError):
+    """The exported model does not reproduce the original one."""
+
+
+class SimulationError(LESError, RuntimeError):
+    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...)."""

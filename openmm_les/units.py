@@ -1,0 +1,17 @@
+"""Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
+
+All factors derive from `openmm.unit`, so that the package holds no number of its own.
+"""
+
+from openmm import unit
+
+_EV = unit.elementary_charge * unit.volt * unit.AVOGADRO_CONSTANT_NA
+
+ANGSTROM_PER_NM: float = (1.0 * unit.nanometer).value_in_unit(unit.angstrom)
+"""Lengths: multiply nanometers by this to get Angstrom."""
+
+KJ_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilojoule_per_mole)
+"""Energies: multiply eV by this to get kJ/mol."""
+
+FORCE_PER_EV_PER_ANGSTROM: float = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
+"""Forces: multiply eV/A by this to get kJ/mol/nm."""
