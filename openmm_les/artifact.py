@@ -1,0 +1,354 @@
+"""The artifact (``*.les.pt``): the contract between exporters and the run-time package.
+
+A TorchScript archive that plain `torch.jit.load` opens, with two extra files: ``metadata.json``
+(what the model is, where it came from, how it was verified) and ``canonical.pt`` (the weights in
+full, from which the run time builds networks specialised to one system). Both can be read
+without running anything from the file.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openmm_les._version import __version__
+from openmm_les.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from openmm_les.networks.canonical import CanonicalModel
+
+logger = logging.getLogger(__name__)
+
+#: Raised when the meaning of an artifact's content changes; a newer one is refused.
+FORMAT_VERSION = 1
+FORMAT_NAME = "openmm-les"
+SUFFIX = ".les.pt"
+
+_METADATA = "metadata.json"
+_CANONICAL = "canonical.pt"
+_EXPORT_AGAIN = "export it again with 'openmm-les export'"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact file.
+
+    Attributes:
+        path: absolute path of the file.
+        sha256: hash of its content, by which saved Systems find it again.
+        metadata: what `inspect` returns.
+    """
+
+    path: Path
+    sha256: str
+    metadata: dict[str, Any]
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers the model knows."""
+        return [int(z) for z in self.metadata["hyper"]["elements"]]
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff radius of the short-range network [A]."""
+        return float(self.metadata["hyper"]["cutoff"])
+
+    @cached_property
+    def canonical(self) -> "CanonicalModel":
+        """Hyper-parameters and weights, float64 on the CPU."""
+        import torch
+
+        from openmm_les.networks.canonical import CanonicalModel
+
+        blob = _read_member(self.path, _CANONICAL)
+        state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+        return CanonicalModel(
+            family=self.metadata["family"],
+            hyper=self.metadata["hyper"],
+            state=state,
+            les=self.metadata["les"],
+            source=self.metadata["source"],
+        )
+
+    @cached_property
+    def module(self) -> "torch.jit.ScriptModule":
+        """The portable module, on the CPU."""
+        import torch
+
+        return torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
+
+
+def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptModule":
+    """The portable module of a model, scripted.
+
+    Args:
+        canonical: the model.
+        dtype: ``"float32"`` or ``"float64"``, the precision of the network.
+    """
+    import torch
+
+    from openmm_les.networks import build_network
+    from openmm_les.portable import PortableModel
+
+    elements = canonical.hyper["elements"]
+    network = build_network(
+        canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
+    )
+    model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
+    return torch.jit.script(model.eval())
+
+
+def _dtype(name: str) -> "torch.dtype":
+    import torch
+
+    dtypes = {"float32": torch.float32, "float64": torch.float64}
+    if name not in dtypes:
+        raise InputError(f"dtype: expected 'float32' or 'float64', got {name!r}")
+    return dtypes[name]
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Refuses an output path that exists or cannot be written, before any work is done.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ArtifactError: with the reason.
+    """
+    output = Path(path).absolute()
+    if output.is_dir():
+        raise ArtifactError(f"output: {output} is a directory; give a file name such as model{SUFFIX}")
+    if output.exists() and not overwrite:
+        raise ArtifactError(f"output: {output} exists; choose another name or pass --overwrite")
+    if not output.parent.is_dir():
+        raise ArtifactError(f"output: the directory {output.parent} does not exist; create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise ArtifactError(f"output: no permission to write in {output.parent}")
+    return output
+
+
+def save(
+    canonical: "CanonicalModel",
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    licence: str | None = None,
+    citation: str | None = None,
+    verification: dict[str, Any] | None = None,
+    module: "torch.jit.ScriptModule | None" = None,
+) -> Path:
+    """Writes an artifact, all of it or nothing.
+
+    Args:
+        canonical: the model.
+        path: where to write, usually ``NAME.les.pt``.
+        dtype: ``"float32"`` or ``"float64"``, precision of the portable module; the weights that
+            the run-time package uses are kept in full.
+        overwrite: replace an existing file.
+        licence: licence of the weights, as the user states it.
+        citation: what to cite.
+        verification: result of the exporter's comparison with the original code.
+        module: the portable module, where it is built already.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ArtifactError: the path exists or cannot be written.
+    """
+    import torch
+
+    output = check_output(path, overwrite)
+    module = build_module(canonical, dtype) if module is None else module
+    weights = io.BytesIO()
+    torch.save(dict(canonical.state), weights)
+    metadata = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "family": canonical.family,
+        "elements": list(canonical.hyper["elements"]),
+        "cutoff": canonical.hyper["cutoff"],
+        "units": {"length": "angstrom", "energy": "eV", "charge": "e"},
+        "dtype": dtype,
+        "les": dict(canonical.les),
+        "charge_sign": canonical.source.get("charge_sign"),
+        "licence": licence,
+        "citation": citation,
+        "source": dict(canonical.source),
+        "verification": verification or {"status": "not verified", "reason": "not requested"},
+        "versions": {"openmm-les": __version__, "torch": torch.__version__},
+        "hyper": canonical.hyper,
+    }
+    extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
+    handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
+    os.close(handle)
+    try:
+        torch.jit.save(module, temporary, _extra_files=extra)  # type: ignore[no-untyped-call]
+        os.chmod(temporary, 0o666 & ~_umask())
+        if overwrite:
+            os.replace(temporary, output)
+        else:
+            os.link(temporary, output)  # fails, unlike replace, if somebody was faster
+    except FileExistsError:
+        raise ArtifactError(f"output: {output} appeared meanwhile; nothing was written") from None
+    except OSError as error:
+        raise ArtifactError(f"output: cannot write {output}: {error.strerror or error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return output
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Metadata of an artifact, without torch and without running anything from the file.
+
+    Raises:
+        ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        what = "is a directory" if file.is_dir() else "does not exist"
+        raise ArtifactError(f"modelPath: {file} {what}; expected an artifact (*{SUFFIX})")
+    try:
+        metadata = json.loads(_read_member(file, _METADATA))
+    except ValueError as error:
+        raise ArtifactError(f"modelPath: {file}: metadata is not JSON; {_EXPORT_AGAIN}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
+        raise ArtifactError(f"modelPath: {file} was not written by openmm-les; {_EXPORT_AGAIN}")
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise ArtifactError(f"modelPath: {file} has no valid format version; {_EXPORT_AGAIN}")
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"modelPath: {file} has format version {version}, this openmm-les {__version__} reads up "
+            f"to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
+        )
+    return metadata
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Opens an artifact and checks that it is whole.
+
+    Raises:
+        ArtifactError: see `inspect`; also a damaged archive.
+    """
+    metadata = inspect(path)
+    file = Path(path).absolute()
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ArtifactError(f"modelPath: {file} is corrupt (checksum of {damaged}); {_EXPORT_AGAIN}")
+    return Artifact(path=file, sha256=file_hash(file), metadata=metadata)
+
+
+def _read_member(file: Path, name: str) -> bytes:
+    """An extra file of a TorchScript archive (``<anything>/extra/<name>``)."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [m for m in archive.namelist() if m.split("/")[1:] == ["extra", name]]
+            if members:
+                return archive.read(members[0])
+            scripted = any(m.split("/")[1:] == ["constants.pkl"] for m in archive.namelist())
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise ArtifactError(
+            f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written by "
+            "'openmm-les export'"
+        ) from error
+    if scripted:
+        raise ArtifactError(
+            f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; export the "
+            "original model with 'openmm-les export'"
+        )
+    raise ArtifactError(
+        f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "
+        f"'openmm-les export {file.name} -o model{SUFFIX}'"
+    )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_directory() -> Path:
+    """The user cache; the environment variable ``OPENMM_LES_CACHE_DIR`` overrides it."""
+    override = os.environ.get("OPENMM_LES_CACHE_DIR")
+    if override:
+        return Path(override)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "openmm-les"
+
+
+def _cached_path(sha256: str) -> Path:
+    return cache_directory() / "artifacts" / f"{sha256}{SUFFIX}"
+
+
+def store_in_cache(artifact: Artifact) -> None:
+    """Keeps a copy for Systems saved to XML, which name an artifact by path and sha256.
+
+    A cache that cannot be written is no error: the System then depends on the path alone.
+    """
+    target = _cached_path(artifact.sha256)
+    if target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as stream:
+            temporary = Path(stream.name)
+        try:
+            shutil.copyfile(artifact.path, temporary)
+            if file_hash(temporary) == artifact.sha256:
+                os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        logger.info("no copy of %s in the cache: %s", artifact.path, error)
+
+
+def find(path: str | os.PathLike[str], sha256: str) -> Path:
+    """The artifact a saved System refers to.
+
+    Args:
+        path: where it was when the System was made.
+        sha256: hash of its content.
+
+    Returns:
+        ``path`` if the same file is still there, else the copy in the cache.
+
+    Raises:
+        ArtifactError: neither exists.
+    """
+    original, cached = Path(path), _cached_path(sha256)
+    changed = False
+    if original.is_file():
+        if file_hash(original) == sha256:
+            return original
+        changed = True
+    if cached.is_file() and file_hash(cached) == sha256:
+        return cached
+    state = "holds another model now" if changed else "does not exist"
+    raise ArtifactError(
+        f"modelPath: {original} {state}, and there is no copy in the cache ({cached}); put the "
+        f"artifact with sha256 {sha256[:12]}... at one of these places"
+    )

@@ -1,0 +1,77 @@
+"""The command ``openmm-les``: a thin layer over the library, one file a command.
+
+Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from openmm_les._version import __version__
+from openmm_les.errors import LESError
+
+COMMANDS = ("export", "inspect")
+
+USER_ERROR = 2
+FAILURE = 1
+
+
+class _Commands(click.Group):
+    """Finds a command in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"openmm_les.cli.{cmd_name}").command
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="openmm-les")
+@click.option("--debug", is_flag=True, help="Show log messages, and tracebacks of errors.")
+def cli(debug: bool) -> None:
+    """LES machine-learning potentials in OpenMM."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="openmm-les: %(levelname)s: %(message)s",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 2 the user can mend it, 1 anything else.
+
+    Args:
+        arguments: the command line without the program name; None takes that of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort:
+        status = _report("interrupted", FAILURE)
+    except LESError as error:
+        status = _report(" ".join(str(error).split()), USER_ERROR, debug="--debug" in given)
+    except Exception as error:
+        status = _report(f"{type(error).__name__}: {error}", FAILURE, debug="--debug" in given)
+        if "--debug" not in given:
+            click.echo("`openmm-les --debug ...` shows where it happened", err=True)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(message: str, status: int, *, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"openmm-les: error: {message}", err=True)
+    return status

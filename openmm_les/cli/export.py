@@ -1,0 +1,39 @@
+"""``openmm-les export``: a trained model becomes an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("export")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write, by convention NAME.les.pt.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    help="Precision of the weights in the file; default: that of the model.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+@click.option("--licence", metavar="TEXT", help="Licence of the model, stored in the file.")
+def command(
+    model: Path, output: Path, dtype: str | None, overwrite: bool, licence: str | None
+) -> None:
+    """Turn a trained LES model into a file that OpenMM and ASE can run.
+
+    MODEL is a MACE-LES `.model` file. Its weights are read without running code from it, and the result
+    is compared with the original model wherever mace-torch is installed.
+    """
+    from openmm_les_export import export
+
+    path = export(model, output, dtype=dtype, overwrite=overwrite, licence=licence)
+    click.echo(f"wrote {path}")
+    click.echo(f"what is in it:  openmm-les inspect {path}")
+    click.echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")

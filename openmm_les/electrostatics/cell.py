@@ -1,0 +1,83 @@
+"""What the electrostatic kernels share: cell geometry and the constants of the LES energy.
+
+Cells hold lattice vectors in rows [A]. Everything here is float64, free of host synchronisation
+(no LU factorisation, no ``.item()``) and accepted by `torch.jit.script`.
+"""
+
+import math
+
+import torch
+
+_CUTOFF_SLACK = 2.0**-23
+"""Relative slack of the comparison ``|k| <= 2 pi / dl``, see `cutoff_wavenumber`."""
+
+
+def cutoff_wavenumber(dl: float) -> float:
+    """The radius k_c = 2 pi / dl of the sphere of reciprocal vectors, slightly widened.
+
+    A box length that is a whole multiple of ``dl`` puts reciprocal vectors exactly on the sphere,
+    where rounding alone would decide about them. Published LES code keeps them when evaluated in
+    float64 (whole shells in cubic boxes up to 24 A at ``dl = 2 A``; rounding splits some shells of
+    larger ones, such as 26 A) and drops them in float32. Here they are inside, always and all of
+    them. The slack is twice the rounding error of a float32 box length, so that a box which went
+    through float32 (OpenMM in single precision) selects the same vectors as the float64 one.
+
+    Args:
+        dl: resolution of the model [A].
+
+    Returns:
+        The radius [1/A].
+    """
+    return 2.0 * math.pi / dl * (1.0 + _CUTOFF_SLACK)
+
+
+def inverse_and_volume(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inverse and signed volume of a cell, by cross products.
+
+    Args:
+        cell: lattice vectors in rows [A], shape [3, 3], any floating dtype.
+
+    Returns:
+        The inverse [1/A], float64 with shape [3, 3] (its columns are the reciprocal vectors without
+        their 2 pi, so that fractional coordinates are ``positions @ inverse``), and the volume
+        [A^3], float64 with shape [], negative for a left-handed cell. A cell without volume gives
+        an inverse that is not finite.
+    """
+    a, b, c = cell.to(torch.float64).unbind(0)
+    bc = torch.linalg.cross(b, c)
+    volume = (a * bc).sum()
+    columns = torch.stack([bc, torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=1)
+    return columns / volume, volume
+
+
+def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
+    """Bounds on the integer coordinates of the reciprocal vectors in a sphere.
+
+    In any cell, however skewed, the integer along lattice vector a_d is ``n_d = k . a_d / (2 pi)``,
+    hence ``|n_d| <= |k| |a_d| / (2 pi)``.
+
+    Args:
+        cell: lattice vectors in rows [A], shape [3, 3].
+        k_max: radius of the sphere [1/A].
+
+    Returns:
+        Whole numbers as float64, shape [3].
+    """
+    lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
+    return torch.floor(lengths * (k_max / (2.0 * math.pi)))
+
+
+def self_energy_coefficient(prefactor: float, sigma: float) -> float:
+    """Energy of one unit charge in its own Gaussian cloud, ``c / (sigma (2 pi)^(3/2))``.
+
+    It is the interaction ``c / (4 pi) * erf(r / (sigma sqrt 2)) / r`` at r = 0, which both sums
+    contain for every atom unless the model removes it.
+
+    Args:
+        prefactor: c = 1 / (2 eps0) [eV A / e^2].
+        sigma: width of the Gaussian [A].
+
+    Returns:
+        The coefficient [eV / e^2] of sum_i q_i^2.
+    """
+    return prefactor / (sigma * math.pow(2.0 * math.pi, 1.5))

@@ -1,0 +1,64 @@
+"""The periodic LES sum for any box without preparation: the portable module's reference path.
+
+`DirectEwald` needs buffers sized for one system. An artifact serves every system, so its ``forward``
+takes this plain sum over vectors and atoms instead, O(N * vectors) and always in float64.
+"""
+
+import math
+from typing import List, Tuple
+
+import torch
+
+from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
+
+
+def dense_ewald(
+    charges: torch.Tensor,
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    sigma: float,
+    k_max: float,
+    prefactor: float,
+    self_energy: float,
+    chunk: int = 4096,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Energy of `DirectEwald` and its gradients, see there for the formula.
+
+    Args:
+        charges: shape [n] [e], float64.
+        positions: shape [n, 3] [A], float64.
+        cell: lattice vectors in rows, shape [3, 3] [A], float64.
+        sigma: width of the Gaussian charges [A].
+        k_max: radius of the sphere of vectors, from `cutoff_wavenumber` [1/A].
+        prefactor: c = 1 / (2 eps0) [eV A / e^2].
+        self_energy: coefficient of sum q^2 to subtract, 0 where the model keeps it [eV / e^2].
+        chunk: vectors worked on at a time, to bound memory.
+
+    Returns:
+        Energy [] [eV], dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A].
+    """
+    inverse, volume = inverse_and_volume(cell)
+    limits: List[int] = largest_indices(cell, k_max).to(torch.int64).tolist()
+    axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
+    integers = torch.cartesian_prod(axes[0], axes[1], axes[2]).to(torch.float64)
+    vectors = integers @ (2.0 * math.pi * inverse.t())
+    squared = (vectors * vectors).sum(1)
+    inside = (squared > 0.0) & (squared <= k_max * k_max)
+    vectors, squared = vectors[inside], squared[inside]
+    weights = torch.exp(-0.5 * sigma * sigma * squared) / squared * (prefactor / volume.abs())
+
+    energy = torch.zeros([], dtype=torch.float64, device=cell.device)
+    potential = torch.zeros_like(charges)
+    gradient = torch.zeros_like(positions)
+    for start in range(0, vectors.shape[0], chunk):
+        k = vectors[start : start + chunk]
+        w = weights[start : start + chunk]
+        phase = positions @ k.t()
+        cos, sin = torch.cos(phase), torch.sin(phase)
+        real, imaginary = charges @ cos, charges @ sin
+        energy = energy + (w * (real * real + imaginary * imaginary)).sum()
+        potential = potential + 2.0 * (cos @ (w * real) + sin @ (w * imaginary))
+        slope = (cos * (w * imaginary) - sin * (w * real)) @ k
+        gradient = gradient + 2.0 * charges.unsqueeze(1) * slope
+    energy = energy - self_energy * (charges * charges).sum()
+    return energy, potential - 2.0 * self_energy * charges, gradient

@@ -1,0 +1,124 @@
+"""The LES energy of a system that is not periodic: a sum over all pairs."""
+
+import math
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.cell import self_energy_coefficient
+from openmm_les.errors import InputError
+
+_PAIRS_PER_CHUNK = 2**20
+"""Pairs worked on at a time when no chunk size is given."""
+
+
+class PairSum(nn.Module):
+    r"""Coulomb interaction of Gaussian charges, without cutoff.
+
+    .. math::
+        E = \frac{c}{2\pi} \sum_{i<j} q_i q_j \frac{\mathrm{erf}(r_{ij} / \sigma\sqrt2)}{r_{ij}}
+            + \Big[\frac{c}{\sigma (2\pi)^{3/2}} \sum_i q_i^2\Big]
+
+    with the bracket only where the model keeps the self-interaction (King et al., Nat. Commun. 16,
+    8763 (2025)). It is what `DirectEwald` tends to in a large box with a fine ``dl``, and has the
+    same interface.
+
+    The code sums over all i and j: the limit of erf(a r)/r at r = 0, which is finite, gives the
+    diagonal, and that is the self-interaction. Coincident atoms are therefore well defined too:
+    they interact like an atom with itself and exert no force on each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: float,
+        prefactor: float,
+        remove_self_interaction: bool,
+        dtype: torch.dtype,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Set up the constants.
+
+        Args:
+            sigma: width of the Gaussian charges [A].
+            prefactor: c = 1 / (2 eps0) [eV A / e^2].
+            remove_self_interaction: whether the model leaves out the self-interaction.
+            dtype: precision of the interactions; distances come from float64 differences.
+            chunk_size: atoms whose interactions are worked on at a time; by default, so many that
+                memory stays bounded (some tens of MB). Changes the result by rounding only.
+
+        Raises:
+            InputError: if a parameter is out of range.
+        """
+        super().__init__()
+        if not sigma > 0.0:
+            raise InputError(f"sigma: expected a length > 0 A, got {sigma}")
+        if chunk_size is not None and chunk_size < 1:
+            raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
+        self.alpha = 1.0 / (math.sqrt(2.0) * sigma)
+        self.coulomb = prefactor / (2.0 * math.pi)
+        self.self_energy = (
+            self_energy_coefficient(prefactor, sigma) if remove_self_interaction else 0.0
+        )
+        self.dtype = dtype
+        self.chunk_size = chunk_size or 0
+        self.pairs_per_chunk = _PAIRS_PER_CHUNK
+
+    def forward(
+        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy and its first derivatives, outside the autograd graph.
+
+        Args:
+            charges: latent charges [e], shape [n].
+            positions: coordinates [A], float64, shape [n, 3].
+            cell: ignored; here so that both kernels are called alike.
+
+        Returns:
+            The same tuple as `DirectEwald.forward`: energy [eV], float64, shape []; dE/dq [eV/e],
+            shape [n]; dE/dr [eV/A], shape [n, 3]; dE/dstrain [eV], float64, shape [3, 3]; and
+            false, shape [].
+        """
+        with torch.no_grad():
+            charges = charges.to(self.dtype)
+            positions = positions.to(torch.float64)
+            n = charges.shape[0]
+            chunk = self.chunk_size if self.chunk_size > 0 else max(1, self.pairs_per_chunk // n)
+            potentials: list[torch.Tensor] = []
+            fields: list[torch.Tensor] = []
+            for start in range(0, n, chunk):
+                separations = positions[start : start + chunk, None, :] - positions
+                separations = separations.to(self.dtype)
+                x2 = (separations * separations).sum(dim=2) * (self.alpha * self.alpha)
+                value, slope = _erf_over_x(x2)
+                potentials.append(value @ charges)
+                fields.append(torch.bmm((slope * charges)[:, None, :], separations)[:, 0])
+            potential = torch.cat(potentials) * (self.coulomb * self.alpha)
+            field = torch.cat(fields) * (self.coulomb * self.alpha**3)
+
+            potential = potential - 2.0 * self.self_energy * charges
+            energy = 0.5 * (charges.to(torch.float64) * potential.to(torch.float64)).sum()
+            gradient = charges[:, None] * field
+            # The forces sum to zero, so that any origin will do; the centre rounds least.
+            strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
+            outgrown = torch.zeros([], dtype=torch.bool, device=positions.device)
+            return energy, potential, gradient, strain, outgrown
+
+
+def _erf_over_x(x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """f = erf(x)/x and (df/dx)/x as functions of x^2, smooth down to x = 0.
+
+    Their limits are 2/sqrt(pi) and -4/(3 sqrt(pi)).
+    """
+    scale = 2.0 / math.sqrt(math.pi)
+    positive = x2.clamp(min=1e-30)
+    x = torch.sqrt(positive)
+    value = torch.erf(x) / x
+    slope = (scale * torch.exp(-positive) - value) / positive
+    # The difference above cancels for small x. There, five terms of the Taylor series
+    # 2 scale sum_n (-1)^n n x^(2n-2) / (n! (2n+1)) are exact to 1e-12.
+    series = x2 * (-1.0 / 264.0) + 1.0 / 54.0
+    series = series * x2 - 1.0 / 14.0
+    series = series * x2 + 1.0 / 5.0
+    series = series * x2 - 1.0 / 3.0
+    return value, torch.where(x2 < 1e-2, 2.0 * scale * series, slope)

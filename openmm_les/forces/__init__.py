@@ -1,0 +1,70 @@
+"""OpenMM forces that compute an LES model, whatever the backend."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import openmm
+
+from openmm_les.forces import backends
+from openmm_les.forces.options import ForceOptions
+from openmm_les.forces.region import Region
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+
+__all__ = ["ForceOptions", "Region", "add_force"]
+
+logger = logging.getLogger(__name__)
+
+FORCE_NAME = "LES"
+MOLECULES_NAME = "LES molecules"
+
+
+def add_force(
+    system: openmm.System, artifact: Artifact, region: Region, options: ForceOptions
+) -> openmm.Force:
+    """Add the model to a System, and bonds of zero energy that keep its molecules together.
+
+    Args:
+        system: gets the new forces.
+        artifact: the model.
+        region: which particles it describes.
+        options: how it is computed.
+
+    Returns:
+        The LES force, which now belongs to `system`.
+
+    Raises:
+        InputError: a backend was asked for that cannot work here, or the box is too small.
+    """
+    backend = backends.choose(
+        options.backend, device=options.device, is_placeholder=region.is_placeholder
+    )
+    # The backend modules import torch, so only the chosen one is imported.
+    if backend == "torchforce":
+        from openmm_les.forces import torchforce
+
+        force = torchforce.build(artifact, region, options)
+    else:
+        from openmm_les.forces import pythonforce
+
+        force = pythonforce.build(artifact, region, options)
+    force.setName(FORCE_NAME)
+    force.setForceGroup(options.forceGroup)
+    system.addForce(force)
+    # In a placeholder only real forces are collected, each as a variable of its own.
+    if region.bonds and not region.is_placeholder:
+        system.addForce(_molecules(region, options.forceGroup))
+    return force
+
+
+def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:
+    """Bonds without energy, from which OpenMM learns what to keep whole in wrapping and barostats."""
+    bonds = openmm.CustomBondForce("0")
+    bonds.setName(MOLECULES_NAME)
+    bonds.setForceGroup(force_group)
+    for first, second in region.bonds:
+        bonds.addBond(first, second, [])
+    return bonds

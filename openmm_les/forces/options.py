@@ -1,0 +1,95 @@
+"""The keyword arguments that ``createSystem`` and ``createMixedSystem`` accept, checked by name."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from openmm_les.errors import InputError
+
+# createMixedSystem hands its own options on to addForces; they are not ours to judge.
+_OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
+
+
+def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    """Raise an `InputError` that names the arguments nobody knows and the one that was probably meant."""
+    accepted = tuple(accepted)
+    unknown = [name for name in given if name not in accepted]
+    if not unknown:
+        return
+    message = f"{where}: unknown argument {', '.join(unknown)}"
+    close = difflib.get_close_matches(unknown[0], accepted, n=1)
+    if not close:  # difflib minds the case, people forget it
+        lower = {name.lower(): name for name in accepted}
+        close = [lower[match] for match in difflib.get_close_matches(unknown[0].lower(), lower, n=1)]
+    if close:
+        message += f"; did you mean {close[0]}?"
+    raise InputError(f"{message} Accepted: {', '.join(accepted)}")
+
+
+@dataclass(frozen=True)
+class ForceOptions:
+    """How one LES force is computed; the names are the keyword arguments of ``createSystem``.
+
+    Attributes:
+        precision: ``'single'`` or ``'double'``, the arithmetic of the network and of the Ewald sum.
+        device: torch device such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where there is one.
+        backend: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
+        returnEnergyType: ``'interaction_energy'`` (without the isolated atoms) or ``'energy'``.
+        forceGroup: force group of the new forces, 0 to 31.
+        maxNeighbors: capacity of the neighbour list of an atom; None derives it from the structure.
+    """
+
+    precision: str = "single"
+    device: str | None = None
+    backend: str = "auto"
+    returnEnergyType: str = "interaction_energy"
+    forceGroup: int = 0
+    maxNeighbors: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, ("single", "double"))
+        _one_of("backend", self.backend, ("auto", "torchforce", "pythonforce"))
+        _one_of("returnEnergyType", self.returnEnergyType, ("interaction_energy", "energy"))
+        _integer("forceGroup", self.forceGroup, 0, 31)
+        if self.maxNeighbors is not None:
+            _integer("maxNeighbors", self.maxNeighbors, 1, None)
+
+    @classmethod
+    def accepted(cls) -> tuple[str, ...]:
+        """Names of the accepted keyword arguments."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_arguments(cls, force_group: int, arguments: Mapping[str, Any]) -> ForceOptions:
+        """Read the keyword arguments of ``createSystem``.
+
+        Args:
+            force_group: the group openmm-ml chose; a ``forceGroup`` among `arguments` overrides it.
+            arguments: everything else the user gave.
+
+        Raises:
+            InputError: an unknown name or a value outside its range.
+        """
+        given = {name: value for name, value in arguments.items() if name not in _OF_EMBEDDINGS}
+        refuse_unknown("createSystem", given, cls.accepted())
+        given.setdefault("forceGroup", force_group)
+        if given.get("device") is not None:
+            given["device"] = str(given["device"])  # a torch.device, too
+        return cls(**given)
+
+
+def _one_of(name: str, value: object, expected: tuple[str, ...]) -> None:
+    if value not in expected:
+        choices = " or ".join(repr(choice) for choice in expected)
+        raise InputError(f"{name}: expected {choices}, got {value!r}")
+
+
+def _integer(name: str, value: object, low: int, high: int | None) -> None:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):  # type: ignore[operator]
+        limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise InputError(f"{name}: expected an integer {limits}, got {value!r}")

@@ -1,0 +1,159 @@
+"""Which particles of an OpenMM System a model describes, read from a Topology and checked."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import openmm
+from openmm import app, unit
+
+from openmm_les.errors import InputError
+from openmm_les.units import ANGSTROM_PER_NM
+
+_NAMED_ATOMS = 5
+
+
+@dataclass(frozen=True)
+class Region:
+    """The particles of one LES force.
+
+    Attributes:
+        numbers: atomic numbers, in the order of `particles`.
+        particles: indices of the particles in the System, in the order the user gave.
+        num_particles: number of particles of the whole System.
+        periodic: whether the force uses the periodic box.
+        cell: rows are the box vectors [A]; None when not periodic.
+        bonds: pairs of particle indices, both inside the region.
+        is_placeholder: the System has no particles: openmm-ml collects the force in an empty System
+            and copies it into another one (``interpolate=True``).
+    """
+
+    numbers: tuple[int, ...]
+    particles: tuple[int, ...]
+    num_particles: int
+    periodic: bool
+    cell: tuple[tuple[float, float, float], ...] | None
+    bonds: tuple[tuple[int, int], ...]
+    is_placeholder: bool
+
+    @property
+    def is_whole_system(self) -> bool:
+        """Whether the region is every particle, in the order of the System."""
+        return self.particles == tuple(range(self.num_particles))
+
+    @classmethod
+    def from_topology(
+        cls,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        known_elements: Sequence[int],
+    ) -> Region:
+        """Select and check atoms.
+
+        Args:
+            topology: names, elements, bonds and box; one atom per particle of `system`.
+            system: decides about periodicity together with `topology`; may be empty (`is_placeholder`).
+            atoms: indices into `topology`, in any order, or None for all.
+            known_elements: atomic numbers the model was trained for.
+
+        Raises:
+            InputError: an index is out of range, not an integer or there twice, nothing is selected, an
+                atom has no element or one the model does not know, or `system` does not fit `topology`.
+        """
+        everything = list(topology.atoms())
+        num_particles = system.getNumParticles()
+        if num_particles not in (0, len(everything)):
+            raise InputError(
+                f"system: expected {len(everything)} particles, one per atom of the topology, got "
+                f"{num_particles}; pass the topology that belongs to the system"
+            )
+        particles = _indices(atoms, len(everything))
+        chosen = [everything[index] for index in particles]
+        _check_elements(chosen, known_elements)
+        periodic, cell = _box(topology, system)
+        inside = set(particles)
+        bonds = tuple(
+            (bond.atom1.index, bond.atom2.index)
+            for bond in topology.bonds()
+            if bond.atom1.index in inside and bond.atom2.index in inside
+        )
+        return cls(
+            numbers=tuple(atom.element.atomic_number for atom in chosen),
+            particles=particles,
+            num_particles=len(everything),
+            periodic=periodic,
+            cell=cell,
+            bonds=bonds,
+            is_placeholder=num_particles == 0 and bool(everything),
+        )
+
+
+def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
+    """The selected indices as plain integers, in the given order (a generator is read once)."""
+    try:
+        indices = tuple(range(num_atoms)) if atoms is None else tuple(map(operator.index, atoms))
+    except TypeError as error:
+        raise InputError(f"atoms: expected atom indices (integers): {error}") from None
+    if not indices:
+        raise InputError(
+            "atoms: expected at least one atom, got none; select the atoms the model should describe"
+        )
+    outside = [index for index in indices if not 0 <= index < num_atoms]
+    if outside:
+        raise InputError(
+            f"atoms: expected indices from 0 to {num_atoms - 1}, got {_few(map(str, outside))}; "
+            "indices count the atoms of the topology from 0"
+        )
+    twice = [index for index, count in Counter(indices).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"atoms: expected every index once, got {_few(map(str, twice))} more than once; "
+            "remove the duplicates"
+        )
+    return indices
+
+
+def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) -> None:
+    """Refuse particles without an element (virtual sites) and elements the model was not trained for."""
+    bare = [atom for atom in atoms if atom.element is None]
+    if bare:
+        raise InputError(
+            f"topology: expected an element for every atom, got none for {_few(map(_name, bare))}; the model "
+            "describes real atoms: use a water model without virtual sites, or leave these out of `atoms`"
+        )
+    alien = [atom for atom in atoms if atom.element.atomic_number not in known]
+    if alien:
+        symbols = sorted({atom.element.symbol for atom in alien})
+        expected = ", ".join(app.Element.getByAtomicNumber(int(z)).symbol for z in sorted(known))
+        raise InputError(
+            f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} in "
+            f"{_few(map(_name, alien))}; leave these atoms out or use a model trained for them"
+        )
+
+
+def _box(
+    topology: app.Topology, system: openmm.System
+) -> tuple[bool, tuple[tuple[float, float, float], ...] | None]:
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        if not system.usesPeriodicBoundaryConditions():
+            return False, None
+        vectors = system.getDefaultPeriodicBoxVectors()
+    rows = vectors.value_in_unit(unit.nanometer)
+    x, y, z = (tuple(float(length) * ANGSTROM_PER_NM for length in row) for row in rows)
+    return True, (x, y, z)  # type: ignore[return-value]
+
+
+def _name(atom: app.topology.Atom) -> str:
+    return f"atom {atom.index} ({atom.name} of residue {atom.residue.name} {atom.residue.id})"
+
+
+def _few(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    listed = list(names)
+    more = len(listed) - _NAMED_ATOMS
+    return ", ".join(listed[:_NAMED_ATOMS]) + (f" and {more} more" if more > 0 else "")

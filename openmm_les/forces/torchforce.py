@@ -1,0 +1,112 @@
+"""LES through openmm-torch: positions stay on the device and no Python runs in a step."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import openmm
+import torch
+
+from openmm_les import system_model
+from openmm_les.artifact import Artifact
+from openmm_les.forces.options import ForceOptions
+from openmm_les.forces.region import Region
+from openmm_les.system_model import SystemModel
+from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+
+
+def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
+    """Return a `TorchForce` for `region`; its force group is still the default.
+
+    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what a liquid or a
+    solid of usual density needs, and the simulation stops with an error that names the option if that
+    is too little.
+    """
+    import openmmtorch  # only after torch, without which it does not find its libraries
+
+    model = SystemModel(
+        artifact,
+        region.numbers,
+        periodic=region.periodic,
+        cell=None if region.cell is None else torch.tensor(region.cell, dtype=torch.float64).numpy(),
+        precision=options.precision,
+        max_neighbors=options.maxNeighbors,
+    )
+    offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
+    particles = None if region.is_whole_system else region.particles
+    kind = PeriodicTorchForce if region.periodic else OpenTorchForce
+    force = openmmtorch.TorchForce(torch.jit.script(kind(model.module, particles, offset)))
+    force.setOutputsForces(True)
+    force.setUsesPeriodicBoundaryConditions(region.periodic)
+    return force
+
+
+class _TorchForceModule(torch.nn.Module):
+    """Translates between what openmm-torch calls and `SystemModel.module`.
+
+    Args:
+        model: scripted module of a `SystemModel`.
+        particles: indices of the model's atoms among the particles; None for all.
+        offset: added to the energy [eV].
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, particles: Optional[Tuple[int, ...]], offset: float
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.is_subset = particles is not None
+        self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
+        self.offset = offset
+        self.angstrom = ANGSTROM_PER_NM
+        self.energy_unit = KJ_PER_MOL_PER_EV
+        self.force_unit = FORCE_PER_EV_PER_ANGSTROM
+        # describe_status is Python; a script can only look its texts up.
+        self.problems: List[Tuple[int, str]] = [
+            (flag, system_model.describe_status(flag)) for flag in system_model.STATUS_FLAGS
+        ]
+
+    def evaluate(
+        self, positions: torch.Tensor, cell: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers.
+
+        Raises:
+            RuntimeError: the model has no valid energy here; the text says why and what to do.
+        """
+        with torch.no_grad():  # openmm-torch asks for gradients although the forces are an output
+            chosen = positions.detach()
+            if self.is_subset:
+                chosen = chosen[self.particles]
+            energy, forces, _, _, status = self.model(
+                chosen.to(torch.float64) * self.angstrom,
+                cell.to(torch.float64) * self.angstrom,
+            )
+            code = int(status)
+            if code != 0:
+                message = ""
+                for flag, text in self.problems:
+                    if (code & flag) != 0:
+                        message = message + text + " "
+                raise RuntimeError(message)
+            # openmm-torch wants the forces in the type of the positions, which the platform chooses.
+            scaled = (forces * self.force_unit).to(positions.dtype)
+            if self.is_subset:
+                scaled = torch.zeros_like(positions).index_copy(0, self.particles, scaled)
+            return (energy + self.offset) * self.energy_unit, scaled
+
+
+class PeriodicTorchForce(_TorchForceModule):
+    """Called with positions [N, 3] and box vectors [3, 3], both in nanometers."""
+
+    def forward(
+        self, positions: torch.Tensor, boxvectors: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(positions, boxvectors)
+
+
+class OpenTorchForce(_TorchForceModule):
+    """Called with positions [N, 3] in nanometers."""
+
+    def forward(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device))

@@ -1,0 +1,56 @@
+"""Short-range networks for inference: plain ``nn.Module`` code, scripted or compiled as it stands.
+
+No module here imports a training framework. Every block has a ``forward`` that returns its output
+together with the tensors its hand-written ``backward`` needs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from openmm_les.errors import ArtifactError
+from openmm_les.networks.canonical import CanonicalModel
+from openmm_les.networks.mace import MACENetwork
+
+__all__ = ["CanonicalModel", "build_network"]
+
+_FAMILIES = {"mace": MACENetwork}
+
+
+def build_network(
+    canonical: CanonicalModel,
+    species: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    exact_radial: bool,
+    fold: bool,
+) -> nn.Module:
+    """The short-range network of a model's family.
+
+    Args:
+        canonical: the model.
+        species: indices of the elements to keep, in the order in which atoms will be sorted.
+        dtype: dtype of the network.
+        exact_radial: evaluate radial networks instead of tables (for double precision).
+        fold: spend memory on products of weights to save time at each call.
+
+    Returns:
+        A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
+
+    Raises:
+        ArtifactError: the family is not known to this version.
+    """
+    if canonical.family not in _FAMILIES:
+        raise ArtifactError(
+            f"family: expected one of {sorted(_FAMILIES)}, got {canonical.family!r}; upgrade with "
+            "'pip install -U openmm-les'"
+        )
+    return _FAMILIES[canonical.family](
+        canonical.hyper,
+        canonical.state,
+        species,
+        dtype=dtype,
+        exact_radial=exact_radial,
+        fold=fold,
+    )

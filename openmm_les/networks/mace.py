@@ -1,0 +1,419 @@
+"""MACE with latent charges: atomic energies and charges, and their pull-back to positions.
+
+Batatia et al., NeurIPS 35, 11423 (2022) in the algebra of a static neighbour matrix: every shape is
+known beforehand, the backward pass is written by hand, and there is no scatter. The function is
+split where long-range electrostatics enters: `short_range` gives energies e_i and charges q_i,
+`pull_back` takes dE/de_i and dE/dq_i to forces and strain derivative.
+"""
+
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.angular import SphericalHarmonics, parity_ordered_degrees, wigner_3j
+from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.product_basis import ProductBasis
+from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.readout import Readout, SpeciesLinear
+
+State = Mapping[str, torch.Tensor]
+
+
+class NodeUpdate(nn.Module):
+    """From neighbour sums to the next node features: product basis, linear map, skip, readout.
+
+    Args:
+        spec: the layer's entry of the hyper-parameters.
+        state: weights of the layer, names without the ``layers.T.`` prefix.
+        lmax: highest degree of the neighbour sums.
+        fold: see `ProductBasis`.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool) -> None:
+        super().__init__()
+        output_lmax = int(spec["output_lmax"])
+        self.degrees: List[int] = parity_ordered_degrees(output_lmax)
+        outputs = range(output_lmax + 1)
+        self.product = ProductBasis(
+            [state[f"product.{d}.basis"] for d in outputs],
+            [state[f"product.{d}.weights"] for d in outputs],
+            lmax,
+            fold,
+        )
+        self.output: torch.Tensor
+        self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
+        names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
+        self.readout = Readout(
+            [state[f"energy.{name}"] for name in names], [state[f"charge.{name}"] for name in names]
+        )
+
+    def forward(
+        self, sums: torch.Tensor, skips: List[torch.Tensor], counts: List[int]
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
+        """Node features of each degree [2l+1, N, C], readouts [N, 2], and what `backward` needs.
+
+        Args:
+            sums: A of shape [S, C, N].
+            skips: self-connections of degrees 0.. [2l+1, N, C]; may hold fewer degrees than output.
+            counts: number of atoms of each species.
+        """
+        products, saved_product = self.product(sums, counts)
+        nodes: List[torch.Tensor] = [products] * len(self.degrees)
+        first = 0
+        for degree in self.degrees:
+            size = 2 * degree + 1
+            rows = products[first : first + size].transpose(1, 2)
+            node = torch.matmul(rows, self.output[degree])
+            if degree < len(skips):
+                node = node + skips[degree]
+            nodes[degree] = node
+            first += size
+        readout, saved_readout = self.readout(nodes[0][0])
+        return nodes, readout, [saved_product, saved_readout]
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_nodes: List[torch.Tensor],
+        grad_readout: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """From dE/dnodes (empty list: none) and dE/dreadout [N, 2] to dE/dsums and total dE/dnodes."""
+        scalars = self.readout.backward(grad_readout, saved[1]).unsqueeze(0)
+        if len(grad_nodes) == 0:
+            # Nothing reads the covariant features of the last layer.
+            total = [scalars]
+            for degree in range(1, len(self.degrees)):
+                total.append(torch.zeros_like(scalars).repeat(2 * degree + 1, 1, 1))
+        else:
+            total = [grad_nodes[0] + scalars] + grad_nodes[1:]
+        grad_products: List[torch.Tensor] = []
+        for degree in self.degrees:
+            grad_products.append(torch.matmul(self.output[degree], total[degree].transpose(1, 2)))
+        return self.product.backward(torch.cat(grad_products), saved[0]), total
+
+
+class Interaction(nn.Module):
+    """A message-passing layer after the first.
+
+    Args:
+        spec: the layer's entry of the hyper-parameters.
+        state: weights of the layer, names without the ``layers.T.`` prefix.
+        radial_weights: last map of the radial MLP for the features in use, [P, paths * C].
+        channels: C.
+        lmax: highest degree of the edge harmonics.
+        fold: see `ProductBasis`.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        state: State,
+        radial_weights: torch.Tensor,
+        channels: int,
+        lmax: int,
+        fold: bool,
+    ) -> None:
+        super().__init__()
+        node_lmax = int(spec["node_lmax"])
+        self.channels = channels
+        self.degrees: List[int] = parity_ordered_degrees(node_lmax)
+        self.up: torch.Tensor
+        self.register_buffer("up", torch.stack([state[f"up.{d}"] for d in range(node_lmax + 1)]))
+        self.convolution = MessageConvolution(
+            radial_weights,
+            [(int(a), int(b), int(c)) for a, b, c in spec["paths"]],
+            [state[f"mix.{d}"] for d in range(lmax + 1)],
+            channels,
+            lmax,
+            node_lmax,
+        )
+        skips = min(node_lmax, int(spec["output_lmax"])) + 1
+        self.skips = nn.ModuleList(
+            SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
+        )
+        self.update = NodeUpdate(spec, state, lmax, fold)
+
+    def forward(
+        self,
+        nodes: List[torch.Tensor],
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        neighbors: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
+        """Next node features, readouts [N, 2], and what `backward` needs.
+
+        Args:
+            nodes: features of each degree, [2l+1, N, C].
+            harmonics: Y of shape [N, K, S].
+            features: radial features of this layer, [N, K, P].
+            neighbors: neighbour indices [N, K].
+            counts: number of atoms of each species.
+        """
+        raised: List[torch.Tensor] = []
+        for degree in self.degrees:
+            raised.append(torch.matmul(nodes[degree], self.up[degree]))
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        senders = torch.cat(raised).transpose(0, 1).reshape(n, -1)
+        gathered = senders.index_select(0, neighbors.view(-1)).view(n, k, -1, self.channels)
+        sums, saved = self.convolution(harmonics, features, gathered)
+        skips: List[torch.Tensor] = []
+        for degree, skip in enumerate(self.skips):
+            skips.append(skip(nodes[degree], counts, False))
+        updated, readout, saved_update = self.update(sums, skips, counts)
+        return updated, readout, [saved] + saved_update
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_nodes: List[torch.Tensor],
+        grad_readout: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        reverse: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
+        grad_sums, grad_total = self.update.backward(grad_nodes, grad_readout, saved[1:])
+        grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
+            grad_sums, saved[0]
+        )
+        n, k = grad_gathered.shape[0], grad_gathered.shape[1]
+        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+        flat = grad_gathered.view(n * k, -1).index_select(0, reverse)
+        senders = flat.view(n, k, -1).sum(1).view(n, -1, self.channels).transpose(0, 1)
+        grads: List[torch.Tensor] = [senders] * len(self.degrees)
+        first = 0
+        for degree in self.degrees:
+            size = 2 * degree + 1
+            grads[degree] = torch.matmul(senders[first : first + size], self.up[degree].t())
+            first += size
+        for degree, skip in enumerate(self.skips):
+            grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
+        return grads, grad_harmonics, grad_features
+
+
+def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
+    prefix = f"layers.{layer}."
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
+
+
+#: Canonical tensors whose first axis runs over the elements.
+_PER_SPECIES = ("embedding", "reference_energies", "skip.", "weights")
+
+
+def select_species(state: State, species: Sequence[int]) -> Dict[str, torch.Tensor]:
+    """The canonical state with only some of the model's elements.
+
+    Args:
+        state: canonical state, see ``docs/design.md``.
+        species: indices into the model's list of elements.
+    """
+    index = torch.tensor(list(species), dtype=torch.int64)
+    return {
+        name: tensor.index_select(0, index)
+        if any(part in name for part in _PER_SPECIES)
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+class MACENetwork(nn.Module):
+    """MACE energies and latent charges for inference.
+
+    Args:
+        hyper: canonical hyper-parameters of family ``mace`` (``docs/design.md``).
+        state: canonical weights, float64.
+        species: indices of the elements to keep, in the order in which atoms are sorted.
+        dtype: dtype of the network.
+        exact_radial: evaluate the radial MLP instead of its table (needed beyond 1e-7 accuracy).
+        fold: see `ProductBasis`.
+    """
+
+    def __init__(
+        self,
+        hyper: Mapping[str, Any],
+        state: State,
+        species: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        exact_radial: bool,
+        fold: bool,
+    ) -> None:
+        super().__init__()
+        self.cutoff = float(hyper["cutoff"])
+        self.energy_shift = float(hyper["energy_shift"])
+        self.num_species = len(species)
+        channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
+        specs = hyper["layers"]
+        state = select_species(state, species)
+        layers = [_layer_state(state, t) for t in range(len(specs))]
+
+        outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
+        outputs += [_last_radial(layer) for layer in layers[1:]]
+        self.radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        self.widths: List[int] = [output.shape[0] for output in outputs]
+
+        self.harmonics = SphericalHarmonics(lmax, torch.float64)
+        first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
+        self.first = SpeciesConvolution(first_map, lmax)
+        self.first_skip: torch.Tensor
+        skip = torch.zeros(self.num_species, channels, dtype=torch.float64)
+        if "skip.0" in layers[0]:
+            skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
+        self.register_buffer("first_skip", skip)
+        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold)
+        self.interactions = nn.ModuleList(
+            Interaction(spec, layer, output, channels, lmax, fold)
+            for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:])
+        )
+        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
+        self.reversed = nn.ModuleList(reversed(list(self.interactions)))
+        self.onehot: torch.Tensor
+        self.register_buffer("onehot", torch.eye(self.num_species, dtype=torch.float64))
+        self.to(dtype)
+
+    @torch.jit.export
+    def short_range(
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        reverse: torch.Tensor,
+        species: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
+        """Atomic energies and latent charges.
+
+        Args:
+            positions: shape [N, 3] [A], float64, atoms sorted by species.
+            neighbors: neighbour matrix [N, K]; unused slots hold the atom itself.
+            shifts: [N, K, 3] [A], float64: the pair vector is r_i - r_j + shift; in unused slots a
+                vector longer than the cutoff.
+            reverse: [N * K], the flat slot in which the neighbour holds the same pair.
+            species: species index of each atom [N], sorted.
+            counts: number of atoms of each species.
+
+        Returns:
+            Energies without isolated-atom references [N] [eV], charges [N] [e], saved tensors.
+        """
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        flat = neighbors.view(-1)
+        vectors = positions.unsqueeze(1) - positions.index_select(0, flat).view(n, k, 3) + shifts
+        vectors = vectors.to(self.onehot.dtype).view(-1, 3)
+        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
+        unit = vectors / distances
+        harmonics = self.harmonics(unit).view(n, k, -1)
+        features, slopes = self.radial(distances.squeeze(1))
+        by_layer = features.view(n, k, -1).split(self.widths, 2)
+
+        onehot = self.onehot.index_select(0, species).index_select(0, flat).view(n, k, -1)
+        sums, saved_first = self.first(harmonics, by_layer[0], onehot)
+        skip = self.first_skip.index_select(0, species).unsqueeze(0)
+        nodes, readout, saved_update = self.first_update(sums, [skip], counts)
+        saved = [
+            [vectors, distances, unit, harmonics, slopes, reverse],
+            saved_first,
+            saved_update[0],
+            saved_update[1],
+        ]
+        for t, interaction in enumerate(self.interactions):
+            nodes, values, saved_layer = interaction(
+                nodes, harmonics, by_layer[t + 1], neighbors, counts
+            )
+            readout = readout + values
+            saved += saved_layer
+        return readout[:, 0] + self.energy_shift, readout[:, 1], saved
+
+    @torch.jit.export
+    def pull_back(
+        self,
+        grad_energies: torch.Tensor,
+        grad_charges: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Gradient of a function of energies and charges.
+
+        Args:
+            grad_energies, grad_charges: dE/de_i and dE/dq_i, shape [N].
+            saved: third result of `short_range`.
+            counts: as given to `short_range`.
+
+        Returns:
+            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        """
+        vectors, distances, unit, harmonics, slopes, reverse = saved[0]
+        n, k = harmonics.shape[0], harmonics.shape[1]
+        grad_readout = torch.stack([grad_energies, grad_charges], 1).to(harmonics.dtype)
+        grad_nodes = torch.jit.annotate(List[torch.Tensor], [])
+        grad_features = torch.jit.annotate(List[torch.Tensor], [])
+        grad_harmonics = torch.zeros_like(harmonics)
+        last = len(saved)
+        for interaction in self.reversed:
+            grad_nodes, grad_y, grad_phi = interaction.backward(
+                grad_nodes, grad_readout, saved[last - 3 : last], reverse, counts
+            )
+            grad_harmonics = grad_harmonics + grad_y
+            grad_features.append(grad_phi)
+            last -= 3
+        grad_sums, _ = self.first_update.backward(grad_nodes, grad_readout, saved[2:4])
+        grad_y, grad_phi = self.first.backward(grad_sums, saved[1])
+        grad_harmonics = (grad_harmonics + grad_y).view(n * k, -1)
+        grad_features.append(grad_phi)
+        grad_features.reverse()
+
+        grad_phi = torch.cat(grad_features, 2).view(n * k, -1)
+        grad_distance = (grad_phi * slopes).sum(1, keepdim=True)
+        grad_unit = self.harmonics.backward(grad_harmonics, harmonics.view(n * k, -1))
+        radial = (grad_unit * unit).sum(1, keepdim=True)
+        grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
+        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
+        grad_positions = pairs.view(n, k, 3).sum(1)
+        grad_strain = grad_vectors.t() @ vectors
+        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+
+
+def _hidden_radial(layer: State) -> List[torch.Tensor]:
+    names = sorted((n for n in layer if n.startswith("radial.")), key=lambda n: int(n[7:]))
+    return [layer[name] for name in names[:-1]]
+
+
+def _last_radial(layer: State) -> torch.Tensor:
+    count = len(_hidden_radial(layer))
+    return layer[f"radial.{count}"]
+
+
+def _first_layer_map(
+    spec: Mapping[str, Any], layer: State, embedding: torch.Tensor, channels: int, lmax: int
+) -> torch.Tensor:
+    """Radial MLP's last map, embedding, linear_up and mixing in one: [P, (lmax + 1) * C * Z]."""
+    last = _last_radial(layer)
+    senders = embedding @ layer["up.0"]
+    out = torch.zeros(lmax + 1, channels, len(embedding), last.shape[0], dtype=torch.float64)
+    for p, (_, _, degree) in enumerate(spec["paths"]):
+        radial = last[:, p * channels : (p + 1) * channels] * float(wigner_3j(0, degree, degree)[0, 0, 0])
+        out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
+    return out.flatten(0, 2).T
+
+
+def _radial_features(
+    hyper: Mapping[str, Any],
+    state: State,
+    layers: Sequence[State],
+    outputs: List[torch.Tensor],
+    dtype: torch.dtype,
+    exact: bool,
+) -> Tuple[nn.Module, List[torch.Tensor]]:
+    """The radial module, and the maps from its features to the outputs of each layer."""
+    basis = BesselBasis(
+        state["bessel_frequencies"],
+        float(hyper["bessel_prefactor"]),
+        float(hyper["cutoff"]),
+        int(hyper["cutoff_order"]),
+    )
+    mlp = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
+    if exact:
+        return mlp, outputs
+    return tabulate(mlp, [output.shape[0] for output in outputs], outputs, dtype=dtype)

@@ -1,0 +1,65 @@
+"""Readouts: scalars of a layer's node features to an energy and a latent charge of each atom."""
+
+from typing import List, Tuple
+
+import torch
+from torch import nn
+
+
+class Readout(nn.Module):
+    """Energy and charge readout side by side: linear, or one hidden silu layer each.
+
+    Args:
+        energy, charge: weights, ``[W]`` with W of shape [C, 1] (linear), or ``[W0, W1]`` of shapes
+            [C, H] and [H, 1].
+    """
+
+    def __init__(self, energy: List[torch.Tensor], charge: List[torch.Tensor]) -> None:
+        super().__init__()
+        self.nonlinear = len(energy) == 2
+        self.inner: torch.Tensor
+        self.outer: torch.Tensor
+        self.register_buffer("inner", torch.cat([energy[0], charge[0]], 1))
+        outer = torch.zeros(0, 0, dtype=energy[0].dtype)
+        if self.nonlinear:
+            outer = torch.block_diag(energy[1], charge[1])
+        self.register_buffer("outer", outer)
+
+    def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """From scalars [N, C] to (energy, charge) as [N, 2], and what `backward` needs."""
+        x = scalars @ self.inner
+        if not self.nonlinear:
+            return x, torch.jit.annotate(List[torch.Tensor], [])
+        s = torch.sigmoid(x)
+        return (x * s) @ self.outer, [s * (1.0 + x * (1.0 - s))]
+
+    @torch.jit.export
+    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+        """From dE/d(energy, charge) [N, 2] to dE/dscalars [N, C]."""
+        if self.nonlinear:
+            grad = (grad @ self.outer.t()) * saved[0]
+        return grad @ self.inner.t()
+
+
+class SpeciesLinear(nn.Module):
+    """One linear map for each species, applied to atoms sorted by species.
+
+    Args:
+        weights: shape [Z, C_in, C_out].
+    """
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights: torch.Tensor
+        self.register_buffer("weights", weights)
+
+    def forward(self, x: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
+        """x [d, N, C_in] to [d, N, C_out], or with the transposed maps (the backward pass)."""
+        parts: List[torch.Tensor] = []
+        first = 0
+        for z, count in enumerate(counts):
+            if count > 0:
+                weight = self.weights[z].t() if transpose else self.weights[z]
+                parts.append(torch.matmul(x[:, first : first + count], weight))
+                first += count
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

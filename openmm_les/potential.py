@@ -1,0 +1,57 @@
+"""The factory that openmm-ml finds through the entry point ``openmmml.potentials``.
+
+`import openmmml` loads this module, so it imports neither torch nor openmm and cannot fail. It must not
+import openmmml either: whoever imports this module first would make openmmml load an entry point that
+is not defined yet. The implementation, which inherits from openmmml's class, lives in `potential_impl`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openmm_les.potential_impl import LESPotentialImpl
+
+
+class LESPotentialImplFactory:
+    """Makes the implementation behind ``MLPotential('les', modelPath='model.les.pt')``.
+
+    Has the interface of `openmmml.mlpotential.MLPotentialImplFactory`. Where the entry point is not
+    installed, register it by hand::
+
+        MLPotential.registerImplFactory('les', LESPotentialImplFactory())
+    """
+
+    def createImpl(
+        self, name: str, modelPath: str | os.PathLike[str] | None = None, **args: Any
+    ) -> LESPotentialImpl:
+        """Open the artifact and return the potential.
+
+        Args:
+            name: the name given to ``MLPotential``.
+            modelPath: path of an exported model (``*.les.pt``).
+            **args: refused; options of a simulation belong to ``createSystem``.
+
+        Raises:
+            InputError: `modelPath` is missing, or an unknown argument was given.
+            ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
+        """
+        from openmm_les.errors import InputError
+        from openmm_les.forces.options import ForceOptions, refuse_unknown
+        from openmm_les.potential_impl import LESPotentialImpl
+
+        options = sorted(set(args) & set(ForceOptions.accepted()))
+        if options:
+            raise InputError(
+                f"MLPotential({name!r}): {', '.join(options)} is an option of the simulation, not of the "
+                "model: give it to createSystem() or createMixedSystem()"
+            )
+        refuse_unknown(f"MLPotential({name!r})", args, ("modelPath",))
+        if modelPath is None:
+            raise InputError(
+                f"MLPotential({name!r}): modelPath is missing: expected the path of an exported model, as in "
+                f"MLPotential({name!r}, modelPath='model.les.pt'); make one with "
+                "`openmm-les export MODEL -o model.les.pt`"
+            )
+        return LESPotentialImpl(name, modelPath)

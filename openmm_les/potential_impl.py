@@ -1,0 +1,72 @@
+"""The potential that openmm-ml asks to add its forces to a System."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import openmm
+from openmm import app
+from openmmml.mlpotential import MLPotentialImpl
+
+from openmm_les import artifact as artifacts
+from openmm_les.forces import ForceOptions, Region, add_force
+
+
+class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
+    """An exported LES model as a potential of openmm-ml.
+
+    Args:
+        name: the name given to ``MLPotential``.
+        modelPath: path of the artifact (``*.les.pt``).
+
+    Raises:
+        ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
+    """
+
+    def __init__(self, name: str, modelPath: str | os.PathLike[str]) -> None:
+        self.name = name
+        self.modelPath = Path(modelPath).absolute()
+        artifacts.inspect(self.modelPath)  # a wrong file is told here, not in createSystem
+
+    def addForces(
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        /,
+        **args: Any,
+    ) -> None:
+        """Add the model to `system`; called by ``createSystem`` and ``createMixedSystem``.
+
+        The region is periodic when `topology` has box vectors or `system` is periodic. Topology bonds
+        inside the region become bonds of zero energy: OpenMM then keeps the molecules whole when it
+        wraps positions and scales the box. A topology without bonds (a PDB file without CONECT
+        records) makes every atom a molecule of its own.
+
+        Args:
+            topology: elements, bonds and box.
+            system: gets the forces; may be empty (``interpolate=True``).
+            atoms: indices of the atoms the model describes, kept in this order; None for all.
+            forceGroup: openmm-ml's choice; a keyword argument ``forceGroup`` overrides it.
+            **args: see `openmm_les.forces.ForceOptions`.
+
+        Raises:
+            InputError: unknown or invalid arguments, atoms the model cannot describe, a box too small.
+            ArtifactError: the model file cannot be read.
+        """
+        options = ForceOptions.from_arguments(forceGroup, args)
+        artifact = artifacts.load(self.modelPath)
+        region = Region.from_topology(topology, system, atoms, artifact.elements)
+        add_force(system, artifact, region, options)
+
+    def getMLLongRange(self) -> bool:
+        """LES is long-ranged: in a periodic box the model sees its own images."""
+        return True
+
+    def getSupportedEmbeddings(self) -> list[str]:
+        """Embeddings of our own; there are none yet, openmm-ml's generic ones apply."""
+        return []

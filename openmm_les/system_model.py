@@ -1,0 +1,385 @@
+"""One artifact specialised to one system: the only object force backends and the ASE calculator see.
+
+Numbers, periodicity, box and capacities are fixed here, so that everything that runs per step has
+static shapes. What does not fit any more is reported by a status, never truncated.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, List, Tuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from openmm_les.artifact import Artifact
+from openmm_les.electrostatics import build_electrostatics
+from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.errors import InputError, SimulationError
+from openmm_les.neighbors import (
+    box_heights,
+    image_offsets,
+    image_range,
+    images_suffice,
+    neighbor_matrix,
+)
+from openmm_les.networks import build_network
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float64]
+
+STATUS_OVERFLOW = 1
+STATUS_BOX = 2
+STATUS_POSITIONS = 4
+STATUS_COINCIDENT = 8
+STATUS_RESULT = 16
+
+_MESSAGES = {
+    STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
+    "(minimise first, or reduce the time step)",
+    STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
+    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds; raise the option "
+    "maxNeighbors",
+    STATUS_BOX: "the box has changed by more than the buffers made at the start allow; create the "
+    "System again from the present box",
+    STATUS_RESULT: "energy or forces are NaN or infinite; the structure is far outside what the "
+    "model can describe",
+}
+
+#: A box may grow by this factor before the k-space buffers are outgrown (15 % of the volume).
+_BOX_GROWTH = 1.15 ** (1 / 3)
+#: A box may shrink to this fraction before the periodic images looked at are too few.
+_BOX_SHRINKAGE = 0.85 ** (1 / 3)
+#: Image ranges beyond this make the search absurdly slow: the box is a mistake, or needs a supercell.
+_MAX_IMAGE_RANGE = 3
+
+
+def describe_status(status: int) -> str:
+    """What a status other than 0 means, most basic cause first."""
+    return "; ".join(text for bit, text in _MESSAGES.items() if status & bit) or "no error"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results for one structure, float64 in the order of the given atoms.
+
+    Attributes:
+        energy: interaction energy, without isolated-atom references [eV].
+        forces: shape (n, 3) [eV/A].
+        charges: latent charges with the model's own sign, shape (n,) [e].
+        virial: dE/dstrain, shape (3, 3) [eV].
+    """
+
+    energy: float
+    forces: FloatArray
+    charges: FloatArray
+    virial: FloatArray
+
+
+class SpecializedModel(nn.Module):
+    """Network, neighbours and electrostatics of one system; scripted before use.
+
+    Args:
+        network: short-range network of the species present.
+        electrostatics: `DirectEwald` or `PairSum`.
+        species: species index of each atom, in the order of the system.
+        periodic: whether the system is periodic.
+        ranges: periodic images to look at along each axis.
+        capacity: slots of the neighbour matrix.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        electrostatics: Any,
+        species: torch.Tensor,
+        periodic: bool,
+        ranges: Sequence[int],
+        capacity: int,
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.electrostatics: Any = electrostatics
+        self.periodic = periodic
+        self.capacity = capacity
+        self.cutoff: float = network.cutoff
+        sorted_species, order = torch.sort(species, stable=True)
+        self.counts: List[int] = torch.bincount(species).tolist()
+        self.species: torch.Tensor
+        self.order: torch.Tensor
+        self.original: torch.Tensor
+        self.offsets: torch.Tensor
+        self.register_buffer("species", sorted_species)
+        self.register_buffer("order", order)
+        self.register_buffer("original", torch.argsort(order))
+        self.register_buffer("offsets", image_offsets(ranges))
+
+    def forward(
+        self, positions: torch.Tensor, cell: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Interaction energy and its derivatives.
+
+        Args:
+            positions: shape [n, 3] [A], float64.
+            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
+
+        Returns:
+            Energy [] [eV], forces [n, 3] [eV/A], charges [n] [e], dE/dstrain [3, 3] [eV], all
+            float64, and the status [] int64. Where the status is not 0 energy and forces are NaN.
+        """
+        positions = positions.index_select(0, self.order)
+        neighbors = neighbor_matrix(
+            positions, cell, self.periodic, self.offsets, self.cutoff, self.capacity
+        )
+        energies, charges, saved = self.network.short_range(
+            positions,
+            neighbors.index,
+            neighbors.shifts,
+            neighbors.reverse,
+            self.species,
+            self.counts,
+        )
+        long_range, potential, gradient, strain, outgrown = self.electrostatics(
+            charges, positions, cell
+        )
+        pulled, pulled_strain = self.network.pull_back(
+            torch.ones_like(energies), potential, saved, self.counts
+        )
+        energy = energies.to(torch.float64).sum() + long_range
+        forces = -(pulled + gradient).index_select(0, self.original)
+
+        finite = torch.isfinite(positions).all()
+        if self.periodic:
+            finite = finite & torch.isfinite(cell).all()
+            inverse, _ = inverse_and_volume(cell)
+            outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
+        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
+        status = (
+            (neighbors.largest > self.capacity).to(torch.int64) * 1
+            + outgrown.to(torch.int64) * 2
+            + (~finite).to(torch.int64) * 4
+            + neighbors.coincident.to(torch.int64) * 8
+        )
+        status = torch.where((status == 0) & broken, torch.full_like(status, 16), status)
+        poison = torch.where(
+            status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
+        )
+        charges = charges.to(torch.float64).index_select(0, self.original)
+        return energy + poison, forces + poison, charges, pulled_strain + strain, status
+
+
+class SystemModel:
+    """One artifact specialised to one system.
+
+    Args:
+        artifact: the model.
+        numbers: atomic numbers of the atoms, in the order of the system.
+        periodic: periodic in all three directions, or in none.
+        cell: lattice vectors in rows, shape (3, 3) [A]; needed if periodic. The box may later
+            change by 15 % of its volume; beyond that `evaluate` makes new buffers.
+        positions: a structure from which the neighbour capacity is chosen, shape (n, 3) [A].
+            Without one the capacity starts small and `evaluate` lets it grow.
+        precision: ``"single"``, or ``"double"`` (exact radial networks instead of tables).
+        device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
+        max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
+
+    Attributes:
+        module: the scripted `SpecializedModel`.
+        reference_energy: sum of the isolated-atom energies [eV].
+
+    Raises:
+        InputError: an argument or element that cannot be used, or a box too small.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        numbers: Sequence[int],
+        *,
+        periodic: bool,
+        cell: npt.ArrayLike | None = None,
+        positions: npt.ArrayLike | None = None,
+        precision: str = "single",
+        device: "str | torch.device" = "cpu",
+        max_neighbors: int | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self.numbers = [int(z) for z in numbers]
+        self.periodic = periodic
+        self.precision = precision
+        self.device = torch.device(device)
+        self._check(precision, max_neighbors)
+        self.cell = self._checked_cell(cell) if periodic else None
+        start = None if positions is None else self._checked_positions(positions)
+
+        elements = sorted(set(self.numbers))
+        known = {z: i for i, z in enumerate(artifact.elements)}
+        present = [known[z] for z in elements]
+        canonical = artifact.canonical
+        references = canonical.state["reference_energies"]
+        self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
+        self._dtype = torch.float32 if precision == "single" else torch.float64
+        network = build_network(
+            canonical,
+            present,
+            dtype=self._dtype,
+            exact_radial=precision == "double",
+            fold=True,
+        )
+        self._network = network.eval()
+        self._species = torch.tensor([elements.index(z) for z in self.numbers])
+        self.capacity = max_neighbors or self._initial_capacity(start)
+        self.module = self._build()
+
+    def _check(self, precision: str, max_neighbors: int | None) -> None:
+        if not self.numbers:
+            raise InputError("atoms: expected at least one atom, got an empty list")
+        check_elements(self.artifact, self.numbers)
+        if precision not in ("single", "double"):
+            raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
+        if max_neighbors is not None and max_neighbors < 1:
+            raise InputError(f"maxNeighbors: expected a positive integer, got {max_neighbors}")
+
+    def _checked_cell(self, cell: npt.ArrayLike | None) -> FloatArray:
+        array = np.asarray(np.nan if cell is None else cell, dtype=np.float64)
+        if array.shape != (3, 3) or not np.isfinite(array).all():
+            raise InputError(
+                f"cell: expected three finite box vectors [A] for a periodic system, got {cell}"
+            )
+        if np.linalg.det(array) <= 0.0:
+            raise InputError(
+                "cell: expected a right-handed box with a volume above zero, got volume "
+                f"{np.linalg.det(array):.6g} A^3"
+            )
+        height = float(box_heights(array).min())
+        limit = self.artifact.cutoff / (_MAX_IMAGE_RANGE + 0.5) / _BOX_SHRINKAGE
+        if height < limit:
+            raise InputError(
+                f"cell: the box is too small: its faces are {height:.3f} A apart, this model with a "
+                f"cutoff of {self.artifact.cutoff:g} A needs at least {limit:.3f} A; use a supercell"
+            )
+        return array
+
+    def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
+        array = np.asarray(positions, dtype=np.float64)
+        if array.shape != (len(self.numbers), 3):
+            raise InputError(
+                f"positions: expected shape ({len(self.numbers)}, 3), got {array.shape}"
+            )
+        return array
+
+    def _initial_capacity(self, positions: FloatArray | None) -> int:
+        """Slots for a start structure, with head-room for fluctuations of the density."""
+        if positions is None or not np.isfinite(positions).all():
+            return min(16, max(1, len(self.numbers) - 1))
+        cell = torch.zeros(3, 3, dtype=torch.float64)
+        ranges = [0, 0, 0]
+        if self.cell is not None:
+            cell = torch.from_numpy(self.cell)
+            ranges = image_range(self.cell, self.artifact.cutoff)
+        largest = neighbor_matrix(
+            torch.from_numpy(positions),
+            cell,
+            self.periodic,
+            image_offsets(ranges),
+            self.artifact.cutoff,
+            1,
+        ).largest
+        return with_headroom(int(largest))
+
+    def _build(self) -> "torch.jit.ScriptModule":
+        ranges = [0, 0, 0]
+        cell = None
+        if self.cell is not None:
+            ranges = image_range(self.cell, self.artifact.cutoff, _BOX_SHRINKAGE)
+            cell = torch.from_numpy(self.cell)
+        electrostatics = build_electrostatics(
+            self.artifact.canonical.les,
+            self.periodic,
+            cell,
+            self._dtype,
+            _BOX_GROWTH if self.periodic else 1.0,
+        )
+        model = SpecializedModel(
+            self._network, electrostatics, self._species, self.periodic, ranges, self.capacity
+        )
+        return torch.jit.script(model.eval().to(self.device))
+
+    def evaluate(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Evaluation:
+        """Energy and forces of a structure; capacities grow where the structure needs it.
+
+        Args:
+            positions: shape (n, 3) [A]; atoms may lie outside the box.
+            cell: lattice vectors in rows, shape (3, 3) [A], for a periodic system; by default that
+                of construction.
+
+        Raises:
+            InputError: wrong shapes, a box too small.
+            SimulationError: a structure without a valid energy.
+        """
+        array = self._checked_positions(positions)
+        r = torch.from_numpy(array).to(self.device)
+        box = np.zeros((3, 3))
+        if self.cell is not None:
+            box = self.cell if cell is None else np.asarray(cell, dtype=np.float64)
+        results = self._run(r, torch.from_numpy(np.ascontiguousarray(box)).to(self.device))
+        energy, forces, charges, virial = (t.cpu().numpy() for t in results)
+        return Evaluation(float(energy), forces, charges, virial)
+
+    def _run(self, positions: torch.Tensor, cell: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Evaluates, growing the buffers until the structure fits."""
+        with torch.no_grad():
+            while True:
+                *results, status = self.module(positions, cell)
+                bits = int(status)
+                if bits == 0:
+                    return tuple(results)
+                if bits & ~(STATUS_OVERFLOW | STATUS_BOX):
+                    raise SimulationError(describe_status(bits & ~(STATUS_OVERFLOW | STATUS_BOX)))
+                self._grow(bits, positions, cell)
+
+    def _grow(self, bits: int, positions: torch.Tensor, cell: torch.Tensor) -> None:
+        if bits & STATUS_BOX:
+            self.cell = self._checked_cell(cell.cpu().numpy())
+            logger.info("the box has outgrown its buffers; making new ones")
+        self.capacity = max(self.capacity, self._initial_capacity(positions.cpu().numpy()))
+        logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
+        self.module = self._build()
+
+
+def with_headroom(neighbors: int) -> int:
+    """Slots for atoms with up to `neighbors` neighbours now: a tenth more, in steps of 4."""
+    return 4 * math.ceil((1.1 * neighbors + 1) / 4)
+
+
+def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
+    """Refuses elements the model was not trained for.
+
+    Raises:
+        InputError: names the elements and the first atoms that have them.
+    """
+    unknown = sorted(set(numbers) - set(artifact.elements))
+    if not unknown:
+        return
+    atoms = [i for i, z in enumerate(numbers) if z in set(unknown)]
+    listed = ", ".join(map(str, atoms[:5])) + (", ..." if len(atoms) > 5 else "")
+    raise InputError(
+        f"atoms: the model knows {_symbols(artifact.elements)}, but the structure has "
+        f"{_symbols(unknown)} (atoms {listed})"
+    )
+
+
+def _symbols(numbers: Sequence[int]) -> str:
+    from openmm.app import Element
+
+    def symbol(z: int) -> str:
+        try:
+            return str(Element.getByAtomicNumber(z).symbol)
+        except KeyError:
+            return f"atomic number {z}"
+
+    return ", ".join(symbol(z) for z in numbers)
