@@ -141,8 +141,8 @@ def test_wrong_atom_lists_are_refused(water_artifact, atoms, message):
 
 @pytest.mark.parametrize("atoms", [iter([2, 0]), np.array([2, 0]), (2, 0)])
 def test_atoms_may_come_in_any_sequence_and_order(water_artifact, atoms):
-    force = add_forces(water_artifact, atoms).getForce(0)
-    assert list(force.getParticles()) == [2, 0]
+    system = add_forces(water_artifact, atoms)
+    assert list(system.getForce(0).getParticles()) == [2, 0]
 
 
 def test_topology_of_another_system_is_refused(water_artifact):

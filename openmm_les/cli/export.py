@@ -31,6 +31,9 @@ def command(
     MODEL is a MACE-LES `.model` file. Its weights are read without running code from it, and the result
     is compared with the original model wherever mace-torch is installed.
     """
+    from openmm_les.artifact import check_output
+
+    check_output(output, overwrite)  # before torch is even imported
     from openmm_les_export import export
 
     path = export(model, output, dtype=dtype, overwrite=overwrite, licence=licence)

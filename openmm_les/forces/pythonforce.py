@@ -6,14 +6,16 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import openmm
 
+from openmm_les import artifact as artifacts
 from openmm_les.errors import LESError, SimulationError
+from openmm_les.forces.backends import default_device
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from openmm_les.artifact import Artifact
     from openmm_les.forces.options import ForceOptions
@@ -24,7 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.PythonForce:
-    """Return a `PythonForce` for `region`; its force group is still the default."""
+    """Return a `PythonForce` for `region`; its force group is still the default.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small.
+    """
+    artifacts.store_in_cache(artifact)
     settings = {
         "numbers": list(region.numbers),
         "periodic": region.periodic,
@@ -33,7 +40,9 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.P
         "total_energy": options.returnEnergyType == "energy",
         "max_neighbors": options.maxNeighbors,
     }
-    force = openmm.PythonForce(LESCompute(str(artifact.path), artifact.sha256, settings, artifact))
+    compute = LESCompute(str(artifact.path), artifact.sha256, settings)
+    compute.prepare(artifact, region.cell)
+    force = openmm.PythonForce(compute)
     # Set also for a subset: OpenMM may hand over positions wrapped into the box.
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     if not region.is_whole_system:
@@ -50,29 +59,47 @@ class LESCompute:
     """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
 
     It pickles to the path and hash of the artifact and to plain settings, so that a saved System stays
-    small, holds no weights and can move to another machine. The model is built by the first call, with
-    the positions and the box of that call, on the device of that machine.
+    small, holds no weights and can move to another machine. There the first call builds the model, for
+    the positions and the box of that call.
 
     Args:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
         settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``, ``max_neighbors``.
-        artifact: the artifact, if it is loaded already.
     """
 
-    def __init__(
-        self, path: str, sha256: str, settings: dict[str, Any], artifact: Artifact | None = None
-    ) -> None:
+    def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         self._path = path
         self._sha256 = sha256
         self._settings = settings
-        self._artifact = artifact
         self._model: SystemModel | None = None
         # Contexts made from one System share this object and may run in different threads.
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
         return restore, (self._path, self._sha256, self._settings)
+
+    def prepare(
+        self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
+    ) -> SystemModel:
+        """Build the model now; without `positions` its neighbour capacity grows in the first call.
+
+        Raises:
+            InputError: the model cannot describe this system.
+        """
+        from openmm_les.system_model import SystemModel
+
+        self._model = SystemModel(
+            artifact,
+            self._settings["numbers"],
+            periodic=self._settings["periodic"],
+            cell=cell,
+            positions=positions,
+            precision=self._settings["precision"],
+            device=self._settings["device"] or default_device(),
+            max_neighbors=self._settings["max_neighbors"],
+        )
+        return self._model
 
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
@@ -95,37 +122,17 @@ class LESCompute:
             raise SimulationError(f"the LES force failed: {type(error).__name__}: {error}") from error
 
     def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
-        import numpy as np
-
         # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.
         positions = state.getPositions(asNumpy=True)._value * ANGSTROM_PER_NM
         cell = None
         if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
-        if self._model is None:
-            self._model = self._build(positions, cell)
-        result = self._model.evaluate(positions, cell)
+        model = self._model
+        if model is None:
+            artifact = artifacts.load(artifacts.find(self._path, self._sha256))
+            model = self.prepare(artifact, cell, positions)
+        result = model.evaluate(positions, cell)
         energy = result.energy
         if self._settings["total_energy"]:
-            energy += self._model.reference_energy
+            energy += model.reference_energy
         return energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_PER_EV_PER_ANGSTROM
-
-    def _build(
-        self, positions: NDArray[np.float64], cell: NDArray[np.float64] | None
-    ) -> SystemModel:
-        from openmm_les import artifact as artifacts
-        from openmm_les.forces.backends import default_device
-        from openmm_les.system_model import SystemModel
-
-        if self._artifact is None:
-            self._artifact = artifacts.load(artifacts.find(self._path, self._sha256))
-        return SystemModel(
-            self._artifact,
-            self._settings["numbers"],
-            periodic=self._settings["periodic"],
-            cell=cell,
-            positions=positions,
-            precision=self._settings["precision"],
-            device=self._settings["device"] or default_device(),
-            max_neighbors=self._settings["max_neighbors"],
-        )

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from typing import List, Optional, Tuple
 
 import openmm
 import torch
 
-from openmm_les import system_model
 from openmm_les.artifact import Artifact
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
-from openmm_les.system_model import SystemModel
+from openmm_les.system_model import (
+    STATUS_BOX,
+    STATUS_COINCIDENT,
+    STATUS_OVERFLOW,
+    STATUS_POSITIONS,
+    STATUS_RESULT,
+    SystemModel,
+    describe_status,
+)
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+
+# Atoms per cubic Angstrom; water, proteins and polymers have 0.10 to 0.12, the rest is head-room.
+_DENSE = 0.15
 
 
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
     """Return a `TorchForce` for `region`; its force group is still the default.
 
-    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what a liquid or a
-    solid of usual density needs, and the simulation stops with an error that names the option if that
-    is too little.
+    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what dense organic
+    matter needs, and a simulation stops with an error that names the option if that is too little.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small.
     """
     import openmmtorch  # only after torch, without which it does not find its libraries
 
@@ -28,9 +41,9 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         artifact,
         region.numbers,
         periodic=region.periodic,
-        cell=None if region.cell is None else torch.tensor(region.cell, dtype=torch.float64).numpy(),
+        cell=region.cell,
         precision=options.precision,
-        max_neighbors=options.maxNeighbors,
+        max_neighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
     )
     offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
     particles = None if region.is_whole_system else region.particles
@@ -39,6 +52,14 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     return force
+
+
+def _usual_neighbors(artifact: Artifact, region: Region) -> int:
+    """Neighbours of an atom in dense organic matter; a TorchForce is made without a start structure."""
+    dense = math.ceil(_DENSE * 4.0 / 3.0 * math.pi * artifact.cutoff**3)
+    if region.periodic:
+        return dense
+    return max(1, min(dense, len(region.numbers) - 1))
 
 
 class _TorchForceModule(torch.nn.Module):
@@ -63,7 +84,14 @@ class _TorchForceModule(torch.nn.Module):
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
         # describe_status is Python; a script can only look its texts up.
         self.problems: List[Tuple[int, str]] = [
-            (flag, system_model.describe_status(flag)) for flag in system_model.STATUS_FLAGS
+            (flag, describe_status(flag))
+            for flag in (
+                STATUS_POSITIONS,
+                STATUS_COINCIDENT,
+                STATUS_OVERFLOW,
+                STATUS_BOX,
+                STATUS_RESULT,
+            )
         ]
 
     def evaluate(

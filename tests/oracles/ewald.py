@@ -27,12 +27,15 @@ class Parameters:
 
 
 def reciprocal_vectors(cell: torch.Tensor, dl: float) -> torch.Tensor:
-    """All k != 0 with |k| <= 2 pi / dl, shape [m, 3]: a search through a generous cube."""
+    """All k != 0 with |k| <= 2 pi / dl, shape [m, 3]: a search through a generous cube.
+
+    Vectors on the sphere are inside, however they round.
+    """
     reach = [math.ceil(float(a.norm()) / dl) + 1 for a in cell.detach()]
     integers = torch.cartesian_prod(*(torch.arange(-n, n + 1) for n in reach)).to(cell.dtype)
     integers = integers[integers.abs().sum(dim=1) > 0]
     k = 2 * math.pi * integers @ torch.linalg.inv(cell).T
-    return k[k.norm(dim=1) <= 2 * math.pi / dl]
+    return k[k.norm(dim=1) <= 2 * math.pi / dl * (1 + 1e-9)]
 
 
 def k_sum(parameters: Parameters) -> Energy:
