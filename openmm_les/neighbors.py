@@ -81,6 +81,7 @@ def neighbor_matrix(
     offsets: torch.Tensor,
     cutoff: float,
     capacity: int,
+    trim: bool = False,
     coincident_distance: float = COINCIDENT_DISTANCE,
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image).
@@ -91,7 +92,9 @@ def neighbor_matrix(
         periodic: whether the system is periodic in all three directions.
         offsets: images to look at around the nearest one, shape [S, 3], from `image_offsets`.
         cutoff: cutoff radius [A].
-        capacity: K, or 0 for as many slots as needed (reads a value back from the device).
+        capacity: K, or 0 for as many slots as needed.
+        trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
+            value back from the device, which on a CPU costs nothing.
         coincident_distance: atoms closer than this are reported [A].
 
     Returns:
@@ -120,8 +123,9 @@ def neighbor_matrix(
     slots = torch.cumsum(within, 1)
     counts = slots[:, -1]
     largest = counts.max()
-    if capacity == 0:
-        capacity = max(1, int(largest))
+    if trim or capacity == 0:
+        needed = max(1, int(largest))
+        capacity = needed if capacity == 0 else min(capacity, needed)
 
     # Column `capacity` collects what has no slot, and is dropped.
     slots = torch.where(within & (slots <= capacity), slots - 1, capacity)

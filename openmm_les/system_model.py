@@ -90,6 +90,7 @@ class SpecializedModel(nn.Module):
         periodic: whether the system is periodic.
         ranges: periodic images to look at along each axis.
         capacity: slots of the neighbour matrix.
+        trim: leave out slots that a structure does not need (CPU; shapes then vary).
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class SpecializedModel(nn.Module):
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
+        trim: bool,
     ) -> None:
         super().__init__()
         self.network: Any = network
         self.electrostatics: Any = electrostatics
         self.periodic = periodic
         self.capacity = capacity
+        self.trim = trim
         self.cutoff: float = network.cutoff
         sorted_species, order = torch.sort(species, stable=True)
         self.counts: List[int] = torch.bincount(species).tolist()
@@ -133,7 +136,13 @@ class SpecializedModel(nn.Module):
         """
         positions = positions.index_select(0, self.order)
         neighbors = neighbor_matrix(
-            positions, cell, self.periodic, self.offsets, self.cutoff, self.capacity
+            positions,
+            cell,
+            self.periodic,
+            self.offsets,
+            self.cutoff,
+            self.capacity,
+            self.trim,
         )
         energies, charges, saved = self.network.short_range(
             positions,
@@ -305,7 +314,13 @@ class SystemModel:
             _BOX_GROWTH if self.periodic else 1.0,
         )
         model = SpecializedModel(
-            self._network, electrostatics, self._species, self.periodic, ranges, self.capacity
+            self._network,
+            electrostatics,
+            self._species,
+            self.periodic,
+            ranges,
+            self.capacity,
+            trim=self.device.type == "cpu",
         )
         return torch.jit.script(model.eval().to(self.device))
 

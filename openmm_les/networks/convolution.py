@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import degree_offsets, parity_ordered_degrees, wigner_3j
+from openmm_les.networks.blocking import CACHE_ELEMENTS
 
 
 class SpeciesConvolution(nn.Module):
@@ -86,6 +87,7 @@ class MessageConvolution(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
+        self.cache_elements = CACHE_ELEMENTS
         self.degrees: List[int] = parity_ordered_degrees(lmax)
         self.edge_offsets: List[int] = degree_offsets(lmax)
         self.node_offsets: List[int] = degree_offsets(node_lmax)
@@ -127,42 +129,71 @@ class MessageConvolution(nn.Module):
     def _mix(self, degree: int) -> torch.Tensor:
         return self.mixes[self.mix_offsets[degree] : self.mix_offsets[degree + 1]]
 
+    def _block_size(self, neighbors: torch.Tensor) -> int:
+        """Atoms worked on at a time: on a CPU, so many that pair tensors stay in the cache."""
+        if neighbors.is_cuda:
+            return neighbors.shape[0]
+        return max(1, self.cache_elements // (neighbors.shape[1] * self.channels))
+
+    def _couple(self, harmonics: torch.Tensor) -> torch.Tensor:
+        return harmonics @ self.couplings if self.has_couplings else harmonics
+
     def forward(
-        self, harmonics: torch.Tensor, features: torch.Tensor, neighbor_nodes: torch.Tensor
+        self,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        senders: torch.Tensor,
+        neighbors: torch.Tensor,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """Neighbour sum.
 
         Args:
             harmonics: Y of shape [N, K, S].
             features: phi of shape [N, K, P].
-            neighbor_nodes: h_j of shape [N, K, (node_lmax + 1)^2, C].
+            senders: h of shape [N, (node_lmax + 1)^2 * C].
+            neighbors: neighbour indices [N, K].
 
         Returns:
-            A of shape [S, C, N] and the tensors `backward` needs.
+            A of shape [S, C, N] and the tensors `backward` needs. Messages are not among them:
+            they are the largest tensors by far, and made again from cache faster than kept.
         """
-        n, k, c = harmonics.shape[0], harmonics.shape[1], self.channels
+        step = self._block_size(neighbors)
+        blocks: List[torch.Tensor] = []
+        for start in range(0, neighbors.shape[0], step):
+            y, phi = harmonics[start : start + step], features[start : start + step]
+            blocks.append(self._block(y, phi, senders, neighbors[start : start + step]))
+        out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
+        return out, [harmonics, features, senders, neighbors]
+
+    def _block(
+        self,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        senders: torch.Tensor,
+        neighbors: torch.Tensor,
+    ) -> torch.Tensor:
+        n, k, c = neighbors.shape[0], neighbors.shape[1], self.channels
+        nodes = senders.index_select(0, neighbors.reshape(-1)).view(n, k, -1, c)
         flat = features.reshape(n * k, -1)
-        coupled = harmonics @ self.couplings if self.has_couplings else harmonics
+        coupled = self._couple(harmonics)
         sums: List[List[torch.Tensor]] = []
         for _ in range(len(self.degrees)):
             sums.append(torch.jit.annotate(List[torch.Tensor], []))
-        saved = [harmonics, coupled, flat, neighbor_nodes]
         for p in range(len(self.out_degree)):
             radial = torch.mm(flat, self.radial_weights[p]).view(n, k, 1, c)
-            angular, nodes = self._factors(p, harmonics, coupled, neighbor_nodes)
-            messages = (radial * nodes).view(n, -1, c)
+            angular, node = self._factors(p, harmonics, coupled, nodes)
+            messages = (radial * node).view(n, -1, c)
             sums[self.out_degree[p]].append(torch.bmm(angular.transpose(1, 2), messages))
-            saved += [radial, messages]
         out: List[torch.Tensor] = []
         for degree in self.degrees:
             stacked = torch.cat(sums[degree], 2).permute(1, 2, 0)
             out.append(torch.matmul(self._mix(degree).t(), stacked))
-        return torch.cat(out), saved
+        return torch.cat(out)
 
     def _factors(
         self, p: int, harmonics: torch.Tensor, coupled: torch.Tensor, nodes: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Angular factor [N, K * d_node, d_out] and node features [N, K, d_node, C] of path p."""
+        """Angular factor [n, K * d_node, d_out] and node features [n, K, d_node, C] of path p."""
         n, k = harmonics.shape[0], harmonics.shape[1]
         size = 2 * self.out_degree[p] + 1
         if self.node_degree[p] == 0:
@@ -177,9 +208,39 @@ class MessageConvolution(nn.Module):
     def backward(
         self, grad: torch.Tensor, saved: List[torch.Tensor]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n_node, C])."""
-        harmonics, coupled, flat, nodes = saved[0], saved[1], saved[2], saved[3]
-        n, k, c = harmonics.shape[0], harmonics.shape[1], self.channels
+        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N * K, n_node * C])."""
+        harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
+        step = self._block_size(neighbors)
+        grad_y: List[torch.Tensor] = []
+        grad_phi: List[torch.Tensor] = []
+        grad_nodes: List[torch.Tensor] = []
+        for start in range(0, neighbors.shape[0], step):
+            y, phi, h = self._block_backward(
+                grad[:, :, start : start + step],
+                harmonics[start : start + step],
+                features[start : start + step],
+                senders,
+                neighbors[start : start + step],
+            )
+            grad_y.append(y)
+            grad_phi.append(phi)
+            grad_nodes.append(h)
+        if len(grad_y) == 1:
+            return grad_y[0], grad_phi[0], grad_nodes[0]
+        return torch.cat(grad_y), torch.cat(grad_phi), torch.cat(grad_nodes)
+
+    def _block_backward(
+        self,
+        grad: torch.Tensor,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        senders: torch.Tensor,
+        neighbors: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        n, k, c = neighbors.shape[0], neighbors.shape[1], self.channels
+        nodes = senders.index_select(0, neighbors.reshape(-1)).view(n, k, -1, c)
+        flat = features.reshape(n * k, -1)
+        coupled = self._couple(harmonics)
         grad_sums: List[torch.Tensor] = []
         for degree in range(len(self.degrees)):
             first = self.edge_offsets[degree]
@@ -190,25 +251,27 @@ class MessageConvolution(nn.Module):
         grad_flat = torch.zeros_like(flat)
         grad_nodes = torch.zeros_like(nodes)
         for p in range(len(self.out_degree)):
-            radial, messages = saved[4 + 2 * p], saved[5 + 2 * p]
-            angular, node = self._factors(p, harmonics, coupled, nodes)
             degree, size = self.out_degree[p], 2 * self.out_degree[p] + 1
-            node_size = 2 * self.node_degree[p] + 1
+            node_degree, node_size = self.node_degree[p], 2 * self.node_degree[p] + 1
+            radial = torch.mm(flat, self.radial_weights[p]).view(n, k, 1, c)
+            angular, node = self._factors(p, harmonics, coupled, nodes)
             column = self.rank[p] * c
             grad_sum = grad_sums[degree][:, :, column : column + c]
             grad_messages = torch.bmm(angular, grad_sum).view(n, k, node_size, c)
+            messages = (radial * node).view(n, -1, c)
             grad_angular = torch.bmm(messages, grad_sum.transpose(1, 2))
-            if self.node_degree[p] == 0:
+            if node_degree == 0:
                 first = self.edge_offsets[degree]
                 grad_harmonics[:, :, first : first + size] += grad_angular
+                grad_radial = grad_messages * node
             else:
                 first = self.coupling_offsets[p]
                 flat_angular = grad_angular.view(n, k, node_size * size)
                 grad_coupled[:, :, first : first + node_size * size] = flat_angular
-            node_first = self.node_offsets[self.node_degree[p]]
+                grad_radial = (grad_messages * node).sum(2)
+            node_first = self.node_offsets[node_degree]
             grad_nodes[:, :, node_first : node_first + node_size].addcmul_(grad_messages, radial)
-            grad_radial = (grad_messages * node).sum(2).view(n * k, c)
-            grad_flat.addmm_(grad_radial, self.radial_weights[p].t())
+            grad_flat.addmm_(grad_radial.view(n * k, c), self.radial_weights[p].t())
         if self.has_couplings:
             grad_harmonics = grad_harmonics + grad_coupled @ self.couplings.t()
-        return grad_harmonics, grad_flat.view(n, k, -1), grad_nodes
+        return grad_harmonics, grad_flat.view(n, k, -1), grad_nodes.view(n * k, -1)

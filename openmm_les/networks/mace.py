@@ -155,10 +155,8 @@ class Interaction(nn.Module):
         raised: List[torch.Tensor] = []
         for degree in self.degrees:
             raised.append(torch.matmul(nodes[degree], self.up[degree]))
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        senders = torch.cat(raised).transpose(0, 1).reshape(n, -1)
-        gathered = senders.index_select(0, neighbors.view(-1)).view(n, k, -1, self.channels)
-        sums, saved = self.convolution(harmonics, features, gathered)
+        senders = torch.cat(raised).transpose(0, 1).reshape(neighbors.shape[0], -1)
+        sums, saved = self.convolution(harmonics, features, senders, neighbors)
         skips: List[torch.Tensor] = []
         for degree, skip in enumerate(self.skips):
             skips.append(skip(nodes[degree], counts, False))
@@ -179,10 +177,10 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        n, k = grad_gathered.shape[0], grad_gathered.shape[1]
+        n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
         # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-        flat = grad_gathered.view(n * k, -1).index_select(0, reverse)
-        senders = flat.view(n, k, -1).sum(1).view(n, -1, self.channels).transpose(0, 1)
+        gathered = grad_gathered.index_select(0, reverse).view(n, k, -1)
+        senders = gathered.sum(1).view(n, -1, self.channels).transpose(0, 1)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:

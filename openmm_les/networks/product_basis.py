@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, parity_permutation
+from openmm_les.networks.blocking import CACHE_ELEMENTS
 
 
 
@@ -70,6 +71,7 @@ class ProductBasis(nn.Module):
     ) -> None:
         super().__init__()
         self.fold = fold
+        self.cache_elements = CACHE_ELEMENTS
         self.channels = weights[0].shape[2]
         self.num_even = 1 + sum(2 * d + 1 for d in range(0, lmax + 1, 2))
         self.num_odd = sum(2 * d + 1 for d in range(1, lmax + 1, 2))
@@ -126,7 +128,7 @@ class ProductBasis(nn.Module):
         )
 
     def _pair_products(self, a: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Products of rows with the same parity [pairs, C, N] and with opposite parity."""
+        """Products of rows with the same parity [pairs, c, N] and with opposite parity."""
         even, odd = a[: self.num_even], a[self.num_even :]
         same: List[torch.Tensor] = []
         for i in range(self.num_even):
@@ -136,20 +138,21 @@ class ProductBasis(nn.Module):
         return torch.cat(same), (even.unsqueeze(1) * odd.unsqueeze(0)).flatten(0, 1)
 
     def _contract(
-        self, forms: torch.Tensor, size: int, pairs: torch.Tensor, counts: List[int]
+        self, forms: torch.Tensor, size: int, first: int, pairs: torch.Tensor, counts: List[int]
     ) -> torch.Tensor:
-        """J of shape [C, rows, N] from pair products [pairs, C, N], species by species."""
+        """J of shape [c, rows, N] from pair products [pairs, c, N] of channels from `first` on."""
         by_channel = pairs.transpose(0, 1)
+        last = first + by_channel.shape[0]
         parts: List[torch.Tensor] = []
-        first = 0
+        atom = 0
         for z, count in enumerate(counts):
             if count > 0:
                 if self.fold:
-                    form = forms[z]
+                    form = forms[z, first:last]
                 else:
-                    form = (self.weights[z] @ forms).unflatten(1, (-1, size))
-                parts.append(torch.bmm(form, by_channel[:, :, first : first + count]))
-                first += count
+                    form = (self.weights[z, first:last] @ forms).unflatten(1, (-1, size))
+                parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
+                atom += count
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _split(self, j: torch.Tensor, even_rows: int) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -174,10 +177,27 @@ class ProductBasis(nn.Module):
         Returns:
             B of shape [(output_lmax + 1)^2, C, N], parity order, and what `backward` needs.
         """
+        step = self.channels
+        if not sums.is_cuda:
+            pairs = self.same_size + self.cross_size
+            step = max(1, self.cache_elements // (pairs * sums.shape[2]))
+        outs: List[torch.Tensor] = []
+        saved: List[torch.Tensor] = []
+        for first in range(0, self.channels, step):
+            out, j_same, j_cross = self._block(sums[:, first : first + step], first, counts)
+            outs.append(out)
+            saved += [j_same, j_cross]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return out.transpose(0, 1), saved
+
+    def _block(
+        self, sums: torch.Tensor, first: int, counts: List[int]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """B [c, outputs, N] and both J of a block of channels."""
         a = torch.cat([torch.ones_like(sums[:1]), sums])
         same, cross = self._pair_products(a)
-        j_same = self._contract(self.same, self.same_size, same, counts)
-        j_cross = self._contract(self.cross, self.cross_size, cross, counts)
+        j_same = self._contract(self.same, self.same_size, first, same, counts)
+        j_cross = self._contract(self.cross, self.cross_size, first, cross, counts)
         even = a[: self.num_even].transpose(0, 1).unsqueeze(1)
         odd = a[self.num_even :].transpose(0, 1).unsqueeze(1)
         same_even, same_odd = self._split(j_same, self.num_even)
@@ -185,13 +205,25 @@ class ProductBasis(nn.Module):
         out = (same_even * even).sum(2) + (cross_even * odd).sum(2)
         if self.odd_outputs > 0:
             out = torch.cat([out, (same_odd * odd).sum(2) + (cross_odd * even).sum(2)], 1)
-        return out.transpose(0, 1), [j_same, j_cross]
+        return out, j_same, j_cross
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
         """From dE/dB [outputs, C, N] to dE/dA [S, C, N]."""
-        same_even, same_odd = self._split(saved[0], self.num_even)
-        cross_even, cross_odd = self._split(saved[1], self.num_odd)
+        outs: List[torch.Tensor] = []
+        first = 0
+        for block in range(len(saved) // 2):
+            j_same, j_cross = saved[2 * block], saved[2 * block + 1]
+            last = first + j_same.shape[0]
+            outs.append(self._block_backward(grad[:, first:last], j_same, j_cross))
+            first = last
+        return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+
+    def _block_backward(
+        self, grad: torch.Tensor, j_same: torch.Tensor, j_cross: torch.Tensor
+    ) -> torch.Tensor:
+        same_even, same_odd = self._split(j_same, self.num_even)
+        cross_even, cross_odd = self._split(j_cross, self.num_odd)
         g = grad.transpose(0, 1).unsqueeze(2)
         g_even, g_odd = g[:, : self.even_outputs], g[:, self.even_outputs :]
         # Row 0 is the constant: it has no gradient.

@@ -12,6 +12,8 @@ from typing import List, Sequence, Tuple
 import torch
 from torch import nn
 
+from openmm_les.networks.blocking import CACHE_ELEMENTS
+
 
 class BesselBasis(nn.Module):
     """prefactor * sin(w_n r) / r times the polynomial cutoff of MACE, with d/dr.
@@ -117,6 +119,7 @@ class TabulatedRadial(nn.Module):
     ) -> None:
         super().__init__()
         points, self.num_features = values.shape
+        self.cache_elements = CACHE_ELEMENTS
         spacing = cutoff / (points - 1)
         self.inverse_spacing = 1.0 / spacing
         self.last = points - 1
@@ -129,13 +132,20 @@ class TabulatedRadial(nn.Module):
 
     def forward(self, distances: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Features and their derivatives, each of shape [E, P], for distances of shape [E] [A]."""
-        t = distances * self.inverse_spacing
-        cell = t.to(torch.int64).clamp(0, self.last)
-        x = (t - cell).unsqueeze(1)
-        c = self.table.index_select(0, cell)
-        value = c[:, 0] + x * (c[:, 1] + x * (c[:, 2] + x * c[:, 3]))
-        slope = c[:, 1] + x * (2.0 * c[:, 2] + (3.0 * x) * c[:, 3])
-        return value, slope * self.inverse_spacing
+        step = distances.shape[0]
+        if not distances.is_cuda:
+            step = max(1, self.cache_elements // (4 * self.num_features))
+        values: List[torch.Tensor] = []
+        slopes: List[torch.Tensor] = []
+        for start in range(0, distances.shape[0], step):
+            t = distances[start : start + step] * self.inverse_spacing
+            cell = t.to(torch.int64).clamp(0, self.last)
+            x = (t - cell).unsqueeze(1)
+            c = self.table.index_select(0, cell)
+            values.append(c[:, 0] + x * (c[:, 1] + x * (c[:, 2] + x * c[:, 3])))
+            slope = c[:, 1] + x * (2.0 * c[:, 2] + (3.0 * x) * c[:, 3])
+            slopes.append(slope * self.inverse_spacing)
+        return torch.cat(values), torch.cat(slopes)
 
 
 def tabulate(
