@@ -96,7 +96,6 @@ class PortableModel(nn.Module):
         energies, charges, saved = self.network.short_range(
             positions, neighbors.index, neighbors.shifts, neighbors.reverse, species, counts
         )
-        charges = charges.to(torch.float64)
         if periodic:
             long_range, potential, gradient = dense_ewald(
                 charges, positions, cell, self.sigma, self.k_max, self.prefactor, self.self_energy
@@ -105,7 +104,7 @@ class PortableModel(nn.Module):
             long_range, potential, gradient, _, _ = self.pairs(charges, positions, cell)
         pulled, _ = self.network.pull_back(torch.ones_like(energies), potential, saved, counts)
 
-        energy = energies.to(torch.float64).sum() + long_range
+        energy = energies.sum() + long_range
         energy = energy + self.reference_energies.index_select(0, species).sum()
         back = torch.argsort(order)
         return energy, -(pulled + gradient).index_select(0, back), charges.index_select(0, back)

@@ -1,8 +1,9 @@
 """The factory that openmm-ml finds through the entry point ``openmmml.potentials``.
 
-`import openmmml` loads this module, so it imports neither torch nor openmm and cannot fail. It must not
-import openmmml either: whoever imports this module first would make openmmml load an entry point that
-is not defined yet. The implementation, which inherits from openmmml's class, lives in `potential_impl`.
+`import openmmml` loads this module, so it imports neither torch nor openmm and cannot fail. It must
+not import openmmml either: whoever imports this module first would make openmmml load an entry
+point that is not defined yet. The implementation, which inherits from openmmml's class, lives in
+`potential_impl`.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ class LESPotentialImplFactory:
         options = sorted(set(args) & set(ForceOptions.accepted()))
         if options:
             raise InputError(
-                f"MLPotential({name!r}): {', '.join(options)} is an option of the simulation, not of the "
-                "model: give it to createSystem() or createMixedSystem()"
+                f"MLPotential({name!r}): {', '.join(options)} is an option of the simulation, not "
+                "of the model: give it to createSystem() or createMixedSystem()"
             )
         refuse_unknown(f"MLPotential({name!r})", args, ("modelPath",))
         if modelPath is None:
             raise InputError(
-                f"MLPotential({name!r}): modelPath is missing: expected the path of an exported model, as in "
-                f"MLPotential({name!r}, modelPath='model.les.pt'); make one with "
+                f"MLPotential({name!r}): modelPath is missing: expected the path of an exported "
+                f"model, as in MLPotential({name!r}, modelPath='model.les.pt'); make one with "
                 "`openmm-les export MODEL -o model.les.pt`"
             )
         return LESPotentialImpl(name, modelPath)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import artifact as artifacts
 from openmm_les.forces import ForceOptions, Region, add_force
+
+logger = logging.getLogger(__name__)
+
+# Licences that forbid some uses; their texts are what the exporting user typed.
+_RESTRICTIVE = re.compile(r"\bNC\b|non-?commercial|academic|\bASL\b", re.IGNORECASE)
+_told: set[str] = set()
 
 
 class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
@@ -42,10 +50,10 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
     ) -> None:
         """Add the model to `system`; called by ``createSystem`` and ``createMixedSystem``.
 
-        The region is periodic when `topology` has box vectors or `system` is periodic. Topology bonds
-        inside the region become bonds of zero energy: OpenMM then keeps the molecules whole when it
-        wraps positions and scales the box. A topology without bonds (a PDB file without CONECT
-        records) makes every atom a molecule of its own.
+        The region is periodic when `topology` has box vectors or `system` is periodic. Topology
+        bonds inside the region become bonds of zero energy: OpenMM then keeps the molecules whole
+        when it wraps positions and scales the box. A topology without bonds (a PDB file without
+        CONECT records) makes every atom a molecule of its own.
 
         Args:
             topology: elements, bonds and box.
@@ -55,11 +63,12 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             **args: see `openmm_les.forces.ForceOptions`.
 
         Raises:
-            InputError: unknown or invalid arguments, atoms the model cannot describe, a box too small.
+            InputError: unknown or invalid arguments, atoms the model cannot describe, a small box.
             ArtifactError: the model file cannot be read.
         """
         options = ForceOptions.from_arguments(forceGroup, args)
         artifact = artifacts.load(self.modelPath)
+        _tell_licence(artifact)
         region = Region.from_topology(topology, system, atoms, artifact.elements)
         add_force(system, artifact, region, options)
 
@@ -70,3 +79,11 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
     def getSupportedEmbeddings(self) -> list[str]:
         """Embeddings of our own; there are none yet, openmm-ml's generic ones apply."""
         return []
+
+
+def _tell_licence(artifact: artifacts.Artifact) -> None:
+    """Say once in a process that the licence of a model restricts its use."""
+    licence = artifact.metadata.get("licence") or ""
+    if _RESTRICTIVE.search(licence) and artifact.sha256 not in _told:
+        _told.add(artifact.sha256)
+        logger.warning("the licence of %s restricts its use: %s", artifact.path, licence)

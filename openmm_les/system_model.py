@@ -158,7 +158,7 @@ class SpecializedModel(nn.Module):
         pulled, pulled_strain = self.network.pull_back(
             torch.ones_like(energies), potential, saved, self.counts
         )
-        energy = energies.to(torch.float64).sum() + long_range
+        energy = energies.sum() + long_range
         forces = -(pulled + gradient).index_select(0, self.original)
 
         finite = torch.isfinite(positions).all()
@@ -177,7 +177,7 @@ class SpecializedModel(nn.Module):
         poison = torch.where(
             status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
         )
-        charges = charges.to(torch.float64).index_select(0, self.original)
+        charges = charges.index_select(0, self.original)
         return energy + poison, forces + poison, charges, pulled_strain + strain, status
 
 

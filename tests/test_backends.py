@@ -9,10 +9,11 @@ import numpy as np
 import openmm
 import pytest
 from helpers import dipeptide, topology_from_atoms, water_frame
+from openmmml import MLPotential
+
 from openmm_les import InputError
 from openmm_les.forces import backends
 from openmm_les.potential import LESPotentialImplFactory
-from openmmml import MLPotential
 
 PLATFORMS = ["Reference", "CPU"]
 
@@ -72,7 +73,9 @@ def choose_with(tmp_path, code, version="1.6") -> subprocess.CompletedProcess[st
     (tmp_path / "openmmtorch.py").write_text(code)
     metadata = tmp_path / f"openmmtorch-{version}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: openmmtorch\nVersion: {version}\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: openmmtorch\nVersion: {version}\n"
+    )
     paths = [str(tmp_path), *filter(None, sys.path)]
     return subprocess.run(
         [sys.executable, "-c", CHOOSE],
@@ -161,7 +164,9 @@ def test_backends_agree_on_water(water_artifact, platform, precision):
 def test_backends_agree_on_a_molecule(dipeptide_artifact, energy):
     options = {"precision": "double", "returnEnergyType": energy}
     results = [
-        energy_and_forces(create_context(dipeptide_artifact, dipeptide(0), backend=backend, **options))
+        energy_and_forces(
+            create_context(dipeptide_artifact, dipeptide(0), backend=backend, **options)
+        )
         for backend in ("pythonforce", "torchforce")
     ]
     assert_same(*results)
@@ -219,7 +224,9 @@ def test_torchforce_stops_at_positions_that_are_not_finite(dipeptide_artifact, p
     context = create_context(dipeptide_artifact, atoms, platform, backend="torchforce")
     atoms.positions[0, 0] = np.nan
     context.setPositions(atoms.positions * 0.1)
-    with pytest.raises(openmm.OpenMMException, match="positions or box vectors are NaN|coordinate is NaN"):
+    with pytest.raises(
+        openmm.OpenMMException, match=r"positions or box vectors are NaN|coordinate is NaN"
+    ):
         energy_and_forces(context)
 
 
@@ -256,5 +263,7 @@ def test_torchforce_refuses_interpolation(dipeptide_artifact):
         classical.getForce(0).addParticle(0, 1, 0)
     potential = MLPotential("les", modelPath=dipeptide_artifact)
     options = {"interpolate": True, "backend": "torchforce"}
-    with pytest.raises(InputError, match=r"interpolate=True copies the force.*backend='pythonforce'"):
+    with pytest.raises(
+        InputError, match=r"interpolate=True copies the force.*backend='pythonforce'"
+    ):
         potential.createMixedSystem(topology, classical, range(topology.getNumAtoms()), **options)

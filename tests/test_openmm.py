@@ -1,4 +1,4 @@
-"""LES models in real OpenMM Contexts, through PythonForce (what `backend='auto'` gives everywhere)."""
+"""LES models in real OpenMM Contexts, through PythonForce, which works in every installation."""
 
 import copy
 import os
@@ -11,11 +11,13 @@ import openmm
 import pytest
 from helpers import dipeptide, topology_from_atoms, water_frame
 from openmm import app, unit
+from openmmml import MLPotential
+from openmmml.mlpotential import MLPotentialImpl
+
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
 from openmm_les.potential import LESPotentialImplFactory
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
-from openmmml import MLPotential
 
 PLATFORMS = ["Reference", "CPU"]
 
@@ -69,6 +71,48 @@ def of_calculator(path, atoms, precision="double") -> tuple[float, np.ndarray]:
     return atoms.get_potential_energy(), atoms.get_forces()
 
 
+# ------------------------------------------------------------------ registration
+
+
+def in_process(code, *paths) -> str:
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([*paths, *filter(None, sys.path)]))
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_factory_imports_nothing_slow():
+    slow = "{'torch', 'openmm', 'openmmml', 'numpy'}"
+    code = f"import sys, openmm_les.potential; print({slow} & set(sys.modules))"
+    assert in_process(code) == "set()\n"
+
+
+@pytest.mark.parametrize("first", ["openmmml", "openmm_les.potential, openmmml"])
+def test_entry_point_registers_in_any_order_of_import(tmp_path, first):
+    """`import openmmml` loads the entry point, also while openmm_les is what imported it."""
+    metadata = tmp_path / "entry-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: entry\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[openmmml.potentials]\nles = openmm_les.potential:LESPotentialImplFactory\n"
+    )
+    code = (
+        f"import sys, {first}\n"
+        "print(type(openmmml.MLPotential._implFactories['les']).__name__, 'torch' in sys.modules)"
+    )
+    assert in_process(code, str(tmp_path)) == "LESPotentialImplFactory False\n"
+
+
+def test_interface_of_openmmml(water_artifact):
+    """What openmm-ml calls is there, with its own defaults for what it adds later."""
+    impl = LESPotentialImplFactory().createImpl("les", modelPath=water_artifact)
+    assert isinstance(impl, MLPotentialImpl)
+    assert impl.getMLLongRange() is True
+    assert impl.getSupportedEmbeddings() == []
+    assert MLPotential("les", modelPath=water_artifact).getSupportedEmbeddings() == ["mechanical"]
+
+
 # ------------------------------------------------------------------ energies and forces
 
 
@@ -76,9 +120,7 @@ def of_calculator(path, atoms, precision="double") -> tuple[float, np.ndarray]:
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_water_agrees_with_ase(water_artifact, platform, precision):
     atoms = water_frame(0)
-    got = evaluate(
-        water_artifact, atoms, platform, precision=precision, returnEnergyType="energy"
-    )
+    got = evaluate(water_artifact, atoms, platform, precision=precision, returnEnergyType="energy")
     assert_same(got, of_calculator(water_artifact, atoms, precision), precision)
 
 
@@ -107,7 +149,9 @@ def test_interaction_energy_lacks_the_isolated_atoms(dipeptide_artifact):
     total, same_forces = evaluate(dipeptide_artifact, atoms, returnEnergyType="energy", **options)
     canonical = artifacts.load(dipeptide_artifact).canonical
     reference = dict(
-        zip(canonical.hyper["elements"], canonical.state["reference_energies"].tolist(), strict=True)
+        zip(
+            canonical.hyper["elements"], canonical.state["reference_energies"].tolist(), strict=True
+        )
     )
     assert total - interaction == pytest.approx(sum(reference[z] for z in atoms.numbers), abs=1e-7)
     np.testing.assert_array_equal(forces, same_forces)
@@ -336,7 +380,7 @@ def test_minimizer_lowers_the_energy(dipeptide_artifact):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_constant_pressure(water_artifact, platform):
-    """The barostat changes the box, keeps molecules whole, and the energies stay those of the model."""
+    """The barostat changes the box and keeps molecules whole; energies stay those of the model."""
     atoms = water_frame(0)
     system = create_system(water_artifact, atoms)
     barostat = openmm.MonteCarloBarostat(1.0, 300.0, 2)
@@ -364,14 +408,14 @@ FRESH_PROCESS = """
 import sys
 import numpy as np
 import openmm
-import openmm_les
 system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
 positions = np.load(sys.argv[2])
 integrator = openmm.VerletIntegrator(0.0005)
 context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(sys.argv[4]))
 context.setPositions(positions * 0.1)
 state = context.getState(energy=True, forces=True)
-np.savez(sys.argv[3], energy=state.getPotentialEnergy()._value, forces=state.getForces(asNumpy=True)._value)
+energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+np.savez(sys.argv[3], energy=energy, forces=forces)
 """
 
 
@@ -434,7 +478,9 @@ def test_saved_system_finds_a_moved_artifact(dipeptide_artifact, tmp_path, monke
         in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
 
 
-def test_saved_system_does_not_run_another_model(dipeptide_artifact, water_artifact, tmp_path, monkeypatch):
+def test_saved_system_does_not_run_another_model(
+    dipeptide_artifact, water_artifact, tmp_path, monkeypatch
+):
     monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
     path = shutil.copy(dipeptide_artifact, tmp_path / "model.les.pt")
     atoms = dipeptide(0)
@@ -449,7 +495,9 @@ def test_xml_holds_no_weights(water_artifact):
     system = openmm.XmlSerializer.deserialize(xml)
     function = next(line for line in xml.splitlines() if "PythonForce" in line)
     assert len(function) < 4000
-    assert "torch" not in bytes.fromhex(function.split('function="')[1].split('"')[0]).decode("latin1")
+    assert "torch" not in bytes.fromhex(function.split('function="')[1].split('"')[0]).decode(
+        "latin1"
+    )
     assert openmm.XmlSerializer.serialize(system) == xml
 
 
@@ -485,12 +533,14 @@ def test_two_contexts_share_a_system(water_artifact):
 
 def compressed(atoms, factor):
     squeezed = atoms.copy()
-    squeezed.positions = atoms.get_center_of_mass() + factor * (atoms.positions - atoms.get_center_of_mass())
+    squeezed.positions = atoms.get_center_of_mass() + factor * (
+        atoms.positions - atoms.get_center_of_mass()
+    )
     return squeezed
 
 
 def test_neighbour_capacity_grows(dipeptide_artifact):
-    """From far apart to the normal structure: more neighbours than the start had, and none is lost."""
+    """From far apart to the normal structure: more neighbours than at the start, none is lost."""
     atoms = dipeptide(0)
     dilute = compressed(atoms, 8.0)
     system = create_system(dipeptide_artifact, dilute, precision="double", maxNeighbors=1)
@@ -511,7 +561,7 @@ def test_positions_that_are_not_finite(dipeptide_artifact, platform, value):
     atoms.positions[3, 1] = value
     context.setPositions(atoms.positions * 0.1)
     # The CPU platform finds NaN itself in some cases; infinity never.
-    with pytest.raises(openmm.OpenMMException, match="position|coordinate is NaN"):
+    with pytest.raises(openmm.OpenMMException, match=r"position|coordinate is NaN"):
         energy_and_forces(context)
 
 
@@ -525,8 +575,20 @@ def test_two_atoms_at_one_place(dipeptide_artifact, platform):
         energy_and_forces(context)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_box_that_becomes_too_small(water_artifact, platform):
+    atoms = water_frame(0)
+    context = create_context(create_system(water_artifact, atoms), atoms.positions, platform)
+    energy_and_forces(context)
+    context.setPeriodicBoxVectors(*(np.eye(3) * 0.1))
+    with pytest.raises(
+        openmm.OpenMMException, match=r"the box is too small: its faces are 1\.000 A"
+    ):
+        energy_and_forces(context)
+
+
 def test_unexpected_failure_names_itself(water_artifact, caplog):
-    """OpenMM keeps only the text of an exception, so the text carries the type, the log the traceback."""
+    """OpenMM keeps the text of an exception: it names the type, and the log has the traceback."""
     from openmm_les.forces.pythonforce import restore
 
     artifact = artifacts.load(water_artifact)

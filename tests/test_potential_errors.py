@@ -1,16 +1,17 @@
 """What `MLPotential('les', ...)` refuses, and that every refusal names what is wrong."""
 
-import re
 import shutil
 
 import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
+from openmmml import MLPotential
+
 from openmm_les import ArtifactError, InputError
+from openmm_les import artifact as artifacts
 from openmm_les.forces import backends
 from openmm_les.potential import LESPotentialImplFactory
-from openmmml import MLPotential
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,9 @@ def add_forces(path, atoms, topology=None) -> openmm.System:
     system = openmm.System()
     for _ in topology.atoms():
         system.addParticle(1.0)
-    LESPotentialImplFactory().createImpl("les", modelPath=path).addForces(topology, system, atoms, 0)
+    LESPotentialImplFactory().createImpl("les", modelPath=path).addForces(
+        topology, system, atoms, 0
+    )
     return system
 
 
@@ -87,10 +90,15 @@ def test_file_that_disappears_before_create_system(water_artifact, tmp_path):
         ({"xyz": 1}, r"unknown argument xyz Accepted: precision, device, backend, "),
         ({"precision": "half"}, r"precision: expected 'single' or 'double', got 'half'"),
         ({"backend": "cuda"}, r"backend: expected 'auto' or .*'pythonforce', got 'cuda'"),
-        ({"returnEnergyType": "total"}, r"returnEnergyType: expected 'interaction_energy' or 'energy', got 'total'"),
+        (
+            {"returnEnergyType": "total"},
+            r"returnEnergyType: expected 'interaction_energy' or 'energy', got 'total'",
+        ),
         ({"forceGroup": 32}, r"forceGroup: expected an integer from 0 to 31, got 32"),
         ({"forceGroup": True}, r"forceGroup: expected an integer from 0 to 31, got True"),
         ({"maxNeighbors": 0}, r"maxNeighbors: expected an integer of at least 1, got 0"),
+        ({"device": "gpu"}, r"device: expected a torch device of this machine, got 'gpu' \("),
+        ({"device": "cuda:77"}, r"device: expected a torch device of this machine, got 'cuda:77'"),
         ({"maxNeighbors": 2.5}, r"maxNeighbors: expected an integer of at least 1, got 2\.5"),
     ],
 )
@@ -103,7 +111,7 @@ def test_unknown_element_is_named_with_its_atoms(water_artifact):
     topology = water_topology(("NA", app.element.sodium), ("CL", app.element.chlorine))
     with pytest.raises(
         InputError,
-        match=r"expected elements the model knows \(H, O\), got Cl, Na in atom 3 \(NA of residue NA 2\), atom 4 ",
+        match=r"the model knows \(H, O\), got Cl, Na in atom 3 \(NA of residue NA 2\), atom 4 ",
     ):
         create_system(water_artifact, topology)
 
@@ -115,7 +123,9 @@ def test_many_unknown_atoms_are_summarised(water_artifact):
 
 
 def test_virtual_site_is_refused_by_name(water_artifact):
-    with pytest.raises(InputError, match=r"expected an element for every atom, got none for atom 3 \(M of"):
+    with pytest.raises(
+        InputError, match=r"expected an element for every atom, got none for atom 3 \(M of"
+    ):
         create_system(water_artifact, water_topology(("M", None)))
 
 
@@ -145,6 +155,17 @@ def test_atoms_may_come_in_any_sequence_and_order(water_artifact, atoms):
     assert list(system.getForce(0).getParticles()) == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("licence", "lines"), [("CC BY-NC 4.0", 1), ("ASL", 1), ("MIT", 0), ("CC BY 4.0", 0), (None, 0)]
+)
+def test_restrictive_licence_is_said_once(water_artifact, tmp_path, caplog, licence, lines):
+    canonical = artifacts.load(water_artifact).canonical
+    path = artifacts.save(canonical, tmp_path / "licensed.les.pt", licence=licence)
+    for _ in range(2):
+        create_system(path)
+    assert caplog.text.count("restricts its use") == lines
+
+
 def test_topology_of_another_system_is_refused(water_artifact):
     system = openmm.System()
     system.addParticle(1.0)
@@ -154,14 +175,18 @@ def test_topology_of_another_system_is_refused(water_artifact):
 
 
 def test_torchforce_is_refused_where_it_is_not_installed(water_artifact, monkeypatch):
-    missing = backends.TorchForceStatus(False, False, "openmmtorch is not installed (pip install it)")
+    missing = backends.TorchForceStatus(
+        False, False, "openmmtorch is not installed (pip install it)"
+    )
     monkeypatch.setattr(backends, "torchforce_status", lambda: missing)
-    with pytest.raises(InputError, match=r"backend: 'torchforce' cannot be used here: .*pip install"):
+    with pytest.raises(
+        InputError, match=r"backend: 'torchforce' cannot be used here: .*pip install"
+    ):
         create_system(water_artifact, backend="torchforce")
 
 
 def test_flat_box_is_refused(water_artifact):
     topology = water_topology()
     topology.setPeriodicBoxVectors(np.diag([2.0, 2.0, 1e-6]) * unit.nanometer)
-    with pytest.raises((InputError, openmm.OpenMMException), match=re.compile("box|cell")):
+    with pytest.raises(InputError, match=r"cell: the box is too small"):
         create_system(water_artifact, topology)

@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
-    MODEL is a MACE-LES `.model` file. Its weights are read without running code from it, and the result
-    is compared with the original model wherever mace-torch is installed.
+    MODEL is a MACE-LES `.model` file. Its weights are read without running code from it, and the
+    result is compared with the original model wherever mace-torch is installed.
     """
     from openmm_les.artifact import check_output
 

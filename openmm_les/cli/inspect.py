@@ -9,45 +9,80 @@ from typing import Any
 
 import click
 
+_AS_THEY_ARE = (
+    "source",
+    "dtype",
+    "charge_sign",
+    "licence",
+    "citation",
+    "verification",
+    "versions",
+)
+
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the metadata as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(file: Path, as_json: bool) -> None:
     """Show the model, licence and verification of an exported FILE (*.les.pt)."""
     from openmm_les import artifact
 
     metadata = artifact.inspect(file)
     if as_json:
-        click.echo(json.dumps(metadata, indent=2, sort_keys=True))
+        click.echo(json.dumps(metadata, indent=2))
         return
     rows = [("file", str(file)), *_rows(metadata)]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        # Continuation lines of long texts (licence, citation) stay in their column.
-        click.echo(f"{name:<{width}}  " + value.replace("\n", "\n" + " " * (width + 2)))
+    width = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        first, *others = text.splitlines()
+        click.echo(f"{name:<{width}}{first}")
+        for line in others:
+            click.echo(" " * width + line)
 
 
-def _rows(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and printable values, nested entries as ``les.sigma``."""
-    for name, value in metadata.items():
-        if isinstance(value, Mapping):
-            yield from _rows(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name.replace("_", " "), _text(name, value)
+def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts of the table, in the order in which people ask."""
+    from openmm.app import Element
+
+    les = metadata["les"]
+    kept = "removed" if les["remove_self_interaction"] else "kept"
+    symbols = (Element.getByAtomicNumber(number).symbol for number in metadata["elements"])
+    yield "model", metadata["family"]
+    yield "elements", " ".join(symbols)
+    yield "cutoff", f"{metadata['cutoff']:g} A"
+    yield (
+        "electrostatics",
+        f"sigma {les['sigma']:g} A, dl {les['dl']:g} A, prefactor {les['prefactor']:g} eV A, "
+        f"self-interaction {kept}",
+    )
+    for name in _AS_THEY_ARE:
+        yield name.replace("_", " "), _text(metadata.get(name))
+    yield "format", str(metadata["format_version"])
 
 
-def _text(name: str, value: Any) -> str:
-    if value is None or value == "":
+def _text(value: Any) -> str:
+    """A value for people; mappings become indented lines, the innermost ones a single line."""
+    if value is None or value in ("", {}, []):
         return "not stated"
+    if not isinstance(value, Mapping):
+        return _inline(value)
+    width = max(len(str(name)) for name in value) + 2
+    lines: list[str] = []
+    for name, entry in value.items():
+        nested = isinstance(entry, Mapping) and any(isinstance(v, Mapping) for v in entry.values())
+        first, *others = (_text(entry) if nested else _inline(entry)).splitlines() or [""]
+        lines.append(f"{name:<{width}}{first}")
+        lines += [" " * width + line for line in others]
+    return "\n".join(lines)
+
+
+def _inline(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.10g}"
-    if name == "elements":
-        from openmm.app import Element
-
-        return " ".join(Element.getByAtomicNumber(number).symbol for number in value)
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_inline(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_text("", item) for item in value)
+        return ", ".join(_inline(entry) for entry in value)
     return str(value)

@@ -61,7 +61,7 @@ def add_force(
 
 
 def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:
-    """Bonds without energy, from which OpenMM learns what to keep whole in wrapping and barostats."""
+    """Bonds without energy: OpenMM keeps what they connect whole in wrapping and barostats."""
     bonds = openmm.CustomBondForce("0")
     bonds.setName(MOLECULES_NAME)
     bonds.setForceGroup(force_group)

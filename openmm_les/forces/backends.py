@@ -1,7 +1,7 @@
 """Which way of calling the model works in this installation.
 
-openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or takes the
-process down. So it is never imported before a child process has tried it.
+openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or takes
+the process down. So it is never imported before a child process has tried it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What each release of openmmtorch on PyPI was compiled for: the torch it needs, and the first OpenMM with
-# which reading a System from XML, or copying it, crashes the process.
+# What each release of openmmtorch on PyPI was compiled for: the torch it needs, and the first
+# OpenMM with which reading a System from XML, or copying it, crashes the process.
 _BUILT_FOR = {"1.5": ("2.9", "8.6")}
 _COPY_CRASH = "crashes the process when a System is copied or read from XML"
 
@@ -90,9 +90,10 @@ def choose(requested: str, *, device: str | None, is_placeholder: bool) -> str:
     if requested == "auto":
         return _refuse_or_fall_back(requested, status.reason)
     if is_placeholder:
-        return _refuse_or_fall_back(requested, f"interpolate=True copies the force, and {status.reason}")
+        reason = f"interpolate=True copies the force, and {status.reason}"
+        return _refuse_or_fall_back(requested, reason)
     warnings.warn(
-        f"backend='torchforce': {status.reason}; saving a System works, reading or copying it does not",
+        f"backend='torchforce': {status.reason}; writing XML works, reading or copying does not",
         stacklevel=2,
     )
     return "torchforce"
@@ -137,7 +138,7 @@ def torchforce_status() -> TorchForceStatus:
 
 
 def _is_known_to_crash() -> bool:
-    """Whether the version table alone forbids copies of a TorchForce, so that no child has to try it."""
+    """Whether the version table alone rules out copies, so that no child has to try."""
     release = _version("openmmtorch")
     return release in _BUILT_FOR and _number(_version("openmm")) >= _number(_BUILT_FOR[release][1])
 
@@ -175,8 +176,24 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def default_device() -> str:
-    """``'cuda'`` where torch can use a GPU, else ``'cpu'``."""
+def find_device(requested: str | None) -> str:
+    """Name of the torch device to run on.
+
+    Args:
+        requested: such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where torch has one.
+
+    Raises:
+        InputError: no such device here.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if requested is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=requested)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise InputError(
+            f"device: expected a torch device of this machine, got {requested!r} "
+            f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
+        ) from error
+    return requested

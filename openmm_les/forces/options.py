@@ -15,7 +15,7 @@ _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
 
 
 def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-    """Raise an `InputError` that names the arguments nobody knows and the one that was probably meant."""
+    """Raise an `InputError` that names arguments nobody knows and the one probably meant."""
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if not unknown:
@@ -24,7 +24,8 @@ def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) ->
     close = difflib.get_close_matches(unknown[0], accepted, n=1)
     if not close:  # difflib minds the case, people forget it
         lower = {name.lower(): name for name in accepted}
-        close = [lower[match] for match in difflib.get_close_matches(unknown[0].lower(), lower, n=1)]
+        matches = difflib.get_close_matches(unknown[0].lower(), lower, n=1)
+        close = [lower[match] for match in matches]
     if close:
         message += f"; did you mean {close[0]}?"
     raise InputError(f"{message} Accepted: {', '.join(accepted)}")

@@ -1,4 +1,4 @@
-"""LES through `openmm.PythonForce`: works with every torch, costs one trip through Python a step."""
+"""LES through `openmm.PythonForce`: works with every torch, one trip through Python a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import openmm
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import LESError, SimulationError
-from openmm_les.forces.backends import default_device
+from openmm_les.forces.backends import find_device
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -51,21 +51,22 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.P
 
 
 def restore(path: str, sha256: str, settings: dict[str, Any]) -> LESCompute:
-    """Rebuild the callable of a saved System; its name is part of every XML file that was written."""
+    """Rebuild the callable of a saved System; every XML file that exists names this function."""
     return LESCompute(path, sha256, settings)
 
 
 class LESCompute:
     """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
 
-    It pickles to the path and hash of the artifact and to plain settings, so that a saved System stays
-    small, holds no weights and can move to another machine. There the first call builds the model, for
-    the positions and the box of that call.
+    It pickles to the path and hash of the artifact and to plain settings, so that a saved System
+    stays small, holds no weights and can move to another machine. There the first call builds the
+    model, for the positions and the box of that call.
 
     Args:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
-        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``, ``max_neighbors``.
+        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy`` and
+            ``max_neighbors``.
     """
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
@@ -96,7 +97,7 @@ class LESCompute:
             cell=cell,
             positions=positions,
             precision=self._settings["precision"],
-            device=self._settings["device"] or default_device(),
+            device=find_device(self._settings["device"]),
             max_neighbors=self._settings["max_neighbors"],
         )
         return self._model
@@ -104,8 +105,8 @@ class LESCompute:
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
 
-        OpenMM turns whatever is raised here into an `OpenMMException` that keeps only the text, so the
-        text has to say everything.
+        OpenMM turns whatever is raised here into an `OpenMMException` that keeps only the text, so
+        the text has to say everything.
 
         Raises:
             LESError: named in its message: positions that are not finite, a box too small, ...
@@ -119,7 +120,8 @@ class LESCompute:
             raise SimulationError("interrupted from the keyboard") from None
         except Exception as error:
             logger.exception("the LES force failed")
-            raise SimulationError(f"the LES force failed: {type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {error}"
+            raise SimulationError(f"the LES force failed: {what}") from error
 
     def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.

@@ -56,13 +56,15 @@ class Region:
 
         Args:
             topology: names, elements, bonds and box; one atom per particle of `system`.
-            system: decides about periodicity together with `topology`; may be empty (`is_placeholder`).
+            system: decides about periodicity together with `topology`; may be empty
+                (`is_placeholder`).
             atoms: indices into `topology`, in any order, or None for all.
             known_elements: atomic numbers the model was trained for.
 
         Raises:
-            InputError: an index is out of range, not an integer or there twice, nothing is selected, an
-                atom has no element or one the model does not know, or `system` does not fit `topology`.
+            InputError: an index is out of range, not an integer or there twice, nothing is
+                selected, an atom has no element or one the model does not know, or `system` does
+                not fit `topology`.
         """
         everything = list(topology.atoms())
         num_particles = system.getNumParticles()
@@ -100,7 +102,7 @@ def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
         raise InputError(f"atoms: expected atom indices (integers): {error}") from None
     if not indices:
         raise InputError(
-            "atoms: expected at least one atom, got none; select the atoms the model should describe"
+            "atoms: expected at least one atom, got none; select what the model should describe"
         )
     outside = [index for index in indices if not 0 <= index < num_atoms]
     if outside:
@@ -118,20 +120,21 @@ def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
 
 
 def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) -> None:
-    """Refuse particles without an element (virtual sites) and elements the model was not trained for."""
+    """Refuse particles without an element (virtual sites) and elements unknown to the model."""
     bare = [atom for atom in atoms if atom.element is None]
     if bare:
         raise InputError(
-            f"topology: expected an element for every atom, got none for {_few(map(_name, bare))}; the model "
-            "describes real atoms: use a water model without virtual sites, or leave these out of `atoms`"
+            "topology: expected an element for every atom, got none for "
+            f"{_few(map(_name, bare))}; the model describes real atoms: use a water model without "
+            "virtual sites, or leave these out of `atoms`"
         )
     alien = [atom for atom in atoms if atom.element.atomic_number not in known]
     if alien:
         symbols = sorted({atom.element.symbol for atom in alien})
         expected = ", ".join(app.Element.getByAtomicNumber(int(z)).symbol for z in sorted(known))
         raise InputError(
-            f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} in "
-            f"{_few(map(_name, alien))}; leave these atoms out or use a model trained for them"
+            f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} "
+            f"in {_few(map(_name, alien))}; leave these atoms out or use a model trained for them"
         )
 
 

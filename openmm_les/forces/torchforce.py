@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import os
+from pathlib import Path
 from typing import List, Optional, Tuple
 
 import openmm
@@ -29,14 +33,16 @@ _DENSE = 0.15
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
     """Return a `TorchForce` for `region`; its force group is still the default.
 
-    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what dense organic
-    matter needs, and a simulation stops with an error that names the option if that is too little.
+    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what dense
+    organic matter needs, and a simulation for which that is too little stops with an error that
+    names the option.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small.
     """
     import openmmtorch  # only after torch, without which it does not find its libraries
 
+    _load_kernels()
     model = SystemModel(
         artifact,
         region.numbers,
@@ -54,8 +60,22 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     return force
 
 
+@functools.cache
+def _load_kernels() -> None:
+    """Load the kernels that OpenMM could not load when it was imported before torch."""
+    folder = os.environ.get("OPENMM_PLUGIN_DIR")
+    if folder is None:
+        folder = os.path.join(openmm.version.openmm_library_path, "plugins")
+    loaded = {Path(library).name for library in openmm.pluginLoadedLibNames}
+    for library in sorted(Path(folder).glob("*OpenMMTorch*")):
+        if library.name not in loaded:
+            # Those of platforms that this machine lacks fail again, as they should.
+            with contextlib.suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(str(library))
+
+
 def _usual_neighbors(artifact: Artifact, region: Region) -> int:
-    """Neighbours of an atom in dense organic matter; a TorchForce is made without a start structure."""
+    """Neighbours in dense organic matter, since a TorchForce is made without a start structure."""
     dense = math.ceil(_DENSE * 4.0 / 3.0 * math.pi * artifact.cutoff**3)
     if region.periodic:
         return dense
@@ -77,6 +97,7 @@ class _TorchForceModule(torch.nn.Module):
         super().__init__()
         self.model = model
         self.is_subset = particles is not None
+        self.particles: torch.Tensor
         self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
         self.offset = offset
         self.angstrom = ANGSTROM_PER_NM
@@ -117,7 +138,7 @@ class _TorchForceModule(torch.nn.Module):
                     if (code & flag) != 0:
                         message = message + text + " "
                 raise RuntimeError(message)
-            # openmm-torch wants the forces in the type of the positions, which the platform chooses.
+            # The platform chooses the type of the positions, and wants the forces in the same.
             scaled = (forces * self.force_unit).to(positions.dtype)
             if self.is_subset:
                 scaled = torch.zeros_like(positions).index_copy(0, self.particles, scaled)
@@ -137,4 +158,6 @@ class OpenTorchForce(_TorchForceModule):
     """Called with positions [N, 3] in nanometers."""
 
     def forward(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        return self.evaluate(positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device))
+        return self.evaluate(
+            positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
+        )

@@ -1,0 +1,331 @@
+"""The original model, for verification: mace-torch's own blocks with the weights of a file.
+
+mace-torch's MACELES class needs the les package and changes its layout between versions, so the model
+is put together block by block, each from its own record, and the electrostatics is a plain float64
+sum written here. It shares no code with the run-time package. The only file that imports mace-torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from openmm_les.errors import InputError
+from openmm_les_export.mace import les_parameters
+from openmm_les_export.mace_options import check_options
+from openmm_les_export.records import Record
+from openmm_les_export.unpickle import PickledModel, read_pickle
+
+Array = npt.NDArray[np.float64]
+
+#: mace-torch switches torch's safe loading off for the process when it is imported.
+_UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+#: Vectors on the cutoff sphere are in, as in float64 they are in the original code.
+_SPHERE_SLACK = 1e-7
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the original model says of a structure.
+
+    Attributes:
+        energy: with isolated-atom references [eV].
+        forces: shape (n, 3) [eV/A].
+        charges: latent charges, shape (n,) [e].
+        potentials: derivative of the energy with respect to each charge, shape (n,) [eV/e].
+    """
+
+    energy: float
+    forces: Array
+    charges: Array
+    potentials: Array
+
+
+def mace_version() -> str:
+    """Version of the installed mace-torch.
+
+    Raises:
+        ImportError: there is none.
+    """
+    from importlib.metadata import version
+
+    _import_mace()
+    return version("mace-torch")
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keeps what mace-torch and e3nn print, warn of and set in the environment to themselves."""
+    before = os.environ.get(_UNSAFE_LOAD)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(_UNSAFE_LOAD, None)
+        else:
+            os.environ[_UNSAFE_LOAD] = before
+
+
+def _import_mace() -> tuple[ModuleType, ModuleType, Any]:
+    """mace-torch's blocks, e3nn's o3, and mace-torch's neighbour search."""
+    with _quiet_import():
+        import mace  # noqa: F401 - must precede e3nn, whose constants it allows to load
+        from e3nn import o3
+        from mace.data.neighborhood import get_neighborhood
+        from mace.modules import blocks
+    return blocks, o3, get_neighborhood
+
+
+class MACEReference:
+    """A MACE-LES model in float64, evaluated with mace-torch's blocks.
+
+    Args:
+        model: an opened model, its record, or the path of a ``.model`` file.
+
+    Raises:
+        ImportError: mace-torch or something it needs is not installed.
+        ModelFileError: see `unpickle.read_pickle`.
+    """
+
+    def __init__(self, model: PickledModel | Record | str | os.PathLike[str]) -> None:
+        if isinstance(model, Record):
+            record = model
+        else:
+            record = (model if isinstance(model, PickledModel) else read_pickle(model)).root
+        check_options(record)
+        self._neighborhood = _import_mace()[2]
+        self.cutoff = float(record.tensor("r_max"))
+        self.elements = [int(z) for z in record.tensor("atomic_numbers")]
+        self._les = les_parameters(record.module("les"))
+        self._network = _build(record)
+
+    def evaluate(
+        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
+    ) -> Evaluation:
+        """Energy, forces and latent charges.
+
+        Args:
+            positions: shape (n, 3) [A].
+            numbers: atomic numbers, shape (n,).
+            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
+        """
+        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        species = self._species(np.asarray(numbers, dtype=np.int64).reshape(-1))
+        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
+        edges, shifts, _, _ = self._neighborhood(
+            positions=coordinates,
+            cutoff=self.cutoff,
+            pbc=(box is not None,) * 3,
+            cell=None if box is None else box.copy(),  # it is overwritten there
+        )
+        r = torch.tensor(coordinates, requires_grad=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of e3nn's compiled code
+            energies, charges = self._short_range(
+                r, species, torch.tensor(edges, dtype=torch.int64), torch.tensor(shifts)
+            )
+            energy = energies.sum() + _les_energy(charges, r, box, self._les)
+            gradient, potentials = torch.autograd.grad(energy, (r, charges))
+        return Evaluation(
+            energy=float(energy.detach()),
+            forces=-gradient.numpy(),
+            charges=charges.detach().numpy(),
+            potentials=potentials.numpy(),
+        )
+
+    def _species(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
+        unknown = sorted(set(numbers.tolist()) - set(self.elements))
+        if unknown:
+            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
+        index = [self.elements.index(z) for z in numbers.tolist()]
+        return torch.nn.functional.one_hot(torch.tensor(index), len(self.elements)).double()
+
+    def _short_range(
+        self, r: torch.Tensor, species: torch.Tensor, edges: torch.Tensor, shifts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Atomic energies with references and latent charges, each of shape [n]."""
+        network = self._network
+        sender, receiver = edges[0], edges[1]
+        vectors = r[receiver] - r[sender] + shifts
+        lengths = torch.linalg.norm(vectors, dim=-1, keepdim=True)
+        harmonics = network.spherical_harmonics(vectors)
+        basis = network.bessel_fn(lengths) * network.cutoff_fn(lengths)
+        nodes = network.node_embedding(species)
+        outputs = []
+        for interaction, product in zip(network.interactions, network.products, strict=True):
+            nodes, connection = interaction(
+                node_attrs=species,
+                node_feats=nodes,
+                edge_attrs=harmonics,
+                edge_feats=basis,
+                edge_index=edges,
+            )
+            nodes = product(node_feats=nodes, sc=connection, node_attrs=species)
+            outputs.append(nodes)
+        # A single readout of a deep model reads its last layer.
+        read = outputs[-len(network.readouts) :]
+        energies = sum(f(x) for f, x in zip(network.readouts, read, strict=True))
+        charges = sum(f(x) for f, x in zip(network.les_readouts, read, strict=True))
+        total = network.scale * energies + network.shift + species @ network.references
+        return total[:, 0], charges[:, 0]
+
+
+def _build(record: Record) -> Any:
+    """The short-range network: each block made from its record, then given its weights."""
+    blocks, o3, _ = _import_mace()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = torch.nn.Module()
+            network.node_embedding = blocks.LinearNodeEmbeddingBlock(
+                irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
+                irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
+            )
+            radial = record.module("radial_embedding")
+            network.bessel_fn = blocks.BesselBasis(
+                r_max=float(record.tensor("r_max")),
+                num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
+            )
+            network.cutoff_fn = blocks.PolynomialCutoff(
+                r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
+            )
+            harmonics = record.module("spherical_harmonics")
+            network.spherical_harmonics = o3.SphericalHarmonics(
+                _irreps(o3, harmonics, "irreps_out"),
+                normalize=harmonics.value("normalize"),
+                normalization=harmonics.value("normalization"),
+            )
+            for name, build in (
+                ("interactions", _interaction),
+                ("products", _product),
+                ("readouts", _readout),
+                ("les_readouts", _readout),
+            ):
+                built = [build(blocks, o3, item) for item in record.items(name)]
+                setattr(network, name, torch.nn.ModuleList(built))
+        _give_weights(network, record)
+    finally:
+        torch.set_default_dtype(default)
+    return network.eval().requires_grad_(False)
+
+
+def _irreps(o3: Any, record: Record, name: str) -> Any:
+    return o3.Irreps([(irrep.mul, (irrep.l, irrep.p)) for irrep in record.irreps(name)])
+
+
+def _interaction(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    names = ("node_attrs", "node_feats", "edge_attrs", "edge_feats", "target", "hidden")
+    block: torch.nn.Module = getattr(blocks, record.kind)(
+        **{f"{name}_irreps": _irreps(o3, record, f"{name}_irreps") for name in names},
+        avg_num_neighbors=record.number("avg_num_neighbors"),
+        radial_MLP=[int(width) for width in record.module("conv_tp_weights").value("hs")[1:-1]],
+    )
+    return block
+
+
+def _product(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    contraction = record.module("symmetric_contractions")
+    first = contraction.items("contractions")[0]
+    block: torch.nn.Module = blocks.EquivariantProductBasisBlock(
+        node_feats_irreps=_irreps(o3, contraction, "irreps_in"),
+        target_irreps=_irreps(o3, contraction, "irreps_out"),
+        correlation=int(first.number("correlation")),
+        num_elements=first.tensor("weights_max").shape[0],
+        use_sc=record.value("use_sc"),
+    )
+    return block
+
+
+def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    block: torch.nn.Module
+    if record.kind == "LinearReadoutBlock":
+        linear = record.module("linear")
+        block = blocks.LinearReadoutBlock(
+            _irreps(o3, linear, "irreps_in"), _irreps(o3, linear, "irreps_out")
+        )
+    else:
+        block = blocks.NonLinearReadoutBlock(
+            _irreps(o3, record.module("linear_1"), "irreps_in"),
+            _irreps(o3, record, "hidden_irreps"),
+            torch.nn.functional.silu,
+            _irreps(o3, record.module("linear_2"), "irreps_out"),
+        )
+    return block
+
+
+def _give_weights(network: Any, record: Record) -> None:
+    """Copies every tensor and activation constant of the file into the freshly built blocks."""
+    pairs = [
+        (network.node_embedding, record.module("node_embedding")),
+        (network.bessel_fn, record.module("radial_embedding.bessel_fn")),
+        (network.cutoff_fn, record.module("radial_embedding.cutoff_fn")),
+    ]
+    for name in ("interactions", "products", "readouts", "les_readouts"):
+        pairs += list(zip(getattr(network, name), record.items(name), strict=True))
+    for block, source in pairs:
+        weights = source.state_dict()
+        for name, target in [*block.named_parameters(), *block.named_buffers()]:
+            if name not in weights:
+                continue  # marks that newer versions keep beside the weights
+            weight = weights.pop(name)
+            # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
+            target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
+        if weights and any(not name.endswith("_zeroed") for name in weights):
+            raise RuntimeError(f"{source.path}: this mace-torch has no place for {sorted(weights)}")
+        for name, module in block.named_modules():
+            if type(module).__name__ == "normalize2mom":
+                module.cst = source.module(name).number("cst")
+    for name in ("scale", "shift"):
+        setattr(network, name, float(record.module("scale_shift").tensor(name)))
+    references = record.module("atomic_energies_fn").tensor("atomic_energies")
+    network.references = references.to(torch.float64).reshape(-1, 1)
+
+
+def _les_energy(
+    charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: dict[str, float | bool]
+) -> torch.Tensor:
+    """LES energy by its definition, see docs/design.md: the full sphere of k vectors, or all pairs."""
+    sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
+    self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
+    removed = bool(les["remove_self_interaction"])
+    if cell is None:
+        first, second = torch.triu_indices(len(r), len(r), 1)
+        distance = torch.linalg.norm(r[first] - r[second], dim=1)
+        pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
+        energy = prefactor / (2 * math.pi) * (pairs / distance).sum()
+        return energy if removed else energy + self_energy
+    k = torch.tensor(_reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
+    k2 = (k**2).sum(1)
+    phase = r @ k.T
+    cosine, sine = charges @ torch.cos(phase), charges @ torch.sin(phase)
+    kernel = torch.exp(-(sigma**2) * k2 / 2) / k2
+    volume = abs(float(np.linalg.det(cell)))
+    energy = prefactor / volume * (kernel * (cosine**2 + sine**2)).sum()
+    return energy - self_energy if removed else energy
+
+
+def _reciprocal_sphere(cell: Array, radius: float) -> Array:
+    """All reciprocal vectors but zero up to a radius [1/A], shape (m, 3)."""
+    reciprocal = 2 * math.pi * np.linalg.inv(cell).T
+    limits = np.floor(np.linalg.norm(cell, axis=1) * radius / (2 * math.pi) + 1e-6).astype(int)
+    grid = np.stack(
+        np.meshgrid(*[np.arange(-limit, limit + 1) for limit in limits], indexing="ij"), -1
+    ).reshape(-1, 3)
+    vectors = grid[np.any(grid != 0, axis=1)] @ reciprocal
+    inside = np.linalg.norm(vectors, axis=1) <= radius * (1 + _SPHERE_SLACK)
+    return np.ascontiguousarray(vectors[inside])

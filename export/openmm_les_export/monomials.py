@@ -1,0 +1,84 @@
+"""MACE's symmetric contraction as polynomials in monomials.
+
+The contraction of order nu is a polynomial sum_k w_k sum_i U[m, i_1 .. i_nu, k] A_{i_1} .. A_{i_nu}
+(Batatia et al., NeurIPS 35, 11423 (2022), eq. 10-11). Written in the monomials of A~ = [1, A], sets of
+coupling tensors U of different vintages (full or reduced) are the same kind of object: a matrix whose
+rows can be reduced to their rank.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Highest order of the contraction that the run-time network evaluates.
+MAX_ORDER = 3
+
+#: Singular values below this fraction of the largest are zero but for the rounding of float64.
+RANK_TOLERANCE = 1e-14
+
+
+def monomial_index(size: int, order: int) -> torch.Tensor:
+    """Which monomial a product A_{i_1} .. A_{i_nu} is.
+
+    Args:
+        size: number of variables, A without the leading 1.
+        order: nu <= `MAX_ORDER`; missing factors are the leading 1.
+
+    Returns:
+        Positions in the `combinations_with_replacement` order of `MAX_ORDER` of 1 + size variables,
+        shape [size] * order, int64.
+    """
+    variables = size + 1
+    every = torch.tensor(list(combinations_with_replacement(range(variables), MAX_ORDER)))
+    place = torch.tensor([variables**power for power in reversed(range(MAX_ORDER))])
+    position = torch.zeros(variables**MAX_ORDER, dtype=torch.int64)
+    position[(every * place).sum(1)] = torch.arange(len(every))
+    grid = torch.cartesian_prod(*[torch.arange(1, variables)] * order).view(-1, order)
+    padded = torch.nn.functional.pad(grid, (MAX_ORDER - order, 0))
+    ordered = padded.sort(dim=1).values
+    return position[(ordered * place).sum(1)].view([size] * order)
+
+
+def coupling_monomials(coupling: torch.Tensor, order: int) -> torch.Tensor:
+    """Monomial coefficients of the couplings of one order.
+
+    Args:
+        coupling: U of shape [2L+1] + [size] * order + [K], float64.
+        order: nu.
+
+    Returns:
+        Shape [K, 2L+1, M].
+    """
+    size = coupling.shape[1]
+    index = monomial_index(size, order).reshape(-1)
+    count = int(monomial_index(size, MAX_ORDER).max()) + 1
+    flat = coupling.flatten(1, order).permute(2, 0, 1)
+    out = torch.zeros(*flat.shape[:2], count, dtype=torch.float64)
+    return out.index_add_(2, index, flat.contiguous())
+
+
+def reduce_rank(
+    bases: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joins the couplings of all orders and drops linear dependences.
+
+    Args:
+        bases: per order, coefficients of shape [K, 2L+1, M].
+        weights: per order, weights of shape [Z, K, C].
+
+    Returns:
+        Orthonormal coefficients [R, 2L+1, M] and weights [Z, R, C] of the same polynomials.
+    """
+    basis, weight = torch.cat(list(bases)), torch.cat(list(weights), 1)
+    left, values, right = torch.linalg.svd(basis.flatten(1), full_matrices=False)
+    # At least one row, so that a product that is zero altogether still has a basis.
+    rank = max(1, int((values > RANK_TOLERANCE * values[0]).sum()))
+    projection = left[:, :rank] * values[:rank]
+    reduced = torch.einsum("zkc,kr->zrc", weight, projection)
+    return right[:rank].unflatten(1, basis.shape[1:]), reduced

@@ -1,0 +1,368 @@
+"""Reads a pickled model as inert records: nothing the file names is imported or executed.
+
+A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so opening
+one is running it. Here every class of a MACE-LES model has a stand-in that only stores what it is
+given, names outside an explicit list are refused before anything is rebuilt, and the rest is left to
+torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is read once, and its
+members are repacked, so no second parser can see another archive.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle
+import hashlib
+import io
+import os
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.records import Record, stand_in
+
+#: Classes and functions of MACE-LES models, all vintages. They become stand-ins.
+MODEL_GLOBALS = frozenset(
+    {
+        "e3nn.math._normalize_activation.normalize2mom",
+        "e3nn.nn._activation.Activation",
+        "e3nn.nn._fc.FullyConnectedNet",
+        "e3nn.nn._fc._Layer",
+        "e3nn.o3._irreps.Irrep",
+        "e3nn.o3._irreps.Irreps",
+        "e3nn.o3._irreps._MulIr",
+        "e3nn.o3._linear.Instruction",
+        "e3nn.o3._linear.Linear",
+        "e3nn.o3._spherical_harmonics.SphericalHarmonics",
+        "e3nn.o3._tensor_product._instruction.Instruction",
+        "e3nn.o3._tensor_product._sub.FullyConnectedTensorProduct",
+        "e3nn.o3._tensor_product._tensor_product.TensorProduct",
+        "les.les.Les",
+        "les.les._DummyAtomwise",
+        "les.module.atomwise.Atomwise",
+        "les.module.bec.BEC",
+        "les.module.ewald.Ewald",
+        "mace.modules.blocks.AtomicEnergiesBlock",
+        "mace.modules.blocks.EquivariantProductBasisBlock",
+        "mace.modules.blocks.LinearNodeEmbeddingBlock",
+        "mace.modules.blocks.LinearReadoutBlock",
+        "mace.modules.blocks.NonLinearReadoutBlock",
+        "mace.modules.blocks.RadialEmbeddingBlock",
+        "mace.modules.blocks.RealAgnosticResidualInteractionBlock",
+        "mace.modules.blocks.ScaleShiftBlock",
+        "mace.modules.extensions.MACELES",
+        "mace.modules.irreps_tools.reshape_irreps",
+        "mace.modules.models.MACELES",
+        "mace.modules.radial.BesselBasis",
+        "mace.modules.radial.PolynomialCutoff",
+        "mace.modules.symmetric_contraction.Contraction",
+        "mace.modules.symmetric_contraction.SymmetricContraction",
+        "torch.fx._symbolic_trace.Tracer",
+        "torch.fx.graph_module.reduce_graph_module",
+        "torch.nn.functional.silu",
+        "torch.nn.modules.container.ModuleList",
+        "torch.nn.modules.container.ParameterList",
+    }
+)
+
+#: What torch itself needs to rebuild tensors. Much less than ``weights_only`` would let through.
+TENSOR_GLOBALS = frozenset(
+    {
+        "_codecs.encode",
+        "builtins.set",
+        "collections.OrderedDict",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.BoolStorage",
+        "torch.DoubleStorage",
+        "torch.FloatStorage",
+        "torch.IntStorage",
+        "torch.LongStorage",
+    }
+)
+
+#: Options of mace-torch that show as a class of their own: how to name them to the user.
+KNOWN_OPTIONS = {
+    "mace.modules.radial.AgnesiTransform": "the Agnesi distance transform",
+    "mace.modules.radial.SoftTransform": "the Soft distance transform",
+    "mace.modules.radial.ChebychevBasis": "the Chebyshev radial basis",
+    "mace.modules.radial.GaussianBasis": "the Gaussian radial basis",
+    "mace.modules.radial.RadialMLP": "radial networks with biases and layer norms",
+    "mace.modules.radial.ZBLBasis": "ZBL pair repulsion",
+    "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
+    "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
+    "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them back to e3nn)",
+    "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them back to e3nn)",
+    "torch._C._VariableFunctionsClass": "an activation (gate) other than silu",
+}
+
+_LES_MODELS = frozenset({"mace.modules.models.MACELES", "mace.modules.extensions.MACELES"})
+_PLAIN_MODELS = frozenset({"mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"})
+#: Namespaces of which an unlisted name is an unsupported option rather than something alien.
+_FRAMEWORKS = ("mace.", "e3nn.", "les.", "torch.nn.", "torch.fx.", "numpy.")
+#: How mace-torch's other gates (torch.tanh, torch.abs) are pickled; harmless only as a pair.
+_OTHER_GATE = frozenset({"builtins.getattr", "torch._C._VariableFunctionsClass"})
+
+_STRINGS = frozenset(
+    {
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+    }
+)
+#: The only pickle protocol that torch's weights_only unpickler reads, and the one torch.save writes.
+_PROTOCOL = 2
+_EXPECTED = "expected a MACE-LES '.model' file as written by mace-torch's training script"
+
+
+@dataclass(frozen=True)
+class PickledModel:
+    """A model file as records.
+
+    Attributes:
+        root: record of the model object.
+        file: file name without directories.
+        sha256: hash of the file.
+    """
+
+    root: Record
+    file: str
+    sha256: str
+
+
+def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
+    """Opens a pickled MACE-LES model, tensors on the CPU whatever device they were saved from.
+
+    Args:
+        path: the ``.model`` file.
+
+    Raises:
+        ModelFileError: it is something else, damaged, or names what no MACE-LES model contains.
+        UnsupportedModelError: it is a MACE-LES model with an option that openmm-les does not have.
+    """
+    file = Path(path)
+    content = _read_bytes(file)
+    members = _archive_members(file, content)
+    pickled = _pickle_member(file, members)
+    _check_globals(file, set(scan_globals(pickled)))
+    if pickled[:1] == b"\x80" and pickled[1] > _PROTOCOL:
+        raise ModelFileError(
+            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it again "
+            "with torch.save's default protocol"
+        )
+    root = _load(file, members)
+    if not isinstance(root, Record):
+        what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
+        raise ModelFileError(
+            f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds the "
+            "whole model"
+        )
+    if root.qualified_name not in _LES_MODELS:
+        raise ModelFileError(
+            f"model: {file} holds a {root.qualified_name}, not a MACELES model; {_EXPECTED}"
+        )
+    return PickledModel(root, file.name, hashlib.sha256(content).hexdigest())
+
+
+def _read_bytes(file: Path) -> bytes:
+    if file.is_dir():
+        raise ModelFileError(f"model: {file} is a directory; {_EXPECTED}")
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"model: {file} does not exist; {_EXPECTED}") from None
+    except OSError as error:
+        raise ModelFileError(f"model: cannot read {file}: {error.strerror or error}") from error
+    if not content:
+        raise ModelFileError(f"model: {file} is empty; copy or download it again")
+    return content
+
+
+def _archive_members(file: Path, content: bytes) -> dict[str, bytes]:
+    """Members of the zip archive that torch.save writes, or an error that says what the file is."""
+    if not content.startswith(b"PK\x03\x04"):
+        raise _not_an_archive(file, content)
+    damaged = f"model: {file} is truncated or damaged; copy or download it again"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+            # Which member torch's reader takes must not be open to doubt: one folder, no name twice
+            # (it ignores case), nothing compressed.
+            names = [info.filename.lower() for info in infos]
+            folders = {name.split("/")[0] for name in names}
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+            if len(set(names)) != len(names) or len(folders) != 1 or not stored:
+                raise ModelFileError(
+                    f"model: {file} is a zip archive, but not one that torch.save writes; {_EXPECTED}"
+                )
+            members = {info.filename: archive.read(info) for info in infos}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise ModelFileError(damaged) from error
+    if any(name.split("/")[1:] == ["constants.pkl"] for name in members):
+        raise ModelFileError(
+            f"model: {file} is a TorchScript archive; export from the original .model file"
+        )
+    return members
+
+
+def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
+    """The error for a file that is no zip archive: a bare pickle, a tar, a text, anything."""
+    if content[257:262] == b"ustar":
+        return ModelFileError(f"model: {file} is a tar archive; {_EXPECTED}")
+    try:
+        names = list(scan_globals(content))
+    except ModelFileError:
+        names = []
+    if names or content.startswith(b"\x80"):
+        calls = f" that calls for {_listed(names)}" if names else ""
+        return ModelFileError(
+            f"model: {file} is a bare pickle{calls}, or was saved by a torch older than 1.6; nothing "
+            f"was run; {_EXPECTED} of torch 1.6 or later"
+        )
+    try:
+        content[:4096].decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A multi-byte character may straddle the end of the sample.
+        if error.start < 4092:
+            return ModelFileError(f"model: {file} is not a model file; {_EXPECTED}")
+    return ModelFileError(f"model: {file} is a text file; {_EXPECTED}")
+
+
+def _pickle_member(file: Path, members: dict[str, bytes]) -> bytes:
+    for name, content in members.items():
+        if name.split("/")[1:] == ["data.pkl"]:
+            return content
+    raise ModelFileError(
+        f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_EXPECTED}"
+    )
+
+
+def scan_globals(data: bytes) -> Iterator[str]:
+    """Names of all classes and functions that a pickle, or a row of pickles, would import.
+
+    The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
+
+    Raises:
+        ModelFileError: the first pickle is damaged or no pickle at all.
+    """
+    stream = io.BytesIO(data)
+    first = True
+    while True:
+        try:
+            yield from _scan_one(stream)
+        except Exception as error:  # pickletools has no error type of its own for all of them
+            # After the pickles of an old torch file come raw numbers.
+            if first:
+                raise ModelFileError("model: the pickle inside the file is damaged") from error
+            return
+        first = False
+
+
+def _scan_one(stream: io.BytesIO) -> Iterator[str]:
+    memo: dict[object, object] = {}
+    pushed: list[object] = []  # the strings among the latest values on the stack, None for others
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name in ("GLOBAL", "INST"):
+            yield _modern_name(*str(argument).split(" ", 1))
+            pushed.append(None)
+        elif name == "STACK_GLOBAL":
+            parts = pushed[-2:]
+            readable = len(parts) == 2 and all(isinstance(part, str) for part in parts)
+            yield _modern_name(*map(str, parts)) if readable else "?"
+            pushed.append(None)
+        elif name.startswith("EXT"):
+            yield f"copyreg extension {argument}"
+        elif name in _STRINGS:
+            pushed.append(argument)
+        elif name == "MEMOIZE":
+            memo[len(memo)] = pushed[-1] if pushed else None
+        elif name.endswith("PUT"):
+            memo[argument] = pushed[-1] if pushed else None
+        elif name.endswith("GET"):
+            pushed.append(memo.get(argument))
+        elif name not in ("PROTO", "FRAME"):
+            pushed.append(None)
+
+
+def _modern_name(module: str, name: str) -> str:
+    """Name under which Python 3 imports what protocol 2 calls by its Python 2 name."""
+    if (module, name) in _compat_pickle.NAME_MAPPING:
+        module, name = _compat_pickle.NAME_MAPPING[(module, name)]
+    else:
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+    return f"{module}.{name}"
+
+
+def _check_globals(file: Path, names: set[str]) -> None:
+    """Refuses what is not on the lists, by name."""
+    unknown = names - MODEL_GLOBALS - TENSOR_GLOBALS
+    alien = {name for name in unknown if not name.startswith(_FRAMEWORKS)}
+    if alien and alien != _OTHER_GATE:
+        raise ModelFileError(
+            f"model: refused to open {file}: it calls for {_listed(alien)}, which is no part of a "
+            f"MACE-LES model; nothing was run; {_EXPECTED}, from a source you trust"
+        )
+    if not names & _LES_MODELS:
+        if names & _PLAIN_MODELS:
+            raise ModelFileError(
+                f"model: {file} is a plain MACE model without LES; openmm-ml runs it by itself "
+                "(potential 'mace')"
+            )
+        if unknown:
+            raise ModelFileError(
+                f"model: {file} holds no MACE-LES model but {_listed(unknown)}; nothing was run; "
+                f"{_EXPECTED}"
+            )
+    elif unknown:
+        raise UnsupportedModelError(
+            f"model: {file} uses {_options(unknown)}, which openmm-les does not implement"
+        )
+
+
+def _options(names: set[str]) -> str:
+    """Names of unsupported classes, those of well-known options with what they are."""
+    known = [f"{KNOWN_OPTIONS[name]} ({name})" for name in sorted(names & set(KNOWN_OPTIONS))]
+    # What else comes with an option (activations, containers) would only hide it.
+    own = {name for name in names - set(KNOWN_OPTIONS) if name.startswith(("mace.", "les."))}
+    return ", ".join([*known, *sorted(own)]) or _listed(names)
+
+
+def _listed(names: set[str] | list[str]) -> str:
+    shown = sorted(set(names))
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return ", ".join(shown[:5]) + more
+
+
+def _load(file: Path, members: dict[str, bytes]) -> object:
+    import torch
+    from torch import serialization
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    buffer.seek(0)
+    stand_ins: list[Any] = [(stand_in(name), name) for name in sorted(MODEL_GLOBALS)]
+    # Classes that the program has marked as safe, e3nn's own for instance, must not take the
+    # places of the stand-ins.
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    try:
+        with serialization.safe_globals(stand_ins):
+            # Explicit: importing mace-torch switches weights_only off for the whole process.
+            return torch.load(buffer, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ModelFileError(
+            f"model: {file} is damaged, torch cannot rebuild its tensors ({reason}); copy or "
+            "download it again"
+        ) from error
+    finally:
+        serialization.add_safe_globals(before)

@@ -1,0 +1,89 @@
+"""Real structures and models for the tests, where the checkout has them beside it."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from openmm import Vec3, app, unit
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MODELS = SHARED / "models"
+DATA = SHARED / "data"
+
+WATER_MODEL = "mace_les_water_r4.5_nl1_l0"
+DIPEPTIDE_MODEL = "mace_les_dipep_r4_l0"
+L2_MODEL = "mace_les_newformat_random_L2"
+MACE_MODELS = [WATER_MODEL, DIPEPTIDE_MODEL, L2_MODEL]
+
+
+def shared_file(path: Path) -> Path:
+    """A file that developers and CI have beside the checkout; skips where a user's clone has none."""
+    if not path.exists():
+        pytest.skip(f"{path.name} is not distributed with the code (licence)")
+    return path
+
+
+@lru_cache(maxsize=None)
+def _frames(name: str) -> tuple[Atoms, ...]:
+    return tuple(ase.io.read(shared_file(DATA / name), index=":"))
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+def water_frame(i: int) -> Atoms:
+    """Frame `i` of 64 waters in a periodic box."""
+    return _bare(_frames("water_rpbe_d3_test.xyz")[i])
+
+
+def dipeptide(i: int) -> Atoms:
+    """Structure `i` of the dipeptide validation set, not periodic."""
+    return _bare(_frames("spice_dipeptides_val.xyz")[i])
+
+
+def references(model: str) -> list[dict[str, np.ndarray]]:
+    """What the original code says of a model: one dictionary of arrays for each structure."""
+    with np.load(shared_file(MODELS / f"{model}.npz")) as data:
+        arrays = dict(data)
+    out = []
+    for i, name in enumerate(arrays["names"]):
+        prefix = f"{i}/"
+        entry = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+        out.append({"name": str(name), **entry})
+    return out
+
+
+def atoms_of(reference: dict[str, np.ndarray]) -> Atoms:
+    """The structure of a reference."""
+    return Atoms(
+        reference["numbers"],
+        reference["positions"],
+        cell=reference["cell"] if reference["pbc"].any() else None,
+        pbc=bool(reference["pbc"].any()),
+    )
+
+
+def topology_from_atoms(atoms: Atoms) -> app.Topology:
+    """OpenMM topology with bonds by distance, one residue for each bonded group."""
+    bonded = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.1))
+    group = np.arange(len(atoms))
+    for i, j in zip(*bonded, strict=True):
+        group[group == group[j]] = group[i]
+    topology = app.Topology()
+    chain = topology.addChain()
+    residues = {int(g): topology.addResidue("MOL", chain) for g in np.unique(group)}
+    handles = [
+        topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residues[int(group[i])])
+        for i, symbol in enumerate(atoms.get_chemical_symbols())
+    ]
+    for i, j in zip(*bonded, strict=True):
+        if i < j:
+            topology.addBond(handles[i], handles[j])
+    if atoms.pbc.all():
+        topology.setPeriodicBoxVectors([Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
+    return topology

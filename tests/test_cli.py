@@ -1,0 +1,174 @@
+"""The command line: what it prints, its exit status, and that it answers at once."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from openmm_les import __version__
+from openmm_les.cli import COMMANDS, main
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """The command line configures logging; leave pytest's as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def in_process(code) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["inspect", "-h"]])
+def test_help_answers_at_once(arguments):
+    """Without torch and openmm, which take seconds."""
+    code = (
+        "import sys\nfrom openmm_les.cli import main\n"
+        f"try: main({arguments})\n"
+        "finally: print([m for m in ('torch', 'openmm', 'numpy', 'ase') if m in sys.modules])"
+    )
+    fastest = 10.0
+    for _ in range(3):
+        start = time.perf_counter()
+        result = in_process(code)
+        fastest = min(fastest, time.perf_counter() - start)
+    assert result.stdout.endswith("[]\n")
+    assert result.stdout.startswith("Usage: openmm-les")
+    assert fastest < 0.5
+
+
+def test_help_lists_every_command(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"openmm-les, version {__version__}\n", "")
+
+
+def test_unknown_command_and_option(capsys):
+    status, _, err = run(capsys, "exprot")
+    assert status == 2
+    assert "No such command 'exprot'" in err
+    status, _, err = run(capsys, "inspect", "--xml", "file")
+    assert status == 2
+    assert "No such option" in err
+
+
+def test_inspect_prints_a_table(capsys, water_artifact):
+    status, out, err = run(capsys, "inspect", water_artifact)
+    assert (status, err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
+    assert rows["file"] == str(water_artifact)
+    assert rows["elements"] == "H O"
+    assert rows["cutoff"] == "4.5 A"
+    assert "sigma 1 A" in rows["electrostatics"]
+    assert "licence" in rows
+    assert "verification" in rows
+    assert max(map(len, out.splitlines())) < 200
+
+
+def test_inspect_prints_json(capsys, water_artifact):
+    status, out, _ = run(capsys, "inspect", water_artifact, "--json")
+    assert status == 0
+    metadata = json.loads(out)
+    assert metadata["elements"] == [1, 8]
+    assert metadata["format_version"] == 1
+
+
+def test_inspect_needs_no_torch(water_artifact):
+    code = (
+        "import sys\nfrom openmm_les.cli import main\n"
+        f"try: main(['inspect', {str(water_artifact)!r}])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    assert in_process(code).stdout.endswith("False\n")
+
+
+def test_errors_of_the_user_are_one_line(capsys, tmp_path):
+    missing = tmp_path / "missing.les.pt"
+    status, out, err = run(capsys, "inspect", missing)
+    assert (status, out) == (2, "")
+    assert err.startswith("openmm-les: error: ")
+    assert str(missing) in err
+    assert err.count("\n") == 1
+
+    text = tmp_path / "notes.txt"
+    text.write_text("not a model")
+    status, _, err = run(capsys, "inspect", text)
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    status, _, err = run(capsys, "--debug", "inspect", tmp_path / "missing.les.pt")
+    assert status == 2
+    assert "Traceback (most recent call last)" in err
+    assert "ArtifactError" in err
+
+
+def test_other_errors_are_told_apart(capsys, tmp_path, monkeypatch):
+    def fails(_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("openmm_les.artifact.inspect", fails)
+    status, _, err = run(capsys, "inspect", tmp_path)
+    assert status == 1
+    assert "openmm-les: error: ZeroDivisionError: a bug\n" in err
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("there.les.pt", "exists"),
+        ("", "is a directory"),
+        ("absent/model.les.pt", "does not exist"),
+    ],
+)
+def test_output_is_checked_before_the_work(capsys, tmp_path, output, message):
+    """The model does not even exist, and torch is not imported."""
+    (tmp_path / "there.les.pt").write_text("precious")
+    status, _, err = run(capsys, "export", tmp_path / "no.model", "-o", tmp_path / output)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert (tmp_path / "there.les.pt").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["there.les.pt"]
+
+
+def test_export_needs_an_output(capsys, tmp_path):
+    status, _, err = run(capsys, "export", tmp_path / "no.model")
+    assert status == 2
+    assert "--output" in err
+
+
+def test_export_of_a_missing_model(capsys, tmp_path):
+    status, _, err = run(capsys, "export", tmp_path / "no.model", "-o", tmp_path / "out.les.pt")
+    assert status == 2
+    assert "no.model" in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
