@@ -8,49 +8,28 @@ import sys
 import numpy as np
 import openmm
 import pytest
+from contexts import (
+    PLATFORMS,
+    add_forces,
+    assert_same,
+    create_context,
+    create_system,
+    empty_system,
+    energy_and_forces,
+)
 from helpers import dipeptide, topology_from_atoms, water_frame
 from openmmml import MLPotential
 
 from openmm_les import InputError
 from openmm_les.forces import backends
-from openmm_les.potential import LESPotentialImplFactory
-
-PLATFORMS = ["Reference", "CPU"]
 
 # What an explicit backend='torchforce' says about itself with openmmtorch 1.5.
 COPY_WARNING = "ignore:backend='torchforce'.*:UserWarning"
 
 
-@pytest.fixture(autouse=True)
-def _registered():
-    MLPotential.registerImplFactory("les", LESPotentialImplFactory())
-
-
-def create_context(path, atoms, platform="CPU", **options) -> openmm.Context:
-    system = MLPotential("les", modelPath=path).createSystem(topology_from_atoms(atoms), **options)
-    return context_of(system, atoms.positions, platform)
-
-
-def context_of(system, positions, platform="CPU"):
-    integrator = openmm.VerletIntegrator(0.0005)
-    properties = {"Threads": "1"} if platform == "CPU" else {}
-    platform = openmm.Platform.getPlatformByName(platform)
-    context = openmm.Context(system, integrator, platform, properties)
-    context.setPositions(positions * 0.1)
-    return context
-
-
-def energy_and_forces(context) -> tuple[float, np.ndarray]:
-    """Energy [kJ/mol] and forces [kJ/mol/nm]."""
-    state = context.getState(energy=True, forces=True)
-    return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
-
-
-def assert_same(got, expected, precision="double"):
-    """1e-9 eV per atom and 1e-8 eV/A, in float32 1e-6 and 1e-4."""
-    per_atom, per_force = {"single": (1e-4, 1e-1), "double": (1e-7, 1e-5)}[precision]
-    assert abs(got[0] - expected[0]) < per_atom * len(expected[1])
-    np.testing.assert_allclose(got[1], expected[1], atol=per_force, rtol=0)
+def backend_context(path, atoms, backend, platform="CPU", **options) -> openmm.Context:
+    system = create_system(path, atoms, backend=backend, **options)
+    return create_context(system, atoms.positions, platform)
 
 
 # ------------------------------------------------------------------ choice
@@ -151,7 +130,7 @@ def test_backends_agree_on_water(water_artifact, platform, precision):
     atoms.positions += 7 * atoms.cell[1]
     results = [
         energy_and_forces(
-            create_context(water_artifact, atoms, platform, precision=precision, backend=backend)
+            backend_context(water_artifact, atoms, backend, platform, precision=precision)
         )
         for backend in ("pythonforce", "torchforce")
     ]
@@ -164,9 +143,7 @@ def test_backends_agree_on_water(water_artifact, platform, precision):
 def test_backends_agree_on_a_molecule(dipeptide_artifact, energy):
     options = {"precision": "double", "returnEnergyType": energy}
     results = [
-        energy_and_forces(
-            create_context(dipeptide_artifact, dipeptide(0), backend=backend, **options)
-        )
+        energy_and_forces(backend_context(dipeptide_artifact, dipeptide(0), backend, **options))
         for backend in ("pythonforce", "torchforce")
     ]
     assert_same(*results)
@@ -180,15 +157,11 @@ def test_torchforce_on_a_subset_in_any_order(water_artifact, platform):
     chosen = np.random.default_rng(0).permutation(len(atoms))[:100].tolist()
     results = []
     for backend in ("pythonforce", "torchforce"):
-        system = openmm.System()
-        for mass in atoms.get_masses():
-            system.addParticle(mass)
-        system.setDefaultPeriodicBoxVectors(*(atoms.cell.array * 0.1))
-        potential = LESPotentialImplFactory().createImpl("les", modelPath=water_artifact)
+        system = empty_system(atoms)
         options = {"precision": "double", "backend": backend, "forceGroup": 3}
-        potential.addForces(topology_from_atoms(atoms), system, chosen, 0, **options)
+        add_forces(system, water_artifact, topology_from_atoms(atoms), chosen, **options)
         assert system.getForce(0).getForceGroup() == 3
-        results.append(energy_and_forces(context_of(system, atoms.positions, platform)))
+        results.append(energy_and_forces(create_context(system, atoms.positions, platform)))
     assert_same(*results)
 
 
@@ -198,20 +171,20 @@ def test_torchforce_runs_dynamics_and_minimises(water_artifact):
     atoms = water_frame(0)
     results = []
     for backend in ("pythonforce", "torchforce"):
-        context = create_context(water_artifact, atoms, backend=backend, precision="double")
+        context = backend_context(water_artifact, atoms, backend, precision="double")
         context.setVelocitiesToTemperature(300, 1)
-        context.getIntegrator().step(20)
+        context.getIntegrator().step(10)
         results.append(energy_and_forces(context))
-        openmm.LocalEnergyMinimizer.minimize(context, 10.0, 3)
-        assert energy_and_forces(context)[0] < results[-1][0]
-    assert results[0][0] == pytest.approx(results[1][0], abs=1e-4)
+    assert_same(*results)
+    openmm.LocalEnergyMinimizer.minimize(context, 100.0, 2)
+    assert energy_and_forces(context)[0] < results[-1][0]
 
 
 @pytest.mark.torchforce
 @pytest.mark.filterwarnings(COPY_WARNING)
 def test_torchforce_stops_when_neighbours_do_not_fit(water_artifact):
     atoms = water_frame(0)
-    context = create_context(water_artifact, atoms, backend="torchforce", maxNeighbors=10)
+    context = backend_context(water_artifact, atoms, "torchforce", maxNeighbors=10)
     with pytest.raises(openmm.OpenMMException, match="maxNeighbors"):
         energy_and_forces(context)
 
@@ -221,7 +194,7 @@ def test_torchforce_stops_when_neighbours_do_not_fit(water_artifact):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_torchforce_stops_at_positions_that_are_not_finite(dipeptide_artifact, platform):
     atoms = dipeptide(0)
-    context = create_context(dipeptide_artifact, atoms, platform, backend="torchforce")
+    context = backend_context(dipeptide_artifact, atoms, "torchforce", platform)
     atoms.positions[0, 0] = np.nan
     context.setPositions(atoms.positions * 0.1)
     with pytest.raises(
@@ -234,7 +207,7 @@ def test_torchforce_stops_at_positions_that_are_not_finite(dipeptide_artifact, p
 @pytest.mark.filterwarnings(COPY_WARNING)
 def test_torchforce_stops_when_the_box_outgrows_its_buffers(water_artifact):
     atoms = water_frame(0)
-    context = create_context(water_artifact, atoms, backend="torchforce")
+    context = backend_context(water_artifact, atoms, "torchforce")
     energy_and_forces(context)
     context.setPeriodicBoxVectors(*(atoms.cell.array * 0.1 * 1.3))
     with pytest.raises(openmm.OpenMMException, match="the box has changed"):
@@ -246,7 +219,7 @@ def test_torchforce_warns_about_copies(water_artifact):
     if backends.torchforce_status().copies:
         pytest.skip("this openmmtorch can be copied")
     with pytest.warns(UserWarning, match=r"crashes the process when a System is copied"):
-        create_context(water_artifact, water_frame(0), backend="torchforce")
+        backend_context(water_artifact, water_frame(0), "torchforce")
 
 
 @pytest.mark.torchforce

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from helpers import MODELS, WATER_MODEL, shared_file
 
 from openmm_les import __version__
 from openmm_les.cli import COMMANDS, main
@@ -147,6 +148,7 @@ def test_other_errors_are_told_apart(capsys, tmp_path, monkeypatch):
         ("there.les.pt", "exists"),
         ("", "is a directory"),
         ("absent/model.les.pt", "does not exist"),
+        ("there.les.pt/model.les.pt", "does not exist"),
     ],
 )
 def test_output_is_checked_before_the_work(capsys, tmp_path, output, message):
@@ -158,6 +160,37 @@ def test_output_is_checked_before_the_work(capsys, tmp_path, output, message):
     assert err.count("\n") == 1
     assert (tmp_path / "there.les.pt").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["there.les.pt"]
+
+
+def test_export_and_overwrite(capsys, tmp_path):
+    model = shared_file(MODELS / f"{WATER_MODEL}.model")
+    output = tmp_path / "water.les.pt"
+    options = ["-o", output, "--dtype", "float64", "--licence", "for tests only"]
+    status, out, _ = run(capsys, "export", model, *options)
+    assert status == 0
+    assert out.startswith(f"wrote {output}\n")
+    assert f"modelPath='{output}'" in out
+    metadata = json.loads(run(capsys, "inspect", output, "--json")[1])
+    assert metadata["dtype"] == "float64"
+    assert metadata["licence"] == "for tests only"
+
+    before = output.read_bytes()
+    status, _, err = run(capsys, "export", model, *options)
+    assert status == 2
+    assert "--overwrite" in err
+    assert output.read_bytes() == before
+    output.write_text("old")
+    assert run(capsys, "export", model, *options, "--overwrite")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["water.les.pt"]
+
+
+def test_export_of_something_else(capsys, tmp_path):
+    text = tmp_path / "notes.model"
+    text.write_text("not a model")
+    status, _, err = run(capsys, "export", text, "-o", tmp_path / "out.les.pt")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.model"]
 
 
 def test_export_needs_an_output(capsys, tmp_path):

@@ -1,75 +1,31 @@
 """LES models in real OpenMM Contexts, through PythonForce, which works in every installation."""
 
-import copy
 import os
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import openmm
 import pytest
+from contexts import (
+    PLATFORMS,
+    add_forces,
+    assert_same,
+    create_context,
+    create_system,
+    empty_system,
+    energy_and_forces,
+    evaluate,
+    of_calculator,
+    total_energy,
+)
 from helpers import dipeptide, topology_from_atoms, water_frame
-from openmm import app, unit
+from openmm import app
 from openmmml import MLPotential
 from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import artifact as artifacts
-from openmm_les.ase import LESCalculator
 from openmm_les.potential import LESPotentialImplFactory
-from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
-
-PLATFORMS = ["Reference", "CPU"]
-
-# DESIGN.md: energies [eV per atom] and forces [eV/A] of anything that should be the same.
-TOLERANCE = {"single": (1e-6, 1e-4), "double": (1e-9, 1e-8)}
-
-
-@pytest.fixture(autouse=True)
-def _registered():
-    MLPotential.registerImplFactory("les", LESPotentialImplFactory())
-
-
-def create_system(path, atoms, **options) -> openmm.System:
-    """Pure ML System of an ASE structure."""
-    potential = MLPotential("les", modelPath=path)
-    return potential.createSystem(topology_from_atoms(atoms), **options)
-
-
-def create_context(system, positions, platform="CPU", integrator=None) -> openmm.Context:
-    """Context of one thread at `positions` [A]."""
-    name = openmm.Platform.getPlatformByName(platform)
-    properties = {"Threads": "1"} if platform == "CPU" else {}
-    integrator = integrator or openmm.VerletIntegrator(0.0005)
-    context = openmm.Context(system, integrator, name, properties)
-    context.setPositions(positions * 0.1)
-    return context
-
-
-def energy_and_forces(context, **state) -> tuple[float, np.ndarray]:
-    """Energy [eV] and forces [eV/A]."""
-    result = context.getState(energy=True, forces=True, **state)
-    energy = result.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / KJ_PER_MOL_PER_EV
-    forces = result.getForces(asNumpy=True)._value / FORCE_PER_EV_PER_ANGSTROM
-    return energy, forces
-
-
-def evaluate(path, atoms, platform="CPU", **options) -> tuple[float, np.ndarray]:
-    system = create_system(path, atoms, **options)
-    return energy_and_forces(create_context(system, atoms.positions, platform))
-
-
-def assert_same(got, expected, precision="double"):
-    per_atom, per_force = TOLERANCE[precision]
-    assert abs(got[0] - expected[0]) < per_atom * len(expected[1])
-    np.testing.assert_allclose(got[1], expected[1], atol=per_force, rtol=0)
-
-
-def of_calculator(path, atoms, precision="double") -> tuple[float, np.ndarray]:
-    atoms = atoms.copy()
-    atoms.calc = LESCalculator(path, precision=precision)
-    return atoms.get_potential_energy(), atoms.get_forces()
-
 
 # ------------------------------------------------------------------ registration
 
@@ -192,11 +148,6 @@ def test_the_box_of_the_context_counts(water_artifact, platform):
 # ------------------------------------------------------------------ part of a System
 
 
-def add_to(system, path, topology, particles, **options):
-    potential = LESPotentialImplFactory().createImpl("les", modelPath=path)
-    potential.addForces(topology, system, particles, 0, **options)
-
-
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_subset_in_any_order(dipeptide_artifact, platform):
     atoms = dipeptide(1)
@@ -204,11 +155,9 @@ def test_subset_in_any_order(dipeptide_artifact, platform):
     whole = atoms + atoms  # the second copy is described by nobody
     whole.positions[number:] += 30.0
     order = np.random.default_rng(3).permutation(number)
-    system = openmm.System()
-    for mass in whole.get_masses():
-        system.addParticle(mass)
+    system = empty_system(whole)
     topology = topology_from_atoms(whole)
-    add_to(system, dipeptide_artifact, topology, order.tolist(), precision="double")
+    add_forces(system, dipeptide_artifact, topology, order.tolist(), precision="double")
     energy, forces = energy_and_forces(create_context(system, whole.positions, platform))
     assert_same((energy, forces[:number]), evaluate(dipeptide_artifact, atoms, precision="double"))
     assert not forces[number:].any()
@@ -219,11 +168,8 @@ def test_subset_of_a_periodic_system(water_artifact, platform):
     """Molecules around the ML ones do not matter, nor which image of the box they are in."""
     atoms = water_frame(0)
     chosen = list(range(30, 90))
-    system = openmm.System()
-    for mass in atoms.get_masses():
-        system.addParticle(mass)
-    system.setDefaultPeriodicBoxVectors(*(atoms.cell.array * 0.1))
-    add_to(system, water_artifact, topology_from_atoms(atoms), chosen, precision="double")
+    system = empty_system(atoms)
+    add_forces(system, water_artifact, topology_from_atoms(atoms), chosen, precision="double")
     outside = atoms.positions + 2 * atoms.cell[0] - atoms.cell[2]
     energy, forces = energy_and_forces(create_context(system, outside, platform))
     alone = atoms[chosen]
@@ -341,9 +287,8 @@ def test_energy_conservation(water_artifact):
     totals = []
     for _ in range(10):
         integrator.step(8)
-        state = context.getState(energy=True)
-        totals.append((state.getPotentialEnergy() + state.getKineticEnergy())._value)
-    totals = np.array(totals) / KJ_PER_MOL_PER_EV / len(atoms)
+        totals.append(total_energy(context) / len(atoms))
+    totals = np.array(totals)
     assert np.abs(totals - totals[0]).max() < 2e-4  # eV per atom
 
 
@@ -362,10 +307,9 @@ def test_drift_over_two_picoseconds(request, kind):
     times, totals = [], []
     for _ in range(100):
         integrator.step(40)
-        state = context.getState(energy=True)
-        times.append(state.getTime()._value)
-        totals.append((state.getPotentialEnergy() + state.getKineticEnergy())._value)
-    drift = np.polyfit(times, np.array(totals) / KJ_PER_MOL_PER_EV / len(atoms), 1)[0]
+        times.append(context.getTime()._value)
+        totals.append(total_energy(context) / len(atoms))
+    drift = np.polyfit(times, totals, 1)[0]
     assert abs(drift) < 1e-3
 
 
@@ -400,218 +344,3 @@ def test_constant_pressure(water_artifact, platform):
     assert_same(energy_and_forces(context), expected, "single")
     for first, *rest in context.getMolecules():
         assert (after.get_distances(first, rest, mic=True) < 2.0).all()
-
-
-# ------------------------------------------------------------------ saved Systems
-
-FRESH_PROCESS = """
-import sys
-import numpy as np
-import openmm
-system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
-positions = np.load(sys.argv[2])
-integrator = openmm.VerletIntegrator(0.0005)
-context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(sys.argv[4]))
-context.setPositions(positions * 0.1)
-state = context.getState(energy=True, forces=True)
-energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
-np.savez(sys.argv[3], energy=energy, forces=forces)
-"""
-
-
-def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
-    """Energy [eV] and forces [eV/A] of a saved System, computed by another Python process."""
-    (tmp_path / "system.xml").write_text(xml)
-    np.save(tmp_path / "positions.npy", positions)
-    files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    if cache is not None:
-        environment["OPENMM_LES_CACHE_DIR"] = str(cache)
-    child = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, *files, platform],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode != 0:
-        raise RuntimeError(child.stderr)
-    result = np.load(files[2])
-    return result["energy"] / KJ_PER_MOL_PER_EV, result["forces"] / FORCE_PER_EV_PER_ANGSTROM
-
-
-def test_xml_round_trip_in_a_fresh_process(water_artifact, tmp_path):
-    atoms = water_frame(0)
-    system = create_system(water_artifact, atoms, precision="double")
-    xml = openmm.XmlSerializer.serialize(system)
-    expected = energy_and_forces(create_context(system, atoms.positions))
-    assert_same(in_fresh_process(tmp_path, xml, atoms.positions), expected)
-
-
-def test_xml_of_a_subset_keeps_options_and_order(dipeptide_artifact, tmp_path):
-    atoms = dipeptide(0)
-    order = list(reversed(range(len(atoms))))
-    system = openmm.System()
-    for mass in atoms.get_masses():
-        system.addParticle(mass)
-    options = {"precision": "double", "returnEnergyType": "energy", "maxNeighbors": 40}
-    add_to(system, dipeptide_artifact, topology_from_atoms(atoms), order, **options)
-    expected = energy_and_forces(create_context(system, atoms.positions))
-    assert_same(expected, of_calculator(dipeptide_artifact, atoms))
-    xml = openmm.XmlSerializer.serialize(system)
-    assert_same(in_fresh_process(tmp_path, xml, atoms.positions, "Reference"), expected)
-
-
-def test_saved_system_finds_a_moved_artifact(dipeptide_artifact, tmp_path, monkeypatch):
-    atoms = dipeptide(0)
-    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
-    original = shutil.copy(dipeptide_artifact, tmp_path / "here.les.pt")
-    system = create_system(original, atoms, precision="double")
-    expected = energy_and_forces(create_context(system, atoms.positions))
-    xml = openmm.XmlSerializer.serialize(system)
-
-    # Making the System left a copy in the cache.
-    original.rename(tmp_path / "there.les.pt")
-    assert_same(in_fresh_process(tmp_path, xml, atoms.positions), expected)
-
-    with pytest.raises(RuntimeError, match=r"here\.les\.pt does not exist.*sha256"):
-        in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
-
-
-def test_saved_system_does_not_run_another_model(
-    dipeptide_artifact, water_artifact, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
-    path = shutil.copy(dipeptide_artifact, tmp_path / "model.les.pt")
-    atoms = dipeptide(0)
-    xml = openmm.XmlSerializer.serialize(create_system(path, atoms))
-    shutil.copy(water_artifact, path)
-    with pytest.raises(RuntimeError, match=r"model\.les\.pt holds another model now"):
-        in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
-
-
-def test_xml_holds_no_weights(water_artifact):
-    xml = openmm.XmlSerializer.serialize(create_system(water_artifact, water_frame(0)))
-    system = openmm.XmlSerializer.deserialize(xml)
-    function = next(line for line in xml.splitlines() if "PythonForce" in line)
-    assert len(function) < 4000
-    assert "torch" not in bytes.fromhex(function.split('function="')[1].split('"')[0]).decode(
-        "latin1"
-    )
-    assert openmm.XmlSerializer.serialize(system) == xml
-
-
-def test_saved_function_keeps_its_name(water_artifact):
-    """XML files that users keep name this function; it must never move."""
-    xml = openmm.XmlSerializer.serialize(create_system(water_artifact, water_frame(0)))
-    assert b"openmm_les.forces.pythonforce".hex() in xml
-    assert b"restore".hex() in xml
-
-
-def test_copied_system(water_artifact):
-    atoms = water_frame(0)
-    system = create_system(water_artifact, atoms, precision="double")
-    expected = energy_and_forces(create_context(system, atoms.positions))
-    duplicate = copy.deepcopy(system)
-    assert_same(energy_and_forces(create_context(duplicate, atoms.positions)), expected)
-
-
-def test_two_contexts_share_a_system(water_artifact):
-    """Contexts of one System share the callable; their structures must not mix."""
-    first, second = water_frame(0), water_frame(1)
-    system = create_system(water_artifact, first, precision="double")
-    contexts = [create_context(system, first.positions), create_context(system, second.positions)]
-    contexts[1].setPeriodicBoxVectors(*(second.cell.array * 0.1))
-    for _ in range(2):
-        for atoms, context in zip((first, second), contexts, strict=True):
-            expected = evaluate(water_artifact, atoms, precision="double")
-            assert_same(energy_and_forces(context), expected)
-
-
-# ------------------------------------------------------------------ what must stop a simulation
-
-
-def compressed(atoms, factor):
-    squeezed = atoms.copy()
-    squeezed.positions = atoms.get_center_of_mass() + factor * (
-        atoms.positions - atoms.get_center_of_mass()
-    )
-    return squeezed
-
-
-def test_neighbour_capacity_grows(dipeptide_artifact):
-    """From far apart to the normal structure: more neighbours than at the start, none is lost."""
-    atoms = dipeptide(0)
-    dilute = compressed(atoms, 8.0)
-    system = create_system(dipeptide_artifact, dilute, precision="double", maxNeighbors=1)
-    context = create_context(system, dilute.positions)
-    energy_and_forces(context)
-    context.setPositions(atoms.positions * 0.1)
-    expected = evaluate(dipeptide_artifact, atoms, precision="double")
-    assert_same(energy_and_forces(context), expected)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_positions_that_are_not_finite(dipeptide_artifact, platform, value):
-    atoms = dipeptide(0)
-    system = create_system(dipeptide_artifact, atoms)
-    context = create_context(system, atoms.positions, platform)
-    energy_and_forces(context)
-    atoms.positions[3, 1] = value
-    context.setPositions(atoms.positions * 0.1)
-    # The CPU platform finds NaN itself in some cases; infinity never.
-    with pytest.raises(openmm.OpenMMException, match=r"position|coordinate is NaN"):
-        energy_and_forces(context)
-
-
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_two_atoms_at_one_place(dipeptide_artifact, platform):
-    atoms = dipeptide(0)
-    context = create_context(create_system(dipeptide_artifact, atoms), atoms.positions, platform)
-    atoms.positions[5] = atoms.positions[2]
-    context.setPositions(atoms.positions * 0.1)
-    with pytest.raises(openmm.OpenMMException, match=r"same place"):
-        energy_and_forces(context)
-
-
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_box_that_becomes_too_small(water_artifact, platform):
-    atoms = water_frame(0)
-    context = create_context(create_system(water_artifact, atoms), atoms.positions, platform)
-    energy_and_forces(context)
-    context.setPeriodicBoxVectors(*(np.eye(3) * 0.1))
-    with pytest.raises(
-        openmm.OpenMMException, match=r"the box is too small: its faces are 1\.000 A"
-    ):
-        energy_and_forces(context)
-
-
-def test_unexpected_failure_names_itself(water_artifact, caplog):
-    """OpenMM keeps the text of an exception: it names the type, and the log has the traceback."""
-    from openmm_les.forces.pythonforce import restore
-
-    artifact = artifacts.load(water_artifact)
-    force = openmm.PythonForce(restore(str(artifact.path), artifact.sha256, {"periodic": False}))
-    system = openmm.System()
-    system.addParticle(1.0)
-    system.addForce(force)
-    context = create_context(system, np.zeros((1, 3)))
-    with pytest.raises(openmm.OpenMMException, match=r"the LES force failed: KeyError: 'numbers'"):
-        energy_and_forces(context)
-    assert "Traceback" in caplog.text
-
-
-def test_interrupt_is_named(water_artifact, monkeypatch):
-    """Ctrl-C in a step reaches the user as an OpenMMException, which would otherwise be empty."""
-    from openmm_les.system_model import SystemModel
-
-    atoms = water_frame(0)
-    context = create_context(create_system(water_artifact, atoms), atoms.positions)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SystemModel, "evaluate", interrupted)
-    with pytest.raises(openmm.OpenMMException, match="interrupted from the keyboard"):
-        energy_and_forces(context)

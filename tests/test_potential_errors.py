@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import openmm
 import pytest
+from contexts import add_forces
 from openmm import app, unit
 from openmmml import MLPotential
 
@@ -12,11 +13,6 @@ from openmm_les import ArtifactError, InputError
 from openmm_les import artifact as artifacts
 from openmm_les.forces import backends
 from openmm_les.potential import LESPotentialImplFactory
-
-
-@pytest.fixture(autouse=True)
-def _registered():
-    MLPotential.registerImplFactory("les", LESPotentialImplFactory())
 
 
 def water_topology(*extra: tuple[str, app.Element | None]) -> app.Topology:
@@ -35,15 +31,13 @@ def create_system(path, topology=None, **options) -> openmm.System:
     return MLPotential("les", modelPath=path).createSystem(topology or water_topology(), **options)
 
 
-def add_forces(path, atoms, topology=None) -> openmm.System:
-    """What createMixedSystem does with a list of atoms, without its other demands."""
+def system_of(path, atoms, topology=None) -> openmm.System:
+    """System with the model on a list of atoms."""
     topology = topology or water_topology()
     system = openmm.System()
     for _ in topology.atoms():
         system.addParticle(1.0)
-    LESPotentialImplFactory().createImpl("les", modelPath=path).addForces(
-        topology, system, atoms, 0
-    )
+    add_forces(system, path, topology, atoms)
     return system
 
 
@@ -130,7 +124,7 @@ def test_virtual_site_is_refused_by_name(water_artifact):
 
 
 def test_virtual_site_outside_the_region_is_fine(water_artifact):
-    add_forces(water_artifact, [0, 1, 2], water_topology(("M", None)))
+    system_of(water_artifact, [0, 1, 2], water_topology(("M", None)))
 
 
 @pytest.mark.parametrize(
@@ -146,12 +140,12 @@ def test_virtual_site_outside_the_region_is_fine(water_artifact):
 )
 def test_wrong_atom_lists_are_refused(water_artifact, atoms, message):
     with pytest.raises(InputError, match=r"atoms: .*" + message):
-        add_forces(water_artifact, atoms)
+        system_of(water_artifact, atoms)
 
 
 @pytest.mark.parametrize("atoms", [iter([2, 0]), np.array([2, 0]), (2, 0)])
 def test_atoms_may_come_in_any_sequence_and_order(water_artifact, atoms):
-    system = add_forces(water_artifact, atoms)
+    system = system_of(water_artifact, atoms)
     assert list(system.getForce(0).getParticles()) == [2, 0]
 
 

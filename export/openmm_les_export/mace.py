@@ -58,7 +58,8 @@ def canonical_mace(pickled: PickledModel) -> CanonicalModel:
     return CanonicalModel(
         family="mace",
         hyper=hyper,
-        state=state,
+        # Copies: a view would be written into the artifact with everything it is a view of.
+        state={name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()},
         les=les_parameters(model.module("les")),
         source={
             "file": pickled.file,

@@ -359,7 +359,8 @@ def _load(file: Path, members: dict[str, bytes]) -> object:
             # Explicit: importing mace-torch switches weights_only off for the whole process.
             return torch.load(buffer, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        # Without torch's advice to load the file unsafely.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n", 1)[0]
         raise ModelFileError(
             f"model: {file} is damaged, torch cannot rebuild its tensors ({reason}); copy or "
             "download it again"

@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Each makes its own virtual environment in .venv from this project's files.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODEL ?= ../shared/models/mace_les_dipep_r4_l0.model
+PDB ?=
+
+.PHONY: demo test test-all lint benchmark clean
+
+# torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[mace,torchforce,test]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python examples/01_md_of_a_peptide.py --model '$(MODEL)' --output demo-output
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow and not network'
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m 'not network'
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmark: $(STAMP)
+	$(BIN)/python benchmarks/vs_openmmml.py
+
+clean:
+	rm -rf $(VENV) demo-output build dist

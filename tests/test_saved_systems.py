@@ -1,0 +1,145 @@
+"""Systems that are saved, moved, copied and shared."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import openmm
+import pytest
+from contexts import (
+    add_forces,
+    assert_same,
+    create_context,
+    create_system,
+    empty_system,
+    energy_and_forces,
+    evaluate,
+    of_calculator,
+)
+from helpers import dipeptide, topology_from_atoms, water_frame
+
+from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+
+FRESH_PROCESS = """
+import sys
+import numpy as np
+import openmm
+system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
+positions = np.load(sys.argv[2])
+integrator = openmm.VerletIntegrator(0.0005)
+context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(sys.argv[4]))
+context.setPositions(positions * 0.1)
+state = context.getState(energy=True, forces=True)
+energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+np.savez(sys.argv[3], energy=energy, forces=forces)
+"""
+
+
+def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
+    """Energy [eV] and forces [eV/A] of a saved System, computed by another Python process."""
+    (tmp_path / "system.xml").write_text(xml)
+    np.save(tmp_path / "positions.npy", positions)
+    files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    if cache is not None:
+        environment["OPENMM_LES_CACHE_DIR"] = str(cache)
+    child = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, *files, platform],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode != 0:
+        raise RuntimeError(child.stderr)
+    result = np.load(files[2])
+    return result["energy"] / KJ_PER_MOL_PER_EV, result["forces"] / FORCE_PER_EV_PER_ANGSTROM
+
+
+def test_xml_round_trip_in_a_fresh_process(water_artifact, tmp_path):
+    atoms = water_frame(0)
+    system = create_system(water_artifact, atoms, precision="double")
+    xml = openmm.XmlSerializer.serialize(system)
+    expected = energy_and_forces(create_context(system, atoms.positions))
+    assert_same(in_fresh_process(tmp_path, xml, atoms.positions), expected)
+
+
+def test_xml_of_a_subset_keeps_options_and_order(dipeptide_artifact, tmp_path):
+    atoms = dipeptide(0)
+    order = list(reversed(range(len(atoms))))
+    system = empty_system(atoms)
+    options = {"precision": "double", "returnEnergyType": "energy", "maxNeighbors": 40}
+    add_forces(system, dipeptide_artifact, topology_from_atoms(atoms), order, **options)
+    expected = energy_and_forces(create_context(system, atoms.positions))
+    assert_same(expected, of_calculator(dipeptide_artifact, atoms))
+    xml = openmm.XmlSerializer.serialize(system)
+    assert_same(in_fresh_process(tmp_path, xml, atoms.positions, "Reference"), expected)
+
+
+def test_saved_system_finds_a_moved_artifact(dipeptide_artifact, tmp_path, monkeypatch):
+    atoms = dipeptide(0)
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
+    original = shutil.copy(dipeptide_artifact, tmp_path / "here.les.pt")
+    system = create_system(original, atoms, precision="double")
+    expected = energy_and_forces(create_context(system, atoms.positions))
+    xml = openmm.XmlSerializer.serialize(system)
+
+    # Making the System left a copy in the cache.
+    original.rename(tmp_path / "there.les.pt")
+    assert_same(in_fresh_process(tmp_path, xml, atoms.positions), expected)
+
+    with pytest.raises(RuntimeError, match=r"here\.les\.pt does not exist.*sha256"):
+        in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
+
+
+def test_saved_system_does_not_run_another_model(
+    dipeptide_artifact, water_artifact, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
+    path = shutil.copy(dipeptide_artifact, tmp_path / "model.les.pt")
+    atoms = dipeptide(0)
+    xml = openmm.XmlSerializer.serialize(create_system(path, atoms))
+    shutil.copy(water_artifact, path)
+    with pytest.raises(RuntimeError, match=r"model\.les\.pt holds another model now"):
+        in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
+
+
+def test_xml_holds_no_weights(water_artifact):
+    xml = openmm.XmlSerializer.serialize(create_system(water_artifact, water_frame(0)))
+    system = openmm.XmlSerializer.deserialize(xml)
+    function = next(line for line in xml.splitlines() if "PythonForce" in line)
+    assert len(function) < 4000
+    assert "torch" not in bytes.fromhex(function.split('function="')[1].split('"')[0]).decode(
+        "latin1"
+    )
+    assert openmm.XmlSerializer.serialize(system) == xml
+
+
+def test_saved_function_keeps_its_name(water_artifact):
+    """XML files that users keep name this function; it must never move."""
+    xml = openmm.XmlSerializer.serialize(create_system(water_artifact, water_frame(0)))
+    assert b"openmm_les.forces.pythonforce".hex() in xml
+    assert b"restore".hex() in xml
+
+
+def test_copied_system(water_artifact):
+    atoms = water_frame(0)
+    system = create_system(water_artifact, atoms, precision="double")
+    expected = energy_and_forces(create_context(system, atoms.positions))
+    duplicate = copy.deepcopy(system)
+    assert_same(energy_and_forces(create_context(duplicate, atoms.positions)), expected)
+
+
+def test_two_contexts_share_a_system(water_artifact):
+    """Contexts of one System share the callable; their structures must not mix."""
+    first, second = water_frame(0), water_frame(1)
+    system = create_system(water_artifact, first, precision="double")
+    contexts = [create_context(system, first.positions), create_context(system, second.positions)]
+    contexts[1].setPeriodicBoxVectors(*(second.cell.array * 0.1))
+    for _ in range(2):
+        for atoms, context in zip((first, second), contexts, strict=True):
+            expected = evaluate(water_artifact, atoms, precision="double")
+            assert_same(energy_and_forces(context), expected)
