@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import DIPEPTIDE_MODEL, L2_MODEL, MODELS, WATER_MODEL, shared_file
 
 from openmm_les_export import export
+
+# The systems are small: more threads would only wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

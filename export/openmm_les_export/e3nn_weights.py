@@ -1,8 +1,8 @@
 """Effective weights of e3nn's layers, from their records.
 
-Row-vector convention: a linear map acts as ``x @ W``. Every normalisation that e3nn multiplies in at
-run time (path weights, activation constants, square roots of widths) is multiplied into the weights,
-in float64. Path weights are those stored in the file, so e3nn's conventions of the day do not matter.
+Row-vector convention: a linear map acts as ``x @ W``. Every normalisation that e3nn multiplies in
+at run time (path weights, activation constants, square roots of widths) is multiplied into the
+weights, in float64. Path weights are those of the file, whatever e3nn's conventions of the day.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def degrees(irreps: list[Irrep], path: str) -> list[int]:
     for irrep in irreps:
         if irrep.p != (-1) ** irrep.l:
             raise UnsupportedModelError(
-                f"model: {path}: expected irreps of parity (-1)^l, got {irrep}; openmm-les does not "
-                "implement pseudo-scalars and pseudo-tensors"
+                f"model: {path}: expected irreps of parity (-1)^l, got {irrep}; openmm-les does "
+                "not implement pseudo-scalars and pseudo-tensors"
             )
     return [irrep.l for irrep in irreps]
 
@@ -52,7 +52,8 @@ def channel_count(irreps: list[Irrep], path: str) -> tuple[int, int]:
     if found != list(range(len(found))) or len({irrep.mul for irrep in irreps}) != 1:
         got = " + ".join(map(str, irreps))
         raise UnsupportedModelError(
-            f"model: {path}: expected the same number of channels for each degree 0, 1, ..., got {got}"
+            f"model: {path}: expected the same number of channels for each degree 0, 1, ..., got "
+            + got
         )
     return irreps[0].mul, found[-1]
 
@@ -65,7 +66,9 @@ def _flat_blocks(record: Record, shapes: list[tuple[int, ...]]) -> list[torch.Te
         raise ModelFileError(
             f"model: {record.path}.weight: expected {sum(sizes)} numbers, got {tuple(weight.shape)}"
         )
-    return [block.view(shape) for block, shape in zip(weight.split(sizes), shapes, strict=True)]
+    return [
+        block.view(shape) for block, shape in zip(torch.split(weight, sizes), shapes, strict=True)
+    ]
 
 
 def linear_by_degree(record: Record) -> dict[int, torch.Tensor]:
@@ -128,7 +131,7 @@ def species_linear_by_degree(record: Record, elements: int) -> dict[int, torch.T
 
 
 def convolution_paths(record: Record, channels: int) -> list[Path]:
-    """Paths of the channel-wise tensor product of neighbours and edges, in the order of its weights."""
+    """Paths of the channel-wise product of neighbours and edges, in the order of its weights."""
     node, edge = record.irreps("irreps_in1"), record.irreps("irreps_in2")
     out = record.irreps("irreps_out")
     for irreps in (node, edge, out):
@@ -138,8 +141,8 @@ def convolution_paths(record: Record, channels: int) -> list[Path]:
         i_node, i_edge, i_out, mode, weighted, weight, shape = instruction.args
         if mode != "uvu" or not weighted or tuple(shape) != (channels, 1):
             raise UnsupportedModelError(
-                f"model: {record.path}: expected weighted 'uvu' paths with {channels} channels, got "
-                f"{mode!r} with {describe(shape)}"
+                f"model: {record.path}: expected weighted 'uvu' paths with {channels} channels, "
+                f"got {mode!r} with {describe(shape)}"
             )
         paths.append(Path(node[i_node].l, edge[i_edge].l, out[i_out].l, i_out, float(weight)))
     if sorted(path.slot for path in paths) != list(range(len(out))):

@@ -1,4 +1,4 @@
-"""Reads MACE-LES models: the weights of a ``.model`` file in the canonical form of ``docs/design.md``.
+"""Reads MACE-LES models: a ``.model`` file becomes the canonical form of ``docs/design.md``.
 
 torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
@@ -113,7 +113,8 @@ def _single_head(model: Record, path: str) -> float:
 
 
 def _reference_energies(model: Record, elements: int) -> torch.Tensor:
-    energies = torch.atleast_2d(model.module("atomic_energies_fn").tensor("atomic_energies"))
+    energies = model.module("atomic_energies_fn").tensor("atomic_energies")
+    energies = energies.reshape(-1, energies.shape[-1])  # old files have no axis for heads
     if energies.shape[0] != 1:
         raise UnsupportedModelError(
             f"model: atomic_energies: expected a single head, got {energies.shape[0]} heads; "
@@ -185,7 +186,8 @@ def _layers(
         )
         if width != channels:
             raise UnsupportedModelError(
-                f"model: {product.path}: expected {channels} channels as in the embedding, got {width}"
+                f"model: {product.path}: expected {channels} channels as in the embedding, got "
+                f"{width}"
             )
         if t == len(products) - 1:
             # Readouts take scalars: covariant outputs of the last layer are never seen.
@@ -209,7 +211,8 @@ def _interaction(
     for name in ("node_feats_irreps", "edge_irreps"):
         if name in record.state and record.irreps(name) != node_feats:
             raise UnsupportedModelError(
-                f"model: option {record.path}.{name}: expected those of the node features, got others"
+                f"model: option {record.path}.{name}: expected those of the node features, got "
+                + " + ".join(map(str, record.irreps(name)))
             )
     conv_tp, mixing = record.module("conv_tp"), record.module("linear")
     expected = [
@@ -221,8 +224,8 @@ def _interaction(
     for name, irreps, mul, degree in expected:
         if e3nn_weights.channel_count(irreps, f"{record.path}.{name}") != (mul, degree):
             raise UnsupportedModelError(
-                f"model: {record.path}.{name}: expected {mul} channels of degree 0 to {degree}, got "
-                + " + ".join(map(str, irreps))
+                f"model: {record.path}.{name}: expected {mul} channels of degree 0 to {degree}, "
+                "got " + " + ".join(map(str, irreps))
             )
     for degree, matrix in e3nn_weights.linear_by_degree(record.module("linear_up")).items():
         state[f"{prefix}up.{degree}"] = matrix
@@ -239,7 +242,7 @@ def _interaction(
     _check_same_layout(record, conv_tp, mixing)
     neighbors = record.number("avg_num_neighbors")
     for degree, rows in e3nn_weights.linear_by_degree(mixing).items():
-        # e3nn stacks the messages of a degree by slot, the canonical form by the order of the paths.
+        # e3nn stacks the messages of a degree by slot, the canonical form in order of the paths.
         slots = sorted(path.slot for path in paths if path.out == degree)
         blocks = rows.view(len(slots), channels, channels)
         order = [slots.index(path.slot) for path in paths if path.out == degree]
@@ -297,8 +300,8 @@ def _contraction(
         count = weight.shape[1]
         if coupling.shape != (2 * degree + 1, *[size] * nu, count):
             raise ModelFileError(
-                f"model: {record.path}.U_matrix_{nu}: expected {count} couplings of {size} variables, "
-                f"got shape {tuple(coupling.shape)}"
+                f"model: {record.path}.U_matrix_{nu}: expected {count} couplings of {size} "
+                f"variables, got shape {tuple(coupling.shape)}"
             )
         bases.append(coupling_monomials(coupling, nu))
         weights.append(weight)
@@ -406,5 +409,6 @@ def _check_finite(state: State) -> None:
     broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise ModelFileError(
-            f"model: weights: expected finite numbers, got NaN or infinity in {', '.join(broken[:5])}"
+            "model: weights: expected finite numbers, got NaN or infinity in "
+            + ", ".join(broken[:5])
         )

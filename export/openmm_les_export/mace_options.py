@@ -51,7 +51,7 @@ _OFF = (None, False)
 _READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
 _NONE_CONFIG: dict[str, Sequence[Any] | _Any] = {"cueq_config": (None,), "oeq_config": (None,)}
 
-#: The model itself. What is absent in a vintage (fork of 2025, mace-torch 0.3.13 and later) is fine.
+#: The model itself. What a vintage (fork of 2025, mace-torch) does not have is fine.
 _MODEL = Block(
     strict=True,
     options={
@@ -198,8 +198,10 @@ _BLOCKS: dict[str, Block] = {
 #: e3nn's layers.
 _TENSOR_PRODUCT = Block(
     options=dict.fromkeys(
-        ("irreps_in1", "irreps_in2", "irreps_out", "instructions", "weight_numel")
-        + ("internal_weights", "shared_weights"),
+        (
+            *("irreps_in1", "irreps_in2", "irreps_out", "instructions", "weight_numel"),
+            *("internal_weights", "shared_weights"),
+        ),
         ANY,
     ),
     tensors=("weight", "output_mask"),
@@ -274,8 +276,8 @@ def check_options(record: Record) -> None:
             raise _unknown(record, name, f"submodule {_option_name(module)}")
         if module.kind not in accepted:
             raise UnsupportedModelError(
-                f"model: {module.path}: expected {' or '.join(accepted)}, got {_option_name(module)}; "
-                "openmm-les does not implement it"
+                f"model: {module.path}: expected {' or '.join(accepted)}, got "
+                f"{_option_name(module)}; openmm-les does not implement it"
             )
         check_options(module)
 
@@ -311,6 +313,6 @@ def _option_name(module: Record) -> str:
 def _unknown(record: Record, name: str, what: str) -> UnsupportedModelError:
     where = f"{record.path}.{name}" if record.path else name
     return UnsupportedModelError(
-        f"model: {where}: unknown {what} of {record.kind}; openmm-les cannot tell what it changes in "
-        "the model"
+        f"model: {where}: unknown {what} of {record.kind}; openmm-les cannot tell what it changes "
+        "in the model"
     )

@@ -1,8 +1,9 @@
 """The original model, for verification: mace-torch's own blocks with the weights of a file.
 
-mace-torch's MACELES class needs the les package and changes its layout between versions, so the model
-is put together block by block, each from its own record, and the electrostatics is a plain float64
-sum written here. It shares no code with the run-time package. The only file that imports mace-torch.
+mace-torch's MACELES class needs the les package and changes its layout between versions, so the
+model is put together block by block, each from its own record, and the electrostatics is a plain
+float64 sum written here, which shares no code with the run-time package. No other file imports
+mace-torch.
 """
 
 from __future__ import annotations
@@ -43,13 +44,11 @@ class Evaluation:
         energy: with isolated-atom references [eV].
         forces: shape (n, 3) [eV/A].
         charges: latent charges, shape (n,) [e].
-        potentials: derivative of the energy with respect to each charge, shape (n,) [eV/e].
     """
 
     energy: float
     forces: Array
     charges: Array
-    potentials: Array
 
 
 def mace_version() -> str:
@@ -138,12 +137,11 @@ class MACEReference:
                 r, species, torch.tensor(edges, dtype=torch.int64), torch.tensor(shifts)
             )
             energy = energies.sum() + _les_energy(charges, r, box, self._les)
-            gradient, potentials = torch.autograd.grad(energy, (r, charges))
+            (gradient,) = torch.autograd.grad(energy, r)
         return Evaluation(
             energy=float(energy.detach()),
             forces=-gradient.numpy(),
             charges=charges.detach().numpy(),
-            potentials=potentials.numpy(),
         )
 
     def _species(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -299,7 +297,10 @@ def _give_weights(network: Any, record: Record) -> None:
 def _les_energy(
     charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: dict[str, float | bool]
 ) -> torch.Tensor:
-    """LES energy by its definition, see docs/design.md: the full sphere of k vectors, or all pairs."""
+    """LES energy by its definition: the full sphere of k vectors, or all pairs.
+
+    Cheng, npj Comput. Mater. 11, 80 (2025); with the self term of the periodic sum kept or removed.
+    """
     sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
     self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
     removed = bool(les["remove_self_interaction"])
@@ -307,7 +308,7 @@ def _les_energy(
         first, second = torch.triu_indices(len(r), len(r), 1)
         distance = torch.linalg.norm(r[first] - r[second], dim=1)
         pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
-        energy = prefactor / (2 * math.pi) * (pairs / distance).sum()
+        energy: torch.Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
     k = torch.tensor(_reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
     k2 = (k**2).sum(1)

@@ -1,8 +1,8 @@
 """MACE's symmetric contraction as polynomials in monomials.
 
-The contraction of order nu is a polynomial sum_k w_k sum_i U[m, i_1 .. i_nu, k] A_{i_1} .. A_{i_nu}
-(Batatia et al., NeurIPS 35, 11423 (2022), eq. 10-11). Written in the monomials of A~ = [1, A], sets of
-coupling tensors U of different vintages (full or reduced) are the same kind of object: a matrix whose
+The contraction of order nu is a polynomial sum_k w_k sum_i U[m, i_1 .. i_nu, k] A_i1 .. A_inu
+(Batatia et al., NeurIPS 35, 11423 (2022), eq. 10-11). In monomials of A~ = [1, A], the coupling
+tensors U of different vintages (full or reduced sets) are the same kind of object: a matrix whose
 rows can be reduced to their rank.
 """
 

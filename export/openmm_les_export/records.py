@@ -117,8 +117,8 @@ class Record:
             modules = record.modules()
             if part not in modules:
                 raise UnsupportedModelError(
-                    f"model: {record._below(part)}: expected a submodule of {record.kind}, got none; "
-                    "this layout of MACE is not known"
+                    f"model: {record._below(part)}: expected a submodule of {record.kind}, got "
+                    "none; this layout of MACE is not known"
                 )
             record = modules[part]
         return record
@@ -137,8 +137,8 @@ class Record:
         tensors = self.tensors()
         if name not in tensors:
             raise UnsupportedModelError(
-                f"model: {self._below(name)}: expected a tensor of {self.kind}, got none; this layout "
-                "of MACE is not known"
+                f"model: {self._below(name)}: expected a tensor of {self.kind}, got none; this "
+                "layout of MACE is not known"
             )
         return tensors[name]
 
@@ -202,7 +202,7 @@ def describe(value: Any) -> str:
 
 
 def parse_irreps(value: Any, path: str) -> list[Irrep]:
-    """Representations from a record of e3nn's Irreps, or from their text such as ``"8x0e+8x1o"``."""
+    """Representations from a record of e3nn's Irreps, or from text such as ``"8x0e+8x1o"``."""
     try:
         if isinstance(value, str):
             return [_parse_term(term.strip()) for term in value.split("+")]

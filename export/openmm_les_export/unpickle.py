@@ -1,10 +1,10 @@
 """Reads a pickled model as inert records: nothing the file names is imported or executed.
 
-A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so opening
-one is running it. Here every class of a MACE-LES model has a stand-in that only stores what it is
-given, names outside an explicit list are refused before anything is rebuilt, and the rest is left to
-torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is read once, and its
-members are repacked, so no second parser can see another archive.
+A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
+opening one is running it. Here every class of a MACE-LES model has a stand-in that only stores what
+it is given, names outside an explicit list are refused before anything is rebuilt, and the rest is
+left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is read once
+and its members are repacked, so that no second parser can see another archive.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ KNOWN_OPTIONS = {
     "mace.modules.radial.ZBLBasis": "ZBL pair repulsion",
     "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
     "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
-    "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them back to e3nn)",
-    "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them back to e3nn)",
+    "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
+    "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
     "torch._C._VariableFunctionsClass": "an activation (gate) other than silu",
 }
 
@@ -116,7 +116,7 @@ _STRINGS = frozenset(
         "SHORT_BINSTRING",
     }
 )
-#: The only pickle protocol that torch's weights_only unpickler reads, and the one torch.save writes.
+#: The pickle protocol that torch.save writes, the only one that its restricted unpickler reads.
 _PROTOCOL = 2
 _EXPECTED = "expected a MACE-LES '.model' file as written by mace-torch's training script"
 
@@ -153,15 +153,15 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
     _check_globals(file, set(scan_globals(pickled)))
     if pickled[:1] == b"\x80" and pickled[1] > _PROTOCOL:
         raise ModelFileError(
-            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it again "
-            "with torch.save's default protocol"
+            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it "
+            "again with torch.save's default protocol"
         )
     root = _load(file, members)
     if not isinstance(root, Record):
         what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
         raise ModelFileError(
-            f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds the "
-            "whole model"
+            f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds "
+            "the whole model"
         )
     if root.qualified_name not in _LES_MODELS:
         raise ModelFileError(
@@ -188,27 +188,29 @@ def _archive_members(file: Path, content: bytes) -> dict[str, bytes]:
     """Members of the zip archive that torch.save writes, or an error that says what the file is."""
     if not content.startswith(b"PK\x03\x04"):
         raise _not_an_archive(file, content)
-    damaged = f"model: {file} is truncated or damaged; copy or download it again"
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             infos = archive.infolist()
-            # Which member torch's reader takes must not be open to doubt: one folder, no name twice
-            # (it ignores case), nothing compressed.
+            if any(info.filename.split("/")[1:] == ["constants.pkl"] for info in infos):
+                raise ModelFileError(
+                    f"model: {file}: this is a TorchScript archive; export from the original "
+                    ".model file"
+                )
+            # Which member torch's reader takes must not be open to doubt: one folder, no name
+            # twice (it ignores case), nothing compressed.
             names = [info.filename.lower() for info in infos]
             folders = {name.split("/")[0] for name in names}
             stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
             if len(set(names)) != len(names) or len(folders) != 1 or not stored:
                 raise ModelFileError(
-                    f"model: {file} is a zip archive, but not one that torch.save writes; {_EXPECTED}"
+                    f"model: {file} is a zip archive, but not one that torch.save writes; "
+                    + _EXPECTED
                 )
-            members = {info.filename: archive.read(info) for info in infos}
+            return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise ModelFileError(damaged) from error
-    if any(name.split("/")[1:] == ["constants.pkl"] for name in members):
         raise ModelFileError(
-            f"model: {file} is a TorchScript archive; export from the original .model file"
-        )
-    return members
+            f"model: {file} is truncated or damaged; copy or download it again"
+        ) from error
 
 
 def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
@@ -222,8 +224,8 @@ def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
     if names or content.startswith(b"\x80"):
         calls = f" that calls for {_listed(names)}" if names else ""
         return ModelFileError(
-            f"model: {file} is a bare pickle{calls}, or was saved by a torch older than 1.6; nothing "
-            f"was run; {_EXPECTED} of torch 1.6 or later"
+            f"model: {file} is a bare pickle{calls}, or was saved by a torch older than 1.6; "
+            f"nothing was run; {_EXPECTED} with torch 1.6 or later"
         )
     try:
         content[:4096].decode("utf-8")
@@ -359,11 +361,16 @@ def _load(file: Path, members: dict[str, bytes]) -> object:
             # Explicit: importing mace-torch switches weights_only off for the whole process.
             return torch.load(buffer, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:
-        # Without torch's advice to load the file unsafely.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n", 1)[0]
         raise ModelFileError(
-            f"model: {file} is damaged, torch cannot rebuild its tensors ({reason}); copy or "
-            "download it again"
+            f"model: {file} is damaged, torch cannot rebuild its tensors ({_reason(error)}); copy "
+            "or download it again"
         ) from error
     finally:
         serialization.add_safe_globals(before)
+
+
+def _reason(error: Exception) -> str:
+    """One line of torch's message, without its advice to load the file unsafely."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    lines = [line for line in text.splitlines() if not line.startswith("Weights only load failed")]
+    return next((line.strip() for line in lines if line.strip()), type(error).__name__)

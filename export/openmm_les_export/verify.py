@@ -22,10 +22,6 @@ Forward = Callable[
 ]
 
 
-#: Units in the last place of float32 by which an isolated atom's charge may be off.
-_CHARGE_ROUNDING = 8
-
-
 @dataclass(frozen=True)
 class Tolerance:
     """Largest differences allowed between an exported model and its original."""
@@ -73,10 +69,7 @@ def verify_forward(
     for probe in probes:
         expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
         errors[probe.name] = _differences(forward, expected, probe)
-        limits = dict(tolerance)
-        if dtype == "float32" and len(probe.numbers) == 1:
-            limits["energy_per_atom"] += _rounding_of_one_charge(expected)
-        for quantity, limit in limits.items():
+        for quantity, limit in tolerance.items():
             found = errors[probe.name][quantity]
             if not found <= limit:  # also true for NaN
                 raise _difference_error(probe, quantity, found, limit, dtype)
@@ -88,16 +81,6 @@ def verify_forward(
         "max_errors": errors,
         "versions": {"torch": torch.__version__},
     }
-
-
-def _rounding_of_one_charge(expected: Any) -> float:
-    """Energy [eV] by which rounding the charge of an isolated atom to float32 may change it.
-
-    Models that keep the self-interaction can give a lone atom, which no training structure holds,
-    an electrostatic energy of 10 eV and more. In a molecule it is compensated; here it is not.
-    """
-    eps = float(np.finfo(np.float32).eps)
-    return _CHARGE_ROUNDING * eps * float(np.abs(expected.charges * expected.potentials).sum())
 
 
 def _difference_error(

@@ -1,8 +1,8 @@
 """Synthetic MACE-LES ``.model`` files: mace-torch's own MACELES class, random weights, any size.
 
-mace-torch's MACELES needs the les package. What it takes from there at construction time is three
-classes that hold parameters; stand-ins of that kind, written here, are registered under the names of
-the originals while a model is built and pickled, and removed afterwards.
+mace-torch's MACELES needs the les package. What it takes from there when it is constructed is three
+classes that hold parameters; stand-ins of that kind, written here, are registered under the names
+of the originals while a model is built and pickled, and removed afterwards.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def build_model(**hyper: Any) -> torch.nn.Module:
         torch.set_default_dtype(getattr(torch, h["dtype"]))
         torch.manual_seed(h["seed"])
         try:
-            hidden = o3.Irreps([(h["channels"], (l, (-1) ** l)) for l in range(h["max_L"] + 1)])
+            hidden = o3.Irreps([(h["channels"], (d, (-1) ** d)) for d in range(h["max_L"] + 1)])
             options = {
                 "interaction_cls": blocks.RealAgnosticResidualInteractionBlock,
                 "interaction_cls_first": blocks.RealAgnosticResidualInteractionBlock,
