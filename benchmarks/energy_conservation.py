@@ -18,11 +18,11 @@ import numpy as np
 import openmm
 import torch
 from openmm import unit
+from openmm_les_export import export
 from openmmml import MLPotential
 from vs_openmmml import CASES, HERE, SHARED, environment, topology_of
 
 from openmm_les.units import KJ_PER_MOL_PER_EV
-from openmm_les_export import export
 
 
 def drift(artifact: Path, atoms: ase.Atoms, picoseconds: float, step: float) -> dict[str, float]:
@@ -76,7 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, (model, data) in CASES.items():
             atoms = ase.io.read(SHARED / "data" / data, index=0)
-            artifact = export(SHARED / "models" / f"{model}.model", Path(folder) / f"{model}.les.pt")
+            artifact = export(
+                SHARED / "models" / f"{model}.model", Path(folder) / f"{model}.les.pt"
+            )
             case = drift(artifact, atoms, arguments.picoseconds, arguments.step)
             report["cases"][name] = case
             print(

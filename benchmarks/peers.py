@@ -1,8 +1,8 @@
 """Peers to compare with: the same weights in mace-torch's own class, as openmm-ml runs it.
 
-mace-torch's MACELES takes its electrostatics from the `les` package, which is not on PyPI. For these
-benchmarks alone a stand-in written here, a plain autograd sum over all k-vectors and atoms as that
-package does it, takes its place.
+mace-torch's MACELES takes its electrostatics from the `les` package, which is not on PyPI. For
+these benchmarks alone a stand-in written here, a plain autograd sum over all k-vectors and atoms as
+that package does it, takes its place.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from openmm_les_export import read_model
 from openmm_les_export.unpickle import read_pickle
 
@@ -78,7 +77,8 @@ def mace_model(path: Path) -> torch.nn.Module:
         from e3nn import o3
         from mace.modules import blocks, extensions
 
-        hidden = [(hyper["channels"], (l, (-1) ** l)) for l in range(layers[0]["output_lmax"] + 1)]
+        degrees = range(layers[0]["output_lmax"] + 1)
+        hidden = [(hyper["channels"], (degree, (-1) ** degree)) for degree in degrees]
         widths = [len(w) for n, w in canonical.state.items() if n.startswith("layers.0.radial.")]
         model = extensions.MACELES(
             les_arguments=dict(canonical.les),
@@ -116,9 +116,7 @@ def give_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
     model.load_state_dict({**own, **found})
 
 
-def plain_energy_and_forces(
-    model: torch.nn.Module, atoms: Any
-) -> tuple[float, np.ndarray]:
+def plain_energy_and_forces(model: torch.nn.Module, atoms: Any) -> tuple[float, np.ndarray]:
     """Energy [eV] and forces [eV/A] of the peer model, to prove that both compute the same."""
     from mace import data
     from mace.tools import AtomicNumberTable, torch_geometric

@@ -62,10 +62,9 @@ def time_steps(system: openmm.System, atoms: Any, steps: int) -> tuple[float, fl
 
 
 def run_case(model: Path, atoms: Any, folder: Path, steps: int) -> dict[str, Any]:
+    from openmm_les_export import export
     from openmmml import MLPotential
     from peers import mace_model
-
-    from openmm_les_export import export
 
     artifact = export(model, folder / f"{model.stem}.les.pt")
     peer = folder / f"{model.stem}.peer.model"

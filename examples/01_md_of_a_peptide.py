@@ -12,10 +12,10 @@ from pathlib import Path
 
 import openmm
 from openmm import app, unit
+from openmm_les_export import export
 from openmmml import MLPotential
 
 from openmm_les.errors import LESError
-from openmm_les_export import export
 
 HERE = Path(__file__).parent
 
@@ -33,8 +33,8 @@ def main() -> None:
     arguments = parse_arguments()
     if not arguments.model.exists():
         sys.exit(
-            f"--model: {arguments.model} does not exist. Give a trained MACE-LES model for H, C, N, O: "
-            "`make demo MODEL=path/to/my.model`"
+            f"--model: {arguments.model} does not exist. Give a trained MACE-LES model for "
+            "H, C, N and O: `make demo MODEL=path/to/my.model`"
         )
     arguments.output.mkdir(parents=True, exist_ok=True)
     artifact = arguments.model

@@ -85,7 +85,8 @@ class Artifact:
         """The portable module, on the CPU."""
         import torch
 
-        return torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
+        module: torch.jit.ScriptModule = torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-untyped-call]
+        return module
 
 
 def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptModule":
@@ -128,11 +129,15 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """
     output = Path(path).absolute()
     if output.is_dir():
-        raise ArtifactError(f"output: {output} is a directory; give a file name such as model{SUFFIX}")
+        raise ArtifactError(
+            f"output: {output} is a directory; give a file name such as model{SUFFIX}"
+        )
     if output.exists() and not overwrite:
         raise ArtifactError(f"output: {output} exists; choose another name or pass --overwrite")
     if not output.parent.is_dir():
-        raise ArtifactError(f"output: the directory {output.parent} does not exist; create it first")
+        raise ArtifactError(
+            f"output: the directory {output.parent} does not exist; create it first"
+        )
     if not os.access(output.parent, os.W_OK):
         raise ArtifactError(f"output: no permission to write in {output.parent}")
     return output
@@ -147,6 +152,7 @@ def save(
     licence: str | None = None,
     citation: str | None = None,
     verification: dict[str, Any] | None = None,
+    charge_sign: int | None = None,
     module: "torch.jit.ScriptModule | None" = None,
 ) -> Path:
     """Writes an artifact, all of it or nothing.
@@ -160,6 +166,7 @@ def save(
         licence: licence of the weights, as the user states it.
         citation: what to cite.
         verification: result of the exporter's comparison with the original code.
+        charge_sign: factor 1 or -1 that makes latent charges physical (oxygen negative), if known.
         module: the portable module, where it is built already.
 
     Returns:
@@ -183,7 +190,7 @@ def save(
         "units": {"length": "angstrom", "energy": "eV", "charge": "e"},
         "dtype": dtype,
         "les": dict(canonical.les),
-        "charge_sign": canonical.source.get("charge_sign"),
+        "charge_sign": charge_sign,
         "licence": licence,
         "citation": citation,
         "source": dict(canonical.source),
@@ -192,7 +199,9 @@ def save(
         "hyper": canonical.hyper,
     }
     extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{output.name}.", suffix=".part", dir=output.parent
+    )
     os.close(handle)
     try:
         torch.jit.save(module, temporary, _extra_files=extra)  # type: ignore[no-untyped-call]
@@ -228,7 +237,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ArtifactError(f"modelPath: {file} {what}; expected an artifact (*{SUFFIX})")
     try:
         metadata = json.loads(_read_member(file, _METADATA))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ArtifactError(f"modelPath: {file}: metadata is not JSON; {_EXPORT_AGAIN}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
         raise ArtifactError(f"modelPath: {file} was not written by openmm-les; {_EXPORT_AGAIN}")
@@ -237,8 +246,8 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ArtifactError(f"modelPath: {file} has no valid format version; {_EXPORT_AGAIN}")
     if version > FORMAT_VERSION:
         raise ArtifactError(
-            f"modelPath: {file} has format version {version}, this openmm-les {__version__} reads up "
-            f"to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
+            f"modelPath: {file} has format version {version}, this openmm-les {__version__} "
+            f"reads up to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
         )
     return metadata
 
@@ -254,7 +263,9 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     with zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise ArtifactError(f"modelPath: {file} is corrupt (checksum of {damaged}); {_EXPORT_AGAIN}")
+        raise ArtifactError(
+            f"modelPath: {file} is corrupt (checksum of {damaged}); {_EXPORT_AGAIN}"
+        )
     return Artifact(path=file, sha256=file_hash(file), metadata=metadata)
 
 
@@ -268,13 +279,13 @@ def _read_member(file: Path, name: str) -> bytes:
             scripted = any(m.split("/")[1:] == ["constants.pkl"] for m in archive.namelist())
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise ArtifactError(
-            f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written by "
-            "'openmm-les export'"
+            f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written "
+            "by 'openmm-les export'"
         ) from error
     if scripted:
         raise ArtifactError(
-            f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; export the "
-            "original model with 'openmm-les export'"
+            f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; export "
+            "the original model with 'openmm-les export'"
         )
     raise ArtifactError(
         f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "

@@ -1,9 +1,9 @@
 """Padded neighbour matrix with reverse slots: static shapes, no data-dependent control flow.
 
-Row i lists the atoms (and periodic images) within the cutoff of atom i, in K slots. Unused slots hold
-atom i itself with a shift longer than the cutoff, where every radial function is zero. For each slot
-``reverse`` names the slot that holds the same pair seen from the other atom, so that sums over "who
-has me as neighbour" are gathers.
+Row i lists the atoms (and periodic images) within the cutoff of atom i, in K slots. Unused slots
+hold atom i itself with a shift longer than the cutoff, where every radial function is zero. For
+each slot ``reverse`` names the slot that holds the same pair seen from the other atom, so that sums
+over "who has me as neighbour" are gathers.
 """
 
 import math
@@ -23,14 +23,14 @@ class Neighbors(NamedTuple):
     """The matrix and what its construction found out.
 
     Attributes:
-        index: neighbour of each slot, shape [N, K].
+        indices: neighbour of each slot, shape [N, K].
         shifts: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
         reverse: flat index of the reverse slot, shape [N * K].
         largest: largest number of neighbours any atom has (may exceed K: overflow), shape [].
         coincident: whether two atoms are at the same place, shape [].
     """
 
-    index: torch.Tensor
+    indices: torch.Tensor
     shifts: torch.Tensor
     reverse: torch.Tensor
     largest: torch.Tensor
@@ -67,8 +67,10 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
     return ((ranges + 0.5) * heights >= cutoff).all()
 
 
-def _fractional_pairs(positions: torch.Tensor, inverse: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Wrapped fractional coordinates [N, 3] and the lattice vectors taken off by wrapping [N, 3]."""
+def _fractional_pairs(
+    positions: torch.Tensor, inverse: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Fractional coordinates wrapped to [0, 1), and the integers taken off, each [N, 3]."""
     fractional = positions @ inverse
     wraps = torch.floor(fractional)
     return fractional - wraps, wraps
@@ -151,7 +153,9 @@ def neighbor_matrix(
         flat = index.view(-1)
         delta = fractional.unsqueeze(1) - fractional.index_select(0, flat).view(n, capacity, 3)
         lattice = (
-            wraps.index_select(0, flat).view(n, capacity, 3) - wraps.unsqueeze(1) - torch.round(delta)
+            wraps.index_select(0, flat).view(n, capacity, 3)
+            - wraps.unsqueeze(1)
+            - torch.round(delta)
         )
         if images > 1:
             lattice = lattice + offsets.to(torch.float64)[image]

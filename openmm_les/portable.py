@@ -21,8 +21,8 @@ MAX_ATOMIC_NUMBER = 118
 class PortableModel(nn.Module):
     """Total energy, forces and latent charges of any structure made of the model's elements.
 
-    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; `short_range` and
-    `pull_back` let a program compose the network with electrostatics and neighbours of its own.
+    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; `short_range`
+    and `pull_back` let a program compose the network with electrostatics and neighbours of its own.
 
     Args:
         network: the short-range network with all elements of the model.
@@ -94,7 +94,7 @@ class PortableModel(nn.Module):
         if bool(neighbors.coincident):
             raise RuntimeError("positions: two atoms are at the same place")
         energies, charges, saved = self.network.short_range(
-            positions, neighbors.index, neighbors.shifts, neighbors.reverse, species, counts
+            positions, neighbors.indices, neighbors.shifts, neighbors.reverse, species, counts
         )
         if periodic:
             long_range, potential, gradient = dense_ewald(
@@ -130,7 +130,10 @@ class PortableModel(nn.Module):
         counts: List[int],
     ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
         """See `openmm_les.networks.mace.MACENetwork.short_range`."""
-        return self.network.short_range(positions, neighbors, shifts, reverse, species, counts)
+        result: Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]] = (
+            self.network.short_range(positions, neighbors, shifts, reverse, species, counts)
+        )
+        return result
 
     @torch.jit.export
     def pull_back(
@@ -141,4 +144,7 @@ class PortableModel(nn.Module):
         counts: List[int],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """See `openmm_les.networks.mace.MACENetwork.pull_back`."""
-        return self.network.pull_back(grad_energies, grad_charges, saved, counts)
+        result: Tuple[torch.Tensor, torch.Tensor] = self.network.pull_back(
+            grad_energies, grad_charges, saved, counts
+        )
+        return result

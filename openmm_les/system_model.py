@@ -1,4 +1,4 @@
-"""One artifact specialised to one system: the only object force backends and the ASE calculator see.
+"""One artifact specialised to one system: all that force backends and the ASE calculator see.
 
 Numbers, periodicity, box and capacities are fixed here, so that everything that runs per step has
 static shapes. What does not fit any more is reported by a status, never truncated.
@@ -42,8 +42,8 @@ _MESSAGES = {
     STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
     "(minimise first, or reduce the time step)",
     STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
-    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds; raise the option "
-    "maxNeighbors",
+    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds; raise the "
+    "option maxNeighbors",
     STATUS_BOX: "the box has changed by more than the buffers made at the start allow; create the "
     "System again from the present box",
     STATUS_RESULT: "energy or forces are NaN or infinite; the structure is far outside what the "
@@ -54,7 +54,7 @@ _MESSAGES = {
 _BOX_GROWTH = 1.15 ** (1 / 3)
 #: A box may shrink to this fraction before the periodic images looked at are too few.
 _BOX_SHRINKAGE = 0.85 ** (1 / 3)
-#: Image ranges beyond this make the search absurdly slow: the box is a mistake, or needs a supercell.
+#: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
 
@@ -146,7 +146,7 @@ class SpecializedModel(nn.Module):
         )
         energies, charges, saved = self.network.short_range(
             positions,
-            neighbors.index,
+            neighbors.indices,
             neighbors.shifts,
             neighbors.reverse,
             self.species,
@@ -257,7 +257,7 @@ class SystemModel:
         array = np.asarray(np.nan if cell is None else cell, dtype=np.float64)
         if array.shape != (3, 3) or not np.isfinite(array).all():
             raise InputError(
-                f"cell: expected three finite box vectors [A] for a periodic system, got {cell}"
+                f"cell: expected three finite box vectors [A] for a periodic system, got {cell!r}"
             )
         if np.linalg.det(array) <= 0.0:
             raise InputError(
@@ -268,8 +268,8 @@ class SystemModel:
         limit = self.artifact.cutoff / (_MAX_IMAGE_RANGE + 0.5) / _BOX_SHRINKAGE
         if height < limit:
             raise InputError(
-                f"cell: the box is too small: its faces are {height:.3f} A apart, this model with a "
-                f"cutoff of {self.artifact.cutoff:g} A needs at least {limit:.3f} A; use a supercell"
+                f"cell: the box is too small: its faces are {height:.3f} A apart, a model with a "
+                f"cutoff of {self.artifact.cutoff:g} A needs {limit:.3f} A or more; use a supercell"
             )
         return array
 

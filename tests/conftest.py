@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import DIPEPTIDE_MODEL, L2_MODEL, MODELS, WATER_MODEL, shared_file
-
 from openmm_les_export import export
 
 # The systems are small: more threads would only wait for each other.

@@ -1,6 +1,6 @@
 """Real structures and models for the tests, where the checkout has them beside it."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import ase.io
@@ -21,13 +21,13 @@ MACE_MODELS = [WATER_MODEL, DIPEPTIDE_MODEL, L2_MODEL]
 
 
 def shared_file(path: Path) -> Path:
-    """A file that developers and CI have beside the checkout; skips where a user's clone has none."""
+    """A file that developers and CI have; skips in a user's clone, which has none."""
     if not path.exists():
         pytest.skip(f"{path.name} is not distributed with the code (licence)")
     return path
 
 
-@lru_cache(maxsize=None)
+@cache
 def _frames(name: str) -> tuple[Atoms, ...]:
     return tuple(ase.io.read(shared_file(DATA / name), index=":"))
 
@@ -70,17 +70,17 @@ def atoms_of(reference: dict[str, np.ndarray]) -> Atoms:
 
 def topology_from_atoms(atoms: Atoms) -> app.Topology:
     """OpenMM topology with bonds by distance, one residue for each bonded group."""
-    bonded = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.1))
+    bonded = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.25))
     group = np.arange(len(atoms))
     for i, j in zip(*bonded, strict=True):
         group[group == group[j]] = group[i]
     topology = app.Topology()
     chain = topology.addChain()
-    residues = {int(g): topology.addResidue("MOL", chain) for g in np.unique(group)}
-    handles = [
-        topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residues[int(group[i])])
-        for i, symbol in enumerate(atoms.get_chemical_symbols())
-    ]
+    handles = []
+    for i, symbol in enumerate(atoms.get_chemical_symbols()):
+        if i == 0 or group[i] != group[i - 1]:  # the atoms of an OpenMM residue are contiguous
+            residue = topology.addResidue("MOL", chain)
+        handles.append(topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residue))
     for i, j in zip(*bonded, strict=True):
         if i < j:
             topology.addBond(handles[i], handles[j])

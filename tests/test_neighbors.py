@@ -40,9 +40,9 @@ def ordered(i, j, vectors) -> np.ndarray:
 
 def pairs_of(atoms: Atoms, neighbors, cutoff: float = CUTOFF) -> np.ndarray:
     r = torch.tensor(atoms.positions)
-    vectors = (r[:, None] - r[neighbors.index] + neighbors.shifts).numpy()
+    vectors = (r[:, None] - r[neighbors.indices] + neighbors.shifts).numpy()
     i, slot = np.nonzero(np.linalg.norm(vectors, axis=2) < cutoff)
-    return ordered(i, neighbors.index.numpy()[i, slot], vectors[i, slot])
+    return ordered(i, neighbors.indices.numpy()[i, slot], vectors[i, slot])
 
 
 def expected_pairs(atoms: Atoms, cutoff: float = CUTOFF) -> np.ndarray:
@@ -91,11 +91,11 @@ def test_reverse_slot_holds_the_opposite_vector(name):
     atoms = random_box(BOXES[name], atoms=12)
     n = build(atoms)
     r = torch.tensor(atoms.positions)
-    vectors = (r[:, None] - r[n.index] + n.shifts).view(-1, 3)
+    vectors = (r[:, None] - r[n.indices] + n.shifts).view(-1, 3)
     used = vectors.norm(dim=1) < CUTOFF
     torch.testing.assert_close(vectors[n.reverse][used], -vectors[used], rtol=0, atol=1e-9)
-    receiver = torch.arange(len(atoms)).repeat_interleave(n.index.shape[1])
-    assert torch.equal(n.index.view(-1)[n.reverse][used], receiver[used])
+    receiver = torch.arange(len(atoms)).repeat_interleave(n.indices.shape[1])
+    assert torch.equal(n.indices.view(-1)[n.reverse][used], receiver[used])
     # Unused slots point at themselves.
     own = torch.arange(len(used))
     assert torch.equal(n.reverse[~used], own[~used])
@@ -105,8 +105,8 @@ def test_unused_slots_lie_beyond_the_cutoff():
     atoms = random_box(BOXES["large cube"], atoms=5)
     n = build(atoms, capacity=9)
     r = torch.tensor(atoms.positions)
-    distance = (r[:, None] - r[n.index] + n.shifts).norm(dim=2)
-    assert n.index.shape == (5, 9)
+    distance = (r[:, None] - r[n.indices] + n.shifts).norm(dim=2)
+    assert n.indices.shape == (5, 9)
     assert ((distance < CUTOFF).sum(1) <= n.largest).all()
     assert torch.allclose(distance[distance >= CUTOFF], torch.tensor(2 * CUTOFF).double())
 
@@ -115,14 +115,14 @@ def test_overflow_is_reported_with_the_number_needed():
     atoms = water_frame(0)
     needed = int(build(atoms).largest)
     truncated = build(atoms, capacity=needed - 1)
-    assert int(truncated.largest) == needed > truncated.index.shape[1]
-    assert build(atoms, capacity=needed + 9, trim=True).index.shape[1] == needed
+    assert int(truncated.largest) == needed > truncated.indices.shape[1]
+    assert build(atoms, capacity=needed + 9, trim=True).indices.shape[1] == needed
 
 
 def test_atom_at_the_cutoff_keeps_a_valid_reverse_slot():
     for distance in np.nextafter(CUTOFF, 0), CUTOFF, np.nextafter(CUTOFF, 9):
         n = build(Atoms("O2", [[0, 0, 0], [0.1, 0, distance]]))
-        assert ((n.reverse >= 0) & (n.reverse < n.index.numel())).all()
+        assert ((n.reverse >= 0) & (n.reverse < n.indices.numel())).all()
 
 
 @pytest.mark.parametrize("shift", [[0, 0, 0], [12.0, 0, 0], [-24.0, 12.0, 0]])

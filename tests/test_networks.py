@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from helpers import dipeptide, water_frame
+from openmm_les_export import read_model
 from oracles.mace_models import synthetic_model
 
 from openmm_les import artifact as artifacts
@@ -15,7 +16,6 @@ from openmm_les.networks.mace import _hidden_radial, _last_radial, _layer_state
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
 from openmm_les.system_model import SystemModel
-from openmm_les_export import read_model
 
 pytestmark = pytest.mark.mace
 
@@ -100,7 +100,10 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
         atoms.positions, atoms.numbers, atoms.cell.array if atoms.pbc.all() else None
     )
     n = len(atoms)
-    for precision, energy, force, charge in (("double", 1e-9, 1e-8, 1e-9), ("single", 1e-6, 1e-4, 1e-5)):
+    for precision, energy, force, charge in (
+        ("double", 1e-9, 1e-8, 1e-9),
+        ("single", 1e-6, 1e-4, 1e-5),
+    ):
         model = system_for(artifact, atoms, precision)
         got = model.evaluate(atoms.positions)
         assert abs(got.energy + model.reference_energy - reference.energy) / n < energy
@@ -128,7 +131,9 @@ def check_finite_differences(artifact, structure: Atoms, atoms, step: float = 1e
         d = np.zeros_like(r)
         d[i, axis] = step
         # Fourth-order central difference: its error is far below 1e-6 of the force.
-        slope = (8 * (energy(r + d) - energy(r - d)) - (energy(r + 2 * d) - energy(r - 2 * d))) / (12 * step)
+        slope = (8 * (energy(r + d) - energy(r - d)) - (energy(r + 2 * d) - energy(r - 2 * d))) / (
+            12 * step
+        )
         assert got.forces[i, axis] == pytest.approx(-slope, abs=1e-6 * scale)
     assert np.abs(got.forces.sum(0)).max() < 1e-9 * max(1.0, scale)
     for a, b in itertools.product(range(3), repeat=2):
@@ -138,8 +143,12 @@ def check_finite_differences(artifact, structure: Atoms, atoms, step: float = 1e
             strain[a, b] += x
             return energy(r @ strain.T, cell @ strain.T if structure.pbc.all() else None)
 
-        slope = (8 * (strained(step) - strained(-step)) - (strained(2 * step) - strained(-2 * step))) / (12 * step)
-        assert got.virial[a, b] == pytest.approx(slope, abs=2e-6 * max(1.0, np.abs(got.virial).max()))
+        slope = (
+            8 * (strained(step) - strained(-step)) - (strained(2 * step) - strained(-2 * step))
+        ) / (12 * step)
+        assert got.virial[a, b] == pytest.approx(
+            slope, abs=2e-6 * max(1.0, np.abs(got.virial).max())
+        )
 
 
 def test_finite_differences_of_a_trained_model(dipeptide_artifact):
@@ -201,9 +210,15 @@ def test_far_fragments_add_up_to_electrostatics_only(model_folder):
     a, b = (system_for(artifact, x).evaluate(x.positions) for x in (one, other))
     both = one + other
     joint = system_for(artifact, both).evaluate(both.positions)
-    coulomb = artifact.canonical.les["prefactor"] / (2 * np.pi) * (
-        a.charges[:, None] * b.charges / np.linalg.norm(one.positions[:, None] - other.positions, axis=2)
-    ).sum()
+    coulomb = (
+        artifact.canonical.les["prefactor"]
+        / (2 * np.pi)
+        * (
+            a.charges[:, None]
+            * b.charges
+            / np.linalg.norm(one.positions[:, None] - other.positions, axis=2)
+        ).sum()
+    )
     assert joint.energy == pytest.approx(a.energy + b.energy + coulomb, abs=1e-10)
 
 
@@ -250,7 +265,10 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     hyper, state = canonical.hyper, canonical.state
     layers = [_layer_state(state, t) for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
-        state["bessel_frequencies"], hyper["bessel_prefactor"], hyper["cutoff"], hyper["cutoff_order"]
+        state["bessel_frequencies"],
+        hyper["bessel_prefactor"],
+        hyper["cutoff"],
+        hyper["cutoff_order"],
     )
     exact = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
     outputs = [_last_radial(layer) for layer in layers]
@@ -269,11 +287,17 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
 
 def test_product_basis_gradient_is_that_of_autograd():
     generator = torch.Generator().manual_seed(1)
-    bases = [torch.randn(r, 2 * d + 1, 969, dtype=torch.float64, generator=generator) for d, r in enumerate((4, 3, 2))]
+    bases = [
+        torch.randn(r, 2 * d + 1, 969, dtype=torch.float64, generator=generator)
+        for d, r in enumerate((4, 3, 2))
+    ]
     # Only natural parity couples: keep monomials whose parity is that of the output.
     degrees = [0] + [d for d in range(4) for _ in range(2 * d + 1)]
     parity = torch.tensor(
-        [sum(degrees[i] for i in c) % 2 for c in itertools.combinations_with_replacement(range(17), 3)]
+        [
+            sum(degrees[i] for i in c) % 2
+            for c in itertools.combinations_with_replacement(range(17), 3)
+        ]
     )
     bases = [basis * (parity == d % 2) for d, basis in enumerate(bases)]
     weights = [torch.randn(2, len(b), 5, dtype=torch.float64, generator=generator) for b in bases]

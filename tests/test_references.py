@@ -75,7 +75,9 @@ def force_rmse(artifact, frames, label):
         if key not in models:
             cell = atoms.cell.array if periodic else None
             models[key] = SystemModel(artifact, atoms.numbers, periodic=periodic, cell=cell)
-        squares.append(((models[key].evaluate(atoms.positions).forces - atoms.arrays[label]) ** 2).ravel())
+        squares.append(
+            ((models[key].evaluate(atoms.positions).forces - atoms.arrays[label]) ** 2).ravel()
+        )
     return 1e3 * np.sqrt(np.concatenate(squares).mean()), 1e3 * np.sqrt(squares[0].mean())
 
 
@@ -91,7 +93,9 @@ def labelled(name):
 
 
 def test_water_model_has_the_published_error(exported):
-    total, first = force_rmse(artifacts.load(exported(WATER_MODEL)), labelled("water_rpbe_d3_test.xyz"), "label")
+    total, first = force_rmse(
+        artifacts.load(exported(WATER_MODEL)), labelled("water_rpbe_d3_test.xyz"), "label"
+    )
     assert first == pytest.approx(10.9, abs=0.1)
     assert total == pytest.approx(10.3, abs=0.2)
 

@@ -192,6 +192,21 @@ def test_archive_with_a_second_pickle_is_refused(tmp_path):
         assert "not one that torch.save writes" in error_line(path)
 
 
+def test_tensor_beyond_the_end_of_its_storage_is_refused(tmp_path):
+    path = tmp_path / "weights.model"
+    torch.save({"a": torch.arange(4.0)}, path)
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        data = archive.read(name)
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[name] = data.replace(b"K\x04", b"M\xff\xff")
+    assert members[name] != data
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "262140 bytes asked for, 16 in the file" in error_line(path)
+
+
 # --- files that are something else --------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ def export(
     model_path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    dtype: str | None = "float32",
+    dtype: str | None = None,
     overwrite: bool = False,
     licence: str | None = None,
 ) -> Path:
@@ -64,6 +64,7 @@ def export(
         VerificationError: the result differs from the original; nothing is written.
     """
     from openmm_les import artifact
+    from openmm_les_export.charge_sign import charge_sign
     from openmm_les_export.unpickle import read_pickle
 
     destination = artifact.check_output(output, overwrite)
@@ -78,6 +79,7 @@ def export(
         overwrite=overwrite,
         licence=licence,
         verification=_verify(pickled, canonical, module, precision),
+        charge_sign=charge_sign(module, canonical.hyper["elements"]),
         module=module,
     )
 

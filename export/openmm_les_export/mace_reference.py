@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, VerificationError
 from openmm_les_export.mace import les_parameters
 from openmm_les_export.mace_options import check_options
 from openmm_les_export.records import Record
@@ -284,7 +284,10 @@ def _give_weights(network: Any, record: Record) -> None:
             # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
             target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
         if weights and any(not name.endswith("_zeroed") for name in weights):
-            raise RuntimeError(f"{source.path}: this mace-torch has no place for {sorted(weights)}")
+            raise VerificationError(
+                f"verification: {source.path}: the installed mace-torch has no place for "
+                f"{sorted(weights)}; upgrade it with 'pip install -U mace-torch'"
+            )
         for name, module in block.named_modules():
             if type(module).__name__ == "normalize2mom":
                 module.cst = source.module(name).number("cst")

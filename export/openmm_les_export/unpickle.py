@@ -13,8 +13,10 @@ import _compat_pickle
 import hashlib
 import io
 import os
+import pickle
 import pickletools
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,15 @@ MODEL_GLOBALS = frozenset(
     }
 )
 
+#: Bytes per number in the storages that occur.
+_ITEM_SIZES = {
+    "torch.BoolStorage": 1,
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.IntStorage": 4,
+    "torch.LongStorage": 8,
+}
+
 #: What torch itself needs to rebuild tensors. Much less than ``weights_only`` would let through.
 TENSOR_GLOBALS = frozenset(
     {
@@ -75,11 +86,7 @@ TENSOR_GLOBALS = frozenset(
         "collections.OrderedDict",
         "torch._utils._rebuild_parameter",
         "torch._utils._rebuild_tensor_v2",
-        "torch.BoolStorage",
-        "torch.DoubleStorage",
-        "torch.FloatStorage",
-        "torch.IntStorage",
-        "torch.LongStorage",
+        *_ITEM_SIZES,
     }
 )
 
@@ -156,6 +163,7 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
             f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it "
             "again with torch.save's default protocol"
         )
+    _check_storages(file, pickled, members)
     root = _load(file, members)
     if not isinstance(root, Record):
         what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
@@ -340,6 +348,35 @@ def _listed(names: set[str] | list[str]) -> str:
     shown = sorted(set(names))
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     return ", ".join(shown[:5]) + more
+
+
+class _DryRun(pickle.Unpickler):
+    """Rebuilds nothing but stand-ins, torch's functions included, to see the storages asked for."""
+
+    def __init__(self, pickled: bytes, sizes: dict[str, int]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._sizes = sizes
+
+    def find_class(self, module: str, name: str) -> Any:
+        containers = {"collections.OrderedDict": OrderedDict, "builtins.set": set}
+        return containers.get(f"{module}.{name}") or stand_in(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> None:
+        _, storage, key, _, count = pid
+        asked, held = count * _ITEM_SIZES[storage.qualified_name], self._sizes[f"data/{key}"]
+        if asked != held:
+            raise ValueError(f"storage {key}: {asked} bytes asked for, {held} in the file")
+
+
+def _check_storages(file: Path, pickled: bytes, members: dict[str, bytes]) -> None:
+    """Refuses a tensor larger than what the file holds: torch before 2.13 reads beyond the end."""
+    sizes = {name.partition("/")[2]: len(content) for name, content in members.items()}
+    try:
+        _DryRun(pickled, sizes).load()
+    except Exception as error:
+        raise ModelFileError(
+            f"model: {file} is damaged ({type(error).__name__}: {error}); copy or download it again"
+        ) from error
 
 
 def _load(file: Path, members: dict[str, bytes]) -> object:

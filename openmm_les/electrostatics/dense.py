@@ -1,7 +1,8 @@
 """The periodic LES sum for any box without preparation: the portable module's reference path.
 
-`DirectEwald` needs buffers sized for one system. An artifact serves every system, so its ``forward``
-takes this plain sum over vectors and atoms instead, O(N * vectors) and always in float64.
+`DirectEwald` needs buffers sized for one system. An artifact serves every system, so its
+``forward`` takes this plain sum over vectors and atoms instead, O(N * vectors) and always in
+float64.
 """
 
 import math

@@ -5,7 +5,7 @@ Real harmonics of degree l are ordered m = -l..l with the y axis as polar axis, 
 once in numpy at construction; only `SphericalHarmonics` runs per step.
 """
 
-from functools import lru_cache
+from functools import cache
 from math import factorial, sqrt
 from typing import List
 
@@ -26,20 +26,14 @@ def _complex_clebsch_gordan(l1: int, l2: int, l3: int) -> FloatArray:
     f = factorial
     out = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     triangle = (
-        (2 * l3 + 1)
-        * f(l3 + l1 - l2)
-        * f(l3 - l1 + l2)
-        * f(l1 + l2 - l3)
-        / f(l1 + l2 + l3 + 1)
+        (2 * l3 + 1) * f(l3 + l1 - l2) * f(l3 - l1 + l2) * f(l1 + l2 - l3) / f(l1 + l2 + l3 + 1)
     )
     for m1 in range(-l1, l1 + 1):
         for m2 in range(-l2, l2 + 1):
             m3 = m1 + m2
             if abs(m3) > l3:
                 continue
-            magnitudes = (
-                f(l3 + m3) * f(l3 - m3) * f(l1 - m1) * f(l1 + m1) * f(l2 - m2) * f(l2 + m2)
-            )
+            magnitudes = f(l3 + m3) * f(l3 - m3) * f(l1 - m1) * f(l1 + m1) * f(l2 - m2) * f(l2 + m2)
             total = 0.0
             for k in range(l1 + l2 - l3 + 1):
                 denominators = (
@@ -72,7 +66,7 @@ def _real_to_complex(degree: int) -> npt.NDArray[np.complex128]:
     return np.asarray((-1j) ** degree * q)
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int) -> FloatArray:
     """Real Wigner 3j symbol: the invariant of degrees l1, l2, l3, with Frobenius norm 1.
 
@@ -124,8 +118,10 @@ def degree_offsets(lmax: int) -> List[int]:
 
 
 def parity_permutation(lmax: int) -> List[int]:
-    """Component ``i`` in parity order is component ``parity_permutation(lmax)[i]`` in natural order."""
-    return [i for degree in parity_ordered_degrees(lmax) for i in range(degree**2, (degree + 1) ** 2)]
+    """For each component in parity order, its place in natural order (l ascending)."""
+    return [
+        i for degree in parity_ordered_degrees(lmax) for i in range(degree**2, (degree + 1) ** 2)
+    ]
 
 
 def _recursion_factors(lmax: int) -> List[float]:

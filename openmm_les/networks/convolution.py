@@ -178,7 +178,8 @@ class MessageConvolution(nn.Module):
         coupled = self._couple(harmonics)
         sums: List[List[torch.Tensor]] = []
         for _ in range(len(self.degrees)):
-            sums.append(torch.jit.annotate(List[torch.Tensor], []))
+            empty: List[torch.Tensor] = []
+            sums.append(empty)
         for p in range(len(self.out_degree)):
             radial = torch.mm(flat, self.radial_weights[p]).view(n, k, 1, c)
             angular, node = self._factors(p, harmonics, coupled, nodes)

@@ -81,7 +81,7 @@ class NodeUpdate(nn.Module):
         grad_readout: torch.Tensor,
         saved: List[List[torch.Tensor]],
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """From dE/dnodes (empty list: none) and dE/dreadout [N, 2] to dE/dsums and total dE/dnodes."""
+        """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to dE/dsums and total dE/dnodes."""
         scalars = self.readout.backward(grad_readout, saved[1]).unsqueeze(0)
         if len(grad_nodes) == 0:
             # Nothing reads the covariant features of the last layer.
@@ -268,10 +268,10 @@ class MACENetwork(nn.Module):
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold)
         self.interactions = nn.ModuleList(
             Interaction(spec, layer, output, channels, lmax, fold)
-            for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:])
+            for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         )
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
-        self.reversed = nn.ModuleList(reversed(list(self.interactions)))
+        self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
         self.onehot: torch.Tensor
         self.register_buffer("onehot", torch.eye(self.num_species, dtype=torch.float64))
         self._cast(dtype)
@@ -364,8 +364,8 @@ class MACENetwork(nn.Module):
         vectors, distances, unit, harmonics, slopes, reverse = saved[0]
         n, k = harmonics.shape[0], harmonics.shape[1]
         grad_readout = torch.stack([grad_energies, grad_charges.to(torch.float64)], 1)
-        grad_nodes = torch.jit.annotate(List[torch.Tensor], [])
-        grad_features = torch.jit.annotate(List[torch.Tensor], [])
+        grad_nodes: List[torch.Tensor] = []
+        grad_features: List[torch.Tensor] = []
         grad_harmonics = torch.zeros_like(harmonics)
         last = len(saved)
         for interaction in self.reversed:
@@ -410,7 +410,9 @@ def _first_layer_map(
     senders = embedding @ layer["up.0"]
     out = torch.zeros(lmax + 1, channels, len(embedding), last.shape[0], dtype=torch.float64)
     for p, (_, _, degree) in enumerate(spec["paths"]):
-        radial = last[:, p * channels : (p + 1) * channels] * float(wigner_3j(0, degree, degree)[0, 0, 0])
+        radial = last[:, p * channels : (p + 1) * channels] * float(
+            wigner_3j(0, degree, degree)[0, 0, 0]
+        )
         out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
     return out.flatten(0, 2).T
 

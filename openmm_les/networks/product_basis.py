@@ -21,7 +21,6 @@ from openmm_les.networks.angular import parity_ordered_degrees, parity_permutati
 from openmm_les.networks.blocking import CACHE_ELEMENTS
 
 
-
 def _symmetric_tensor(monomials: torch.Tensor, size: int) -> npt.NDArray[np.float64]:
     """Symmetric T of shape [R, size, size, size] from monomial coefficients [R, M]."""
     index = np.array(list(combinations_with_replacement(range(size), 3)))
@@ -29,12 +28,12 @@ def _symmetric_tensor(monomials: torch.Tensor, size: int) -> npt.NDArray[np.floa
         raise ValueError(
             f"basis: expected {len(index)} monomials of {size} variables, got {monomials.shape[1]}"
         )
-    tensor = np.zeros((monomials.shape[0], size, size, size))
-    share = monomials.numpy() / 6.0
+    tensor = torch.zeros(monomials.shape[0], size**3, dtype=torch.float64)
     for a, b, c in permutations(range(3)):
         # With repeated indices some visits coincide, and their shares of 1/6 add up.
-        np.add.at(tensor, (slice(None), index[:, a], index[:, b], index[:, c]), share)
-    return tensor
+        flat = (index[:, a] * size + index[:, b]) * size + index[:, c]
+        tensor.index_add_(1, torch.from_numpy(flat), monomials / 6.0)
+    return tensor.numpy().reshape(-1, size, size, size)
 
 
 def _pairs(rows: Sequence[int]) -> List[Tuple[int, int]]:
@@ -44,7 +43,7 @@ def _pairs(rows: Sequence[int]) -> List[Tuple[int, int]]:
 def _form_matrix(
     tensor: npt.NDArray[np.float64], rows: Sequence[int], pairs: Sequence[Tuple[int, int]]
 ) -> npt.NDArray[np.float64]:
-    """Matrix of shape [R, rows, pairs] that takes pair products to J; off-diagonal pairs count twice."""
+    """Matrix [R, rows, pairs] from pair products to J; off-diagonal pairs count twice."""
     left, right = np.array(pairs).T
     block = tensor[:, rows][:, :, left, right]
     return np.asarray(block * np.where(left == right, 1.0, 2.0))
@@ -94,11 +93,10 @@ class ProductBasis(nn.Module):
 
     @staticmethod
     def _folded(weights: torch.Tensor, forms: torch.Tensor, size: int) -> torch.Tensor:
-        return torch.matmul(weights, forms).unflatten(2, (-1, size))
+        folded = torch.matmul(weights, forms)
+        return folded.view(folded.shape[0], folded.shape[1], -1, size)
 
-    def _forms(
-        self, bases: Sequence[torch.Tensor], lmax: int
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _forms(self, bases: Sequence[torch.Tensor], lmax: int) -> Tuple[torch.Tensor, torch.Tensor]:
         """Forms acting on pairs of the same and of opposite parity, each [R, rows * pairs].
 
         Rows: the J of every output component, even outputs first. The forms of all degrees share
@@ -108,7 +106,8 @@ class ProductBasis(nn.Module):
         even, odd = range(self.num_even), range(self.num_even, self.num_even + self.num_odd)
         pairs_same, pairs_cross = _pairs(even) + _pairs(odd), [(a, b) for a in even for b in odd]
         ranks = [basis.shape[0] for basis in bases]
-        same_blocks, cross_blocks = [], []
+        same_blocks: List[npt.NDArray[np.float64]] = []
+        cross_blocks: List[npt.NDArray[np.float64]] = []
         for degree in parity_ordered_degrees(len(bases) - 1):
             first = sum(ranks[:degree])
             for component in range(2 * degree + 1):
@@ -150,7 +149,7 @@ class ProductBasis(nn.Module):
                 if self.fold:
                     form = forms[z, first:last]
                 else:
-                    form = (self.weights[z, first:last] @ forms).unflatten(1, (-1, size))
+                    form = (self.weights[z, first:last] @ forms).view(last - first, -1, size)
                 parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
                 atom += count
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -2,8 +2,8 @@
 
 A MACE layer multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's last, linear
 layer commutes with everything that follows, so only the hidden features phi(r) and their derivative
-are computed per pair. They are smooth functions of one variable and of low numerical rank: in single
-precision a cubic Hermite table of a compressed basis replaces the MLP.
+are computed per pair. They are smooth functions of one variable and of low numerical rank: in
+single precision a cubic Hermite table of a compressed basis replaces the MLP.
 """
 
 import math
@@ -24,7 +24,7 @@ class BesselBasis(nn.Module):
         frequencies: w_n of shape [n], [1/A].
         prefactor: usually sqrt(2 / cutoff).
         cutoff: radius [A] from which on the function is exactly zero.
-        order: p of the polynomial envelope, which leaves p - 1 continuous derivatives at the cutoff.
+        order: p of the polynomial envelope 1 - O(x^p).
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class BesselBasis(nn.Module):
         envelope = (1.0 - a * power + b * power * x - c * power * x * x) * inside
         slope = lower * ((b * (p + 1.0) - c * (p + 2.0) * x) * x - a * p) * inside / self.cutoff
         bessel = self.prefactor * torch.sin(self.frequencies * r) / r
-        bessel_slope = (self.prefactor * self.frequencies * torch.cos(self.frequencies * r) - bessel) / r
+        bessel_slope = (
+            self.prefactor * self.frequencies * torch.cos(self.frequencies * r) - bessel
+        ) / r
         return bessel * envelope, bessel_slope * envelope + bessel * slope
 
 
@@ -180,7 +182,9 @@ def tabulate(
     values, slopes = exact(grid)
     values[-1], slopes[-1] = 0.0, 0.0
     bases, maps = [], []
-    for value, slope, output in zip(values.split(list(widths), 1), slopes.split(list(widths), 1), outputs):
+    for value, slope, output in zip(
+        values.split(list(widths), 1), slopes.split(list(widths), 1), outputs, strict=True
+    ):
         orthonormal, triangular = torch.linalg.qr(output.T)
         _, singular, right = torch.linalg.svd(value @ triangular.T, full_matrices=False)
         rank = max(1, int((singular > tolerance * singular[0]).sum()))

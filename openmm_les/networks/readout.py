@@ -20,16 +20,18 @@ class Readout(nn.Module):
         self.inner: torch.Tensor
         self.outer: torch.Tensor
         self.register_buffer("inner", torch.cat([energy[0], charge[0]], 1))
-        outer = torch.zeros(0, 0, dtype=energy[0].dtype)
+        width = energy[0].shape[1]
+        outer = torch.zeros(2 * width, 2, dtype=energy[0].dtype)
         if self.nonlinear:
-            outer = torch.block_diag(energy[1], charge[1])
+            outer[:width, :1], outer[width:, 1:] = energy[1], charge[1]
         self.register_buffer("outer", outer)
 
     def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """From scalars [N, C] to (energy, charge) as [N, 2], and what `backward` needs."""
         x = scalars @ self.inner
+        saved: List[torch.Tensor] = []
         if not self.nonlinear:
-            return x, torch.jit.annotate(List[torch.Tensor], [])
+            return x, saved
         s = torch.sigmoid(x)
         return (x * s) @ self.outer, [s * (1.0 + x * (1.0 - s))]
 

@@ -1,0 +1,68 @@
+"""Which sign the latent charges of a model have.
+
+The LES energy is quadratic in the charges, so training leaves their common sign to chance. It is
+decided here once, on a small hydride, and stored; only what couples to the charges themselves
+(ML/MM, dipoles, reporters) applies it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+#: Element: bond length to hydrogen [A], number of hydrogens, H-X-H angle [degrees].
+_HYDRIDES = {
+    8: (0.96, 2, 104.5),
+    7: (1.01, 3, 106.7),
+    9: (0.92, 1, 0.0),
+    17: (1.27, 1, 0.0),
+    35: (1.41, 1, 0.0),
+}
+#: A difference of charges below this [e] says nothing about the sign.
+_SMALLEST_DIFFERENCE = 0.02
+
+
+def charge_sign(module: torch.jit.ScriptModule, elements: list[int]) -> int | None:
+    """1 if electronegative atoms have negative latent charges, -1 if positive.
+
+    Args:
+        module: the portable module.
+        elements: atomic numbers the model knows.
+
+    Returns:
+        The factor that makes the charges physical, or None where the model's elements or charges
+        do not tell.
+    """
+    import torch
+
+    heavy = next((z for z in _HYDRIDES if z in elements), None)
+    if heavy is None or 1 not in elements:
+        return None
+    positions = torch.tensor([[0.0, 0.0, 0.0], *_hydrogens(heavy)], dtype=torch.float64)
+    numbers = torch.tensor([heavy] + [1] * (len(positions) - 1))
+    _, _, charges = module(positions, numbers, torch.zeros(3, 3, dtype=torch.float64), False)
+    difference = float(charges[1:].mean() - charges[0])
+    if abs(difference) < _SMALLEST_DIFFERENCE:
+        logger.warning(
+            "the sign of the latent charges is not clear: %+.4f e on a hydride", difference
+        )
+        return None
+    return 1 if difference > 0 else -1
+
+
+def _hydrogens(heavy: int) -> list[list[float]]:
+    """Hydrogens on a cone around z, with the right bond length and mutual angle."""
+    bond, count, angle = _HYDRIDES[heavy]
+    if count == 1:
+        return [[0.0, 0.0, bond]]
+    # Chord between neighbouring hydrogens: 2 sin(angle / 2) = 2 sin(cone) sin(pi / count).
+    sine = math.sin(math.radians(angle) / 2) / math.sin(math.pi / count)
+    height = math.sqrt(1 - sine * sine)
+    turns = [2 * math.pi * i / count for i in range(count)]
+    return [[bond * sine * math.cos(t), bond * sine * math.sin(t), bond * height] for t in turns]
