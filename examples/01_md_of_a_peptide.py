@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint or artifact")
     parser.add_argument("--pdb", type=Path, default=HERE / "alanine_dipeptide.pdb")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of 0.5 fs")
+    parser.add_argument("--steps", type=int, default=4000, help="steps of 0.5 fs")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     return parser.parse_args()
 

@@ -54,6 +54,8 @@ _MESSAGES = {
 _BOX_GROWTH = 1.15 ** (1 / 3)
 #: A box may shrink to this fraction before the periodic images looked at are too few.
 _BOX_SHRINKAGE = 0.85 ** (1 / 3)
+#: Buffers made for a structure fit it; more attempts than two would be an error of ours.
+_ATTEMPTS = 3
 #: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
@@ -109,6 +111,10 @@ class SpecializedModel(nn.Module):
         self.periodic = periodic
         self.capacity = capacity
         self.trim = trim
+        # TorchScript does not see constants of the module.
+        self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
+        self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
+        self.no_result = STATUS_RESULT
         self.cutoff: float = network.cutoff
         sorted_species, order = torch.sort(species, stable=True)
         self.counts: List[int] = torch.bincount(species).tolist()
@@ -168,12 +174,12 @@ class SpecializedModel(nn.Module):
             outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         status = (
-            (neighbors.largest > self.capacity).to(torch.int64) * 1
-            + outgrown.to(torch.int64) * 2
-            + (~finite).to(torch.int64) * 4
-            + neighbors.coincident.to(torch.int64) * 8
+            self.overflow * (neighbors.largest > self.capacity)
+            + self.box * outgrown
+            + self.not_finite * ~finite
+            + self.coincident * neighbors.coincident
         )
-        status = torch.where((status == 0) & broken, torch.full_like(status, 16), status)
+        status = status + self.no_result * (broken & (status == 0))
         poison = torch.where(
             status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
         )
@@ -347,15 +353,18 @@ class SystemModel:
 
     def _run(self, positions: torch.Tensor, cell: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Evaluates, growing the buffers until the structure fits."""
+        mendable = STATUS_OVERFLOW | STATUS_BOX
+        bits = 0
         with torch.no_grad():
-            while True:
+            for _ in range(_ATTEMPTS):
                 *results, status = self.module(positions, cell)
                 bits = int(status)
                 if bits == 0:
                     return tuple(results)
-                if bits & ~(STATUS_OVERFLOW | STATUS_BOX):
-                    raise SimulationError(describe_status(bits & ~(STATUS_OVERFLOW | STATUS_BOX)))
+                if bits & ~mendable:
+                    break
                 self._grow(bits, positions, cell)
+        raise SimulationError(describe_status(bits & ~mendable or bits))
 
     def _grow(self, bits: int, positions: torch.Tensor, cell: torch.Tensor) -> None:
         if bits & STATUS_BOX:

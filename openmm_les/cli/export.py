@@ -19,7 +19,7 @@ import click
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
-    help="Precision of the weights in the file; default: that of the model.",
+    help="Precision of the portable module in the file; default: that of the model.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 @click.option("--licence", metavar="TEXT", help="Licence of the model, stored in the file.")
