@@ -8,7 +8,11 @@ STAMP := $(VENV)/.installed
 MODEL ?= ../shared/models/mace_les_dipep_r4_l0.model
 PDB ?=
 
-.PHONY: demo test test-all lint benchmark clean
+# The newest torch, without any framework beside it: what most users install.
+MINIMAL := .venv-minimal
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-minimal test-all lint benchmark clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
@@ -23,6 +27,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not network'
 
+$(MINIMAL)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(MINIMAL)
+	$(MINIMAL)/bin/python -m pip install --quiet --upgrade pip
+	$(MINIMAL)/bin/python -m pip install --quiet -e '.[test]' '$(TORCH)'
+	touch $(MINIMAL)/.installed
+
+test-minimal: $(MINIMAL)/.installed
+	$(MINIMAL)/bin/python -m pytest -m 'not slow and not network'
+
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m 'not network'
 
@@ -35,4 +48,4 @@ benchmark: $(STAMP)
 	$(BIN)/python benchmarks/vs_openmmml.py
 
 clean:
-	rm -rf $(VENV) demo-output build dist
+	rm -rf $(VENV) $(MINIMAL) demo-output build dist

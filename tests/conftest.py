@@ -1,11 +1,29 @@
 """Session-wide artifacts, exported once by the real exporter."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import DIPEPTIDE_MODEL, L2_MODEL, MODELS, WATER_MODEL, shared_file
 from openmm_les_export import export
+
+#: What a marked test needs, and why it is skipped without.
+REQUIREMENTS = {
+    "gpu": (torch.cuda.is_available(), "needs a CUDA device"),
+    "mace": (find_spec("mace") is not None, "mace-torch is not installed (extra `mace`)"),
+    "torchforce": (
+        find_spec("openmmtorch") is not None and torch.__version__.startswith("2.9."),
+        "needs openmmtorch and torch 2.9 (extra `torchforce`)",
+    ),
+}
+
+
+def pytest_runtest_setup(item):
+    for name, (available, reason) in REQUIREMENTS.items():
+        if item.get_closest_marker(name) and not available:
+            pytest.skip(reason)
+
 
 # The systems are small: more threads would only wait for each other.
 torch.set_num_threads(1)
