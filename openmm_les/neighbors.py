@@ -7,7 +7,7 @@ over "who has me as neighbour" are gathers.
 """
 
 import math
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 
 #: Atoms closer than this [A] are taken to be at the same place.
 COINCIDENT_DISTANCE = 1e-3
+#: Temporary arrays of the pair search are kept to about this many elements.
+BLOCK_ELEMENTS = 2**20
 
 
 class Neighbors(NamedTuple):
@@ -67,13 +69,45 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
     return ((ranges + 0.5) * heights >= cutoff).all()
 
 
-def _fractional_pairs(
-    positions: torch.Tensor, inverse: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Fractional coordinates wrapped to [0, 1), and the integers taken off, each [N, 3]."""
-    fractional = positions @ inverse
-    wraps = torch.floor(fractional)
-    return fractional - wraps, wraps
+def _squared_distances(
+    rows: torch.Tensor,
+    points: torch.Tensor,
+    cell: torch.Tensor,
+    periodic: bool,
+    offsets: torch.Tensor,
+) -> torch.Tensor:
+    """Squared distances of R rows from all points in the images around the nearest, [R, S, N].
+
+    Rows and points are wrapped fractional coordinates, or positions if not periodic.
+    """
+    delta = (rows.unsqueeze(1) - points.unsqueeze(0)).unsqueeze(1)
+    if periodic:
+        delta = delta - torch.round(delta)
+        if offsets.shape[0] > 1:
+            delta = delta + offsets.to(torch.float64).view(1, -1, 1, 3)
+        delta = delta @ cell
+    return (delta * delta).sum(-1)
+
+
+def _reverse_slots(columns: torch.Tensor, images: int, num_columns: int) -> torch.Tensor:
+    """Flat slot that holds the same pair seen from the neighbour, [N * K].
+
+    Rows hold ascending columns, so that (row, column) ascends over the flat matrix and a pair is
+    found by bisection. Unused slots, and pairs of which rounding at the very cutoff kept one side
+    only (they carry no weight there), get their own slot.
+
+    Args:
+        columns: image * N + atom of each slot, `num_columns` in unused ones, shape [N, K].
+    """
+    n, k = columns.shape[0], columns.shape[1]
+    row = torch.arange(n, device=columns.device).unsqueeze(1)
+    keys = (row * (num_columns + 1) + columns).view(-1)
+    image, atom = columns // n, columns % n
+    wanted = (atom * (num_columns + 1) + (images - 1 - image) * n + row).view(-1)
+    slots = torch.arange(n * k, device=columns.device)
+    found = torch.searchsorted(keys, wanted).clamp(max=n * k - 1)
+    paired = (keys.index_select(0, found) == wanted) & (columns.view(-1) < num_columns)
+    return torch.where(paired, found, slots)
 
 
 def neighbor_matrix(
@@ -85,6 +119,7 @@ def neighbor_matrix(
     capacity: int,
     trim: bool = False,
     coincident_distance: float = COINCIDENT_DISTANCE,
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image).
 
@@ -98,67 +133,61 @@ def neighbor_matrix(
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
         coincident_distance: atoms closer than this are reported [A].
+        block_elements: bounds the size of temporary arrays.
 
     Returns:
         The matrix; more than ``capacity`` neighbours are cut off, and ``largest`` says so.
     """
     n, images = positions.shape[0], offsets.shape[0]
-    device = positions.device
+    num_columns, device = images * n, positions.device
+    points, wraps = positions, torch.zeros_like(positions)
     if periodic:
         inverse, _ = inverse_and_volume(cell)
-        fractional, wraps = _fractional_pairs(positions, inverse)
-        delta = fractional.unsqueeze(1) - fractional.unsqueeze(0)
-        delta = delta - torch.round(delta)
-        if images > 1:
-            delta = delta.unsqueeze(1) + offsets.to(torch.float64).view(1, images, 1, 3)
-        vectors = delta @ cell
-    else:
-        fractional, wraps = positions, torch.zeros_like(positions)
-        vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
-    squared = (vectors * vectors).sum(-1).view(n, images * n)
+        fractional = positions @ inverse
+        wraps = torch.floor(fractional)
+        points = fractional - wraps
 
-    atoms = torch.arange(n, device=device)
-    within = squared < cutoff * cutoff
-    home = (images // 2) * n
-    within[:, home : home + n].fill_diagonal_(False)
-    coincident = (within & (squared < coincident_distance * coincident_distance)).any()
-    slots = torch.cumsum(within, 1)
-    counts = slots[:, -1]
-    largest = counts.max()
+    step = max(1, block_elements // (3 * num_columns))
+    parts: List[torch.Tensor] = []
+    coincident = torch.zeros([], dtype=torch.bool, device=device)
+    for start in range(0, n, step):
+        squared = _squared_distances(points[start : start + step], points, cell, periodic, offsets)
+        near = squared < cutoff * cutoff
+        near[:, images // 2, start:].fill_diagonal_(False)
+        parts.append(near.view(-1, num_columns))
+        same_place = near & (squared < coincident_distance * coincident_distance)
+        coincident = coincident | same_place.any()
+    within = torch.cat(parts)
+    largest = within.sum(1).max()
     if trim or capacity == 0:
         needed = max(1, int(largest))
         capacity = needed if capacity == 0 else min(capacity, needed)
 
-    # Column `capacity` collects what has no slot, and is dropped.
-    slots = torch.where(within & (slots <= capacity), slots - 1, capacity)
-    columns = torch.arange(images * n, device=device).expand(n, -1)
-    chosen = torch.zeros(n, capacity + 1, dtype=torch.int64, device=device)
-    chosen = chosen.scatter(1, slots, columns)[:, :capacity]
-    valid = torch.arange(capacity, device=device) < counts.unsqueeze(1)
-    image = chosen // n
-    index = torch.where(valid, chosen - image * n, atoms.unsqueeze(1))
-
-    own = torch.arange(n * capacity, device=device).view(n, capacity)
-    back = slots.view(-1).index_select(
-        0, ((index * images + (images - 1 - image)) * n + atoms.unsqueeze(1)).view(-1)
-    )
-    back = back.view(n, capacity)
-    # At the very cutoff rounding may keep only one side of a pair; it carries no weight there.
-    reverse = torch.where(valid & (back < capacity), index * capacity + back, own)
+    parts = []
+    column = torch.arange(num_columns, device=device)
+    for start in range(0, n, step):
+        block = within[start : start + step]
+        slots = torch.cumsum(block, 1)
+        # Slot `capacity` collects what has no place, and is dropped.
+        slots = torch.where(block & (slots <= capacity), slots - 1, capacity)
+        empty = torch.full([block.shape[0], capacity + 1], num_columns, device=device)
+        chosen = empty.scatter(1, slots, column.expand(block.shape[0], -1))
+        parts.append(chosen[:, :capacity])
+    columns = torch.cat(parts)
+    used = columns < num_columns
+    atoms = torch.arange(n, device=device).unsqueeze(1)
+    indices = torch.where(used, columns % n, atoms)
 
     unused = torch.zeros(3, dtype=torch.float64, device=device)
     unused[0] = 2.0 * cutoff
     shifts = torch.zeros(n, capacity, 3, dtype=torch.float64, device=device)
     if periodic:
-        flat = index.view(-1)
-        delta = fractional.unsqueeze(1) - fractional.index_select(0, flat).view(n, capacity, 3)
-        lattice = (
-            wraps.index_select(0, flat).view(n, capacity, 3)
-            - wraps.unsqueeze(1)
-            - torch.round(delta)
-        )
-        if images > 1:
-            lattice = lattice + offsets.to(torch.float64)[image]
-        shifts = lattice @ cell
-    shifts = torch.where(valid.unsqueeze(2), shifts, unused)
-    return Neighbors(index, shifts, reverse.view(-1), largest, coincident)
+        flat = indices.view(-1)
+        neighbor, wrap = points.index_select(0, flat), wraps.index_select(0, flat)
+        lattice = wrap.view(n, capacity, 3) - wraps.unsqueeze(1)
+        lattice = lattice - torch.round(points.unsqueeze(1) - neighbor.view(n, capacity, 3))
+        image = torch.where(used, columns // n, images // 2)
+        shifts = (lattice + offsets.to(torch.float64)[image]) @ cell
+    shifts = torch.where(used.unsqueeze(2), shifts, unused)
+    reverse = _reverse_slots(columns, images, num_columns)
+    return Neighbors(indices, shifts, reverse, largest, coincident)
