@@ -27,6 +27,7 @@ _OPTIONAL = {
     "mace-torch": ("mace", "exports are not compared with mace-torch"),
     "ase": ("ase", "no ASE calculator"),
 }
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
 
 
@@ -191,7 +192,7 @@ def _follows(text: str, failures: tuple[str, ...]) -> bool:
 def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     torch, openmm = outcomes["torch"], outcomes["openmm"]
     devices = torch.data.get("devices", [])
-    has_driver = Path("/proc/driver/nvidia/version").exists()
+    has_driver = _NVIDIA_DRIVER.exists()
     if torch.failure:
         yield Finding("gpu", "warning", "unknown, since torch does not work")
     elif devices and torch.data.get("cuda") and "CUDA" not in openmm.data.get("platforms", []):
@@ -281,7 +282,7 @@ def _cache() -> Iterator[Finding]:
         f"{path.relative_to(folder)}  {size:.1f} MB"
         for path, size in zip(files, sizes, strict=True)
     )
-    text = f"{len(files)} artifacts, {sum(sizes):.1f} MB" if files else "nothing"
+    text = f"{sum(sizes):.1f} MB of exported models" if files else "nothing"
     yield Finding("cached", "ok", text, details=tuple(lines))
 
 

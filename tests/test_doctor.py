@@ -62,11 +62,12 @@ def by_name(findings) -> dict[str, Finding]:
 def examined(monkeypatch):
     """Examine with given probe outcomes and versions: ``examined(versions, **outcomes)``."""
 
-    def examine(versions=None, **outcomes) -> dict[str, Finding]:
+    def examine(versions=None, driver=Path("/nonexistent"), **outcomes) -> dict[str, Finding]:
         installed = {"openmm": "8.6.1", "openmmml": "1.8", "torch": "2.9.1", "numpy": "2.0.0"}
         installed |= {"click": "8.1.0", **(versions or {})}
         monkeypatch.setattr(doctor, "_version", installed.get)
         monkeypatch.setattr(probes, "run_all", lambda: {**HEALTHY, **outcomes})
+        monkeypatch.setattr(doctor, "_NVIDIA_DRIVER", driver)
         return by_name(doctor.examine())
 
     return examine
@@ -250,6 +251,16 @@ def test_gpu(examined):
     assert (gpu.status, gpu.text, gpu.fix) == ("ok", "NVIDIA H200", None)
 
 
+def test_gpu_that_torch_does_not_see(examined, tmp_path):
+    """The NVIDIA driver is loaded: either torch was built without CUDA or they do not match."""
+    gpu = examined(driver=tmp_path)["gpu"]
+    assert (gpu.status, gpu.fix) == ("warning", "pip install --force-reinstall 'torch>=2.9'")
+    cuda = Outcome({"cuda": "12.8", "hip": None, "devices": []})
+    gpu = examined(driver=tmp_path, torch=cuda)["gpu"]
+    assert (gpu.status, gpu.fix) == ("warning", None)
+    assert "torch (CUDA 12.8 build) sees no GPU" in gpu.text
+
+
 def test_plugins_that_should_load_are_told_apart(examined):
     start = "Error loading library /a/b/"
     absent = (
@@ -295,7 +306,7 @@ def test_cache_is_listed_and_not_made(tmp_path, monkeypatch, examined):
     (folder / "artifacts" / "abc.les.pt").write_bytes(bytes(1_500_000))
     findings = examined()
     assert findings["cache"].text == f"{folder} (writable)"
-    assert findings["cached"].text == "1 artifacts, 1.5 MB"
+    assert findings["cached"].text == "1.5 MB of exported models"
     assert findings["cached"].details == ("artifacts/abc.les.pt  1.5 MB",)
 
 
