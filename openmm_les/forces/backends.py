@@ -15,13 +15,11 @@ import sys
 import warnings
 from dataclasses import dataclass
 
+from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR as _BUILT_FOR
 from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What each release of openmmtorch on PyPI was compiled for: the torch it needs, and the first
-# OpenMM with which reading a System from XML, or copying it, crashes the process.
-_BUILT_FOR = {"1.5": ("2.9", "8.6")}
 _COPY_CRASH = "crashes the process when a System is copied or read from XML"
 
 # Runs in a child process. Every line that it prints is something that works; a crash ends the list.
