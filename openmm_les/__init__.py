@@ -6,6 +6,7 @@ Importing this package imports neither torch nor openmm; the submodules do, when
 from openmm_les._version import __version__
 from openmm_les.errors import (
     ArtifactError,
+    DownloadError,
     InputError,
     LESError,
     ModelFileError,
@@ -15,6 +16,7 @@ from openmm_les.errors import (
 
 __all__ = [
     "ArtifactError",
+    "DownloadError",
     "InputError",
     "LESError",
     "ModelFileError",

@@ -5,9 +5,11 @@ from __future__ import annotations
 #: What this package cannot do without, as pip is told; the same as in pyproject.toml.
 REQUIREMENTS = {
     "click": "click>=8.1",
+    "filelock": "filelock>=3.13",
     "numpy": "numpy>=1.24",
     "openmm": "openmm>=8.6.1",
     "openmmml": "openmmml>=1.8",
+    "pooch": "pooch>=1.8",
     "torch": "torch>=2.9",
 }
 

@@ -24,6 +24,10 @@ class ArtifactError(LESError, ValueError):
     """An artifact (``*.les.pt``) is missing, corrupt, too new, or not ours."""
 
 
+class DownloadError(LESError):
+    """A published model cannot be downloaded, or is not what its authors published."""
+
+
 class VerificationError(LESError):
     """The exported model does not reproduce the original one."""
 

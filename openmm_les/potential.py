@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 class LESPotentialImplFactory:
     """Makes the implementation behind ``MLPotential('les', modelPath='model.les.pt')``.
 
+    The names of `openmm_les.catalog`, as in ``MLPotential('maceles-off')``, need no `modelPath`:
+    the published model is downloaded and exported when the potential is made, unless the cache has
+    it.
+
     Has the interface of `openmmml.mlpotential.MLPotentialImplFactory`. Where the entry point is not
     installed, register it by hand::
 
@@ -31,13 +35,16 @@ class LESPotentialImplFactory:
 
         Args:
             name: the name given to ``MLPotential``.
-            modelPath: path of an exported model (``*.les.pt``).
+            modelPath: path of an exported model (``*.les.pt``); may be left out for a published
+                model, and is used in place of the published one where it is given.
             **args: refused; options of a simulation belong to ``createSystem``.
 
         Raises:
             InputError: `modelPath` is missing, or an unknown argument was given.
             ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
+            DownloadError: the published model cannot be had; says how to get it by hand.
         """
+        from openmm_les import catalog
         from openmm_les.errors import InputError
         from openmm_les.forces.options import ForceOptions, refuse_unknown
         from openmm_les.potential_impl import LESPotentialImpl
@@ -49,6 +56,8 @@ class LESPotentialImplFactory:
                 "of the model: give it to createSystem() or createMixedSystem()"
             )
         refuse_unknown(f"MLPotential({name!r})", args, ("modelPath",))
+        if modelPath is None and name in catalog.names():
+            modelPath = catalog.artifact_path(name)
         if modelPath is None:
             raise InputError(
                 f"MLPotential({name!r}): modelPath is missing: expected the path of an exported "

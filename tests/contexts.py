@@ -6,12 +6,14 @@ from helpers import topology_from_atoms
 from openmm import unit
 from openmmml import MLPotential
 
+from openmm_les import catalog
 from openmm_les.ase import LESCalculator
 from openmm_les.potential import LESPotentialImplFactory
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
-# Where the package is installed its entry point has done this.
-MLPotential.registerImplFactory("les", LESPotentialImplFactory())
+# Where the package is installed its entry points have done this.
+for name in ("les", *catalog.names()):
+    MLPotential.registerImplFactory(name, LESPotentialImplFactory())
 
 PLATFORMS = ["Reference", "CPU"]
 

@@ -41,7 +41,14 @@ def in_process(code) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["export", "--help"], ["inspect", "-h"], ["doctor", "-h"]]
+    "arguments",
+    [
+        ["--help"],
+        ["export", "--help"],
+        ["inspect", "-h"],
+        ["doctor", "-h"],
+        ["models", "list", "-h"],
+    ],
 )
 def test_help_answers_at_once(arguments):
     """Without torch and openmm, which take seconds."""

@@ -43,6 +43,7 @@ def export(
     dtype: str | None = None,
     overwrite: bool = False,
     licence: str | None = None,
+    citation: str | None = None,
 ) -> Path:
     """Turns a trained model into an artifact and verifies that it is the same model.
 
@@ -53,6 +54,7 @@ def export(
             that of the model.
         overwrite: replace an existing file.
         licence: licence of the weights, stored in the artifact.
+        citation: what to cite, stored in the artifact.
 
     Returns:
         The absolute path of the artifact.
@@ -78,6 +80,7 @@ def export(
         dtype=precision,
         overwrite=overwrite,
         licence=licence,
+        citation=citation,
         verification=_verify(pickled, canonical, module, precision),
         charge_sign=charge_sign(module, canonical.hyper["elements"]),
         module=module,

@@ -17,7 +17,7 @@ import click
 from openmm_les._version import __version__
 from openmm_les.errors import LESError
 
-COMMANDS = ("doctor", "export", "inspect")
+COMMANDS = ("doctor", "export", "inspect", "models")
 
 USER_ERROR = 2
 FAILURE = 1

@@ -1,0 +1,264 @@
+"""Published models by name: where they come from, and their exported form in the user cache.
+
+Weights are not distributed with this package because of their licences. The first use of a name
+downloads the file its authors published, checks that it is that very file, and exports it; later
+uses, also without a network, take the exported artifact from the cache. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openmm_les import artifact as artifacts
+from openmm_les._version import __version__
+from openmm_les.errors import ArtifactError, DownloadError, InputError
+
+logger = logging.getLogger(__name__)
+
+#: Precision of the portable module in exported models. In float64 the comparison with the original
+#: cannot fail by rounding; simulations choose their own precision from the same weights.
+DTYPE = "float64"
+
+#: A server that is silent for so long [s] is given up.
+_SILENCE = 30.0
+#: Longest wait for another process [s]: a download and an export take less than a minute.
+_PATIENCE = 600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published model.
+
+    Attributes:
+        name: what users call it, as in ``MLPotential(name)``.
+        aliases: other names of the same model.
+        description: one line.
+        base_url: where the file lies, without the file's name.
+        file: name of the file.
+        blob: git object id of the file's content, which names one content only.
+        licence: of the weights.
+        citation: what to cite.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    description: str
+    base_url: str
+    file: str
+    blob: str
+    licence: str
+    citation: str
+
+    @property
+    def url(self) -> str:
+        """Address of the file its authors published."""
+        return f"{self.base_url}/{self.file}"
+
+
+MODELS: tuple[Entry, ...] = (
+    Entry(
+        name="maceles-off-small",
+        aliases=("maceles-off",),
+        description="MACELES-OFF, small: organic and biological molecules",
+        base_url=(
+            "https://raw.githubusercontent.com/ChengUCB/les_fit/"
+            "f9937a51f699c506bff91c077f70340e7d1924b2/MACELES-OFF"
+        ),
+        file="MACELES-OFF_small.model",
+        blob="e100b69ba4158c15a87258dc06be9770c236649e",
+        licence="CC BY-NC 4.0",
+        citation=(
+            "Kim et al., J. Chem. Theory Comput. (2025), doi 10.1021/acs.jctc.5c01400; "
+            "Cheng, npj Comput. Mater. 11, 80 (2025)"
+        ),
+    ),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every name of a published model, aliases included."""
+    return tuple(name for model in MODELS for name in (model.name, *model.aliases))
+
+
+def entry(name: str) -> Entry:
+    """What is known of a published model.
+
+    Raises:
+        InputError: there is no model of this name.
+    """
+    for model in MODELS:
+        if name in (model.name, *model.aliases):
+            return model
+    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}")
+
+
+def where(name: str) -> Path | None:
+    """The exported model in the cache; None if this version of openmm-les has made none yet."""
+    path = _exported_path(entry(name))
+    try:
+        artifacts.inspect(path)
+    except ArtifactError:  # absent, or damaged and soon replaced
+        return None
+    return path
+
+
+def artifact_path(name: str, *, base_url: str | None = None) -> Path:
+    """The exported model; downloads and exports it where the cache does not have it.
+
+    Any number of processes may ask at once: one works, the others wait for its result.
+
+    Args:
+        name: see `names`.
+        base_url: a mirror, in place of where the authors published the file; what comes from it has
+            to be the same file.
+
+    Returns:
+        Path of the artifact, in the cache.
+
+    Raises:
+        InputError: there is no model of this name.
+        DownloadError: the file cannot be had, or the cache cannot be written; says what to do.
+    """
+    model = entry(name)
+    if (ready := where(name)) is not None:
+        return ready
+    with _alone(model):
+        if (ready := where(name)) is not None:
+            return ready
+        source = _source(model, base_url or model.base_url)
+        return _export(model, source)
+
+
+def git_blob_id(path: Path) -> str:
+    """Object id that git gives to a file's content: sha1 of ``blob SIZE``, a zero byte, content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _folder() -> Path:
+    return artifacts.cache_directory() / "models"
+
+
+def _exported_path(model: Entry) -> Path:
+    key = f"{model.name}-{model.blob[:12]}-{__version__}-{DTYPE}"
+    return (_folder() / f"{key}{artifacts.SUFFIX}").absolute()
+
+
+@contextlib.contextmanager
+def _alone(model: Entry) -> Iterator[None]:
+    """Keeps other processes from preparing the same model; a killed process lets go by itself."""
+    from filelock import FileLock, Timeout
+
+    lock = _folder() / f".{model.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        guard = FileLock(lock, timeout=_PATIENCE)
+        guard.acquire()
+    except Timeout:
+        raise DownloadError(
+            f"{model.name}: another process has been preparing this model for {_PATIENCE:g} s; "
+            f"wait for it, or delete {lock} if there is none"
+        ) from None
+    except OSError as error:
+        raise _cache_error(model, error) from error
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def _source(model: Entry, base_url: str) -> Path:
+    """The published file in the cache, downloaded if need be."""
+    file = _folder() / f"{model.name}-{model.blob[:12]}.model"
+    part = file.with_suffix(".part")
+    try:
+        if file.is_file() and git_blob_id(file) == model.blob:
+            return file
+        try:
+            _download(model, f"{base_url}/{model.file}", part)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cache_error(model, error) from error
+    return file
+
+
+def _download(model: Entry, url: str, part: Path) -> None:
+    """Writes the file at `url` to `part` and checks its content."""
+    import pooch
+    import requests
+
+    logger.info("downloading %s", url)
+    # Not streamed: the file fits in memory, and pooch leaves a failed stream's connection open.
+    downloader = pooch.HTTPDownloader(chunk_size=1 << 20, timeout=_SILENCE, stream=False)
+    try:
+        downloader(url, part, None)
+    except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
+        raise DownloadError(
+            f"{model.name}: cannot download {url}: {_reason(error)}; {_by_hand(model)}"
+        ) from error
+    found = git_blob_id(part)
+    if found != model.blob:
+        raise DownloadError(
+            f"{model.name}: what came from {url} is not the published file: expected the git blob "
+            f"id {model.blob}, got {found} ({part.stat().st_size} bytes); try again, or "
+            f"{_by_hand(model)}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """One line for people; the texts of requests name objects and retries."""
+    from requests import exceptions
+
+    if isinstance(error, exceptions.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    # A timeout in the middle of the content arrives as a ConnectionError.
+    if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
+        return f"no answer within {_SILENCE:g} s"
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return "the transfer was cut short"
+    if isinstance(error, exceptions.ProxyError | exceptions.SSLError):
+        return " ".join(str(error).split())
+    if isinstance(error, exceptions.ConnectionError):
+        return "no connection to the server (offline?)"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _by_hand(model: Entry) -> str:
+    exported = f"{model.name}{artifacts.SUFFIX}"
+    return (
+        f"to fetch it by hand, get {model.url} on any machine, run `openmm-les export {model.file} "
+        f'-o {exported} --licence "{model.licence}"` and use MLPotential({model.name!r}, '
+        f"modelPath={exported!r})"
+    )
+
+
+def _cache_error(model: Entry, error: OSError) -> DownloadError:
+    return DownloadError(
+        f"{model.name}: cannot write to the cache {_folder()}: {error.strerror or error}; set "
+        "OPENMM_LES_CACHE_DIR to a directory that can be written"
+    )
+
+
+def _export(model: Entry, source: Path) -> Path:
+    from openmm_les_export import export
+
+    logger.info("exporting %s", source)
+    return export(
+        source,
+        _exported_path(model),
+        dtype=DTYPE,
+        overwrite=True,  # only a damaged one can be there
+        licence=model.licence,
+        citation=model.citation,
+    )

@@ -1,0 +1,67 @@
+"""``openmm-les models``: the published models and what of them is in the cache."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group("models")
+def command() -> None:
+    """List, download and find the published models."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def list_models(as_json: bool) -> None:
+    """Show the models that MLPotential knows by name."""
+    from dataclasses import asdict
+
+    from openmm_les import catalog
+
+    found = [(model, catalog.where(model.name)) for model in catalog.MODELS]
+    if as_json:
+        rows = [
+            asdict(model) | {"url": model.url, "path": None if path is None else str(path)}
+            for model, path in found
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for model, path in found:
+        click.echo(" or ".join((model.name, *model.aliases)))
+        click.echo(f"  {model.description}")
+        click.echo(f"  licence   {model.licence}")
+        click.echo(f"  citation  {model.citation}")
+        click.echo(f"  source    {model.url}")
+        click.echo(f"  in cache  {'no' if path is None else path}")
+
+
+@command.command("download")
+@click.argument("name")
+def download(name: str) -> None:
+    """Download and export the model NAME, unless that is done already."""
+    from openmm_les import catalog
+
+    model = catalog.entry(name)
+    if catalog.where(name) is None:
+        click.echo(f"source:     {model.url}")
+    path = catalog.artifact_path(name)
+    click.echo(f"licence:    {model.licence}")
+    click.echo(f"exported:   {path}")
+    click.echo(f"in OpenMM:  MLPotential({name!r}).createSystem(topology)")
+
+
+@command.command("where")
+@click.argument("name")
+def where(name: str) -> None:
+    """Print the path of the exported model NAME in the cache."""
+    from openmm_les import catalog
+    from openmm_les.errors import InputError
+
+    path = catalog.where(name)
+    if path is None:
+        raise InputError(
+            f"{name} is not in the cache; get it with `openmm-les models download {name}`"
+        )
+    click.echo(str(path))
