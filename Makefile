@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-MODEL ?= ../shared/models/mace_les_dipep_r4_l0.model
-PDB ?=
+# A trained model instead of the demonstration model: make demo MODEL=path/to/my.model
+MODEL ?=
 
 # The newest torch, without any framework beside it: what most users install.
 MINIMAL := .venv-minimal
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python examples/01_md_of_a_peptide.py --model '$(MODEL)' --output demo-output
+	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not network'

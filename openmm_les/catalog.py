@@ -1,6 +1,7 @@
-"""Published models by name: where they come from, and their exported form in the user cache.
+"""Models by name: where they come from, and their exported form.
 
-Weights are not distributed with this package because of their licences. The first use of a name
+A small demonstration model comes with the package. The weights of published models do not, because
+of their licences: the first use of a name
 downloads the file its authors published, checks that it is that very file, and exports it; later
 uses, also without a network, take the exported artifact from the cache. Nothing here imports torch.
 """
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 #: cannot fail by rounding; simulations choose their own precision from the same weights.
 DTYPE = "float64"
 
+_BUNDLED = Path(__file__).parent / "models"
+
 #: A server that is silent for so long [s] is given up.
 _SILENCE = 30.0
 #: Longest wait for another process [s]: a download and an export take less than a minute.
@@ -33,15 +36,16 @@ _PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A published model.
+    """A model that has a name.
 
     Attributes:
         name: what users call it, as in ``MLPotential(name)``.
         aliases: other names of the same model.
         description: one line.
-        base_url: where the file lies, without the file's name.
+        base_url: where the file lies, without the file's name; empty for a model that comes with
+            this package.
         file: name of the file.
-        blob: git object id of the file's content, which names one content only.
+        blob: git object id of the file's content, which names one content only; empty likewise.
         licence: of the weights.
         citation: what to cite.
     """
@@ -56,9 +60,14 @@ class Entry:
     citation: str
 
     @property
+    def bundled(self) -> Path | None:
+        """The artifact, for a model that comes with this package."""
+        return None if self.base_url else _BUNDLED / self.file
+
+    @property
     def url(self) -> str:
         """Address of the file its authors published."""
-        return f"{self.base_url}/{self.file}"
+        return f"{self.base_url}/{self.file}" if self.base_url else ""
 
 
 MODELS: tuple[Entry, ...] = (
@@ -78,16 +87,26 @@ MODELS: tuple[Entry, ...] = (
             "Cheng, npj Comput. Mater. 11, 80 (2025)"
         ),
     ),
+    Entry(
+        name="les-demo",
+        aliases=(),
+        description="demonstration only: capped amino acids and water (H, C, N, O), GFN2-xTB level",
+        base_url="",
+        file=f"les-demo{artifacts.SUFFIX}",
+        blob="",
+        licence="MIT",
+        citation="the openmm-les developers",
+    ),
 )
 
 
 def names() -> tuple[str, ...]:
-    """Every name of a published model, aliases included."""
+    """Every name of a model, aliases included."""
     return tuple(name for model in MODELS for name in (model.name, *model.aliases))
 
 
 def entry(name: str) -> Entry:
-    """What is known of a published model.
+    """What is known of a model.
 
     Raises:
         InputError: there is no model of this name.
@@ -99,8 +118,9 @@ def entry(name: str) -> Entry:
 
 
 def where(name: str) -> Path | None:
-    """The exported model in the cache; None if this version of openmm-les has made none yet."""
-    path = _exported_path(entry(name))
+    """The exported model; None if it is not in the cache, where this version would put it."""
+    model = entry(name)
+    path = model.bundled or _exported_path(model)
     try:
         artifacts.inspect(path)
     except ArtifactError:  # absent, or damaged and soon replaced
@@ -109,7 +129,7 @@ def where(name: str) -> Path | None:
 
 
 def artifact_path(name: str, *, base_url: str | None = None) -> Path:
-    """The exported model; downloads and exports it where the cache does not have it.
+    """The exported model; downloads and exports a published one that the cache does not have.
 
     Any number of processes may ask at once: one works, the others wait for its result.
 
@@ -119,13 +139,15 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
             to be the same file.
 
     Returns:
-        Path of the artifact, in the cache.
+        Path of the artifact, in the cache or in this package.
 
     Raises:
         InputError: there is no model of this name.
         DownloadError: the file cannot be had, or the cache cannot be written; says what to do.
     """
     model = entry(name)
+    if model.bundled is not None:
+        return model.bundled
     if (ready := where(name)) is not None:
         return ready
     with _alone(model):

@@ -8,6 +8,8 @@ import torch
 from helpers import DIPEPTIDE_MODEL, L2_MODEL, MODELS, WATER_MODEL, shared_file
 from openmm_les_export import export
 
+from openmm_les import catalog
+
 #: What a marked test needs, and why it is skipped without.
 REQUIREMENTS = {
     "gpu": (torch.cuda.is_available(), "needs a CUDA device"),
@@ -58,7 +60,8 @@ def water_artifact(exported) -> Path:
 
 @pytest.fixture(scope="session")
 def dipeptide_artifact(exported) -> Path:
-    return exported(DIPEPTIDE_MODEL)
+    """A model for the structures of `helpers.dipeptide`; the bundled one in a user's clone."""
+    return exported(DIPEPTIDE_MODEL) if MODELS.exists() else catalog.artifact_path("les-demo")
 
 
 @pytest.fixture(scope="session")

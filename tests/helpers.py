@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from openmm import Vec3, app, unit
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 MODELS = SHARED / "models"
 DATA = SHARED / "data"
 
@@ -42,8 +43,15 @@ def water_frame(i: int) -> Atoms:
 
 
 def dipeptide(i: int) -> Atoms:
-    """Structure `i` of the dipeptide validation set, not periodic."""
-    return _bare(_frames("spice_dipeptides_val.xyz")[i])
+    """Structure `i` of the dipeptide validation set, not periodic.
+
+    In a user's clone, which has no such set, a rattled copy of the peptide of the examples.
+    """
+    if DATA.exists():
+        return _bare(_frames("spice_dipeptides_val.xyz")[i])
+    peptide = ase.io.read(ROOT / "examples" / "alanine_dipeptide.pdb")
+    peptide.rattle(0.03, seed=i)
+    return Atoms(peptide.get_chemical_symbols(), peptide.positions)
 
 
 def references(model: str) -> list[dict[str, np.ndarray]]:

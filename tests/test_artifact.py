@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import dipeptide
+from helpers import DIPEPTIDE_MODEL, dipeptide
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import ArtifactError, InputError
@@ -102,8 +102,8 @@ def test_inspect_reads_without_torch(dipeptide_artifact):
     assert out.stdout.strip() == "mace", out.stderr
 
 
-def test_metadata(dipeptide_artifact):
-    metadata = artifacts.inspect(dipeptide_artifact)
+def test_metadata(exported):
+    metadata = artifacts.inspect(exported(DIPEPTIDE_MODEL))
     assert metadata["format_version"] == artifacts.FORMAT_VERSION
     assert metadata["elements"] == [1, 6, 7, 8]
     assert metadata["cutoff"] == 4.0
@@ -281,8 +281,6 @@ def test_save_refuses_an_unknown_dtype(dipeptide_artifact, tmp_path):
 
 def test_weights_are_kept_in_full(dipeptide_artifact, exported):
     """A float32 artifact holds the same canonical weights as a float64 one."""
-    from helpers import DIPEPTIDE_MODEL
-
     single = artifacts.load(dipeptide_artifact).canonical.state
     double = artifacts.load(exported(DIPEPTIDE_MODEL, "float64")).canonical.state
     assert single.keys() == double.keys()

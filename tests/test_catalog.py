@@ -180,12 +180,20 @@ def assert_tells_the_way_by_hand(message: str) -> None:
 
 
 def test_names_and_entries():
-    assert catalog.names() == ("maceles-off-small", "maceles-off")
+    assert catalog.names() == ("maceles-off-small", "maceles-off", "les-demo")
     assert catalog.entry("maceles-off") is catalog.entry("maceles-off-small")
     assert PUBLISHED.url.endswith("/MACELES-OFF/MACELES-OFF_small.model")
     assert PUBLISHED.licence == "CC BY-NC 4.0"
-    with pytest.raises(InputError, match="expected one of maceles-off-small, maceles-off, got 'x'"):
+    with pytest.raises(InputError, match="expected one of maceles-off-small, .*, got 'x'"):
         catalog.entry("x")
+
+
+def test_bundled_model_needs_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "none"))
+    path = catalog.artifact_path("les-demo")
+    assert path == catalog.where("les-demo")
+    assert artifact.load(path).metadata["licence"] == "MIT"
+    assert not (tmp_path / "none").exists()
 
 
 def test_every_name_has_an_entry_point():
@@ -402,7 +410,7 @@ def test_command_line(serve, tiny, capsys):
     assert status == 0
     assert "maceles-off-small or maceles-off\n" in out
     assert re.search(r"licence +CC BY-NC 4.0\n", out)
-    assert re.search(r"in cache +no\n", out)
+    assert re.search(r"exported +not yet\n", out)
     status, _, err = command(capsys, "models", "where", "maceles-off")
     assert status == 2
     assert "openmm-les models download maceles-off" in err

@@ -41,8 +41,9 @@ def test_readme_snippets_run(folder, number):
     run(["snippet.py"], folder)
 
 
-def test_example_of_a_peptide(folder):
-    arguments = ["--model", "my.les.pt", "--steps", 40, "--output", "out"]
+@pytest.mark.parametrize("model", [["--model", "my.les.pt"], []])
+def test_example_of_a_peptide(folder, model):
+    arguments = [*model, "--steps", 40, "--output", "out"]
     out = run([folder / "examples" / "01_md_of_a_peptide.py", *arguments], folder)
     assert "100.0%" in out
     assert (folder / "out" / "trajectory.dcd").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""``openmm-les models``: the published models and what of them is in the cache."""
+"""``openmm-les models``: models by name, and where they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 @click.group("models")
 def command() -> None:
-    """List, download and find the published models."""
+    """List, download and find models that have a name."""
 
 
 @command.command("list")
@@ -33,8 +33,8 @@ def list_models(as_json: bool) -> None:
         click.echo(f"  {model.description}")
         click.echo(f"  licence   {model.licence}")
         click.echo(f"  citation  {model.citation}")
-        click.echo(f"  source    {model.url}")
-        click.echo(f"  in cache  {'no' if path is None else path}")
+        click.echo(f"  source    {model.url or 'comes with openmm-les'}")
+        click.echo(f"  exported  {'not yet' if path is None else path}")
 
 
 @command.command("download")
@@ -44,7 +44,7 @@ def download(name: str) -> None:
     from openmm_les import catalog
 
     model = catalog.entry(name)
-    if catalog.where(name) is None:
+    if catalog.where(name) is None and model.url:
         click.echo(f"source:     {model.url}")
     path = catalog.artifact_path(name)
     click.echo(f"licence:    {model.licence}")
