@@ -184,7 +184,7 @@ def test_names_and_entries():
     assert catalog.entry("maceles-off") is catalog.entry("maceles-off-small")
     assert PUBLISHED.url.endswith("/MACELES-OFF/MACELES-OFF_small.model")
     assert PUBLISHED.licence == "CC BY-NC 4.0"
-    with pytest.raises(InputError, match="expected one of maceles-off-small, .*, got 'x'"):
+    with pytest.raises(InputError, match=r"expected one of maceles-off-small, .*, got 'x'"):
         catalog.entry("x")
 
 
