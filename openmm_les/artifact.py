@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,8 @@ SUFFIX = ".les.pt"
 
 _METADATA = "metadata.json"
 _CANONICAL = "canonical.pt"
+#: What reading a damaged zip archive raises.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
 _EXPORT_AGAIN = "export it again with 'openmm-les export'"
 
 
@@ -260,12 +263,13 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     """
     metadata = inspect(path)
     file = Path(path).absolute()
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except _DAMAGE as error:
+        damaged = str(error)
     if damaged is not None:
-        raise ArtifactError(
-            f"modelPath: {file} is corrupt (checksum of {damaged}); {_EXPORT_AGAIN}"
-        )
+        raise ArtifactError(f"modelPath: {file} is corrupt ({damaged}); {_EXPORT_AGAIN}")
     return Artifact(path=file, sha256=file_hash(file), metadata=metadata)
 
 
@@ -277,7 +281,7 @@ def _read_member(file: Path, name: str) -> bytes:
             if members:
                 return archive.read(members[0])
             scripted = any(m.split("/")[1:] == ["constants.pkl"] for m in archive.namelist())
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise ArtifactError(
             f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written "
             "by 'openmm-les export'"

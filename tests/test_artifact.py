@@ -12,6 +12,7 @@ import torch
 from helpers import DIPEPTIDE_MODEL, dipeptide
 
 from openmm_les import artifact as artifacts
+from openmm_les import catalog
 from openmm_les.errors import ArtifactError, InputError
 
 BLOCK_OTHERS = """
@@ -200,9 +201,13 @@ def test_truncated_file(dipeptide_artifact, tmp_path, keep):
         artifacts.load(path)
 
 
-def test_every_flipped_byte_region_is_noticed(dipeptide_artifact, tmp_path):
-    content = bytearray(dipeptide_artifact.read_bytes())
-    with zipfile.ZipFile(dipeptide_artifact) as archive:
+@pytest.mark.parametrize("which", ["exported", "bundled"])
+def test_every_flipped_byte_region_is_noticed(which, request, tmp_path):
+    source = catalog.artifact_path("les-demo")
+    if which == "exported":
+        source = request.getfixturevalue("dipeptide_artifact")
+    content = bytearray(source.read_bytes())
+    with zipfile.ZipFile(source) as archive:
         largest = sorted(archive.infolist(), key=lambda item: -item.file_size)[:5]
     for item in largest:
         damaged = bytearray(content)
