@@ -148,11 +148,14 @@ def _remedy() -> str:
         return ""
     needed, _ = _BUILT_FOR[release]
     installed = _version("torch")
-    if _number(installed) == _number(needed) and not installed.endswith("+cpu"):
+    same_number = _number(installed) == _number(needed)
+    if same_number and not installed.endswith("+cpu"):
         return ""
+    # For pip the CPU build satisfies the same version: it has to be told to replace it.
+    force = "--force-reinstall " if same_number else ""
     return (
         f"; openmmtorch {release} was built for the CUDA build of torch {needed}: "
-        f"pip install 'torch=={needed}.*'"
+        f"pip install {force}'torch=={needed}.*'"
     )
 
 
