@@ -6,7 +6,6 @@ are computed per pair. They are smooth functions of one variable and of low nume
 single precision a cubic Hermite table of a compressed basis replaces the MLP.
 """
 
-import math
 from typing import List, Sequence, Tuple
 
 import torch
@@ -198,8 +197,3 @@ def tabulate(
         dtype,
     )
     return table, maps
-
-
-def bessel_prefactor(cutoff: float) -> float:
-    """sqrt(2 / cutoff), the normalisation of the Bessel basis on [0, cutoff]."""
-    return math.sqrt(2.0 / cutoff)
