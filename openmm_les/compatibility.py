@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+
 #: What this package cannot do without, as pip is told; the same as in pyproject.toml.
 REQUIREMENTS = {
     "click": "click>=8.1",
@@ -16,3 +19,17 @@ REQUIREMENTS = {
 #: What each release of openmmtorch on PyPI was compiled for: the torch it needs, and the first
 #: OpenMM with which reading a System from XML, or copying it, crashes the process.
 OPENMMTORCH_BUILT_FOR = {"1.5": ("2.9", "8.6")}
+
+
+def version_of(name: str) -> str | None:
+    """Version of an installed package, such as ``2.9.1+cpu``; None where it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """The numbers a version starts with, for comparisons: (2, 9, 1) of ``2.9.1+cpu``."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

@@ -6,7 +6,6 @@ child processes (`probes`), so that no installation is too broken to be examined
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 import tempfile
@@ -17,7 +16,7 @@ from typing import Literal
 
 from openmm_les import probes
 from openmm_les._version import __version__
-from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, REQUIREMENTS
+from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, numbers_of, version_of
 from openmm_les.probes import Outcome
 
 Status = Literal["ok", "warning", "error"]
@@ -88,26 +87,26 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("openmm-les", "ok", f"{__version__} in {Path(__file__).parent}")
     for name, requirement in REQUIREMENTS.items():
-        version = _version(name)
+        version = version_of(name)
         fix = f"pip install '{requirement}'"
         if version is None:
             yield Finding(name, "error", f"not installed, needed: {requirement}", fix)
-        elif _numbers(version) < _numbers(requirement.partition(">=")[2]):
+        elif numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
             yield Finding(name, "error", f"{version} is too old, needed: {requirement}", fix)
         elif name == "torch":
             yield _torch(version, torch)
         else:
             yield Finding(name, "ok", version)
     for name, (extra, loss) in _OPTIONAL.items():
-        version = _version(name)
+        version = version_of(name)
         if version is None:
             fix = f"pip install 'openmm-les[{extra}]'"
             yield Finding(name, "warning", f"not installed (optional): {loss}", fix)
         else:
             yield Finding(name, "ok", version)
     # No command for it: its torch may be older than the one here, and PythonForce works with any.
-    text = _version("openmmtorch") or "not installed (optional): no TorchForce"
-    yield Finding("openmmtorch", "ok" if _version("openmmtorch") else "warning", text)
+    text = version_of("openmmtorch") or "not installed (optional): no TorchForce"
+    yield Finding("openmmtorch", "ok" if version_of("openmmtorch") else "warning", text)
 
 
 def _torch(version: str, outcome: Outcome) -> Finding:
@@ -126,26 +125,26 @@ def _build(torch: Outcome) -> str:
 
 def _combinations(torch: Outcome) -> Iterator[Finding]:
     """Versions that do not go together, as far as that is known without trying."""
-    openmm, openmmml = _version("openmm"), _version("openmmml")
+    openmm, openmmml = version_of("openmm"), version_of("openmmml")
     minimum = REQUIREMENTS["openmm"].partition(">=")[2]
-    if openmmml and openmm and _numbers(openmm) < _numbers(minimum):
+    if openmmml and openmm and numbers_of(openmm) < numbers_of(minimum):
         text = f"openmmml {openmmml} needs openmm {minimum} or newer, not {openmm}"
         fix = f"pip install '{REQUIREMENTS['openmm']}'"
         yield Finding("openmmml+openmm", "error", text, fix)
 
-    release, installed = _version("openmmtorch"), _version("torch")
+    release, installed = version_of("openmmtorch"), version_of("torch")
     if release not in OPENMMTORCH_BUILT_FOR:
         return
     built_for, crashes_from = OPENMMTORCH_BUILT_FOR[release]
     text = f"openmmtorch {release} was built for the CUDA build of torch {built_for}"
-    if installed and _numbers(installed)[:2] != _numbers(built_for):
+    if installed and numbers_of(installed)[:2] != numbers_of(built_for):
         fix = f"pip install 'torch=={built_for}.*'"
         yield Finding("openmmtorch+torch", "warning", f"{text}, not for {installed}", fix)
     elif installed and (installed.endswith("+cpu") or torch.data.get("cuda", "") is None):
         # pip takes the CPU build for the same version: it has to be told to replace it.
         fix = f"pip install --force-reinstall 'torch=={built_for}.*'"
         yield Finding("openmmtorch+torch", "warning", f"{text}, not for its CPU build", fix)
-    if openmm and _numbers(openmm)[:2] >= _numbers(crashes_from):
+    if openmm and numbers_of(openmm)[:2] >= numbers_of(crashes_from):
         text = (
             f"with openmmtorch {release} and openmm {openmm} the process crashes when a System "
             "with a TorchForce is copied or read from XML; backend='auto' takes PythonForce"
@@ -160,7 +159,7 @@ def _platforms(openmm: Outcome) -> Iterator[Finding]:
     names = openmm.data.get("platforms", [])
     if openmm.failure:
         fix = f"pip install --force-reinstall '{REQUIREMENTS['openmm']}'"
-        if _version("openmm") is None:
+        if version_of("openmm") is None:
             fix = f"pip install '{REQUIREMENTS['openmm']}'"
         yield Finding("platforms", "error", f"importing openmm {openmm.failure}", fix)
         return
@@ -284,16 +283,3 @@ def _cache() -> Iterator[Finding]:
     )
     text = f"{sum(sizes):.1f} MB of exported models" if files else "nothing"
     yield Finding("cached", "ok", text, details=tuple(lines))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers a version starts with: (2, 9, 1) of ``2.9.1+cpu``."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()

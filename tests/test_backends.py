@@ -81,7 +81,7 @@ def test_backend_that_cannot_be_imported_is_named(tmp_path):
 
 def test_wrong_torch_gets_the_pip_command(tmp_path, monkeypatch):
     versions = {"openmmtorch": "1.5", "openmm": "8.6.1", "torch": "2.11.0"}
-    monkeypatch.setattr(backends, "_version", versions.__getitem__)
+    monkeypatch.setattr(backends, "version_of", versions.__getitem__)
     assert "pip install 'torch==2.9.*'" in backends._remedy()
     versions["torch"] = "2.9.1+cpu"
     assert "CUDA build of torch 2.9" in backends._remedy()
@@ -91,7 +91,7 @@ def test_wrong_torch_gets_the_pip_command(tmp_path, monkeypatch):
 
 def test_known_crash_needs_no_trial(monkeypatch, caplog):
     versions = {"openmmtorch": "1.5", "openmm": "8.6.1", "torch": "2.9.1"}
-    monkeypatch.setattr(backends, "_version", versions.__getitem__)
+    monkeypatch.setattr(backends, "version_of", versions.__getitem__)
     monkeypatch.setattr(backends, "torchforce_status", lambda: pytest.fail("tried"))
     with caplog.at_level(logging.INFO):
         assert backends.choose("auto", device=None, is_placeholder=False) == "pythonforce"
@@ -102,7 +102,7 @@ def test_known_crash_needs_no_trial(monkeypatch, caplog):
 
 def test_working_torchforce_is_taken(monkeypatch):
     versions = {"openmmtorch": "1.6", "openmm": "8.6.1", "torch": "2.9.1"}
-    monkeypatch.setattr(backends, "_version", versions.__getitem__)
+    monkeypatch.setattr(backends, "version_of", versions.__getitem__)
     working = backends.TorchForceStatus(True, True, "")
     monkeypatch.setattr(backends, "torchforce_status", lambda: working)
     assert backends.choose("auto", device=None, is_placeholder=True) == "torchforce"

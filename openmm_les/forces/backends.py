@@ -7,7 +7,6 @@ the process down. So it is never imported before a child process has tried it.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import logging
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 
-from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR as _BUILT_FOR
+from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, numbers_of, version_of
 from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -137,18 +136,19 @@ def torchforce_status() -> TorchForceStatus:
 
 def _is_known_to_crash() -> bool:
     """Whether the version table alone rules out copies, so that no child has to try."""
-    release = _version("openmmtorch")
-    return release in _BUILT_FOR and _number(_version("openmm")) >= _number(_BUILT_FOR[release][1])
+    release, openmm = version_of("openmmtorch"), version_of("openmm")
+    if release not in OPENMMTORCH_BUILT_FOR or openmm is None:
+        return False
+    return numbers_of(openmm)[:2] >= numbers_of(OPENMMTORCH_BUILT_FOR[release][1])
 
 
 def _remedy() -> str:
     """The pip command that mends a wrong torch, as far as the installed openmmtorch is known."""
-    release = _version("openmmtorch")
-    if release not in _BUILT_FOR:
+    release, installed = version_of("openmmtorch"), version_of("torch")
+    if release not in OPENMMTORCH_BUILT_FOR or installed is None:
         return ""
-    needed, _ = _BUILT_FOR[release]
-    installed = _version("torch")
-    same_number = _number(installed) == _number(needed)
+    needed, _ = OPENMMTORCH_BUILT_FOR[release]
+    same_number = numbers_of(installed)[:2] == numbers_of(needed)
     if same_number and not installed.endswith("+cpu"):
         return ""
     # For pip the CPU build satisfies the same version: it has to be told to replace it.
@@ -161,20 +161,8 @@ def _remedy() -> str:
 
 def _versions() -> str:
     names = ("openmmtorch", "openmm", "torch")
-    release, openmm, torch = (f"{name} {_version(name)}" for name in names)
+    release, openmm, torch = (f"{name} {version_of(name) or '(unknown version)'}" for name in names)
     return f"{release} with {openmm} and {torch}"
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "(unknown version)"
-
-
-def _number(version: str) -> tuple[int, ...]:
-    """Major and minor number of a version."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def find_device(requested: str | None) -> str:
