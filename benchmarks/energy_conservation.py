@@ -17,10 +17,11 @@ import ase.io
 import numpy as np
 import openmm
 import torch
+from environment import environment
 from openmm import unit
 from openmm_les_export import export
 from openmmml import MLPotential
-from vs_openmmml import CASES, HERE, SHARED, environment, topology_of
+from vs_openmmml import CASES, HERE, SHARED, topology_of
 
 from openmm_les.units import KJ_PER_MOL_PER_EV
 

@@ -10,11 +10,9 @@ whose own cost is negligible; a step has one evaluation of energy and forces.
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import ase.io
 import numpy as np
 import openmm
 import torch
+from environment import environment
 from openmm import Vec3, app, unit
 
 HERE = Path(__file__).resolve().parent
@@ -88,22 +87,6 @@ def run_case(model: Path, atoms: Any, folder: Path, steps: int) -> dict[str, Any
     result["largest_force_difference_ev_per_a"] = float(difference)
     result["speed_up"] = outcome["openmm-ml"][0] / outcome["openmm-les"][0]
     return result
-
-
-def environment(threads: int) -> dict[str, Any]:
-    packages = ("torch", "openmm", "openmmml", "mace-torch", "e3nn", "openmm-les")
-    cpu = platform.processor() or platform.machine()
-    names = Path("/proc/cpuinfo")
-    if names.exists():
-        models = [x for x in names.read_text().splitlines() if x.startswith("model name")]
-        cpu = models[0].split(":", 1)[1].strip() if models else cpu
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": cpu,
-        "threads": threads,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 def main() -> None:

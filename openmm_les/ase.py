@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from openmm_les import artifact as artifacts
+from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError
 from openmm_les.forces.backends import find_device
 from openmm_les.system_model import SystemModel
@@ -27,10 +28,13 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             ``'single'``, about twice as fast.
         device: torch device, such as ``'cpu'`` or ``'cuda'``; None takes a GPU where there is one.
         max_neighbors: capacity of the neighbour list of an atom to begin with; it grows by itself.
+        ewald: ``'auto'``, ``'direct'`` or ``'mesh'``; see `openmm_les.electrostatics.EwaldOptions`.
+        ewald_tolerance: RMS force error over RMS force of the mesh.
+        les_cutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
         **kwargs: passed to `ase.calculators.calculator.Calculator`.
 
     Raises:
-        InputError: an unknown precision or device.
+        InputError: an unknown precision or device, or an option of the periodic sum out of range.
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
 
@@ -42,6 +46,9 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         precision: str = "double",
         device: str | None = "cpu",
         max_neighbors: int | None = None,
+        ewald: str = "auto",
+        ewald_tolerance: float = 1e-5,
+        les_cutoff: str = "hard",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]
@@ -51,6 +58,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self._precision = precision
         self._device = find_device(device)
         self._max_neighbors = max_neighbors
+        self._ewald = EwaldOptions(ewald, ewald_tolerance, les_cutoff)
         self._model: SystemModel | None = None
         self._built_for: tuple[bytes, bool] | None = None
 
@@ -88,6 +96,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 precision=self._precision,
                 device=self._device,
                 max_neighbors=self._max_neighbors,
+                ewald=self._ewald,
             )
             self._built_for = kind
         result = self._model.evaluate(positions, cell)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from openmm_les.artifact import Artifact
-from openmm_les.electrostatics import build_electrostatics
+from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.neighbors import (
@@ -44,8 +44,9 @@ _MESSAGES = {
     STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
     STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds; raise the "
     "option maxNeighbors",
-    STATUS_BOX: "the box has changed by more than the buffers made at the start allow; create the "
-    "System again from the present box",
+    STATUS_BOX: "the box has changed by more than the buffers made at the start allow (15 % of the "
+    "volume); create the System again from the present box, or use backend='pythonforce', which "
+    "makes new buffers by itself",
     STATUS_RESULT: "energy or forces are NaN or infinite; the structure is far outside what the "
     "model can describe",
 }
@@ -201,6 +202,7 @@ class SystemModel:
         precision: ``"single"``, or ``"double"`` (exact radial networks instead of tables).
         device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
         max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
+        ewald: how the periodic sum is computed; by default as it is fastest.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -221,8 +223,10 @@ class SystemModel:
         precision: str = "single",
         device: "str | torch.device" = "cpu",
         max_neighbors: int | None = None,
+        ewald: EwaldOptions | None = None,
     ) -> None:
         self.artifact = artifact
+        self.ewald = ewald or EwaldOptions()
         self.numbers = [int(z) for z in numbers]
         self.periodic = periodic
         self.precision = precision
@@ -248,6 +252,7 @@ class SystemModel:
         self._network = network.eval()
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
         self.capacity = max_neighbors or self._initial_capacity(start)
+        self._told_difference = False
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:
@@ -317,7 +322,10 @@ class SystemModel:
             self.periodic,
             cell,
             self._dtype,
-            _BOX_GROWTH if self.periodic else 1.0,
+            num_atoms=len(self.numbers),
+            options=self.ewald,
+            margin=_BOX_GROWTH if self.periodic else 1.0,
+            device=self.device,
         )
         model = SpecializedModel(
             self._network,
@@ -347,7 +355,11 @@ class SystemModel:
         box = np.zeros((3, 3))
         if self.cell is not None:
             box = self.cell if cell is None else np.asarray(cell, dtype=np.float64)
-        results = self._run(r, torch.from_numpy(np.ascontiguousarray(box)).to(self.device))
+        box_tensor = torch.from_numpy(np.ascontiguousarray(box)).to(self.device)
+        results = self._run(r, box_tensor)
+        if self.ewald.cutoff == "smooth" and not self._told_difference:
+            self._told_difference = True
+            self._tell_difference(results[2], r, box_tensor)
         energy, forces, charges, virial = (t.cpu().numpy() for t in results)
         return Evaluation(float(energy), forces, charges, virial)
 
@@ -365,6 +377,29 @@ class SystemModel:
                     break
                 self._grow(bits, positions, cell)
         raise SimulationError(describe_status(bits & ~mendable or bits))
+
+    def _tell_difference(
+        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+    ) -> None:
+        """Say what the smooth cutoff, with which no model was trained, changes."""
+        energies = {}
+        for cutoff in ("smooth", "hard"):
+            ewald = build_electrostatics(
+                self.artifact.canonical.les,
+                True,
+                cell.cpu(),
+                torch.float64,
+                num_atoms=len(self.numbers),
+                options=EwaldOptions("direct", cutoff=cutoff),
+            )
+            energies[cutoff] = float(ewald(charges.cpu(), positions.cpu(), cell.cpu())[0])
+        difference = energies["smooth"] - energies["hard"]
+        logger.warning(
+            "lesCutoff='smooth' changes the energy of this structure by %+.6f eV (%+.3f meV per "
+            "atom) against the model as it was trained",
+            difference,
+            1e3 * difference / len(self.numbers),
+        )
 
     def _grow(self, bits: int, positions: torch.Tensor, cell: torch.Tensor) -> None:
         if bits & STATUS_BOX:

@@ -8,68 +8,26 @@ import math
 import numpy as np
 import pytest
 import torch
+from charges import (
+    CELLS,
+    COULOMB,
+    DOUBLE,
+    KEPT,
+    REMOVED,
+    SINGLE,
+    assert_same,
+    direct,
+    limits_of,
+    pairs,
+    periodic_energy,
+    structure,
+    tensor,
+)
 from oracles.ewald import Parameters, derivatives, k_sum, pair_sum, reciprocal_vectors
 
-from openmm_les.electrostatics import DirectEwald, PairSum, build_electrostatics, k_limits_for
+from openmm_les.electrostatics import DirectEwald, PairSum, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.errors import InputError
-
-DOUBLE, SINGLE = torch.float64, torch.float32
-KEPT = Parameters()
-REMOVED = Parameters(remove_self_interaction=True)
-COULOMB = KEPT.prefactor / (2 * math.pi)
-
-CELLS = {
-    "cubic": [[9.7, 0, 0], [0, 9.7, 0], [0, 0, 9.7]],
-    "orthorhombic": [[6.1, 0, 0], [0, 11.3, 0], [0, 0, 8.9]],
-    "triclinic": [[9.1, 0, 0], [-3.2, 8.3, 0], [2.9, 3.7, 7.9]],
-    "strained": [[9.3, 0.4, -0.7], [1.1, 8.2, 0.3], [-2.2, 3.1, 10.4]],
-    "needle": [[3, 0, 0], [0, 3, 0], [0, 0, 120]],
-    "1.5 A": [[1.5, 0, 0], [0, 1.5, 0], [0, 0, 1.5]],
-    "2.5 A": [[2.5, 0, 0], [0, 2.5, 0], [0, 0, 2.5]],
-    "3.5 A": [[3.5, 0.2, 0], [-0.4, 3.5, 0], [0.3, 0, 3.5]],
-    "5 A": [[5, 0, 0], [0, 5, 0], [1, 0, 5]],
-}
-
-
-def tensor(values):
-    return torch.as_tensor(np.asarray(values), dtype=DOUBLE)
-
-
-def structure(cell, n=23, seed=0):
-    """Random charges with a net charge, random positions, up to a box length outside the cell."""
-    random = np.random.default_rng(seed)
-    cell = tensor(cell)
-    return tensor(random.normal(0.1, 0.5, n)), tensor(random.uniform(-1, 2, (n, 3))) @ cell, cell
-
-
-def direct(cell, parameters=KEPT, dtype=DOUBLE, limits=None, margin=1.0, chunk_size=None):
-    limits = k_limits_for(cell, parameters.dl, margin) if limits is None else limits
-    return DirectEwald(limits, **vars(parameters), dtype=dtype, chunk_size=chunk_size)
-
-
-def pairs(parameters=KEPT, dtype=DOUBLE, chunk_size=None):
-    options = {name: value for name, value in vars(parameters).items() if name != "dl"}
-    return PairSum(**options, dtype=dtype, chunk_size=chunk_size)
-
-
-def periodic_energy(q, r, cell, parameters=KEPT, **options):
-    return float(direct(cell, parameters, **options)(q, r, cell)[0])
-
-
-def assert_same(result, expected, relative):
-    """Energy, dE/dq, dE/dr and dE/dstrain agree, each relative to its largest entry.
-
-    An energy or strain derivative is a difference of large terms: its scale is that of both.
-    """
-    scales = [float(x.abs().max()) for x in expected[:4]]
-    scales[0] = scales[3] = max(scales[0], scales[3])
-    for name, got, want, scale in zip(
-        ("energy", "dE/dq", "dE/dr", "dE/dstrain"), result, expected, scales, strict=False
-    ):
-        error = float((got.double() - want.double()).abs().max())
-        assert error <= relative * scale + 1e-14, f"{name}: {error:.1e} of {scale:.1e}"
-
 
 # --------------------------------------------------------------------------- the periodic sum
 
@@ -272,7 +230,7 @@ def test_vectors_on_the_cutoff_are_inside(length, dtype):
 @pytest.mark.parametrize("name", CELLS)
 def test_limits_hold_every_vector_and_larger_ones_change_nothing(name):
     q, r, cell = structure(CELLS[name])
-    limits = k_limits_for(cell, 2.0)
+    limits = limits_of(cell)
     integers = torch.round(reciprocal_vectors(cell, 2.0) @ cell.T / (2 * math.pi)).abs()
     if len(integers):
         assert integers.max(dim=0).values.tolist() <= limits
@@ -285,7 +243,7 @@ def test_outgrown_grid_is_reported(axis):
     """A grid one too short would move the energy visibly; it must never be returned."""
     q, r, cell = structure(CELLS["cubic"])
     complete = direct(cell)(q, r, cell)
-    limits = k_limits_for(cell, 2.0)
+    limits = limits_of(cell)
     limits[axis] -= 1
     energy, dq, _, _, outgrown = direct(cell, limits=limits)(q, r, cell)
     assert outgrown
@@ -533,13 +491,17 @@ LES = {
 }
 
 
+def build(les, periodic, cell, **options):
+    return build_electrostatics(les, periodic, cell, DOUBLE, num_atoms=23, **options)
+
+
 def test_factory_builds_what_the_model_says():
     q, r, cell = structure(CELLS["strained"])
-    periodic = build_electrostatics(LES, True, cell, DOUBLE, margin=1.1)
+    periodic = build(LES, True, cell, margin=1.1)
     assert isinstance(periodic, DirectEwald)
-    assert periodic.limits.tolist() == k_limits_for(cell, 2.0, 1.1)
+    assert periodic.limits.tolist() == limits_of(cell, margin=1.1)
     assert_same(periodic(q, r, cell), derivatives(k_sum(KEPT), q, r, cell), 2e-13)
-    isolated = build_electrostatics(LES | {"remove_self_interaction": 1}, False, None, DOUBLE)
+    isolated = build(LES | {"remove_self_interaction": 1}, False, None)
     assert isinstance(isolated, PairSum)
     assert_same(isolated(q, r, cell), derivatives(pair_sum(REMOVED), q, r, cell), 1e-12)
 
@@ -547,9 +509,9 @@ def test_factory_builds_what_the_model_says():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_electrostatics({"sigma": 1.0}, False, None, DOUBLE), "missing dl, prefac"),
-        (lambda: build_electrostatics(LES, True, None, DOUBLE), "cell: expected"),
-        (lambda: build_electrostatics(LES, True, torch.eye(3), DOUBLE, 0.9), "margin: expected"),
+        (lambda: build({"sigma": 1.0}, False, None), "missing dl, prefac"),
+        (lambda: build(LES, True, None), "cell: expected"),
+        (lambda: build(LES, True, torch.eye(3), margin=0.9), "margin: expected"),
         (lambda: direct(torch.eye(3), limits=[3, 3]), "k_limits: expected 3 integers"),
         (lambda: direct(torch.eye(3), limits=[3, -1, 3]), "k_limits: expected 3 integers"),
         (lambda: direct(torch.eye(3), Parameters(sigma=0.0)), "sigma and dl: expected"),

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from openmm_les.electrostatics.cell import (
-    cutoff_wavenumber,
-    inverse_and_volume,
-    largest_indices,
-    self_energy_coefficient,
-)
+from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
+from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
 from openmm_les.errors import InputError
 
 _ELEMENTS_PER_CHUNK = 2**21
@@ -21,18 +17,18 @@ _SIGN_PAIRS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 """Signs of (n1, n2); n0 is never negative, since k and -k contribute alike."""
 
 
-def k_limits_for(cell: torch.Tensor, dl: float, margin: float = 1.0) -> list[int]:
+def k_limits_for(cell: torch.Tensor, k_max: float, margin: float = 1.0) -> list[int]:
     """Integer bounds with which `DirectEwald` serves a cell.
 
     Args:
         cell: lattice vectors in rows [A], shape [3, 3].
-        dl: resolution of the model [A].
+        k_max: radius beyond which no vector has a weight, `ReciprocalKernel.k_max` [1/A].
         margin: factor by which each lattice vector may grow before the bounds are outgrown.
 
     Returns:
         The largest integer coordinate along each of the three axes.
     """
-    return [int(n) for n in largest_indices(cell * margin, cutoff_wavenumber(dl)).tolist()]
+    return [int(n) for n in largest_indices(cell * margin, k_max).tolist()]
 
 
 class DirectEwald(nn.Module):
@@ -69,11 +65,8 @@ class DirectEwald(nn.Module):
     def __init__(
         self,
         k_limits: Sequence[int],
+        kernel: ReciprocalKernel,
         *,
-        sigma: float,
-        dl: float,
-        prefactor: float,
-        remove_self_interaction: bool,
         dtype: torch.dtype,
         chunk_size: int | None = None,
     ) -> None:
@@ -82,10 +75,7 @@ class DirectEwald(nn.Module):
         Args:
             k_limits: largest integer coordinate along each axis, see `k_limits_for`. Larger ones
                 than a box needs cost time and change nothing.
-            sigma: width of the Gaussian charges [A].
-            dl: resolution [A]; the cutoff is ``2 pi / dl``.
-            prefactor: c = 1 / (2 eps0) [eV A / e^2].
-            remove_self_interaction: whether the model subtracts the self-interaction.
+            kernel: the interaction.
             dtype: precision of the sums over atoms.
             chunk_size: atoms worked on at a time; by default, so many that memory stays within some
                 tens of MB, which suits a CPU's cache too. Larger ones mean fewer kernels on a GPU.
@@ -97,16 +87,9 @@ class DirectEwald(nn.Module):
         super().__init__()
         if len(k_limits) != 3 or min(k_limits) < 0:
             raise InputError(f"k_limits: expected 3 integers >= 0, got {list(k_limits)}")
-        if not (sigma > 0.0 and dl > 0.0):
-            raise InputError(f"sigma and dl: expected lengths > 0 A, got {sigma} and {dl}")
         if chunk_size is not None and chunk_size < 1:
             raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
-        self.half_sigma2 = 0.5 * sigma * sigma
-        self.k_max = cutoff_wavenumber(dl)
-        self.prefactor = prefactor
-        self.self_energy = (
-            self_energy_coefficient(prefactor, sigma) if remove_self_interaction else 0.0
-        )
+        self.kernel = kernel
         self.dtype = dtype
         self.size0, self.size1, self.size2 = (int(n) + 1 for n in k_limits)
         per_atom = 8 * self.size0 * self.size1
@@ -152,39 +135,26 @@ class DirectEwald(nn.Module):
         with torch.no_grad():
             charges = charges.to(self.dtype)
             inverse, volume = inverse_and_volume(cell)
-            k, k2, weights = self._reciprocal_space(inverse, volume)
+            k, weights, slopes = self.kernel(self.grid, inverse, volume)
             fractional = positions.to(torch.float64) @ inverse
             fractional = fractional - torch.round(fractional)
 
             factors = self._structure_factors(charges, fractional)
-            terms = weights * (factors.to(torch.float64) ** 2).sum(dim=0)
-            energy = terms.sum()
-            # d(k^2)/dstrain = -2 k k^T acts on exp(-sigma^2 k^2/2)/k^2, and 1/V gives -1.
-            slope = 2.0 * terms * (self.half_sigma2 + 1.0 / k2)
-            strain = (k * slope[:, None]).t() @ k
-            strain = strain - energy * torch.eye(3, dtype=torch.float64, device=cell.device)
+            power = (factors.to(torch.float64) ** 2).sum(dim=0) * self.multiplicity
+            energy = (weights * power).sum()
+            strain = strain_derivative(k, slopes, power, energy)
 
-            response = 2.0 * weights.to(self.dtype) * factors
+            response = (2.0 * weights * self.multiplicity).to(self.dtype) * factors
             potential, gradient = self._pull_back(response, fractional)
             gradient = charges[:, None] * (gradient @ inverse.t().to(self.dtype))
 
-            energy = energy - self.self_energy * (charges.to(torch.float64) ** 2).sum()
-            potential = potential - 2.0 * self.self_energy * charges
-            outgrown = torch.logical_not((largest_indices(cell, self.k_max) <= self.limits).all())
+            energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
+            potential = potential - 2.0 * self.kernel.self_energy * charges
+            outgrown = torch.logical_not(
+                (largest_indices(cell, self.kernel.k_max) <= self.limits).all()
+            )
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return energy, potential, gradient, strain, outgrown
-
-    def _reciprocal_space(
-        self, inverse: torch.Tensor, volume: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vectors k [m, 3], k^2 [m] (1 where outside the cutoff) and weights [m], in float64."""
-        k = self.grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
-        k2 = (k * k).sum(dim=1)
-        inside = (k2 > 0.0) & (k2 <= self.k_max * self.k_max)
-        k2 = torch.where(inside, k2, torch.ones_like(k2))
-        weights = torch.exp(-self.half_sigma2 * k2) / k2 * self.multiplicity.to(torch.float64)
-        weights = torch.where(inside, weights, torch.zeros_like(weights))
-        return k, k2, weights * (self.prefactor / volume.abs())
 
     def _phases(self, fractional: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """cos|sin of 2 pi n s and their slopes along s, for each of the three axes.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
@@ -42,6 +43,10 @@ class ForceOptions:
         returnEnergyType: ``'interaction_energy'`` (without the isolated atoms) or ``'energy'``.
         forceGroup: force group of the new forces, 0 to 31.
         maxNeighbors: capacity of the neighbour list of an atom; None derives it from the structure.
+        ewald: ``'direct'`` (exact), ``'mesh'`` (O(N log N)) or ``'auto'``; see
+            `openmm_les.electrostatics.EwaldOptions`.
+        ewaldTolerance: RMS force error over RMS force of the mesh.
+        lesCutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
     """
 
     precision: str = "single"
@@ -50,6 +55,9 @@ class ForceOptions:
     returnEnergyType: str = "interaction_energy"
     forceGroup: int = 0
     maxNeighbors: int | None = None
+    ewald: str = "auto"
+    ewaldTolerance: float = 1e-5
+    lesCutoff: str = "hard"
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("single", "double"))
@@ -58,6 +66,12 @@ class ForceOptions:
         _integer("forceGroup", self.forceGroup, 0, 31)
         if self.maxNeighbors is not None:
             _integer("maxNeighbors", self.maxNeighbors, 1, None)
+        _ = self.ewald_options
+
+    @property
+    def ewald_options(self) -> EwaldOptions:
+        """The options of the periodic sum, checked."""
+        return EwaldOptions(self.ewald, self.ewaldTolerance, self.lesCutoff)
 
     @classmethod
     def accepted(cls) -> tuple[str, ...]:

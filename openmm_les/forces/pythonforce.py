@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.P
         "device": options.device,
         "total_energy": options.returnEnergyType == "energy",
         "max_neighbors": options.maxNeighbors,
+        "ewald": dataclasses.asdict(options.ewald_options),
     }
     compute = LESCompute(str(artifact.path), artifact.sha256, settings)
     compute.prepare(artifact, region.cell)
@@ -65,8 +67,8 @@ class LESCompute:
     Args:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
-        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy`` and
-            ``max_neighbors``.
+        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
+            ``max_neighbors`` and ``ewald``.
     """
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
@@ -88,6 +90,7 @@ class LESCompute:
         Raises:
             InputError: the model cannot describe this system.
         """
+        from openmm_les.electrostatics import EwaldOptions
         from openmm_les.system_model import SystemModel
 
         self._model = SystemModel(
@@ -99,6 +102,7 @@ class LESCompute:
             precision=self._settings["precision"],
             device=find_device(self._settings["device"]),
             max_neighbors=self._settings["max_neighbors"],
+            ewald=EwaldOptions(**self._settings.get("ewald", {})),
         )
         return self._model
 

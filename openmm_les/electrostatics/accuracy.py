@@ -1,0 +1,122 @@
+"""Which periodic sum, and how fine a mesh, an accuracy asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from openmm_les.errors import InputError
+
+METHODS = ("auto", "direct", "mesh")
+CUTOFFS = ("hard", "smooth")
+
+
+@dataclass(frozen=True)
+class MeshRule:
+    """A mesh that is accurate enough.
+
+    Attributes:
+        tolerance: RMS force error over RMS force that it stays below.
+        order: points that the window covers along each axis.
+        spacing: largest mesh spacing, in units of dl.
+    """
+
+    tolerance: float
+    order: int
+    spacing: float
+
+
+#: ``benchmarks/ewald_accuracy.py`` measures what these rest on, with needle-shaped and tiny cells,
+#: liquids, a net charge and uncorrelated ions. Where one line suffices no finer one is taken.
+RULES = (
+    MeshRule(1e-3, 6, 0.34),
+    MeshRule(1e-4, 7, 0.36),
+    MeshRule(1e-5, 8, 0.33),
+    MeshRule(1e-6, 9, 0.30),
+    MeshRule(1e-7, 10, 0.28),
+)
+
+#: Rounding in single precision spoils more than this.
+SINGLE_PRECISION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class EwaldOptions:
+    """How the periodic sum is computed.
+
+    Attributes:
+        method: ``'direct'`` (exact), ``'mesh'`` (large systems), or ``'auto'``: the direct sum in
+            double precision and wherever it is not slower, else the mesh.
+        tolerance: RMS force error over RMS force that the mesh may have.
+        cutoff: ``'hard'``, as models are trained, or ``'smooth'``, an energy that is smooth in the
+            box but another one.
+
+    Raises:
+        InputError: a value that is not among these; names the options of ``createSystem``.
+    """
+
+    method: str = "auto"
+    tolerance: float = 1e-5
+    cutoff: str = "hard"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("ewald", self.method, METHODS),
+            ("lesCutoff", self.cutoff, CUTOFFS),
+        ):
+            if value not in allowed:
+                choices = " or ".join(map(repr, allowed))
+                raise InputError(f"{name}: expected {choices}, got {value!r}")
+        least, most = RULES[-1].tolerance, 0.01
+        is_number = isinstance(self.tolerance, int | float) and not isinstance(self.tolerance, bool)
+        if not is_number or not least <= self.tolerance <= most:
+            raise InputError(
+                f"ewaldTolerance: expected a number from {least:g} to {most:g}, got "
+                f"{self.tolerance!r}; for more accuracy use ewald='direct', which is exact"
+            )
+
+
+def wants_exact(options: EwaldOptions, dtype: torch.dtype) -> bool:
+    """Whether ``method='auto'`` means the direct sum, however large the system.
+
+    In double precision a mesh would promise digits that its window does not have, and in single
+    precision no mesh reaches a tolerance below rounding.
+    """
+    return dtype == torch.float64 or options.tolerance < SINGLE_PRECISION_TOLERANCE
+
+
+def find_rule(tolerance: float, dtype: torch.dtype) -> MeshRule:
+    """The cheapest mesh for a tolerance.
+
+    Raises:
+        InputError: rounding in `dtype` alone exceeds the tolerance.
+    """
+    if dtype == torch.float32 and tolerance < SINGLE_PRECISION_TOLERANCE:
+        raise InputError(
+            f"ewaldTolerance: single precision reaches {SINGLE_PRECISION_TOLERANCE:g} on a mesh, "
+            f"got {tolerance:g}; use precision='double', or ewald='direct'"
+        )
+    # Compared in decades, so that 1e-5 given as 0.00001 finds its line.
+    return next(r for r in RULES if math.log10(r.tolerance) <= math.log10(tolerance) + 1e-9)
+
+
+def mesh_is_faster(num_atoms: int, vectors: Sequence[int], mesh: Sequence[int], order: int) -> bool:
+    """Whether the mesh sum is expected to take less time than the direct one.
+
+    Both times have a part for each atom and one for each point of reciprocal space; the weights
+    [ns] were fitted to single-precision runs on one CPU thread (22 to 12 288 atoms, boxes of 10 to
+    50 A). The direct sum is exact, so it only has to be about as fast.
+
+    Args:
+        num_atoms: number of atoms.
+        vectors: sizes of the direct sum's octant of integers along the axes.
+        mesh: points of the mesh along the axes.
+        order: order of the window.
+    """
+    octant, points = math.prod(vectors), math.prod(mesh)
+    direct = num_atoms * octant * 1.3 + octant * 320.0
+    meshed = num_atoms * order**3 * 12.0 + points * 45.0
+    return meshed < direct

@@ -1,0 +1,104 @@
+"""From the parameters of a model and a system to the kernel that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from openmm_les.electrostatics.accuracy import (
+    EwaldOptions,
+    find_rule,
+    mesh_is_faster,
+    wants_exact,
+)
+from openmm_les.electrostatics.direct import DirectEwald, k_limits_for
+from openmm_les.electrostatics.kernel import ReciprocalKernel
+from openmm_les.electrostatics.mesh import MeshEwald, mesh_size_for
+from openmm_les.electrostatics.pairs import PairSum
+from openmm_les.errors import InputError
+
+#: Mesh points worked on at a time on a GPU, which wants few and large kernels (some 500 MB).
+_ELEMENTS_ON_GPU = 2**24
+_NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
+
+
+def build_electrostatics(
+    les: Mapping[str, float],
+    periodic: bool,
+    cell: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    num_atoms: int,
+    options: EwaldOptions | None = None,
+    margin: float = 1.0,
+    device: str | torch.device = "cpu",
+) -> DirectEwald | MeshEwald | PairSum:
+    """The kernel for a system.
+
+    Args:
+        les: parameters of the model: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A / e^2] and
+            ``remove_self_interaction``; others are ignored.
+        periodic: whether the system is periodic.
+        cell: lattice vectors in rows [A], shape [3, 3]; needed only if periodic.
+        dtype: precision of the sums over atoms.
+        num_atoms: number of atoms, by which the faster kernel is chosen.
+        options: how a periodic sum is computed; a system that is not periodic has no choice.
+        margin: factor by which each lattice vector may grow during a simulation.
+        device: where the module will run.
+
+    Returns:
+        The module, still on the CPU.
+
+    Raises:
+        InputError: a parameter is missing or out of range.
+    """
+    options = options or EwaldOptions()
+    missing = [name for name in _NEEDED if name not in les]
+    if missing:
+        raise InputError(f"les: expected {', '.join(_NEEDED)}; missing {', '.join(missing)}")
+    remove_self_interaction = bool(les["remove_self_interaction"])
+    sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
+    if not periodic:
+        if options.method == "mesh" or options.cutoff == "smooth":
+            raise InputError(
+                "ewald='mesh' and lesCutoff='smooth' are for periodic systems, and this one is "
+                "not: leave them out, or give the topology box vectors"
+            )
+        return PairSum(
+            sigma=sigma,
+            prefactor=prefactor,
+            remove_self_interaction=remove_self_interaction,
+            dtype=dtype,
+        )
+    if cell is None:
+        raise InputError("cell: expected three lattice vectors [A] for a periodic system, got None")
+    if not margin >= 1.0:
+        raise InputError(f"margin: expected a factor of at least 1, got {margin}")
+    kernel = ReciprocalKernel(
+        sigma=sigma,
+        dl=float(les["dl"]),
+        prefactor=prefactor,
+        remove_self_interaction=remove_self_interaction,
+        cutoff=options.cutoff,
+    )
+    limits = k_limits_for(cell, kernel.k_max, margin)
+    if options.method == "direct" or (options.method == "auto" and wants_exact(options, dtype)):
+        return DirectEwald(limits, kernel, dtype=dtype)
+    rule = find_rule(options.tolerance, dtype)
+    spacing = rule.spacing * kernel.resolution
+    mesh = mesh_size_for(cell, spacing, margin)
+    if options.method == "auto" and not mesh_is_faster(
+        num_atoms, [n + 1 for n in limits], mesh, rule.order
+    ):
+        return DirectEwald(limits, kernel, dtype=dtype)
+    many_threads = torch.device(device).type != "cpu"
+    return MeshEwald(
+        mesh,
+        kernel,
+        order=rule.order,
+        spacing=spacing,
+        dtype=dtype,
+        fixed_point=many_threads,
+        chunk_size=max(1, _ELEMENTS_ON_GPU // rule.order**3) if many_threads else None,
+    )

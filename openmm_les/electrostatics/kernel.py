@@ -1,0 +1,117 @@
+"""The LES interaction in reciprocal space, shared by every periodic sum."""
+
+import math
+from typing import Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.cell import cutoff_wavenumber, self_energy_coefficient
+from openmm_les.errors import InputError
+
+#: Half the width of the switched shell around the cutoff wave number, for ``cutoff="smooth"``.
+SWITCH_WIDTH = 0.1
+
+
+class ReciprocalKernel(nn.Module):
+    r"""Weights of the reciprocal vectors of a cell,
+
+    .. math::
+        w(k) = \frac{c}{V} \frac{e^{-\sigma^2 k^2/2}}{k^2} s(k),
+
+    for 0 < \|k\|, with s = 1 inside the hard cutoff 2 pi / dl and 0 outside (Cheng, npj Comput.
+    Mater. 11, 80 (2025)).
+
+    ``cutoff="smooth"`` is not what a model was trained with: it lets s fall from 1 to 0 between 0.9
+    and 1.1 times the cutoff, by a polynomial with two continuous derivatives. The energy is then a
+    smooth function of the box, at the price of another energy.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: float,
+        dl: float,
+        prefactor: float,
+        remove_self_interaction: bool,
+        cutoff: str = "hard",
+    ) -> None:
+        """Set up the constants.
+
+        Args:
+            sigma: width of the Gaussian charges [A].
+            dl: resolution [A]; the cutoff is ``2 pi / dl``.
+            prefactor: c = 1 / (2 eps0) [eV A / e^2].
+            remove_self_interaction: whether the model subtracts the self-interaction.
+            cutoff: ``"hard"`` or ``"smooth"``.
+
+        Raises:
+            InputError: if a parameter is out of range.
+        """
+        super().__init__()
+        if not (sigma > 0.0 and dl > 0.0):
+            raise InputError(f"sigma and dl: expected lengths > 0 A, got {sigma} and {dl}")
+        if cutoff not in ("hard", "smooth"):
+            raise InputError(f"lesCutoff: expected 'hard' or 'smooth', got {cutoff!r}")
+        self.half_sigma2 = 0.5 * sigma * sigma
+        self.width = SWITCH_WIDTH if cutoff == "smooth" else 0.0
+        self.k_cut = 2.0 * math.pi / dl
+        #: No vector beyond this radius [1/A] has a weight.
+        self.k_max = (1.0 + self.width) * cutoff_wavenumber(dl)
+        #: The length dl' [A] for which this radius is 2 pi / dl'.
+        self.resolution = dl / (1.0 + self.width)
+        self.prefactor = prefactor
+        #: Coefficient of sum q^2 that the model subtracts [eV / e^2].
+        self.self_energy = (
+            self_energy_coefficient(prefactor, sigma) if remove_self_interaction else 0.0
+        )
+
+    def forward(
+        self, grid: torch.Tensor, inverse: torch.Tensor, volume: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Vectors, weights and their slopes.
+
+        Args:
+            grid: integer coordinates of the vectors, shape [m, 3].
+            inverse: inverse of the cell [1/A], float64, shape [3, 3].
+            volume: volume of the cell [A^3], float64, shape [].
+
+        Returns:
+            Vectors k [m, 3] [1/A], weights w [m] [eV / e^2] and -2 dw/d(k^2) [m] at fixed volume,
+            float64; zero where k = 0 and beyond the cutoff.
+        """
+        k = grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
+        k2 = (k * k).sum(dim=1)
+        inside = (k2 > 0.0) & (k2 <= self.k_max * self.k_max)
+        k2 = torch.where(inside, k2, torch.ones_like(k2))
+        weights = torch.exp(-self.half_sigma2 * k2) / k2 * (self.prefactor / volume.abs())
+        weights = torch.where(inside, weights, torch.zeros_like(weights))
+        slopes = 2.0 * weights * (self.half_sigma2 + 1.0 / k2)
+        if self.width > 0.0:
+            length = torch.sqrt(k2)
+            t = ((length / self.k_cut - (1.0 - self.width)) / (2.0 * self.width)).clamp(0.0, 1.0)
+            switch = 1.0 - t * t * t * (10.0 + t * (6.0 * t - 15.0))
+            descent = 30.0 * (t * (1.0 - t)) ** 2 / (4.0 * self.width * self.k_cut * length)
+            slopes = slopes * switch + 2.0 * weights * descent
+            weights = weights * switch
+        return k, weights, slopes
+
+
+def strain_derivative(
+    k: torch.Tensor, slopes: torch.Tensor, power: torch.Tensor, energy: torch.Tensor
+) -> torch.Tensor:
+    """dE/dstrain of ``E = sum_k w |S|^2`` at fixed charges and fractional coordinates.
+
+    d(k^2)/dstrain = -2 k k^T acts on w, whose 1/V gives -1 on the diagonal.
+
+    Args:
+        k: vectors [1/A], shape [m, 3].
+        slopes: -2 dw/d(k^2), shape [m].
+        power: |S(k)|^2 [e^2] times the multiplicity of each vector, shape [m].
+        energy: E [eV], shape [].
+
+    Returns:
+        The derivative [eV], shape [3, 3].
+    """
+    strain = (k * (slopes * power)[:, None]).t() @ k
+    return strain - energy * torch.eye(3, dtype=torch.float64, device=k.device)

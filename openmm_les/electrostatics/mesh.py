@@ -1,0 +1,252 @@
+"""The periodic LES energy on a mesh, for large systems: the sum of `DirectEwald` in O(N log N)."""
+
+import math
+from collections.abc import Sequence
+from typing import List, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
+from openmm_les.electrostatics.window import fourier_transform, window_coefficients
+from openmm_les.errors import InputError
+
+_ELEMENTS_PER_CHUNK = 2**17
+"""Mesh points that are worked on at a time when no chunk size is given: fits a CPU's cache."""
+
+_FIXED_POINT_BITS = 32
+"""Binary digits behind the point of a fixed-point charge; 31 stay for the whole ones."""
+
+
+def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
+    """Mesh of a cell: even numbers without prime factors above 7.
+
+    Args:
+        cell: lattice vectors in rows [A], shape [3, 3].
+        spacing: largest distance between mesh points along a lattice vector [A].
+        margin: factor by which each lattice vector may grow before the mesh is too coarse.
+    """
+    lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1)) * (margin / spacing)
+    return [_next_smooth(math.ceil(float(length))) for length in lengths]
+
+
+def _next_smooth(number: int) -> int:
+    """The smallest even number >= `number` whose prime factors are 2, 3, 5 and 7."""
+    number = max(2, number + number % 2)
+    while True:
+        rest = number
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return number
+        number += 2
+
+
+class MeshEwald(nn.Module):
+    r"""The sum of `DirectEwald` over the same vectors, with structure factors from a mesh.
+
+    Charges are spread over the mesh with a window W, transformed, weighted and transformed back;
+    the potential is gathered with the same window (Hockney and Eastwood, Computer Simulation Using
+    Particles, chapter 8; Lindbo and Tornberg, J. Comput. Phys. 230, 8744 (2011)). Since the LES
+    kernel ends at a cutoff, nothing is truncated; what remains is the aliasing of the window,
+
+    .. math::
+        E = \sum_{0 < |k| \le k_c} w(k) \frac{|\hat\rho(n)|^2}{\prod_d \hat W(n_d / K_d)^2},
+
+    which falls exponentially with the order of the window. One transform pair yields the energy and
+    all its first derivatives. They are the exact derivatives of the energy on the mesh, so that
+    dynamics conserves energy even where the mesh is coarse.
+
+    The window's transform depends on n/K alone: buffers are static while the box changes. A box
+    whose mesh has become coarser than ``spacing`` is reported, never computed inaccurately.
+    """
+
+    grid: torch.Tensor
+    deconvolution: torch.Tensor
+    mesh: torch.Tensor
+    window: torch.Tensor
+    slope: torch.Tensor
+    offsets: torch.Tensor
+
+    def __init__(
+        self,
+        mesh: Sequence[int],
+        kernel: ReciprocalKernel,
+        *,
+        order: int,
+        spacing: float,
+        dtype: torch.dtype,
+        fixed_point: bool = False,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Set up the mesh.
+
+        Args:
+            mesh: number of points along each lattice vector, see `mesh_size_for`.
+            kernel: the interaction.
+            order: points that the window covers along each axis, 4 to 10.
+            spacing: the largest distance between mesh points [A] that is accurate enough.
+            dtype: precision of the mesh and the sums over atoms.
+            fixed_point: add charges as integers, whose sum does not depend on the order: where
+                many threads add at once (CUDA), results are then the same bit for bit. A CPU adds
+                one after the other and needs no such thing.
+            chunk_size: atoms worked on at a time; by default, so many that temporary arrays fit a
+                CPU's cache. Larger ones mean fewer kernels on a GPU. Changes the result by
+                rounding only.
+
+        Raises:
+            InputError: if a parameter is out of range.
+        """
+        super().__init__()
+        if len(mesh) != 3 or min(mesh) < 2:
+            raise InputError(f"mesh: expected 3 integers >= 2, got {list(mesh)}")
+        if chunk_size is not None and chunk_size < 1:
+            raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
+        self.kernel = kernel
+        self.order = order
+        self.spacing = spacing
+        self.dtype = dtype
+        self.fixed_point = fixed_point
+        self.scale = 2.0**_FIXED_POINT_BITS
+        self.chunk_size = chunk_size or max(1, _ELEMENTS_PER_CHUNK // order**3)
+        self.size0, self.size1, self.size2 = (int(n) for n in mesh)
+
+        coefficients = window_coefficients(order, spacing / kernel.resolution)
+        derivative = 2.0 * coefficients[1:] * np.arange(1, len(coefficients))[:, None]
+        self.register_buffer("window", torch.from_numpy(coefficients).to(dtype))
+        self.register_buffer("slope", torch.from_numpy(derivative).to(dtype))
+        # An even window is placed between two points, an odd one around the nearest.
+        self.shift = 0.5 * (order % 2)
+        self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
+        self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
+
+        axes = [np.rint(np.fft.fftfreq(n, 1.0 / n)) for n in mesh[:2]]
+        axes.append(np.arange(mesh[2] // 2 + 1.0))
+        # Integers, so that Module.float() cannot round them.
+        self.register_buffer(
+            "grid", torch.cartesian_prod(*(torch.from_numpy(a).to(torch.int64) for a in axes))
+        )
+        factors = [
+            1.0 / fourier_transform(coefficients, a / n) ** 2
+            for a, n in zip(axes, mesh, strict=True)
+        ]
+        factors[2][1:] *= 2.0  # k and -k are one number of a real transform
+        product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
+        self.register_buffer("deconvolution", torch.from_numpy(product.reshape(-1)))
+
+    def forward(
+        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy and its first derivatives, outside the autograd graph.
+
+        Args:
+            charges: latent charges [e], shape [n].
+            positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell.
+            cell: lattice vectors in rows [A], float64, shape [3, 3].
+
+        Returns:
+            The same tuple as `DirectEwald.forward`: energy [eV], float64, shape [], NaN if the mesh
+            is too coarse for the box; dE/dq [eV/e], shape [n]; dE/dr [eV/A], shape [n, 3];
+            dE/dstrain [eV], float64, shape [3, 3]; and whether the mesh is too coarse, shape [].
+        """
+        with torch.no_grad():
+            charges = charges.to(self.dtype)
+            inverse, volume = inverse_and_volume(cell)
+            k, weights, slopes = self.kernel(self.grid, inverse, volume)
+            # Wrapped and split into mesh point and remainder in float64, then rounded.
+            fractional = positions.to(torch.float64) @ inverse
+            scaled = (fractional - torch.floor(fractional)) * self.mesh
+            points = torch.floor(scaled + self.shift)
+            remainder = (2.0 * (scaled + self.shift - points) - 1.0).to(self.dtype)
+            lowest = points.to(torch.int64)
+
+            density = self._spread(charges, lowest, remainder)
+            factors = torch.fft.rfftn(density.view(self.size0, self.size1, self.size2))
+            parts = torch.view_as_real(factors).view(-1, 2).to(torch.float64)
+            power = (parts * parts).sum(dim=1) * self.deconvolution
+            energy = (weights * power).sum()
+            strain = strain_derivative(k, slopes, power, energy)
+
+            # The inverse transform counts k and -k, as the multiplicity in `deconvolution` does.
+            multiplicity = 1.0 + (self.grid[:, 2] > 0).to(torch.float64)
+            response = 2.0 * weights * self.deconvolution / multiplicity
+            response = response.to(self.dtype).view(factors.shape)
+            potential_mesh = torch.fft.irfftn(
+                factors * response, s=[self.size0, self.size1, self.size2], norm="forward"
+            )
+            potential, gradient = self._gather(potential_mesh.view(-1), lowest, remainder)
+            to_positions = (inverse * self.mesh).t().to(self.dtype)
+            gradient = charges[:, None] * (gradient @ to_positions)
+
+            energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
+            potential = potential - 2.0 * self.kernel.self_energy * charges
+            lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
+            # The slack is for a box that was made to fit exactly.
+            limit = self.mesh * (self.spacing * (1.0 + 1e-6))
+            outgrown = torch.logical_not((lengths <= limit).all())
+            energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
+            return energy, potential, gradient, strain, outgrown
+
+    def _stencil(self, lowest: torch.Tensor) -> torch.Tensor:
+        """Flat indices of the mesh points under the windows of n atoms, shape [n * P^3]."""
+        points = torch.remainder(lowest[:, :, None] + self.offsets, self.mesh[:, None])
+        rows = points[:, 0, :, None] * self.size1 + points[:, 1, None, :]
+        return (rows[:, :, :, None] * self.size2 + points[:, 2, None, None, :]).flatten()
+
+    def _window(self, remainder: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Window and its slope at the mesh points covered, shape [n, 3, P] each."""
+        powers = [torch.ones_like(remainder)]
+        for _ in range(self.order + 3):
+            powers.append(powers[-1] * remainder)
+        stacked = torch.stack(powers, dim=2)
+        return stacked @ self.window, stacked[:, :, :-1] @ self.slope
+
+    def _spread(
+        self, charges: torch.Tensor, lowest: torch.Tensor, remainder: torch.Tensor
+    ) -> torch.Tensor:
+        """Charges on the mesh [e], flat."""
+        dtype = torch.int64 if self.fixed_point else self.dtype
+        density = torch.zeros(
+            self.size0 * self.size1 * self.size2, dtype=dtype, device=charges.device
+        )
+        for start in range(0, charges.shape[0], self.chunk_size):
+            end = start + self.chunk_size
+            w, _ = self._window(remainder[start:end])
+            plane = (charges[start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
+            cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
+            if self.fixed_point:
+                cloud = torch.round(cloud * self.scale)
+            density.index_add_(0, self._stencil(lowest[start:end]), cloud.to(dtype))
+        if self.fixed_point:
+            return density.to(self.dtype) * (1.0 / self.scale)
+        return density
+
+    def _gather(
+        self, mesh: torch.Tensor, lowest: torch.Tensor, remainder: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms."""
+        potentials: List[torch.Tensor] = []
+        gradients: List[torch.Tensor] = []
+        for start in range(0, lowest.shape[0], self.chunk_size):
+            end = start + self.chunk_size
+            w, dw = self._window(remainder[start:end])
+            both = torch.stack([w, dw], dim=3)  # [n, axis, P, value | slope]
+            n, p = both.shape[0], self.order
+            values = mesh.index_select(0, self._stencil(lowest[start:end]))
+            planes = torch.bmm(values.view(n, p * p, p), both[:, 2])
+            lines = torch.bmm(
+                both[:, 1].transpose(1, 2),
+                planes.view(n, p, p, 2).permute(0, 2, 1, 3).reshape(n, p, 2 * p),
+            )
+            # [n, x, y, z], 0 for the value and 1 for the slope along that axis
+            corners = torch.bmm(
+                both[:, 0].transpose(1, 2),
+                lines.view(n, 2, p, 2).permute(0, 2, 1, 3).reshape(n, p, 4),
+            ).view(n, 2, 2, 2)
+            potentials.append(corners[:, 0, 0, 0])
+            slopes = [corners[:, 1, 0, 0], corners[:, 0, 1, 0], corners[:, 0, 0, 1]]
+            gradients.append(torch.stack(slopes, dim=1))
+        return torch.cat(potentials), torch.cat(gradients)
