@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from oracles.ewald import Parameters
 
-from openmm_les.electrostatics import DirectEwald, PairSum, ReciprocalKernel, k_limits_for
+from openmm_les.electrostatics import (
+    DirectEwald,
+    MeshEwald,
+    PairSum,
+    ReciprocalKernel,
+    k_limits_for,
+    mesh_size_for,
+)
+from openmm_les.electrostatics.accuracy import find_rule
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 KEPT = Parameters()
@@ -48,6 +56,15 @@ def limits_of(cell, parameters=KEPT, margin=1.0) -> list[int]:
 def direct(cell, parameters=KEPT, dtype=DOUBLE, limits=None, margin=1.0, chunk_size=None):
     limits = limits_of(cell, parameters, margin) if limits is None else limits
     return DirectEwald(limits, kernel_of(parameters), dtype=dtype, chunk_size=chunk_size)
+
+
+def mesh(cell, parameters=KEPT, dtype=DOUBLE, tolerance=1e-5, margin=1.0, **options):
+    """The mesh that a tolerance asks for."""
+    rule = find_rule(tolerance, DOUBLE)
+    kernel = kernel_of(parameters, options.pop("cutoff", "hard"))
+    spacing = rule.spacing * kernel.resolution
+    size = options.pop("size", None) or mesh_size_for(cell, spacing, margin)
+    return MeshEwald(size, kernel, order=rule.order, spacing=spacing, dtype=dtype, **options)
 
 
 def pairs(parameters=KEPT, dtype=DOUBLE, chunk_size=None):

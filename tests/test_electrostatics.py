@@ -18,12 +18,20 @@ from charges import (
     assert_same,
     direct,
     limits_of,
+    mesh,
     pairs,
     periodic_energy,
     structure,
     tensor,
 )
-from oracles.ewald import Parameters, derivatives, k_sum, pair_sum, reciprocal_vectors
+from oracles.ewald import (
+    Parameters,
+    derivatives,
+    k_sum,
+    madelung_lattices,
+    pair_sum,
+    reciprocal_vectors,
+)
 
 from openmm_les.electrostatics import DirectEwald, PairSum, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
@@ -50,29 +58,11 @@ def test_direct_in_single_precision(name):
     assert_same(result, derivatives(k_sum(KEPT), q, r, cell), 2e-6)
 
 
-LATTICES = {
-    # cell in units of the nearest-neighbour distance, cations, anions, Madelung constant
-    "NaCl": (
-        2.0,
-        [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
-        [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [0.5, 0.5, 0.5]],
-        1.747564594633182,
-    ),
-    "CsCl": (2 / math.sqrt(3), [[0, 0, 0]], [[0.5, 0.5, 0.5]], 1.762674773070988),
-    "ZnS": (
-        4 / math.sqrt(3),
-        [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
-        [[0.25, 0.25, 0.25], [0.25, 0.75, 0.75], [0.75, 0.25, 0.75], [0.75, 0.75, 0.25]],
-        1.638055053388790,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", LATTICES)
+@pytest.mark.parametrize("name", madelung_lattices())
 def test_madelung_constants(name):
     """At 9 A the clouds no longer overlap: point charges. A fine dl converges the sum."""
     distance, parameters = 9.0, Parameters(dl=0.8, remove_self_interaction=True)
-    length, cations, anions, madelung = LATTICES[name]
+    length, cations, anions, madelung = madelung_lattices()[name]
     cell = torch.eye(3, dtype=DOUBLE) * (length * distance)
     q = tensor([1.0] * len(cations) + [-1.0] * len(anions))
     energy, dq, dr, strain, _ = direct(cell, parameters)(q, tensor(cations + anions) @ cell, cell)
@@ -390,15 +380,18 @@ def test_periodic_dipole_tends_to_the_open_one():
     assert abs(correction) > 1e-3
 
 
-# ---------------------------------------------------------------------- both, as torch modules
+# ---------------------------------------------------------------------- all, as torch modules
+
+KERNELS = pytest.mark.parametrize("index", [0, 1, 2], ids=["direct", "pairs", "mesh"])
 
 
-def both_kernels(dtype, chunk_size=None):
+def all_kernels(dtype, chunk_size=None):
     q, r, cell = structure(CELLS["triclinic"], n=37)
     inputs = (q.to(dtype), r, cell)
     return [
         (direct(cell, REMOVED, dtype, chunk_size=chunk_size), inputs),
         (pairs(REMOVED, dtype, chunk_size), inputs),
+        (mesh(cell, REMOVED, dtype, chunk_size=chunk_size), inputs),
     ]
 
 
@@ -410,15 +403,15 @@ def relative_error(dtype):
 @pytest.mark.parametrize("chunk_size", [1, 8, 36, 37, 1000])
 def test_chunks_change_nothing(chunk_size, dtype):
     for (whole, inputs), (chunked, _) in zip(
-        both_kernels(dtype), both_kernels(dtype, chunk_size), strict=True
+        all_kernels(dtype), all_kernels(dtype, chunk_size), strict=True
     ):
         assert_same(chunked(*inputs), whole(*inputs), relative_error(dtype))
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("index", [0, 1], ids=["direct", "pairs"])
+@KERNELS
 def test_scripted_frozen_and_saved_are_eager(index, dtype):
-    kernel, inputs = both_kernels(dtype)[index]
+    kernel, inputs = all_kernels(dtype)[index]
     expected = kernel(*inputs)
     scripted = torch.jit.script(kernel)
     frozen = torch.jit.freeze(torch.jit.script(kernel).eval())
@@ -432,18 +425,18 @@ def test_scripted_frozen_and_saved_are_eager(index, dtype):
             assert_same(result, expected, relative_error(dtype))
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["direct", "pairs"])
+@KERNELS
 def test_nothing_is_read_back_from_the_device(index):
     """Meta tensors hold no data: a host read, or a constant made on the CPU, would raise."""
-    kernel, inputs = both_kernels(SINGLE, chunk_size=10)[index]
+    kernel, inputs = all_kernels(SINGLE, chunk_size=10)[index]
     result = kernel.to("meta")(*(x.to("meta") for x in inputs))
     assert [tuple(x.shape) for x in result] == [(), (37,), (37, 3), (3, 3), ()]
     assert {x.device.type for x in result} == {"meta"}
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["direct", "pairs"])
+@KERNELS
 def test_results_carry_no_graph(index):
-    kernel, inputs = both_kernels(DOUBLE)[index]
+    kernel, inputs = all_kernels(DOUBLE)[index]
     for module in (kernel, torch.jit.script(kernel)):
         result = module(*(x.clone().requires_grad_() for x in inputs))
         assert not any(x.requires_grad for x in result)
@@ -459,9 +452,9 @@ def test_casting_the_module_keeps_the_grid():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("index", [0, 1], ids=["direct", "pairs"])
+@KERNELS
 def test_cuda_graph_follows_its_inputs(index, dtype):
-    kernel, inputs = both_kernels(dtype, chunk_size=10)[index]
+    kernel, inputs = all_kernels(dtype, chunk_size=10)[index]
     expected = kernel(*inputs)
     module = torch.jit.script(kernel.cuda())
     static = [torch.zeros_like(x, device="cuda") for x in inputs]

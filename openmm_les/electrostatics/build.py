@@ -92,13 +92,12 @@ def build_electrostatics(
         num_atoms, [n + 1 for n in limits], mesh, rule.order
     ):
         return DirectEwald(limits, kernel, dtype=dtype)
-    many_threads = torch.device(device).type != "cpu"
+    on_gpu = torch.device(device).type != "cpu"
     return MeshEwald(
         mesh,
         kernel,
         order=rule.order,
         spacing=spacing,
         dtype=dtype,
-        fixed_point=many_threads,
-        chunk_size=max(1, _ELEMENTS_ON_GPU // rule.order**3) if many_threads else None,
+        chunk_size=max(1, _ELEMENTS_ON_GPU // rule.order**3) if on_gpu else None,
     )

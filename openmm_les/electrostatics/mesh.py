@@ -16,8 +16,8 @@ from openmm_les.errors import InputError
 _ELEMENTS_PER_CHUNK = 2**17
 """Mesh points that are worked on at a time when no chunk size is given: fits a CPU's cache."""
 
-_FIXED_POINT_BITS = 32
-"""Binary digits behind the point of a fixed-point charge; 31 stay for the whole ones."""
+_FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
+"""Binary digits behind the point of a fixed-point charge; the other 19 or more hold the whole e."""
 
 
 def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
@@ -33,8 +33,12 @@ def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> Li
 
 
 def _next_smooth(number: int) -> int:
-    """The smallest even number >= `number` whose prime factors are 2, 3, 5 and 7."""
-    number = max(2, number + number % 2)
+    """The smallest even number >= `number` whose prime factors are 2, 3, 5 and 7, and at least 6.
+
+    In a cell so small that all its vectors lie close to the cutoff, fewer points would leave only
+    the waves that a window resolves worst.
+    """
+    number = max(6, number + number % 2)
     while True:
         rest = number
         for prime in (2, 3, 5, 7):
@@ -79,7 +83,7 @@ class MeshEwald(nn.Module):
         order: int,
         spacing: float,
         dtype: torch.dtype,
-        fixed_point: bool = False,
+        fixed_point: bool = True,
         chunk_size: int | None = None,
     ) -> None:
         """Set up the mesh.
@@ -90,9 +94,8 @@ class MeshEwald(nn.Module):
             order: points that the window covers along each axis, 4 to 10.
             spacing: the largest distance between mesh points [A] that is accurate enough.
             dtype: precision of the mesh and the sums over atoms.
-            fixed_point: add charges as integers, whose sum does not depend on the order: where
-                many threads add at once (CUDA), results are then the same bit for bit. A CPU adds
-                one after the other and needs no such thing.
+            fixed_point: add charges as integers. Their sum does not depend on the order, so that
+                results are the same bit for bit however many threads add at once.
             chunk_size: atoms worked on at a time; by default, so many that temporary arrays fit a
                 CPU's cache. Larger ones mean fewer kernels on a GPU. Changes the result by
                 rounding only.
@@ -110,7 +113,7 @@ class MeshEwald(nn.Module):
         self.spacing = spacing
         self.dtype = dtype
         self.fixed_point = fixed_point
-        self.scale = 2.0**_FIXED_POINT_BITS
+        self.scale = 2.0 ** _FIXED_POINT_BITS[dtype] if fixed_point else 1.0
         self.chunk_size = chunk_size or max(1, _ELEMENTS_PER_CHUNK // order**3)
         self.size0, self.size1, self.size2 = (int(n) for n in mesh)
 
@@ -165,7 +168,7 @@ class MeshEwald(nn.Module):
 
             density = self._spread(charges, lowest, remainder)
             factors = torch.fft.rfftn(density.view(self.size0, self.size1, self.size2))
-            parts = torch.view_as_real(factors).view(-1, 2).to(torch.float64)
+            parts = torch.view_as_real(factors).reshape(-1, 2).to(torch.float64)
             power = (parts * parts).sum(dim=1) * self.deconvolution
             energy = (weights * power).sum()
             strain = strain_derivative(k, slopes, power, energy)
@@ -177,7 +180,7 @@ class MeshEwald(nn.Module):
             potential_mesh = torch.fft.irfftn(
                 factors * response, s=[self.size0, self.size1, self.size2], norm="forward"
             )
-            potential, gradient = self._gather(potential_mesh.view(-1), lowest, remainder)
+            potential, gradient = self._gather(potential_mesh.reshape(-1), lowest, remainder)
             to_positions = (inverse * self.mesh).t().to(self.dtype)
             gradient = charges[:, None] * (gradient @ to_positions)
 
@@ -212,17 +215,14 @@ class MeshEwald(nn.Module):
         density = torch.zeros(
             self.size0 * self.size1 * self.size2, dtype=dtype, device=charges.device
         )
+        charges = charges * self.scale
         for start in range(0, charges.shape[0], self.chunk_size):
             end = start + self.chunk_size
             w, _ = self._window(remainder[start:end])
             plane = (charges[start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
             cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
-            if self.fixed_point:
-                cloud = torch.round(cloud * self.scale)
             density.index_add_(0, self._stencil(lowest[start:end]), cloud.to(dtype))
-        if self.fixed_point:
-            return density.to(self.dtype) * (1.0 / self.scale)
-        return density
+        return density.to(self.dtype) * (1.0 / self.scale)
 
     def _gather(
         self, mesh: torch.Tensor, lowest: torch.Tensor, remainder: torch.Tensor

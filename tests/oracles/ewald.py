@@ -80,3 +80,22 @@ def derivatives(
     value = energy(q, r @ deformation, cell.double() @ deformation)
     dq, dr, de = torch.autograd.grad(value, [q, r, strain], materialize_grads=True)
     return value.detach(), dq, dr, de
+
+
+def madelung_lattices() -> dict[str, tuple[float, list[list[float]], list[list[float]], float]]:
+    """Cubic salts: cell in units of the nearest-neighbour distance, ions, Madelung constant."""
+    return {
+        "NaCl": (
+            2.0,
+            [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
+            [[0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [0.5, 0.5, 0.5]],
+            1.747564594633182,
+        ),
+        "CsCl": (2 / math.sqrt(3), [[0, 0, 0]], [[0.5, 0.5, 0.5]], 1.762674773070988),
+        "ZnS": (
+            4 / math.sqrt(3),
+            [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]],
+            [[0.25, 0.25, 0.25], [0.25, 0.75, 0.75], [0.75, 0.25, 0.75], [0.75, 0.75, 0.25]],
+            1.638055053388790,
+        ),
+    }
