@@ -18,8 +18,8 @@ from ewald_systems import System, kernel, random_ions, strained, water
 
 from openmm_les.electrostatics import DirectEwald, MeshEwald, k_limits_for, mesh_size_for
 
-ORDERS = (4, 5, 6, 7, 8, 9, 10)
-SPACINGS = (0.25, 0.30, 0.34, 0.36, 0.375, 0.39, 0.42, 0.45)  # in units of dl
+ORDERS = (6, 7, 8, 9, 10)
+SPACINGS = (0.25, 0.28, 0.30, 0.33, 0.34, 0.36, 0.39, 0.42)  # in units of dl
 KERNELS = {"sigma 1 A, dl 2 A": (1.0, 2.0), "sigma 1 A, dl 1.5 A": (1.0, 1.5)}
 
 
@@ -29,9 +29,11 @@ def systems() -> dict[str, System]:
         "water": water((7, 7, 7)),
         "strained triclinic water": strained(water((6, 6, 6), seed=1)),
         "random ions": random_ions(500, np.diag([19.0, 22.0, 17.0])),
-        "slab": random_ions(150, np.diag([3.0, 3.0, 120.0]), seed=2),
+        "needle": random_ions(86, np.diag([3.0, 3.0, 120.0]), seed=2),
+        "long box": random_ions(500, np.diag([10.0, 10.0, 120.0]), seed=1),
         "net charge": random_ions(100, np.diag([14.0, 13.0, 15.0]), seed=3, net_charge=5.0),
         "tiny cell": random_ions(9, np.array([[4.1, 0, 0], [0.7, 3.9, 0], [0, -0.5, 4.4]]), seed=4),
+        "tinier cell": random_ions(6, np.diag([2.5, 2.5, 2.5]), seed=5),
     }
 
 

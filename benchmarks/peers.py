@@ -43,13 +43,16 @@ class Les(torch.nn.Module):
     def _periodic(self, q: torch.Tensor, r: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         limits = (cell.norm(dim=1) / self.dl).int().tolist()
         axes = [torch.arange(-n, n + 1, dtype=r.dtype, device=r.device) for n in limits]
-        k = torch.cartesian_prod(*axes) @ (2 * math.pi * torch.linalg.inv(cell).T)
+        # k and -k contribute alike: one of the two, counted twice.
+        n = torch.cartesian_prod(*axes)
+        order = n @ torch.tensor([1.0, 1e-3, 1e-6], dtype=r.dtype, device=r.device)
+        k = n[order > 0] @ (2 * math.pi * torch.linalg.inv(cell).T)
         k2 = (k * k).sum(1)
-        inside = (k2 > 0) & (k2 <= (2 * math.pi / self.dl) ** 2)
+        inside = k2 <= (2 * math.pi / self.dl) ** 2
         k, k2 = k[inside], k2[inside]
         phase = r @ k.T
         structure = (q @ phase.cos()) ** 2 + (q @ phase.sin()) ** 2
-        weights = torch.exp(-0.5 * self.sigma**2 * k2) / k2
+        weights = 2.0 * torch.exp(-0.5 * self.sigma**2 * k2) / k2
         return self.prefactor / torch.linalg.det(cell) * (weights * structure).sum()
 
     def _open(self, q: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
