@@ -1,4 +1,4 @@
-"""Keeps the help texts in cli.md: `python docs/cli_help.py` writes what the commands print today."""
+"""Keeps the help texts in cli.md: `python docs/cli_help.py` writes those of today."""
 
 from __future__ import annotations
 
