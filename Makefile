@@ -12,7 +12,7 @@ MODEL ?=
 MINIMAL := .venv-minimal
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-minimal test-all lint benchmark clean
+.PHONY: demo test test-minimal test-all lint docs benchmark clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
@@ -43,6 +43,15 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $(VENV)/.docs
+
+# Warnings are errors: a broken link, a name that the API has no more.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -E docs build/docs
+	@echo "open build/docs/index.html"
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/vs_openmmml.py
