@@ -1,9 +1,10 @@
 """Drift of the total energy in 2 ps of NVE dynamics, single precision, CPU.
 
-    python benchmarks/energy_conservation.py
+    python benchmarks/energy_conservation.py [--large]
 
-Water (192 atoms, periodic) and a dipeptide with the models and structures of ``vs_openmmml.py``.
-Prints a table and writes ``benchmarks/results/energy_conservation.json``.
+Water (192 atoms, periodic) and a dipeptide with the models and structures of ``vs_openmmml.py``;
+with ``--large`` 1536 atoms of water instead, with the direct sum and with the mesh. Prints a table
+and writes ``benchmarks/results/energy_conservation.json`` (``energy_conservation_large.json``).
 """
 
 import argparse
@@ -26,9 +27,13 @@ from vs_openmmml import CASES, HERE, SHARED, topology_of
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 
-def drift(artifact: Path, atoms: ase.Atoms, picoseconds: float, step: float) -> dict[str, float]:
+def drift(
+    artifact: Path, atoms: ase.Atoms, picoseconds: float, step: float, **options: str
+) -> dict[str, float]:
     """Slope and scatter of the total energy per atom, after 0.2 ps of thermostatted dynamics."""
-    system = MLPotential("les", modelPath=artifact).createSystem(topology_of(atoms), device="cpu")
+    system = MLPotential("les", modelPath=artifact).createSystem(
+        topology_of(atoms), device="cpu", **options
+    )
     reference = openmm.Platform.getPlatformByName("Reference")
 
     thermostat = openmm.LangevinMiddleIntegrator(300, 10, 0.0005)
@@ -67,28 +72,40 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--picoseconds", type=float, default=2.0)
     parser.add_argument("--step", type=float, default=0.00025, help="time step [ps]")
-    parser.add_argument("--output", type=Path, default=HERE / "results/energy_conservation.json")
+    parser.add_argument("--large", action="store_true", help="1536 atoms: direct sum and mesh")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    name = "energy_conservation_large" if arguments.large else "energy_conservation"
+    output = arguments.output or HERE / "results" / f"{name}.json"
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     report = {"environment": environment(arguments.threads), "cases": {}}
-    print(f"{'':30s} {'drift':>20s} {'scatter':>14s}")
-    print(f"{'':30s} {'meV/atom/ps':>20s} {'meV/atom':>14s}")
+    print(f"{'':40s} {'drift':>20s} {'scatter':>14s}")
+    print(f"{'':40s} {'meV/atom/ps':>20s} {'meV/atom':>14s}")
     with tempfile.TemporaryDirectory() as folder:
         for name, (model, data) in CASES.items():
             atoms = ase.io.read(SHARED / "data" / data, index=0)
+            if arguments.large and not atoms.pbc.all():
+                continue
             artifact = export(
                 SHARED / "models" / f"{model}.model", Path(folder) / f"{model}.les.pt"
             )
-            case = drift(artifact, atoms, arguments.picoseconds, arguments.step)
-            report["cases"][name] = case
-            print(
-                f"{name:30s} {case['drift_mev_per_atom_ps']:20.4f} "
-                f"{case['scatter_mev_per_atom']:14.4f}",
-                flush=True,
-            )
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+            runs = {name: (atoms, {})}
+            if arguments.large:
+                runs = {
+                    f"water, 1536 atoms, ewald={method!r}": (atoms * (2, 2, 2), {"ewald": method})
+                    for method in ("direct", "mesh")
+                }
+            for label, (structure, options) in runs.items():
+                case = drift(artifact, structure, arguments.picoseconds, arguments.step, **options)
+                report["cases"][label] = case
+                print(
+                    f"{label:40s} {case['drift_mev_per_atom_ps']:20.4f} "
+                    f"{case['scatter_mev_per_atom']:14.4f}",
+                    flush=True,
+                )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
