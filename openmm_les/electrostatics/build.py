@@ -18,7 +18,7 @@ from openmm_les.electrostatics.mesh import MeshEwald, mesh_size_for
 from openmm_les.electrostatics.pairs import PairSum
 from openmm_les.errors import InputError
 
-#: Mesh points worked on at a time on a GPU, which wants few and large kernels (some 500 MB).
+#: Largest temporary array on a GPU, which wants few and large kernels: some 100 MB.
 _ELEMENTS_ON_GPU = 2**24
 _NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
 
@@ -83,21 +83,20 @@ def build_electrostatics(
         cutoff=options.cutoff,
     )
     limits = k_limits_for(cell, kernel.k_max, margin)
-    if options.method == "direct" or (options.method == "auto" and wants_exact(options, dtype)):
-        return DirectEwald(limits, kernel, dtype=dtype)
-    rule = find_rule(options.tolerance, dtype)
-    spacing = rule.spacing * kernel.resolution
-    mesh = mesh_size_for(cell, spacing, margin)
-    if options.method == "auto" and not mesh_is_faster(
-        num_atoms, [n + 1 for n in limits], mesh, rule.order
-    ):
-        return DirectEwald(limits, kernel, dtype=dtype)
-    on_gpu = torch.device(device).type != "cpu"
-    return MeshEwald(
-        mesh,
-        kernel,
-        order=rule.order,
-        spacing=spacing,
-        dtype=dtype,
-        chunk_size=max(1, _ELEMENTS_ON_GPU // rule.order**3) if on_gpu else None,
-    )
+    octant = [n + 1 for n in limits]
+    elements = _ELEMENTS_ON_GPU if torch.device(device).type != "cpu" else None
+    if options.method == "mesh" or (options.method == "auto" and not wants_exact(options, dtype)):
+        rule = find_rule(options.tolerance, dtype)
+        spacing = rule.spacing * kernel.resolution
+        mesh = mesh_size_for(cell, spacing, margin)
+        if options.method == "mesh" or mesh_is_faster(num_atoms, octant, mesh, rule.order):
+            return MeshEwald(
+                mesh,
+                kernel,
+                order=rule.order,
+                spacing=spacing,
+                dtype=dtype,
+                chunk_size=elements and max(1, elements // rule.order**3),
+            )
+    chunk_size = elements and max(1, elements // (8 * octant[0] * octant[1]))
+    return DirectEwald(limits, kernel, dtype=dtype, chunk_size=chunk_size)

@@ -10,7 +10,7 @@ from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
 from openmm_les.errors import InputError
 
-_ELEMENTS_PER_CHUNK = 2**21
+_ELEMENTS_PER_CHUNK = 2**19
 """Size that the largest temporary array is kept to when no chunk size is given."""
 
 _SIGN_PAIRS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -193,19 +193,22 @@ class DirectEwald(nn.Module):
         products = self.signs.t() @ response.view(8, -1)
         products = products.view(2, 2, 2, self.size0, self.size1, self.size2)
         products = products.permute(2, 5, 0, 3, 1, 4).reshape(2 * self.size2, -1)
-        potentials: list[torch.Tensor] = []
-        gradients: list[torch.Tensor] = []
+        # Written in place: a list of small results would pin the freed blocks of large temporary
+        # arrays, and the heap would grow with every chunk.
+        potential = response.new_empty([fractional.shape[0]])
+        gradient = response.new_empty([fractional.shape[0], 3])
         for start in range(0, fractional.shape[0], self.chunk_size):
-            x, y, z = self._phases(fractional[start : start + self.chunk_size])
+            end = start + self.chunk_size
+            x, y, z = self._phases(fractional[start:end])
             n = x.shape[0]
             planes = (z.reshape(2 * n, -1) @ products).view(n, 4 * self.size0, 2 * self.size1)
             lines = torch.bmm(planes, y.transpose(1, 2)).view(n, 2, 2 * self.size0, 2)
             # [n, z, x, y], 0 for the value and 1 for the slope along that axis
             corners = torch.matmul(x[:, None], lines)
-            potentials.append(corners[:, 0, 0, 0])
+            potential[start:end] = corners[:, 0, 0, 0]
             slopes = [corners[:, 0, 1, 0], corners[:, 0, 0, 1], corners[:, 1, 0, 0]]
-            gradients.append(torch.stack(slopes, dim=1))
-        return torch.cat(potentials), torch.cat(gradients)
+            gradient[start:end] = torch.stack(slopes, dim=1)
+        return potential, gradient
 
 
 def _sign_matrix() -> torch.Tensor:

@@ -68,8 +68,10 @@ class MeshEwald(nn.Module):
     whose mesh has become coarser than ``spacing`` is reported, never computed inaccurately.
     """
 
+    modes: torch.Tensor
     grid: torch.Tensor
     deconvolution: torch.Tensor
+    multiplicity: torch.Tensor
     mesh: torch.Tensor
     window: torch.Tensor
     slope: torch.Tensor
@@ -126,19 +128,24 @@ class MeshEwald(nn.Module):
         self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
         self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
 
+        # Integers of the real transform, and of them those that the largest box can need.
         axes = [np.rint(np.fft.fftfreq(n, 1.0 / n)) for n in mesh[:2]]
         axes.append(np.arange(mesh[2] // 2 + 1.0))
-        # Integers, so that Module.float() cannot round them.
-        self.register_buffer(
-            "grid", torch.cartesian_prod(*(torch.from_numpy(a).to(torch.int64) for a in axes))
-        )
-        factors = [
-            1.0 / fourier_transform(coefficients, a / n) ** 2
-            for a, n in zip(axes, mesh, strict=True)
+        needed = [
+            abs(a) <= n * spacing / kernel.resolution for a, n in zip(axes, mesh, strict=True)
         ]
-        factors[2][1:] *= 2.0  # k and -k are one number of a real transform
+        inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
+        self.register_buffer("modes", torch.from_numpy(np.flatnonzero(inside)))
+        chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]
+        self.register_buffer("grid", torch.cartesian_prod(*chosen))
+        factors = [
+            1.0 / fourier_transform(coefficients, a[x] / n) ** 2
+            for a, x, n in zip(axes, needed, mesh, strict=True)
+        ]
         product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
         self.register_buffer("deconvolution", torch.from_numpy(product.reshape(-1)))
+        # k and -k are one number of a real transform.
+        self.register_buffer("multiplicity", 1.0 + (self.grid[:, 2] > 0).to(torch.float64))
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
@@ -166,21 +173,29 @@ class MeshEwald(nn.Module):
             remainder = (2.0 * (scaled + self.shift - points) - 1.0).to(self.dtype)
             lowest = points.to(torch.int64)
 
-            density = self._spread(charges, lowest, remainder)
-            factors = torch.fft.rfftn(density.view(self.size0, self.size1, self.size2))
-            parts = torch.view_as_real(factors).reshape(-1, 2).to(torch.float64)
-            power = (parts * parts).sum(dim=1) * self.deconvolution
-            energy = (weights * power).sum()
-            strain = strain_derivative(k, slopes, power, energy)
+            window, slope = self._window(remainder)
 
-            # The inverse transform counts k and -k, as the multiplicity in `deconvolution` does.
-            multiplicity = 1.0 + (self.grid[:, 2] > 0).to(torch.float64)
-            response = 2.0 * weights * self.deconvolution / multiplicity
-            response = response.to(self.dtype).view(factors.shape)
+            density = self._spread(charges, lowest, window)
+            transformed = torch.fft.rfftn(density.view(self.size0, self.size1, self.size2))
+            transformed = transformed.contiguous()
+            factors = transformed.view(-1).index_select(0, self.modes)
+            parts = torch.view_as_real(factors).to(torch.float64)
+            weights = weights * self.deconvolution
+            power = (parts * parts).sum(dim=1) * self.multiplicity
+            energy = (weights * power).sum()
+            strain = strain_derivative(k, slopes * self.deconvolution, power, energy)
+
+            # The inverse transform adds what belongs to -k by itself.
+            response = torch.zeros_like(transformed).view(-1)
+            response.index_copy_(0, self.modes, factors * (2.0 * weights).to(self.dtype))
             potential_mesh = torch.fft.irfftn(
-                factors * response, s=[self.size0, self.size1, self.size2], norm="forward"
+                response.view_as(transformed),
+                s=[self.size0, self.size1, self.size2],
+                norm="forward",
             )
-            potential, gradient = self._gather(potential_mesh.reshape(-1), lowest, remainder)
+            potential, gradient = self._gather(
+                potential_mesh.reshape(-1), lowest, torch.stack([window, slope], dim=3)
+            )
             to_positions = (inverse * self.mesh).t().to(self.dtype)
             gradient = charges[:, None] * (gradient @ to_positions)
 
@@ -208,9 +223,9 @@ class MeshEwald(nn.Module):
         return stacked @ self.window, stacked[:, :, :-1] @ self.slope
 
     def _spread(
-        self, charges: torch.Tensor, lowest: torch.Tensor, remainder: torch.Tensor
+        self, charges: torch.Tensor, lowest: torch.Tensor, window: torch.Tensor
     ) -> torch.Tensor:
-        """Charges on the mesh [e], flat."""
+        """Charges on the mesh [e], flat, from the window at the points covered, [n, 3, P]."""
         dtype = torch.int64 if self.fixed_point else self.dtype
         density = torch.zeros(
             self.size0 * self.size1 * self.size2, dtype=dtype, device=charges.device
@@ -218,35 +233,37 @@ class MeshEwald(nn.Module):
         charges = charges * self.scale
         for start in range(0, charges.shape[0], self.chunk_size):
             end = start + self.chunk_size
-            w, _ = self._window(remainder[start:end])
+            w = window[start:end]
             plane = (charges[start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
             cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
-            density.index_add_(0, self._stencil(lowest[start:end]), cloud.to(dtype))
+            density.scatter_add_(0, self._stencil(lowest[start:end]), cloud.to(dtype))
         return density.to(self.dtype) * (1.0 / self.scale)
 
     def _gather(
-        self, mesh: torch.Tensor, lowest: torch.Tensor, remainder: torch.Tensor
+        self, mesh: torch.Tensor, lowest: torch.Tensor, windows: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms."""
-        potentials: List[torch.Tensor] = []
-        gradients: List[torch.Tensor] = []
+        """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms.
+
+        Args:
+            mesh: potential on the mesh, flat.
+            lowest: mesh point of each atom, shape [n, 3].
+            windows: window and slope at the points covered, shape [n, 3, P, 2].
+        """
+        # Written in place, as in `DirectEwald`.
+        potential = mesh.new_empty([lowest.shape[0]])
+        gradient = mesh.new_empty([lowest.shape[0], 3])
         for start in range(0, lowest.shape[0], self.chunk_size):
             end = start + self.chunk_size
-            w, dw = self._window(remainder[start:end])
-            both = torch.stack([w, dw], dim=3)  # [n, axis, P, value | slope]
+            both = windows[start:end]
             n, p = both.shape[0], self.order
             values = mesh.index_select(0, self._stencil(lowest[start:end]))
-            planes = torch.bmm(values.view(n, p * p, p), both[:, 2])
-            lines = torch.bmm(
-                both[:, 1].transpose(1, 2),
-                planes.view(n, p, p, 2).permute(0, 2, 1, 3).reshape(n, p, 2 * p),
-            )
-            # [n, x, y, z], 0 for the value and 1 for the slope along that axis
-            corners = torch.bmm(
-                both[:, 0].transpose(1, 2),
-                lines.view(n, 2, p, 2).permute(0, 2, 1, 3).reshape(n, p, 4),
-            ).view(n, 2, 2, 2)
-            potentials.append(corners[:, 0, 0, 0])
-            slopes = [corners[:, 1, 0, 0], corners[:, 0, 1, 0], corners[:, 0, 0, 1]]
-            gradients.append(torch.stack(slopes, dim=1))
-        return torch.cat(potentials), torch.cat(gradients)
+            # The longest rows go first: [n, P_x, P_y P_z], then [n, P_y, 2 P_z], then [n, 4, P_z].
+            planes = torch.bmm(both[:, 0].transpose(1, 2), values.view(n, p, p * p))
+            planes = planes.view(n, 2, p, p).transpose(1, 2).reshape(n, p, 2 * p)
+            lines = torch.bmm(both[:, 1].transpose(1, 2), planes).view(n, 4, p)
+            # [n, y, x, z], 0 for the value and 1 for the slope along that axis
+            corners = torch.bmm(lines, both[:, 2]).view(n, 2, 2, 2)
+            potential[start:end] = corners[:, 0, 0, 0]
+            slopes = [corners[:, 0, 1, 0], corners[:, 1, 0, 0], corners[:, 0, 0, 1]]
+            gradient[start:end] = torch.stack(slopes, dim=1)
+        return potential, gradient
