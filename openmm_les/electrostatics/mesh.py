@@ -17,7 +17,8 @@ _ELEMENTS_PER_CHUNK = 2**17
 """Mesh points that are worked on at a time when no chunk size is given: fits a CPU's cache."""
 
 _FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
-"""Binary digits behind the point of a fixed-point charge; the other 19 or more hold the whole e."""
+"""Binary digits behind the point of a fixed-point charge. Whole numbers below 2^53 are exact in
+float64, which leaves 9 digits or more for the whole charges at a mesh point."""
 
 
 def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
@@ -96,8 +97,9 @@ class MeshEwald(nn.Module):
             order: points that the window covers along each axis, 4 to 10.
             spacing: the largest distance between mesh points [A] that is accurate enough.
             dtype: precision of the mesh and the sums over atoms.
-            fixed_point: add charges as integers. Their sum does not depend on the order, so that
-                results are the same bit for bit however many threads add at once.
+            fixed_point: add charges as whole numbers, in float64, where that is exact. The sum then
+                does not depend on the order, so that results are the same bit for bit however many
+                threads add at once.
             chunk_size: atoms worked on at a time; by default, so many that temporary arrays fit a
                 CPU's cache. Larger ones mean fewer kernels on a GPU. Changes the result by
                 rounding only.
@@ -226,7 +228,7 @@ class MeshEwald(nn.Module):
         self, charges: torch.Tensor, lowest: torch.Tensor, window: torch.Tensor
     ) -> torch.Tensor:
         """Charges on the mesh [e], flat, from the window at the points covered, [n, 3, P]."""
-        dtype = torch.int64 if self.fixed_point else self.dtype
+        dtype = torch.float64 if self.fixed_point else self.dtype
         density = torch.zeros(
             self.size0 * self.size1 * self.size2, dtype=dtype, device=charges.device
         )
@@ -236,8 +238,10 @@ class MeshEwald(nn.Module):
             w = window[start:end]
             plane = (charges[start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
             cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
-            density.scatter_add_(0, self._stencil(lowest[start:end]), cloud.to(dtype))
-        return density.to(self.dtype) * (1.0 / self.scale)
+            if self.fixed_point:
+                cloud = torch.round(cloud).to(torch.float64)
+            density.scatter_add_(0, self._stencil(lowest[start:end]), cloud)
+        return (density * (1.0 / self.scale)).to(self.dtype)
 
     def _gather(
         self, mesh: torch.Tensor, lowest: torch.Tensor, windows: torch.Tensor
