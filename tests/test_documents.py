@@ -1,4 +1,4 @@
-"""What the documents show works: the README's snippets and the examples, in a short mode."""
+"""What the documents show works: the README's snippets."""
 
 import re
 import shutil
@@ -39,24 +39,3 @@ def snippets() -> list[str]:
 def test_readme_snippets_run(folder, number):
     (folder / "snippet.py").write_text(snippets()[number])
     run(["snippet.py"], folder)
-
-
-@pytest.mark.parametrize("model", [["--model", "my.les.pt"], []])
-def test_example_of_a_peptide(folder, model):
-    arguments = [*model, "--steps", 40, "--output", "out"]
-    out = run([folder / "examples" / "01_md_of_a_peptide.py", *arguments], folder)
-    assert "100.0%" in out
-    assert (folder / "out" / "trajectory.dcd").stat().st_size > 1000
-    rows = (folder / "out" / "energies.csv").read_text().splitlines()
-    assert len(rows) == 21  # a header and one row for each report
-
-
-def test_example_without_a_model_says_what_to_give(folder):
-    done = subprocess.run(
-        [sys.executable, folder / "examples" / "01_md_of_a_peptide.py", "--model", "none.model"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "none.model does not exist. Give a trained MACE-LES model" in done.stderr
