@@ -3,8 +3,8 @@
     python 03_npt_water_box.py [--waters 64] [--steps 4000] [--output example-output]
 
 The density of water is a test that a model has to pass, and les-demo does not: it learnt from
-clusters of at most eight waters and makes the liquid some 15 % too dense. Use this as a recipe,
-with a model that was trained for liquids.
+clusters of at most eight waters, and the box keeps shrinking to 1.16 g/mL (mean from 3 to 16 ps, 64
+waters). Use this as a recipe, with a model that was trained for liquids.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import openmm
-import torch
 from openmm import app, unit
 from openmmml import MLPotential
 
@@ -23,7 +22,6 @@ parser.add_argument("--steps", type=int, default=4000, help="steps of 0.5 fs")
 parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()
 arguments.output.mkdir(parents=True, exist_ok=True)
-torch.set_num_threads(2)
 
 # 1. Water molecules in a box, with the bonds of the topology: by them OpenMM knows which atoms are
 # one molecule, and the barostat moves molecules as a whole. A PDB file of your own needs CONECT
@@ -34,40 +32,39 @@ modeller.addSolvent(forcefield, numAdded=arguments.waters)
 topology = modeller.topology
 
 
-def start(system: openmm.System, positions: unit.Quantity) -> app.Simulation:
-    """A minimised simulation at 300 K."""
+def start(system: openmm.System, state: openmm.State | None = None) -> app.Simulation:
+    """A simulation at 300 K and 1 bar, minimised unless it goes on from a state."""
+    # A new volume is tried every 25 steps, which costs one more evaluation of the model.
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 25))
     integrator = openmm.LangevinMiddleIntegrator(
         300 * unit.kelvin, 5 / unit.picosecond, 0.5 * unit.femtosecond
     )
     integrator.setRandomNumberSeed(1)
     simulation = app.Simulation(topology, system, integrator)
-    simulation.context.setPositions(positions)
-    simulation.minimizeEnergy(maxIterations=50)
-    simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
+    if state is None:
+        simulation.context.setPositions(modeller.positions)
+        simulation.minimizeEnergy(maxIterations=100)
+        simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
+    else:
+        simulation.context.setPeriodicBoxVectors(*state.getPeriodicBoxVectors())
+        simulation.context.setPositions(state.getPositions())
+        simulation.context.setVelocities(state.getVelocities())
     return simulation
 
 
 # 2. Relax with the force field first. A model is reliable only near what it learnt, and waters that
 # overlap are far from it.
-length = topology.getUnitCellDimensions().x
-tip3p = start(
-    forcefield.createSystem(
-        topology, nonbondedMethod=app.PME, nonbondedCutoff=min(0.9, 0.45 * length)
-    ),
-    modeller.positions,
-)
-tip3p.step(2000)
-positions = tip3p.context.getState(positions=True).getPositions()
+cutoff = min(0.9, 0.4 * topology.getUnitCellDimensions().x)
+tip3p = start(forcefield.createSystem(topology, nonbondedMethod=app.PME, nonbondedCutoff=cutoff))
+tip3p.step(10000)
+relaxed = tip3p.context.getState(positions=True, velocities=True)
 
-# 3. The model, with a barostat. It tries a new volume every 25 steps, which costs one more
-# evaluation of the model.
+# 3. The model.
 if arguments.model is None:
     potential = MLPotential("les-demo")
 else:
     potential = MLPotential("les", modelPath=arguments.model)
-system = potential.createSystem(topology)
-system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 25))
-simulation = start(system, positions)
+simulation = start(potential.createSystem(topology), relaxed)
 table = arguments.output / "water.csv"
 columns = {
     "time": True,

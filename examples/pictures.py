@@ -115,7 +115,7 @@ def _draw_angles(axis, mdtraj, trajectory, time):
     axis.plot(phi[0], psi[0], color="tab:red", label="start", **ring)
     for name, centre in REGIONS.items():
         axis.plot(*centre, "+", color="black")
-        axis.annotate(name, centre, (38, -4), textcoords="offset points", fontsize=12)
+        axis.annotate(name, centre, (30, -4), textcoords="offset points", fontsize=12)
     axis.legend(loc="upper right")
     ticks = range(-180, 181, 60)
     axis.set(xlim=(-180, 180), ylim=(-180, 180), xticks=ticks, yticks=ticks, aspect="equal")
