@@ -75,6 +75,18 @@ def test_box_changes_beyond_the_margin_make_new_buffers(water_artifact, factor):
     assert got.energy == pytest.approx(fresh.evaluate(r * scale).energy, abs=1e-9)
 
 
+def test_neighbours_are_counted_in_the_present_box(water_artifact):
+    """A small box that shrinks within its buffers: most neighbours are images."""
+    atom, side = np.zeros((1, 3)), 1.85  # shrinking lets a shell of 24 images in
+    start = SystemModel(
+        artifacts.load(water_artifact), [8], periodic=True, cell=np.eye(3) * side, max_neighbors=1
+    )
+    smaller = np.eye(3) * side * 0.86 ** (1 / 3)
+    fresh = SystemModel(start.artifact, [8], periodic=True, cell=smaller)
+    got, expected = (model.evaluate(atom, smaller).energy for model in (start, fresh))
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_positions_that_are_not_finite_stop(water_artifact, value):
     model, r, cell = water_model(water_artifact)
