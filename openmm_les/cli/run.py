@@ -73,7 +73,7 @@ def command(
         raise
     finally:
         listener.close()
-    click.echo(result.to_json() if as_json else result.table())
+    click.echo(result.to_json() if as_json else result.table() + "\n", nl=False)
 
 
 def _tell_how_to_resume(settings: configs.RunConfig) -> None:

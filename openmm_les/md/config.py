@@ -258,9 +258,9 @@ def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
     where = flag(name) if name in flags else name if file is None else f"{file}: {name}"
     if details["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name.lower(), RunConfig.model_fields, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        fields = ", ".join(RunConfig.model_fields)
-        return f"{where}: unknown field{hint} (there are {fields})"
+        if close:
+            return f"{where}: unknown field; did you mean {close[0]}?"
+        return f"{where}: unknown field; there are {', '.join(RunConfig.model_fields)}"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
     description = RunConfig.model_fields[name].description

@@ -34,7 +34,7 @@ SUMMARY = "summary.json"
 _GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY)
 #: Files that only a finished run has.
 _OF_THE_END = (FINAL, SUMMARY)
-_ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
+ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
 
 #: Where a DCD header holds the time of its creation, and for how many bytes.
 _DCD_DATE = (180, 80)
@@ -79,7 +79,7 @@ class RunDirectory:
 
     def existing(self) -> list[str]:
         """Names of the files of a run that are here."""
-        return [name for name in _ALL if (self / name).exists()]
+        return [name for name in ALL if (self / name).exists()]
 
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, if there is one."""
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Delete the files of a run, and nothing else; first what could continue it."""
-        for name in (CHECKPOINT, *_ALL):
+        for name in (CHECKPOINT, *ALL):
             (self / name).unlink(missing_ok=True)
             (self / f".{name}.part").unlink(missing_ok=True)
 

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Steps between two looks at the signals; OpenMM itself returns to Python as often.
 _BATCH = 10
+#: Nothing is left of a molecule above this temperature [K] and this many times the target.
+_BROKEN_KELVIN, _BROKEN_FACTOR = 5000.0, 10.0
 #: Change of the volume at which the model gets new buffers. At 15 % it makes them by itself, in the
 #: middle of an interval, where a resumed run would not know of them.
 _NEW_BUFFERS = 0.10
@@ -119,6 +121,7 @@ class PhaseRun:
                 self._simulation.step(min(_BATCH, to_report))
             self.wall_seconds += time.perf_counter() - started
             if to_report <= _BATCH:
+                self._check_temperature()
                 self._checkpoint()
             self._tell_progress()
             if self._job.stop:
@@ -174,6 +177,13 @@ class PhaseRun:
             return None
         vectors = self._simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)
         return np.array(vectors.value_in_unit(unit.nanometer))
+
+    def _check_temperature(self) -> None:
+        """Stop when the atoms fly apart, to which a model may assign finite energies."""
+        kelvin = simulation.kinetic_temperature(self._simulation)
+        if kelvin > max(_BROKEN_KELVIN, _BROKEN_FACTOR * self._job.config.temperature):
+            where = f"by step {self._simulation.currentStep} of {self._phase.name}"
+            raise _broken(where, self._job.directory, f"the temperature is {kelvin:.0f} K")
 
     def _checkpoint(self) -> None:
         """Save, and go on as a run that continues from here would."""
@@ -240,16 +250,16 @@ def blow_ups(where: str, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except openmm.OpenMMException as error:
-        raise _broken(where, directory, error) from error
+        raise _broken(where, directory, str(error)) from error
     except ValueError as error:  # of reporters, by which they mean just that
         if "NaN" in str(error) or "infinite" in str(error):
-            raise _broken(where, directory, error) from error
+            raise _broken(where, directory, str(error)) from error
         raise
 
 
-def _broken(where: str, directory: RunDirectory, error: Exception) -> SimulationError:
-    reason = " ".join(str(error).split())
+def _broken(where: str, directory: RunDirectory, reason: str) -> SimulationError:
     return SimulationError(
-        f"the simulation broke {where}: {reason} (a smaller time_step, more minimise_iterations or "
-        f"another start structure may help; everything up to there is kept in {directory.path})"
+        f"the simulation broke {where}: {' '.join(reason.split())} (a smaller time_step, more "
+        "minimise_iterations or another start structure may help; everything up to there is kept "
+        f"in {directory.path})"
     )

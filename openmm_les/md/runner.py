@@ -39,30 +39,23 @@ def run(
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
     listener = listener or Listener()
+    start = structure.read(config.structure)
+    artifact = simulation.find_model(config)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
-    with held_back() as stop:
-        job = Job(
-            requested=config,
-            config=config,
-            structure=structure.read(config.structure),
-            artifact=simulation.find_model(config),
-            directory=directory,
-            listener=listener,
-            stop=stop,
-        )
-        with directory.locked():
-            existing = directory.existing()
-            if existing and not (resume or overwrite):
-                raise InputError(
-                    f"output: {directory.path} holds a run already ({', '.join(existing)}); "
-                    "continue it with --resume, or replace it with --overwrite"
-                )
-            checkpoint = directory.checkpoint() if resume else None
-            if checkpoint is not None:
-                return _resume(job, checkpoint)
-            if resume:
-                listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
-            return _start(job)
+    with held_back() as stop, directory.locked():
+        job = Job(config, config, start, artifact, directory, listener, stop)
+        existing = directory.existing()
+        if existing and not (resume or overwrite):
+            raise InputError(
+                f"output: {directory.path} holds a run already ({', '.join(existing)}); "
+                "continue it with --resume, or replace it with --overwrite"
+            )
+        checkpoint = directory.checkpoint() if resume else None
+        if checkpoint is not None:
+            return _resume(job, checkpoint)
+        if resume:
+            listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
+        return _start(job)
 
 
 def _start(job: Job) -> Summary:
@@ -101,13 +94,14 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
             entry = current.advance()
     current.write_structure(output.FINAL)
     directory, config = job.directory, job.config
-    names = (output.LOG, output.TRAJECTORY, output.FINAL, output.CHECKPOINT, output.SUMMARY)
+    names = (output.LOG, output.TRAJECTORY, output.FINAL, output.CHECKPOINT)
+    files = {name: str(directory / name) for name in names if (directory / name).exists()}
     result = summary.summarise(
         directory / output.LOG,
         config.model_dump(mode="json"),
         atoms=job.structure.topology.getNumAtoms(),
         wall_seconds=current.wall_seconds,
-        files={name: str(directory / name) for name in names},
+        files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
     )
     write_atomically(directory / output.SUMMARY, result.to_json().encode())
     return result

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openmm
 import torch
 from openmm import app, unit
@@ -18,7 +19,7 @@ from openmmml import MLPotential
 from openmm_les import __version__, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.artifact import Artifact
-from openmm_les.errors import InputError
+from openmm_les.errors import ArtifactError, InputError
 from openmm_les.forces import backends
 from openmm_les.md.config import RunConfig
 from openmm_les.md.structure import FloatArray, Structure, with_box
@@ -85,7 +86,11 @@ def find_model(config: RunConfig) -> Artifact:
             f"model: expected a name ({', '.join(catalog.names())}) or an exported model "
             f"(*{artifacts.SUFFIX}), got {path}, which does not exist{hint}"
         )
-    return artifacts.load(path)
+    try:
+        return artifacts.load(path)
+    except ArtifactError as error:
+        # The text begins with the name that openmm-ml has for this.
+        raise ArtifactError(f"model: {str(error).removeprefix('modelPath: ')}") from error
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -188,6 +193,16 @@ def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
     simulation.context.setVelocitiesToTemperature(
         config.temperature * unit.kelvin, _derive(config, "velocities", "", 0)
     )
+
+
+def kinetic_temperature(simulation: app.Simulation) -> float:
+    """Temperature of the present velocities, all degrees of freedom counted [K]."""
+    state, system = simulation.context.getState(velocities=True), simulation.system
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+    masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
+    twice_energy = float(np.dot(masses, (velocities**2).sum(axis=1)))  # [kJ/mol]
+    gas_constant = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+    return twice_energy / (3 * len(masses) * float(gas_constant))
 
 
 def environment() -> dict[str, Any]:
