@@ -96,6 +96,16 @@ def test_output_is_beside_the_config_file(tmp_path):
     assert md.load(file).output == tmp_path / "run"
 
 
+def test_paths_given_in_python_are_absolute(tmp_path, monkeypatch):
+    """A run can be continued from another working directory."""
+    monkeypatch.chdir(tmp_path)
+    got = md.RunConfig(structure="a.pdb", model="sub/m.les.pt", output="there")
+    assert (got.structure, got.output) == (tmp_path / "a.pdb", tmp_path / "there")
+    assert got.model == str(tmp_path / "sub" / "m.les.pt")
+    assert md.RunConfig(structure="a.pdb", model="les-demo").output == tmp_path / "run"
+    assert md.RunConfig(structure="a.pdb", model="les-demo").model == "les-demo"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

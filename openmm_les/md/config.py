@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -45,6 +54,9 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 Ensemble = Literal["NVT", "NPT", "NVE"]
 
 
+_PATHS = ("structure", "model", "output")
+
+
 class RunConfig(BaseModel):
     """What to simulate and how.
 
@@ -55,7 +67,9 @@ class RunConfig(BaseModel):
 
     structure: Path = Field(description="PDB or mmCIF file to start from")
     model: str = Field(description="model name (`openmm-les models list`) or path of a *.les.pt")
-    output: Path = Field(Path("run"), description="directory for everything that is written")
+    output: Path = Field(
+        Path("run"), validate_default=True, description="directory for everything that is written"
+    )
     ensemble: Annotated[Ensemble, BeforeValidator(_upper)] = Field(
         "NVT", description="ensemble of production; NVE is equilibrated as NVT"
     )
@@ -94,6 +108,13 @@ class RunConfig(BaseModel):
         None, ge=1, description="slots for each atom's neighbours; null: from the structure"
     )
 
+    @field_validator(*_PATHS)
+    @classmethod
+    def _is_absolute(cls, value: Path | str, info: ValidationInfo) -> Path | str:
+        """A run can be continued from anywhere."""
+        absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
+        return absolute if info.field_name == "model" else Path(absolute)
+
     @model_validator(mode="after")
     def _intervals_fit(self) -> RunConfig:
         """Everything ends and is written at a checkpoint, from which a run can continue."""
@@ -118,13 +139,10 @@ class RunConfig(BaseModel):
             if name in omit:
                 lines.append(f"# {name}: {metavar(name)}  (required)")
                 continue
-            if name in _PATHS and Path(value).is_absolute() and Path(value).is_relative_to(base):
+            if name in _PATHS and Path(value).is_relative_to(base):
                 value = str(Path(value).relative_to(base))
             lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
         return "\n".join(lines) + "\n"
-
-
-_PATHS = ("structure", "model", "output")
 
 
 def load(
@@ -238,16 +256,20 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
 
 def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The same values with absolute paths; names of models and wrong types are left alone."""
-    from openmm_les import catalog
-
     result = dict(values)
     for name in _PATHS:
         value = result.get(name)
-        if isinstance(value, Path):
-            value = str(value)
-        if isinstance(value, str) and value and not (name == "model" and value in catalog.names()):
-            result[name] = os.path.normpath(base / Path(value).expanduser())
+        if isinstance(value, str | Path) and str(value):
+            result[name] = _absolute_path(name, str(value), base)
     return result
+
+
+def _absolute_path(name: str, value: str, base: Path) -> str:
+    from openmm_les import catalog
+
+    if name == "model" and value in catalog.names():
+        return value
+    return os.path.normpath(base / Path(value).expanduser())
 
 
 def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
