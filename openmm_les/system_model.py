@@ -247,7 +247,7 @@ class SystemModel:
         )
         self._network = network.eval()
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
-        self.capacity = max_neighbors or self._initial_capacity(start, self.cell)
+        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:
@@ -287,7 +287,7 @@ class SystemModel:
             )
         return array
 
-    def _initial_capacity(self, positions: FloatArray | None, box: FloatArray | None) -> int:
+    def _capacity_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
         """Slots for a structure in its box, with head-room for fluctuations of the density."""
         if positions is None or not np.isfinite(positions).all():
             return min(16, max(1, len(self.numbers) - 1))
@@ -372,7 +372,7 @@ class SystemModel:
             self.cell = self._checked_cell(box)
             logger.info("the box has outgrown its buffers; making new ones")
         # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
-        self.capacity = max(self.capacity, self._initial_capacity(positions.cpu().numpy(), box))
+        self.capacity = max(self.capacity, self._capacity_for(positions.cpu().numpy(), box))
         logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
         self.module = self._build()
 
