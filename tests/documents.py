@@ -131,7 +131,7 @@ for step in json.load(open("steps.json")):
         continue
     arguments, redirected = step["arguments"], nullcontext()
     if ">" in arguments:
-        arguments, (file,) = arguments[: arguments.index(">")], arguments[arguments.index(">") + 1 :]
+        *arguments, _, file = arguments
         redirected = redirect_stdout(open(file, "w"))
     try:
         with redirected:
