@@ -12,13 +12,13 @@ MODEL ?=
 MINIMAL := .venv-minimal
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-minimal test-all lint docs benchmark clean
+.PHONY: demo test test-minimal test-all lint docs benchmark dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[mace,torchforce,test]'
+	$(BIN)/python -m pip install --quiet -e '.[analysis,mace,torchforce,test,release]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -56,5 +56,17 @@ docs: $(VENV)/.docs
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/vs_openmmml.py
 
+# The files for a release: a wheel and a source distribution in dist/.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --sdist --wheel --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
+# Installs that wheel into an environment of its own, with $(TORCH), and tries it; resolves the extras.
+test-dist: $(STAMP)
+	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/test_distribution.py
+
 clean:
-	rm -rf $(VENV) $(MINIMAL) demo-output build dist
+	rm -rf $(VENV) $(MINIMAL) demo-output example-output build dist
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

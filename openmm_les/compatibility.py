@@ -13,6 +13,8 @@ REQUIREMENTS = {
     "openmm": "openmm>=8.6.1",
     "openmmml": "openmmml>=1.8",
     "pooch": "pooch>=1.8",
+    "pydantic": "pydantic>=2",
+    "pyyaml": "pyyaml>=6",
     "torch": "torch>=2.9",
 }
 

@@ -251,7 +251,7 @@ class SystemModel:
         )
         self._network = network.eval()
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
-        self.capacity = max_neighbors or self._initial_capacity(start)
+        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
         self._told_difference = False
         self.module = self._build()
 
@@ -292,15 +292,15 @@ class SystemModel:
             )
         return array
 
-    def _initial_capacity(self, positions: FloatArray | None) -> int:
-        """Slots for a start structure, with head-room for fluctuations of the density."""
+    def _capacity_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
+        """Slots for a structure in its box, with head-room for fluctuations of the density."""
         if positions is None or not np.isfinite(positions).all():
             return min(16, max(1, len(self.numbers) - 1))
         cell = torch.zeros(3, 3, dtype=torch.float64)
         ranges = [0, 0, 0]
-        if self.cell is not None:
-            cell = torch.from_numpy(self.cell)
-            ranges = image_range(self.cell, self.artifact.cutoff)
+        if box is not None:
+            cell = torch.from_numpy(box)
+            ranges = image_range(box, self.artifact.cutoff)
         largest = neighbor_matrix(
             torch.from_numpy(positions),
             cell,
@@ -402,10 +402,12 @@ class SystemModel:
         )
 
     def _grow(self, bits: int, positions: torch.Tensor, cell: torch.Tensor) -> None:
+        box = cell.cpu().numpy() if self.periodic else None
         if bits & STATUS_BOX:
-            self.cell = self._checked_cell(cell.cpu().numpy())
+            self.cell = self._checked_cell(box)
             logger.info("the box has outgrown its buffers; making new ones")
-        self.capacity = max(self.capacity, self._initial_capacity(positions.cpu().numpy()))
+        # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
+        self.capacity = max(self.capacity, self._capacity_for(positions.cpu().numpy(), box))
         logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
         self.module = self._build()
 

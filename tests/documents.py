@@ -121,6 +121,7 @@ def needs_of(page: Path) -> list[frozenset[str]]:
 #: Runs the steps of a page in one process, as a reader does in one session.
 _DRIVER = """
 import json, sys
+from contextlib import nullcontext, redirect_stdout
 from openmm_les.cli import main
 namespace = {"__name__": "__main__"}
 for step in json.load(open("steps.json")):
@@ -128,8 +129,13 @@ for step in json.load(open("steps.json")):
         code = "\\n" * (step["line"] - 1) + step["python"]
         exec(compile(code, step["page"], "exec"), namespace)
         continue
+    arguments, redirected = step["arguments"], nullcontext()
+    if ">" in arguments:
+        *arguments, _, file = arguments
+        redirected = redirect_stdout(open(file, "w"))
     try:
-        main(step["arguments"])
+        with redirected:
+            main(arguments)
     except SystemExit as stopped:
         if stopped.code != 0:
             sys.exit(f"openmm-les {step['arguments']}: exit status {stopped.code}")

@@ -244,39 +244,3 @@ def test_limits_of_the_generic_embedding_are_as_the_page_says(solvated, argument
     with pytest.raises((AttributeError, ValueError, KeyError, openmm.OpenMMException)) as raised:
         create_context()
     assert str(raised.value) in (DOCS / "howto" / "ml-mm.md").read_text()
-
-
-# ------------------------------------------------------------------ examples
-
-
-def run(arguments, folder) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("model", [["--model", "my.les.pt"], []])
-def test_example_of_a_peptide(folder, model):
-    arguments = [*model, "--steps", 40, "--output", "out"]
-    out = run([folder / "examples" / "01_md_of_a_peptide.py", *arguments], folder)
-    assert "100.0%" in out
-    assert (folder / "out" / "trajectory.dcd").stat().st_size > 1000
-    rows = (folder / "out" / "energies.csv").read_text().splitlines()
-    assert len(rows) == 21  # a header and one row for each report
-
-
-def test_example_without_a_model_says_what_to_give(folder):
-    done = subprocess.run(
-        [sys.executable, folder / "examples" / "01_md_of_a_peptide.py", "--model", "none.model"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "none.model does not exist. Give a trained MACE-LES model" in done.stderr

@@ -48,6 +48,17 @@ def test_capacity_without_positions_grows_to_the_same_result(water_artifact):
     np.testing.assert_allclose(blind.evaluate(r).forces, expected.evaluate(r).forces, atol=1e-11)
 
 
+def test_capacity_grows_with_what_a_shrinking_box_brings_near(water_artifact):
+    """A barostat may add neighbours without moving an atom: they are images of the new box."""
+    artifact, r, cell = artifacts.load(water_artifact), np.zeros((1, 3)), np.eye(3) * 4.6
+    model = SystemModel(artifact, [8], periodic=True, cell=cell, positions=r)
+    model.evaluate(r)
+    assert model.capacity < 6
+    forces = model.evaluate(r, cell * 0.96).forces  # six images are inside the cutoff now
+    np.testing.assert_allclose(forces, 0, atol=1e-5)
+    assert model.capacity >= 6
+
+
 @pytest.mark.parametrize("factor", [0.87, 0.97, 1.03, 1.14])
 def test_box_changes_within_the_margin_need_no_new_buffers(water_artifact, factor):
     model, r, cell = water_model(water_artifact, max_neighbors=80)

@@ -15,9 +15,9 @@ from typing import NoReturn
 import click
 
 from openmm_les._version import __version__
-from openmm_les.errors import LESError
+from openmm_les.errors import LESError, SimulationError
 
-COMMANDS = ("doctor", "export", "inspect", "models")
+COMMANDS = ("doctor", "export", "inspect", "models", "run")
 
 USER_ERROR = 2
 FAILURE = 1
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.Abort:
         status = _report("interrupted", FAILURE)
     except LESError as error:
-        status = _report(" ".join(str(error).split()), USER_ERROR, debug="--debug" in given)
+        status = FAILURE if isinstance(error, SimulationError) else USER_ERROR
+        status = _report(" ".join(str(error).split()), status, debug="--debug" in given)
     except Exception as error:
         status = _report(f"{type(error).__name__}: {error}", FAILURE, debug="--debug" in given)
         if "--debug" not in given:

@@ -1,0 +1,127 @@
+"""Pictures of what the examples write; needs matplotlib and mdtraj (the extra ``analysis``).
+
+    python pictures.py demo-output
+
+draws the output of 01_md_of_a_peptide.py again.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+MISSING = "No picture: that takes `pip install matplotlib mdtraj` (the extra `analysis`)."
+
+# Where peptides are found: regions of phi and psi and their centres [degrees].
+REGIONS = {
+    "C5": (-155, 160),
+    r"C7$_{eq}$": (-83, 73),
+    r"C7$_{ax}$": (70, -60),
+    r"$\alpha_R$": (-70, -40),
+    r"$\alpha_L$": (60, 45),
+}
+
+
+def draw_md(folder: Path, title: str = "") -> str:
+    """Draw energies.csv and trajectory.xtc of a folder; returns what to tell the user."""
+    try:
+        import mdtraj
+
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    trajectory = mdtraj.load(str(folder / "trajectory.xtc"), top=str(folder / "minimised.pdb"))
+    time, potential, _, temperature = np.loadtxt(
+        folder / "energies.csv", delimiter=",", comments="#", ndmin=2
+    ).T
+    figure, axes = pyplot.subplot_mosaic(
+        [["energy", "angles"], ["temperature", "angles"]], figsize=(10, 4.8), layout="constrained"
+    )
+    _draw_series(axes["energy"], time, potential, "potential energy [kJ/mol]")
+    _draw_series(axes["temperature"], time, temperature, "temperature [K]")
+    axes["temperature"].axhline(300, color="black", linestyle=":", label="thermostat")
+    axes["temperature"].legend(loc="upper left", ncols=2)
+    axes["temperature"].set_xlabel("time [ps]")
+    axes["energy"].sharex(axes["temperature"])
+    figure.suptitle(title)
+    points = _draw_angles(axes["angles"], mdtraj, trajectory, time)
+    if points is not None:
+        figure.colorbar(points, ax=axes["angles"], label="time [ps]", shrink=0.8)
+    path = folder / "picture.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"Drew {path}: energy, temperature, and the backbone angles phi and psi."
+
+
+def draw_dimer(folder: Path) -> str:
+    """Draw dimer.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    table = np.loadtxt(folder / "dimer.csv", delimiter=",", skiprows=1, ndmin=2)
+    distance, energy, coulomb, charge, _, dipole = table.T
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(distance, energy, color="tab:blue", label="model")
+    left.plot(distance, coulomb, "--", color="tab:red", label="its charges alone")
+    left.set(xlabel="O-O distance [A]", ylabel="interaction energy [kJ/mol]")
+    left.legend(loc=(0.5, 0.72))
+    tail = distance > 5
+    inset = left.inset_axes([0.45, 0.12, 0.5, 0.45])
+    inset.plot(distance[tail], energy[tail], color="tab:blue")
+    inset.plot(distance[tail], coulomb[tail], "--", color="tab:red")
+    right.plot(distance, dipole, color="tab:green")
+    right.set(xlabel="O-O distance [A]", ylabel="dipole of the two waters [D]")
+    other = right.twinx()
+    other.plot(distance, charge, color="tab:purple")
+    other.set_ylabel("charge of the donor [e]", color="tab:purple")
+    right.yaxis.label.set_color("tab:green")
+    path = folder / "dimer.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"Drew {path}."
+
+
+def _pyplot():
+    """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _draw_series(axis, time, values, label) -> None:
+    """A fluctuating quantity and its running mean over a tenth of the run."""
+    axis.plot(time, values, color="tab:blue", linewidth=0.5, alpha=0.6)
+    width = max(1, len(values) // 10)
+    mean = np.convolve(values, np.full(width, 1 / width), mode="valid")
+    axis.plot(time[width // 2 :][: len(mean)], mean, color="tab:red", label="running mean")
+    axis.set_ylabel(label)
+    axis.set_xlim(0, time[-1])
+
+
+def _draw_angles(axis, mdtraj, trajectory, time):
+    """Every phi and psi of the backbone, coloured by time; None where there is no backbone."""
+    (_, phi), (_, psi) = mdtraj.compute_phi(trajectory), mdtraj.compute_psi(trajectory)
+    if not phi.size or phi.shape != psi.shape:
+        axis.text(0.5, 0.5, "no backbone angles", ha="center", transform=axis.transAxes)
+        axis.set_axis_off()
+        return None
+    phi, psi = np.degrees(phi), np.degrees(psi)
+    points = axis.scatter(phi.ravel(), psi.ravel(), c=np.repeat(time, phi.shape[1]), s=6)
+    ring = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none"}
+    axis.plot(phi[0], psi[0], color="tab:red", label="start", **ring)
+    for name, centre in REGIONS.items():
+        axis.plot(*centre, "+", color="black")
+        axis.annotate(name, centre, (30, -4), textcoords="offset points", fontsize=12)
+    axis.legend(loc="upper right")
+    ticks = range(-180, 181, 60)
+    axis.set(xlim=(-180, 180), ylim=(-180, 180), xticks=ticks, yticks=ticks, aspect="equal")
+    axis.set(xlabel=r"$\phi$ [degrees]", ylabel=r"$\psi$ [degrees]")
+    return points
+
+
+if __name__ == "__main__":
+    print(draw_md(Path(sys.argv[1])))

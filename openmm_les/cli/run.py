@@ -1,0 +1,139 @@
+"""``openmm-les run``: a simulation from a structure file, or the rest of one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openmm_les.md import config as configs
+from openmm_les.md.listener import Listener, Progress
+
+_PARTS = 10
+
+
+def _flags(function: Any) -> Any:
+    """Give a command one flag for each field of the configuration.
+
+    Values are taken as text: the configuration checks them, wherever they come from.
+    """
+    for name, field in reversed(configs.RunConfig.model_fields.items()):
+        option = click.option(
+            configs.flag(name),
+            name,
+            metavar=configs.metavar(name),
+            help=f"{field.description}  [{configs.default(name)}]",
+        )
+        function = option(function)
+    return function
+
+
+@click.command("run")
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_flags
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint, or start.")
+@click.option("--overwrite", is_flag=True, help="Replace a run in the output directory.")
+@click.option("--print-config", is_flag=True, help="Print the configuration as YAML and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the final figures as JSON.")
+def command(
+    config: Path | None,
+    resume: bool,
+    overwrite: bool,
+    print_config: bool,
+    as_json: bool,
+    **fields: str | None,
+) -> None:
+    """Minimise, equilibrate and simulate a structure with an LES model.
+
+    CONFIG is a YAML file (--print-config shows one); flags override it. Everything is written into
+    one directory, with a checkpoint at every report: with --resume the same command starts a run,
+    continues a killed one bit by bit, and leaves a finished one alone.
+    """
+    flags = {name: value for name, value in fields.items() if value is not None}
+    if print_config:
+        click.echo(configs.draft(config, flags), nl=False)
+        return
+    settings = configs.load(config, flags)
+
+    from openmm_les import md
+
+    listener = _TerminalBar() if sys.stderr.isatty() else _Lines()
+    try:
+        result = md.run(settings, resume=resume, overwrite=overwrite, listener=listener)
+    except KeyboardInterrupt:
+        _tell_how_to_resume(settings)
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit:
+        _tell_how_to_resume(settings)
+        raise
+    finally:
+        listener.close()
+    click.echo(result.to_json() if as_json else result.table() + "\n", nl=False)
+
+
+def _tell_how_to_resume(settings: configs.RunConfig) -> None:
+    file = settings.output / "config.yaml"
+    if file.exists():
+        path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        words = ["openmm-les", "run", os.fspath(path), "--resume"]
+        click.echo(f"continue with:  {shlex.join(words)}", err=True)
+
+
+class _Lines(Listener):
+    """Writes a line for every tenth of a phase, for log files."""
+
+    def __init__(self) -> None:
+        self._last = ("", 0)
+
+    def message(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def progress(self, progress: Progress) -> None:
+        part = _PARTS * progress.step // progress.steps
+        if self._last[0] != progress.phase:  # this process may begin in the middle
+            self._last = (progress.phase, part if progress.step < progress.steps else 0)
+        if part > self._last[1]:
+            self._last = (progress.phase, part)
+            click.echo(
+                f"{progress.phase} {100 * part // _PARTS} %: step {progress.step} of "
+                f"{progress.steps}, {progress.ns_per_day:.3g} ns/day",
+                err=True,
+            )
+
+    def close(self) -> None:
+        """Finish the output."""
+
+
+class _TerminalBar(_Lines):
+    """Draws a progress bar for each phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._phase = ""
+
+    def message(self, text: str) -> None:
+        self.close()
+        super().message(text)
+
+    def progress(self, progress: Progress) -> None:
+        if self._bar is None or progress.phase != self._phase:
+            self.close()
+            self._phase = progress.phase
+            self._bar = click.progressbar(
+                length=progress.steps,
+                label=progress.phase,
+                item_show_func=lambda item: "" if item is None else f"{item:.3g} ns/day",
+                file=sys.stderr,
+            )
+        self._bar.update(progress.step - self._bar.pos, progress.ns_per_day)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+            self._bar = None

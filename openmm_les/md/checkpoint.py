@@ -1,0 +1,140 @@
+"""A checkpoint: one file from which a run continues bit by bit, there completely or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openmm_les.errors import InputError
+
+_FORMAT = 1
+_METADATA, _CONTEXT = "metadata.json", "context.bin"
+#: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
+_HEAD = 48
+
+
+@dataclass(frozen=True)
+class FileState:
+    """How far an output file had been written.
+
+    Attributes:
+        size: bytes.
+        head: first bytes in hexadecimal, the only ones that are ever written again.
+    """
+
+    size: int
+    head: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The present state of a file."""
+        with path.open("rb") as stream:
+            return cls(path.stat().st_size, stream.read(_HEAD).hex())
+
+    def restore(self, path: Path) -> None:
+        """Take back what was written since.
+
+        Raises:
+            InputError: the file is gone, or shorter than it was.
+        """
+        size = path.stat().st_size if path.is_file() else None
+        if size is None or size < self.size:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise InputError(
+                f"output: {path} {found}, expected the {self.size} bytes that were there at the "
+                "checkpoint; put it back, or start again with --overwrite"
+            )
+        with path.open("r+b") as stream:
+            stream.truncate(self.size)
+            stream.write(bytes.fromhex(self.head))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands, and what it is a run of.
+
+    Attributes:
+        phase: ``"equilibration"`` or ``"production"``.
+        step: steps done in this phase.
+        context: what ``Context.createCheckpoint`` returns.
+        box: box for which the buffers of the model were made [nm]; None where not periodic.
+        requested: the configuration as given.
+        resolved: the configuration with the choices made for this machine.
+        structure_sha256, model_sha256: hashes of the input files.
+        environment: what the last bits depend on beside the configuration.
+        wall_seconds: time spent in steps of this phase so far, by all processes [s].
+        outputs: state of every file that grows, by name.
+    """
+
+    phase: str
+    step: int
+    context: bytes
+    box: list[list[float]] | None
+    requested: dict[str, Any]
+    resolved: dict[str, Any]
+    structure_sha256: str
+    model_sha256: str
+    environment: dict[str, Any]
+    wall_seconds: float
+    outputs: dict[str, FileState] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Replace the file at `path`; a reader finds the old one or this one, whatever happens."""
+        metadata = {"format": _FORMAT, **asdict(self)}
+        del metadata["context"]
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as members:
+            members.writestr(_METADATA, json.dumps(metadata, indent=1))
+            members.writestr(_CONTEXT, self.context)
+        write_atomically(path, archive.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read what `write` wrote.
+
+        Raises:
+            InputError: the file is damaged, or from a newer version.
+        """
+        remedy = "start again with --overwrite"
+        try:
+            with zipfile.ZipFile(path) as members:
+                metadata = json.loads(members.read(_METADATA))
+                context = members.read(_CONTEXT)  # the archive checks its own sums
+            version = metadata.pop("format")
+            if version != _FORMAT:
+                raise InputError(
+                    f"checkpoint: {path} has format {version}, this openmm-les reads {_FORMAT}; "
+                    f"use the version that wrote it, or {remedy}"
+                )
+            outputs = {name: FileState(**state) for name, state in metadata.pop("outputs").items()}
+            return cls(context=context, outputs=outputs, **metadata)
+        except (zipfile.BadZipFile, zlib.error, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"checkpoint: {path} is damaged ({error}); {remedy}") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it appears complete, also after a crash of the machine."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make names that were created or replaced in a directory last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,336 @@
+"""The settings of a run: one flat model, whose fields are the keys of a file and the flags.
+
+Imports neither torch nor openmm, so that the command line can show its help at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from openmm_les.errors import InputError
+
+
+def _number(value: Any) -> Any:
+    """Refuse the yes and no of YAML, which would pass as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("a truth value is not a number")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    """Also accept 1e6, which YAML reads as text."""
+    value = _number(value)
+    if isinstance(value, str):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Integer = Annotated[int, BeforeValidator(_integer)]
+Ensemble = Literal["NVT", "NPT", "NVE"]
+
+
+_PATHS = ("structure", "model", "output")
+
+
+class RunConfig(BaseModel):
+    """What to simulate and how.
+
+    Everything is checked on construction. Numbers are bare; each description names the unit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    structure: Path = Field(description="PDB or mmCIF file to start from")
+    model: str = Field(description="model name (`openmm-les models list`) or path of a *.les.pt")
+    output: Path = Field(
+        Path("run"), validate_default=True, description="directory for everything that is written"
+    )
+    ensemble: Annotated[Ensemble, BeforeValidator(_upper)] = Field(
+        "NVT", description="ensemble of production; NVE is equilibrated as NVT"
+    )
+    temperature: Number = Field(300.0, gt=0, description="temperature [K]")
+    pressure: Number = Field(1.0, description="pressure of NPT [bar]")
+    friction: Number = Field(1.0, gt=0, description="friction of the Langevin thermostat [1/ps]")
+    time_step: Number = Field(0.5, gt=0, description="time step [fs]")
+    steps: Integer = Field(100_000, ge=1, description="steps of production")
+    equilibration_steps: Integer = Field(10_000, ge=0, description="steps before production")
+    minimise_iterations: Integer = Field(
+        1000, ge=0, description="most iterations of the energy minimisation; 0 leaves it out"
+    )
+    report_interval: Integer = Field(
+        1000, ge=1, description="steps between rows of log.csv, and between checkpoints"
+    )
+    trajectory_interval: Integer | None = Field(
+        None, ge=1, description="steps between frames of trajectory.dcd; null: report_interval"
+    )
+    barostat_interval: Integer = Field(
+        25, ge=1, description="steps between attempts of the NPT barostat to change the volume"
+    )
+    seed: Integer | None = Field(
+        None, ge=1, le=2**31 - 1, description="random seed; null: a new one, which is recorded"
+    )
+    precision: Literal["single", "double"] = Field("single", description="precision of the model")
+    device: str | None = Field(
+        None, description="torch device, such as cpu or cuda:0; null: a GPU where there is one"
+    )
+    backend: Literal["auto", "pythonforce", "torchforce"] = Field(
+        "auto", description="how OpenMM calls the model"
+    )
+    platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = Field(
+        "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else Reference"
+    )
+    max_neighbors: Integer | None = Field(
+        None, ge=1, description="slots for each atom's neighbours; null: from the structure"
+    )
+    ewald: Literal["auto", "direct", "mesh"] = Field(
+        "auto", description="periodic sum: exact, on a mesh, or as it is faster"
+    )
+    ewald_tolerance: Number = Field(
+        1e-5, gt=0, description="RMS force error of the mesh over the RMS force"
+    )
+    les_cutoff: Literal["hard", "smooth"] = Field(
+        "hard", description="k-space cutoff; smooth changes the energy of the model"
+    )
+
+    @field_validator(*_PATHS)
+    @classmethod
+    def _is_absolute(cls, value: Path | str, info: ValidationInfo) -> Path | str:
+        """A run can be continued from anywhere."""
+        absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
+        return absolute if info.field_name == "model" else Path(absolute)
+
+    @model_validator(mode="after")
+    def _intervals_fit(self) -> RunConfig:
+        """Everything ends and is written at a checkpoint, from which a run can continue."""
+        _check_multiple(self, "steps", "report_interval")
+        _check_multiple(self, "equilibration_steps", "report_interval")
+        _check_multiple(self, "trajectory_interval", "report_interval")
+        if self.ensemble == "NPT":
+            _check_multiple(self, "report_interval", "barostat_interval")
+        return self
+
+    def to_yaml(self, base: Path, *, omit: frozenset[str] = frozenset()) -> str:
+        """This configuration as a commented file that `load` reads.
+
+        Args:
+            base: directory of the file; paths inside it are written relative to it.
+            omit: fields to show as comments, to be filled in.
+        """
+        lines = ["# Paths are relative to the directory of this file."]
+        for name, value in self.model_dump(mode="json").items():
+            field = type(self).model_fields[name]
+            lines += ["", f"# {field.description}"]
+            if name in omit:
+                lines.append(f"# {name}: {metavar(name)}  (required)")
+                continue
+            if name in _PATHS and Path(value).is_relative_to(base):
+                value = str(Path(value).relative_to(base))
+            lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def load(
+    file: str | os.PathLike[str] | None = None, flags: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        file: YAML file whose paths are relative to its directory; None for flags alone.
+        flags: values that override those of the file; paths relative to the working directory.
+
+    Raises:
+        InputError: one line that names each wrong field, what was expected and what came.
+    """
+    return _validated(_values(file, flags or {}), file, flags or {})
+
+
+def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
+    """The configuration as a commented file in the working directory, also an unfinished one.
+
+    Raises:
+        InputError: what is given is wrong.
+    """
+    values = _values(file, flags)
+    fields = RunConfig.model_fields
+    omit = frozenset(name for name in fields if fields[name].is_required() and name not in values)
+    config = _validated(values | dict.fromkeys(omit, "-"), file, flags)
+    return config.to_yaml(Path.cwd(), omit=omit)
+
+
+def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What file and flags give together, with absolute paths."""
+    base = Path.cwd() if file is None else Path(file).absolute().parent
+    given = {"output": RunConfig.model_fields["output"].default}
+    given |= {} if file is None else _read(Path(file))
+    return _absolute(given, base) | _absolute(flags, Path.cwd())
+
+
+def _validated(
+    values: Mapping[str, Any], file: str | os.PathLike[str] | None, flags: Mapping[str, Any]
+) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = (_explain(details, file, flags) for details in error.errors())
+        raise InputError("; ".join(problems)) from None
+
+
+def expected(name: str) -> str:
+    """What values a field takes, such as ``an integer of at least 1``."""
+    field = RunConfig.model_fields[name]
+    kind, is_optional = _kind(field)
+    if get_origin(kind) is Literal:
+        text = "one of " + ", ".join(map(str, get_args(kind)))
+    else:
+        text = {int: "an integer", float: "a bare number", Path: "a path", str: "a text"}[kind]
+    limits = [_limit(rule) for rule in field.metadata]
+    text += "".join(f" {limit}" for limit in limits if limit)
+    return f"{text} or null" if is_optional else text
+
+
+def metavar(name: str) -> str:
+    """How help names the value of a flag."""
+    kind, _ = _kind(RunConfig.model_fields[name])
+    if get_origin(kind) is Literal:
+        return "[" + "|".join(map(str, get_args(kind))) + "]"
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}[kind]
+
+
+def default(name: str) -> str:
+    """The default of a field as it is written in a file."""
+    field = RunConfig.model_fields[name]
+    if field.is_required():
+        return "required"
+    value = field.default
+    return "null" if value is None else str(value)
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _kind(field: FieldInfo) -> tuple[Any, bool]:
+    """The bare type of a field, and whether null is allowed too."""
+    kind = field.annotation
+    is_optional = get_origin(kind) in (Union, types.UnionType)
+    if is_optional:
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind, is_optional
+
+
+def _limit(rule: Any) -> str:
+    for attribute, text in (("gt", "above"), ("ge", "of at least"), ("le", "and at most")):
+        if (bound := getattr(rule, attribute, None)) is not None:
+            return f"{text} {bound}"
+    return ""
+
+
+def _check_multiple(config: RunConfig, name: str, of: str) -> None:
+    value, unit = getattr(config, name), getattr(config, of)
+    if value is not None and value % unit:
+        below, above = value // unit * unit, (value // unit + 1) * unit
+        near = f"{above}" if below == 0 else f"{below} or {above}"
+        raise ValueError(
+            f"{name}: expected a multiple of {of} ({unit}), such as {near}, got {value}"
+        )
+
+
+def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The same values with absolute paths; names of models and wrong types are left alone."""
+    result = dict(values)
+    for name in _PATHS:
+        value = result.get(name)
+        if isinstance(value, str | Path) and str(value):
+            result[name] = _absolute_path(name, str(value), base)
+    return result
+
+
+def _absolute_path(name: str, value: str, base: Path) -> str:
+    from openmm_les import catalog
+
+    if name == "model" and value in catalog.names():
+        return value
+    return os.path.normpath(base / Path(value).expanduser())
+
+
+def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
+    """One problem in the words of the user: where, which field, expected, got."""
+    if not details["loc"]:  # between fields; the text is ours
+        return str(details["ctx"]["error"])
+    name = str(details["loc"][0])
+    where = flag(name) if name in flags else name if file is None else f"{file}: {name}"
+    if details["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name.lower(), RunConfig.model_fields, n=1, cutoff=0.5)
+        if close:
+            return f"{where}: unknown field; did you mean {close[0]}?"
+        return f"{where}: unknown field; there are {', '.join(RunConfig.model_fields)}"
+    if details["type"] == "missing":
+        return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
+    description = RunConfig.model_fields[name].description
+    return f"{where}: expected {expected(name)} ({description}), got {details['input']!r}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would silently drop one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(twice)} is there more than once", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"config: cannot read {file}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(_sentences(error))
+        raise InputError(f"config: {file} is not valid YAML: {text}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(
+            f"config: expected lines such as 'steps: 1000' in {file}, got a "
+            f"{type(content).__name__}; `openmm-les run --print-config` shows a complete file"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def _sentences(error: Exception) -> Iterator[str]:
+    mark = getattr(error, "problem_mark", None)
+    yield str(getattr(error, "problem", None) or error)
+    if mark is not None:
+        yield f"(line {mark.line + 1}, column {mark.column + 1})"

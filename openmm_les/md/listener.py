@@ -1,0 +1,36 @@
+"""How a run tells what happens; the command line prints it, by default it is logged."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        phase: ``"equilibration"`` or ``"production"``.
+        step: steps done in this phase.
+        steps: steps of this phase.
+        ns_per_day: speed of this process in this phase [ns/day].
+    """
+
+    phase: str
+    step: int
+    steps: int
+    ns_per_day: float
+
+
+class Listener:
+    """Base class; override what is of interest."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line, such as the step from which a run continues."""
+        logger.info("%s", text)
+
+    def progress(self, progress: Progress) -> None:
+        """Some steps were done; called several times a second or less often."""

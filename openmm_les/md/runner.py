@@ -1,0 +1,202 @@
+"""A run from its start, or from its last checkpoint, to its figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import openmm
+from openmm import unit
+
+from openmm_les.errors import InputError
+from openmm_les.md import output, simulation, structure, summary
+from openmm_les.md.checkpoint import Checkpoint, write_atomically
+from openmm_les.md.config import RunConfig
+from openmm_les.md.listener import Listener
+from openmm_les.md.output import RunDirectory
+from openmm_les.md.phase import Job, PhaseRun, blow_ups
+from openmm_les.md.signals import StopRequest, held_back
+from openmm_les.md.simulation import Phase, State
+from openmm_les.md.summary import Summary
+
+logger = logging.getLogger(__name__)
+
+#: What may differ when a run continues; structure and model are compared by their content.
+_FREE = ("structure", "model", "output", "steps")
+#: What `simulation.resolve` chooses, and a continued run takes from its checkpoint.
+_CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
+
+
+def run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Summary:
+    """See `openmm_les.md.run`."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: expected one of them, got both")
+    listener = listener or Listener()
+    start = structure.read(config.structure)
+    artifact = simulation.find_model(config)  # may download for minutes: signals act as usual
+    directory = RunDirectory(config.output)
+    with held_back() as stop, directory.locked():
+        job = Job(config, config, start, artifact, directory, listener, stop)
+        existing = directory.existing()
+        if existing and not (resume or overwrite):
+            raise InputError(
+                f"output: {directory.path} holds a run already ({', '.join(existing)}); "
+                "continue it with --resume, or replace it with --overwrite"
+            )
+        checkpoint = directory.checkpoint() if resume else None
+        if checkpoint is not None:
+            return _resume(job, checkpoint)
+        if resume:
+            listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
+        return _start(job)
+
+
+def _start(job: Job) -> Summary:
+    job = replace(job, config=simulation.resolve(job.config))
+    state = _minimise(job)
+    # A TorchForce cannot grow, and chooses by itself with more head-room than this.
+    if job.config.max_neighbors is None and job.config.backend == "pythonforce":
+        slots = simulation.choose_max_neighbors(job.artifact, state)
+        job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
+    return _run_phases(job, simulation.phases(job.config), state)
+
+
+def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
+    _check_same_run(job, checkpoint)
+    finished = job.directory / output.SUMMARY
+    if _is_last(job, checkpoint) and finished.exists():
+        job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
+        return Summary.from_json(finished.read_text())
+    chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
+    job = replace(job, config=job.config.model_copy(update=chosen))
+    _warn_of_other_bits(checkpoint)
+    phases = simulation.phases(job.config)
+    while phases[0].name != checkpoint.phase:
+        phases.pop(0)
+    job.listener.message(
+        f"continuing after step {checkpoint.step} of {phases[0].steps} of {checkpoint.phase}"
+    )
+    job.directory.restore(checkpoint)
+    _write_config(job)  # `steps` may have grown
+    return _run_phases(job, phases, checkpoint)
+
+
+def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
+    for phase in phases:
+        with PhaseRun(job, phase, entry) as current:
+            entry = current.advance()
+    current.write_structure(output.FINAL)
+    directory, config = job.directory, job.config
+    names = (output.LOG, output.TRAJECTORY, output.FINAL, output.CHECKPOINT)
+    files = {name: str(directory / name) for name in names if (directory / name).exists()}
+    result = summary.summarise(
+        directory / output.LOG,
+        config.model_dump(mode="json"),
+        atoms=job.structure.topology.getNumAtoms(),
+        wall_seconds=current.wall_seconds,
+        files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
+    )
+    write_atomically(directory / output.SUMMARY, result.to_json().encode())
+    return result
+
+
+def _minimise(job: Job) -> State:
+    """Relax the start structure; nothing is deleted or written before the model has accepted it."""
+    config, start = job.config, job.structure
+    structure.check_bonds(start.topology, config.ensemble)
+    ensemble = simulation.phases(config)[0].ensemble
+    sim = simulation.create(config, start, job.artifact, ensemble, start.box)
+    job.directory.clear()
+    _write_config(job)
+    if config.minimise_iterations == 0:
+        return State(start.positions, None, start.box)
+    job.listener.message(f"minimising the energy of {start.topology.getNumAtoms()} atoms")
+    sim.context.setPositions(start.positions * unit.nanometer)
+    counter = _Iterations(job.stop)
+    with blow_ups("in the minimisation", job.directory):
+        before = _potential_energy(sim)
+        sim.minimizeEnergy(maxIterations=config.minimise_iterations, reporter=counter)
+        after = _potential_energy(sim)
+    if job.stop:
+        job.listener.message("stopped in the minimisation; continuing means starting again")
+        job.stop.obey()
+    job.listener.message(
+        f"minimised in {counter.number} iterations from {before:.1f} to {after:.1f} kJ/mol"
+    )
+    positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
+    job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
+    return State(positions.value_in_unit(unit.nanometer), None, start.box)
+
+
+class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
+    """Counts iterations, and ends the minimisation when asked to stop."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        super().__init__()
+        self.number = 0
+        self._stop = stop
+
+    def report(self, iteration: int, x: object, gradient: object, args: object) -> bool:
+        self.number += 1
+        return bool(self._stop)
+
+
+def _potential_energy(sim: openmm.app.Simulation) -> float:
+    energy = sim.context.getState(energy=True).getPotentialEnergy()
+    return float(energy.value_in_unit(unit.kilojoule_per_mole))
+
+
+def _write_config(job: Job) -> None:
+    """As requested, so that choices for this machine do not bind another; but with the seed."""
+    job.directory.write_config(job.requested.model_copy(update={"seed": job.config.seed}))
+
+
+def _is_last(job: Job, checkpoint: Checkpoint) -> bool:
+    return checkpoint.phase == "production" and checkpoint.step == job.config.steps
+
+
+def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
+    """Refuse to continue a run with anything but what it was started with, or more steps.
+
+    Raises:
+        InputError: names what has changed.
+    """
+    remedy = "put it back, or choose another output directory for a new run"
+    for name, path, expected, got in (
+        ("structure", job.requested.structure, checkpoint.structure_sha256, job.structure.sha256),
+        ("model", job.artifact.path, checkpoint.model_sha256, job.artifact.sha256),
+    ):
+        if got != expected:
+            raise InputError(
+                f"{name}: the content of {path} is not what this run was started with: expected "
+                f"sha256 {expected[:12]}..., got {got[:12]}...; {remedy}"
+            )
+    changed = []
+    for name, value in job.requested.model_dump(mode="json").items():
+        before = checkpoint.requested.get(name)
+        if name not in _FREE and value not in (before, checkpoint.resolved.get(name)):
+            changed.append(f"{name}: this run was started with {before}, got {value}")
+    if changed:
+        raise InputError(f"{'; '.join(changed)}; only steps may change: {remedy}")
+    if checkpoint.phase == "production" and job.requested.steps < checkpoint.step:
+        raise InputError(
+            f"steps: expected at least the {checkpoint.step} that this run has done, got "
+            f"{job.requested.steps}"
+        )
+
+
+def _warn_of_other_bits(checkpoint: Checkpoint) -> None:
+    now = simulation.environment()
+    before = checkpoint.environment
+    changed = [f"{k}: {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    if changed:
+        logger.warning(
+            "the run continues, but not to the last bit as it would have: %s", "; ".join(changed)
+        )

@@ -1,0 +1,274 @@
+"""From settings to an OpenMM Simulation: model, device, platform, ensemble, random seeds."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+import torch
+from openmm import app, unit
+from openmmml import MLPotential
+
+from openmm_les import __version__, catalog
+from openmm_les import artifact as artifacts
+from openmm_les.artifact import Artifact
+from openmm_les.errors import ArtifactError, InputError
+from openmm_les.forces import backends
+from openmm_les.md.config import RunConfig
+from openmm_les.md.structure import FloatArray, Structure, with_box
+from openmm_les.neighbors import image_offsets, image_range, neighbor_matrix
+from openmm_les.system_model import with_headroom
+from openmm_les.units import ANGSTROM_PER_NM
+
+_LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of dynamics with one integrator.
+
+    Attributes:
+        name: ``"equilibration"`` or ``"production"``.
+        steps: how long.
+        ensemble: ``"NVT"``, ``"NPT"`` or ``"NVE"``.
+    """
+
+    name: str
+    steps: int
+    ensemble: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What one phase hands to the next.
+
+    Attributes:
+        positions: shape (n, 3) [nm].
+        velocities: shape (n, 3) [nm/ps]; None draws thermal ones.
+        box: box vectors in rows [nm]; None where not periodic.
+    """
+
+    positions: FloatArray
+    velocities: FloatArray | None
+    box: FloatArray | None
+
+
+def phases(config: RunConfig) -> list[Phase]:
+    """The stretches of a run; NVE begins as NVT, since only a thermostat equilibrates."""
+    production = Phase("production", config.steps, config.ensemble)
+    if config.equilibration_steps == 0:
+        return [production]
+    ensemble = "NVT" if config.ensemble == "NVE" else config.ensemble
+    return [Phase("equilibration", config.equilibration_steps, ensemble), production]
+
+
+def find_model(config: RunConfig) -> Artifact:
+    """Open the model, downloading a published one if need be.
+
+    Raises:
+        InputError: neither a known name nor a file.
+        ArtifactError, DownloadError: the model cannot be had.
+    """
+    if config.model in catalog.names():
+        return artifacts.load(catalog.artifact_path(config.model))
+    path = Path(config.model).absolute()
+    if not path.exists():
+        close = difflib.get_close_matches(path.name, catalog.names(), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(
+            f"model: expected a name ({', '.join(catalog.names())}) or an exported model "
+            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{hint}"
+        )
+    try:
+        return artifacts.load(path)
+    except ArtifactError as error:
+        # The text begins with the name that openmm-ml has for this.
+        raise ArtifactError(f"model: {str(error).removeprefix('modelPath: ')}") from error
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The same configuration with the choices that were left to this machine.
+
+    Raises:
+        InputError: a backend, device or platform that does not work here.
+    """
+    backend = backends.choose(config.backend, device=config.device, is_placeholder=False)
+    device = backends.find_device(config.device)
+    platform = config.platform
+    if platform == "auto":
+        # Reference and CPU take the same time, since the model is nearly all of it: 2.9 and 3.1 ms
+        # a step for 22 atoms, 25.9 and 25.0 ms for 192. Reference adds no threads to torch's.
+        platform = "CUDA" if device.startswith("cuda") and "CUDA" in _platforms() else "Reference"
+    if platform not in _platforms():
+        raise InputError(
+            f"platform: expected one of {', '.join(_platforms())}, which OpenMM has here, got "
+            f"{platform}"
+        )
+    update = {
+        "backend": backend,
+        # A TorchForce runs where its platform does.
+        "device": None if backend == "torchforce" else device,
+        "platform": platform,
+        "seed": config.seed or 1 + secrets.randbelow(_LARGEST_SEED),
+    }
+    return config.model_copy(update=update)
+
+
+def choose_max_neighbors(artifact: Artifact, state: State) -> int:
+    """Slots for each atom's neighbours, with head-room; chosen once, since sums depend on it."""
+    periodic = state.box is not None
+    cell, ranges = torch.zeros(3, 3, dtype=torch.float64), [0, 0, 0]
+    if state.box is not None:
+        cell = torch.from_numpy(state.box * ANGSTROM_PER_NM)
+        ranges = image_range(cell.numpy(), artifact.cutoff)
+    positions = torch.from_numpy(state.positions * ANGSTROM_PER_NM)
+    offsets = image_offsets(ranges)
+    matrix = neighbor_matrix(positions, cell, periodic, offsets, artifact.cutoff, 1)
+    return with_headroom(int(matrix.largest))
+
+
+def create(
+    config: RunConfig,
+    structure: Structure,
+    artifact: Artifact,
+    ensemble: str,
+    box: FloatArray | None,
+    seed: tuple[str, int] = ("", 0),
+) -> app.Simulation:
+    """Build System, integrator and Context.
+
+    Args:
+        config: from `resolve`.
+        structure: atoms and bonds.
+        artifact: the model.
+        ensemble: of this phase.
+        box: for which the buffers of the model are made [nm].
+        seed: phase and step from which the random numbers run.
+
+    Raises:
+        InputError: the model cannot describe the structure, or the platform does not work.
+    """
+    topology = with_box(structure.topology, box)
+    system = _system(config, topology, artifact)
+    if ensemble == "NPT":
+        if box is None:
+            raise InputError(
+                "ensemble: NPT needs a periodic box; expected box vectors in the structure "
+                "(CRYST1 of a PDB file), got none"
+            )
+        system.addForce(
+            openmm.MonteCarloBarostat(
+                config.pressure * unit.bar,
+                config.temperature * unit.kelvin,
+                config.barostat_interval,
+            )
+        )
+    integrator = _integrator(config, ensemble)
+    _set_seeds(config, system, integrator, *seed)
+    platform = openmm.Platform.getPlatformByName(config.platform)
+    try:
+        return app.Simulation(topology, system, integrator, platform, _properties(config, platform))
+    except openmm.OpenMMException as error:
+        raise InputError(f"platform: {config.platform} does not work here: {error}") from error
+
+
+def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:
+    """Put a Context with a barostat where a new one stands that loads its present checkpoint.
+
+    A barostat counts its attempts and adapts their size, and no checkpoint holds that.
+    """
+    _set_seeds(config, simulation.system, simulation.integrator, phase, step)
+    simulation.context.reinitialize(preserveState=True)
+
+
+def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
+    """Draw velocities at the temperature of the run."""
+    simulation.context.setVelocitiesToTemperature(
+        config.temperature * unit.kelvin, _derive(config, "velocities", "", 0)
+    )
+
+
+def kinetic_temperature(simulation: app.Simulation) -> float:
+    """Temperature of the present velocities, all degrees of freedom counted [K]."""
+    state, system = simulation.context.getState(velocities=True), simulation.system
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+    masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
+    twice_energy = float(np.dot(masses, (velocities**2).sum(axis=1)))  # [kJ/mol]
+    gas_constant = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+    return twice_energy / (3 * len(masses) * float(gas_constant))
+
+
+def environment() -> dict[str, Any]:
+    """What the last bits of a trajectory depend on beside the configuration."""
+    return {
+        "openmm-les": __version__,
+        "openmm": openmm.version.version,
+        "torch": torch.__version__,
+        "torch threads": torch.get_num_threads(),
+        "OPENMM_CPU_THREADS": os.environ.get("OPENMM_CPU_THREADS"),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _system(config: RunConfig, topology: app.Topology, artifact: Artifact) -> openmm.System:
+    return MLPotential("les", modelPath=artifact.path).createSystem(
+        topology,
+        precision=config.precision,
+        device=config.device,
+        backend=config.backend,
+        maxNeighbors=config.max_neighbors,
+        ewald=config.ewald,
+        ewaldTolerance=config.ewald_tolerance,
+        lesCutoff=config.les_cutoff,
+    )
+
+
+def _integrator(config: RunConfig, ensemble: str) -> openmm.Integrator:
+    time_step = config.time_step * unit.femtosecond
+    if ensemble == "NVE":
+        return openmm.VerletIntegrator(time_step)
+    return openmm.LangevinMiddleIntegrator(
+        config.temperature * unit.kelvin, config.friction / unit.picosecond, time_step
+    )
+
+
+def _set_seeds(
+    config: RunConfig, system: openmm.System, integrator: openmm.Integrator, phase: str, step: int
+) -> None:
+    if hasattr(integrator, "setRandomNumberSeed"):
+        integrator.setRandomNumberSeed(_derive(config, "integrator", phase, step))
+    for force in system.getForces():
+        if isinstance(force, openmm.MonteCarloBarostat):
+            force.setRandomNumberSeed(_derive(config, "barostat", phase, step))
+
+
+def _derive(config: RunConfig, what: str, phase: str, step: int) -> int:
+    """A seed for one purpose at one place; OpenMM takes 0 for "any", so never 0."""
+    digest = hashlib.sha256(f"{config.seed}/{what}/{phase}/{step}".encode()).digest()
+    return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
+
+
+def _platforms() -> list[str]:
+    count = openmm.Platform.getNumPlatforms()
+    return [openmm.Platform.getPlatform(index).getName() for index in range(count)]
+
+
+def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
+    """Properties by which two runs on a GPU give the same bits."""
+    wanted = {
+        "Precision": "double" if config.precision == "double" else "mixed",
+        "DeterministicForces": "true",
+    }
+    device = config.device or ""
+    if device.startswith("cuda:"):
+        wanted["DeviceIndex"] = device.removeprefix("cuda:")
+    known = platform.getPropertyNames()
+    return {name: value for name, value in wanted.items() if name in known}

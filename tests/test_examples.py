@@ -1,0 +1,131 @@
+"""The examples run, in a short mode, and leave behind what they say."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+PNG = b"\x89PNG\r\n"
+
+can_draw = find_spec("matplotlib") is not None and find_spec("mdtraj") is not None
+
+
+def run(name, *arguments, folder, status=0) -> str:
+    """Run an example in an empty folder; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # small systems: threads would only wait
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def rows(path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def numbers(text) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
+
+
+def test_every_example_is_in_the_list():
+    listed = set(re.findall(r"\]\((\d\d_\w+\.py)\)", (EXAMPLES / "README.md").read_text()))
+    assert listed == {path.name for path in EXAMPLES.glob("[0-9]*.py")}
+
+
+@pytest.mark.parametrize("own_model", [False, True])
+def test_md_of_a_peptide(tmp_path, dipeptide_artifact, own_model):
+    model = ["--model", dipeptide_artifact] if own_model else []
+    out = run("01_md_of_a_peptide.py", *model, "--steps", 100, "--output", "out", folder=tmp_path)
+    assert "100 %" in out
+    assert "ns/day" in out
+    assert len(rows(tmp_path / "out" / "energies.csv")) == 5
+    assert (tmp_path / "out" / "trajectory.xtc").stat().st_size > 0
+    if can_draw:
+        assert (tmp_path / "out" / "picture.png").read_bytes().startswith(PNG)
+        assert "phi and psi" in out
+    else:
+        assert "pip install matplotlib mdtraj" in out
+
+
+def test_md_says_what_to_do_next(tmp_path):
+    """The commands it prints are there to be copied: the first of them runs."""
+    out = run("01_md_of_a_peptide.py", "--steps", 20, folder=tmp_path)
+    hints = out[out.index("Next:") :].splitlines()[1:]
+    assert {Path(hint.split()[0]).name for hint in hints} == {"openmm-les", "python"}
+    command, path = next(hint.split()[1:3] for hint in hints if "inspect" in hint)
+    assert command == "inspect"
+    assert (tmp_path / path).exists()
+
+
+def test_md_without_matplotlib_still_runs(tmp_path):
+    """A module of that name that cannot be imported stands for one that is not installed."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "examples" / "matplotlib.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, "examples/01_md_of_a_peptide.py", "--steps", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pip install matplotlib mdtraj" in done.stdout
+    assert not (tmp_path / "demo-output" / "picture.png").exists()
+
+
+def test_md_without_its_model_says_what_to_give(tmp_path):
+    error = run("01_md_of_a_peptide.py", "--model", "none.model", folder=tmp_path, status=1)
+    assert "none.model does not exist. Give a trained MACE-LES model" in error
+
+
+def test_export_your_own_model(tmp_path):
+    out = run("02_export_your_own_model.py", "--steps", 20, folder=tmp_path)
+    assert (tmp_path / "example-output" / "les-demo.les.pt").stat().st_size > 100_000
+    in_openmm, in_ase = (numbers(line)[0] for line in out.splitlines() if "in the file" in line)
+    assert in_openmm == pytest.approx(in_ase, abs=1e-3)
+    relaxed = next(numbers(line)[0] for line in out.splitlines() if "relaxed in" in line)
+    assert relaxed < in_ase
+
+
+def test_water_at_constant_pressure(tmp_path):
+    out = run("03_npt_water_box.py", "--waters", 20, "--steps", 60, folder=tmp_path)
+    assert "Density (g/mL)" in out
+    _, energy, temperature, density, _ = rows(tmp_path / "example-output" / "water.csv")[-1]
+    assert float(energy) < 0
+    assert 50 < float(temperature) < 600
+    assert 0.5 < float(density) < 1.5
+
+
+def test_peptide_in_water(tmp_path):
+    out = run("04_peptide_in_water_ml_mm.py", "--padding", 0.7, "--steps", 20, folder=tmp_path)
+    assert "22 atoms by the model" in out
+    total, inside = numbers(out.splitlines()[-2])
+    assert total < inside < 0
+    structure = (tmp_path / "example-output" / "peptide_in_water.pdb").read_text()
+    assert "HOH" in structure
+    assert "ALA" in structure
+
+
+def test_charges_and_dipoles(tmp_path):
+    out = run("05_charges_and_dipoles_with_ase.py", "--points", 12, folder=tmp_path)
+    table = [[float(value) for value in row] for row in rows(tmp_path / "example-output/dimer.csv")]
+    assert min(energy for _, energy, *_ in table) < -15  # the hydrogen bond [kJ/mol]
+    for distance, energy, coulomb, _, oxygen, _ in table:
+        assert oxygen < 0
+        if distance > 6:  # beyond the network, the charges are all there is
+            assert energy == pytest.approx(coulomb, abs=1e-3)
+    assert ("dimer.png" in out) == (find_spec("matplotlib") is not None)
