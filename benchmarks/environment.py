@@ -26,6 +26,12 @@ def environment(threads: int) -> dict[str, Any]:
     }
 
 
+def peak_memory() -> float:
+    """Largest resident memory of this process so far [MB] (Linux)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    return float(status["VmHWM"].split()[0]) / 1024
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

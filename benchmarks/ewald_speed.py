@@ -12,7 +12,6 @@ import and a tiny system take can be read. Prints tables and writes
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment
+from environment import environment, peak_memory
 from ewald_systems import System, kernel, water
 
 from openmm_les.electrostatics import DirectEwald, EwaldOptions, build_electrostatics
@@ -169,11 +168,11 @@ def run_case(name: str, number: int, mesh: list[str] | None) -> dict[str, Any]:
         call, small_call = ours(name, system), ours(name, small)
     for _ in range(3):
         small_call(small[0].float(), small[1], small[2])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     milliseconds, calls = time_of(call, system)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    memory = peak_memory() - before
     result = {"name": name, "atoms": number, "ms": milliseconds, "calls": calls} | settings
-    result["peak_mb"] = memory / 1024
+    result["peak_mb"] = memory
     if number <= 5184:
         result["force_error"] = error_of(call, system, exact(system))
     return result

@@ -1,6 +1,8 @@
 """The sum on a mesh against the exact one, closed forms, finite differences and third parties."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -323,6 +325,39 @@ def test_only_the_hard_cutoff_jumps_when_the_box_grows():
         jumps[cutoff] = abs(energies[1] - energies[0])
     assert jumps["hard"] > 1e-3
     assert jumps["smooth"] < 1e-2 * jumps["hard"]
+
+
+# --------------------------------------------------------------------------------- memory
+
+PEAK = """
+import sys, torch
+from openmm_les.electrostatics import EwaldOptions, build_electrostatics
+
+def call(atoms, edge):
+    random = torch.Generator().manual_seed(0)
+    cell = edge * torch.eye(3, dtype=torch.float64)
+    les = {"sigma": 1.0, "dl": 2.0, "prefactor": 90.4756, "remove_self_interaction": True}
+    options = EwaldOptions(sys.argv[1])
+    kernel = build_electrostatics(les, True, cell, torch.float32, num_atoms=atoms, options=options)
+    charges = torch.randn(atoms, generator=random)
+    kernel(charges, torch.rand(atoms, 3, generator=random).double() * edge, cell)
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return float(status["VmHWM"].split()[0]) / 1024
+
+before = call(24, 6.0)
+print(call(int(sys.argv[2]), float(sys.argv[3])) - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "atoms", "edge", "most"),
+    [("direct", 12_288, 49.7, 100), ("mesh", 12_288, 49.7, 100), ("mesh", 100_000, 100.0, 1000)],
+)
+def test_memory_is_bounded(method, atoms, edge, most):
+    """Peak memory [MB] above that of a small system; all pairs of atoms and vectors take GB."""
+    arguments = [sys.executable, "-c", PEAK, method, str(atoms), str(edge)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert 0 <= float(done.stdout) < most
 
 
 # ------------------------------------------------------------------------------ determinism
