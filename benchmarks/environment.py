@@ -28,7 +28,8 @@ def environment(threads: int) -> dict[str, Any]:
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far [MB] (Linux)."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     return float(status["VmHWM"].split()[0]) / 1024
 
 
