@@ -72,6 +72,7 @@ class Summary:
     def table(self) -> str:
         """For people."""
         config = self.config
+        logged = self.steps // config["report_interval"]
         rows = [
             ("steps", f"{self.steps} of {config['time_step']:g} fs, {self.time_ps:g} ps"),
             ("wall time", f"{duration(self.wall_seconds)}, {self.ns_per_day:.3g} ns/day"),
@@ -82,6 +83,7 @@ class Summary:
             rows.append(("density", f"{_text(self.density)} g/mL"))
         if self.energy_drift is not None:
             rows.append(("energy drift", f"{self.energy_drift:.4g} meV/atom/ps"))
+        rows.append(("averages", f"over {logged} row{'s' if logged > 1 else ''} of log.csv"))
         rows += self.files.items()
         width = max(len(name) for name, _ in rows) + 2
         return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
