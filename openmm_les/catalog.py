@@ -226,9 +226,10 @@ def _download(model: Entry, url: str, part: Path) -> None:
     try:
         downloader(url, part, None)
     except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
+        logger.debug("cannot download %s", url, exc_info=True)
         raise DownloadError(
             f"{model.name}: cannot download {url}: {_reason(error)}; {_by_hand(model)}"
-        ) from error
+        ) from None  # three tracebacks of libraries would hide the reason
     found = git_blob_id(part)
     if found != model.blob:
         raise DownloadError(
@@ -261,7 +262,7 @@ def _by_hand(model: Entry) -> str:
     return (
         f"to fetch it by hand, get {model.url} on any machine, run `openmm-les export {model.file} "
         f'-o {exported} --licence "{model.licence}"` and use MLPotential({model.name!r}, '
-        f"modelPath={exported!r})"
+        f"modelPath={exported!r}) or `openmm-les run --model {exported}`"
     )
 
 
