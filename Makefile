@@ -16,6 +16,7 @@ TORCH ?= torch==2.13.0
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
+	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[analysis,mace,torchforce,test,release]'

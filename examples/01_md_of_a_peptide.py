@@ -83,6 +83,8 @@ def main() -> None:
     arguments = parse_arguments()
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
+    if not arguments.pdb.is_file():
+        sys.exit(f"--pdb: {arguments.pdb} does not exist. Give a PDB file with all hydrogen atoms")
     artifact = find_artifact(arguments.model, output)
     pdb = app.PDBFile(str(arguments.pdb))
     if pdb.topology.getNumAtoms() < 50:

@@ -6,8 +6,16 @@ import os
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+except ModuleNotFoundError as error:
+    if error.name != "ase":
+        raise
+    raise ModuleNotFoundError(
+        "the calculator needs ASE: pip install 'openmm-les[ase]'", name=error.name
+    ) from None
 
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics import EwaldOptions

@@ -9,6 +9,7 @@ uses, also without a network, take the exported artifact from the cache. Nothing
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import logging
 import os
@@ -114,7 +115,9 @@ def entry(name: str) -> Entry:
     for model in MODELS:
         if name in (model.name, *model.aliases):
             return model
-    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}")
+    close = difflib.get_close_matches(name.lower(), names(), n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}{meant}")
 
 
 def where(name: str) -> Path | None:
@@ -226,9 +229,10 @@ def _download(model: Entry, url: str, part: Path) -> None:
     try:
         downloader(url, part, None)
     except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
+        logger.debug("cannot download %s", url, exc_info=True)
         raise DownloadError(
             f"{model.name}: cannot download {url}: {_reason(error)}; {_by_hand(model)}"
-        ) from error
+        ) from None  # three tracebacks of libraries would hide the reason
     found = git_blob_id(part)
     if found != model.blob:
         raise DownloadError(
@@ -261,7 +265,7 @@ def _by_hand(model: Entry) -> str:
     return (
         f"to fetch it by hand, get {model.url} on any machine, run `openmm-les export {model.file} "
         f'-o {exported} --licence "{model.licence}"` and use MLPotential({model.name!r}, '
-        f"modelPath={exported!r})"
+        f"modelPath={exported!r}) or `openmm-les run --model {exported}`"
     )
 
 

@@ -1,5 +1,8 @@
 """`LESCalculator`: totals, derivatives, and what it refuses."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -36,6 +39,12 @@ def test_portable_module_of_the_file_gives_the_same(water_artifact, periodic):
     assert atoms.get_potential_energy() == pytest.approx(float(energy), abs=1e-9 * len(atoms))
     np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-8)
     np.testing.assert_allclose(atoms.get_charges(), charges, atol=1e-9)
+
+
+def test_without_ase():
+    code = "import sys; sys.modules['ase'] = None; import openmm_les.ase"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stderr.endswith("the calculator needs ASE: pip install 'openmm-les[ase]'\n")
 
 
 def test_energy_holds_the_isolated_atoms(dipeptide_artifact):

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import ase.build
+import ase.io
 import numpy as np
 import openmm
 import pytest
@@ -166,7 +168,7 @@ def test_documented_files_are_those_that_are_written():
 
 
 def test_documented_snippet_runs(tmp_path):
-    (snippet,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    *_, snippet = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     done = subprocess.run(
@@ -223,6 +225,7 @@ def test_json_is_the_summary(capsys, tmp_path):
     assert json.loads(out)["temperature"]["std"] is None
     _, table, _ = command(capsys, *flags(fields), "--resume")
     assert "+-" not in table
+    assert "over 1 row of log.csv" in table
 
 
 def test_final_positions_are_those_of_the_last_frame(tmp_path):
@@ -437,6 +440,46 @@ def test_structures_that_cannot_be_read(tmp_path):
             structure.read(path)
     with pytest.raises(InputError, match=r"cannot read .*none\.pdb: No such file"):
         structure.read(tmp_path / "none.pdb")
+
+
+def test_atoms_of_one_name(tmp_path):
+    """OpenMM's reader keeps one of them and warns: a run of what is left would mean nothing."""
+    path = tmp_path / "a.pdb"
+    ase.io.write(path, ase.build.molecule("CH3CH2OH"))
+    with pytest.warns(UserWarning, match="duplicate atom"):
+        assert app.PDBFile(str(path)).topology.getNumAtoms() == 3
+    with pytest.raises(InputError, match=r"a name of its own for every atom .*a\.pdb; atoms of"):
+        structure.read(path)
+
+
+def test_other_warnings_of_the_reader_are_passed_on(tmp_path):
+    path = tmp_path / "a.pdb"
+    lines = PEPTIDE.read_text().splitlines(keepends=True)
+    path.write_text("".join(line.replace("ALA A   2", "ALA A   1") for line in lines))
+    with pytest.warns(UserWarning, match="consecutive residues with same number"):
+        app.PDBFile(str(path))
+    with pytest.warns(UserWarning, match="consecutive residues with same number"):
+        structure.read(path)
+
+
+def test_carbon_without_hydrogen(tmp_path, caplog):
+    atoms = ase.build.molecule("CH3CH2OH")
+    atoms.set_array("atomtypes", [f"X{i}" for i in range(9)], dtype="U4")
+    path = tmp_path / "a.pdb"
+    ase.io.write(path, atoms)
+    assert structure.read(path).topology.getNumAtoms() == 9
+    assert not caplog.text
+    ase.io.write(path, atoms[:3])
+    structure.read(path)
+    assert "residue MOL 1: carbon without hydrogen" in caplog.text
+
+
+def test_long_time_steps(caplog):
+    topology = app.PDBFile(str(PEPTIDE)).topology
+    structure.check_time_step(topology, 1.0)
+    assert not caplog.text
+    structure.check_time_step(topology, 2.0)
+    assert "time_step: 2 fs is long where bonds to hydrogen are free" in caplog.text
 
 
 def test_missing_hydrogens_and_unknown_elements(tmp_path):

@@ -108,7 +108,7 @@ def _verify(
     except ImportError as error:
         reason = f"mace-torch is not installed here ({error})"
         logger.warning(
-            "the export is not verified: %s; 'pip install openmm-les[mace]' and export again",
+            "the export is not verified: %s; pip install 'openmm-les[mace]' and export again",
             reason,
         )
         return {"status": "not verified", "reason": reason}

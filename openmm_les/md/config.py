@@ -259,7 +259,8 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
         below, above = value // unit * unit, (value // unit + 1) * unit
         near = f"{above}" if below == 0 else f"{below} or {above}"
         raise ValueError(
-            f"{name}: expected a multiple of {of} ({unit}), such as {near}, got {value}"
+            f"{name}: expected a multiple of {of} ({unit}), such as {near}, got {value}; or give "
+            f"another {of}"
         )
 
 

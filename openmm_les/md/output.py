@@ -78,8 +78,9 @@ class RunDirectory:
             lock.release()
 
     def existing(self) -> list[str]:
-        """Names of the files of a run that are here."""
-        return [name for name in ALL if (self / name).exists()]
+        """Names of the files of a run that are here; settings alone are not worth keeping."""
+        found = [name for name in ALL if (self / name).exists()]
+        return [] if found == [CONFIG] else found
 
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, if there is one."""

@@ -259,7 +259,7 @@ def blow_ups(where: str, directory: RunDirectory) -> Iterator[None]:
 
 def _broken(where: str, directory: RunDirectory, reason: str) -> SimulationError:
     return SimulationError(
-        f"the simulation broke {where}: {' '.join(reason.split())} (a smaller time_step, more "
-        "minimise_iterations or another start structure may help; everything up to there is kept "
-        f"in {directory.path})"
+        f"the simulation broke {where}: {' '.join(reason.split())} (look at the start "
+        "structure; a smaller time_step or more minimise_iterations may help; everything up to "
+        f"there is kept in {directory.path})"
     )

@@ -111,6 +111,7 @@ def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
     structure.check_bonds(start.topology, config.ensemble)
+    structure.check_time_step(start.topology, config.time_step)
     ensemble = simulation.phases(config)[0].ensemble
     sim = simulation.create(config, start, job.artifact, ensemble, start.box)
     job.directory.clear()

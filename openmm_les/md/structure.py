@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,12 @@ _PDB = (".pdb", ".ent")
 _MMCIF = (".cif", ".mmcif", ".pdbx")
 #: The box that the PDB format prescribes for structures without one has edges of 1 A.
 _NO_BOX = 0.1001
+
+#: How OpenMM's PDB reader tells that it has lost an atom, in a Python warning.
+_LOST_ATOM = "duplicate atom"
+
+#: Time step [fs] beyond which bonds to hydrogen, with periods of 9 fs, are badly integrated.
+_LONG_STEP = 1.0
 
 _HYDROGEN = (app.element.hydrogen, app.element.deuterium)
 #: Residues that are never without hydrogen.
@@ -66,13 +73,16 @@ def read(path: Path) -> Structure:
         )
     try:
         content = path.read_bytes()
-        file = app.PDBFile(str(path)) if kind in _PDB else app.PDBxFile(str(path))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            file = app.PDBFile(str(path)) if kind in _PDB else app.PDBxFile(str(path))
         positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     except OSError as error:
         raise InputError(f"structure: cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # the parsers raise whatever a broken line leads to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"structure: {path} is not a valid {kind[1:]} file: {reason}") from error
+    _check_names(path, told)
     topology = file.topology
     if topology.getNumAtoms() == 0:
         raise InputError(f"structure: expected atoms, got none in {path}")
@@ -123,8 +133,31 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
     logger.warning("%s: the trajectory will wrap their atoms one by one; %s", which, remedy)
 
 
+def check_time_step(topology: app.Topology, time_step: float) -> None:
+    """Warn of steps [fs] that only simulations with constraints can take; here there are none."""
+    if time_step > _LONG_STEP and any(atom.element in _HYDROGEN for atom in topology.atoms()):
+        logger.warning(
+            "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
+        )
+
+
+def _check_names(path: Path, told: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse a file of which the reader lost atoms; pass its other warnings on."""
+    for warning in told:
+        if _LOST_ATOM in str(warning.message):
+            raise InputError(
+                f"structure: expected a name of its own for every atom of a residue in {path}; "
+                "atoms of the same name would be lost: name them C1, C2, ..."
+            )
+    for warning in told:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 def _check_hydrogens(topology: app.Topology) -> None:
-    """Refuse what experiment leaves out and a force field would notice: hydrogen atoms."""
+    """Refuse what experiment leaves out and a force field would notice: hydrogen atoms.
+
+    Where OpenMM does not know the residue, carbon without hydrogen may be meant: a warning.
+    """
     bare = [
         residue
         for residue in topology.residues()
@@ -135,6 +168,16 @@ def _check_hydrogens(topology: app.Topology) -> None:
         raise InputError(
             f"structure: expected all hydrogen atoms, got none in {_named(bare)}; add them, for "
             "example with PDBFixer or openmm.app.Modeller.addHydrogens"
+        )
+    doubtful = []
+    for residue in topology.residues():
+        elements = {atom.element for atom in residue.atoms()}
+        if app.element.carbon in elements and elements.isdisjoint(_HYDROGEN):
+            doubtful.append(residue)
+    if doubtful:
+        logger.warning(
+            "%s: carbon without hydrogen; the structure must have all its hydrogen atoms",
+            _named(doubtful),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ class Summary:
     def table(self) -> str:
         """For people."""
         config = self.config
+        logged = self.steps // config["report_interval"]
         rows = [
             ("steps", f"{self.steps} of {config['time_step']:g} fs, {self.time_ps:g} ps"),
             ("wall time", f"{duration(self.wall_seconds)}, {self.ns_per_day:.3g} ns/day"),
@@ -82,6 +84,7 @@ class Summary:
             rows.append(("density", f"{_text(self.density)} g/mL"))
         if self.energy_drift is not None:
             rows.append(("energy drift", f"{self.energy_drift:.4g} meV/atom/ps"))
+        rows.append(("averages", f"over {logged} row{'s' if logged > 1 else ''} of log.csv"))
         rows += self.files.items()
         width = max(len(name) for name, _ in rows) + 2
         return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
@@ -149,5 +152,8 @@ def _mean(values: list[float]) -> Mean:
 
 
 def _text(value: Mean) -> str:
-    spread = "" if value.std is None else f" +- {value.std:.4g}"
-    return f"{value.mean:.6g}{spread}"
+    if not value.std:
+        return f"{value.mean:.6g}"
+    # Two digits of the scatter, and the mean to the same place.
+    decimals = max(0, 1 - math.floor(math.log10(value.std)))
+    return f"{value.mean:.{decimals}f} +- {value.std:.{decimals}f}"
