@@ -7,8 +7,8 @@ from ase import Atoms
 from helpers import water_frame
 from matscipy.neighbours import neighbour_list
 
+from openmm_les.cell_list import box_heights
 from openmm_les.neighbors import (
-    box_heights,
     image_offsets,
     image_range,
     images_suffice,
