@@ -104,16 +104,26 @@ def _squared_distances(
 
     Rows and points are wrapped fractional coordinates, or positions if not periodic.
     """
-    delta = (rows.unsqueeze(1) - points.unsqueeze(0)).unsqueeze(1)
+    deltas: List[torch.Tensor] = []
+    for axis in range(3):
+        delta = (rows[:, axis].unsqueeze(1) - points[:, axis].contiguous()).unsqueeze(1)
+        if periodic:
+            delta = delta - torch.round(delta)
+            if offsets.shape[0] > 1:
+                delta = delta + offsets[:, axis].to(torch.float64).unsqueeze(1)
+        deltas.append(delta)
     if periodic:
-        delta = delta - torch.round(delta)
-        if offsets.shape[0] > 1:
-            delta = delta + offsets.to(torch.float64).view(1, -1, 1, 3)
-        delta = delta @ cell
-    return (delta * delta).sum(-1)
+        deltas = _cartesian(deltas, cell)
+    return deltas[0] * deltas[0] + deltas[1] * deltas[1] + deltas[2] * deltas[2]
 
 
-def _reverse_slots(columns: torch.Tensor, images: int, num_columns: int) -> torch.Tensor:
+def _reverse_slots(
+    columns: torch.Tensor,
+    atoms: torch.Tensor,
+    image: torch.Tensor,
+    used: torch.Tensor,
+    images: int,
+) -> torch.Tensor:
     """Flat slot that holds the same pair seen from the neighbour, [N * K].
 
     Rows hold ascending columns, so that (row, column) ascends over the flat matrix and a pair is
@@ -121,16 +131,20 @@ def _reverse_slots(columns: torch.Tensor, images: int, num_columns: int) -> torc
     only (they carry no weight there), get their own slot.
 
     Args:
-        columns: image * N + atom of each slot, `num_columns` in unused ones, shape [N, K].
+        columns: image * N + atom of each slot, images * N in unused ones, shape [N, K].
+        atoms: the atom among them, shape [N, K].
+        image: the image among them, shape [N, K].
+        used: whether a slot is used, shape [N, K].
+        images: number of images.
     """
     n, k = columns.shape[0], columns.shape[1]
     row = torch.arange(n, device=columns.device).unsqueeze(1)
-    keys = (row * (num_columns + 1) + columns).view(-1)
-    image, atom = columns // n, columns % n
-    wanted = (atom * (num_columns + 1) + (images - 1 - image) * n + row).view(-1)
+    stride = images * n + 1
+    keys = (row * stride + columns).view(-1)
+    wanted = (atoms * stride + (images - 1 - image) * n + row).view(-1)
     slots = torch.arange(n * k, device=columns.device)
-    found = torch.searchsorted(keys, wanted).clamp(max=n * k - 1)
-    paired = (keys.index_select(0, found) == wanted) & (columns.view(-1) < num_columns)
+    found = torch.searchsorted(keys, wanted).clamp_(max=n * k - 1)
+    paired = (keys.index_select(0, found) == wanted) & used.view(-1)
     return torch.where(paired, found, slots)
 
 
@@ -194,24 +208,61 @@ def neighbor_matrix(
 
     n, images = positions.shape[0], offsets.shape[0]
     used = columns < images * n
-    atoms = torch.arange(n, device=columns.device).unsqueeze(1)
-    indices = torch.where(used, columns % n, atoms)
-    image = torch.where(used, columns // n, images // 2)
+    image, indices = torch.zeros_like(columns), columns
+    if images > 1:
+        image = torch.div(columns, n, rounding_mode="floor")
+        indices = columns - image * n
+    reverse = _reverse_slots(columns, indices, image, used, images)
+    indices = torch.where(used, indices, torch.arange(n, device=columns.device).unsqueeze(1))
     shifts = torch.zeros(n, columns.shape[1], 3, dtype=torch.float64, device=columns.device)
     if periodic:
-        lattice = offsets.to(torch.float64)
-        step = max(1, block_elements // (3 * columns.shape[1]))
+        step = max(1, block_elements // (4 * columns.shape[1]))
         for start in range(0, n, step):
-            rows = slice(start, start + step)
-            neighbors = indices[rows]
-            shift = wraps[neighbors] - wraps[rows].unsqueeze(1)
-            shift = shift - torch.round(points[rows].unsqueeze(1) - points[neighbors])
-            shifts[rows] = (shift + lattice[image[rows]]) @ cell
-    unused = torch.zeros(3, dtype=torch.float64, device=columns.device)
-    unused[0] = 2.0 * cutoff
-    shifts = torch.where(used.unsqueeze(2), shifts, unused)
-    reverse = _reverse_slots(columns, images, images * n)
+            end = start + step
+            lattice = _lattice_shifts(points, wraps, indices[start:end], start)
+            if images > 1:
+                further = offsets.to(torch.float64)[image[start:end].clamp(max=images - 1)]
+                lattice = [lattice[axis] + further[:, :, axis] for axis in range(3)]
+            lattice = _cartesian(lattice, cell)
+            for axis in range(3):
+                shifts[start:end, :, axis] = lattice[axis]
+    shifts = shifts.masked_fill_(~used.unsqueeze(2), 0.0)
+    shifts[:, :, 0].masked_fill_(~used, 2.0 * cutoff)
     return Neighbors(indices, shifts, reverse, largest, coincident, crowded)
+
+
+def _cartesian(components: List[torch.Tensor], cell: torch.Tensor) -> List[torch.Tensor]:
+    """Components of vectors [A] from those along the lattice vectors.
+
+    A product with a matrix as small as a cell would take several times as long on a CPU.
+    """
+    return [
+        components[0] * cell[0, axis]
+        + components[1] * cell[1, axis]
+        + components[2] * cell[2, axis]
+        for axis in range(3)
+    ]
+
+
+def _lattice_shifts(
+    points: torch.Tensor, wraps: torch.Tensor, neighbors: torch.Tensor, start: int
+) -> List[torch.Tensor]:
+    """Lattice vectors from neighbours to their nearest images, 3 times [R, K], of some rows.
+
+    Args:
+        points: wrapped fractional coordinates, shape [N, 3].
+        wraps: what wrapping took away, shape [N, 3].
+        neighbors: atoms near those from `start` on, shape [R, K].
+        start: the first of the rows.
+    """
+    end, flat = start + neighbors.shape[0], neighbors.reshape(-1)
+    shifts: List[torch.Tensor] = []
+    for axis in range(3):
+        point, wrap = points[:, axis].contiguous(), wraps[:, axis].contiguous()
+        nearest = point[start:end].unsqueeze(1) - point.index_select(0, flat).view_as(neighbors)
+        shift = wrap.index_select(0, flat).view_as(neighbors) - wrap[start:end].unsqueeze(1)
+        shifts.append(shift - torch.round(nearest))
+    return shifts
 
 
 def _search_all_pairs(
