@@ -426,6 +426,8 @@ class SystemModel:
         r = positions.cpu().numpy()
         self.capacity = max(self.capacity, self._capacity_for(r, box))
         self._grid = self._grid_for(r, box)
+        if self._grid is not None:
+            logger.info("cells now have %d slots for the atoms in a window", self._grid.slots)
         logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
         self.module = self._build()
 

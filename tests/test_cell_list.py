@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import openmm
 import pytest
 import torch
 from ase import Atoms
@@ -321,6 +322,26 @@ def test_errors_are_those_of_small_systems(water_artifact):
     assert status_of(model, r, cell) & STATUS_COINCIDENT
     with pytest.raises(SimulationError, match="two atoms are at the same place"):
         model.evaluate(r)
+
+
+# --------------------------------------------------------------------------------------- OpenMM
+
+
+@pytest.mark.torchforce
+@pytest.mark.filterwarnings("ignore:backend='torchforce'.*:UserWarning")
+def test_torchforce_through_cells(water_artifact):
+    from contexts import assert_same, create_context, create_system, energy_and_forces
+
+    atoms = replicated_water()
+
+    def through(backend, **options):
+        system = create_system(water_artifact, atoms, backend=backend, **options)
+        return energy_and_forces(create_context(system, atoms.positions, "Reference"))
+
+    expected = through("pythonforce")
+    assert_same(through("torchforce"), expected, "single")
+    with pytest.raises(openmm.OpenMMException, match="raise the option maxNeighbors"):
+        through("torchforce", maxNeighbors=8)
 
 
 # ------------------------------------------------------------------------------------- memory
