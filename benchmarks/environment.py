@@ -6,7 +6,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "openmm", "openmmml", "mace-torch", "e3nn", "torch-pme", "openmm-les")
+PACKAGES = (
+    "torch",
+    "openmm",
+    "openmmml",
+    "mace-torch",
+    "e3nn",
+    "torch-pme",
+    "matscipy",
+    "vesin-torch",
+    "openmm-les",
+)
 
 
 def environment(threads: int) -> dict[str, Any]:

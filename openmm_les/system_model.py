@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from openmm_les.artifact import Artifact
+from openmm_les.cell_list import CellGrid, box_heights, choose_grid, grid_suffices
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.neighbors import (
-    box_heights,
     image_offsets,
     image_range,
     images_suffice,
+    largest_number_of_neighbors,
     neighbor_matrix,
 )
 from openmm_les.networks import build_network
@@ -42,8 +43,8 @@ _MESSAGES = {
     STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
     "(minimise first, or reduce the time step)",
     STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
-    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds; raise the "
-    "option maxNeighbors",
+    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds, or a region "
+    "more atoms than the search for them looks at; raise the option maxNeighbors",
     STATUS_BOX: "the box has changed by more than the buffers made at the start allow (15 % of the "
     "volume); create the System again from the present box, or use backend='pythonforce', which "
     "makes new buffers by itself",
@@ -94,7 +95,10 @@ class SpecializedModel(nn.Module):
         ranges: periodic images to look at along each axis.
         capacity: slots of the neighbour matrix.
         trim: leave out slots that a structure does not need (CPU; shapes then vary).
+        grid: cells in which to search for neighbours; None compares every pair.
     """
+
+    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class SpecializedModel(nn.Module):
         ranges: Sequence[int],
         capacity: int,
         trim: bool,
+        grid: Optional[CellGrid],
     ) -> None:
         super().__init__()
         self.network: Any = network
@@ -112,6 +117,7 @@ class SpecializedModel(nn.Module):
         self.periodic = periodic
         self.capacity = capacity
         self.trim = trim
+        self.grid = grid
         # TorchScript does not see constants of the module.
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
@@ -150,6 +156,7 @@ class SpecializedModel(nn.Module):
             self.cutoff,
             self.capacity,
             self.trim,
+            grid=self.grid,
         )
         energies, charges, saved = self.network.short_range(
             positions,
@@ -173,9 +180,12 @@ class SpecializedModel(nn.Module):
             finite = finite & torch.isfinite(cell).all()
             inverse, _ = inverse_and_volume(cell)
             outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
+            grid = self.grid
+            if grid is not None:
+                outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         status = (
-            self.overflow * (neighbors.largest > self.capacity)
+            self.overflow * ((neighbors.largest > self.capacity) | (neighbors.crowded & finite))
             + self.box * outgrown
             + self.not_finite * ~finite
             + self.coincident * neighbors.coincident
@@ -203,6 +213,7 @@ class SystemModel:
         device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
         max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
         ewald: how the periodic sum is computed; by default as it is fastest.
+        to_gpu: the module will be moved from `device` to a GPU, as that of a TorchForce.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -224,6 +235,7 @@ class SystemModel:
         device: "str | torch.device" = "cpu",
         max_neighbors: int | None = None,
         ewald: EwaldOptions | None = None,
+        to_gpu: bool = False,
     ) -> None:
         self.artifact = artifact
         self.ewald = ewald or EwaldOptions()
@@ -252,6 +264,8 @@ class SystemModel:
         self._network = network.eval()
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
         self.capacity = max_neighbors or self._capacity_for(start, self.cell)
+        self._search_on_gpu = self.device.type != "cpu" or to_gpu
+        self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
         self.module = self._build()
 
@@ -296,20 +310,21 @@ class SystemModel:
         """Slots for a structure in its box, with head-room for fluctuations of the density."""
         if positions is None or not np.isfinite(positions).all():
             return min(16, max(1, len(self.numbers) - 1))
-        cell = torch.zeros(3, 3, dtype=torch.float64)
-        ranges = [0, 0, 0]
-        if box is not None:
-            cell = torch.from_numpy(box)
-            ranges = image_range(box, self.artifact.cutoff)
-        largest = neighbor_matrix(
-            torch.from_numpy(positions),
-            cell,
-            self.periodic,
-            image_offsets(ranges),
+        return with_headroom(largest_number_of_neighbors(positions, box, self.artifact.cutoff))
+
+    def _grid_for(self, positions: FloatArray | None, box: FloatArray | None) -> CellGrid | None:
+        """Cells for a structure in its box, which may shrink as other buffers allow."""
+        if positions is not None and not np.isfinite(positions).all():
+            positions = None
+        return choose_grid(
+            len(self.numbers),
             self.artifact.cutoff,
-            1,
-        ).largest
-        return with_headroom(int(largest))
+            box,
+            positions,
+            self.capacity,
+            _BOX_SHRINKAGE,
+            self._search_on_gpu,
+        )
 
     def _build(self) -> "torch.jit.ScriptModule":
         ranges = [0, 0, 0]
@@ -335,6 +350,7 @@ class SystemModel:
             ranges,
             self.capacity,
             trim=self.device.type == "cpu",
+            grid=self._grid,
         )
         return torch.jit.script(model.eval().to(self.device))
 
@@ -407,7 +423,11 @@ class SystemModel:
             self.cell = self._checked_cell(box)
             logger.info("the box has outgrown its buffers; making new ones")
         # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
-        self.capacity = max(self.capacity, self._capacity_for(positions.cpu().numpy(), box))
+        r = positions.cpu().numpy()
+        self.capacity = max(self.capacity, self._capacity_for(r, box))
+        self._grid = self._grid_for(r, box)
+        if self._grid is not None:
+            logger.info("cells now have %d slots for the atoms in a window", self._grid.slots)
         logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
         self.module = self._build()
 

@@ -5,59 +5,15 @@ import pytest
 import torch
 from ase import Atoms
 from helpers import water_frame
-from matscipy.neighbours import neighbour_list
+from pairs import CUTOFF, build, expected_pairs, pairs_of, random_box
 
+from openmm_les.cell_list import box_heights
 from openmm_les.neighbors import (
-    box_heights,
     image_offsets,
     image_range,
     images_suffice,
     neighbor_matrix,
 )
-
-CUTOFF = 4.5
-
-
-def build(atoms: Atoms, capacity: int = 0, cutoff: float = CUTOFF, trim: bool = False):
-    periodic = bool(atoms.pbc.all())
-    ranges = image_range(atoms.cell.array, cutoff) if periodic else [0, 0, 0]
-    return neighbor_matrix(
-        torch.tensor(atoms.positions),
-        torch.tensor(atoms.cell.array),
-        periodic,
-        image_offsets(ranges),
-        cutoff,
-        capacity,
-        trim,
-    )
-
-
-def ordered(i, j, vectors) -> np.ndarray:
-    """Rows (i, j, x, y, z) in an order that rounding does not change."""
-    rows = np.column_stack([i, j, vectors])
-    return rows[np.lexsort(np.round(rows, 4).T[::-1])]
-
-
-def pairs_of(atoms: Atoms, neighbors, cutoff: float = CUTOFF) -> np.ndarray:
-    r = torch.tensor(atoms.positions)
-    vectors = (r[:, None] - r[neighbors.indices] + neighbors.shifts).numpy()
-    i, slot = np.nonzero(np.linalg.norm(vectors, axis=2) < cutoff)
-    return ordered(i, neighbors.indices.numpy()[i, slot], vectors[i, slot])
-
-
-def expected_pairs(atoms: Atoms, cutoff: float = CUTOFF) -> np.ndarray:
-    atoms = atoms.copy()
-    if not atoms.pbc.any():
-        atoms.center(vacuum=cutoff)  # matscipy wants a cell that holds an open system
-    i, j, vectors = neighbour_list("ijD", atoms, cutoff)
-    return ordered(i, j, -vectors)
-
-
-def random_box(cell, atoms: int = 30, seed: int = 0) -> Atoms:
-    generator = np.random.default_rng(seed)
-    fractional = generator.uniform(-2, 3, (atoms, 3))  # many atoms lie outside the box
-    return Atoms(["O"] * atoms, fractional @ np.array(cell, float), cell=cell, pbc=True)
-
 
 BOXES = {
     "large cube": np.diag([12.0, 12.0, 12.0]),

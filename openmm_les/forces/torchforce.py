@@ -51,6 +51,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         precision=options.precision,
         max_neighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
         ewald=options.ewald_options,
+        to_gpu=torch.cuda.is_available(),
     )
     offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
     particles = None if region.is_whole_system else region.particles

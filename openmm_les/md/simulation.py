@@ -23,7 +23,7 @@ from openmm_les.errors import ArtifactError, InputError
 from openmm_les.forces import backends
 from openmm_les.md.config import RunConfig
 from openmm_les.md.structure import FloatArray, Structure, with_box
-from openmm_les.neighbors import image_offsets, image_range, neighbor_matrix
+from openmm_les.neighbors import largest_number_of_neighbors
 from openmm_les.system_model import with_headroom
 from openmm_les.units import ANGSTROM_PER_NM
 
@@ -123,15 +123,9 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def choose_max_neighbors(artifact: Artifact, state: State) -> int:
     """Slots for each atom's neighbours, with head-room; chosen once, since sums depend on it."""
-    periodic = state.box is not None
-    cell, ranges = torch.zeros(3, 3, dtype=torch.float64), [0, 0, 0]
-    if state.box is not None:
-        cell = torch.from_numpy(state.box * ANGSTROM_PER_NM)
-        ranges = image_range(cell.numpy(), artifact.cutoff)
-    positions = torch.from_numpy(state.positions * ANGSTROM_PER_NM)
-    offsets = image_offsets(ranges)
-    matrix = neighbor_matrix(positions, cell, periodic, offsets, artifact.cutoff, 1)
-    return with_headroom(int(matrix.largest))
+    box = None if state.box is None else state.box * ANGSTROM_PER_NM
+    positions = state.positions * ANGSTROM_PER_NM
+    return with_headroom(largest_number_of_neighbors(positions, box, artifact.cutoff))
 
 
 def create(
