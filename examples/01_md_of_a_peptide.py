@@ -33,7 +33,7 @@ Next:
   {bin}openmm-les doctor   what works on this machine, and what would make it faster
   {bin}python {here}/01_md_of_a_peptide.py --model my.model   your own model
   {bin}python {here}/01_md_of_a_peptide.py --pdb my.pdb   your own molecule, with hydrogens
-  {bin}openmm-les run --structure {here}/alanine_dipeptide.pdb --model les-demo   the same without a script
+  {bin}openmm-les run --structure {here}/alanine_dipeptide.pdb --model les-demo   no script
   {bin}python {here}/02_export_your_own_model.py   from a checkpoint to OpenMM and ASE"""
 
 
