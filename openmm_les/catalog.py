@@ -115,9 +115,13 @@ def entry(name: str) -> Entry:
     for model in MODELS:
         if name in (model.name, *model.aliases):
             return model
+    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}{meant(name)}")
+
+
+def meant(name: str) -> str:
+    """For the end of a message: the model that was probably meant, if any."""
     close = difflib.get_close_matches(name.lower(), names(), n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}{meant}")
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def where(name: str) -> Path | None:

@@ -8,6 +8,8 @@ import math
 
 import torch
 
+from openmm_les.errors import InputError
+
 _CUTOFF_SLACK = 2.0**-23
 """Relative slack of the comparison ``|k| <= 2 pi / dl``, see `cutoff_wavenumber`."""
 
@@ -81,3 +83,13 @@ def self_energy_coefficient(prefactor: float, sigma: float) -> float:
         The coefficient [eV / e^2] of sum_i q_i^2.
     """
     return prefactor / (sigma * math.pow(2.0 * math.pi, 1.5))
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuse chunks without atoms; None leaves the choice to the kernel.
+
+    Raises:
+        InputError: fewer than one atom.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
+from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
 from openmm_les.errors import InputError
 
@@ -87,8 +87,7 @@ class DirectEwald(nn.Module):
         super().__init__()
         if len(k_limits) != 3 or min(k_limits) < 0:
             raise InputError(f"k_limits: expected 3 integers >= 0, got {list(k_limits)}")
-        if chunk_size is not None and chunk_size < 1:
-            raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
+        check_chunk_size(chunk_size)
         self.kernel = kernel
         self.dtype = dtype
         self.size0, self.size1, self.size2 = (int(n) + 1 for n in k_limits)

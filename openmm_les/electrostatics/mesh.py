@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
 from openmm_les.electrostatics.window import fourier_transform, window_coefficients
 from openmm_les.errors import InputError
@@ -110,8 +110,7 @@ class MeshEwald(nn.Module):
         super().__init__()
         if len(mesh) != 3 or min(mesh) < 2:
             raise InputError(f"mesh: expected 3 integers >= 2, got {list(mesh)}")
-        if chunk_size is not None and chunk_size < 1:
-            raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
+        check_chunk_size(chunk_size)
         self.kernel = kernel
         self.order = order
         self.spacing = spacing

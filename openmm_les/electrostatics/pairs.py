@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from openmm_les.electrostatics.cell import self_energy_coefficient
+from openmm_les.electrostatics.cell import check_chunk_size, self_energy_coefficient
 from openmm_les.errors import InputError
 
 _PAIRS_PER_CHUNK = 2**20
@@ -53,8 +53,7 @@ class PairSum(nn.Module):
         super().__init__()
         if not sigma > 0.0:
             raise InputError(f"sigma: expected a length > 0 A, got {sigma}")
-        if chunk_size is not None and chunk_size < 1:
-            raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")
+        check_chunk_size(chunk_size)
         self.alpha = 1.0 / (math.sqrt(2.0) * sigma)
         self.coulomb = prefactor / (2.0 * math.pi)
         self.self_energy = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import secrets
@@ -80,11 +79,9 @@ def find_model(config: RunConfig) -> Artifact:
         return artifacts.load(catalog.artifact_path(config.model))
     path = Path(config.model).absolute()
     if not path.exists():
-        close = difflib.get_close_matches(path.name, catalog.names(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(
             f"model: expected a name ({', '.join(catalog.names())}) or an exported model "
-            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{hint}"
+            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{catalog.meant(path.name)}"
         )
     try:
         return artifacts.load(path)
