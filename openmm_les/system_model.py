@@ -58,6 +58,8 @@ _BOX_GROWTH = 1.15 ** (1 / 3)
 _BOX_SHRINKAGE = 0.85 ** (1 / 3)
 #: Buffers made for a structure fit it; more attempts than two would be an error of ours.
 _ATTEMPTS = 3
+#: Systems with at most this many pair slots are bound by launches on a GPU (an estimate).
+_FEW_PAIRS = 2**14
 #: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
@@ -254,17 +256,18 @@ class SystemModel:
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if precision == "single" else torch.float64
+        self._species = torch.tensor([elements.index(z) for z in self.numbers])
+        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
+        self._on_gpu = self.device.type != "cpu" or to_gpu
         network = build_network(
             canonical,
             present,
             dtype=self._dtype,
             exact_radial=precision == "double",
             fold=True,
+            few_kernels=self._on_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS,
         )
         self._network = network.eval()
-        self._species = torch.tensor([elements.index(z) for z in self.numbers])
-        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
-        self._search_on_gpu = self.device.type != "cpu" or to_gpu
         self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
         self.module = self._build()
@@ -323,7 +326,7 @@ class SystemModel:
             positions,
             self.capacity,
             _BOX_SHRINKAGE,
-            self._search_on_gpu,
+            self._on_gpu,
         )
 
     def _build(self) -> "torch.jit.ScriptModule":

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import SphericalHarmonics, parity_ordered_degrees, wigner_3j
+from openmm_les.networks.blocking import block_limits, block_size
 from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
@@ -28,9 +29,12 @@ class NodeUpdate(nn.Module):
         state: weights of the layer, names without the ``layers.T.`` prefix.
         lmax: highest degree of the neighbour sums.
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
-    def __init__(self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool, few_kernels: bool
+    ) -> None:
         super().__init__()
         output_lmax = int(spec["output_lmax"])
         self.degrees: List[int] = parity_ordered_degrees(output_lmax)
@@ -40,6 +44,7 @@ class NodeUpdate(nn.Module):
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
+            few_kernels,
         )
         self.output: torch.Tensor
         self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
@@ -107,6 +112,7 @@ class Interaction(nn.Module):
         channels: C.
         lmax: highest degree of the edge harmonics.
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
     def __init__(
@@ -117,10 +123,12 @@ class Interaction(nn.Module):
         channels: int,
         lmax: int,
         fold: bool,
+        few_kernels: bool,
     ) -> None:
         super().__init__()
         node_lmax = int(spec["node_lmax"])
         self.channels = channels
+        self.limits = block_limits()
         self.degrees: List[int] = parity_ordered_degrees(node_lmax)
         self.up: torch.Tensor
         self.register_buffer("up", torch.stack([state[f"up.{d}"] for d in range(node_lmax + 1)]))
@@ -131,12 +139,13 @@ class Interaction(nn.Module):
             channels,
             lmax,
             node_lmax,
+            few_kernels,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels)
 
     def forward(
         self,
@@ -180,10 +189,7 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
-        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-        gathered = grad_gathered.index_select(0, reverse).view(n, k, -1)
-        senders = gathered.sum(1).view(n, -1, self.channels).transpose(0, 1)
+        senders = self._collect(grad_gathered, reverse)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -194,6 +200,23 @@ class Interaction(nn.Module):
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
         return grads, grad_harmonics, grad_features
+
+    def _collect(self, pairs: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
+        """Sum over all atoms that have an atom as neighbour, of their [N, K, n_node * C].
+
+        Returns:
+            The sums, shape [n_node, N, C].
+        """
+        n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
+        flat = pairs.view(n * k, width)
+        step = block_size(pairs, k * width, self.limits)
+        sums = pairs.new_empty([n, width])
+        for start in range(0, n, step):
+            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+            end = min(n, start + step)
+            own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
+            torch.sum(own, [1], out=sums[start:end])
+        return sums.view(n, -1, self.channels).transpose(0, 1)
 
 
 def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
@@ -231,6 +254,7 @@ class MACENetwork(nn.Module):
         dtype: dtype of the network.
         exact_radial: evaluate the radial MLP instead of its table (needed beyond 1e-7 accuracy).
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
     def __init__(
@@ -242,6 +266,7 @@ class MACENetwork(nn.Module):
         dtype: torch.dtype,
         exact_radial: bool,
         fold: bool,
+        few_kernels: bool,
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
@@ -265,9 +290,9 @@ class MACENetwork(nn.Module):
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
         self.register_buffer("first_skip", skip)
-        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold)
+        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels)
         self.interactions = nn.ModuleList(
-            Interaction(spec, layer, output, channels, lmax, fold)
+            Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         )
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
