@@ -293,10 +293,12 @@ def _search_all_pairs(
     for start in range(0, n, step):
         squared = _squared_distances(points[start : start + step], points, cell, periodic, offsets)
         near = squared < cutoff * cutoff
-        near[:, images // 2, start:].fill_diagonal_(False)
-        parts.append(near.view(-1, num_columns))
-        same_place = near & (squared < coincident_distance * coincident_distance)
-        coincident = coincident | same_place.any()
+        near = near.view(-1, num_columns)
+        own = torch.arange(near.shape[0], device=device).unsqueeze(1) + (images // 2 * n + start)
+        near = near.scatter_(1, own, torch.zeros_like(near[:, :1]))
+        parts.append(near)
+        close = squared.view(-1, num_columns) < coincident_distance * coincident_distance
+        coincident = coincident | (near & close).any()
     within = torch.cat(parts)
     largest = within.sum(1).max()
     if trim or capacity == 0:

@@ -19,6 +19,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.cell_list import CellGrid, box_heights, choose_grid, grid_suffices
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.engine import CompiledModule, Module, check_engine
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.neighbors import (
     image_offsets,
@@ -60,6 +61,8 @@ _BOX_SHRINKAGE = 0.85 ** (1 / 3)
 _ATTEMPTS = 3
 #: Systems with at most this many pair slots are bound by launches on a GPU (an estimate).
 _FEW_PAIRS = 2**14
+#: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
+_MOST_PAIRS_COMPILED = 2**14
 #: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
@@ -215,6 +218,8 @@ class SystemModel:
         device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
         max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
         ewald: how the periodic sum is computed; by default as it is fastest.
+        engine: what runs the module in `evaluate`: ``"torchscript"``, or ``"compile"`` for code
+            that torch.compile makes.
         to_gpu: the module will be moved from `device` to a GPU, as that of a TorchForce.
 
     Attributes:
@@ -237,8 +242,11 @@ class SystemModel:
         device: "str | torch.device" = "cpu",
         max_neighbors: int | None = None,
         ewald: EwaldOptions | None = None,
+        engine: str = "torchscript",
         to_gpu: bool = False,
     ) -> None:
+        check_engine(engine)
+        self._engine = engine
         self.artifact = artifact
         self.ewald = ewald or EwaldOptions()
         self.numbers = [int(z) for z in numbers]
@@ -352,10 +360,26 @@ class SystemModel:
             self.periodic,
             ranges,
             self.capacity,
-            trim=self.device.type == "cpu",
+            trim=self.device.type == "cpu" and self._engine == "torchscript",
             grid=self._grid,
-        )
-        return torch.jit.script(model.eval().to(self.device))
+        ).eval()
+        script = torch.jit.script(model.to(self.device))
+        self._run_module: Module = script
+        if self._engine == "compile":
+            self._run_module = self._compiled(model, script)
+        return script
+
+    def _compiled(self, model: nn.Module, script: Module) -> Module:
+        """The compiled module; on a CPU every block of a large system would be compiled anew."""
+        if self.device.type == "cpu" and len(self.numbers) * self.capacity > _MOST_PAIRS_COMPILED:
+            logger.warning(
+                "engine='compile' is for at most %d atoms with %d neighbours each on a CPU, using "
+                "TorchScript",
+                _MOST_PAIRS_COMPILED // self.capacity,
+                self.capacity,
+            )
+            return script
+        return CompiledModule(model, script)
 
     def evaluate(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
@@ -388,7 +412,7 @@ class SystemModel:
         bits = 0
         with torch.no_grad():
             for _ in range(_ATTEMPTS):
-                *results, status = self.module(positions, cell)
+                *results, status = self._run_module(positions, cell)
                 bits = int(status)
                 if bits == 0:
                     return tuple(results)

@@ -61,13 +61,16 @@ class TorchForceStatus:
     reason: str
 
 
-def choose(requested: str, *, device: str | None, is_placeholder: bool) -> str:
+def choose(
+    requested: str, *, device: str | None, is_placeholder: bool, engine: str = "torchscript"
+) -> str:
     """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
     Args:
         requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
         device: the device the user asked for; a TorchForce always runs where its Context runs.
         is_placeholder: the force will be copied into another System (``interpolate=True``).
+        engine: what runs the model; a TorchForce runs scripts.
 
     Raises:
         InputError: a TorchForce was asked for by name and cannot work.
@@ -77,6 +80,8 @@ def choose(requested: str, *, device: str | None, is_placeholder: bool) -> str:
     if device is not None:
         reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
         return _refuse_or_fall_back(requested, reason)
+    if engine == "compile":
+        return _refuse_or_fall_back(requested, "a TorchForce cannot run engine='compile'")
     if requested == "auto" and _is_known_to_crash():
         return _refuse_or_fall_back(requested, f"{_versions()} {_COPY_CRASH}")
     status = torchforce_status()

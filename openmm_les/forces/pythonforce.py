@@ -41,6 +41,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.P
         "total_energy": options.returnEnergyType == "energy",
         "max_neighbors": options.maxNeighbors,
         "ewald": dataclasses.asdict(options.ewald_options),
+        "engine": options.engine,
     }
     compute = LESCompute(str(artifact.path), artifact.sha256, settings)
     compute.prepare(artifact, region.cell)
@@ -103,6 +104,7 @@ class LESCompute:
             device=find_device(self._settings["device"]),
             max_neighbors=self._settings["max_neighbors"],
             ewald=EwaldOptions(**self._settings.get("ewald", {})),
+            engine=self._settings.get("engine", "torchscript"),
         )
         return self._model
 
