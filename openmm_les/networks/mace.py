@@ -11,9 +11,10 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.angular import SphericalHarmonics, parity_ordered_degrees, wigner_3j
+from openmm_les.networks.angular import parity_ordered_degrees, wigner_3j
 from openmm_les.networks.blocking import block_limits, block_size
 from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.geometry import PairGeometry
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
 from openmm_les.networks.readout import Readout, SpeciesLinear
@@ -279,10 +280,10 @@ class MACENetwork(nn.Module):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [_last_radial(layer) for layer in layers[1:]]
-        self.radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
-        self.harmonics = SphericalHarmonics(lmax, torch.float64)
+        self.geometry = PairGeometry(radial, lmax)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = SpeciesConvolution(first_map, lmax)
         self.first_skip: torch.Tensor
@@ -341,21 +342,16 @@ class MACENetwork(nn.Module):
             and saved tensors.
         """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        flat = neighbors.view(-1)
-        vectors = positions.unsqueeze(1) - positions.index_select(0, flat).view(n, k, 3) + shifts
-        vectors = vectors.to(self.onehot.dtype).view(-1, 3)
-        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
-        unit = vectors / distances
-        harmonics = self.harmonics(unit).view(n, k, -1)
-        features, slopes = self.radial(distances.squeeze(1))
-        by_layer = features.view(n, k, -1).split(self.widths, 2)
+        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts)
+        by_layer = features.split(self.widths, 2)
 
-        onehot = self.onehot.index_select(0, species).index_select(0, flat).view(n, k, -1)
+        onehot = self.onehot.index_select(0, species)
+        onehot = onehot.index_select(0, neighbors.view(-1)).view(n, k, -1)
         sums, saved_first = self.first(harmonics, by_layer[0], onehot)
         skip = self.first_skip.index_select(0, species).unsqueeze(0)
         nodes, readout, saved_update = self.first_update(sums, [skip], counts)
         saved = [
-            [vectors, distances, unit, harmonics, slopes, reverse],
+            saved_pairs + [reverse],
             saved_first,
             saved_update[0],
             saved_update[1],
@@ -386,35 +382,26 @@ class MACENetwork(nn.Module):
         Returns:
             dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
         """
-        vectors, distances, unit, harmonics, slopes, reverse = saved[0]
-        n, k = harmonics.shape[0], harmonics.shape[1]
+        saved_pairs, reverse = saved[0][:-1], saved[0][-1]
         grad_readout = torch.stack([grad_energies, grad_charges.to(torch.float64)], 1)
         grad_nodes: List[torch.Tensor] = []
         grad_features: List[torch.Tensor] = []
-        grad_harmonics = torch.zeros_like(harmonics)
+        grad_harmonics: List[torch.Tensor] = []
         last = len(saved)
         for interaction in self.reversed:
             grad_nodes, grad_y, grad_phi = interaction.backward(
                 grad_nodes, grad_readout, saved[last - 3 : last], reverse, counts
             )
-            grad_harmonics = grad_harmonics + grad_y
+            grad_harmonics.append(grad_y)
             grad_features.append(grad_phi)
             last -= 3
         grad_sums, _ = self.first_update.backward(grad_nodes, grad_readout, saved[2:4])
         grad_y, grad_phi = self.first.backward(grad_sums, saved[1])
-        grad_harmonics = (grad_harmonics + grad_y).view(n * k, -1)
         grad_features.append(grad_phi)
         grad_features.reverse()
-
-        grad_phi = torch.cat(grad_features, 2).view(n * k, -1)
-        grad_distance = (grad_phi * slopes).sum(1, keepdim=True)
-        grad_unit = self.harmonics.backward(grad_harmonics, harmonics.view(n * k, -1))
-        radial = (grad_unit * unit).sum(1, keepdim=True)
-        grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
-        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
-        grad_positions = pairs.view(n, k, 3).sum(1)
-        grad_strain = grad_vectors.t() @ vectors
-        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+        for other in grad_harmonics:
+            grad_y = grad_y.add_(other)
+        return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved_pairs, reverse)
 
 
 def _hidden_radial(layer: State) -> List[torch.Tensor]:
