@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from charges import DOUBLE, SINGLE, tensor
+from charges import DOUBLE, SINGLE, slope, tensor
 from oracles.coupling import cross_potential, image_potential
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -267,16 +267,6 @@ def test_scaled_pairs_are_plain_coulomb_times_a_factor(method):
 # ------------------------------------------------------------------ derivatives, all methods
 
 
-def slope(energy, x, direction, step):
-    """Derivative along a direction, by central differences of sixth order."""
-    terms = [
-        sign * weight * float(energy(x + sign * steps * step * direction))
-        for steps, weight in ((1, 45.0), (2, -9.0), (3, 1.0))
-        for sign in (1, -1)
-    ]
-    return sum(terms) / (60 * step)
-
-
 @ALL_METHODS
 @pytest.mark.parametrize("name", ["orthorhombic", "triclinic"])
 def test_derivatives_are_those_of_the_energy(method, name):
@@ -298,7 +288,7 @@ def test_derivatives_are_those_of_the_energy(method, name):
     ):
         for _ in range(4):
             direction = tensor(random.uniform(-1, 1, x.shape))
-            expected = slope(energy, x, direction, step)
+            expected = float(slope(energy, x, direction, step))
             assert float((derivative * direction).sum()) == pytest.approx(expected, abs=2e-9)
 
 
@@ -525,7 +515,7 @@ def test_charges_are_conserved_and_pulled_back(sign):
 
     potential = correction.pull_back(coupling(corrected, r, mm_q, mm_r, cell).potential)
     for direction in torch.eye(len(q), dtype=DOUBLE):
-        expected = slope(energy, q, direction, 1e-2)
+        expected = float(slope(energy, q, direction, 1e-2))
         assert float(potential @ direction) == pytest.approx(expected, abs=1e-10)
     assert abs(float(potential.sum())) < 1e-12
 
