@@ -9,8 +9,8 @@ first derivatives.
 
 from openmm_les.coupling.build import METHODS, build_coupling
 from openmm_les.coupling.charges import ChargeCorrection
-from openmm_les.coupling.direct import PairCoupling
 from openmm_les.coupling.ewald import EwaldCoupling
+from openmm_les.coupling.pairwise import PairCoupling
 from openmm_les.coupling.terms import Coupling
 
 __all__ = [

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from openmm_les.coupling.direct import PairCoupling
 from openmm_les.coupling.ewald import EwaldCoupling
 from openmm_les.coupling.interactions import Coulomb, ReactionField
 from openmm_les.coupling.pairs import PAIRS_PER_CHUNK
+from openmm_les.coupling.pairwise import PairCoupling
 from openmm_les.errors import InputError
 
 EWALD_METHODS = ("Ewald", "PME", "LJPME")
@@ -28,7 +28,7 @@ def build_coupling(
     cutoff: float | None = None,
     dielectric: float = 78.3,
     width: float = 0.0,
-    tolerance: float = 3e-6,
+    tolerance: float = 1e-5,
     images: bool = True,
     scaled_pairs: Sequence[tuple[int, int, float]] = (),
     margin: float = 1.04,
@@ -89,7 +89,6 @@ def build_coupling(
         interaction = ReactionField(cutoff, dielectric, width)
     return PairCoupling(
         interaction,
-        width=width,
         periodic=method == "CutoffPeriodic",
         scaled_pairs=scaled_pairs,
         dtype=dtype,

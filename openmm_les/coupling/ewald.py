@@ -29,7 +29,7 @@ def reach_for(tolerance: float) -> float:
     Args:
         tolerance: RMS force error over RMS force.
     """
-    return math.sqrt(-math.log(2.0 * tolerance))
+    return math.sqrt(-math.log(tolerance))
 
 
 class EwaldCoupling(nn.Module):
@@ -66,7 +66,7 @@ class EwaldCoupling(nn.Module):
         cell: torch.Tensor,
         *,
         width: float = 0.0,
-        tolerance: float = 3e-6,
+        tolerance: float = 1e-5,
         images: bool = True,
         scaled_pairs: Sequence[Tuple[int, int, float]] = (),
         margin: float = 1.04,

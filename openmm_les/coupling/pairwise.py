@@ -24,7 +24,6 @@ class PairCoupling(nn.Module):
         self,
         interaction: Coulomb | ReactionField,
         *,
-        width: float = 0.0,
         periodic: bool = False,
         scaled_pairs: Sequence[Tuple[int, int, float]] = (),
         dtype: torch.dtype,
@@ -34,7 +33,6 @@ class PairCoupling(nn.Module):
 
         Args:
             interaction: f.
-            width: of the ML charges in the scaled pairs, as in f [A].
             periodic: whether MM atoms count at their nearest image.
             scaled_pairs: index of the ML atom, index of the MM atom, factor, see `ScaledPairs`.
             dtype: precision of the sums.
@@ -48,7 +46,8 @@ class PairCoupling(nn.Module):
         self.pairs = AllPairs(
             interaction, periodic=periodic, dtype=dtype, pairs_per_chunk=pairs_per_chunk
         )
-        self.scaled = ScaledPairs(scaled_pairs, interaction, Coulomb(width), periodic=periodic)
+        coulomb = interaction.coulomb if isinstance(interaction, ReactionField) else interaction
+        self.scaled = ScaledPairs(scaled_pairs, interaction, coulomb, periodic=periodic)
 
     def forward(
         self,
