@@ -57,8 +57,10 @@ class EwaldCoupling(nn.Module):
     only nearest images count in real space, and is taken anew for every box. The integers of the
     reciprocal vectors then depend on the shape of the box alone: about 8 along each axis of a cube,
     whatever its size. All vectors of a static grid of them are summed, those beyond k_c = 2 a s
-    too, and all nearest images, those beyond r_c too: both are terms of the exact sum, and nothing
-    jumps. A box whose shape needs a larger grid is reported.
+    too, and all nearest images, those beyond r_c too: both are terms of the exact sum. So nothing
+    jumps as the box changes, nor, in rectangular boxes, as atoms move; in triclinic ones an atom
+    that passes to another image beyond r_c makes a step below the tolerance. A box whose shape
+    needs a larger grid is reported.
     """
 
     def __init__(
