@@ -9,17 +9,13 @@ import torch
 from torch import nn
 
 from openmm_les.errors import InputError
+from openmm_les.evaluator import compare, pack
 
 logger = logging.getLogger(__name__)
 
 Module = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 ENGINES = ("torchscript", "compile")
-
-#: What the order of additions may change in single precision, of the largest number of its kind,
-_ROUNDING = 1e-4
-#: and where all numbers are small [eV, eV/A, e].
-_ALMOST_ZERO = 1e-5
 
 
 def check_engine(engine: object) -> None:
@@ -65,16 +61,9 @@ class CompiledModule:
         try:
             compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)
             results = compiled(positions, cell)
+            compare(*(pack(values).cpu().numpy() for values in (expected, results)))
         except Exception as error:  # whatever a compiler or a version of torch may raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             logger.warning("engine='compile' does not work here, using TorchScript: %s", reason[0])
             return self._script
-        if not all(map(_agree, results, expected)):
-            logger.warning("engine='compile' gives other results here, using TorchScript")
-            return self._script
         return compiled
-
-
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    largest = float(other.abs().max())
-    return bool((one - other).abs().max() <= _ROUNDING * largest + _ALMOST_ZERO)

@@ -182,12 +182,12 @@ def find_device(requested: str | None) -> str:
     import torch
 
     if requested is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=requested)
+        # With its number: another thread may have another current device.
+        return str(torch.empty(0, device=requested).device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise InputError(
             f"device: expected a torch device of this machine, got {requested!r} "
             f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
         ) from error
-    return requested

@@ -11,6 +11,7 @@ from typing import Any
 from openmm_les.electrostatics import EwaldOptions
 from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
+from openmm_les.evaluator import check_cuda_graphs
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
 _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
@@ -50,6 +51,8 @@ class ForceOptions:
             `openmm_les.electrostatics.EwaldOptions`.
         ewaldTolerance: RMS force error over RMS force of the mesh.
         lesCutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
+        cudaGraphs: ``'auto'`` (PythonForce: on a GPU, if it works there; TorchForce: no), True
+            (where that does not work, an error says why) or False.
     """
 
     precision: str = "single"
@@ -62,6 +65,7 @@ class ForceOptions:
     ewald: str = "auto"
     ewaldTolerance: float = 1e-5
     lesCutoff: str = "hard"
+    cudaGraphs: bool | str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("single", "double"))
@@ -72,6 +76,7 @@ class ForceOptions:
         if self.maxNeighbors is not None:
             _integer("maxNeighbors", self.maxNeighbors, 1, None)
         _ = self.ewald_options
+        check_cuda_graphs(self.cudaGraphs)
 
     @property
     def ewald_options(self) -> EwaldOptions:
