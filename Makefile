@@ -12,6 +12,10 @@ MODEL ?=
 MINIMAL := .venv-minimal
 TORCH ?= torch==2.13.0
 
+# Tests run in this many processes of one thread and about 2 GB each.
+JOBS ?= 2
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal
+
 .PHONY: demo test test-minimal test-all lint docs benchmark dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -26,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow and not network'
+	$(BIN)/$(PYTEST) -m 'not slow and not network'
 
 $(MINIMAL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(MINIMAL)
@@ -36,10 +40,10 @@ $(MINIMAL)/.installed: pyproject.toml
 
 # The documents run once, in `make test`: their pages take minutes and do not depend on torch's version.
 test-minimal: $(MINIMAL)/.installed
-	$(MINIMAL)/bin/python -m pytest -m 'not slow and not network' --ignore=tests/test_documents.py
+	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m 'not network'
+	$(BIN)/$(PYTEST) -m 'not network'
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
