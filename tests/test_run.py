@@ -98,6 +98,19 @@ def test_output_is_beside_the_config_file(tmp_path):
     assert md.load(file).output == tmp_path / "run"
 
 
+@pytest.mark.parametrize(("text", "expected"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_graphs_are_on_or_off_as_yaml_has_it(tmp_path, text, expected):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"structure: {PEPTIDE}\nmodel: les-demo\ncuda_graphs: {text}\n")
+    assert md.load(file).cuda_graphs == expected
+    assert md.load(file, {"cuda_graphs": "auto"}).cuda_graphs == "auto"
+
+
+def test_graphs_without_a_gpu_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cudaGraphs: True needs a CUDA device, got device 'cpu'"):
+        md.run(config(tmp_path, cuda_graphs="on"))
+
+
 def test_paths_given_in_python_are_absolute(tmp_path, monkeypatch):
     """A run can be continued from another working directory."""
     monkeypatch.chdir(tmp_path)
@@ -125,6 +138,7 @@ def test_paths_given_in_python_are_absolute(tmp_path, monkeypatch):
         ("trajectory_interval: 10", "trajectory_interval: expected a multiple of report_interval"),
         ("{ensemble: NPT, barostat_interval: 30}", "report_interval: expected a multiple of baro"),
         ("ensemble: NVP", "ensemble: expected one of NVT, NPT, NVE (ensemble"),
+        ("cuda_graphs: 1", "cuda_graphs: expected one of auto, on, off (replay the model as a"),
         ("seed: 0", "seed: expected an integer of at least 1 and at most 2147483647 or null"),
         ("structure: 5", "structure: expected a path (PDB"),
         ("steps: 10\nsteps: 20", "config: {} is not valid YAML: steps is there more than once (l"),

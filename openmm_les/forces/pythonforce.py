@@ -123,7 +123,7 @@ class LESCompute:
         """
         try:
             # OpenMM calls from a thread of its own, in which a context of its own may be current.
-            with self._lock, torch_context(self._settings["device"]):
+            with self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
         except LESError:
             raise
