@@ -1,0 +1,104 @@
+"""Processes that measure, seen from the one that leads."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from step.rows import Case
+
+_WORKER = Path(__file__).with_name("worker.py")
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "MemoryError")
+
+
+class Stopped(Exception):
+    """A process that cannot go on; the text says why."""
+
+
+class Child:
+    """One row of one case in a process of its own.
+
+    Args:
+        case: what to measure.
+        memory_mb: how much memory it may take above its imports, on a CPU [MB].
+        seconds: how long it may work.
+    """
+
+    def __init__(self, case: Case, memory_mb: float, seconds: float) -> None:
+        self.case = case
+        self._memory_mb, self._seconds = memory_mb, seconds
+        self._left = seconds
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - see `close`
+        settings = {"case": case.as_json(), "memory_mb": memory_mb}
+        paths = [str(_WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]
+        self._process = subprocess.Popen(
+            [sys.executable, str(_WORKER), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+                "OMP_NUM_THREADS": str(case.threads),
+            },
+        )
+
+    @property
+    def left(self) -> float:
+        """Seconds that it may still work."""
+        return self._left
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Have a method of `worker.Worker` run.
+
+        Raises:
+            Stopped: the process ended, or its time did.
+        """
+        begin = time.monotonic()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended; why, is told below
+            stdin.write(json.dumps([name, *arguments]) + "\n")
+            stdin.flush()
+        ready, _, _ = select.select([stdout], [], [], max(self._left, 0.0))
+        self._left -= time.monotonic() - begin
+        if not ready:
+            self.close()
+            raise Stopped(f"over {self._seconds:.0f} s")
+        line = stdout.readline()
+        if not line:
+            self._process.wait()
+            raise Stopped(self._reason())
+        return json.loads(line)
+
+    def _reason(self) -> str:
+        """What the process said last."""
+        self._errors.seek(0)
+        text = self._errors.read()
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            return (
+                f"over {self._memory_mb / 1024:.0f} GB" if self._on_cpu() else "out of GPU memory"
+            )
+        lines = [line for line in text.splitlines() if line.strip()]
+        status = self._process.returncode
+        return lines[-1][:200] if lines else f"ended with status {status}"
+
+    def _on_cpu(self) -> bool:
+        return not self.case.device.startswith("cuda")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
