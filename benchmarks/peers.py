@@ -62,14 +62,22 @@ class Les(torch.nn.Module):
 
     def __init__(self, les_arguments: dict[str, Any]) -> None:
         super().__init__()
-        les_arguments = self.defaults | les_arguments
-        self.sigma, self.dl = les_arguments["sigma"], les_arguments["dl"]
-        prefactor = les_arguments["prefactor"]
-        self.remove_self_interaction = les_arguments["remove_self_interaction"]
+        known = self.defaults | les_arguments
+        self.sigma, self.dl = known["sigma"], known["dl"]
+        self.remove_self_interaction = known["remove_self_interaction"]
         self.use_atomwise = False
-        self.atomwise = _DummyAtomwise()
-        self.ewald = Ewald(self.sigma, self.dl, prefactor, self.remove_self_interaction)
-        self.bec = BEC()
+        self.atomwise, self.bec = _DummyAtomwise(), BEC()
+        self.ewald = Ewald(self.sigma, self.dl, known["prefactor"], self.remove_self_interaction)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """With which it was made."""
+        return {
+            "sigma": self.sigma,
+            "dl": self.dl,
+            "prefactor": self.ewald.norm_factor,
+            "remove_self_interaction": self.remove_self_interaction,
+        }
 
     def forward(
         self, latent_charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor, **_: Any
@@ -156,6 +164,8 @@ def mace_model(path: Path) -> torch.nn.Module:
             radial_MLP=widths[1:],
             atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
+            # Else the couplings depend on whether cuequivariance is installed.
+            use_reduced_cg=False,
         )
     give_weights(model, record.state_dict())
     return model.float().eval()

@@ -11,21 +11,29 @@ import torch
 from openmm_les import artifact
 from openmm_les.neighbors import neighbor_matrix
 from openmm_les.system_model import SystemModel
-from step.rows import Case
+from step.steps import Case
 
 _WARM_UP = 3
 
 
 class Parts:
-    """The parts of a `SystemModel`'s scripted module, called one after the other as it does.
+    """The parts of a `SystemModel`'s module, called one after the other as it does.
+
+    Args:
+        case: system and model.
+        clock: gives the time [s].
+        scripted: the scripted network, as simulations run it; else the same one eagerly.
 
     Attributes:
         names: of the parts, in the order in which they run.
+        network: the network that is timed.
     """
 
     names = ("neighbors", "forward", "ewald", "backward")
 
-    def __init__(self, case: Case) -> None:
+    def __init__(
+        self, case: Case, clock: Callable[[], float] = time.perf_counter, scripted: bool = True
+    ) -> None:
         atoms = case.atoms()
         periodic = bool(atoms.pbc.all())
         model = SystemModel(
@@ -36,8 +44,9 @@ class Parts:
             positions=atoms.positions,
             device=case.device,
         )
-        self._device = case.device
+        self._device, self._clock = case.device, clock
         self._module: Any = model.module
+        self.network: Any = self._module.network if scripted else model._network
         self._search = torch.jit.script(neighbor_matrix)
         positions = torch.from_numpy(atoms.positions).to(case.device)
         self._positions = positions.index_select(0, self._module.order)
@@ -59,7 +68,7 @@ class Parts:
             grid=module.grid,
         )
         stamps.append(self._now())
-        energies, charges, saved = module.network.short_range(
+        energies, charges, saved = self.network.short_range(
             positions,
             neighbors.indices,
             neighbors.shifts,
@@ -70,14 +79,14 @@ class Parts:
         stamps.append(self._now())
         potential = module.electrostatics(charges, positions, cell)[1]
         stamps.append(self._now())
-        module.network.pull_back(torch.ones_like(energies), potential, saved, module.counts)
+        self.network.pull_back(torch.ones_like(energies), potential, saved, module.counts)
         stamps.append(self._now())
-        return dict(zip(self.names, 1e3 * np.diff(stamps), strict=True))
+        return dict(zip(self.names, (1e3 * np.diff(stamps)).tolist(), strict=True))
 
     def _now(self) -> float:
         if self._device.startswith("cuda"):
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self._clock()
 
 
 def breakdown(case: Case, step: Callable[[], float], seconds: float) -> dict[str, float]:

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from step.rows import Case
+from step.steps import Case
 
 _WORKER = Path(__file__).with_name("worker.py")
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "MemoryError")
+#: For the imports, which share the machine with those of other rows [s].
+_IMPORT_SECONDS = 300.0
 
 
 class Stopped(Exception):
@@ -50,10 +52,13 @@ class Child:
             },
         )
 
-    @property
-    def left(self) -> float:
-        """Seconds that it may still work."""
-        return self._left
+    def wait_until_ready(self) -> None:
+        """Wait for its imports, which do not count as work.
+
+        Raises:
+            Stopped: they failed.
+        """
+        self._answer(_IMPORT_SECONDS)
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """Have a method of `worker.Worker` run.
@@ -62,16 +67,20 @@ class Child:
             Stopped: the process ended, or its time did.
         """
         begin = time.monotonic()
-        stdin, stdout = self._process.stdin, self._process.stdout
+        stdin = self._process.stdin
         assert stdin is not None
-        assert stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; why, is told below
             stdin.write(json.dumps([name, *arguments]) + "\n")
             stdin.flush()
-        ready, _, _ = select.select([stdout], [], [], max(self._left, 0.0))
+        answer = self._answer(max(self._left, 0.0))
         self._left -= time.monotonic() - begin
+        return answer
+
+    def _answer(self, seconds: float) -> Any:
+        stdout = self._process.stdout
+        assert stdout is not None
+        ready, _, _ = select.select([stdout], [], [], seconds)
         if not ready:
-            self.close()
             raise Stopped(f"over {self._seconds:.0f} s")
         line = stdout.readline()
         if not line:
@@ -84,15 +93,10 @@ class Child:
         self._errors.seek(0)
         text = self._errors.read()
         if any(sign in text for sign in _OUT_OF_MEMORY):
-            return (
-                f"over {self._memory_mb / 1024:.0f} GB" if self._on_cpu() else "out of GPU memory"
-            )
+            on_gpu = self.case.device.startswith("cuda")
+            return "out of GPU memory" if on_gpu else f"over {self._memory_mb / 1024:.3g} GB"
         lines = [line for line in text.splitlines() if line.strip()]
-        status = self._process.returncode
-        return lines[-1][:200] if lines else f"ended with status {status}"
-
-    def _on_cpu(self) -> bool:
-        return not self.case.device.startswith("cuda")
+        return lines[-1][:200] if lines else f"ended with status {self._process.returncode}"
 
     def close(self) -> None:
         """End the process."""

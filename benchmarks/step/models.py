@@ -96,6 +96,8 @@ def random_maceles_off() -> torch.nn.Module:
             radial_MLP=[64, 64, 64],
             atomic_inter_scale=4.0,
             atomic_inter_shift=0.0,
+            # Else the couplings depend on whether cuequivariance is installed.
+            use_reduced_cg=False,
         )
     return model.float().eval()
 

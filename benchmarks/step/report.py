@@ -15,12 +15,17 @@ _TITLES = {
     "dipeptide": "published dipeptide model",
     "les-demo": "les-demo",
 }
-_HEADER = (
-    f"{'model':<12} {'device':<7} {'atoms':>6} {'row':<36} {'ms/step':>9} {'quartiles':>15} "
-    f"{'ms/eval':>9} {'ns/day':>8} {'kernels':>8} {'MB':>7} {'max |dF|':>9} {'drift':>8}"
-)
-_UNITS = (
-    f"{'':<64} {'':>9} {'':>15} {'':>9} {'at 1 fs':>8} {'':>8} {'':>7} {'eV/A':>9} {'meV/a/ps':>8}"
+#: Columns of the table: title, unit and width.
+_COLUMNS = (
+    ("ms/step", "", 8),
+    ("quartiles", "", 13),
+    ("CPU", "ms", 7),
+    ("ms/eval", "", 8),
+    ("ns/day", "at 1 fs", 7),
+    ("kernels", "", 7),
+    ("memory", "MB", 7),
+    ("max |dF|", "eV/A", 8),
+    ("drift", "meV/a/ps", 8),
 )
 
 
@@ -32,27 +37,34 @@ def summary(times: list[float]) -> dict[str, float]:
 
 
 def header() -> str:
-    return f"{_HEADER}\n{_UNITS}"
+    """Titles and units of the table."""
+    titles = f"{'model':<12} {'device':<6} {'atoms':>6} {'row':<32}"
+    lines = [titles, " " * len(titles)]
+    for title, unit, width in _COLUMNS:
+        lines = [f"{lines[0]} {title:>{width}}", f"{lines[1]} {unit:>{width}}"]
+    return "\n".join(lines)
 
 
 def line(row: Measured) -> str:
-    """A row of the table."""
-    text = f"{row['model']:<12} {row['device']:<7} {row['atoms']:>6} {row['row']:<36} "
-    if "ms_per_step" not in row:
-        return text + row["failed"]
-    step = row["ms_per_step"]
-    spread = f"{number(step['low'])} - {number(step['high'])}"
+    """A line of the table."""
+    text = f"{row['model']:<12} {row['device']:<6} {row['atoms']:>6} {row['row']:<32}"
+    if "failed" in row:
+        return f"{text} {row['failed']}"
+    step, difference = row["ms_per_step"], row.get("force_difference")
     cells = [
-        (number(step["median"]), 9),
-        (spread, 15),
-        (number(row["ms_per_evaluation"]["median"]), 9),
-        (number(row["ns_per_day"]), 8),
-        (number(row.get("kernels")), 8),
-        (number(row.get("peak_mb")), 7),
-        (_power(row.get("force_difference")), 9),
-        (_drift(row.get("drift")), 8),
+        number(step["median"]),
+        f"{number(step['low'])}-{number(step['high'])}",
+        number(row["cpu_ms_per_step"]["median"]),
+        number(row["ms_per_evaluation"]["median"]),
+        number(row["ns_per_day"]),
+        number(row.get("kernels")),
+        number(row["peak_mb"]),
+        "-" if difference is None else f"{difference:.0e}",
+        number(row.get("drift")),
     ]
-    return text + " ".join(f"{cell:>{width}}" for cell, width in cells)
+    for cell, (_, _, width) in zip(cells, _COLUMNS, strict=True):
+        text += f" {cell:>{width}}"
+    return text
 
 
 def number(value: float | None) -> str:
@@ -64,12 +76,15 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _power(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
-
-
-def _drift(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def conclusions(document: Document) -> str:
+    """What is printed below the table."""
+    powers = [
+        f"{series}: time grows with the power {exponent:.2f} of the atoms, 192 to 5184"
+        for series, exponent in document["exponents"].items()
+    ]
+    parts = [breakdowns(document), speed_ups(document), "\n".join(powers)]
+    parts.append(f"took {document['minutes']:.1f} minutes")
+    return "\n" + "\n\n".join(part for part in parts if part)
 
 
 def breakdowns(document: Document) -> str:
@@ -179,8 +194,8 @@ def plot(document: Document, path: Path) -> None:
     for unused in list(axes.flat)[len(panels) :]:
         unused.set_visible(False)
     environment = document["environment"]
-    hardware = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
-    figure.suptitle(f"{hardware}, float32", fontsize=9)
+    hardware = [f"{environment['cpu']}, {environment['threads']} threads", environment.get("gpu")]
+    figure.suptitle("; ".join(filter(None, hardware)) + "; float32", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

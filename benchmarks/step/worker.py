@@ -18,7 +18,9 @@ import numpy as np
 
 #: Steps are timed in blocks of about this length, at whose end a GPU is waited for [s].
 _BLOCK = 0.02
-_FIRST_STEPS, _FIRST_SECONDS = 20, 4.0
+_FIRST_STEPS, _FIRST_SECONDS = 20, 3.0
+#: Of constant-energy dynamics [ps].
+_DRIFT_STEP = 0.0005
 
 
 class Worker:
@@ -29,11 +31,12 @@ class Worker:
         from openmmml import MLPotential  # noqa: F401 - counted as an import, not as memory
 
         from openmm_les import system_model  # noqa: F401 - the same
-        from step.rows import Case, rows
+        from step.rows import OurRow, rows
+        from step.steps import Case
 
         self._case = Case(**settings["case"])
         self._row = rows()[self._case.row]
-        if not self._row.is_ours:
+        if not isinstance(self._row, OurRow):
             from peers import register_stand_in
 
             register_stand_in()
@@ -54,24 +57,34 @@ class Worker:
         np.save(forces, self._steps.evaluate())
         return {"build_s": built - begin, "first_s": time.perf_counter() - built}
 
-    def warm_up(self) -> dict[str, Any]:
+    def warm_up(self, fewest: int) -> dict[str, Any]:
         """Until TorchScript's executor, caches and allocators are steady."""
         begin, steps = time.perf_counter(), 0
-        while steps < 3 or (steps < _FIRST_STEPS and time.perf_counter() - begin < _FIRST_SECONDS):
+        while steps < fewest or (
+            steps < _FIRST_STEPS and time.perf_counter() - begin < _FIRST_SECONDS
+        ):
             last = self._time(1)
             steps += 1
         self._block = max(1, round(_BLOCK / last))
         return {"warm_up_steps": steps}
 
-    def turn(self, seconds: float) -> list[float]:
-        """Times of a step [ms] during so many seconds, after one that is not counted."""
+    def turn(self, seconds: float) -> dict[str, list[float]]:
+        """Times of a step [ms] during so many seconds, after one that is not counted.
+
+        Returns:
+            Wall time, and the CPU time of the process, which other work on the machine disturbs
+            less (waiting threads count as working ones).
+        """
         if self._block > 1:
             self._time(1)  # another process had the caches
-        times: list[float] = []
+        wall: list[float] = []
+        cpu: list[float] = []
         begin = time.perf_counter()
-        while not times or time.perf_counter() - begin < seconds:
-            times.append(1e3 * self._time(self._block) / self._block)
-        return times
+        while not wall or time.perf_counter() - begin < seconds:
+            before = time.process_time()
+            wall.append(1e3 * self._time(self._block) / self._block)
+            cpu.append(1e3 * (time.process_time() - before) / self._block)
+        return {"wall": wall, "cpu": cpu}
 
     def evaluations(self, seconds: float) -> list[float]:
         """Times of an evaluation of energy and forces by themselves [ms]."""
@@ -106,14 +119,9 @@ class Worker:
         """Slope of the total energy in constant-energy dynamics [meV/atom/ps]."""
         from energy_conservation import drift
 
-        options = self._row.build.keywords  # type: ignore[attr-defined]
-        from step.rows import options_of_ours
-
-        keywords = options_of_ours(**options, device=self._case.device)
-        found = drift(
-            Path(self._case.artifact), self._case.atoms(), picoseconds, 0.00025, **keywords
-        )
-        return found["drift_mev_per_atom_ps"]
+        options = self._row.options(self._case.device)
+        artifact, atoms = Path(self._case.artifact), self._case.atoms()
+        return drift(artifact, atoms, picoseconds, _DRIFT_STEP, **options)["drift_mev_per_atom_ps"]
 
     def _time(self, steps: int) -> float:
         start = time.perf_counter()
@@ -144,6 +152,7 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     worker = Worker(json.loads(sys.argv[1]))
+    print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         print(json.dumps(getattr(worker, name)(*arguments)), file=answers, flush=True)
