@@ -60,7 +60,7 @@ docs: $(VENV)/.docs
 	@echo "open build/docs/index.html"
 
 benchmark: $(STAMP)
-	$(BIN)/python benchmarks/vs_openmmml.py
+	$(BIN)/python benchmarks/md_step.py
 
 # The files for a release: a wheel and a source distribution in dist/.
 dist: $(STAMP)

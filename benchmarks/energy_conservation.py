@@ -2,7 +2,7 @@
 
     python benchmarks/energy_conservation.py [--large]
 
-Water (192 atoms, periodic) and a dipeptide with the models and structures of ``vs_openmmml.py``;
+Water (192 atoms, periodic) and a dipeptide (45 atoms), each with the published small model;
 with ``--large`` 1536 atoms of water instead, with the direct sum and with the mesh. Prints a table
 and writes ``benchmarks/results/energy_conservation.json`` (``energy_conservation_large.json``).
 """
@@ -14,26 +14,29 @@ import time
 import warnings
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import openmm
 import torch
+from ase import Atoms
 from environment import environment
 from openmm import unit
 from openmm_les_export import export
 from openmmml import MLPotential
-from vs_openmmml import CASES, HERE, SHARED, topology_of
+from step.models import TRAINED
+from step.systems import structure, topology_of
 
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
+RESULTS = Path(__file__).resolve().parent / "results"
+#: Model and number of atoms.
+CASES = {"water, 192 atoms, periodic": ("water", 192), "dipeptide, not periodic": ("dipeptide", 45)}
+
 
 def drift(
-    artifact: Path, atoms: ase.Atoms, picoseconds: float, step: float, **options: str
+    artifact: Path, atoms: Atoms, picoseconds: float, step: float, **options: str
 ) -> dict[str, float]:
     """Slope and scatter of the total energy per atom, after 0.2 ps of thermostatted dynamics."""
-    system = MLPotential("les", modelPath=artifact).createSystem(
-        topology_of(atoms), device="cpu", **options
-    )
+    system = MLPotential("les", modelPath=artifact).createSystem(topology_of(atoms), **options)
     reference = openmm.Platform.getPlatformByName("Reference")
 
     thermostat = openmm.LangevinMiddleIntegrator(300, 10, 0.0005)
@@ -76,28 +79,27 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     name = "energy_conservation_large" if arguments.large else "energy_conservation"
-    output = arguments.output or HERE / "results" / f"{name}.json"
+    output = arguments.output or RESULTS / f"{name}.json"
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     report = {"environment": environment(arguments.threads), "cases": {}}
     print(f"{'':40s} {'drift':>20s} {'scatter':>14s}")
     print(f"{'':40s} {'meV/atom/ps':>20s} {'meV/atom':>14s}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, (model, data) in CASES.items():
-            atoms = ase.io.read(SHARED / "data" / data, index=0)
-            if arguments.large and not atoms.pbc.all():
+        for name, (model, size) in CASES.items():
+            if arguments.large and model != "water":
                 continue
-            artifact = export(
-                SHARED / "models" / f"{model}.model", Path(folder) / f"{model}.les.pt"
-            )
-            runs = {name: (atoms, {})}
+            artifact = export(TRAINED[model], Path(folder) / f"{model}.les.pt")
+            runs = {name: (structure(size), {})}
             if arguments.large:
                 runs = {
-                    f"water, 1536 atoms, ewald={method!r}": (atoms * (2, 2, 2), {"ewald": method})
+                    f"water, 1536 atoms, ewald={method!r}": (structure(1536), {"ewald": method})
                     for method in ("direct", "mesh")
                 }
-            for label, (structure, options) in runs.items():
-                case = drift(artifact, structure, arguments.picoseconds, arguments.step, **options)
+            for label, (atoms, options) in runs.items():
+                case = drift(
+                    artifact, atoms, arguments.picoseconds, arguments.step, device="cpu", **options
+                )
                 report["cases"][label] = case
                 print(
                     f"{label:40s} {case['drift_mev_per_atom_ps']:20.4f} "

@@ -16,6 +16,10 @@ PACKAGES = (
     "matscipy",
     "vesin-torch",
     "openmm-les",
+    "openmmtorch",
+    "ase",
+    "cuequivariance-torch",
+    "openequivariance",
 )
 
 
@@ -30,6 +34,7 @@ def environment(threads: int) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": cpu,
+        "gpu": _gpu(),
         "threads": threads,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -41,6 +46,15 @@ def peak_memory() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines)
     return float(status["VmHWM"].split()[0]) / 1024
+
+
+def _gpu() -> str | None:
+    """Name of the GPU that torch sees, and the CUDA that torch was built with."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
 
 
 def _version(name: str) -> str | None:

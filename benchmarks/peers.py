@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,14 +20,64 @@ from openmm_les_export import read_model
 from openmm_les_export.unpickle import read_pickle
 
 
+class Ewald(torch.nn.Module):
+    """Parameters of the sum, under the names that MACE-LES files use."""
+
+    def __init__(self, sigma: float, dl: float, prefactor: float, remove: bool) -> None:
+        super().__init__()
+        self.sigma, self.dl = sigma, dl
+        self.sigma_sq_half, self.k_sq_max = sigma**2 / 2, (2 * math.pi / dl) ** 2
+        self.twopi, self.twopi_sq = 2 * math.pi, (2 * math.pi) ** 2
+        self.remove_self_interaction, self.norm_factor = remove, prefactor
+        self.use_epsilon_r_scaling = False
+
+
+class BEC(torch.nn.Module):
+    """Parameters of Born effective charges, under the names that MACE-LES files use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remove_mean, self.epsilon_factor, self.normalization_factor = True, 1.0, 1.0
+
+
+class _DummyAtomwise(torch.nn.Module):
+    """MACE predicts the charges with readouts of its own."""
+
+
 class Les(torch.nn.Module):
-    """LES energy of a batch with one structure, by autograd through an O(N * vectors) sum."""
+    """LES energy of a batch with one structure, by autograd through an O(N * vectors) sum.
+
+    Args:
+        les_arguments: ``sigma``, ``dl``, ``prefactor`` and ``remove_self_interaction``; what is
+            missing is taken from `defaults`.
+    """
+
+    #: mace-torch forgets the arguments when it builds a model again, to compile or convert it.
+    defaults: ClassVar[dict[str, Any]] = {
+        "sigma": 1.0,
+        "dl": 2.0,
+        "prefactor": 90.4756,
+        "remove_self_interaction": True,
+    }
 
     def __init__(self, les_arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.sigma, self.dl = les_arguments["sigma"], les_arguments["dl"]
-        self.prefactor = les_arguments["prefactor"]
-        self.remove_self_interaction = les_arguments["remove_self_interaction"]
+        known = self.defaults | les_arguments
+        self.sigma, self.dl = known["sigma"], known["dl"]
+        self.remove_self_interaction = known["remove_self_interaction"]
+        self.use_atomwise = False
+        self.atomwise, self.bec = _DummyAtomwise(), BEC()
+        self.ewald = Ewald(self.sigma, self.dl, known["prefactor"], self.remove_self_interaction)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """With which it was made."""
+        return {
+            "sigma": self.sigma,
+            "dl": self.dl,
+            "prefactor": self.ewald.norm_factor,
+            "remove_self_interaction": self.remove_self_interaction,
+        }
 
     def forward(
         self, latent_charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor, **_: Any
@@ -36,7 +86,7 @@ class Les(torch.nn.Module):
         periodic = bool(cell.abs().sum() > 0)
         energy = self._periodic(q, positions, cell) if periodic else self._open(q, positions)
         if periodic == self.remove_self_interaction:
-            own = self.prefactor * (q * q).sum() / (self.sigma * (2 * math.pi) ** 1.5)
+            own = self.ewald.norm_factor * (q * q).sum() / (self.sigma * (2 * math.pi) ** 1.5)
             energy = energy - own if periodic else energy + own
         return {"E_lr": energy.view(1), "BEC": None}
 
@@ -53,20 +103,31 @@ class Les(torch.nn.Module):
         phase = r @ k.T
         structure = (q @ phase.cos()) ** 2 + (q @ phase.sin()) ** 2
         weights = 2.0 * torch.exp(-0.5 * self.sigma**2 * k2) / k2
-        return self.prefactor / torch.linalg.det(cell) * (weights * structure).sum()
+        return self.ewald.norm_factor / torch.linalg.det(cell) * (weights * structure).sum()
 
     def _open(self, q: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         i, j = torch.triu_indices(len(r), len(r), 1)
         distance = (r[i] - r[j]).norm(dim=1)
         kernel = torch.erf(distance / (self.sigma * math.sqrt(2))) / distance
-        return self.prefactor / (2 * math.pi) * (q[i] * q[j] * kernel).sum()
+        return self.ewald.norm_factor / (2 * math.pi) * (q[i] * q[j] * kernel).sum()
 
 
 def register_stand_in() -> None:
-    """Makes ``from les import Les`` give the stand-in of this file."""
-    module = types.ModuleType("les")
-    module.Les = Les  # type: ignore[attr-defined]
-    sys.modules["les"] = module
+    """Gives mace-torch, and the pickle of a model, the stand-ins under the names they look for."""
+    places: dict[str, list[type]] = {
+        "les": [],
+        "les.les": [Les, _DummyAtomwise],
+        "les.module": [],
+        "les.module.ewald": [Ewald],
+        "les.module.bec": [BEC],
+    }
+    for name, classes in places.items():
+        module = types.ModuleType(name)
+        for cls in classes:
+            cls.__module__ = name
+            setattr(module, cls.__name__, cls)
+        sys.modules[name] = module
+    sys.modules["les"].Les = Les  # type: ignore[attr-defined]
 
 
 def mace_model(path: Path) -> torch.nn.Module:
@@ -103,16 +164,32 @@ def mace_model(path: Path) -> torch.nn.Module:
             radial_MLP=widths[1:],
             atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
+            # Else the couplings depend on whether cuequivariance is installed.
+            use_reduced_cg=False,
         )
     give_weights(model, record.state_dict())
     return model.float().eval()
+
+
+def without_charges(model: torch.nn.Module) -> torch.nn.Module:
+    """The short-range network of a MACELES object, as mace-torch's plain class.
+
+    mace-torch 0.3.16 can neither script MACELES nor compile it (it gets forces of zero).
+    """
+    from mace.modules.models import ScaleShiftMACE
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+    plain = ScaleShiftMACE(**extract_config_mace_model(model)).float()
+    give_weights(plain, model.state_dict())
+    return plain.eval()
 
 
 def give_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Copies weights by name; shapes of scalars differ between vintages."""
     own = model.state_dict()
     missing = {n for n in own if n not in weights and "U_matrix" not in n and "_zeroed" not in n}
-    missing = {n for n in missing if own[n].numel() > 0 and "output_mask" not in n}
+    constants = ("output_mask", "_compiled_main")  # of e3nn, the same in every model
+    missing = {n for n in missing if own[n].numel() > 0 and not any(c in n for c in constants)}
     if missing:
         raise RuntimeError(f"weights missing from the file: {sorted(missing)}")
     found = {n: weights[n].reshape(t.shape) for n, t in own.items() if n in weights}

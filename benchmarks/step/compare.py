@@ -1,0 +1,169 @@
+"""The rows of one model and system after another, measured in turns."""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from step import report, systems
+from step.children import Child, Stopped
+from step.models import TRAINED, Model
+from step.rows import REFERENCES, OurRow, Row
+from step.steps import Case
+
+#: Steps that take longer are neither taken apart nor counted in kernels [ms].
+SLOWEST_TAKEN_APART = 8000.0
+#: Constant-energy dynamics of trained models: how long [ps], and with how many atoms at most.
+DRIFT_PICOSECONDS, LARGEST_DRIFT = 0.25, 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is measured, and when a row is given up.
+
+    Attributes:
+        turns: how often the rows of a system take turns.
+        seconds: length of a turn.
+        memory_gb: memory of a row beyond its imports, on a CPU.
+        row_seconds: working time of a row.
+        with_drift: run constant-energy dynamics of ours.
+        with_large: try rows also with systems for which they are not meant.
+    """
+
+    turns: int
+    seconds: float
+    memory_gb: float
+    row_seconds: float
+    with_drift: bool
+    with_large: bool
+
+
+@dataclass
+class Entry:
+    """A row while it is measured: its process, times of steps [ms] and what is known of it."""
+
+    row: Row
+    child: Child
+    forces: Path
+    wall: list[float]
+    cpu: list[float]
+    result: dict[str, Any]
+
+
+class Comparison:
+    """Measures rows for models and systems.
+
+    Args:
+        rows: what to compare, by name.
+        limits: how much, and when to give up.
+        threads: of each row.
+        folder: for files that the processes share.
+    """
+
+    def __init__(self, rows: dict[str, Row], limits: Limits, threads: int, folder: Path) -> None:
+        self._rows, self._limits = rows, limits
+        self._threads, self._folder = threads, folder
+        self._stopped: set[tuple[str, str, str]] = set()
+
+    def measure(self, model: Model, atoms: Any, device: str) -> Iterable[dict[str, Any]]:
+        """Results of all rows for a model and a structure."""
+        structure = self._folder / "structure.npz"
+        systems.save(atoms, structure)
+        results: list[dict[str, Any]] = []
+        with contextlib.ExitStack() as stack:
+            entries = []
+            for name, row in self._rows.items():
+                if device == "cpu" and len(atoms) > row.largest and not self._limits.with_large:
+                    continue
+                result = {"model": model.name, "atoms": len(atoms), "device": device, "row": name}
+                results.append(result | {"is_ours": isinstance(row, OurRow), "note": row.note})
+                if row.is_missing:
+                    results[-1]["failed"] = f"not tried: {row.package} is not installed"
+                elif (model.name, device, name) in self._stopped:
+                    results[-1]["failed"] = "not tried: stopped with a smaller system"
+                else:
+                    case = Case(
+                        row=name,
+                        artifact=str(model.artifact),
+                        peer=str(model.peer),
+                        structure=str(structure),
+                        device=device,
+                        threads=self._threads,
+                    )
+                    entries.append(self._start(case, row, results[-1]))
+                    stack.callback(entries[-1].child.close)
+            # All import at the same time; nothing is timed meanwhile.
+            for entry in entries:
+                self._do(entry, lambda entry: entry.child.wait_until_ready())
+            for entry in entries:
+                self._do(entry, self._prepare)
+            for _ in range(self._limits.turns):
+                for entry in entries:
+                    self._do(entry, self._turn)
+            for entry in entries:
+                self._do(entry, self._finish)
+            _compare_forces([entry for entry in entries if "failed" not in entry.result])
+        return results
+
+    def _start(self, case: Case, row: Row, result: dict[str, Any]) -> Entry:
+        memory = 1024 * self._limits.memory_gb
+        child = Child(case, memory, row.patience * self._limits.row_seconds)
+        return Entry(row, child, self._folder / f"forces {case.row}.npy", [], [], result)
+
+    def _do(self, entry: Entry, action: Callable[[Entry], None]) -> None:
+        """One action, unless the row has stopped."""
+        if "failed" in entry.result:
+            return
+        try:
+            action(entry)
+        except Stopped as reason:
+            entry.child.close()
+            entry.result["failed"] = str(reason)
+            result = entry.result
+            self._stopped.add((result["model"], result["device"], result["row"]))
+
+    def _prepare(self, entry: Entry) -> None:
+        entry.result |= entry.child.ask("prepare", str(entry.forces))
+        entry.result |= entry.child.ask("warm_up", entry.row.warm_up)
+
+    def _turn(self, entry: Entry) -> None:
+        times = entry.child.ask("turn", self._limits.seconds)
+        entry.wall += times["wall"]
+        entry.cpu += times["cpu"]
+
+    def _finish(self, entry: Entry) -> None:
+        """Everything but the time of a step; memory first, before anything else takes some."""
+        row, child, result = entry.row, entry.child, entry.result
+        step = report.summary(entry.wall)
+        found = {
+            "ms_per_step": step,
+            "cpu_ms_per_step": report.summary(entry.cpu),
+            "ns_per_day": 86400e3 / step["median"] * 1e-6,
+            "peak_mb": child.ask("memory"),
+        }
+        seconds = self._limits.seconds
+        found["ms_per_evaluation"] = report.summary(child.ask("evaluations", 0.5 * seconds))
+        if step["median"] < SLOWEST_TAKEN_APART:
+            # On a CPU, compiled kernels pass no place where they could be counted.
+            if not (row.is_compiled and result["device"] == "cpu"):
+                found["kernels"] = child.ask("kernels")
+            if isinstance(row, OurRow) and row.is_taken_apart:
+                found["breakdown"] = child.ask("breakdown", seconds)
+        may_move = result["model"] in TRAINED and result["atoms"] <= LARGEST_DRIFT
+        if isinstance(row, OurRow) and row.has_dynamics and may_move and self._limits.with_drift:
+            found["drift"] = child.ask("drift", DRIFT_PICOSECONDS)
+        result |= found
+
+
+def _compare_forces(entries: list[Entry]) -> None:
+    """Largest difference from mace-torch, or where it has stopped from the first row [eV/A]."""
+    forces = {e.result["row"]: np.load(e.forces) for e in entries if e.row.is_whole}
+    reference = next((name for name in (*REFERENCES, *forces) if name in forces), "")
+    for entry in entries:
+        name = entry.result["row"]
+        if name in forces and name != reference:
+            difference = np.abs(forces[name] - forces[reference]).max()
+            entry.result |= {"force_difference": float(difference), "force_reference": reference}

@@ -1,0 +1,201 @@
+"""Table, fits and picture of a comparison of steps."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Document = dict[str, Any]
+Measured = dict[str, Any]
+
+_TITLES = {
+    "maceles-off": "MACELES-OFF architecture, random weights",
+    "water": "published water model",
+    "dipeptide": "published dipeptide model",
+    "les-demo": "les-demo",
+}
+#: Columns of the table: title, unit and width.
+_COLUMNS = (
+    ("ms/step", "", 8),
+    ("quartiles", "", 13),
+    ("CPU", "ms", 7),
+    ("ms/eval", "", 8),
+    ("ns/day", "at 1 fs", 7),
+    ("kernels", "", 7),
+    ("memory", "MB", 7),
+    ("max |dF|", "eV/A", 8),
+    ("drift", "meV/a/ps", 8),
+)
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Median, quartiles and smallest of a list of times, and how many there are."""
+    low, median, high = np.percentile(times, [25, 50, 75])
+    fastest, number_ = min(times), len(times)
+    return {"median": median, "low": low, "high": high, "fastest": fastest, "number": number_}
+
+
+def header() -> str:
+    """Titles and units of the table."""
+    titles = f"{'model':<12} {'device':<6} {'atoms':>6} {'row':<32}"
+    lines = [titles, " " * len(titles)]
+    for title, unit, width in _COLUMNS:
+        lines = [f"{lines[0]} {title:>{width}}", f"{lines[1]} {unit:>{width}}"]
+    return "\n".join(lines)
+
+
+def line(row: Measured) -> str:
+    """A line of the table."""
+    text = f"{row['model']:<12} {row['device']:<6} {row['atoms']:>6} {row['row']:<32}"
+    if "failed" in row:
+        return f"{text} {row['failed']}"
+    step, difference = row["ms_per_step"], row.get("force_difference")
+    cells = [
+        number(step["median"]),
+        f"{number(step['low'])}-{number(step['high'])}",
+        number(row["cpu_ms_per_step"]["median"]),
+        number(row["ms_per_evaluation"]["median"]),
+        number(row["ns_per_day"]),
+        number(row.get("kernels")),
+        number(row["peak_mb"]),
+        "-" if difference is None else f"{difference:.0e}",
+        number(row.get("drift")),
+    ]
+    for cell, (_, _, width) in zip(cells, _COLUMNS, strict=True):
+        text += f" {cell:>{width}}"
+    return text
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def conclusions(document: Document) -> str:
+    """What is printed below the table."""
+    powers = [
+        f"{series}: time grows with the power {exponent:.2f} of the atoms, 192 to 5184"
+        for series, exponent in document["exponents"].items()
+    ]
+    parts = [breakdowns(document), speed_ups(document), "\n".join(powers)]
+    parts.append(f"took {document['minutes']:.1f} minutes")
+    return "\n" + "\n\n".join(part for part in parts if part)
+
+
+def breakdowns(document: Document) -> str:
+    """Shares of a step of ours."""
+    found = [row for row in document["rows"] if "breakdown" in row]
+    if not found:
+        return ""
+    names = list(found[0]["breakdown"])
+    lines = ["where a step of openmm-les goes [ms]"]
+    lines.append(f"{'model':<12} {'device':<7} {'atoms':>6} " + "".join(f"{n:>11}" for n in names))
+    for row in found:
+        times = "".join(f"{number(row['breakdown'][name]):>11}" for name in names)
+        lines.append(f"{row['model']:<12} {row['device']:<7} {row['atoms']:>6} {times}")
+    return "\n".join(lines)
+
+
+def speed_ups(document: Document) -> str:
+    """How many times as fast the best of ours is as each peer."""
+    lines = []
+    for model, device, atoms in _cases(document):
+        rows = _measured(document, model, device, atoms)
+        ours = [row for row in rows if row["is_ours"]]
+        peers = [row for row in rows if not row["is_ours"]]
+        if not ours or not peers:
+            continue
+        best = min(ours, key=_median)
+        ratios = ", ".join(f"{_median(row) / _median(best):.1f}x {row['row']}" for row in peers)
+        lines.append(f"{model}, {device}, {atoms} atoms: {best['row']} is as fast as {ratios}")
+    return "\n".join(lines)
+
+
+def _cases(document: Document) -> list[tuple[str, str, int]]:
+    keys = [(row["model"], row["device"], row["atoms"]) for row in document["rows"]]
+    return list(dict.fromkeys(keys))
+
+
+def _measured(document: Document, model: str, device: str, atoms: int) -> list[Measured]:
+    return [
+        row
+        for row in document["rows"]
+        if (row["model"], row["device"], row["atoms"]) == (model, device, atoms)
+        and "ms_per_step" in row
+    ]
+
+
+def _median(row: Measured) -> float:
+    median: float = row["ms_per_step"]["median"]
+    return median
+
+
+def exponents(document: Document) -> dict[str, float]:
+    """Power of the number of atoms with which a step's time grows, 192 to 5184 atoms of water."""
+    found: dict[str, float] = {}
+    for (model, device, name), points in _series(document).items():
+        inside = [(atoms, time) for atoms, time in points if 192 <= atoms <= 5184]
+        if len(inside) > 1 and inside[-1][0] >= 3000:
+            atoms, times = np.log(np.array(inside)).T
+            found[f"{model}, {device}, {name}"] = float(np.polyfit(atoms, times, 1)[0])
+    return found
+
+
+def _series(document: Document) -> dict[tuple[str, str, str], list[tuple[int, float]]]:
+    """Median times by model, device and row."""
+    series: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for row in document["rows"]:
+        if "ms_per_step" in row:
+            key = (row["model"], row["device"], row["row"])
+            series.setdefault(key, []).append((row["atoms"], _median(row)))
+    return {key: sorted(points) for key, points in series.items()}
+
+
+def plot(document: Document, path: Path) -> None:
+    """Time of a step against the number of atoms, a panel for each model and device."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    series = _series(document)
+    panels = list(dict.fromkeys((model, device) for model, device, _ in series))
+    columns = min(2, len(panels))
+    figure, axes = pyplot.subplots(
+        math.ceil(len(panels) / columns),
+        columns,
+        figsize=(5.5 * columns, 4.0 * math.ceil(len(panels) / columns)),
+        squeeze=False,
+        sharex=True,
+    )
+    names = list(dict.fromkeys(name for _, _, name in series))
+    for panel, (model, device) in zip(axes.flat, panels, strict=False):
+        for name in names:
+            points = series.get((model, device, name))
+            if points:
+                ours = name.startswith("openmm-les")
+                panel.loglog(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    linestyle="-" if ours else "--",
+                    color=f"C{names.index(name)}",
+                    label=name,
+                )
+        panel.set(
+            title=f"{_TITLES.get(model, model)}, {device}", xlabel="atoms", ylabel="ms / step"
+        )
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    for unused in list(axes.flat)[len(panels) :]:
+        unused.set_visible(False)
+    environment = document["environment"]
+    hardware = [f"{environment['cpu']}, {environment['threads']} threads", environment.get("gpu")]
+    figure.suptitle("; ".join(filter(None, hardware)) + "; float32", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
