@@ -141,8 +141,10 @@ def main() -> None:
     print(report.conclusions(document))
     if output := output_of(arguments):
         output.write_text(json.dumps(document, indent=1) + "\n")
-        report.plot(document, output.with_suffix(".png"))
-        print(f"wrote {output} and {output.with_suffix('.png')}")
+        print(f"wrote {output}")
+        if any("failed" not in row for row in document["rows"]):
+            report.plot(document, output.with_suffix(".png"))
+            print(f"wrote {output.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Child:
         assert stdout is not None
         ready, _, _ = select.select([stdout], [], [], seconds)
         if not ready:
-            raise Stopped(f"over {self._seconds:.0f} s")
+            raise Stopped(f"over {self._seconds:.3g} s")
         line = stdout.readline()
         if not line:
             self._process.wait()

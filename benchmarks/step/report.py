@@ -60,7 +60,7 @@ def line(row: Measured) -> str:
         number(row.get("kernels")),
         number(row["peak_mb"]),
         "-" if difference is None else f"{difference:.0e}",
-        number(row.get("drift")),
+        number(row.get("dynamics", {}).get("drift_mev_per_atom_ps")),
     ]
     for cell, (_, _, width) in zip(cells, _COLUMNS, strict=True):
         text += f" {cell:>{width}}"
@@ -157,13 +157,19 @@ def _series(document: Document) -> dict[tuple[str, str, str], list[tuple[int, fl
 
 
 def plot(document: Document, path: Path) -> None:
-    """Time of a step against the number of atoms, a panel for each model and device."""
+    """Time of a step against the number of atoms, a panel for each model and device.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     series = _series(document)
+    if not series:
+        raise ValueError("no row was measured, so there is nothing to draw")
     panels = list(dict.fromkeys((model, device) for model, device, _ in series))
     columns = min(2, len(panels))
     figure, axes = pyplot.subplots(

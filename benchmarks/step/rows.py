@@ -10,7 +10,7 @@ import torch
 from peers import Les, register_stand_in, without_charges
 
 from openmm_les.forces import ForceOptions
-from step.steps import ASESteps, Case, OpenMMSteps, Steps
+from step.steps import ASESteps, Case, OpenMMSteps, Steps, platform_for
 from step.systems import topology_of
 
 #: Rows from which differences of forces are taken, the first that there is.
@@ -151,7 +151,11 @@ def _accelerated(option: str, package: str) -> Row:
 def _openmm_les(case: Case) -> Steps:
     from openmmml import MLPotential
 
-    options = our_rows()[case.row].options(case.device)
+    row = our_rows()[case.row]
+    on_host = platform_for(case.device).getName() == "Reference"
+    if row.backend == "torchforce" and on_host and case.device != "cpu":
+        raise RuntimeError("this OpenMM has no platform on which a TorchForce uses the GPU")
+    options = row.options(case.device)
     potential = MLPotential("les", modelPath=case.artifact)
     return OpenMMSteps(potential.createSystem(topology_of(case.atoms()), **options), case)
 

@@ -19,8 +19,8 @@ import numpy as np
 #: Steps are timed in blocks of about this length, at whose end a GPU is waited for [s].
 _BLOCK = 0.02
 _FIRST_STEPS, _FIRST_SECONDS = 20, 3.0
-#: Of constant-energy dynamics [ps].
-_DRIFT_STEP = 0.0005
+#: Time step of constant-energy dynamics [ps], fewest and most steps.
+_DRIFT_STEP, _DRIFT_STEPS = 0.00025, (1000, 4000)
 
 
 class Worker:
@@ -115,13 +115,15 @@ class Worker:
 
         return breakdown(self._case, lambda: 1e3 * self._time(1), seconds)
 
-    def drift(self, picoseconds: float) -> float:
-        """Slope of the total energy in constant-energy dynamics [meV/atom/ps]."""
+    def drift(self, seconds: float) -> dict[str, float]:
+        """Slope and scatter of the total energy in about so many seconds of dynamics."""
         from energy_conservation import drift
 
-        options = self._row.options(self._case.device)
+        steps = min(max(seconds / self._time(1), _DRIFT_STEPS[0]), _DRIFT_STEPS[1])
+        picoseconds = steps * _DRIFT_STEP
         artifact, atoms = Path(self._case.artifact), self._case.atoms()
-        return drift(artifact, atoms, picoseconds, _DRIFT_STEP, **options)["drift_mev_per_atom_ps"]
+        options = self._row.options(self._case.device)
+        return {"ps": picoseconds, **drift(artifact, atoms, picoseconds, _DRIFT_STEP, **options)}
 
     def _time(self, steps: int) -> float:
         start = time.perf_counter()
