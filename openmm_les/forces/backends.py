@@ -61,19 +61,24 @@ class TorchForceStatus:
     reason: str
 
 
-def choose(requested: str, *, device: str | None, is_placeholder: bool) -> str:
+def choose(
+    requested: str, *, device: str | None, is_placeholder: bool, needs_python: str = ""
+) -> str:
     """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
     Args:
         requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
         device: the device the user asked for; a TorchForce always runs where its Context runs.
         is_placeholder: the force will be copied into another System (``interpolate=True``).
+        needs_python: why only a PythonForce will do; empty if that is not so.
 
     Raises:
         InputError: a TorchForce was asked for by name and cannot work.
     """
     if requested == "pythonforce":
         return requested
+    if needs_python:
+        return _refuse_or_fall_back(requested, needs_python)
     if device is not None:
         reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
         return _refuse_or_fall_back(requested, reason)
