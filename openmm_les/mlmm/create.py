@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import openmm
 from openmm import app
 
-from openmm_les.errors import InputError
 from openmm_les.forces import ForceOptions, Region, add_force, backends, install
 from openmm_les.mlmm import bonded, nonbonded
 from openmm_les.mlmm.decisions import refuse_unsuitable
@@ -21,8 +20,6 @@ from openmm_les.mlmm.sites import add_sites
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
-
-_HYDROGEN = 1
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,7 @@ def create_mixed_system(
         InputError: atoms, cut bonds or forces that cannot be used, each named.
     """
     region = MLRegion.from_topology(topology, system, atoms, artifact.elements)
-    links = find_links(region, topology, options.linkAtomDistances)
-    if links and _HYDROGEN not in artifact.elements:
-        raise InputError(
-            "atoms: the border of the ML region cuts bonds, but the model has no hydrogen for link "
-            "atoms; take whole molecules"
-        )
+    links = find_links(region, topology, options.linkAtomDistances, artifact.elements)
     refuse_unsuitable(system, options.wishes)
     mixed, removed = bonded.split(system, region, options.wishes)
     sites: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,10 @@ class Link:
 
 
 def find_links(
-    region: MLRegion, topology: app.Topology, distances: Iterable[tuple[int, int, Any]]
+    region: MLRegion,
+    topology: app.Topology,
+    distances: Iterable[tuple[int, int, Any]],
+    known_elements: Collection[int],
 ) -> tuple[Link, ...]:
     """Find the cut bonds, and refuse those that a hydrogen atom cannot stand for.
 
@@ -52,13 +55,15 @@ def find_links(
         topology: its bonds, with orders where they are known.
         distances: triples of two atoms in any order and the distance of the link atom from the
             first [nm]; for the other cut bonds it is the sum of covalent radii (C-H 0.107 nm).
+        known_elements: atomic numbers the model was trained for.
 
     Returns:
         Links in the order of the bonds in the topology.
 
     Raises:
         InputError: a cut through a bond to hydrogen, a ring or a multiple bond, two cuts at one MM
-            atom, an atom without a known radius, or a distance for something else.
+            atom, an atom without a known radius, a distance for something else, or a model without
+            hydrogen.
     """
     given = _given_distances(distances)
     links = []
@@ -78,6 +83,11 @@ def find_links(
             f"linkAtomDistances: expected bonds between the ML region and the rest, got {pairs}"
         )
     _check_hosts(region, links)
+    if links and _HYDROGEN not in known_elements:
+        raise InputError(
+            "atoms: the border of the ML region cuts bonds, but the model has no hydrogen for link "
+            "atoms; take whole molecules"
+        )
     return tuple(links)
 
 
