@@ -287,6 +287,38 @@ def test_virtual_link_atoms_are_appended():
     assert sorted(distances) == pytest.approx([0.103, 0.107], abs=1e-6)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_virtual_link_atoms_beside_a_custom_nonbonded_force(platform):
+    """They take no part in it, whatever it makes of parameters that are 0."""
+    structure = peptide_in_water()
+    system = classical(structure, app.CutoffPeriodic)
+    extra = openmm.CustomNonbondedForce("exp(-10*r)")
+    extra.setNonbondedMethod(openmm.CustomNonbondedForce.CutoffPeriodic)
+    extra.setCutoffDistance(0.7)
+    for _ in range(system.getNumParticles()):
+        extra.addParticle([])
+    for i in range(nonbonded(system).getNumExceptions()):
+        extra.addExclusion(*nonbonded(system).getExceptionParameters(i)[:2])
+    system.addForce(extra)
+    internal, virtual = (
+        context(
+            mixed(structure, system, structure.side_chain, linkAtoms=kind),
+            structure.positions,
+            platform,
+        )
+        for kind in KINDS
+    )
+    tolerance = {"Reference": 1e-6, "CPU": 0.1}[platform]
+    assert energy(virtual, {0}) == pytest.approx(energy(internal, {0}), abs=tolerance)
+    extra = next(f for f in system.getForces() if f.getName() == "CustomNonbondedForce")
+    extra.setUseLongRangeCorrection(True)
+    with pytest.raises(
+        InputError, match=r"the long-range correction of CustomNonbondedForce would"
+    ):
+        mixed(structure, system, structure.side_chain, linkAtoms="virtual")
+    assert mixed(structure, system, structure.side_chain)
+
+
 def test_internal_link_atoms_are_no_particles():
     structure = peptide_in_water()
     info = mixed(structure, classical(structure), structure.side_chain, returnInfo=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import openmm
 from openmm import app
 
+from openmm_les.errors import InputError
 from openmm_les.mlmm.links import Link
 
 
@@ -27,7 +28,16 @@ def add_sites(
 
     Returns:
         A topology with a chain of hydrogen atoms at the end, one in a residue, and their indices.
+
+    Raises:
+        InputError: a custom force has a long-range correction, which averages over all particles.
     """
+    for force in system.getForces():
+        if isinstance(force, openmm.CustomNonbondedForce) and force.getUseLongRangeCorrection():
+            raise InputError(
+                f"linkAtoms='virtual': the long-range correction of {force.getName()} would count "
+                "link atoms as atoms; use linkAtoms='internal', or setUseLongRangeCorrection(False)"
+            )
     extended = copy.deepcopy(topology)
     chain = extended.addChain()
     indices = []
