@@ -4,7 +4,7 @@
 
 Mechanical embedding: what happens inside the peptide comes from the model; water, and everything
 between water and peptide, from Amber14 and TIP3P, with PME. The model does not feel the water's
-charges. Whole molecules only: openmm-ml 1.8 cannot yet cut a bond between the two under PME.
+charges. 06_ml_sidechain_link_atoms.py cuts bonds.
 """
 
 import argparse

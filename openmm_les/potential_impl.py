@@ -14,6 +14,7 @@ from openmm import app
 from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import artifact as artifacts
+from openmm_les import mlmm
 from openmm_les.forces import ForceOptions, Region, add_force
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,57 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         region = Region.from_topology(topology, system, atoms, artifact.elements)
         add_force(system, artifact, region, options)
 
+    def createMixedSystem(
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: list[int],
+        forceGroup: int,
+        interpolate: bool,
+        embedding: str,
+        /,
+        returnInfo: bool = False,
+        **args: Any,
+    ) -> openmm.System | dict[str, Any]:
+        """Make a System with the model in part of it; called by ``createMixedSystem``.
+
+        Args:
+            topology: elements, bonds and names; stays as it is.
+            system: System of a force field; stays as it is.
+            atoms: indices of the atoms the model describes, kept in this order.
+            forceGroup: force group of the model.
+            interpolate: whether the global parameter ``lambda_interpolate`` leads from the force
+                field (0) to the mixed System (1).
+            embedding: one of `getSupportedEmbeddings`.
+            returnInfo: return a dictionary with ``system``, ``topology`` and ``oldToNew``.
+            **args: see `openmm_les.mlmm.MixedOptions` and `openmm_les.forces.ForceOptions`.
+
+        Raises:
+            InputError: unknown or invalid arguments; atoms, cut bonds or forces that cannot be
+                used, each named.
+            ArtifactError: the model file cannot be read.
+        """
+        options, force_options = mlmm.read_options(forceGroup, args)
+        artifact = artifacts.load(self.modelPath)
+        _tell_licence(artifact)
+        mixed = mlmm.create_mixed_system(
+            artifact, topology, system, atoms, interpolate, options, force_options
+        )
+        if not returnInfo:
+            return mixed.system
+        return {
+            "system": mixed.system,
+            "topology": mixed.topology,
+            "oldToNew": mixed.old_to_new,
+        }
+
     def getMLLongRange(self) -> bool:
         """LES is long-ranged: in a periodic box the model sees its own images."""
         return True
 
     def getSupportedEmbeddings(self) -> list[str]:
-        """Embeddings of our own; there are none yet, openmm-ml's generic ones apply."""
-        return []
+        """Embeddings of our own; they take the place of openmm-ml's generic ones."""
+        return ["mechanical"]
 
 
 def _tell_licence(artifact: artifacts.Artifact) -> None:

@@ -5,6 +5,7 @@ import openmm
 import torch
 from contexts import create_context, create_system
 from helpers import topology_from_atoms
+from openmm import app
 from openmm_les_export import export
 from openmmml import MLPotential
 
@@ -25,6 +26,15 @@ class Mistakes:
 
     def _create_system(self, **options):
         return create_system(self.artifact, self.atoms, **options)
+
+    def _mix(self, chosen, system=None, **options):
+        """ML/MM of the atoms of alanine dipeptide with these names."""
+        topology = app.PDBFile(str(self.folder / "examples" / "alanine_dipeptide.pdb")).topology
+        field = app.ForceField("amber14-all.xml")
+        system = system or field.createSystem(topology, constraints=app.HBonds)
+        atoms = [atom.index for atom in topology.atoms() if not chosen or atom.name in chosen]
+        potential = MLPotential("les", modelPath=self.artifact)
+        return potential.createMixedSystem(topology, system, atoms, **options)
 
     def _evaluate(self, system, positions):
         create_context(system, positions, "Reference").getState(energy=True)
@@ -118,3 +128,28 @@ class Mistakes:
 
     def no_such_published_model(self):
         catalog.artifact_path("maceles")
+
+    def hydrogen_left_behind(self):
+        self._mix({"CB", "HB1", "HB2"})
+
+    def cut_through_a_double_bond(self):
+        self._mix({"C"})
+
+    def interpolation_of_constraints(self):
+        self._mix(None, interpolate=True)
+
+    def torchforce_with_link_atoms(self):
+        self._mix({"CB", "HB1", "HB2", "HB3"}, backend="torchforce")
+
+    def name_of_a_force_that_is_not_there(self):
+        self._mix(None, keepForces=["phi"])
+
+    def implicit_solvent(self):
+        system = openmm.System()
+        for _ in range(22):
+            system.addParticle(1.0)
+        system.addForce(openmm.GBSAOBCForce())
+        self._mix(None, system)
+
+    def misspelt_option_of_mixed_systems(self):
+        self._mix(None, linkatoms="virtual")

@@ -18,7 +18,6 @@ from contexts import (
     energy_and_forces,
 )
 from helpers import dipeptide, topology_from_atoms, water_frame
-from openmmml import MLPotential
 
 from openmm_les import InputError
 from openmm_les.forces import backends
@@ -224,19 +223,11 @@ def test_torchforce_warns_about_copies(water_artifact):
 
 @pytest.mark.torchforce
 def test_torchforce_refuses_interpolation(dipeptide_artifact):
-    """The copy that interpolate=True makes would take the process down."""
+    """The copy that embeddings make, which collect forces in an empty System, crashes."""
     if backends.torchforce_status().copies:
         pytest.skip("this openmmtorch can be copied")
     topology = topology_from_atoms(dipeptide(0))
-    classical = openmm.System()
-    for _ in topology.atoms():
-        classical.addParticle(12.0)
-    classical.addForce(openmm.NonbondedForce())
-    for _ in topology.atoms():
-        classical.getForce(0).addParticle(0, 1, 0)
-    potential = MLPotential("les", modelPath=dipeptide_artifact)
-    options = {"interpolate": True, "backend": "torchforce"}
     with pytest.raises(
         InputError, match=r"interpolate=True copies the force.*backend='pythonforce'"
     ):
-        potential.createMixedSystem(topology, classical, range(topology.getNumAtoms()), **options)
+        add_forces(openmm.System(), dipeptide_artifact, topology, None, backend="torchforce")

@@ -11,7 +11,7 @@ import openmm
 import pytest
 from documents import DOCS, PAGES, ROOT, SOURCES
 from mistakes import Mistakes
-from openmm import Vec3, app, unit
+from openmm import app
 from openmmml import MLPotential
 
 from openmm_les import catalog, errors
@@ -198,49 +198,10 @@ def test_frequent_messages_are_met_as_quoted(folder, monkeypatch, mistake):
     assert any(documents.pattern(quote).search(str(raised.value)) for quote in quoted)
 
 
-@pytest.fixture(scope="module")
-def solvated():
-    """Alanine dipeptide in water, for ML/MM."""
-    pdb = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb"))
-
-    def build(water, model, method):
-        field = app.ForceField("amber14-all.xml", water)
-        modeller = app.Modeller(pdb.topology, pdb.positions)
-        modeller.addSolvent(field, model=model, boxSize=Vec3(2.0, 2.0, 2.0) * unit.nanometer)
-        system = field.createSystem(
-            modeller.topology, nonbondedMethod=method, nonbondedCutoff=0.8 * unit.nanometer
-        )
-        return modeller, system
-
-    return build
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options"),
-    [
-        (("amber14/tip4pew.xml", "tip4pew", app.PME), {}),
-        (("amber14/tip3p.xml", "tip3p", app.CutoffPeriodic), {}),
-        (("amber14/tip3p.xml", "tip3p", app.PME), {"embedding": "electrostatic"}),
-        (("amber14/tip3p.xml", "tip3p", app.PME), {"mlLongRange": True}),
-        (("amber14/tip3p.xml", "tip3p", app.PME), {"link": True}),
-    ],
-)
-def test_limits_of_the_generic_embedding_are_as_the_page_says(solvated, arguments, options):
-    modeller, system = solvated(*arguments)
-    options = dict(options)
-    link = options.pop("link", False)
-    names = ("CB", "HB1", "HB2", "HB3")
-    chosen = [
-        atom.index
-        for atom in modeller.topology.atoms()
-        if atom.residue.name in ("ACE", "ALA", "NME") and (not link or atom.name in names)
-    ]
-    potential = MLPotential("les", modelPath=catalog.artifact_path("les-demo"))
-
-    def create_context():
-        mixed = potential.createMixedSystem(modeller.topology, system, chosen, **options)
-        return openmm.Context(mixed, openmm.VerletIntegrator(0.001))
-
-    with pytest.raises((AttributeError, ValueError, KeyError, openmm.OpenMMException)) as raised:
-        create_context()
-    assert str(raised.value) in (DOCS / "howto" / "ml-mm.md").read_text()
+def test_embedding_that_does_not_exist_is_told_as_the_page_says(folder):
+    topology = app.PDBFile(str(folder / "examples" / "alanine_dipeptide.pdb")).topology
+    system = app.ForceField("amber14-all.xml").createSystem(topology)
+    potential = MLPotential("les", modelPath=folder / "my.les.pt")
+    with pytest.raises(KeyError) as raised:
+        potential.createMixedSystem(topology, system, [0], embedding="electrostatic")
+    assert f"KeyError: {raised.value}" in (DOCS / "howto" / "ml-mm.md").read_text()

@@ -22,6 +22,7 @@ from contexts import (
 from helpers import dipeptide, topology_from_atoms, water_frame
 from openmm import app
 from openmmml import MLPotential
+from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
 from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import artifact as artifacts
@@ -61,11 +62,11 @@ def test_entry_point_registers_in_any_order_of_import(tmp_path, first):
 
 
 def test_interface_of_openmmml(water_artifact):
-    """What openmm-ml calls is there, with its own defaults for what it adds later."""
+    """What openmm-ml calls is there; of the embeddings ours comes first."""
     impl = LESPotentialImplFactory().createImpl("les", modelPath=water_artifact)
     assert isinstance(impl, MLPotentialImpl)
     assert impl.getMLLongRange() is True
-    assert impl.getSupportedEmbeddings() == []
+    assert impl.getSupportedEmbeddings() == ["mechanical"]
     assert MLPotential("les", modelPath=water_artifact).getSupportedEmbeddings() == ["mechanical"]
 
 
@@ -196,31 +197,26 @@ def water_cluster(number):
 
 @pytest.mark.parametrize("interpolate", [False, True])
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_mechanical_embedding_of_openmmml(water_artifact, platform, interpolate):
-    """The lambda of interpolate=True runs from the force field to the mixed System."""
+def test_embeddings_of_others(water_artifact, platform, interpolate):
+    """They ask for forces only, with interpolation for those of a System without particles."""
     topology, positions = water_cluster(8)
     field = app.ForceField("tip3p.xml")
     classical = field.createSystem(topology, nonbondedMethod=app.NoCutoff, rigidWater=False)
-    potential = MLPotential("les", modelPath=water_artifact)
-    options = {"precision": "double", "linkAtomDistances": []}
-    mixed = potential.createMixedSystem(
-        topology, classical, range(6), interpolate=interpolate, **options
+    ours = MLPotential("les", modelPath=water_artifact).createMixedSystem(
+        topology, classical, range(6), interpolate=interpolate, precision="double"
     )
-    context = create_context(mixed, positions, platform)
-    energy, forces = energy_and_forces(context)
-    if interpolate:
-        context.setParameter("lambda_interpolate", 0.0)
-        expected = energy_and_forces(create_context(classical, positions, platform))
-        got = energy_and_forces(context)
-        assert got[0] == pytest.approx(expected[0], abs=1e-6)
-        np.testing.assert_allclose(got[1], expected[1], atol=1e-5)
-        plain = potential.createMixedSystem(topology, classical, range(6), **options)
-        context = create_context(plain, positions, platform)
-    # lambda = 1, and without interpolation: everything but the ML region is the force field.
-    expected = energy_and_forces(context)
-    assert energy == pytest.approx(expected[0], abs=1e-6)
-    np.testing.assert_allclose(forces, expected[1], atol=1e-5)
-    np.testing.assert_allclose(forces.sum(axis=0), 0, atol=1e-5)
+    impl = LESPotentialImplFactory().createImpl("les", modelPath=water_artifact)
+    theirs = MechanicalEmbedding().createMixedSystem(
+        impl, topology, classical, list(range(6)), 0, interpolate, precision="double"
+    )
+    contexts = [create_context(system, positions, platform) for system in (ours, theirs)]
+    for value in (0.0, 0.4, 1.0) if interpolate else (None,):
+        if interpolate:
+            for context in contexts:
+                context.setParameter("lambda_interpolate", value)
+        first, second = map(energy_and_forces, contexts)
+        assert first[0] == pytest.approx(second[0], abs=1e-6)
+        np.testing.assert_allclose(first[1], second[1], atol=1e-5)
 
 
 # ------------------------------------------------------------------ options

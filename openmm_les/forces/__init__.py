@@ -14,7 +14,7 @@ from openmm_les.forces.region import Region
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
 
-__all__ = ["ForceOptions", "Region", "add_force"]
+__all__ = ["ForceOptions", "Region", "add_force", "install"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def add_force(
     backend = backends.choose(
         options.backend,
         device=options.device,
-        engine=options.engine,
         is_placeholder=region.is_placeholder,
+        needs_python="engine='compile' needs a PythonForce" if options.engine == "compile" else "",
     )
     # The backend modules import torch, so only the chosen one is imported.
     if backend == "torchforce":
@@ -54,13 +54,18 @@ def add_force(
         from openmm_les.forces import pythonforce
 
         force = pythonforce.build(artifact, region, options)
+    install(force, system, region, options.forceGroup)
+    return force
+
+
+def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:
+    """Give a System the force of a model, and what keeps the molecules of its region together."""
     force.setName(FORCE_NAME)
-    force.setForceGroup(options.forceGroup)
+    force.setForceGroup(force_group)
     system.addForce(force)
     # In a placeholder only real forces are collected, each as a variable of its own.
     if region.bonds and not region.is_placeholder:
-        system.addForce(_molecules(region, options.forceGroup))
-    return force
+        system.addForce(_molecules(region, force_group))
 
 
 def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:

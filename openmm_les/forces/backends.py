@@ -62,7 +62,7 @@ class TorchForceStatus:
 
 
 def choose(
-    requested: str, *, device: str | None, is_placeholder: bool, engine: str = "torchscript"
+    requested: str, *, device: str | None, is_placeholder: bool, needs_python: str = ""
 ) -> str:
     """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
@@ -70,18 +70,18 @@ def choose(
         requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
         device: the device the user asked for; a TorchForce always runs where its Context runs.
         is_placeholder: the force will be copied into another System (``interpolate=True``).
-        engine: what runs the model; a TorchForce runs scripts.
+        needs_python: why only a PythonForce will do; empty if that is not so.
 
     Raises:
         InputError: a TorchForce was asked for by name and cannot work.
     """
     if requested == "pythonforce":
         return requested
+    if needs_python:
+        return _refuse_or_fall_back(requested, needs_python)
     if device is not None:
         reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
         return _refuse_or_fall_back(requested, reason)
-    if engine == "compile":
-        return _refuse_or_fall_back(requested, "a TorchForce cannot run engine='compile'")
     if requested == "auto" and _is_known_to_crash():
         return _refuse_or_fall_back(requested, f"{_versions()} {_COPY_CRASH}")
     status = torchforce_status()

@@ -27,8 +27,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.PythonForce:
+def build(
+    artifact: Artifact,
+    region: Region,
+    options: ForceOptions,
+    kind: type[LESCompute] | None = None,
+    **further: Any,
+) -> openmm.PythonForce:
     """Return a `PythonForce` for `region`; its force group is still the default.
+
+    Args:
+        artifact: the model.
+        region: the particles whose positions come and whose forces go.
+        options: how it is computed.
+        kind: what the force calls, by default `LESCompute`.
+        **further: settings for `kind`, beside or instead of those of `LESCompute`.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small.
@@ -44,11 +57,12 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.P
         "ewald": dataclasses.asdict(options.ewald_options),
         "engine": options.engine,
         "cuda_graphs": options.cudaGraphs,
+        **further,
     }
-    compute = LESCompute(str(artifact.path), artifact.sha256, settings)
+    compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
     with torch_context(options.device):
         compute.prepare(artifact, region.cell)
-    force = openmm.PythonForce(compute)
+    force = openmm.PythonForce(compute, compute.parameters)
     # Set also for a subset: OpenMM may hand over positions wrapped into the box.
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     if not region.is_whole_system:
@@ -85,6 +99,11 @@ class LESCompute:
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
         return restore, (self._path, self._sha256, self._settings)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Global parameters of the force, and their values in a new Context."""
+        return {}
 
     def prepare(
         self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
@@ -140,6 +159,13 @@ class LESCompute:
         cell = None
         if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
+        energy, forces = self._compute(positions, cell)
+        return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
+
+    def _compute(
+        self, positions: NDArray[np.float64], cell: NDArray[np.float64] | None
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Energy [eV] and forces [eV/A] of the model for positions and box [A]."""
         model = self._model
         if model is None:
             artifact = artifacts.load(artifacts.find(self._path, self._sha256))
@@ -148,4 +174,4 @@ class LESCompute:
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
-        return energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_PER_EV_PER_ANGSTROM
+        return energy, result.forces

@@ -13,6 +13,8 @@ from openmm import app, unit
 from openmm_les.errors import InputError
 from openmm_les.units import ANGSTROM_PER_NM
 
+Cell = tuple[tuple[float, float, float], ...]
+
 _NAMED_ATOMS = 5
 
 
@@ -35,7 +37,7 @@ class Region:
     particles: tuple[int, ...]
     num_particles: int
     periodic: bool
-    cell: tuple[tuple[float, float, float], ...] | None
+    cell: Cell | None
     bonds: tuple[tuple[int, int], ...]
     is_placeholder: bool
 
@@ -107,13 +109,13 @@ def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
     outside = [index for index in indices if not 0 <= index < num_atoms]
     if outside:
         raise InputError(
-            f"atoms: expected indices from 0 to {num_atoms - 1}, got {_few(map(str, outside))}; "
+            f"atoms: expected indices from 0 to {num_atoms - 1}, got {few(map(str, outside))}; "
             "indices count the atoms of the topology from 0"
         )
     twice = [index for index, count in Counter(indices).items() if count > 1]
     if twice:
         raise InputError(
-            f"atoms: expected every index once, got {_few(map(str, twice))} more than once; "
+            f"atoms: expected every index once, got {few(map(str, twice))} more than once; "
             "remove the duplicates"
         )
     return indices
@@ -125,7 +127,7 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
     if bare:
         raise InputError(
             "topology: expected an element for every atom, got none for "
-            f"{_few(map(_name, bare))}; the model describes real atoms: use a water model without "
+            f"{few(map(name_of, bare))}; the model describes real atoms: use a water model without "
             "virtual sites, or leave these out of `atoms`"
         )
     alien = [atom for atom in atoms if atom.element.atomic_number not in known]
@@ -134,28 +136,32 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
         expected = ", ".join(app.Element.getByAtomicNumber(int(z)).symbol for z in sorted(known))
         raise InputError(
             f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} "
-            f"in {_few(map(_name, alien))}; leave these atoms out or use a model trained for them"
+            f"in {few(map(name_of, alien))}; leave these atoms out or use a model trained for them"
         )
 
 
-def _box(
-    topology: app.Topology, system: openmm.System
-) -> tuple[bool, tuple[tuple[float, float, float], ...] | None]:
+def _box(topology: app.Topology, system: openmm.System) -> tuple[bool, Cell | None]:
     vectors = topology.getPeriodicBoxVectors()
     if vectors is None:
         if not system.usesPeriodicBoundaryConditions():
             return False, None
         vectors = system.getDefaultPeriodicBoxVectors()
-    rows = vectors.value_in_unit(unit.nanometer)
+    return True, cell_of(vectors)
+
+
+def cell_of(vectors: Iterable[unit.Quantity]) -> Cell:
+    """Box vectors of OpenMM as rows of a cell [A]."""
+    rows = (vector.value_in_unit(unit.nanometer) for vector in vectors)
     x, y, z = (tuple(float(length) * ANGSTROM_PER_NM for length in row) for row in rows)
-    return True, (x, y, z)  # type: ignore[return-value]
+    return x, y, z  # type: ignore[return-value]
 
 
-def _name(atom: app.topology.Atom) -> str:
+def name_of(atom: app.topology.Atom) -> str:
+    """An atom, for messages."""
     return f"atom {atom.index} ({atom.name} of residue {atom.residue.name} {atom.residue.id})"
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     listed = list(names)
     more = len(listed) - _NAMED_ATOMS

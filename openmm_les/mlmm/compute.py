@@ -1,0 +1,120 @@
+"""What the `PythonForce` of a mixed System calls: link atoms around the model, and lambda."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openmm
+from numpy.typing import NDArray
+
+from openmm_les.forces import pythonforce
+from openmm_les.forces.pythonforce import LESCompute
+from openmm_les.mlmm import caps
+from openmm_les.mlmm.interpolation import LAMBDA
+from openmm_les.units import ANGSTROM_PER_NM
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+    from openmm_les.forces.options import ForceOptions
+    from openmm_les.forces.region import Region
+    from openmm_les.mlmm.links import Link
+
+FloatArray = NDArray[np.float64]
+
+
+def build(
+    artifact: Artifact,
+    region: Region,
+    options: ForceOptions,
+    links: Sequence[Link],
+    interpolate: bool,
+) -> openmm.PythonForce:
+    """Return a `PythonForce` for a region with internal link atoms or lambda.
+
+    Args:
+        artifact: the model.
+        region: the ML atoms.
+        options: how the model is computed.
+        links: cut bonds; the MM atoms of these become particles of the force.
+        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small.
+    """
+    particles = region.particles + tuple(link.mm_atom for link in links)
+    place = {particle: i for i, particle in enumerate(particles)}
+    wider = dataclasses.replace(region, particles=particles)
+    return pythonforce.build(
+        artifact,
+        wider,
+        options,
+        MixedCompute,
+        numbers=list(region.numbers) + [1] * len(links),
+        links=[
+            (place[link.ml_atom], place[link.mm_atom], link.distance * ANGSTROM_PER_NM)
+            for link in links
+        ],
+        interpolate=interpolate,
+    )
+
+
+def restore(path: str, sha256: str, settings: dict[str, Any]) -> MixedCompute:
+    """Rebuild the callable of a saved System; every XML file that exists names this function."""
+    return MixedCompute(path, sha256, settings)
+
+
+class MixedCompute(LESCompute):
+    """A model on ML atoms and on link atoms that are no particles.
+
+    The particles of the force are the ML atoms followed by one MM atom for each link; the atoms of
+    the model are the ML atoms followed by the link atoms.
+
+    Args:
+        path: as `LESCompute`.
+        sha256: as `LESCompute`.
+        settings: those of `LESCompute` and ``links``, a list of (particle L1, particle M1, distance
+            [A]), and ``interpolate``.
+    """
+
+    def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
+        super().__init__(path, sha256, settings)
+        links = settings["links"]
+        self._ml_ends = np.array([link[0] for link in links], dtype=np.int64)
+        self._mm_ends = np.array([link[1] for link in links], dtype=np.int64)
+        self._distances = np.array([link[2] for link in links], dtype=np.float64)
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
+        return restore, (self._path, self._sha256, self._settings)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Lambda, if the force is interpolated."""
+        return {LAMBDA: 1.0} if self._settings["interpolate"] else {}
+
+    def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
+        if not self._settings["interpolate"]:
+            return super()._evaluate(state)
+        fraction = state.getParameters()[LAMBDA]
+        if fraction == 0.0:  # the model need not be good for what the force field samples
+            return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
+        energy, forces = super()._evaluate(state)
+        return fraction * energy, fraction * forces
+
+    def _compute(self, positions: FloatArray, cell: FloatArray | None) -> tuple[float, FloatArray]:
+        links = len(self._distances)
+        if links == 0:
+            return super()._compute(positions, cell)
+        placed = caps.place(
+            positions[self._ml_ends], positions[self._mm_ends], self._distances, cell
+        )
+        atoms = np.concatenate([positions[:-links], placed.positions])
+        energy, of_model = super()._compute(atoms, cell)
+        on_ml, on_mm = placed.spread(of_model[-links:])
+        forces = np.zeros_like(positions)
+        forces[:-links] = of_model[:-links]
+        np.add.at(forces, self._ml_ends, on_ml)
+        np.add.at(forces, self._mm_ends, on_mm)
+        return energy, forces

@@ -1,0 +1,112 @@
+"""From a System of a force field to one with a model in part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import openmm
+from openmm import app
+
+from openmm_les.forces import ForceOptions, Region, add_force, backends, install
+from openmm_les.mlmm import bonded, nonbonded
+from openmm_les.mlmm.decisions import refuse_unsuitable
+from openmm_les.mlmm.interpolation import LAMBDA, Sums, check_constraints
+from openmm_les.mlmm.links import Link, find_links
+from openmm_les.mlmm.options import MixedOptions
+from openmm_les.mlmm.region import MLRegion, follow_system
+from openmm_les.mlmm.sites import add_sites
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class MixedSystem:
+    """What ``createMixedSystem`` returns.
+
+    Attributes:
+        system: the mixed System.
+        topology: its topology; with virtual link atoms a new one.
+        old_to_new: index in `topology` of each atom of the given one.
+    """
+
+    system: openmm.System
+    topology: app.Topology
+    old_to_new: list[int]
+
+
+def create_mixed_system(
+    artifact: Artifact,
+    topology: app.Topology,
+    system: openmm.System,
+    atoms: Sequence[int],
+    interpolate: bool,
+    options: MixedOptions,
+    force_options: ForceOptions,
+) -> MixedSystem:
+    """Mechanical embedding: E = E_MM - E_MM(ML-ML) + E_ML.
+
+    With lambda: E = E_MM - lambda E_MM(ML-ML) + lambda E_ML, linear in lambda.
+
+    Args:
+        artifact: the model.
+        topology: topology of `system`; stays as it is.
+        system: System of a force field; stays as it is.
+        atoms: the ML region.
+        interpolate: whether the global parameter ``lambda_interpolate`` leads from the force field
+            (0) to the mixed System (1).
+        options: link atoms, and what becomes of single forces.
+        force_options: how the model is computed.
+
+    Raises:
+        InputError: atoms, cut bonds or forces that cannot be used, each named.
+    """
+    region = MLRegion.from_topology(topology, system, atoms, artifact.elements)
+    links = find_links(region, topology, options.linkAtomDistances, artifact.elements)
+    refuse_unsuitable(system, options.wishes)
+    mixed, removed = bonded.split(system, region, options.wishes)
+    sites: list[int] = []
+    if links and options.linkAtoms == "virtual":
+        topology, sites = add_sites(mixed, topology, links)
+    sums = Sums()
+    if interpolate:
+        check_constraints(system, removed, region)
+        for force in removed:
+            sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
+        nonbonded.fade(mixed, region.particles, sums)
+    else:
+        nonbonded.remove(mixed, region.particles, sums)
+    sums.add_to(mixed)
+
+    if sites:
+        plain = Region.from_topology(topology, mixed, list(region.atoms) + sites, artifact.elements)
+        _add_model(mixed, artifact, follow_system(plain, mixed), force_options, (), interpolate)
+    else:
+        _add_model(mixed, artifact, region.plain, force_options, links, interpolate)
+    return MixedSystem(mixed, topology, list(range(system.getNumParticles())))
+
+
+def _add_model(
+    system: openmm.System,
+    artifact: Artifact,
+    region: Region,
+    options: ForceOptions,
+    links: Sequence[Link],
+    interpolate: bool,
+) -> None:
+    """Add the force of the model, which computes `links` itself and obeys lambda by itself."""
+    if not links and not interpolate:
+        add_force(system, artifact, region, options)
+        return
+    reason = "interpolate=True needs a PythonForce"
+    if links:
+        reason = "linkAtoms='internal' needs a PythonForce, linkAtoms='virtual' does not"
+    backends.choose(
+        options.backend, device=options.device, is_placeholder=False, needs_python=reason
+    )
+    from openmm_les.mlmm import compute  # imports torch only when it is called
+
+    force = compute.build(artifact, region, options, links, interpolate)
+    install(force, system, region, options.forceGroup)

@@ -1,0 +1,198 @@
+"""Peptides in water for the tests of ML/MM, with what is computed from them."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import openmm
+from contexts import PLATFORMS  # registers the potentials
+from helpers import ROOT
+from openmm import Vec3, app, unit
+from openmmml import MLPotential
+
+from openmm_les.forces import MOLECULES_NAME
+
+__all__ = ["PLATFORMS"]
+
+NM = unit.nanometer
+METHODS = [
+    app.NoCutoff,
+    app.CutoffNonPeriodic,
+    app.CutoffPeriodic,
+    app.Ewald,
+    app.PME,
+    app.LJPME,
+]
+WATERS = {"tip3p": "amber14/tip3p.xml", "tip4pew": "amber14/tip4pew.xml"}
+PHENYLALANINE = 16  # a residue of villin
+SIDE_CHAIN = ("CB", "HB1", "HB2", "HB3")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A topology with positions [nm]."""
+
+    topology: app.Topology
+    positions: np.ndarray
+
+    def atoms(self, *names, residue="ALA") -> list[int]:
+        """Indices of atoms of a residue by name, in the order of the names; all without names."""
+        found = {a.name: a.index for a in self.topology.atoms() if a.residue.name == residue}
+        return [found[name] for name in names] if names else list(found.values())
+
+    @property
+    def peptide(self) -> list[int]:
+        return [a.index for a in self.topology.atoms() if a.residue.name != "HOH"]
+
+    @property
+    def side_chain(self) -> list[int]:
+        """A methyl group: one cut bond, between carbon atoms."""
+        return self.atoms(*SIDE_CHAIN)
+
+    def side_chain_of(self, residue) -> list[int]:
+        """Atoms of a residue, given by index, that are not of the backbone."""
+        atoms = [a for a in self.topology.atoms() if a.residue.index == residue]
+        return [a.index for a in atoms if a.name not in ("N", "H", "CA", "HA", "C", "O")]
+
+    def waters(self, number) -> list[int]:
+        """Atoms of the first waters, with their virtual sites."""
+        residues = [r for r in self.topology.residues() if r.name == "HOH"][:number]
+        return [atom.index for residue in residues for atom in residue.atoms()]
+
+    def only(self, atoms) -> "Structure":
+        """The structure without all other atoms."""
+        kept = set(atoms)
+        modeller = app.Modeller(self.topology, self.positions * NM)
+        modeller.delete([a for a in self.topology.atoms() if a.index not in kept])
+        return Structure(modeller.topology, bare(modeller.positions))
+
+
+def bare(positions) -> np.ndarray:
+    return np.array(positions.value_in_unit(NM))
+
+
+@cache
+def peptide_in_water(water="tip3p", size=1.9) -> Structure:
+    """Alanine dipeptide in a cubic box."""
+    pdb = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb"))
+    modeller = app.Modeller(pdb.topology, pdb.positions)
+    modeller.addSolvent(field(water), model=water, boxSize=Vec3(size, size, size) * NM)
+    return Structure(modeller.topology, bare(modeller.positions))
+
+
+@cache
+def field(water="tip3p") -> app.ForceField:
+    return app.ForceField("amber14-all.xml", WATERS[water])
+
+
+@cache
+def peptide() -> Structure:
+    """Alanine dipeptide in vacuum."""
+    alone = peptide_in_water().only(peptide_in_water().peptide)
+    alone.topology.setPeriodicBoxVectors(None)
+    return alone
+
+
+@cache
+def villin_box() -> Structure:
+    """Villin headpiece in water, 8867 atoms, from OpenMM's own files."""
+    pdb = app.PDBFile(str(Path(app.__file__).parent / "data" / "test.pdb"))
+    return Structure(pdb.topology, bare(pdb.positions))
+
+
+@cache
+def villin() -> Structure:
+    """The protein alone, 582 atoms."""
+    protein = [a.index for a in villin_box().topology.atoms() if a.residue.index < 35]
+    return villin_box().only(protein)
+
+
+def classical(structure, method=app.PME, water="tip3p", cutoff=0.7, **options) -> openmm.System:
+    """The force field's System, without constraints."""
+    options = {"constraints": None, "rigidWater": False, "ewaldErrorTolerance": 1e-5} | options
+    forcefield = options.pop("forcefield", None) or field(water)
+    return forcefield.createSystem(
+        structure.topology, nonbondedMethod=method, nonbondedCutoff=cutoff * NM, **options
+    )
+
+
+@cache
+def villin_by_charmm() -> openmm.System:
+    """Villin by CHARMM36, many of whose terms are custom forces."""
+    forcefield = app.ForceField("charmm36.xml")
+    return classical(villin(), app.CutoffNonPeriodic, forcefield=forcefield, cutoff=0.9)
+
+
+def mixed(structure, system, atoms, **options):
+    """The mixed System of the bundled model, in force group 1."""
+    options = {"precision": "double", "forceGroup": 1} | options
+    potential = MLPotential("les-demo")
+    return potential.createMixedSystem(structure.topology, system, atoms, **options)
+
+
+def context(system, positions, platform="Reference", integrator=None) -> openmm.Context:
+    """Context of one thread at `positions` [nm]; virtual link atoms get theirs."""
+    properties = {"Threads": "1"} if platform == "CPU" else {}
+    integrator = integrator or openmm.VerletIntegrator(0.0005)
+    made = openmm.Context(
+        system, integrator, openmm.Platform.getPlatformByName(platform), properties
+    )
+    place(made, positions)
+    return made
+
+
+def place(made, positions) -> None:
+    """Set positions [nm] of all particles but the link atoms, and compute those of sites."""
+    added = made.getSystem().getNumParticles() - len(positions)
+    made.setPositions(np.concatenate([positions, np.zeros((added, 3))]))
+    made.computeVirtualSites()
+
+
+def energy(made, groups=-1) -> float:
+    """Potential energy [kJ/mol]."""
+    return made.getState(energy=True, groups=groups).getPotentialEnergy()._value
+
+
+def forces(made, groups=-1) -> np.ndarray:
+    """Forces [kJ/mol/nm]."""
+    return made.getState(forces=True, groups=groups).getForces(asNumpy=True)._value
+
+
+def nonbonded(system) -> openmm.NonbondedForce:
+    return next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+
+
+def terms(system, kind) -> list[list[int]]:
+    """Particles of the terms of all forces of a class but our own, through the API."""
+    counts = {"Bond": 2, "Angle": 3, "Torsion": 4}
+    name = next(name for name in counts if name in kind)
+    found = []
+    for force in system.getForces():
+        if type(force).__name__ == kind and force.getName() != MOLECULES_NAME:
+            number = getattr(force, f"getNum{name}s")()
+            get = getattr(force, f"get{name}Parameters")
+            found += [get(i)[: counts[name]] for i in range(number)]
+    return found
+
+
+def assert_forces_are_gradients(made, positions, atoms, step=2e-6, tolerance=2e-6) -> None:
+    """Central differences of the energy agree with the forces, for each atom in one direction.
+
+    Args:
+        tolerance: relative to the largest force on these atoms.
+    """
+    place(made, positions)
+    got = forces(made)
+    scale = np.abs(got[atoms]).max()
+    directions = np.random.default_rng(5).normal(size=(len(atoms), 3))
+    for atom, direction in zip(atoms, directions, strict=True):
+        ends = []
+        for sign in (1, -1):
+            moved = positions.copy()
+            moved[atom] += sign * step * direction
+            place(made, moved)
+            ends.append(energy(made))
+        numeric = -(ends[0] - ends[1]) / (2 * step)
+        assert abs(numeric - got[atom] @ direction) < tolerance * scale, atom
+    place(made, positions)
