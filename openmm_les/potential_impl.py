@@ -96,18 +96,26 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
                 field (0) to the mixed System (1).
             embedding: one of `getSupportedEmbeddings`.
             returnInfo: return a dictionary with ``system``, ``topology`` and ``oldToNew``.
-            **args: see `openmm_les.mlmm.MixedOptions` and `openmm_les.forces.ForceOptions`.
+            **args: see `openmm_les.mlmm.MixedOptions`, `openmm_les.forces.ForceOptions` and, for
+                ``embedding='electrostatic'``, `openmm_les.mlmm.ElectrostaticOptions`.
 
         Raises:
             InputError: unknown or invalid arguments; atoms, cut bonds or forces that cannot be
                 used, each named.
             ArtifactError: the model file cannot be read.
         """
-        options, force_options = mlmm.read_options(forceGroup, args)
+        options, electrostatic, force_options = mlmm.read_options(forceGroup, embedding, args)
         artifact = artifacts.load(self.modelPath)
         _tell_licence(artifact)
         mixed = mlmm.create_mixed_system(
-            artifact, topology, system, atoms, interpolate, options, force_options
+            artifact,
+            topology,
+            system,
+            atoms,
+            interpolate,
+            options,
+            force_options,
+            electrostatic,
         )
         if not returnInfo:
             return mixed.system
@@ -123,7 +131,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     def getSupportedEmbeddings(self) -> list[str]:
         """Embeddings of our own; they take the place of openmm-ml's generic ones."""
-        return ["mechanical"]
+        return ["mechanical", "electrostatic"]
 
 
 def _tell_licence(artifact: artifacts.Artifact) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from openmm_les.artifact import Artifact
 from openmm_les.cell_list import CellGrid, box_heights, choose_grid, grid_suffices
+from openmm_les.coupling import Surroundings
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.engine import CompiledModule, Module, check_engine
@@ -80,7 +81,7 @@ class Evaluation:
     Attributes:
         energy: interaction energy, without isolated-atom references [eV].
         forces: shape (n, 3) [eV/A].
-        charges: latent charges with the model's own sign, shape (n,) [e].
+        charges: latent charges with the model's own sign, 0 for MM charges, shape (n,) [e].
         virial: dE/dstrain, shape (3, 3) [eV].
     """
 
@@ -95,13 +96,14 @@ class SpecializedModel(nn.Module):
 
     Args:
         network: short-range network of the species present.
-        electrostatics: `DirectEwald` or `PairSum`.
+        electrostatics: a kernel such as `DirectEwald`, or `EmbeddedElectrostatics`.
         species: species index of each atom, in the order of the system.
         periodic: whether the system is periodic.
         ranges: periodic images to look at along each axis.
         capacity: slots of the neighbour matrix.
         trim: leave out slots that a structure does not need (CPU; shapes then vary).
         grid: cells in which to search for neighbours; None compares every pair.
+        num_others: positions after those of the atoms that only the electrostatics looks at.
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
@@ -116,6 +118,7 @@ class SpecializedModel(nn.Module):
         capacity: int,
         trim: bool,
         grid: Optional[CellGrid],
+        num_others: int = 0,
     ) -> None:
         super().__init__()
         self.network: Any = network
@@ -129,7 +132,10 @@ class SpecializedModel(nn.Module):
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
         self.no_result = STATUS_RESULT
         self.cutoff: float = network.cutoff
-        sorted_species, order = torch.sort(species, stable=True)
+        self.num_others = num_others
+        order = order_by_species(species)
+        sorted_species = species[order]
+        order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
         self.counts: List[int] = torch.bincount(species).tolist()
         self.species: torch.Tensor
         self.order: torch.Tensor
@@ -146,16 +152,19 @@ class SpecializedModel(nn.Module):
         """Interaction energy and its derivatives.
 
         Args:
-            positions: shape [n, 3] [A], float64.
+            positions: shape [n, 3] [A], float64; those of others come after those of the atoms.
             cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
 
         Returns:
-            Energy [] [eV], forces [n, 3] [eV/A], charges [n] [e], dE/dstrain [3, 3] [eV], all
-            float64, and the status [] int64. Where the status is not 0 energy and forces are NaN.
+            Energy [] [eV], forces [n, 3] [eV/A], charges [n] [e] (0 for others), dE/dstrain [3, 3]
+            [eV], all float64, and the status [] int64. Where the status is not 0 energy and forces
+            are NaN.
         """
         positions = positions.index_select(0, self.order)
+        num_atoms = self.species.shape[0]
+        atoms = positions[:num_atoms]
         neighbors = neighbor_matrix(
-            positions,
+            atoms,
             cell,
             self.periodic,
             self.offsets,
@@ -165,7 +174,7 @@ class SpecializedModel(nn.Module):
             grid=self.grid,
         )
         energies, charges, saved = self.network.short_range(
-            positions,
+            atoms,
             neighbors.indices,
             neighbors.shifts,
             neighbors.reverse,
@@ -179,6 +188,9 @@ class SpecializedModel(nn.Module):
             torch.ones_like(energies), potential, saved, self.counts
         )
         energy = energies.sum() + long_range
+        if self.num_others > 0:
+            charges = torch.nn.functional.pad(charges, [0, self.num_others])
+            pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
         forces = -(pulled + gradient).index_select(0, self.original)
 
         finite = torch.isfinite(positions).all()
@@ -204,6 +216,11 @@ class SpecializedModel(nn.Module):
         return energy + poison, forces + poison, charges, pulled_strain + strain, status
 
 
+def order_by_species(species: torch.Tensor) -> torch.Tensor:
+    """Indices of atoms in the order in which networks have them, shape [n]."""
+    return torch.argsort(species, stable=True)
+
+
 class SystemModel:
     """One artifact specialised to one system.
 
@@ -225,6 +242,8 @@ class SystemModel:
         static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
         cuda_graphs: `evaluate` replays a CUDA graph: ``"auto"`` (on a GPU, if it can), True or
             False; see `openmm_les.evaluator.Evaluator`.
+        surroundings: MM charges around the system. Their positions then follow those of the atoms,
+            wherever positions or forces are handed over.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -250,6 +269,7 @@ class SystemModel:
         to_gpu: bool = False,
         static_shapes: bool = False,
         cuda_graphs: "bool | str" = "auto",
+        surroundings: Surroundings | None = None,
     ) -> None:
         check_engine(engine)
         self._engine = engine
@@ -257,6 +277,8 @@ class SystemModel:
         self.ewald = ewald or EwaldOptions()
         self.numbers = [int(z) for z in numbers]
         self.periodic = periodic
+        self.surroundings = surroundings
+        self._num_others = len(surroundings.charges) if surroundings else 0
         self.precision = precision
         self.device = torch.device(device)
         self._check(precision, max_neighbors)
@@ -285,7 +307,8 @@ class SystemModel:
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
-        self._evaluator = Evaluator(len(self.numbers), self.device, cuda_graphs)
+        num_positions = len(self.numbers) + self._num_others
+        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs)
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:
@@ -319,22 +342,23 @@ class SystemModel:
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
-        if array.shape != (len(self.numbers), 3):
-            raise InputError(
-                f"positions: expected shape ({len(self.numbers)}, 3), got {array.shape}"
-            )
+        number = len(self.numbers) + self._num_others
+        if array.shape != (number, 3):
+            raise InputError(f"positions: expected shape ({number}, 3), got {array.shape}")
         return array
 
     def _capacity_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
         """Slots for a structure in its box, with head-room for fluctuations of the density."""
         if positions is None or not np.isfinite(positions).all():
             return min(16, max(1, len(self.numbers) - 1))
+        positions = positions[: len(self.numbers)]
         return with_headroom(largest_number_of_neighbors(positions, box, self.artifact.cutoff))
 
     def _grid_for(self, positions: FloatArray | None, box: FloatArray | None) -> CellGrid | None:
         """Cells for a structure in its box, which may shrink as other buffers allow."""
-        if positions is not None and not np.isfinite(positions).all():
-            positions = None
+        if positions is not None:
+            finite = np.isfinite(positions).all()
+            positions = positions[: len(self.numbers)] if finite else None
         return choose_grid(
             len(self.numbers),
             self.artifact.cutoff,
@@ -351,16 +375,7 @@ class SystemModel:
         if self.cell is not None:
             ranges = image_range(self.cell, self.artifact.cutoff, _BOX_SHRINKAGE)
             cell = torch.from_numpy(self.cell)
-        electrostatics = build_electrostatics(
-            self.artifact.canonical.les,
-            self.periodic,
-            cell,
-            self._dtype,
-            num_atoms=len(self.numbers),
-            options=self.ewald,
-            margin=_BOX_GROWTH if self.periodic else 1.0,
-            device="cuda" if self._for_gpu else "cpu",
-        )
+        electrostatics = self._electrostatics(cell)
         model = SpecializedModel(
             self._network,
             electrostatics,
@@ -370,11 +385,40 @@ class SystemModel:
             self.capacity,
             trim=not self._static_shapes,
             grid=self._grid,
+            num_others=self._num_others,
         ).eval()
         script = torch.jit.script(model.to(self.device))
         compiled = self._engine == "compile"
         self._evaluator.load(self._compiled(model, script) if compiled else script)
         return script
+
+    def _electrostatics(self, cell: torch.Tensor | None) -> nn.Module:
+        """The model's own electrostatics, among MM charges if there are any."""
+        les = self.artifact.canonical.les
+        around = self.surroundings
+        margin = _BOX_GROWTH if self.periodic else 1.0
+        device = "cuda" if self._for_gpu else "cpu"
+        own = build_electrostatics(
+            les,
+            self.periodic and (around is None or around.images == "native"),
+            cell,
+            self._dtype,
+            num_atoms=len(self.numbers),
+            options=self.ewald,
+            margin=margin,
+            device=device,
+        )
+        if around is None:
+            return own
+        return around.embed(
+            own,
+            order_by_species(self._species),
+            cell,
+            width=float(les["sigma"]),
+            dtype=self._dtype,
+            margin=margin,
+            device=device,
+        )
 
     def _compiled(self, model: nn.Module, script: Module) -> Module:
         """The compiled module; on a CPU every block of a large system would be compiled anew."""
@@ -392,7 +436,8 @@ class SystemModel:
         """Energy and forces of a structure; capacities grow where the structure needs it.
 
         Args:
-            positions: shape (n, 3) [A]; atoms may lie outside the box.
+            positions: shape (n, 3) [A]; atoms may lie outside the box, those among MM charges in
+                one piece.
             cell: lattice vectors in rows, shape (3, 3) [A], for a periodic system; by default that
                 of construction.
 
@@ -407,7 +452,8 @@ class SystemModel:
         result = self._run(array, box)
         if self.ewald.cutoff == "smooth" and not self._told_difference:
             self._told_difference = True
-            self._tell_difference(result.charges, array, box)
+            n = len(self.numbers)
+            self._tell_difference(result.charges[:n], array[:n], box)
         return result
 
     def _run(self, positions: FloatArray, cell: FloatArray) -> Evaluation:

@@ -4,11 +4,12 @@
 methods, `PairCoupling` for the others. Like the kernels of `openmm_les.electrostatics` they are
 plain modules without learnt parameters that script, hold to static shapes and never synchronise
 with the host. Given charges, positions and cell they return a `Coupling`: the energy and all its
-first derivatives.
+first derivatives. `Surroundings.embed` joins it with the model's own electrostatics.
 """
 
 from openmm_les.coupling.build import METHODS, build_coupling
 from openmm_les.coupling.charges import ChargeCorrection
+from openmm_les.coupling.embedded import EmbeddedElectrostatics, Surroundings
 from openmm_les.coupling.ewald import EwaldCoupling
 from openmm_les.coupling.pairwise import PairCoupling
 from openmm_les.coupling.terms import Coupling
@@ -17,7 +18,9 @@ __all__ = [
     "METHODS",
     "ChargeCorrection",
     "Coupling",
+    "EmbeddedElectrostatics",
     "EwaldCoupling",
     "PairCoupling",
+    "Surroundings",
     "build_coupling",
 ]

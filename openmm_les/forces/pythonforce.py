@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from openmm_les.artifact import Artifact
+    from openmm_les.coupling import Surroundings
     from openmm_les.forces.options import ForceOptions
     from openmm_les.forces.region import Region
-    from openmm_les.system_model import SystemModel
+    from openmm_les.system_model import Evaluation, SystemModel
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,13 @@ class LESCompute:
             ewald=EwaldOptions(**self._settings.get("ewald", {})),
             engine=self._settings.get("engine", "torchscript"),
             cuda_graphs=self._settings.get("cuda_graphs", "auto"),
+            surroundings=self._surroundings(artifact),
         )
         return self._model
+
+    def _surroundings(self, artifact: Artifact) -> Surroundings | None:
+        """MM charges around the atoms of the model, if it feels any."""
+        return None
 
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
@@ -171,7 +177,11 @@ class LESCompute:
             artifact = artifacts.load(artifacts.find(self._path, self._sha256))
             model = self.prepare(artifact, cell, positions)
         result = model.evaluate(positions, cell)
+        self._check(result)
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
         return energy, result.forces
+
+    def _check(self, result: Evaluation) -> None:
+        """Raise a `SimulationError` for results that must not be used; here none."""

@@ -1,6 +1,12 @@
 """Hybrid systems: part of a System described by a model, the rest by a force field (ML/MM)."""
 
 from openmm_les.mlmm.create import MixedSystem, create_mixed_system
-from openmm_les.mlmm.options import MixedOptions, read_options
+from openmm_les.mlmm.options import ElectrostaticOptions, MixedOptions, read_options
 
-__all__ = ["MixedOptions", "MixedSystem", "create_mixed_system", "read_options"]
+__all__ = [
+    "ElectrostaticOptions",
+    "MixedOptions",
+    "MixedSystem",
+    "create_mixed_system",
+    "read_options",
+]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_les.mlmm.images import nearest
+
 FloatArray = NDArray[np.float64]
 
 
@@ -47,10 +49,7 @@ def place(
         distances: from L1 to the link atom, shape (n,).
         cell: lattice vectors in rows, in OpenMM's reduced form; None when not periodic.
     """
-    bonds = mm_ends - ml_ends
-    if cell is not None:
-        for axis in (2, 1, 0):
-            bonds = bonds - np.rint(bonds[:, axis : axis + 1] / cell[axis, axis]) * cell[axis]
+    bonds = nearest(mm_ends - ml_ends, cell)
     lengths = np.linalg.norm(bonds, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):  # NaN positions are told by the model
         directions = bonds / lengths[:, None]

@@ -47,6 +47,17 @@ class BondCharge:
     charge: float
 
 
+def check_scheme(scheme: object) -> None:
+    """Refuse a wrong value of the option `boundaryCharges`.
+
+    Raises:
+        InputError: none of `SCHEMES`.
+    """
+    if scheme not in SCHEMES:
+        choices = " or ".join(repr(choice) for choice in SCHEMES)
+        raise InputError(f"boundaryCharges: expected {choices}, got {scheme!r}")
+
+
 def redistribute(
     charges: ArrayLike,
     hosts: Iterable[int],
@@ -69,9 +80,7 @@ def redistribute(
     Raises:
         InputError: an unknown scheme, or an atom M1 that has a charge and no M2 to give it to.
     """
-    if scheme not in SCHEMES:
-        choices = " or ".join(repr(choice) for choice in SCHEMES)
-        raise InputError(f"boundaryCharges: expected {choices}, got {scheme!r}")
+    check_scheme(scheme)
     changed = np.array(charges, dtype=np.float64)
     hosts = list(hosts)
     on_bonds: list[BondCharge] = []

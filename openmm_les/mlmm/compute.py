@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openmm_les.mlmm.links import Link
 
 FloatArray = NDArray[np.float64]
+Spread = Callable[[FloatArray], FloatArray]
 
 
 def build(
@@ -104,17 +105,25 @@ class MixedCompute(LESCompute):
         return fraction * energy, fraction * forces
 
     def _compute(self, positions: FloatArray, cell: FloatArray | None) -> tuple[float, FloatArray]:
+        atoms, spread = self._arrange(positions, cell)
+        energy, forces = super()._compute(atoms, cell)
+        return energy, spread(forces)
+
+    def _arrange(self, positions: FloatArray, cell: FloatArray | None) -> tuple[FloatArray, Spread]:
+        """From particles to what the model sees [A], and from forces on that to those on them."""
         links = len(self._distances)
         if links == 0:
-            return super()._compute(positions, cell)
+            return positions, lambda forces: forces
         placed = caps.place(
             positions[self._ml_ends], positions[self._mm_ends], self._distances, cell
         )
-        atoms = np.concatenate([positions[:-links], placed.positions])
-        energy, of_model = super()._compute(atoms, cell)
-        on_ml, on_mm = placed.spread(of_model[-links:])
-        forces = np.zeros_like(positions)
-        forces[:-links] = of_model[:-links]
-        np.add.at(forces, self._ml_ends, on_ml)
-        np.add.at(forces, self._mm_ends, on_mm)
-        return energy, forces
+
+        def spread(forces: FloatArray) -> FloatArray:
+            on_ml, on_mm = placed.spread(forces[-links:])
+            spread_out = np.zeros_like(positions)
+            spread_out[:-links] = forces[:-links]
+            np.add.at(spread_out, self._ml_ends, on_ml)
+            np.add.at(spread_out, self._mm_ends, on_mm)
+            return spread_out
+
+        return np.concatenate([positions[:-links], placed.positions]), spread

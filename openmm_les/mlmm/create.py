@@ -12,9 +12,10 @@ from openmm import app
 from openmm_les.forces import ForceOptions, Region, add_force, backends, install
 from openmm_les.mlmm import bonded, nonbonded
 from openmm_les.mlmm.decisions import refuse_unsuitable
+from openmm_les.mlmm.field import MMField, read_field
 from openmm_les.mlmm.interpolation import LAMBDA, Sums, check_constraints
 from openmm_les.mlmm.links import Link, find_links
-from openmm_les.mlmm.options import MixedOptions
+from openmm_les.mlmm.options import ElectrostaticOptions, MixedOptions
 from openmm_les.mlmm.region import MLRegion, follow_system
 from openmm_les.mlmm.sites import add_sites
 
@@ -45,10 +46,13 @@ def create_mixed_system(
     interpolate: bool,
     options: MixedOptions,
     force_options: ForceOptions,
+    electrostatic: ElectrostaticOptions | None = None,
 ) -> MixedSystem:
-    """Mechanical embedding: E = E_MM - E_MM(ML-ML) + E_ML.
+    """Put a model in the place of a force field inside a region.
 
-    With lambda: E = E_MM - lambda E_MM(ML-ML) + lambda E_ML, linear in lambda.
+    Mechanical embedding: E = E_MM - E_MM(ML-ML) + E_ML. Electrostatic embedding, in addition: minus
+    the Coulomb interactions of the MM charges of the region with all others, plus those of its
+    latent charges. With lambda, all of these terms but E_MM are multiplied by it.
 
     Args:
         artifact: the model.
@@ -59,6 +63,7 @@ def create_mixed_system(
             (0) to the mixed System (1).
         options: link atoms, and what becomes of single forces.
         force_options: how the model is computed.
+        electrostatic: how MM charges act on the region; None for mechanical embedding.
 
     Raises:
         InputError: atoms, cut bonds or forces that cannot be used, each named.
@@ -66,6 +71,7 @@ def create_mixed_system(
     region = MLRegion.from_topology(topology, system, atoms, artifact.elements)
     links = find_links(region, topology, options.linkAtomDistances, artifact.elements)
     refuse_unsuitable(system, options.wishes)
+    field = read_field(system, region, links, electrostatic) if electrostatic else None
     mixed, removed = bonded.split(system, region, options.wishes)
     sites: list[int] = []
     if links and options.linkAtoms == "virtual":
@@ -75,12 +81,19 @@ def create_mixed_system(
         check_constraints(system, removed, region)
         for force in removed:
             sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
-        nonbonded.fade(mixed, region.particles, sums)
+        fade = nonbonded.fade_charges if field else nonbonded.fade
+        fade(mixed, region.particles, sums)
     else:
+        if field:
+            nonbonded.remove_charges(mixed, region.particles)
         nonbonded.remove(mixed, region.particles, sums)
     sums.add_to(mixed)
 
-    if sites:
+    if electrostatic and field:
+        _add_embedded_model(
+            mixed, artifact, region, field, links, force_options, electrostatic, interpolate
+        )
+    elif sites:
         plain = Region.from_topology(topology, mixed, list(region.atoms) + sites, artifact.elements)
         _add_model(mixed, artifact, follow_system(plain, mixed), force_options, (), interpolate)
     else:
@@ -110,3 +123,26 @@ def _add_model(
 
     force = compute.build(artifact, region, options, links, interpolate)
     install(force, system, region, options.forceGroup)
+
+
+def _add_embedded_model(
+    system: openmm.System,
+    artifact: Artifact,
+    region: MLRegion,
+    field: MMField,
+    links: Sequence[Link],
+    options: ForceOptions,
+    electrostatic: ElectrostaticOptions,
+    interpolate: bool,
+) -> None:
+    """Add the force of the model with its Coulomb interactions with all others."""
+    backends.choose(
+        options.backend,
+        device=options.device,
+        is_placeholder=False,
+        needs_python="embedding='electrostatic' needs a PythonForce",
+    )
+    from openmm_les.mlmm import embedded  # imports torch only when it is called
+
+    force = embedded.build(artifact, region, field, links, options, electrostatic, interpolate)
+    install(force, system, region.plain, options.forceGroup)

@@ -41,7 +41,7 @@ def remove(system: openmm.System, particles: Collection[int], sums: Sums) -> Non
     """
     for force in _forces(system):
         exclude(force, particles)
-        if sees_images(force):
+        if sees_images(force, particles):
             sums.add("-1", lattice(force, particles), _slow_group(force))
 
 
@@ -49,6 +49,73 @@ def fade(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
     """Subtract lambda times the energy of the region, as `remove` does for lambda = 1."""
     for force in _forces(system):
         sums.add(f"-{LAMBDA}", restricted(force, particles), force.getForceGroup())
+
+
+def remove_charges(system: openmm.System, atoms: Collection[int]) -> None:
+    """Take the Coulomb interactions of the region with all others, for `remove` to take the rest.
+
+    Args:
+        system: its forces change in place.
+        atoms: the region.
+    """
+    for force in system.getForces():
+        if is_charged(force):
+            discharge(force, atoms)
+
+
+def fade_charges(system: openmm.System, atoms: Collection[int], sums: Sums) -> None:
+    """As `fade`, and subtract lambda times the Coulomb interactions of the region with all others.
+
+    The charges are scaled with 1 - lambda, hence the energy of the region itself with its square:
+    that is subtracted, and what is linear added.
+    """
+    for force in _forces(system):
+        group = force.getForceGroup()
+        if is_charged(force):
+            sums.add(f"1-{LAMBDA}", restricted(force, atoms), group)
+            discharge(force, atoms, LAMBDA)
+            sums.add("-1", restricted(force, atoms), group)
+        else:
+            sums.add(f"-{LAMBDA}", restricted(force, atoms), group)
+
+
+def is_charged(force: openmm.Force) -> bool:
+    """Whether a force is a `NonbondedForce` with charges."""
+    if not isinstance(force, openmm.NonbondedForce):
+        return False
+    number = force.getNumParticles()
+    return any(force.getParticleParameters(i)[0]._value != 0.0 for i in range(number))
+
+
+def discharge(
+    force: openmm.NonbondedForce, atoms: Collection[int], parameter: str | None = None
+) -> None:
+    """Take the charges of a region, also from exceptions across its border, out of a force.
+
+    `setParticleParameters` leaves the products of charges in exceptions as they are.
+
+    Args:
+        force: changes in place.
+        atoms: the region.
+        parameter: global parameter that is 0 for all of the charges and 1 for none; without it,
+            none.
+    """
+    if parameter is not None:
+        force.addGlobalParameter(parameter, 1.0)
+    for atom in sorted(atoms):
+        charge, sigma, epsilon = force.getParticleParameters(atom)
+        if parameter is None:
+            force.setParticleParameters(atom, 0.0, sigma, epsilon)
+        elif charge._value != 0.0:
+            force.addParticleParameterOffset(parameter, atom, -charge._value, 0.0, 0.0)
+    for i in range(force.getNumExceptions()):
+        first, second, product, sigma, epsilon = force.getExceptionParameters(i)
+        if (first in atoms) == (second in atoms) or product._value == 0.0:
+            continue
+        if parameter is None:
+            force.setExceptionParameters(i, first, second, 0.0, sigma, epsilon)
+        else:
+            force.addExceptionParameterOffset(parameter, i, -product._value, 0.0, 0.0)
 
 
 def _forces(system: openmm.System) -> Iterator[openmm.Force]:
@@ -89,9 +156,14 @@ def exclude(force: openmm.Force, particles: Collection[int]) -> None:
             force.setExceptionParameterOffset(i, parameter, index, 0.0, 0.0, 0.0)
 
 
-def sees_images(force: openmm.Force) -> bool:
+def sees_images(force: openmm.Force, particles: Collection[int]) -> bool:
     """Whether particles interact with their own periodic images."""
-    return isinstance(force, openmm.NonbondedForce) and force.getNonbondedMethod() in _EWALD
+    if not isinstance(force, openmm.NonbondedForce) or force.getNonbondedMethod() not in _EWALD:
+        return False
+    if force.getNonbondedMethod() == openmm.NonbondedForce.LJPME:
+        return True
+    charged = any(force.getParticleParameters(i)[0]._value != 0.0 for i in particles)
+    return charged or force.getNumParticleParameterOffsets() > 0
 
 
 def lattice(force: openmm.NonbondedForce, particles: Collection[int]) -> openmm.NonbondedForce:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from openmm_les.errors import InputError
 from openmm_les.forces.options import ForceOptions, refuse_unknown
+from openmm_les.mlmm.charges import check_scheme
 from openmm_les.mlmm.decisions import Wishes, names
 
 
@@ -42,20 +44,113 @@ class MixedOptions:
         )
 
 
+@dataclass(frozen=True)
+class ElectrostaticOptions:
+    """How MM charges act on the region, with ``embedding='electrostatic'``.
+
+    Attributes:
+        boundaryCharges: what becomes of charges at cut bonds, one of `openmm_les.mlmm.charges`.
+        charge: of the ML region [e]; None for the rounded sum of its MM charges.
+        allowNetCharge: accept a region that is not neutral.
+        chargeTolerance: how far the sum of latent charges may be from the charge of the region [e].
+        mlImages: ``'exact'`` (the region's periodic images are point charges around a region
+            without images) or ``'native'`` (they are those of the model, as it was trained).
+    """
+
+    boundaryCharges: str = "rcd"
+    charge: int | None = None
+    allowNetCharge: bool = False
+    chargeTolerance: float = 0.25
+    mlImages: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_scheme(self.boundaryCharges)
+        if self.charge is not None and not _is_integer(self.charge):
+            raise InputError(f"charge: expected an integer number of e, got {self.charge!r}")
+        if not isinstance(self.allowNetCharge, bool):
+            raise InputError(f"allowNetCharge: expected True or False, got {self.allowNetCharge!r}")
+        if not _is_real(self.chargeTolerance) or not self.chargeTolerance > 0.0:
+            raise InputError(
+                f"chargeTolerance: expected a charge above 0 e, got {self.chargeTolerance!r}"
+            )
+        if self.mlImages not in ("exact", "native"):
+            raise InputError(f"mlImages: expected 'exact' or 'native', got {self.mlImages!r}")
+
+    def total_charge(self, classical: float) -> int:
+        """Charge of the region [e].
+
+        Args:
+            classical: sum of its MM charges [e].
+
+        Raises:
+            InputError: it is not 0, and that was not allowed.
+        """
+        total = round(classical) if self.charge is None else int(self.charge)
+        if total != 0 and not self.allowNetCharge:
+            raise InputError(
+                f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
+                f"MM charges add up to {classical:+.3f} e): models trained on neutral molecules "
+                "know no others; if this one does, allowNetCharge=True, and if the sum is wrong, "
+                "charge=0"
+            )
+        return total
+
+    def check(self, mixed: MixedOptions, forces: ForceOptions) -> None:
+        """Refuse other options that do not go with these.
+
+        Raises:
+            InputError: names the option.
+        """
+        if mixed.linkAtoms != "internal":
+            raise InputError(
+                "linkAtoms: expected 'internal' with embedding='electrostatic', got "
+                f"{mixed.linkAtoms!r}"
+            )
+        if self.mlImages == "exact" and (forces.ewald == "mesh" or forces.lesCutoff == "smooth"):
+            raise InputError(
+                "ewald='mesh' and lesCutoff='smooth' are for the periodic sum of the model, which "
+                "mlImages='exact' does without: leave them out, or use mlImages='native'"
+            )
+
+
 def read_options(
-    force_group: int, arguments: Mapping[str, Any]
-) -> tuple[MixedOptions, ForceOptions]:
+    force_group: int, embedding: str, arguments: Mapping[str, Any]
+) -> tuple[MixedOptions, ElectrostaticOptions | None, ForceOptions]:
     """Read the keyword arguments of ``createMixedSystem``.
 
     Args:
         force_group: the group openmm-ml chose.
+        embedding: ``'mechanical'`` or ``'electrostatic'``.
         arguments: everything else the user gave.
+
+    Returns:
+        The options of every embedding, those of the electrostatic one, those of the model.
 
     Raises:
         InputError: an unknown name or a value outside its range.
     """
-    own = tuple(field.name for field in fields(MixedOptions))
-    refuse_unknown("createMixedSystem", arguments, own + ForceOptions.accepted())
-    mixed = {name: value for name, value in arguments.items() if name in own}
-    forces = {name: value for name, value in arguments.items() if name not in own}
-    return MixedOptions(**mixed), ForceOptions.from_arguments(force_group, forces)
+    own = [field.name for field in fields(MixedOptions)]
+    further = [field.name for field in fields(ElectrostaticOptions)]
+    refuse_unknown("createMixedSystem", arguments, (*own, *further, *ForceOptions.accepted()))
+    out_of_place = [name for name in arguments if name in further]
+    if embedding != "electrostatic" and out_of_place:
+        raise InputError(f"{out_of_place[0]}: this option is for embedding='electrostatic'")
+
+    def chosen(names: Iterable[str]) -> dict[str, Any]:
+        return {name: arguments[name] for name in names if name in arguments}
+
+    mixed = MixedOptions(**chosen(own))
+    forces = ForceOptions.from_arguments(force_group, chosen(ForceOptions.accepted()))
+    if embedding != "electrostatic":
+        return mixed, None, forces
+    electrostatic = ElectrostaticOptions(**chosen(further))
+    electrostatic.check(mixed, forces)
+    return mixed, electrostatic, forces
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_integer(value: object) -> bool:
+    return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]

@@ -1,0 +1,195 @@
+"""MM charges as an electrostatically embedded ML region feels them, read from a System."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openmm
+from numpy.typing import NDArray
+
+from openmm_les.errors import InputError
+from openmm_les.forces.region import few
+from openmm_les.mlmm.charges import BondCharge, redistribute
+from openmm_les.mlmm.nonbonded import is_charged
+from openmm_les.units import ANGSTROM_PER_NM
+
+if TYPE_CHECKING:
+    from openmm_les.mlmm.links import Link
+    from openmm_les.mlmm.options import ElectrostaticOptions
+    from openmm_les.mlmm.region import MLRegion
+
+logger = logging.getLogger(__name__)
+
+_METHODS = ("NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME")
+_PERIODIC = _METHODS[2:]
+_CHARGE_LIKE = re.compile(r"(q|charge|chg)_?\d*", re.IGNORECASE)
+# Neighbours over one and two bonds do not interact in any force field.
+_EXCLUDED = 2
+
+
+@dataclass(frozen=True)
+class MMField:
+    """The surroundings of an ML region.
+
+    Attributes:
+        charges: of all particles, 0 for the ML atoms, shape (n,) [e].
+        on_bonds: charges between or beside particles.
+        factors: by ML atom and MM particle, of pairs that interact in part or not at all.
+        method: OpenMM's nonbonded method, by name.
+        cutoff: of the reaction field [A].
+        dielectric: of the reaction field.
+        total: charge of the ML region [e].
+    """
+
+    charges: NDArray[np.float64]
+    on_bonds: tuple[BondCharge, ...]
+    factors: dict[tuple[int, int], float]
+    method: str
+    cutoff: float
+    dielectric: float
+    total: int
+
+
+def read_field(
+    system: openmm.System,
+    region: MLRegion,
+    links: Sequence[Link],
+    options: ElectrostaticOptions,
+) -> MMField:
+    """Read the charges that surround a region, and refuse what they cannot be read from.
+
+    Args:
+        system: the force field's System; stays as it is.
+        region: the ML region.
+        links: cut bonds.
+        options: charges at cut bonds, charge of the region.
+
+    Raises:
+        InputError: virtual sites in the region; charges in no or several forces, in custom forces,
+            or with parameter offsets; a small box; a region with a net charge.
+    """
+    if region.sites:
+        raise InputError(
+            "embedding='electrostatic': expected an ML region without virtual sites, got "
+            f"{few(map(region.name, region.sites))}, whose charges the model does not replace; "
+            "leave these molecules to the force field, or use embedding='mechanical'"
+        )
+    force = _charged_force(system)
+    method = _METHODS[force.getNonbondedMethod()]
+    cutoff = force.getCutoffDistance()._value
+    _check_offsets(force)
+    if method in _PERIODIC:
+        _check_box(system, cutoff)
+    if method in ("CutoffNonPeriodic", "CutoffPeriodic"):
+        logger.warning(
+            "embedding='electrostatic' with %s: a reaction field ends the interaction with the ML "
+            "region at the cutoff, and the region does not meet its own images; PME has neither",
+            method,
+        )
+    number = force.getNumParticles()
+    charges = np.array([force.getParticleParameters(i)[0]._value for i in range(number)])
+    inner = sorted(region.inside)
+    classical = float(charges[inner].sum())
+    total = options.total_charge(classical)
+
+    around, hosts = charges.copy(), [link.mm_atom for link in links]
+    around[inner] = 0.0
+    if hosts and options.boundaryCharges in ("shift", "rcd"):
+        # With the integer charge of the region, that of all is the force field's.
+        around[hosts] += (classical - round(classical)) / len(hosts)
+    around, on_bonds = redistribute(
+        around, hosts, region.graph.neighbors, region.inside, options.boundaryCharges
+    )
+    return MMField(
+        charges=around,
+        on_bonds=on_bonds,
+        factors=_factors(force, charges, region),
+        method=method,
+        cutoff=cutoff * ANGSTROM_PER_NM,
+        dielectric=force.getReactionFieldDielectric(),
+        total=total,
+    )
+
+
+def _charged_force(system: openmm.System) -> openmm.NonbondedForce:
+    """The one force that holds the charges of a System.
+
+    Raises:
+        InputError: there are none, or several, or charges are in a custom force.
+    """
+    charged = []
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            charged += [force] if is_charged(force) else []
+        elif isinstance(force, openmm.CustomNonbondedForce):
+            number = force.getNumPerParticleParameters()
+            names = [force.getPerParticleParameterName(i) for i in range(number)]
+            if any(_CHARGE_LIKE.fullmatch(name) for name in names):
+                raise InputError(
+                    f"embedding='electrostatic': {force.getName()} has charges in a custom "
+                    "expression, from which the ML region cannot be taken; expected all charges in "
+                    "one NonbondedForce"
+                )
+    if len(charged) != 1:
+        found = few(force.getName() for force in charged) if charged else "none"
+        raise InputError(
+            f"embedding='electrostatic': expected one NonbondedForce with charges, got {found}"
+        )
+    return charged[0]
+
+
+def _check_offsets(force: openmm.NonbondedForce) -> None:
+    particles = (
+        force.getParticleParameterOffset(i) for i in range(force.getNumParticleParameterOffsets())
+    )
+    exceptions = (
+        force.getExceptionParameterOffset(i) for i in range(force.getNumExceptionParameterOffsets())
+    )
+    varying = {name for name, _, charge, *_ in (*particles, *exceptions) if charge != 0.0}
+    if varying:
+        raise InputError(
+            "embedding='electrostatic': expected charges that do not vary, got offsets of charges "
+            f"that follow the global parameter {few(sorted(varying))} in {force.getName()}; use "
+            "embedding='mechanical'"
+        )
+
+
+def _check_box(system: openmm.System, cutoff: float) -> None:
+    vectors = [vector._value for vector in system.getDefaultPeriodicBoxVectors()]
+    smallest = min(vectors[i][i] for i in range(3))
+    if smallest < 2.0 * cutoff:
+        raise InputError(
+            f"embedding='electrostatic': expected a box at least twice the cutoff of {cutoff:g} nm "
+            f"wide, got {smallest:g} nm; use a larger box, or a smaller cutoff"
+        )
+
+
+def _factors(
+    force: openmm.NonbondedForce, charges: NDArray[np.float64], region: MLRegion
+) -> dict[tuple[int, int], float]:
+    """How strongly the pairs of the exceptions interact that cross the border of the region."""
+    factors: dict[tuple[int, int], float] = {}
+    unknown = []
+    ratios = []
+    for i in range(force.getNumExceptions()):
+        first, second, product, *_ = force.getExceptionParameters(i)
+        both = charges[first] * charges[second]
+        if both != 0.0 and product._value != 0.0:
+            ratios.append(product._value / both)
+        if (first in region.inside) == (second in region.inside):
+            continue
+        pair = (first, second) if first in region.inside else (second, first)
+        if both != 0.0:
+            factors[pair] = product._value / both
+        elif region.graph.separation(*pair, _EXCLUDED) is not None:
+            factors[pair] = 0.0
+        else:  # of charges that are zero the force field does not say
+            unknown.append(pair)
+    usual = float(np.median(ratios)) if ratios else 1.0
+    factors.update((pair, usual) for pair in unknown)
+    return factors
