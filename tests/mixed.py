@@ -176,14 +176,17 @@ def terms(system, kind) -> list[list[int]]:
     return found
 
 
-def assert_forces_are_gradients(made, positions, atoms, step=2e-6, tolerance=2e-6) -> None:
+def assert_forces_are_gradients(
+    made, positions, atoms, step=2e-6, tolerance=2e-6, groups=-1
+) -> None:
     """Central differences of the energy agree with the forces, for each atom in one direction.
 
     Args:
         tolerance: relative to the largest force on these atoms.
+        groups: force groups that are looked at.
     """
     place(made, positions)
-    got = forces(made)
+    got = forces(made, groups)
     scale = np.abs(got[atoms]).max()
     directions = np.random.default_rng(5).normal(size=(len(atoms), 3))
     for atom, direction in zip(atoms, directions, strict=True):
@@ -192,7 +195,7 @@ def assert_forces_are_gradients(made, positions, atoms, step=2e-6, tolerance=2e-
             moved = positions.copy()
             moved[atom] += sign * step * direction
             place(made, moved)
-            ends.append(energy(made))
+            ends.append(energy(made, groups))
         numeric = -(ends[0] - ends[1]) / (2 * step)
         assert abs(numeric - got[atom] @ direction) < tolerance * scale, atom
     place(made, positions)

@@ -203,5 +203,5 @@ def test_embedding_that_does_not_exist_is_told_as_the_page_says(folder):
     system = app.ForceField("amber14-all.xml").createSystem(topology)
     potential = MLPotential("les", modelPath=folder / "my.les.pt")
     with pytest.raises(KeyError) as raised:
-        potential.createMixedSystem(topology, system, [0], embedding="electrostatic")
+        potential.createMixedSystem(topology, system, [0], embedding="polarizable")
     assert f"KeyError: {raised.value}" in (DOCS / "howto" / "ml-mm.md").read_text()

@@ -16,7 +16,6 @@ from mixed import (
     peptide,
     peptide_in_water,
 )
-from openmmml import MLPotential
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
@@ -33,10 +32,6 @@ OPTIONS = {"embedding": "electrostatic", "chargeTolerance": 0.5}
 
 def embedded(structure, system, atoms, **options):
     return mixed(structure, system, atoms, **(OPTIONS | options))
-
-
-def test_embeddings():
-    assert MLPotential("les-demo").getSupportedEmbeddings() == ["electrostatic", "mechanical"]
 
 
 @pytest.mark.parametrize("region", ["peptide", "side_chain"])
@@ -84,8 +79,8 @@ def test_lennard_jones_across_the_border_stays():
     structure = peptide()
     system = classical(structure, app.NoCutoff)
     atoms = set(structure.side_chain)
-    before = nonbonded(system)
-    after = nonbonded(embedded(structure, system, structure.side_chain))
+    made = embedded(structure, system, structure.side_chain)
+    before, after = nonbonded(system), nonbonded(made)
 
     def across(force):
         found = {}

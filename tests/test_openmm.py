@@ -66,8 +66,9 @@ def test_interface_of_openmmml(water_artifact):
     impl = LESPotentialImplFactory().createImpl("les", modelPath=water_artifact)
     assert isinstance(impl, MLPotentialImpl)
     assert impl.getMLLongRange() is True
-    assert impl.getSupportedEmbeddings() == ["mechanical"]
-    assert MLPotential("les", modelPath=water_artifact).getSupportedEmbeddings() == ["mechanical"]
+    assert impl.getSupportedEmbeddings() == ["mechanical", "electrostatic"]
+    potential = MLPotential("les", modelPath=water_artifact)
+    assert potential.getSupportedEmbeddings() == ["electrostatic", "mechanical"]
 
 
 # ------------------------------------------------------------------ energies and forces
