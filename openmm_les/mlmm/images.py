@@ -76,4 +76,6 @@ class Cluster:
         np.add.at(centres, self._molecules, positions)
         apart = centres / self._sizes
         apart = apart - apart[0]
-        return positions + (nearest(apart, cell) - apart)[self._molecules]
+        moves: FloatArray = nearest(apart, cell) - apart
+        positions += moves[self._molecules]
+        return positions
