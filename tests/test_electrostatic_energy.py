@@ -188,3 +188,18 @@ def test_saved_systems(tmp_path, interpolate):
     )  # virtual sites where they belong
     got = in_fresh_process(tmp_path, xml, positions * 10)[0]
     assert got * KJ_PER_MOL_PER_EV == pytest.approx(energy(here), abs=1e-3)
+
+
+def test_several_molecules():
+    """Waters in any image make up the same cluster as the same waters side by side."""
+    structure = peptide_in_water()
+    whole = classical(structure)
+    atoms = structure.waters(2) + structure.peptide
+    made = context(embedded(structure, whole, atoms), structure.positions)
+    before = energy(made, {1}), forces(made, {1})
+    box = bare(structure.topology.getPeriodicBoxVectors())
+    moved = structure.positions.copy()
+    moved[structure.waters(1)] += box[0] - 2 * box[1]
+    made.setPositions(moved)
+    assert energy(made, {1}) == pytest.approx(before[0], abs=1e-7)
+    np.testing.assert_allclose(forces(made, {1}), before[1], atol=1e-6)
