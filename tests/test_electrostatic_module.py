@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from charges import slope
 from helpers import dipeptide
 from tracing import trace_on_fake_gpu
 
@@ -10,7 +11,8 @@ from openmm_les import catalog
 from openmm_les.coupling import Surroundings
 from openmm_les.system_model import SystemModel
 
-CELL = 18.0 * np.eye(3)
+# No reciprocal vectors near the cutoff of the model, which would make steps in its energy.
+CELL = 17.3 * np.eye(3)
 
 
 def surroundings(method, **options) -> Surroundings:
@@ -66,7 +68,6 @@ def test_strain_is_the_derivative(images):
 
     direction = random.normal(size=(3, 3))
     direction = direction + direction.T
-    step = 1e-5
-    numeric = (energy(step * direction) - energy(-step * direction)) / (2 * step)
+    numeric = slope(energy, np.zeros((3, 3)), direction, 1e-5)
     got = (model.evaluate(positions, CELL).virial * direction).sum()
     assert got == pytest.approx(numeric, rel=1e-6)
