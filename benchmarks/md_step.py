@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     devices = arguments.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     limits = limits_of(arguments)
     found: list[dict[str, Any]] = []
-    print(report.header())
+    print(report.header(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(chosen_rows(arguments), limits, arguments.threads, Path(folder))
         for name in arguments.models or default_models():
