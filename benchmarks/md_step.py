@@ -47,7 +47,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="+", help="atoms; the nearest system is taken")
     parser.add_argument("--models", nargs="+", choices=models.names())
-    parser.add_argument("--rows", nargs="+", help="beginnings of the names of rows")
+    parser.add_argument("--rows", nargs="+", help="names of rows")
     parser.add_argument("--device", nargs="+", help="cpu, and cuda where there is one")
     parser.add_argument("--seconds", type=float, help="length of a turn (1.5, quick 1)")
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a row on a CPU [GB]")
@@ -72,11 +72,10 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
 def chosen_rows(arguments: argparse.Namespace) -> dict[str, Row]:
     everything = rows()
     if arguments.rows:
-        wanted = tuple(arguments.rows)
-        found = {name: row for name, row in everything.items() if name.startswith(wanted)}
-        if not found:
-            raise SystemExit(f"--rows: none begins so; there are {', '.join(everything)}")
-        return found
+        unknown = [name for name in arguments.rows if name not in everything]
+        if unknown:
+            raise SystemExit(f"--rows: no {unknown[0]!r}; there are {', '.join(everything)}")
+        return {name: everything[name] for name in arguments.rows}
     return {n: row for n, row in everything.items() if row.is_quick or not arguments.quick}
 
 
@@ -104,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     devices = arguments.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     limits = limits_of(arguments)
     found: list[dict[str, Any]] = []
-    print(report.header())
+    print(report.header(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(chosen_rows(arguments), limits, arguments.threads, Path(folder))
         for name in arguments.models or default_models():

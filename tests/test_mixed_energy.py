@@ -1,5 +1,7 @@
 """Mechanical embedding: what is in the energy of a mixed System, and what is not."""
 
+import logging
+
 import numpy as np
 import openmm
 import pytest
@@ -23,8 +25,8 @@ from mixed import (
     villin_by_charmm,
 )
 
+from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
-from openmm_les import catalog
 from openmm_les.system_model import SystemModel
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
@@ -265,3 +267,64 @@ def test_restricted_custom_force_keeps_its_interaction_groups():
     made.setParameter("lambda_interpolate", 0.0)
     pure = context(whole, structure.positions)
     assert energy(made) == pytest.approx(energy(pure), abs=1e-7)
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+@pytest.mark.parametrize("kind", ["internal", "virtual"])
+def test_one_force_with_the_box_of_the_force_field(kind, interpolate):
+    """OpenMM computes one PythonForce beside the rest; a second one would have to wait."""
+    structure = peptide_in_water()
+    options = {"linkAtoms": kind, "interpolate": interpolate, "forceGroup": 4}
+    for method, periodic in ((app.PME, True), (app.CutoffPeriodic, True), (app.NoCutoff, False)):
+        system = mixed(structure, classical(structure, method), structure.side_chain, **options)
+        ours = [f for f in system.getForces() if isinstance(f, openmm.PythonForce)]
+        assert len(ours) == 1
+        assert ours[0].usesPeriodicBoundaryConditions() == periodic
+        assert ours[0].getForceGroup() == 4
+
+
+def test_a_box_that_the_force_field_does_not_use_is_told(caplog):
+    structure = peptide_in_water()
+    with caplog.at_level(logging.INFO):
+        mixed(structure, classical(structure, app.NoCutoff), structure.peptide)
+    assert "the topology has a box, but the force field does not use it" in caplog.text
+
+
+def test_dispersion_under_ljpme_is_told(caplog):
+    structure = peptide_in_water()
+    with caplog.at_level(logging.INFO):
+        mixed(structure, classical(structure, app.LJPME), structure.peptide)
+    assert caplog.text.count("LJPME: the dispersion between the ML region and its") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"linkatoms": "virtual"},
+            r"createMixedSystem: unknown argument linkatoms; did you mean li",
+        ),
+        ({"precison": "double"}, r"unknown argument precison; did you mean precision\?"),
+        ({"mlLongRange": True}, r"unknown argument mlLongRange"),
+        ({"linkAtoms": "none"}, r"linkAtoms: expected 'internal' or 'virtual', got 'none'"),
+        ({"forceGroup": 40}, r"forceGroup: expected an integer from 0 to 31, got 40"),
+    ],
+)
+def test_wrong_options(options, message):
+    structure = peptide_in_water()
+    with pytest.raises(InputError, match=message):
+        mixed(structure, classical(structure), structure.peptide, **options)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        ([], r"expected at least one atom"),
+        ([0, 0], r"expected every index once"),
+        ([10**6], r"expected indices from 0 to"),
+    ],
+)
+def test_wrong_atoms(atoms, message):
+    structure = peptide_in_water()
+    with pytest.raises(InputError, match=message):
+        mixed(structure, classical(structure), atoms)

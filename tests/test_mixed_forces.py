@@ -1,6 +1,7 @@
 """Which forces of a System are replaced by the model, kept as restraints, or refused by name."""
 
 import logging
+from itertools import combinations
 
 import numpy as np
 import openmm
@@ -20,6 +21,7 @@ from mixed import (
     villin,
     villin_by_charmm,
 )
+from openmmml.embeddings.utilities import removeBonds
 
 from openmm_les import InputError
 
@@ -238,6 +240,69 @@ def test_cmap_and_urey_bradley():
     assert len(terms(system, "HarmonicBondForce")) == bonds  # the given System is as it was
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_bonded_terms_are_split_as_openmmml_splits_them(seed):
+    """All bonds, angles, torsions and CMAP terms of a random tree with a random region."""
+    random = np.random.default_rng(seed)
+    number = 24
+    topology = app.Topology()
+    residue = topology.addResidue("TREE", topology.addChain())
+    atoms = [topology.addAtom(f"C{i}", app.element.carbon, residue) for i in range(number)]
+    neighbors = [[] for _ in range(number)]
+    for i in range(1, number):
+        free = [j for j in range(i) if len(neighbors[j]) < 4]
+        j = int(random.choice(free))
+        topology.addBond(atoms[i], atoms[j])
+        neighbors[i].append(j)
+        neighbors[j].append(i)
+    # No MM atom may have two ML neighbours.
+    inside = set(range(number)) - set(random.choice(number, 6, replace=False).tolist())
+    while crowded := [
+        i for i in range(number) if i not in inside and len(inside & set(neighbors[i])) > 1
+    ]:
+        inside.add(crowded[0])
+    system = every_term(neighbors)
+
+    def all_terms(of):
+        kinds = ("HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce")
+        found = [terms(of, kind) for kind in kinds]
+        cmap = next(f for f in of.getForces() if isinstance(f, openmm.CMAPTorsionForce))
+        return [*found, [cmap.getTorsionParameters(i) for i in range(cmap.getNumTorsions())]]
+
+    expected = all_terms(removeBonds(system, topology, sorted(inside), True))
+    structure = Structure(topology, np.zeros((number, 3)))
+    assert all_terms(mixed(structure, system, sorted(inside))) == expected
+    assert expected != all_terms(system)
+
+
+def every_term(neighbors) -> openmm.System:
+    """A System with a term for everything that is joined by bonds."""
+    system = openmm.System()
+    bonds, angles = openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
+    torsions, cmap = openmm.PeriodicTorsionForce(), openmm.CMAPTorsionForce()
+    cmap.addMap(4, np.zeros(16))
+    chains = [(i,) for i in range(len(neighbors))]
+    for length in range(2, 6):
+        chains = [(*c, n) for c in chains for n in neighbors[c[-1]] if n not in c]
+        for chain in (c for c in chains if c[0] < c[-1]):
+            if length == 2:
+                bonds.addBond(*chain, 0.1, 1.0)
+            elif length == 3:
+                angles.addAngle(*chain, 1.0, 1.0)
+            elif length == 4:
+                torsions.addTorsion(*chain, 1, 0.0, 1.0)
+            else:
+                cmap.addTorsion(0, *chain[:4], *chain[1:])
+    for centre, around in enumerate(neighbors):
+        system.addParticle(12.0)
+        for others in combinations(around, 3):
+            torsions.addTorsion(centre, *others, 1, 0.0, 1.0)
+            torsions.addTorsion(*others[:2], centre, others[2], 1, 0.0, 1.0)
+    for force in (bonds, angles, torsions, cmap):
+        system.addForce(force)
+    return system
+
+
 # ------------------------------------------------------------------ what the user says
 
 
@@ -426,6 +491,8 @@ def test_constraints_inside_the_region_go(kind):
         for i in range(system.getNumConstraints())
     )
     assert inside == 12
+    for i in range(left.getNumConstraints()):
+        assert not set(left.getConstraintParameters(i)[:2]) <= set(structure.peptide)
     assert left.getNumConstraints() == system.getNumConstraints() - inside
     kept = mixed(structure, system, structure.peptide, removeConstraints=False)
     assert kept.getNumConstraints() == system.getNumConstraints()

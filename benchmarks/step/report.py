@@ -1,6 +1,5 @@
 """Table, fits and picture of a comparison of steps."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,6 @@ import numpy as np
 Document = dict[str, Any]
 Measured = dict[str, Any]
 
-_TITLES = {
-    "maceles-off": "MACELES-OFF architecture, random weights",
-    "water": "published water model",
-    "dipeptide": "published dipeptide model",
-    "les-demo": "les-demo",
-}
 #: Columns of the table: title, unit and width.
 _COLUMNS = (
     ("ms/step", "", 8),
@@ -157,7 +150,7 @@ def _series(document: Document) -> dict[tuple[str, str, str], list[tuple[int, fl
 
 
 def plot(document: Document, path: Path) -> None:
-    """Time of a step against the number of atoms, a panel for each model and device.
+    """Time of a step against the number of atoms, with quartiles: a panel for each kind of model.
 
     Raises:
         ValueError: nothing was measured.
@@ -167,41 +160,56 @@ def plot(document: Document, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    series = _series(document)
-    if not series:
+    rows = [row for row in document["rows"] if "failed" not in row]
+    if not rows:
         raise ValueError("no row was measured, so there is nothing to draw")
-    panels = list(dict.fromkeys((model, device) for model, device, _ in series))
-    columns = min(2, len(panels))
+    panels = list(dict.fromkeys((_title(row), row["device"]) for row in rows))
+    names = list(dict.fromkeys(row["row"] for row in rows))
     figure, axes = pyplot.subplots(
-        math.ceil(len(panels) / columns),
-        columns,
-        figsize=(5.5 * columns, 4.0 * math.ceil(len(panels) / columns)),
-        squeeze=False,
-        sharex=True,
+        1, len(panels), figsize=(5.5 * len(panels), 4.5), squeeze=False, sharex=True, sharey=True
     )
-    names = list(dict.fromkeys(name for _, _, name in series))
-    for panel, (model, device) in zip(axes.flat, panels, strict=False):
-        for name in names:
-            points = series.get((model, device, name))
-            if points:
-                ours = name.startswith("openmm-les")
-                panel.loglog(
-                    *zip(*points, strict=True),
-                    marker="o",
-                    linestyle="-" if ours else "--",
-                    color=f"C{names.index(name)}",
-                    label=name,
-                )
-        panel.set(
-            title=f"{_TITLES.get(model, model)}, {device}", xlabel="atoms", ylabel="ms / step"
-        )
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    for unused in list(axes.flat)[len(panels) :]:
-        unused.set_visible(False)
+    for axis, (title, device) in zip(axes.flat, panels, strict=True):
+        inside = [row for row in rows if (_title(row), row["device"]) == (title, device)]
+        for model, name in dict.fromkeys((row["model"], row["row"]) for row in inside):
+            points = [row for row in inside if (row["model"], row["row"]) == (model, name)]
+            _draw(axis, sorted(points, key=lambda row: row["atoms"]), names.index(name))
+        axis.set(title=f"{title}, {device}", xlabel="atoms", xscale="log", yscale="log")
+        sizes = sorted({row["atoms"] for row in rows})
+        axis.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("ms / step")
+    # A row is drawn once for every model.
+    found = [axis.get_legend_handles_labels() for axis in axes.flat]
+    handles = {label: h for both in found for h, label in zip(*both, strict=True)}
+    axes[0, 0].legend(handles.values(), handles.keys(), fontsize=7)
     environment = document["environment"]
     hardware = [f"{environment['cpu']}, {environment['threads']} threads", environment.get("gpu")]
     figure.suptitle("; ".join(filter(None, hardware)) + "; float32", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _title(row: Measured) -> str:
+    if row["model"] == "maceles-off":
+        return "MACELES-OFF architecture, random weights"
+    return "small trained models"
+
+
+def _draw(axis: Any, points: list[Measured], color: int) -> None:
+    """One row of one model."""
+    times = [row["ms_per_step"] for row in points]
+    axis.errorbar(
+        [row["atoms"] for row in points],
+        [time["median"] for time in times],
+        yerr=[
+            [time["median"] - time["low"] for time in times],
+            [time["high"] - time["median"] for time in times],
+        ],
+        marker="o",
+        markersize=4,
+        linestyle="-" if points[0]["is_ours"] else "--",
+        color=f"C{color}",
+        label=points[0]["row"],
+    )

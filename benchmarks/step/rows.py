@@ -95,6 +95,8 @@ def our_rows() -> dict[str, OurRow]:
     for backend in ("pythonforce", "torchforce"):
         for engine in engines:
             is_compiled = engine == "compile"
+            if is_compiled and backend == "torchforce":
+                continue  # which runs scripts only
             name = f"openmm-les {backend}" + (" compiled" if is_compiled else "")
             found[name] = OurRow(
                 _openmm_les,

@@ -43,6 +43,7 @@ def torch_context(device: str | None) -> Iterator[None]:
         driver.cuCtxSetCurrent(previous)
 
 
+@functools.cache
 def _index(device: str | None) -> int | None:
     """Number of the CUDA device, None if it is not one or not one of this machine."""
     import torch

@@ -121,7 +121,11 @@ def _check_bond(region: MLRegion, bond: app.topology.Bond, ml_atom: int, mm_atom
     if ring is not None:
         raise InputError(f"atoms: {what} is part of a ring of {ring} atoms; {advice}")
     unsaturated = [_is_unsaturated(region, atom) for atom in (ml_atom, mm_atom)]
-    terminal = min(len(region.graph.neighbors[atom]) for atom in (ml_atom, mm_atom)) == 1
+    terminal = any(
+        len(region.graph.neighbors[atom]) == 1 and element.atomic_number != _CARBON
+        for atom, element in zip((ml_atom, mm_atom), elements, strict=True)
+        if element is not None
+    )
     known = str(bond.type) if bond.type is not None else None
     is_multiple = known in _MULTIPLE or (bond.order or 1) > 1
     if is_multiple or (known is None and all(unsaturated) and terminal):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from openmm import app
 from openmm_les.errors import InputError
 from openmm_les.forces.region import Region, cell_of, few, name_of
 from openmm_les.mlmm.graph import BondGraph
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class MLRegion:
                 "atoms: expected virtual sites on atoms that are all inside the ML region, or all "
                 f"outside, got {few(name_of(everything[index]) for index in torn)}; take whole "
                 "molecules"
+            )
+        if plain.periodic and not system.usesPeriodicBoundaryConditions():
+            logger.info(
+                "the topology has a box, but the force field does not use it: neither does the "
+                "model"
             )
         graph = BondGraph(
             len(everything), ((bond.atom1.index, bond.atom2.index) for bond in topology.bonds())
