@@ -38,9 +38,10 @@ $(MINIMAL)/.installed: pyproject.toml
 	$(MINIMAL)/bin/python -m pip install --quiet -e '.[test]' '$(TORCH)'
 	touch $(MINIMAL)/.installed
 
-# The documents run once, in `make test`: their pages take minutes and do not depend on torch's version.
+# Documents and mixed Systems run once, in `make test`: they take minutes and do not depend on torch's version.
 test-minimal: $(MINIMAL)/.installed
-	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py
+	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py \
+		--ignore-glob='tests/test_mixed_*.py'
 
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
