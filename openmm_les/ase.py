@@ -19,7 +19,9 @@ except ModuleNotFoundError as error:
 
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics import EwaldOptions
+from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
+from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.backends import find_device
 from openmm_les.system_model import SystemModel
 
@@ -39,6 +41,9 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         ewald: ``'auto'``, ``'direct'`` or ``'mesh'``; see `openmm_les.electrostatics.EwaldOptions`.
         ewald_tolerance: RMS force error over RMS force of the mesh.
         les_cutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
+        engine: ``'torchscript'``, or ``'compile'`` for code that torch.compile makes.
+        cuda_graphs: ``'auto'`` (on a GPU, if it works there), True (where it does not, an error
+            says why) or False.
         **kwargs: passed to `ase.calculators.calculator.Calculator`.
 
     Raises:
@@ -57,6 +62,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         ewald: str = "auto",
         ewald_tolerance: float = 1e-5,
         les_cutoff: str = "hard",
+        engine: str = "torchscript",
+        cuda_graphs: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]
@@ -65,6 +72,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self.artifact = artifacts.load(path)
         self._precision = precision
         self._device = find_device(device)
+        check_engine(engine)
+        self._engine = engine
+        check_cuda_graphs(cuda_graphs, self._device)
+        self._cuda_graphs = cuda_graphs
         self._max_neighbors = max_neighbors
         self._ewald = EwaldOptions(ewald, ewald_tolerance, les_cutoff)
         self._model: SystemModel | None = None
@@ -105,6 +116,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 device=self._device,
                 max_neighbors=self._max_neighbors,
                 ewald=self._ewald,
+                engine=self._engine,
+                cuda_graphs=self._cuda_graphs,
             )
             self._built_for = kind
         result = self._model.evaluate(positions, cell)

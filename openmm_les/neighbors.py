@@ -18,8 +18,8 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 
 #: Atoms closer than this [A] are taken to be at the same place.
 COINCIDENT_DISTANCE = 1e-3
-#: Temporary arrays of the pair search are kept to about this many elements.
-BLOCK_ELEMENTS = 2**20
+#: Temporary arrays of the pair search are kept to about this many elements, on a CPU and on a GPU.
+BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
 
 
 class Neighbors(NamedTuple):
@@ -158,6 +158,7 @@ def neighbor_matrix(
     trim: bool = False,
     coincident_distance: float = COINCIDENT_DISTANCE,
     block_elements: int = BLOCK_ELEMENTS,
+    block_elements_gpu: int = BLOCK_ELEMENTS_GPU,
     grid: Optional[CellGrid] = None,
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image) or through cells.
@@ -174,7 +175,8 @@ def neighbor_matrix(
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
         coincident_distance: atoms closer than this are reported [A].
-        block_elements: bounds the size of temporary arrays.
+        block_elements: bounds the size of temporary arrays on a CPU.
+        block_elements_gpu: the same on a GPU.
         grid: cells to search, from `choose_grid`; None compares every pair. The box must be one
             for which `grid_suffices`, which also means that no image but the nearest matters.
 
@@ -182,6 +184,8 @@ def neighbor_matrix(
         The matrix; more than ``capacity`` neighbours are cut off, and ``largest`` says so.
     """
     points, wraps = positions, torch.zeros_like(positions)
+    if positions.is_cuda:
+        block_elements = block_elements_gpu
     if periodic:
         inverse, _ = inverse_and_volume(cell)
         fractional = positions @ inverse
@@ -289,10 +293,12 @@ def _search_all_pairs(
     for start in range(0, n, step):
         squared = _squared_distances(points[start : start + step], points, cell, periodic, offsets)
         near = squared < cutoff * cutoff
-        near[:, images // 2, start:].fill_diagonal_(False)
-        parts.append(near.view(-1, num_columns))
-        same_place = near & (squared < coincident_distance * coincident_distance)
-        coincident = coincident | same_place.any()
+        near = near.view(-1, num_columns)
+        own = torch.arange(near.shape[0], device=device).unsqueeze(1) + (images // 2 * n + start)
+        near = near.scatter_(1, own, torch.zeros_like(near[:, :1]))
+        parts.append(near)
+        close = squared.view(-1, num_columns) < coincident_distance * coincident_distance
+        coincident = coincident | (near & close).any()
     within = torch.cat(parts)
     largest = within.sum(1).max()
     if trim or capacity == 0:

@@ -19,7 +19,9 @@ from openmm_les.artifact import Artifact
 from openmm_les.cell_list import CellGrid, box_heights, choose_grid, grid_suffices
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.engine import CompiledModule, Module, check_engine
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluator import Evaluator
 from openmm_les.neighbors import (
     image_offsets,
     image_range,
@@ -58,6 +60,10 @@ _BOX_GROWTH = 1.15 ** (1 / 3)
 _BOX_SHRINKAGE = 0.85 ** (1 / 3)
 #: Buffers made for a structure fit it; more attempts than two would be an error of ours.
 _ATTEMPTS = 3
+#: Systems with at most this many pair slots are bound by launches on a GPU (an estimate).
+_FEW_PAIRS = 2**14
+#: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
+_MOST_PAIRS_COMPILED = 2**14
 #: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
@@ -213,7 +219,12 @@ class SystemModel:
         device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
         max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
         ewald: how the periodic sum is computed; by default as it is fastest.
+        engine: what runs the module in `evaluate`: ``"torchscript"``, or ``"compile"`` for code
+            that torch.compile makes.
         to_gpu: the module will be moved from `device` to a GPU, as that of a TorchForce.
+        static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
+        cuda_graphs: `evaluate` replays a CUDA graph: ``"auto"`` (on a GPU, if it can), True or
+            False; see `openmm_les.evaluator.Evaluator`.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -235,8 +246,13 @@ class SystemModel:
         device: "str | torch.device" = "cpu",
         max_neighbors: int | None = None,
         ewald: EwaldOptions | None = None,
+        engine: str = "torchscript",
         to_gpu: bool = False,
+        static_shapes: bool = False,
+        cuda_graphs: "bool | str" = "auto",
     ) -> None:
+        check_engine(engine)
+        self._engine = engine
         self.artifact = artifact
         self.ewald = ewald or EwaldOptions()
         self.numbers = [int(z) for z in numbers]
@@ -254,19 +270,22 @@ class SystemModel:
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if precision == "single" else torch.float64
+        self._species = torch.tensor([elements.index(z) for z in self.numbers])
+        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
+        self._for_gpu = self.device.type != "cpu" or to_gpu
         network = build_network(
             canonical,
             present,
             dtype=self._dtype,
             exact_radial=precision == "double",
             fold=True,
+            few_kernels=self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS,
         )
         self._network = network.eval()
-        self._species = torch.tensor([elements.index(z) for z in self.numbers])
-        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
-        self._search_on_gpu = self.device.type != "cpu" or to_gpu
+        self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
+        self._evaluator = Evaluator(len(self.numbers), self.device, cuda_graphs)
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:
@@ -323,7 +342,7 @@ class SystemModel:
             positions,
             self.capacity,
             _BOX_SHRINKAGE,
-            self._search_on_gpu,
+            self._for_gpu,
         )
 
     def _build(self) -> "torch.jit.ScriptModule":
@@ -340,7 +359,7 @@ class SystemModel:
             num_atoms=len(self.numbers),
             options=self.ewald,
             margin=_BOX_GROWTH if self.periodic else 1.0,
-            device=self.device,
+            device="cuda" if self._for_gpu else "cpu",
         )
         model = SpecializedModel(
             self._network,
@@ -349,10 +368,25 @@ class SystemModel:
             self.periodic,
             ranges,
             self.capacity,
-            trim=self.device.type == "cpu",
+            trim=not self._static_shapes,
             grid=self._grid,
-        )
-        return torch.jit.script(model.eval().to(self.device))
+        ).eval()
+        script = torch.jit.script(model.to(self.device))
+        compiled = self._engine == "compile"
+        self._evaluator.load(self._compiled(model, script) if compiled else script)
+        return script
+
+    def _compiled(self, model: nn.Module, script: Module) -> Module:
+        """The compiled module; on a CPU every block of a large system would be compiled anew."""
+        if self.device.type == "cpu" and len(self.numbers) * self.capacity > _MOST_PAIRS_COMPILED:
+            logger.warning(
+                "engine='compile' is for at most %d atoms with %d neighbours each on a CPU, using "
+                "TorchScript",
+                _MOST_PAIRS_COMPILED // self.capacity,
+                self.capacity,
+            )
+            return script
+        return CompiledModule(model, script)
 
     def evaluate(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
@@ -367,48 +401,44 @@ class SystemModel:
             SimulationError: a structure without a valid energy.
         """
         array = self._checked_positions(positions)
-        r = torch.from_numpy(array).to(self.device)
         box = np.zeros((3, 3))
         if self.cell is not None:
             box = self.cell if cell is None else np.asarray(cell, dtype=np.float64)
-        box_tensor = torch.from_numpy(np.ascontiguousarray(box)).to(self.device)
-        results = self._run(r, box_tensor)
+        result = self._run(array, box)
         if self.ewald.cutoff == "smooth" and not self._told_difference:
             self._told_difference = True
-            self._tell_difference(results[2], r, box_tensor)
-        energy, forces, charges, virial = (t.cpu().numpy() for t in results)
-        return Evaluation(float(energy), forces, charges, virial)
+            self._tell_difference(result.charges, array, box)
+        return result
 
-    def _run(self, positions: torch.Tensor, cell: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def _run(self, positions: FloatArray, cell: FloatArray) -> Evaluation:
         """Evaluates, growing the buffers until the structure fits."""
         mendable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
-        with torch.no_grad():
-            for _ in range(_ATTEMPTS):
-                *results, status = self.module(positions, cell)
-                bits = int(status)
-                if bits == 0:
-                    return tuple(results)
-                if bits & ~mendable:
-                    break
-                self._grow(bits, positions, cell)
+        for _ in range(_ATTEMPTS):
+            energy, forces, charges, virial, bits = self._evaluator(positions, cell)
+            if bits == 0:
+                return Evaluation(energy, forces, charges, virial)
+            if bits & ~mendable:
+                break
+            self._grow(bits, positions, cell)
         raise SimulationError(describe_status(bits & ~mendable or bits))
 
     def _tell_difference(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+        self, charges: FloatArray, positions: FloatArray, cell: FloatArray
     ) -> None:
         """Say what the smooth cutoff, with which no model was trained, changes."""
+        structure = [torch.tensor(array) for array in (charges, positions, cell)]
         energies = {}
         for cutoff in ("smooth", "hard"):
             ewald = build_electrostatics(
                 self.artifact.canonical.les,
                 True,
-                cell.cpu(),
+                structure[2],
                 torch.float64,
                 num_atoms=len(self.numbers),
                 options=EwaldOptions("direct", cutoff=cutoff),
             )
-            energies[cutoff] = float(ewald(charges.cpu(), positions.cpu(), cell.cpu())[0])
+            energies[cutoff] = float(ewald(*structure)[0])
         difference = energies["smooth"] - energies["hard"]
         logger.warning(
             "lesCutoff='smooth' changes the energy of this structure by %+.6f eV (%+.3f meV per "
@@ -417,15 +447,14 @@ class SystemModel:
             1e3 * difference / len(self.numbers),
         )
 
-    def _grow(self, bits: int, positions: torch.Tensor, cell: torch.Tensor) -> None:
-        box = cell.cpu().numpy() if self.periodic else None
+    def _grow(self, bits: int, positions: FloatArray, cell: FloatArray) -> None:
+        box = cell if self.periodic else None
         if bits & STATUS_BOX:
             self.cell = self._checked_cell(box)
             logger.info("the box has outgrown its buffers; making new ones")
         # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
-        r = positions.cpu().numpy()
-        self.capacity = max(self.capacity, self._capacity_for(r, box))
-        self._grid = self._grid_for(r, box)
+        self.capacity = max(self.capacity, self._capacity_for(positions, box))
+        self._grid = self._grid_for(positions, box)
         if self._grid is not None:
             logger.info("cells now have %d slots for the atoms in a window", self._grid.slots)
         logger.info("neighbour matrix now has %d slots for each atom", self.capacity)

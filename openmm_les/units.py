@@ -1,7 +1,10 @@
 """Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
 
-All factors derive from `openmm.unit`, so that the package holds no number of its own.
+All factors derive from `openmm.unit`, so that the package holds no number of its own but the
+permittivity of the vacuum, which `openmm.unit` lacks.
 """
+
+import math
 
 from openmm import unit
 
@@ -15,3 +18,10 @@ KJ_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilojoule_per_mole)
 
 FORCE_PER_EV_PER_ANGSTROM: float = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
 """Forces: multiply eV/A by this to get kJ/mol/nm."""
+
+_PERMITTIVITY = 8.8541878128e-12 * unit.farad / unit.meter  # CODATA 2018, as in OpenMM's kernels
+
+COULOMB_CONSTANT: float = (
+    unit.elementary_charge**2 * unit.AVOGADRO_CONSTANT_NA / (4.0 * math.pi * _PERMITTIVITY)
+).value_in_unit(unit.kilojoule_per_mole * unit.angstrom) / KJ_PER_MOL_PER_EV
+"""Energy of two elementary charges 1 Angstrom apart, 1 / (4 pi eps0) [eV A / e^2]."""

@@ -88,3 +88,12 @@ def assert_same(result, expected, relative):
     ):
         error = float((got.double() - want.double()).abs().max())
         assert error <= relative * scale + 1e-14, f"{name}: {error:.1e} of {scale:.1e}"
+
+
+def slope(function, x, direction, step):
+    """Derivative of a function along a direction, by central differences of sixth order."""
+    return sum(
+        sign * weight * function(x + sign * steps * step * direction)
+        for steps, weight in ((1, 45.0), (2, -9.0), (3, 1.0))
+        for sign in (1, -1)
+    ) / (60 * step)

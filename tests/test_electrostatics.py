@@ -493,7 +493,7 @@ def test_factory_builds_what_the_model_says():
     q, r, cell = structure(CELLS["strained"])
     periodic = build(LES, True, cell, margin=1.1)
     assert isinstance(periodic, DirectEwald)
-    assert periodic.limits.tolist() == limits_of(cell, margin=1.1)
+    assert periodic.structure.limits.tolist() == limits_of(cell, margin=1.1)
     assert_same(periodic(q, r, cell), derivatives(k_sum(KEPT), q, r, cell), 2e-13)
     isolated = build(LES | {"remove_self_interaction": 1}, False, None)
     assert isinstance(isolated, PairSum)

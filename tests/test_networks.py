@@ -235,20 +235,27 @@ def test_isolated_atom(dipeptide_artifact):
 def test_blocks_change_nothing_but_rounding(water_artifact, monkeypatch):
     artifact, atoms = artifacts.load(water_artifact), water_frame(1)
     whole = system_for(artifact, atoms, "single").evaluate(atoms.positions)
-    for module in ("convolution", "product_basis", "radial"):
-        monkeypatch.setattr(f"openmm_les.networks.{module}.CACHE_ELEMENTS", 5000)
+    monkeypatch.setattr("openmm_les.networks.blocking.CPU_ELEMENTS", 5000)
     pieces = system_for(artifact, atoms, "single").evaluate(atoms.positions)
     assert pieces.energy == pytest.approx(whole.energy, abs=1e-5)
     np.testing.assert_allclose(pieces.forces, whole.forces, atol=2e-5)
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_eager_scripted_and_frozen_agree(model_folder, fold):
-    artifact = artifact_of(synthetic_model(model_folder, max_L=1), model_folder)
+@pytest.mark.parametrize(
+    ("fold", "few_kernels", "max_L"),
+    [(True, False, 1), (False, False, 1), (True, True, 0), (True, True, 2)],
+)
+def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, max_L):
+    artifact = artifact_of(synthetic_model(model_folder, max_L=max_L), model_folder)
     atoms = cluster(artifact.elements)
     model = system_for(artifact, atoms)
     network = build_network(
-        artifact.canonical, [0, 1], dtype=torch.float64, exact_radial=True, fold=fold
+        artifact.canonical,
+        [0, 1],
+        dtype=torch.float64,
+        exact_radial=True,
+        fold=fold,
+        few_kernels=few_kernels,
     ).eval()
     expected = model.module(torch.tensor(atoms.positions), torch.zeros(3, 3, dtype=torch.float64))
     model._network = network
@@ -301,14 +308,21 @@ def test_product_basis_gradient_is_that_of_autograd():
     )
     bases = [basis * (parity == d % 2) for d, basis in enumerate(bases)]
     weights = [torch.randn(2, len(b), 5, dtype=torch.float64, generator=generator) for b in bases]
-    module = ProductBasis(bases, weights, 3, fold=True)
+    dense = ProductBasis(bases, weights, 3, fold=True, few_kernels=True)
+    split = ProductBasis(bases, weights, 3, fold=True, few_kernels=False)
     sums = torch.randn(16, 5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
-    out, saved = module(sums, [3, 4])
+    out, saved = dense(sums, [3, 4])
     grad = torch.randn(out.shape, dtype=torch.float64, generator=generator)
     (expected,) = torch.autograd.grad((out * grad).sum(), sums)
-    torch.testing.assert_close(module.backward(grad, saved), expected, rtol=1e-11, atol=1e-11)
+    with torch.no_grad():
+        same, saved_split = split(sums, [3, 4])
+    torch.testing.assert_close(same, out.detach(), rtol=1e-11, atol=1e-11)
+    for module, kept in ((dense, saved), (split, saved_split)):
+        torch.testing.assert_close(module.backward(grad, kept), expected, rtol=1e-11, atol=1e-11)
 
 
 def test_product_basis_refuses_a_basis_of_another_size():
     with pytest.raises(ValueError, match="expected 969 monomials of 17 variables, got 5"):
-        ProductBasis([torch.zeros(1, 1, 5).double()], [torch.zeros(1, 1, 2).double()], 3, fold=True)
+        ProductBasis(
+            [torch.zeros(1, 1, 5).double()], [torch.zeros(1, 1, 2).double()], 3, True, False
+        )

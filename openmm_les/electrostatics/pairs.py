@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from openmm_les.electrostatics.cell import check_chunk_size, self_energy_coefficient
+from openmm_les.electrostatics.screening import erf_over_x
 from openmm_les.errors import InputError
 
 _PAIRS_PER_CHUNK = 2**20
@@ -89,7 +90,7 @@ class PairSum(nn.Module):
                 separations = positions[start : start + chunk, None, :] - positions
                 separations = separations.to(self.dtype)
                 x2 = (separations * separations).sum(dim=2) * (self.alpha * self.alpha)
-                value, slope = _erf_over_x(x2)
+                value, slope = erf_over_x(x2)
                 potential[start : start + chunk] = value @ charges
                 pulls = torch.bmm((slope * charges)[:, None, :], separations)
                 field[start : start + chunk] = pulls[:, 0]
@@ -103,22 +104,3 @@ class PairSum(nn.Module):
             strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
             outgrown = torch.zeros([], dtype=torch.bool, device=positions.device)
             return energy, potential, gradient, strain, outgrown
-
-
-def _erf_over_x(x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """f = erf(x)/x and (df/dx)/x as functions of x^2, smooth down to x = 0.
-
-    Their limits are 2/sqrt(pi) and -4/(3 sqrt(pi)).
-    """
-    scale = 2.0 / math.sqrt(math.pi)
-    positive = x2.clamp(min=1e-30)
-    x = torch.sqrt(positive)
-    value = torch.erf(x) / x
-    slope = (scale * torch.exp(-positive) - value) / positive
-    # The difference above cancels for small x. There, five terms of the Taylor series
-    # 2 scale sum_n (-1)^n n x^(2n-2) / (n! (2n+1)) are exact to 1e-12.
-    series = x2 * (-1.0 / 264.0) + 1.0 / 54.0
-    series = series * x2 - 1.0 / 14.0
-    series = series * x2 + 1.0 / 5.0
-    series = series * x2 - 1.0 / 3.0
-    return value, torch.where(x2 < 1e-2, 2.0 * scale * series, slope)

@@ -40,7 +40,10 @@ def add_force(
         InputError: a backend was asked for that cannot work here, or the box is too small.
     """
     backend = backends.choose(
-        options.backend, device=options.device, is_placeholder=region.is_placeholder
+        options.backend,
+        device=options.device,
+        engine=options.engine,
+        is_placeholder=region.is_placeholder,
     )
     # The backend modules import torch, so only the chosen one is imported.
     if backend == "torchforce":

@@ -62,7 +62,12 @@ class TorchForceStatus:
 
 
 def choose(
-    requested: str, *, device: str | None, is_placeholder: bool, needs_python: str = ""
+    requested: str,
+    *,
+    device: str | None,
+    is_placeholder: bool,
+    engine: str = "torchscript",
+    needs_python: str = "",
 ) -> str:
     """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
@@ -70,6 +75,7 @@ def choose(
         requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
         device: the device the user asked for; a TorchForce always runs where its Context runs.
         is_placeholder: the force will be copied into another System (``interpolate=True``).
+        engine: what runs the model; a TorchForce runs scripts.
         needs_python: why only a PythonForce will do; empty if that is not so.
 
     Raises:
@@ -82,6 +88,8 @@ def choose(
     if device is not None:
         reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
         return _refuse_or_fall_back(requested, reason)
+    if engine == "compile":
+        return _refuse_or_fall_back(requested, "a TorchForce cannot run engine='compile'")
     if requested == "auto" and _is_known_to_crash():
         return _refuse_or_fall_back(requested, f"{_versions()} {_COPY_CRASH}")
     status = torchforce_status()
@@ -182,12 +190,12 @@ def find_device(requested: str | None) -> str:
     import torch
 
     if requested is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=requested)
+        # With its number: another thread may have another current device.
+        return str(torch.empty(0, device=requested).device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise InputError(
             f"device: expected a torch device of this machine, got {requested!r} "
             f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
         ) from error
-    return requested

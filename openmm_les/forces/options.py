@@ -9,7 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from openmm_les.electrostatics import EwaldOptions
+from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
+from openmm_les.evaluator import check_cuda_graphs
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
 _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
@@ -40,6 +42,8 @@ class ForceOptions:
         precision: ``'single'`` or ``'double'``, the arithmetic of the network and of the Ewald sum.
         device: torch device such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where there is one.
         backend: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
+        engine: ``'torchscript'``, or ``'compile'`` for code that torch.compile makes for the system
+            (PythonForce only).
         returnEnergyType: ``'interaction_energy'`` (without the isolated atoms) or ``'energy'``.
         forceGroup: force group of the new forces, 0 to 31.
         maxNeighbors: capacity of the neighbour list of an atom; None derives it from the structure.
@@ -47,26 +51,32 @@ class ForceOptions:
             `openmm_les.electrostatics.EwaldOptions`.
         ewaldTolerance: RMS force error over RMS force of the mesh.
         lesCutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
+        cudaGraphs: ``'auto'`` (PythonForce: on a GPU, if it works there; TorchForce: no), True
+            (where that does not work, an error says why) or False.
     """
 
     precision: str = "single"
     device: str | None = None
     backend: str = "auto"
+    engine: str = "torchscript"
     returnEnergyType: str = "interaction_energy"
     forceGroup: int = 0
     maxNeighbors: int | None = None
     ewald: str = "auto"
     ewaldTolerance: float = 1e-5
     lesCutoff: str = "hard"
+    cudaGraphs: bool | str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("single", "double"))
         _one_of("backend", self.backend, ("auto", "torchforce", "pythonforce"))
+        check_engine(self.engine)
         _one_of("returnEnergyType", self.returnEnergyType, ("interaction_energy", "energy"))
         _integer("forceGroup", self.forceGroup, 0, 31)
         if self.maxNeighbors is not None:
             _integer("maxNeighbors", self.maxNeighbors, 1, None)
         _ = self.ewald_options
+        check_cuda_graphs(self.cudaGraphs)
 
     @property
     def ewald_options(self) -> EwaldOptions:

@@ -13,6 +13,7 @@ import openmm
 from openmm_les import artifact as artifacts
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces.backends import find_device
+from openmm_les.forces.cuda_context import torch_context
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -54,10 +55,13 @@ def build(
         "total_energy": options.returnEnergyType == "energy",
         "max_neighbors": options.maxNeighbors,
         "ewald": dataclasses.asdict(options.ewald_options),
+        "engine": options.engine,
+        "cuda_graphs": options.cudaGraphs,
         **further,
     }
     compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
-    compute.prepare(artifact, region.cell)
+    with torch_context(options.device):
+        compute.prepare(artifact, region.cell)
     force = openmm.PythonForce(compute, compute.parameters)
     # Set also for a subset: OpenMM may hand over positions wrapped into the box.
     force.setUsesPeriodicBoundaryConditions(region.periodic)
@@ -82,7 +86,7 @@ class LESCompute:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
         settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
-            ``max_neighbors`` and ``ewald``.
+            ``max_neighbors``, ``ewald`` and ``cuda_graphs``; the last two may be missing.
     """
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
@@ -122,6 +126,8 @@ class LESCompute:
             device=find_device(self._settings["device"]),
             max_neighbors=self._settings["max_neighbors"],
             ewald=EwaldOptions(**self._settings.get("ewald", {})),
+            engine=self._settings.get("engine", "torchscript"),
+            cuda_graphs=self._settings.get("cuda_graphs", "auto"),
         )
         return self._model
 
@@ -135,7 +141,8 @@ class LESCompute:
             LESError: named in its message: positions that are not finite, a box too small, ...
         """
         try:
-            with self._lock:
+            # OpenMM calls from a thread of its own, in which a context of its own may be current.
+            with self._lock, torch_context(self._settings["device"]):
                 return self._evaluate(state)
         except LESError:
             raise

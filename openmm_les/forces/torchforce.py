@@ -26,6 +26,8 @@ from openmm_les.system_model import (
 )
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
+#: How often openmm-torch calls a module before it records a CUDA graph.
+_WARM_UP = 10
 # Atoms per cubic Angstrom; water, proteins and polymers have 0.10 to 0.12, the rest is head-room.
 _DENSE = 0.15
 
@@ -43,6 +45,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     import openmmtorch  # only after torch, without which it does not find its libraries
 
     _load_kernels()
+    graphs = options.cudaGraphs is True
     model = SystemModel(
         artifact,
         region.numbers,
@@ -51,13 +54,18 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         precision=options.precision,
         max_neighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
         ewald=options.ewald_options,
-        to_gpu=torch.cuda.is_available(),
+        to_gpu=torch.cuda.is_available() or graphs,
+        static_shapes=graphs,
     )
     offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
     particles = None if region.is_whole_system else region.particles
     kind = PeriodicTorchForce if region.periodic else OpenTorchForce
-    force = openmmtorch.TorchForce(torch.jit.script(kind(model.module, particles, offset)))
+    module = torch.jit.script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
+    force = openmmtorch.TorchForce(module)
     force.setOutputsForces(True)
+    if graphs:  # which OpenMM's CUDA platform records, and others do not
+        force.setProperty("useCUDAGraphs", "true")
+        force.setProperty("CUDAGraphWarmupSteps", str(_WARM_UP))
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     return force
 
@@ -87,14 +95,23 @@ def _usual_neighbors(artifact: Artifact, region: Region) -> int:
 class _TorchForceModule(torch.nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
+    In a CUDA graph the script cannot read the status: it can until the graph is recorded, and says
+    then what is wrong with the first structure. Afterwards energy and forces are NaN where they are
+    not valid.
+
     Args:
         model: scripted module of a `SystemModel`.
         particles: indices of the model's atoms among the particles; None for all.
         offset: added to the energy [eV].
+        warm_up: calls before a CUDA graph is recorded; 0 if there will be none.
     """
 
     def __init__(
-        self, model: torch.nn.Module, particles: Optional[Tuple[int, ...]], offset: float
+        self,
+        model: torch.nn.Module,
+        particles: Optional[Tuple[int, ...]],
+        offset: float,
+        warm_up: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -102,6 +119,10 @@ class _TorchForceModule(torch.nn.Module):
         self.particles: torch.Tensor
         self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
         self.offset = offset
+        self.warm_up = warm_up
+        self.calls = 0
+        self.energy_out: torch.Tensor = torch.zeros([])
+        self.forces_out: torch.Tensor = torch.zeros([])
         self.angstrom = ANGSTROM_PER_NM
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
@@ -133,18 +154,38 @@ class _TorchForceModule(torch.nn.Module):
                 chosen.to(torch.float64) * self.angstrom,
                 cell.to(torch.float64) * self.angstrom,
             )
-            code = int(status)
-            if code != 0:
-                message = ""
-                for flag, text in self.problems:
-                    if (code & flag) != 0:
-                        message = message + text + " "
-                raise RuntimeError(message)
+            # Only OpenMM's CUDA platform records; it hands over positions on the device.
+            recorded = self.warm_up > 0 and positions.is_cuda
+            if not recorded or self.calls < self.warm_up:
+                self.stop_at(int(status))
             # The platform chooses the type of the positions, and wants the forces in the same.
             scaled = (forces * self.force_unit).to(positions.dtype)
             if self.is_subset:
                 scaled = torch.zeros_like(positions).index_copy(0, self.particles, scaled)
-            return (energy + self.offset) * self.energy_unit, scaled
+            energy = (energy + self.offset) * self.energy_unit
+            if recorded:
+                self.calls += 1
+                return self.keep(energy, scaled)
+            return energy, scaled
+
+    def stop_at(self, status: int) -> None:
+        """Raise the texts that belong to a status."""
+        if status != 0:
+            message = ""
+            for flag, text in self.problems:
+                if (status & flag) != 0:
+                    message = message + text + " "
+            raise RuntimeError(message)
+
+    def keep(self, energy: torch.Tensor, forces: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The same, at places that stay the same.
+
+        openmm-torch records one graph with forces and one without, and reads the results of both
+        from where the graph that was recorded last has put them.
+        """
+        if self.forces_out.dim() == 0:
+            self.energy_out, self.forces_out = torch.zeros_like(energy), torch.zeros_like(forces)
+        return self.energy_out.copy_(energy), self.forces_out.copy_(forces)
 
 
 class PeriodicTorchForce(_TorchForceModule):

@@ -49,9 +49,15 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _on_or_off(value: Any) -> Any:
+    """YAML reads on and off as truth values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Number = Annotated[float, BeforeValidator(_number)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 Ensemble = Literal["NVT", "NPT", "NVE"]
+Switch = Literal["auto", "on", "off"]
 
 
 _PATHS = ("structure", "model", "output")
@@ -103,6 +109,9 @@ class RunConfig(BaseModel):
     )
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = Field(
         "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else Reference"
+    )
+    cuda_graphs: Annotated[Switch, BeforeValidator(_on_or_off)] = Field(
+        "auto", description="replay the model as a CUDA graph; auto: with PythonForce on a GPU"
     )
     max_neighbors: Integer | None = Field(
         None, ge=1, description="slots for each atom's neighbours; null: from the structure"

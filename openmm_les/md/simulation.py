@@ -215,6 +215,7 @@ def _system(config: RunConfig, topology: app.Topology, artifact: Artifact) -> op
         precision=config.precision,
         device=config.device,
         backend=config.backend,
+        cudaGraphs={"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
         maxNeighbors=config.max_neighbors,
         ewald=config.ewald,
         ewaldTolerance=config.ewald_tolerance,

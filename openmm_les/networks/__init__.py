@@ -25,6 +25,7 @@ def build_network(
     dtype: torch.dtype,
     exact_radial: bool,
     fold: bool,
+    few_kernels: bool = False,
 ) -> nn.Module:
     """The short-range network of a model's family.
 
@@ -34,6 +35,8 @@ def build_network(
         dtype: dtype of the network.
         exact_radial: evaluate radial networks instead of tables (for double precision).
         fold: spend memory on products of weights to save time at each call.
+        few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost
+            more; needs `fold`.
 
     Returns:
         A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
@@ -53,4 +56,5 @@ def build_network(
         dtype=dtype,
         exact_radial=exact_radial,
         fold=fold,
+        few_kernels=few_kernels,
     )

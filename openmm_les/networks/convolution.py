@@ -4,14 +4,14 @@ Node tensors are [components, C, N] or [components, N, C], pair tensors [N, K, .
 neighbour matrix; components are in parity order (`angular`). Padded slots carry R = R' = 0.
 """
 
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from openmm_les.networks.angular import degree_offsets, parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocking import CACHE_ELEMENTS
+from openmm_les.networks.blocking import block_limits, block_size, piece
 
 
 class SpeciesConvolution(nn.Module):
@@ -27,6 +27,7 @@ class SpeciesConvolution(nn.Module):
 
     def __init__(self, weights: torch.Tensor, lmax: int) -> None:
         super().__init__()
+        self.limits = block_limits()
         self.num_species = weights.shape[2]
         self.num_features = weights.shape[3]
         rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
@@ -46,26 +47,231 @@ class SpeciesConvolution(nn.Module):
         Returns:
             A of shape [S, C, N] and the tensors `backward` needs.
         """
-        pairs = (neighbor_onehot.unsqueeze(3) * features.unsqueeze(2)).flatten(2)
-        moments = torch.bmm(harmonics.transpose(1, 2), pairs)
+        n, k = harmonics.shape[0], harmonics.shape[1]
+        step, work = self._buffer(harmonics)
+        moments = harmonics.new_empty([n, harmonics.shape[2], self.weights.shape[2]])
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            pairs = piece(work, [end - start, k, self.num_species, self.num_features])
+            onehot, phi = neighbor_onehot[start:end], features[start:end]
+            torch.mul(onehot.unsqueeze(3), phi.unsqueeze(2), out=pairs)
+            y = harmonics[start:end].transpose(1, 2)
+            torch.bmm(y, pairs.flatten(2), out=moments[start:end])
         out = torch.bmm(self.weights, moments.permute(1, 2, 0))
-        return out, [harmonics, pairs, neighbor_onehot]
+        return out, [harmonics, features, neighbor_onehot]
 
     @torch.jit.export
     def backward(
         self, grad: torch.Tensor, saved: List[torch.Tensor]
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/dA [S, C, N] to (dE/dY [N, K, S], dE/dphi [N, K, P])."""
-        harmonics, pairs, neighbor_onehot = saved[0], saved[1], saved[2]
-        n, k = pairs.shape[0], pairs.shape[1]
-        moments = torch.bmm(grad.transpose(1, 2), self.weights).transpose(0, 1)
-        grad_harmonics = torch.bmm(pairs, moments.transpose(1, 2))
-        grad_pairs = torch.bmm(harmonics, moments).view(n, k, self.num_species, self.num_features)
-        return grad_harmonics, (grad_pairs * neighbor_onehot.unsqueeze(3)).sum(2)
+        harmonics, features, neighbor_onehot = saved[0], saved[1], saved[2]
+        n, k = harmonics.shape[0], harmonics.shape[1]
+        grad_moments = torch.bmm(grad.transpose(1, 2), self.weights).transpose(0, 1)
+        grad_harmonics = torch.empty_like(harmonics)
+        grad_features = harmonics.new_empty(features.shape)
+        step, work = self._buffer(harmonics)
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            pairs = piece(work, [end - start, k, self.num_species, self.num_features])
+            onehot, phi = neighbor_onehot[start:end].unsqueeze(3), features[start:end].unsqueeze(2)
+            own = grad_moments[start:end]
+            torch.mul(onehot, phi, out=pairs)
+            torch.bmm(pairs.flatten(2), own.transpose(1, 2), out=grad_harmonics[start:end])
+            torch.bmm(harmonics[start:end], own, out=pairs.flatten(2))
+            torch.sum(pairs.mul_(onehot), [2], out=grad_features[start:end])
+        return grad_harmonics, grad_features
+
+    def _buffer(self, harmonics: torch.Tensor) -> Tuple[int, torch.Tensor]:
+        """Atoms worked on at a time, and a buffer for their phi (x) onehot."""
+        n, width = harmonics.shape[0], harmonics.shape[1] * self.weights.shape[2]
+        step = min(n, block_size(harmonics, width, self.limits))
+        return step, harmonics.new_empty([step * width])
+
+
+class PathGroup(nn.Module):
+    """Tensor-product paths from node features of one degree, computed together.
+
+    A group of one path does no more arithmetic than it must. A group of several needs fewer
+    kernels, but its angular factors are a block-sparse matrix, mostly of zeros. Every component of
+    every path is a row: of the neighbour sums, which the path's map then mixes to channels.
+
+    Args:
+        paths: (degree of node, of edge, of output) of each path; all have the same first degree.
+        radial_weights: radial weights of these paths, shape [paths, P, C].
+        mixes: the map [C, C] that follows each path.
+        lmax: highest degree of the harmonics and of the output.
+        node_lmax: highest degree of the node features.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Tuple[int, int, int]],
+        radial_weights: torch.Tensor,
+        mixes: Sequence[torch.Tensor],
+        lmax: int,
+        node_lmax: int,
+    ) -> None:
+        super().__init__()
+        degree, size, offsets = paths[0][0], (lmax + 1) ** 2, degree_offsets(lmax)
+        self.channels = radial_weights.shape[2]
+        self.num_paths = len(paths)
+        self.node_size = 2 * degree + 1
+        self.node_first = degree_offsets(node_lmax)[degree] * self.channels
+        self.node_last = self.node_first + self.node_size * self.channels
+        self.rows = sum(2 * path[2] + 1 for path in paths)
+        couplings = np.zeros((size, len(paths), self.node_size, self.rows))
+        components: List[int] = []
+        for p, (node, edge, out) in enumerate(paths):
+            here = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
+            row = slice(len(components), len(components) + 2 * out + 1)
+            couplings[here, p, :, row] = wigner_3j(node, edge, out).transpose(1, 0, 2)
+            components += range(offsets[out], offsets[out] + 2 * out + 1)
+        weights = radial_weights.transpose(0, 1).flatten(1)
+        # w3j(0, l, l) is the identity over sqrt(2l + 1): one path needs the harmonics alone.
+        self.is_plain = degree == 0 and len(paths) == 1
+        self.first = components[0]
+        if self.is_plain:
+            weights = weights * couplings[self.first, 0, 0, 0]
+            couplings = couplings[:, :0]
+        self.is_single = len(paths) == 1
+        assignment = torch.zeros(size, self.rows, dtype=weights.dtype)
+        assignment[components, list(range(self.rows))] = 1.0
+        maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
+        self.weights: torch.Tensor
+        self.couplings: torch.Tensor
+        self.components: torch.Tensor
+        self.assignment: torch.Tensor
+        self.mixes: torch.Tensor
+        self.register_buffer("weights", weights.contiguous())
+        coupling_matrix = torch.from_numpy(couplings.reshape(size, -1))
+        self.register_buffer("couplings", coupling_matrix.to(weights.dtype))
+        self.register_buffer("components", torch.tensor(components))
+        self.register_buffer("assignment", assignment)
+        self.register_buffer(
+            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
+        )
+
+    def _angular(self, harmonics: torch.Tensor) -> torch.Tensor:
+        """Angular factors [n, K * paths * d_node, rows] of harmonics [n, K, S]."""
+        n, k, size = harmonics.shape[0], harmonics.shape[1], harmonics.shape[2]
+        if self.is_plain:
+            return harmonics[:, :, self.first : self.first + self.rows]
+        return torch.mm(harmonics.reshape(n * k, size), self.couplings).view(n, -1, self.rows)
+
+    def forward(
+        self,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        nodes: torch.Tensor,
+        work: List[torch.Tensor],
+        sums: torch.Tensor,
+    ) -> None:
+        """Neighbour sums of a block of n atoms.
+
+        Args:
+            harmonics: Y of shape [n, K, S].
+            features: phi of shape [n, K, P].
+            nodes: features of the neighbours, shape [n, K, n_node * C].
+            work: two buffers for pair tensors.
+            sums: gets the sums, shape [n, rows, C].
+        """
+        shape, radial_shape = self._shapes(harmonics)
+        radial = piece(work[0], radial_shape)
+        messages = piece(work[1], shape)
+        torch.mm(features.flatten(0, 1), self.weights, out=radial.view(-1, self.weights.shape[1]))
+        torch.mul(radial, self._own(nodes), out=messages)
+        angular = self._angular(harmonics)
+        torch.bmm(angular.transpose(1, 2), messages.view(shape[0], -1, self.channels), out=sums)
+
+    @torch.jit.export
+    def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
+        """Adds sums [N, rows, C], mixed, to A of shape [S, C, N]."""
+        columns = sums.permute(1, 2, 0)
+        if self.is_single:
+            rows = out[self.first : self.first + self.rows]
+            rows.baddbmm_(self.mixes.transpose(1, 2).expand(self.rows, -1, -1), columns)
+        else:
+            mixed = torch.bmm(self.mixes.transpose(1, 2), columns)
+            out.view(out.shape[0], -1).addmm_(self.assignment, mixed.view(self.rows, -1))
+
+    @torch.jit.export
+    def mix_backward(self, grad: torch.Tensor) -> torch.Tensor:
+        """From dE/dA [S, C, N] to dE/dsums [rows, N, C]."""
+        if self.is_single:
+            rows = grad[self.first : self.first + self.rows]
+            return torch.matmul(rows.transpose(1, 2), self.mixes[0].t())
+        rows = grad.index_select(0, self.components)
+        return torch.bmm(rows.transpose(1, 2), self.mixes.transpose(1, 2))
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_sums: torch.Tensor,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        nodes: torch.Tensor,
+        work: List[torch.Tensor],
+        grad_harmonics: torch.Tensor,
+        grad_features: torch.Tensor,
+        grad_nodes: torch.Tensor,
+    ) -> None:
+        """Adds the gradients of a block of n atoms.
+
+        Args:
+            grad_sums: dE/dsums of shape [n, rows, C].
+            harmonics, features, nodes: as in `forward`.
+            work: three buffers for pair tensors.
+            grad_harmonics: gets dE/dY, shape [n, K, S].
+            grad_features: gets dE/dphi, shape [n * K, P].
+            grad_nodes: gets dE/d(nodes), shape [n, K, n_node * C].
+        """
+        shape, radial_shape = self._shapes(harmonics)
+        n, k, columns = shape[0], shape[1], self.weights.shape[1]
+        radial = piece(work[0], radial_shape)
+        messages, grad_messages = piece(work[1], shape), piece(work[2], shape)
+        node, grad_node = self._own(nodes), self._own(grad_nodes)
+        angular = self._angular(harmonics)
+        torch.bmm(angular, grad_sums, out=grad_messages.view(n, -1, self.channels))
+        torch.mm(features.flatten(0, 1), self.weights, out=radial.view(-1, columns))
+        torch.mul(radial, node, out=messages)
+        grad_angular = torch.bmm(messages.view(n, -1, self.channels), grad_sums.transpose(1, 2))
+        if self.is_plain:
+            grad_harmonics[:, :, self.first : self.first + self.rows] += grad_angular
+        else:
+            flat = grad_harmonics.view(n * k, -1)
+            flat.addmm_(grad_angular.view(n * k, -1), self.couplings.t())
+        if self.num_paths == 1:
+            grad_node.addcmul_(grad_messages, radial)
+        else:
+            torch.mul(grad_messages, radial, out=messages)
+            grad_node.add_(messages.sum(2, keepdim=True))
+        grad_messages.mul_(node)
+        if self.node_size > 1:
+            torch.sum(grad_messages, [3], True, out=radial)
+            grad_messages = radial
+        grad_features.addmm_(grad_messages.view(n * k, columns), self.weights.t())
+
+    def _shapes(self, harmonics: torch.Tensor) -> Tuple[List[int], List[int]]:
+        """Shapes [n, K, paths, d_node, C] of messages and [n, K, paths, 1, C] of radial factors."""
+        n, k = harmonics.shape[0], harmonics.shape[1]
+        return (
+            [n, k, self.num_paths, self.node_size, self.channels],
+            [n, k, self.num_paths, 1, self.channels],
+        )
+
+    def _own(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Features of this group's degree, [n, K, 1, d_node, C], of [n, K, n_node * C]."""
+        own = nodes[:, :, self.node_first : self.node_last]
+        return own.view(own.shape[0], own.shape[1], 1, self.node_size, self.channels)
 
 
 class MessageConvolution(nn.Module):
     """Later layers: the neighbour's features h_j of degrees 0..node_lmax through all paths.
+
+    Messages are not kept for the backward pass: they are the largest tensors by far, and made again
+    from cache faster than kept. Pair tensors live in buffers that all blocks and paths share, since
+    fresh memory costs a CPU more than the arithmetic on it.
 
     Args:
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
@@ -74,6 +280,8 @@ class MessageConvolution(nn.Module):
         channels: C.
         lmax: highest degree of harmonics and of the output.
         node_lmax: highest degree of the node features.
+        few_kernels: all paths from one node degree form a group, for systems so small that
+            launches cost more than arithmetic; otherwise every path is one.
     """
 
     def __init__(
@@ -84,59 +292,44 @@ class MessageConvolution(nn.Module):
         channels: int,
         lmax: int,
         node_lmax: int,
+        few_kernels: bool,
     ) -> None:
         super().__init__()
+        self.limits = block_limits()
+        weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
+        outputs = [path[2] for path in paths]
+        groups = [[p] for p in range(len(paths))]
+        if few_kernels:
+            degrees = range(node_lmax + 1)
+            groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
+        own = []
+        for p, degree in enumerate(outputs):
+            rank = outputs[:p].count(degree)
+            own.append(mixes[degree][rank * channels : (rank + 1) * channels])
+        members = [
+            PathGroup(
+                [paths[p] for p in group],
+                weights[group],
+                [own[p] for p in group],
+                lmax,
+                node_lmax,
+            )
+            for group in groups
+        ]
+        #: Elements of the largest pair tensor, for each pair.
+        self.width = channels * max(member.num_paths * member.node_size for member in members)
+        self.components = (lmax + 1) ** 2
         self.channels = channels
-        self.cache_elements = CACHE_ELEMENTS
-        self.degrees: List[int] = parity_ordered_degrees(lmax)
-        self.edge_offsets: List[int] = degree_offsets(lmax)
-        self.node_offsets: List[int] = degree_offsets(node_lmax)
-        self.node_degree: List[int] = [path[0] for path in paths]
-        self.edge_degree: List[int] = [path[1] for path in paths]
-        self.out_degree: List[int] = [path[2] for path in paths]
-        # Position of each path among those of the same output degree.
-        self.rank: List[int] = [self.out_degree[:p].count(d) for p, d in enumerate(self.out_degree)]
-
-        weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1).clone()
-        couplings = []
-        self.coupling_offsets: List[int] = []
-        width = 0
-        size = (lmax + 1) ** 2
-        for p, (node, edge, out) in enumerate(paths):
-            self.coupling_offsets.append(width)
-            if node == 0:
-                # w3j(0, l, l) is the identity over sqrt(2l + 1): no coupling matrix is needed.
-                weights[p] *= wigner_3j(0, edge, out)[0, 0, 0]
-                continue
-            coupling = np.zeros((size, 2 * node + 1, 2 * out + 1))
-            first = self.edge_offsets[edge]
-            coupling[first : first + 2 * edge + 1] = wigner_3j(node, edge, out).transpose(1, 0, 2)
-            couplings.append(torch.from_numpy(coupling.reshape(size, -1)).to(weights.dtype))
-            width += couplings[-1].shape[1]
-        self.has_couplings = len(couplings) > 0
-        self.radial_weights: torch.Tensor
-        self.couplings: torch.Tensor
-        self.mixes: torch.Tensor
-        self.register_buffer("radial_weights", weights)
-        self.register_buffer(
-            "couplings", torch.cat(couplings, 1) if couplings else weights.new_zeros(size, 0)
-        )
-        self.mix_offsets: List[int] = [0]
-        for mix in mixes:
-            self.mix_offsets.append(self.mix_offsets[-1] + mix.shape[0])
-        self.register_buffer("mixes", torch.cat(list(mixes)))
-
-    def _mix(self, degree: int) -> torch.Tensor:
-        return self.mixes[self.mix_offsets[degree] : self.mix_offsets[degree + 1]]
+        self.groups: Any = nn.ModuleList(members)
 
     def _block_size(self, neighbors: torch.Tensor) -> int:
-        """Atoms worked on at a time: on a CPU, so many that pair tensors stay in the cache."""
-        if neighbors.is_cuda:
-            return neighbors.shape[0]
-        return max(1, self.cache_elements // (neighbors.shape[1] * self.channels))
+        return block_size(neighbors, neighbors.shape[1] * self.width, self.limits)
 
-    def _couple(self, harmonics: torch.Tensor) -> torch.Tensor:
-        return harmonics @ self.couplings if self.has_couplings else harmonics
+    def _workspace(self, like: torch.Tensor, number: int, pairs: int) -> List[torch.Tensor]:
+        buffers: List[torch.Tensor] = []
+        for _ in range(number):
+            buffers.append(like.new_empty([pairs * self.width]))
+        return buffers
 
     def forward(
         self,
@@ -154,125 +347,57 @@ class MessageConvolution(nn.Module):
             neighbors: neighbour indices [N, K].
 
         Returns:
-            A of shape [S, C, N] and the tensors `backward` needs. Messages are not among them:
-            they are the largest tensors by far, and made again from cache faster than kept.
+            A of shape [S, C, N] and the tensors `backward` needs.
         """
-        step = self._block_size(neighbors)
-        blocks: List[torch.Tensor] = []
-        for start in range(0, neighbors.shape[0], step):
-            y, phi = harmonics[start : start + step], features[start : start + step]
-            blocks.append(self._block(y, phi, senders, neighbors[start : start + step]))
-        out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        step = min(n, self._block_size(neighbors))
+        work = self._workspace(senders, 2, step * k)
+        gathered = senders.new_empty([step * k * senders.shape[1]])
+        sums: List[torch.Tensor] = []
+        for group in self.groups:
+            sums.append(senders.new_empty([n, group.rows, self.channels]))
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            own = neighbors[start:end].reshape(-1)
+            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
+            for g, member in enumerate(self.groups):
+                y, phi = harmonics[start:end], features[start:end]
+                member(y, phi, nodes, work, sums[g][start:end])
+        out = senders.new_zeros([self.components, self.channels, n])
+        for g, group in enumerate(self.groups):
+            group.mix(sums[g], out)
         return out, [harmonics, features, senders, neighbors]
-
-    def _block(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        senders: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> torch.Tensor:
-        n, k, c = neighbors.shape[0], neighbors.shape[1], self.channels
-        nodes = senders.index_select(0, neighbors.reshape(-1)).view(n, k, -1, c)
-        flat = features.reshape(n * k, -1)
-        coupled = self._couple(harmonics)
-        sums: List[List[torch.Tensor]] = []
-        for _ in range(len(self.degrees)):
-            empty: List[torch.Tensor] = []
-            sums.append(empty)
-        for p in range(len(self.out_degree)):
-            radial = torch.mm(flat, self.radial_weights[p]).view(n, k, 1, c)
-            angular, node = self._factors(p, harmonics, coupled, nodes)
-            messages = (radial * node).view(n, -1, c)
-            sums[self.out_degree[p]].append(torch.bmm(angular.transpose(1, 2), messages))
-        out: List[torch.Tensor] = []
-        for degree in self.degrees:
-            stacked = torch.cat(sums[degree], 2).permute(1, 2, 0)
-            out.append(torch.matmul(self._mix(degree).t(), stacked))
-        return torch.cat(out)
-
-    def _factors(
-        self, p: int, harmonics: torch.Tensor, coupled: torch.Tensor, nodes: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Angular factor [n, K * d_node, d_out] and node features [n, K, d_node, C] of path p."""
-        n, k = harmonics.shape[0], harmonics.shape[1]
-        size = 2 * self.out_degree[p] + 1
-        if self.node_degree[p] == 0:
-            first = self.edge_offsets[self.edge_degree[p]]
-            return harmonics[:, :, first : first + size], nodes[:, :, :1]
-        node_size = 2 * self.node_degree[p] + 1
-        first, node_first = self.coupling_offsets[p], self.node_offsets[self.node_degree[p]]
-        angular = coupled[:, :, first : first + node_size * size].reshape(n, k * node_size, size)
-        return angular, nodes[:, :, node_first : node_first + node_size]
 
     @torch.jit.export
     def backward(
         self, grad: torch.Tensor, saved: List[torch.Tensor]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N * K, n_node * C])."""
+        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n_node * C])."""
         harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
-        step = self._block_size(neighbors)
-        grad_y: List[torch.Tensor] = []
-        grad_phi: List[torch.Tensor] = []
-        grad_nodes: List[torch.Tensor] = []
-        for start in range(0, neighbors.shape[0], step):
-            y, phi, h = self._block_backward(
-                grad[:, :, start : start + step],
-                harmonics[start : start + step],
-                features[start : start + step],
-                senders,
-                neighbors[start : start + step],
-            )
-            grad_y.append(y)
-            grad_phi.append(phi)
-            grad_nodes.append(h)
-        if len(grad_y) == 1:
-            return grad_y[0], grad_phi[0], grad_nodes[0]
-        return torch.cat(grad_y), torch.cat(grad_phi), torch.cat(grad_nodes)
-
-    def _block_backward(
-        self,
-        grad: torch.Tensor,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        senders: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        n, k, c = neighbors.shape[0], neighbors.shape[1], self.channels
-        nodes = senders.index_select(0, neighbors.reshape(-1)).view(n, k, -1, c)
-        flat = features.reshape(n * k, -1)
-        coupled = self._couple(harmonics)
+        n, k = neighbors.shape[0], neighbors.shape[1]
         grad_sums: List[torch.Tensor] = []
-        for degree in range(len(self.degrees)):
-            first = self.edge_offsets[degree]
-            rows = grad[first : first + 2 * degree + 1].transpose(1, 2)
-            grad_sums.append(torch.matmul(rows, self._mix(degree).t()).transpose(0, 1))
-        grad_harmonics = torch.zeros_like(harmonics)
-        grad_coupled = torch.zeros_like(coupled)
-        grad_flat = torch.zeros_like(flat)
-        grad_nodes = torch.zeros_like(nodes)
-        for p in range(len(self.out_degree)):
-            degree, size = self.out_degree[p], 2 * self.out_degree[p] + 1
-            node_degree, node_size = self.node_degree[p], 2 * self.node_degree[p] + 1
-            radial = torch.mm(flat, self.radial_weights[p]).view(n, k, 1, c)
-            angular, node = self._factors(p, harmonics, coupled, nodes)
-            column = self.rank[p] * c
-            grad_sum = grad_sums[degree][:, :, column : column + c]
-            grad_messages = torch.bmm(angular, grad_sum).view(n, k, node_size, c)
-            messages = (radial * node).view(n, -1, c)
-            grad_angular = torch.bmm(messages, grad_sum.transpose(1, 2))
-            if node_degree == 0:
-                first = self.edge_offsets[degree]
-                grad_harmonics[:, :, first : first + size] += grad_angular
-                grad_radial = grad_messages * node
-            else:
-                first = self.coupling_offsets[p]
-                flat_angular = grad_angular.view(n, k, node_size * size)
-                grad_coupled[:, :, first : first + node_size * size] = flat_angular
-                grad_radial = (grad_messages * node).sum(2)
-            node_first = self.node_offsets[node_degree]
-            grad_nodes[:, :, node_first : node_first + node_size].addcmul_(grad_messages, radial)
-            grad_flat.addmm_(grad_radial.view(n * k, c), self.radial_weights[p].t())
-        if self.has_couplings:
-            grad_harmonics = grad_harmonics + grad_coupled @ self.couplings.t()
-        return grad_harmonics, grad_flat.view(n, k, -1), grad_nodes.view(n * k, -1)
+        for group in self.groups:
+            grad_sums.append(group.mix_backward(grad).transpose(0, 1))
+        grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)
+        grad_nodes = senders.new_zeros([n, k, senders.shape[1]])
+        step = min(n, self._block_size(neighbors))
+        work = self._workspace(senders, 3, step * k)
+        gathered = senders.new_empty([step * k * senders.shape[1]])
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            own = neighbors[start:end].reshape(-1)
+            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
+            for g, member in enumerate(self.groups):
+                member.backward(
+                    grad_sums[g][start:end],
+                    harmonics[start:end],
+                    features[start:end],
+                    nodes,
+                    work,
+                    grad_y[start:end],
+                    grad_phi[start:end].flatten(0, 1),
+                    grad_nodes[start:end],
+                )
+        return grad_y, grad_phi, grad_nodes

@@ -11,8 +11,10 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.angular import SphericalHarmonics, parity_ordered_degrees, wigner_3j
+from openmm_les.networks.angular import parity_ordered_degrees, wigner_3j
+from openmm_les.networks.blocking import block_limits, block_size
 from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.geometry import PairGeometry
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
 from openmm_les.networks.readout import Readout, SpeciesLinear
@@ -28,9 +30,12 @@ class NodeUpdate(nn.Module):
         state: weights of the layer, names without the ``layers.T.`` prefix.
         lmax: highest degree of the neighbour sums.
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
-    def __init__(self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool, few_kernels: bool
+    ) -> None:
         super().__init__()
         output_lmax = int(spec["output_lmax"])
         self.degrees: List[int] = parity_ordered_degrees(output_lmax)
@@ -40,6 +45,7 @@ class NodeUpdate(nn.Module):
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
+            few_kernels,
         )
         self.output: torch.Tensor
         self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
@@ -107,6 +113,7 @@ class Interaction(nn.Module):
         channels: C.
         lmax: highest degree of the edge harmonics.
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
     def __init__(
@@ -117,10 +124,12 @@ class Interaction(nn.Module):
         channels: int,
         lmax: int,
         fold: bool,
+        few_kernels: bool,
     ) -> None:
         super().__init__()
         node_lmax = int(spec["node_lmax"])
         self.channels = channels
+        self.limits = block_limits()
         self.degrees: List[int] = parity_ordered_degrees(node_lmax)
         self.up: torch.Tensor
         self.register_buffer("up", torch.stack([state[f"up.{d}"] for d in range(node_lmax + 1)]))
@@ -131,12 +140,13 @@ class Interaction(nn.Module):
             channels,
             lmax,
             node_lmax,
+            few_kernels,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels)
 
     def forward(
         self,
@@ -180,10 +190,7 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
-        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-        gathered = grad_gathered.index_select(0, reverse).view(n, k, -1)
-        senders = gathered.sum(1).view(n, -1, self.channels).transpose(0, 1)
+        senders = self._collect(grad_gathered, reverse)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -194,6 +201,23 @@ class Interaction(nn.Module):
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
         return grads, grad_harmonics, grad_features
+
+    def _collect(self, pairs: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
+        """Sum over all atoms that have an atom as neighbour, of their [N, K, n_node * C].
+
+        Returns:
+            The sums, shape [n_node, N, C].
+        """
+        n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
+        flat = pairs.view(n * k, width)
+        step = block_size(pairs, k * width, self.limits)
+        sums = pairs.new_empty([n, width])
+        for start in range(0, n, step):
+            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+            end = min(n, start + step)
+            own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
+            torch.sum(own, [1], out=sums[start:end])
+        return sums.view(n, -1, self.channels).transpose(0, 1)
 
 
 def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
@@ -231,6 +255,7 @@ class MACENetwork(nn.Module):
         dtype: dtype of the network.
         exact_radial: evaluate the radial MLP instead of its table (needed beyond 1e-7 accuracy).
         fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
     """
 
     def __init__(
@@ -242,6 +267,7 @@ class MACENetwork(nn.Module):
         dtype: torch.dtype,
         exact_radial: bool,
         fold: bool,
+        few_kernels: bool,
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
@@ -254,10 +280,10 @@ class MACENetwork(nn.Module):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [_last_radial(layer) for layer in layers[1:]]
-        self.radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
-        self.harmonics = SphericalHarmonics(lmax, torch.float64)
+        self.geometry = PairGeometry(radial, lmax)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = SpeciesConvolution(first_map, lmax)
         self.first_skip: torch.Tensor
@@ -265,9 +291,9 @@ class MACENetwork(nn.Module):
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
         self.register_buffer("first_skip", skip)
-        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold)
+        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels)
         self.interactions = nn.ModuleList(
-            Interaction(spec, layer, output, channels, lmax, fold)
+            Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         )
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
@@ -316,21 +342,16 @@ class MACENetwork(nn.Module):
             and saved tensors.
         """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        flat = neighbors.view(-1)
-        vectors = positions.unsqueeze(1) - positions.index_select(0, flat).view(n, k, 3) + shifts
-        vectors = vectors.to(self.onehot.dtype).view(-1, 3)
-        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
-        unit = vectors / distances
-        harmonics = self.harmonics(unit).view(n, k, -1)
-        features, slopes = self.radial(distances.squeeze(1))
-        by_layer = features.view(n, k, -1).split(self.widths, 2)
+        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts)
+        by_layer = features.split(self.widths, 2)
 
-        onehot = self.onehot.index_select(0, species).index_select(0, flat).view(n, k, -1)
+        onehot = self.onehot.index_select(0, species)
+        onehot = onehot.index_select(0, neighbors.view(-1)).view(n, k, -1)
         sums, saved_first = self.first(harmonics, by_layer[0], onehot)
         skip = self.first_skip.index_select(0, species).unsqueeze(0)
         nodes, readout, saved_update = self.first_update(sums, [skip], counts)
         saved = [
-            [vectors, distances, unit, harmonics, slopes, reverse],
+            saved_pairs + [reverse],
             saved_first,
             saved_update[0],
             saved_update[1],
@@ -361,35 +382,26 @@ class MACENetwork(nn.Module):
         Returns:
             dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
         """
-        vectors, distances, unit, harmonics, slopes, reverse = saved[0]
-        n, k = harmonics.shape[0], harmonics.shape[1]
+        saved_pairs, reverse = saved[0][:-1], saved[0][-1]
         grad_readout = torch.stack([grad_energies, grad_charges.to(torch.float64)], 1)
         grad_nodes: List[torch.Tensor] = []
         grad_features: List[torch.Tensor] = []
-        grad_harmonics = torch.zeros_like(harmonics)
+        grad_harmonics: List[torch.Tensor] = []
         last = len(saved)
         for interaction in self.reversed:
             grad_nodes, grad_y, grad_phi = interaction.backward(
                 grad_nodes, grad_readout, saved[last - 3 : last], reverse, counts
             )
-            grad_harmonics = grad_harmonics + grad_y
+            grad_harmonics.append(grad_y)
             grad_features.append(grad_phi)
             last -= 3
         grad_sums, _ = self.first_update.backward(grad_nodes, grad_readout, saved[2:4])
         grad_y, grad_phi = self.first.backward(grad_sums, saved[1])
-        grad_harmonics = (grad_harmonics + grad_y).view(n * k, -1)
         grad_features.append(grad_phi)
         grad_features.reverse()
-
-        grad_phi = torch.cat(grad_features, 2).view(n * k, -1)
-        grad_distance = (grad_phi * slopes).sum(1, keepdim=True)
-        grad_unit = self.harmonics.backward(grad_harmonics, harmonics.view(n * k, -1))
-        radial = (grad_unit * unit).sum(1, keepdim=True)
-        grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
-        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
-        grad_positions = pairs.view(n, k, 3).sum(1)
-        grad_strain = grad_vectors.t() @ vectors
-        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+        for other in grad_harmonics:
+            grad_y = grad_y.add_(other)
+        return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved_pairs, reverse)
 
 
 def _hidden_radial(layer: State) -> List[torch.Tensor]:

@@ -10,7 +10,7 @@ Batatia et al., NeurIPS 35, 11423 (2022), eq. 10-11, rewritten.
 """
 
 from itertools import combinations_with_replacement, permutations
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, parity_permutation
-from openmm_les.networks.blocking import CACHE_ELEMENTS
+from openmm_les.networks.blocking import block_limits, block_size
 
 
 def _symmetric_tensor(monomials: torch.Tensor, size: int) -> npt.NDArray[np.float64]:
@@ -41,100 +41,112 @@ def _pairs(rows: Sequence[int]) -> List[Tuple[int, int]]:
 
 
 def _form_matrix(
-    tensor: npt.NDArray[np.float64], rows: Sequence[int], pairs: Sequence[Tuple[int, int]]
+    tensor: npt.NDArray[np.float64], pairs: Sequence[Tuple[int, int]]
 ) -> npt.NDArray[np.float64]:
     """Matrix [R, rows, pairs] from pair products to J; off-diagonal pairs count twice."""
     left, right = np.array(pairs).T
-    block = tensor[:, rows][:, :, left, right]
+    block = tensor[:, :, left, right]
     return np.asarray(block * np.where(left == right, 1.0, 2.0))
 
 
-class ProductBasis(nn.Module):
-    """Product basis of one layer, for all channels and the species present.
+def _dense_forms(
+    bases: Sequence[torch.Tensor], lmax: int, pairs: Sequence[Tuple[int, int]]
+) -> torch.Tensor:
+    """Forms that give J from pair products, [R of all degrees, outputs, rows, pairs], float64.
+
+    Outputs and rows in parity order. Forms of different degrees share one matrix, zero where the
+    rank index belongs to another degree.
+    """
+    order = [0] + [1 + i for i in parity_permutation(lmax)]
+    ranks = [basis.shape[0] for basis in bases]
+    outputs: List[npt.NDArray[np.float64]] = []
+    for degree in parity_ordered_degrees(len(bases) - 1):
+        first = sum(ranks[:degree])
+        for component in range(2 * degree + 1):
+            tensor = _symmetric_tensor(bases[degree][:, component], len(order))
+            tensor = tensor[:, order][:, :, order][:, :, :, order]
+            form = np.zeros((sum(ranks), len(order), len(pairs)))
+            form[first : first + ranks[degree]] = _form_matrix(tensor, pairs)
+            outputs.append(form)
+    return torch.from_numpy(np.stack(outputs, 1))
+
+
+class _SplitForms(nn.Module):
+    """The forms in four blocks of nonzero parity: least arithmetic.
 
     Args:
-        bases: for each output degree L the monomial coefficients of shape [R, 2L + 1, M], natural
-            component order, M = number of cubic monomials of 1 + (lmax + 1)^2 variables, float64.
-        weights: for each output degree the weights of shape [Z, R, C].
-        lmax: highest degree of the input.
-        fold: multiply bases and weights once, here (fast; memory grows with species and channels),
-            or at each call (small files: the portable module).
+        forms: `_dense_forms` of shape [R, outputs, D, pairs].
+        weights: weights of shape [Z, C, R].
+        parity: numbers of (even rows, pairs of the same parity, even outputs).
+        fold: see `ProductBasis`.
     """
 
     def __init__(
         self,
-        bases: Sequence[torch.Tensor],
-        weights: Sequence[torch.Tensor],
-        lmax: int,
+        forms: torch.Tensor,
+        weights: torch.Tensor,
+        parity: Tuple[int, int, int],
         fold: bool,
     ) -> None:
         super().__init__()
         self.fold = fold
-        self.cache_elements = CACHE_ELEMENTS
-        self.channels = weights[0].shape[2]
-        self.num_even = 1 + sum(2 * d + 1 for d in range(0, lmax + 1, 2))
-        self.num_odd = sum(2 * d + 1 for d in range(1, lmax + 1, 2))
-        self.even_outputs = sum(2 * d + 1 for d in range(0, len(bases), 2))
-        self.odd_outputs = sum(2 * d + 1 for d in range(1, len(bases), 2))
-        self.same_size = len(_pairs(range(self.num_even))) + len(_pairs(range(self.num_odd)))
-        self.cross_size = self.num_even * self.num_odd
-
-        same, cross = self._forms(bases, lmax)
-        stacked = torch.cat(list(weights), 1).transpose(1, 2)  # [Z, C, R of all degrees]
+        self.kept = 2
+        self.num_even, self.same_size, self.even_outputs = parity
+        self.num_odd = forms.shape[2] - self.num_even
+        self.odd_outputs = forms.shape[1] - self.even_outputs
+        self.cross_size = forms.shape[3] - self.same_size
+        rank, even, at = forms.shape[0], self.num_even, self.even_outputs
+        same, cross = forms[..., : self.same_size], forms[..., self.same_size :]
+        same_parts = [same[:, :at, :even], same[:, at:, even:]]
+        cross_parts = [cross[:, :at, even:], cross[:, at:, :even]]
+        same = torch.cat([part.reshape(rank, -1) for part in same_parts], 1)
+        cross = torch.cat([part.reshape(rank, -1) for part in cross_parts], 1)
         self.weights: torch.Tensor
         self.same: torch.Tensor
         self.cross: torch.Tensor
         # Folded: [Z, C, rows, pairs]; else the species-independent forms [R, rows * pairs].
-        self.register_buffer("weights", stacked)
-        self.register_buffer("same", self._folded(stacked, same, self.same_size) if fold else same)
-        self.register_buffer(
-            "cross", self._folded(stacked, cross, self.cross_size) if fold else cross
-        )
+        self.register_buffer("weights", weights)
+        self.register_buffer("same", _folded(weights, same, self.same_size) if fold else same)
+        self.register_buffer("cross", _folded(weights, cross, self.cross_size) if fold else cross)
 
-    @staticmethod
-    def _folded(weights: torch.Tensor, forms: torch.Tensor, size: int) -> torch.Tensor:
-        folded = torch.matmul(weights, forms)
-        return folded.view(folded.shape[0], folded.shape[1], -1, size)
-
-    def _forms(self, bases: Sequence[torch.Tensor], lmax: int) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Forms acting on pairs of the same and of opposite parity, each [R, rows * pairs].
-
-        Rows: the J of every output component, even outputs first. The forms of all degrees share
-        one matrix, zero where the rank index belongs to another degree.
-        """
-        order = [0] + [1 + i for i in parity_permutation(lmax)]
-        even, odd = range(self.num_even), range(self.num_even, self.num_even + self.num_odd)
-        pairs_same, pairs_cross = _pairs(even) + _pairs(odd), [(a, b) for a in even for b in odd]
-        ranks = [basis.shape[0] for basis in bases]
-        same_blocks: List[npt.NDArray[np.float64]] = []
-        cross_blocks: List[npt.NDArray[np.float64]] = []
-        for degree in parity_ordered_degrees(len(bases) - 1):
-            first = sum(ranks[:degree])
-            for component in range(2 * degree + 1):
-                tensor = _symmetric_tensor(bases[degree][:, component], len(order))
-                tensor = tensor[:, order][:, :, order][:, :, :, order]
-                matching, opposite = (even, odd) if degree % 2 == 0 else (odd, even)
-                for blocks, rows, pairs in (
-                    (same_blocks, matching, pairs_same),
-                    (cross_blocks, opposite, pairs_cross),
-                ):
-                    block = np.zeros((sum(ranks), len(rows), len(pairs)))
-                    block[first : first + ranks[degree]] = _form_matrix(tensor, rows, pairs)
-                    blocks.append(block)
-        return (
-            torch.from_numpy(np.concatenate(same_blocks, 1)).flatten(1),
-            torch.from_numpy(np.concatenate(cross_blocks, 1)).flatten(1),
-        )
-
-    def _pair_products(self, a: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Products of rows with the same parity [pairs, c, N] and with opposite parity."""
+    def forward(
+        self, a: torch.Tensor, first: int, counts: List[int]
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and what is kept."""
+        pairs = a.new_empty([self.same_size + self.cross_size, a.shape[1], a.shape[2]])
         even, odd = a[: self.num_even], a[self.num_even :]
-        same: List[torch.Tensor] = []
-        for i in range(self.num_even):
-            same.append(even[i] * even[i:])
-        for i in range(self.num_odd):
-            same.append(odd[i] * odd[i:])
-        return torch.cat(same), (even.unsqueeze(1) * odd.unsqueeze(0)).flatten(0, 1)
+        at = 0
+        for rows in (even, odd):
+            size = rows.shape[0]
+            for i in range(size):
+                torch.mul(rows[i], rows[i:], out=pairs[at : at + size - i])
+                at += size - i
+        cross = pairs[at:].view(self.num_even, self.num_odd, a.shape[1], a.shape[2])
+        torch.mul(even.unsqueeze(1), odd.unsqueeze(0), out=cross)
+        j_same = self._contract(self.same, self.same_size, first, pairs[:at], counts)
+        j_cross = self._contract(self.cross, self.cross_size, first, pairs[at:], counts)
+        even, odd = even.transpose(0, 1).unsqueeze(1), odd.transpose(0, 1).unsqueeze(1)
+        same_even, same_odd = self._split(j_same, self.num_even)
+        cross_even, cross_odd = self._split(j_cross, self.num_odd)
+        out = (same_even * even).sum(2) + (cross_even * odd).sum(2)
+        if self.odd_outputs > 0:
+            out = torch.cat([out, (same_odd * odd).sum(2) + (cross_odd * even).sum(2)], 1)
+        return out, [j_same, j_cross]
+
+    @torch.jit.export
+    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+        """From dE/dB [c, outputs, N] to dE/dA / 3 [c, D - 1, N]."""
+        same_even, same_odd = self._split(saved[0], self.num_even)
+        cross_even, cross_odd = self._split(saved[1], self.num_odd)
+        g = grad.unsqueeze(2)
+        g_even, g_odd = g[:, : self.even_outputs], g[:, self.even_outputs :]
+        # Row 0 is the constant: it has no gradient.
+        even = (g_even * same_even[:, :, 1:]).sum(1)
+        odd = (g_even * cross_even).sum(1)
+        if self.odd_outputs > 0:
+            even = even + (g_odd * cross_odd[:, :, 1:]).sum(1)
+            odd = odd + (g_odd * same_odd).sum(1)
+        return torch.cat([even, odd], 1)
 
     def _contract(
         self, forms: torch.Tensor, size: int, first: int, pairs: torch.Tensor, counts: List[int]
@@ -164,6 +176,99 @@ class ProductBasis(nn.Module):
             j[:, at:].reshape(c, self.odd_outputs, odd_rows, n),
         )
 
+
+class _DenseForms(nn.Module):
+    """The forms in one block with the zeros of parity: fewest kernels.
+
+    Args:
+        forms: `_dense_forms` of shape [R, outputs, D, pairs].
+        weights: weights of shape [Z, C, R].
+        pairs: the two rows of each pair.
+    """
+
+    def __init__(
+        self, forms: torch.Tensor, weights: torch.Tensor, pairs: Sequence[Tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        self.kept = 1
+        self.outputs, self.num_rows = forms.shape[1], forms.shape[2]
+        self.forms: torch.Tensor
+        self.left: torch.Tensor
+        self.right: torch.Tensor
+        self.register_buffer("forms", _folded(weights, forms.flatten(1), len(pairs)))
+        self.register_buffer("left", torch.tensor([pair[0] for pair in pairs]))
+        self.register_buffer("right", torch.tensor([pair[1] for pair in pairs]))
+
+    def forward(
+        self, a: torch.Tensor, first: int, counts: List[int]
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and what is kept."""
+        c, n = a.shape[1], a.shape[2]
+        pairs = a.index_select(0, self.left) * a.index_select(0, self.right)
+        by_channel = pairs.transpose(0, 1)
+        parts: List[torch.Tensor] = []
+        atom = 0
+        for z, count in enumerate(counts):
+            if count > 0:
+                form = self.forms[z, first : first + c]
+                parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
+                atom += count
+        j = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        j = j.view(c, self.outputs, self.num_rows, n)
+        return (j * a.transpose(0, 1).unsqueeze(1)).sum(2), [j]
+
+    @torch.jit.export
+    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+        """From dE/dB [c, outputs, N] to dE/dA / 3 [c, D - 1, N]."""
+        # Row 0 is the constant: it has no gradient.
+        return (grad.unsqueeze(2) * saved[0][:, :, 1:]).sum(1)
+
+
+def _folded(weights: torch.Tensor, forms: torch.Tensor, size: int) -> torch.Tensor:
+    """Forms of every species and channel [Z, C, rows, size], from forms [R, rows * size]."""
+    folded = torch.matmul(weights, forms)
+    return folded.view(folded.shape[0], folded.shape[1], -1, size)
+
+
+class ProductBasis(nn.Module):
+    """Product basis of one layer, for all channels and the species present.
+
+    Args:
+        bases: for each output degree L the monomial coefficients of shape [R, 2L + 1, M], natural
+            component order, M = number of cubic monomials of 1 + (lmax + 1)^2 variables, float64.
+        weights: for each output degree the weights of shape [Z, R, C].
+        lmax: highest degree of the input.
+        fold: multiply bases and weights once, here (fast; memory grows with species and channels),
+            or at each call (small files: the portable module).
+        few_kernels: for systems so small that launches cost more than arithmetic; needs `fold`.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[torch.Tensor],
+        weights: Sequence[torch.Tensor],
+        lmax: int,
+        fold: bool,
+        few_kernels: bool,
+    ) -> None:
+        super().__init__()
+        self.limits = block_limits()
+        self.channels = weights[0].shape[2]
+        num_even = 1 + sum(2 * d + 1 for d in range(0, lmax + 1, 2))
+        num_rows = 1 + (lmax + 1) ** 2
+        even, odd = range(num_even), range(num_even, num_rows)
+        same = _pairs(even) + _pairs(odd)
+        pairs = same + [(a, b) for a in even for b in odd]
+        self.num_pairs = len(pairs)
+        forms = _dense_forms(bases, lmax, pairs)
+        stacked = torch.cat(list(weights), 1).transpose(1, 2)  # [Z, C, R of all degrees]
+        even_outputs = sum(2 * d + 1 for d in range(0, len(bases), 2))
+        self.forms: Any
+        if few_kernels:
+            self.forms = _DenseForms(forms, stacked, pairs)
+        else:
+            self.forms = _SplitForms(forms, stacked, (num_even, len(same), even_outputs), fold)
+
     def forward(
         self, sums: torch.Tensor, counts: List[int]
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
@@ -176,59 +281,27 @@ class ProductBasis(nn.Module):
         Returns:
             B of shape [(output_lmax + 1)^2, C, N], parity order, and what `backward` needs.
         """
-        step = self.channels
-        if not sums.is_cuda:
-            pairs = self.same_size + self.cross_size
-            step = max(1, self.cache_elements // (pairs * sums.shape[2]))
+        step = block_size(sums, self.num_pairs * sums.shape[2], self.limits)
         outs: List[torch.Tensor] = []
         saved: List[torch.Tensor] = []
+        a = torch.cat([torch.ones_like(sums[:1]), sums])
         for first in range(0, self.channels, step):
-            out, j_same, j_cross = self._block(sums[:, first : first + step], first, counts)
+            out, j = self.forms(a[:, first : first + step], first, counts)
             outs.append(out)
-            saved += [j_same, j_cross]
+            saved += j
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out.transpose(0, 1), saved
-
-    def _block(
-        self, sums: torch.Tensor, first: int, counts: List[int]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """B [c, outputs, N] and both J of a block of channels."""
-        a = torch.cat([torch.ones_like(sums[:1]), sums])
-        same, cross = self._pair_products(a)
-        j_same = self._contract(self.same, self.same_size, first, same, counts)
-        j_cross = self._contract(self.cross, self.cross_size, first, cross, counts)
-        even = a[: self.num_even].transpose(0, 1).unsqueeze(1)
-        odd = a[self.num_even :].transpose(0, 1).unsqueeze(1)
-        same_even, same_odd = self._split(j_same, self.num_even)
-        cross_even, cross_odd = self._split(j_cross, self.num_odd)
-        out = (same_even * even).sum(2) + (cross_even * odd).sum(2)
-        if self.odd_outputs > 0:
-            out = torch.cat([out, (same_odd * odd).sum(2) + (cross_odd * even).sum(2)], 1)
-        return out, j_same, j_cross
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
         """From dE/dB [outputs, C, N] to dE/dA [S, C, N]."""
         outs: List[torch.Tensor] = []
+        by_channel = grad.transpose(0, 1)
         first = 0
-        for block in range(len(saved) // 2):
-            j_same, j_cross = saved[2 * block], saved[2 * block + 1]
-            last = first + j_same.shape[0]
-            outs.append(self._block_backward(grad[:, first:last], j_same, j_cross))
+        for at in range(0, len(saved), self.forms.kept):
+            last = first + saved[at].shape[0]
+            j = saved[at : at + self.forms.kept]
+            outs.append(self.forms.backward(by_channel[first:last], j))
             first = last
-        return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
-
-    def _block_backward(
-        self, grad: torch.Tensor, j_same: torch.Tensor, j_cross: torch.Tensor
-    ) -> torch.Tensor:
-        same_even, same_odd = self._split(j_same, self.num_even)
-        cross_even, cross_odd = self._split(j_cross, self.num_odd)
-        g = grad.transpose(0, 1).unsqueeze(2)
-        g_even, g_odd = g[:, : self.even_outputs], g[:, self.even_outputs :]
-        # Row 0 is the constant: it has no gradient.
-        even = (g_even * same_even[:, :, 1:]).sum(1)
-        odd = (g_even * cross_even).sum(1)
-        if self.odd_outputs > 0:
-            even = even + (g_odd * cross_odd[:, :, 1:]).sum(1)
-            odd = odd + (g_odd * same_odd).sum(1)
-        return 3.0 * torch.cat([even, odd], 1).transpose(0, 1)
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return 3.0 * out.transpose(0, 1)

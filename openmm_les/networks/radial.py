@@ -11,7 +11,7 @@ from typing import List, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.blocking import CACHE_ELEMENTS
+from openmm_les.networks.blocking import block_limits, block_size
 
 
 class BesselBasis(nn.Module):
@@ -120,7 +120,7 @@ class TabulatedRadial(nn.Module):
     ) -> None:
         super().__init__()
         points, self.num_features = values.shape
-        self.cache_elements = CACHE_ELEMENTS
+        self.limits = block_limits()
         spacing = cutoff / (points - 1)
         self.inverse_spacing = 1.0 / spacing
         self.last = points - 1
@@ -133,20 +133,23 @@ class TabulatedRadial(nn.Module):
 
     def forward(self, distances: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Features and their derivatives, each of shape [E, P], for distances of shape [E] [A]."""
-        step = distances.shape[0]
-        if not distances.is_cuda:
-            step = max(1, self.cache_elements // (4 * self.num_features))
-        values: List[torch.Tensor] = []
-        slopes: List[torch.Tensor] = []
-        for start in range(0, distances.shape[0], step):
-            t = distances[start : start + step] * self.inverse_spacing
+        n = distances.shape[0]
+        step = block_size(distances, 4 * self.num_features, self.limits)
+        values = distances.new_empty([n, self.num_features])
+        slopes = distances.new_empty([n, self.num_features])
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            t = distances[start:end] * self.inverse_spacing
             cell = t.to(torch.int64).clamp(0, self.last)
             x = (t - cell).unsqueeze(1)
             c = self.table.index_select(0, cell)
-            values.append(c[:, 0] + x * (c[:, 1] + x * (c[:, 2] + x * c[:, 3])))
-            slope = c[:, 1] + x * (2.0 * c[:, 2] + (3.0 * x) * c[:, 3])
-            slopes.append(slope * self.inverse_spacing)
-        return torch.cat(values), torch.cat(slopes)
+            value = torch.addcmul(c[:, 2], x, c[:, 3])
+            value = torch.addcmul(c[:, 1], x, value)
+            torch.addcmul(c[:, 0], x, value, out=values[start:end])
+            slope = torch.addcmul(c[:, 2], x, c[:, 3], value=1.5)
+            slope = torch.addcmul(c[:, 1], x, slope, value=2.0)
+            torch.mul(slope, self.inverse_spacing, out=slopes[start:end])
+        return values, slopes
 
 
 def tabulate(

@@ -1,0 +1,23 @@
+"""Electrostatic embedding: latent charges of an ML region in the field of MM charges.
+
+`build_coupling` makes the module that fits OpenMM's nonbonded method: `EwaldCoupling` for the Ewald
+methods, `PairCoupling` for the others. Like the kernels of `openmm_les.electrostatics` they are
+plain modules without learnt parameters that script, hold to static shapes and never synchronise
+with the host. Given charges, positions and cell they return a `Coupling`: the energy and all its
+first derivatives.
+"""
+
+from openmm_les.coupling.build import METHODS, build_coupling
+from openmm_les.coupling.charges import ChargeCorrection
+from openmm_les.coupling.ewald import EwaldCoupling
+from openmm_les.coupling.pairwise import PairCoupling
+from openmm_les.coupling.terms import Coupling
+
+__all__ = [
+    "METHODS",
+    "ChargeCorrection",
+    "Coupling",
+    "EwaldCoupling",
+    "PairCoupling",
+    "build_coupling",
+]

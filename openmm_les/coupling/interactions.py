@@ -1,0 +1,111 @@
+"""Interactions of a charge of the ML region with a point charge, as functions of their distance.
+
+Each is a module called with r^2 in any shape and the Ewald splitting parameter, which only
+`Screened` uses, and returns f [1/A] and (df/dr)/r [1/A^3], in units of the Coulomb constant.
+
+The ML charge may be a cloud: LES charges are Gaussians that interact as erf(r / (sigma sqrt 2)) / r
+with each other, hence as erf(r / sigma) / r with a point charge. ``width`` is that sigma; 0 means
+points.
+"""
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.screening import erf_over_x, erfc_over_r
+from openmm_les.errors import InputError
+
+
+class Coulomb(nn.Module):
+    """1/r, or erf(r/width)/r, which is finite at r = 0."""
+
+    def __init__(self, width: float = 0.0) -> None:
+        """Set up the width of the ML charges [A]; 0 for points.
+
+        Raises:
+            InputError: a negative width.
+        """
+        super().__init__()
+        if not width >= 0.0:
+            raise InputError(f"width: expected a length >= 0 A, got {width}")
+        self.inverse_width = 1.0 / width if width > 0.0 else 0.0
+
+    def forward(
+        self, r2: torch.Tensor, splitting: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the module."""
+        if self.inverse_width > 0.0:
+            value, slope = erf_over_x(r2 * (self.inverse_width * self.inverse_width))
+            return value * self.inverse_width, slope * self.inverse_width**3
+        inverse = 1.0 / torch.sqrt(r2)
+        return inverse, -inverse * (inverse * inverse)
+
+
+class ReactionField(nn.Module):
+    r"""Coulomb interaction within a cutoff in a dielectric, as OpenMM has it:
+
+    .. math::
+        f = \frac{1}{r} + k r^2 - c, \quad
+        k = \frac{1}{r_c^3} \frac{\varepsilon - 1}{2\varepsilon + 1}, \quad
+        c = \frac{1}{r_c} \frac{3\varepsilon}{2\varepsilon + 1}
+
+    for r < r_c and 0 beyond (Tironi et al., J. Chem. Phys. 102, 5451 (1995)). f ends at 0, but its
+    slope does not unless the dielectric constant is infinite.
+    """
+
+    def __init__(self, cutoff: float, dielectric: float, width: float = 0.0) -> None:
+        """Set up the constants.
+
+        Args:
+            cutoff: r_c [A].
+            dielectric: relative permittivity beyond the cutoff.
+            width: of the ML charges [A].
+
+        Raises:
+            InputError: a parameter is out of range.
+        """
+        super().__init__()
+        if not cutoff > 0.0:
+            raise InputError(f"cutoff: expected a length > 0 A, got {cutoff}")
+        if not dielectric >= 1.0:
+            raise InputError(f"dielectric: expected a constant >= 1, got {dielectric}")
+        self.coulomb = Coulomb(width)
+        self.cutoff2 = cutoff * cutoff
+        self.k = (dielectric - 1.0) / (2.0 * dielectric + 1.0) / cutoff**3
+        self.c = 3.0 * dielectric / (2.0 * dielectric + 1.0) / cutoff
+
+    def forward(
+        self, r2: torch.Tensor, splitting: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the module."""
+        value, slope = self.coulomb(r2, splitting)
+        inside = r2 < self.cutoff2
+        value = torch.where(inside, value + self.k * r2 - self.c, torch.zeros_like(r2))
+        return value, torch.where(inside, slope + 2.0 * self.k, torch.zeros_like(r2))
+
+
+class Screened(nn.Module):
+    """Real-space part of an Ewald sum, erfc(splitting r)/r, less erfc(r/width)/r for clouds."""
+
+    inverse_width: torch.Tensor
+
+    def __init__(self, width: float = 0.0) -> None:
+        """Set up the width of the ML charges [A]; 0 for points.
+
+        Raises:
+            InputError: a negative width.
+        """
+        super().__init__()
+        self.is_cloud = Coulomb(width).inverse_width > 0.0
+        inverse = 1.0 / width if self.is_cloud else 0.0
+        self.register_buffer("inverse_width", torch.tensor(inverse, dtype=torch.float64))
+
+    def forward(
+        self, r2: torch.Tensor, splitting: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the module."""
+        r = torch.sqrt(r2)
+        value, slope = erfc_over_r(r, splitting)
+        if self.is_cloud:
+            near, near_slope = erfc_over_r(r, self.inverse_width)
+            value, slope = value - near, slope - near_slope
+        return value, slope

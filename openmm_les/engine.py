@@ -1,0 +1,69 @@
+"""What runs the module of a system: TorchScript, or code that torch.compile makes for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from openmm_les.errors import InputError
+from openmm_les.evaluator import compare, pack
+
+logger = logging.getLogger(__name__)
+
+Module = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+
+ENGINES = ("torchscript", "compile")
+
+
+def check_engine(engine: object) -> None:
+    """Refuse a wrong value of the option `engine`.
+
+    Raises:
+        InputError: neither ``'torchscript'`` nor ``'compile'``.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine: expected 'torchscript' or 'compile', got {engine!r}")
+
+
+class CompiledModule:
+    """A module compiled by torch.compile at its first valid call, or else its script.
+
+    Compilation takes from some ten seconds to minutes; torch keeps the code in a cache on disk,
+    for the same number of atoms and neighbours. What was compiled is used only if it reproduces the
+    script; otherwise, and where nothing can be compiled, the script runs and a warning says why.
+
+    Args:
+        module: the module, with static shapes.
+        script: the same, scripted.
+    """
+
+    def __init__(self, module: nn.Module, script: Module) -> None:
+        self._module = module
+        self._script = script
+        self._chosen: Module | None = None
+
+    def __call__(self, positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the module returns for positions [n, 3] and cell [3, 3], both float64 [A]."""
+        if self._chosen is not None:
+            return self._chosen(positions, cell)
+        expected = self._script(positions, cell)
+        if int(expected[-1]) == 0:  # else its buffers are too small, and another one will be made
+            self._chosen = self._choose(positions, cell, expected)
+        return expected
+
+    def _choose(
+        self, positions: torch.Tensor, cell: torch.Tensor, expected: tuple[torch.Tensor, ...]
+    ) -> Module:
+        logger.info("compiling the model for %d atoms; this takes a while", len(positions))
+        try:
+            compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)
+            results = compiled(positions, cell)
+            compare(*(pack(values).cpu().numpy() for values in (expected, results)))
+        except Exception as error:  # whatever a compiler or a version of torch may raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning("engine='compile' does not work here, using TorchScript: %s", reason[0])
+            return self._script
+        return compiled

@@ -1,0 +1,78 @@
+"""From positions to what a pair of atoms contributes, and back: harmonics and radial features."""
+
+from typing import List, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.angular import SphericalHarmonics
+
+
+class PairGeometry(nn.Module):
+    """Spherical harmonics and radial features of all slots of a neighbour matrix.
+
+    Args:
+        radial: from distances [E] to features and their derivatives, each [E, P].
+        lmax: highest degree of the harmonics.
+    """
+
+    def __init__(self, radial: nn.Module, lmax: int) -> None:
+        super().__init__()
+        self.radial = radial
+        self.harmonics = SphericalHarmonics(lmax, torch.float64)
+
+    def forward(
+        self, positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Functions of the pairs.
+
+        Args:
+            positions: shape [N, 3] [A], float64.
+            neighbors: neighbour of each slot, shape [N, K].
+            shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+
+        Returns:
+            Y of shape [N, K, S], phi of shape [N, K, P], both in the dtype of the harmonics, and
+            what `backward` needs.
+        """
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
+        vectors = (positions.unsqueeze(1) - others + shifts).view(-1, 3)
+        # Differences of coordinates need double precision, what follows does not.
+        vectors = vectors.to(self.harmonics.gradient.dtype)
+        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
+        unit = vectors / distances
+        values = self.harmonics(unit)
+        features, slopes = self.radial(distances.squeeze(1))
+        saved = [vectors, distances, unit, values, slopes]
+        return values.view(n, k, -1), features.view(n, k, -1), saved
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_harmonics: torch.Tensor,
+        grad_features: torch.Tensor,
+        saved: List[torch.Tensor],
+        reverse: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/dY [N, K, S] and dE/dphi [N, K, P] to dE/dr and dE/dstrain.
+
+        Args:
+            grad_harmonics: dE/dY.
+            grad_features: dE/dphi.
+            saved: third result of `forward`.
+            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
+
+        Returns:
+            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        """
+        vectors, distances, unit, values, slopes = saved
+        n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
+        grad_distance = (grad_features.view(n * k, -1) * slopes).sum(1, keepdim=True)
+        grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), values)
+        radial = (grad_unit * unit).sum(1, keepdim=True)
+        grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
+        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
+        grad_positions = pairs.view(n, k, 3).sum(1)
+        grad_strain = grad_vectors.t() @ vectors
+        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
