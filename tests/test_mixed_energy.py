@@ -20,10 +20,12 @@ from mixed import (
     forces,
     mixed,
     nonbonded,
+    peptide,
     peptide_in_water,
     villin,
     villin_by_charmm,
 )
+from openmmml import MLPotential
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
@@ -244,6 +246,51 @@ def test_parameter_offsets_inside_the_region():
             assert energy(made) == pytest.approx(energy(pure), abs=1e-7)
     assert results[0] == pytest.approx(results[1], abs=1e-7)
     assert abs(results[0][1] - results[0][0]) > 1.0
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_several_nonbonded_forces(platform, interpolate):
+    """Charges in one, Lennard-Jones in the other: the sum is that of one force with both."""
+    structure = peptide_in_water()
+    together = without_correction(classical(structure))
+    apart = without_correction(classical(structure))
+    charges = nonbonded(apart)
+    dispersion = openmm.XmlSerializer.clone(charges)
+    apart.addForce(dispersion)
+    dispersion = apart.getForce(apart.getNumForces() - 1)
+    for i in range(charges.getNumParticles()):
+        charge, sigma, epsilon = charges.getParticleParameters(i)
+        charges.setParticleParameters(i, charge, sigma, 0.0)
+        dispersion.setParticleParameters(i, 0.0, sigma, epsilon)
+    for i in range(charges.getNumExceptions()):
+        first, second, product, sigma, epsilon = charges.getExceptionParameters(i)
+        charges.setExceptionParameters(i, first, second, product, sigma, 0.0)
+        dispersion.setExceptionParameters(i, first, second, 0.0, sigma, epsilon)
+    results = [
+        energy(
+            context(
+                mixed(structure, system, structure.side_chain, interpolate=interpolate),
+                structure.positions,
+                platform,
+            )
+        )
+        for system in (together, apart)
+    ]
+    assert results[0] == pytest.approx(results[1], abs=TOLERANCE[platform][0])
+
+
+def test_a_region_that_is_everything():
+    """Nothing of the force field is left."""
+    structure = peptide()
+    made = context(
+        mixed(structure, classical(structure, app.NoCutoff), structure.peptide),
+        structure.positions,
+    )
+    pure = MLPotential("les-demo").createSystem(structure.topology, precision="double")
+    expected = context(pure, structure.positions)
+    assert energy(made) == pytest.approx(energy(expected), abs=1e-8)
+    np.testing.assert_allclose(forces(made), forces(expected), atol=1e-7)
 
 
 def test_restricted_custom_force_keeps_its_interaction_groups():

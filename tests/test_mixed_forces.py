@@ -344,6 +344,28 @@ def test_what_cannot_be_told_is_asked():
     assert (len(kept), len(replaced)) == (2, 0)
 
 
+def test_a_standard_force_that_repeats_another_is_asked_for():
+    """Phi restrained by a force of the class that the force field has its torsions in."""
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    carbon = structure.atoms("C", residue="ACE")
+    for name, atoms in (("phi", structure.atoms("C", "CA", "N")), ("psi", None)):
+        force = openmm.PeriodicTorsionForce()
+        force.setName(name)
+        if atoms is not None:
+            force.addTorsion(*atoms, *carbon, 1, 1.0, 50.0)
+        system.addForce(force)
+    with pytest.raises(InputError, match=r"cannot be told whether phi belongs to"):
+        mixed(structure, system, structure.peptide)
+    count = len(terms(system, "PeriodicTorsionForce"))
+    kept, replaced = (
+        len(terms(mixed(structure, system, structure.peptide, **option), "PeriodicTorsionForce"))
+        for option in ({"keepForces": ["phi"]}, {"replaceForces": ["phi"]})
+    )
+    assert (kept, replaced) == (1, 0)
+    assert count > 20
+
+
 def test_compound_terms_along_bonds_are_asked_for():
     structure = peptide()
     system = classical(structure, app.NoCutoff)

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import openmm
 
 from openmm_les.errors import InputError
-from openmm_les.mlmm.decisions import Described, Wishes, terms_to_replace
+from openmm_les.mlmm.decisions import Wishes, terms_to_replace
+from openmm_les.mlmm.described import Described
 from openmm_les.mlmm.region import MLRegion
 from openmm_les.mlmm.terms import BONDED, Terms
 
@@ -35,7 +36,8 @@ def split(
     elements = root.iterfind("Forces/Force")
     forces = [Terms(element) for element in elements if element.get("type") in BONDED]
     _check_bonds(system, forces, region)
-    described = Described(system, forces, region)
+    others = [terms for terms in forces if terms.name not in wishes.keep]
+    described = Described(system, others, region)
     removed = []
     for terms in forces:
         chosen = terms_to_replace(terms, region, described, wishes)

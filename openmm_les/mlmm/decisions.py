@@ -1,8 +1,9 @@
 """What becomes of every force of a System: kept, replaced by the model, or refused by name.
 
-The terms of a force field inside the ML region are replaced, restraints are kept. Custom forces
-serve for both, and nothing in a System says for which. It is told by these signs, the first that
-applies to all terms inside the region:
+The terms of a force field inside the ML region are replaced, restraints are kept. Standard bonded
+forces are the force field's where they run along bonds; one that repeats another is an error.
+Custom forces serve for both, and nothing in a System says for which. It is told by these signs, the
+first that applies to all terms inside the region:
 
 1. the user says so (`keepForces`, `replaceForces`);
 2. the force has the name under which OpenMM's readers of force fields add it;
@@ -18,11 +19,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import openmm
 
 from openmm_les.errors import InputError
+from openmm_les.mlmm.described import Described
 from openmm_les.mlmm.region import MLRegion
 from openmm_les.mlmm.terms import BONDED, CUSTOM, Terms, is_inside
 
@@ -140,127 +141,56 @@ def _is_plain_cv(force: openmm.Force) -> bool:
     return kinds <= BONDED | _KEPT
 
 
-class Described:
-    """What the standard forces and constraints say inside a region.
-
-    Args:
-        system: the force field's System.
-        forces: its bonded forces.
-        region: the ML region.
-    """
-
-    def __init__(self, system: openmm.System, forces: Iterable[Terms], region: MLRegion) -> None:
-        self._system = system
-        self._region = region
-        self._pairs: set[frozenset[int]] = set()
-        self._angles: set[frozenset[int]] = set()
-        self._axes: set[frozenset[int]] = set()
-        self._centres: set[int] = set()
-        self._fill(forces)
-
-    def _fill(self, forces: Iterable[Terms]) -> None:
-        system, graph = self._system, self._region.graph
-        for i in range(system.getNumConstraints()):
-            first, second, _ = system.getConstraintParameters(i)
-            self._pairs.add(frozenset((first, second)))
-        for terms in forces:
-            if terms.kind in CUSTOM:
-                continue
-            for atoms in terms.atoms:
-                if terms.kind == "HarmonicBondForce":
-                    self._pairs.add(frozenset(atoms))
-                elif terms.kind == "HarmonicAngleForce":
-                    self._angles.add(frozenset(atoms))
-                elif graph.is_chain(atoms[:4]):
-                    self._axes.add(frozenset(atoms[1:3]))
-                else:
-                    centre = graph.centre_of(atoms)
-                    self._centres |= set() if centre is None else {centre}
-
-    @cached_property
-    def _lennard_jones(self) -> set[frozenset[int]]:
-        """Pairs whose Lennard-Jones energy stands in an exception."""
-        found: set[frozenset[int]] = set()
-        for force in self._system.getForces():
-            if isinstance(force, openmm.NonbondedForce):
-                for i in range(force.getNumExceptions()):
-                    first, second, _, _, epsilon = force.getExceptionParameters(i)
-                    if epsilon._value != 0.0:
-                        found.add(frozenset((first, second)))
-        return found
-
-    def lacks(self, atoms: Sequence[int]) -> bool:
-        """Whether a force field must say something about these atoms, and no standard force does.
-
-        Args:
-            atoms: particles of a term that runs along bonds.
-        """
-        graph = self._region.graph
-        if len(atoms) == 3:
-            return frozenset(atoms) not in self._angles
-        if len(atoms) == 4:
-            if graph.is_chain(atoms):
-                return frozenset(atoms[1:3]) not in self._axes
-            centre = graph.centre_of(atoms)
-            is_planar = centre is not None and len(graph.neighbors[centre]) == 3
-            return is_planar and centre not in self._centres
-        separation = graph.separation(atoms[0], atoms[1], 3)
-        if separation == 1:
-            return frozenset(atoms) not in self._pairs
-        # Urey-Bradley terms come on top of angles. Scaled 1-4 terms stand in exceptions, unless
-        # a CustomNonbondedForce, which has none, computes the Lennard-Jones energy.
-        if separation == 2:
-            return False
-        forces = self._system.getForces()
-        elsewhere = any(isinstance(force, openmm.CustomNonbondedForce) for force in forces)
-        return elsewhere and frozenset(atoms) not in self._lennard_jones
-
-
 def terms_to_replace(
     terms: Terms, region: MLRegion, described: Described, wishes: Wishes
 ) -> list[bool]:
     """Decide for each term of a bonded force whether the model takes its place.
 
     Raises:
-        InputError: the terms of a custom force inside the region are partly like those of a force
-            field and partly like restraints.
+        InputError: nothing tells whether the terms inside the region are the force field's.
     """
-    name = terms.name
     places = [is_inside(terms.kind, atoms, region.graph, region.inside) for atoms in terms.atoms]
     inside = [place is True for place in places]
-    if name in wishes.keep:
-        return [False] * len(inside)
-    if not any(inside) or terms.kind not in CUSTOM or name in wishes.replace:
-        return inside
+    none = [False] * len(inside)
+    if terms.name in wishes.keep:
+        return none
     chosen = [atoms for atoms, is_in in zip(terms.atoms, inside, strict=True) if is_in]
-    loose = any(
+    loose = sum(
         place is None and region.inside.issuperset(atoms)
         for place, atoms in zip(places, terms.atoms, strict=True)
     )
-    is_force_field = name in _FORCE_FIELD_NAMES or _verdict(terms, chosen, loose, described)
+    if loose:
+        logger.info(
+            "%s: %d terms inside the ML region do not run along bonds and are kept",
+            terms.name,
+            loose,
+        )
+    if not chosen or terms.name in wishes.replace:
+        return inside
+    if terms.kind not in CUSTOM:
+        if described.repeats(terms, chosen):
+            raise _unclear(terms, chosen)
+        return inside
+    is_force_field = terms.name in _FORCE_FIELD_NAMES
+    if not is_force_field and not loose:
+        compound = terms.kind == "CustomCompoundBondForce"
+        verdicts = set() if compound else {described.lacks(atoms) for atoms in chosen}
+        if len(verdicts) != 1:
+            raise _unclear(terms, chosen)
+        is_force_field = verdicts.pop()
     logger.info(
         "%s: %d terms inside the ML region are taken for %s",
-        name,
+        terms.name,
         len(chosen),
         "the force field's and replaced" if is_force_field else "restraints and kept",
     )
-    return inside if is_force_field else [False] * len(inside)
+    return inside if is_force_field else none
 
 
-def _verdict(
-    terms: Terms, chosen: Sequence[tuple[int, ...]], loose: bool, described: Described
-) -> bool:
-    """Whether terms along bonds are the force field's."""
-    if loose:
-        return False
-    compound = terms.kind == "CustomCompoundBondForce"
-    verdicts = set() if compound else {described.lacks(atoms) for atoms in chosen}
-    if len(verdicts) == 1:
-        return verdicts.pop()
-    name = terms.name
-    raise InputError(
-        f"system: it cannot be told whether {name} belongs to the force field or restrains the ML "
-        f"region, where it has {len(chosen)} terms along bonds; give it a name of its own "
+def _unclear(terms: Terms, chosen: Sequence[tuple[int, ...]]) -> InputError:
+    return InputError(
+        f"system: it cannot be told whether {terms.name} belongs to the force field or restrains "
+        f"the ML region, where it has {len(chosen)} terms along bonds; give it a name of its own "
         "(force.setName) and put this into replaceForces=[...] or keepForces=[...]"
     )
 
