@@ -31,8 +31,8 @@ class Blocks:
 
     def __init__(self, network: Any) -> None:
         self.times: Counter[str] = Counter()
-        self._watch(network.radial, "radial", ("forward",))
-        self._watch(network.harmonics, "harmonics")
+        self._watch(network.geometry.radial, "radial", ("forward",))
+        self._watch(network.geometry.harmonics, "harmonics")
         self._watch(network.first, "layer 0 convolution")
         self._watch_update(network.first_update, "layer 0")
         for layer, interaction in enumerate(network.interactions, 1):
