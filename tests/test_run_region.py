@@ -350,6 +350,15 @@ def test_the_box_is_left_out_where_the_force_field_has_none(tmp_path, fields):
     assert not parts.system.usesPeriodicBoundaryConditions()
 
 
+def test_constraints_can_be_left_out(tmp_path, fields):
+    of_water = len(solvated().waters(1000))  # as many as atoms
+    numbers = {"none": 0, "HBonds": 12 + of_water, "AllBonds": 21 + of_water}
+    for constraints, number in numbers.items():
+        settings = config(tmp_path, **fields, constraints=constraints)
+        parts = hybrid.prepare(settings, structure.read(fields["structure"]))[1]
+        assert parts.system.getNumConstraints() == number
+
+
 def test_a_system_from_a_file_is_the_same(tmp_path, fields):
     parts = hybrid.prepare(config(tmp_path, **fields), structure.read(fields["structure"]))[1]
     path = tmp_path / "system.xml"

@@ -101,14 +101,14 @@ class RunConfig(BaseModel):
         None, description="XML files of the force field around it: of OpenMM, by name, or paths"
     )
     system: Path | None = Field(
-        None, description="XML file of a System of openmm, in place of force_field"
+        None, description="XML file of an openmm.System, in place of force_field"
     )
     nonbonded_method: Literal[
         "auto", "NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"
     ] = Field("auto", description="of the force field; auto: PME in a box, else NoCutoff")
     nonbonded_cutoff: Number = Field(0.9, gt=0, description="cutoff of the force field [nm]")
     constraints: Literal["HBonds", "AllBonds", "none"] = Field(
-        "HBonds", description="rigid bonds of the force field, beside those of water; none: not one"
+        "HBonds", description="rigid bonds outside the region, water included; none: all are free"
     )
     embedding: Literal["mechanical", "electrostatic"] = Field(
         "mechanical", description="how the region feels the charges of the force field"
