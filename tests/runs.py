@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from openmm import Vec3, app, unit
 
 from openmm_les import md
+from openmm_les.cli import main
 from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.listener import Listener
 
@@ -71,6 +73,14 @@ def flags(fields) -> list[str]:
     for name, value in fields.items():
         words += ["--" + name.replace("_", "-"), str(value)]
     return words
+
+
+def command(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `openmm-les run`."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
 
 
 def start(fields, *options, prelude="") -> subprocess.Popen[str]:

@@ -15,24 +15,27 @@ import openmm
 import pytest
 from filelock import FileLock
 from openmm import app, unit
-from runs import PEPTIDE, ROOT, SAME, Recorder, config, flags, rows, settings, start, water_box
+from runs import (
+    PEPTIDE,
+    ROOT,
+    SAME,
+    Recorder,
+    command,
+    config,
+    flags,
+    rows,
+    settings,
+    start,
+    water_box,
+)
 
 from openmm_les import InputError, SimulationError, catalog, md
-from openmm_les.cli import main
 from openmm_les.md import config as configs
 from openmm_les.md import output, simulation, structure
 from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.summary import duration, read_log
 
 DOCUMENT = (ROOT / "docs" / "howto" / "run.md").read_text()
-
-
-def command(capsys, *arguments) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of `openmm-les run`."""
-    with pytest.raises(SystemExit) as stopped:
-        main(["run", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return stopped.value.code, captured.out, captured.err
 
 
 def frames(path) -> tuple[int, int]:

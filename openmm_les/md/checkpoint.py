@@ -70,6 +70,7 @@ class Checkpoint:
         environment: what the last bits depend on beside the configuration.
         wall_seconds: time spent in steps of this phase so far, by all processes [s].
         outputs: state of every file that grows, by name.
+        force_field_sha256: hash of the force field's System; None in a run without one.
     """
 
     phase: str
@@ -83,6 +84,7 @@ class Checkpoint:
     environment: dict[str, Any]
     wall_seconds: float
     outputs: dict[str, FileState] = field(default_factory=dict)
+    force_field_sha256: str | None = None
 
     def write(self, path: Path) -> None:
         """Replace the file at `path`; a reader finds the old one or this one, whatever happens."""

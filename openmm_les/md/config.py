@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import types
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -23,44 +21,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from openmm_les.errors import InputError
+from openmm_les.md import fields
+from openmm_les.md.fields import Ensemble, Integer, Number, Switch, Texts
 
-
-def _number(value: Any) -> Any:
-    """Refuse the yes and no of YAML, which would pass as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("a truth value is not a number")
-    return value
-
-
-def _integer(value: Any) -> Any:
-    """Also accept 1e6, which YAML reads as text."""
-    value = _number(value)
-    if isinstance(value, str):
-        number = float(value)
-        return int(number) if number.is_integer() else value
-    return value
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _on_or_off(value: Any) -> Any:
-    """YAML reads on and off as truth values."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_integer)]
-Ensemble = Literal["NVT", "NPT", "NVE"]
-Switch = Literal["auto", "on", "off"]
-
-
-_PATHS = ("structure", "model", "output")
+_PATHS = ("structure", "model", "output", "system")
+#: Lists of paths, or names of files that come with OpenMM.
+_FILES = ("force_field",)
 
 
 class RunConfig(BaseModel):
@@ -76,7 +45,7 @@ class RunConfig(BaseModel):
     output: Path = Field(
         Path("run"), validate_default=True, description="directory for everything that is written"
     )
-    ensemble: Annotated[Ensemble, BeforeValidator(_upper)] = Field(
+    ensemble: Ensemble = Field(
         "NVT", description="ensemble of production; NVE is equilibrated as NVT"
     )
     temperature: Number = Field(300.0, gt=0, description="temperature [K]")
@@ -108,9 +77,9 @@ class RunConfig(BaseModel):
         "auto", description="how OpenMM calls the model"
     )
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = Field(
-        "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else Reference"
+        "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else CPU or Reference"
     )
-    cuda_graphs: Annotated[Switch, BeforeValidator(_on_or_off)] = Field(
+    cuda_graphs: Switch = Field(
         "auto", description="replay the model as a CUDA graph; auto: with PythonForce on a GPU"
     )
     max_neighbors: Integer | None = Field(
@@ -125,13 +94,45 @@ class RunConfig(BaseModel):
     les_cutoff: Literal["hard", "smooth"] = Field(
         "hard", description="k-space cutoff; smooth changes the energy of the model"
     )
+    ml_region: Texts | None = Field(
+        None, description="selectors of what the model describes; null: everything"
+    )
+    force_field: Texts | None = Field(
+        None, description="XML files of the force field around it: of OpenMM, by name, or paths"
+    )
+    system: Path | None = Field(
+        None, description="XML file of an openmm.System, in place of force_field"
+    )
+    nonbonded_method: Literal[
+        "auto", "NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"
+    ] = Field("auto", description="of the force field; auto: PME in a box, else NoCutoff")
+    nonbonded_cutoff: Number = Field(0.9, gt=0, description="cutoff of the force field [nm]")
+    constraints: Literal["HBonds", "AllBonds", "none"] = Field(
+        "HBonds", description="rigid bonds outside the region, water included; none: all are free"
+    )
+    embedding: Literal["mechanical", "electrostatic"] = Field(
+        "mechanical", description="how the region feels the charges of the force field"
+    )
+    charge: Integer | None = Field(
+        None, description="net charge of an electrostatically embedded region [e]; null: 0"
+    )
+    charge_tolerance: Number = Field(
+        0.25, gt=0, description="how far the latent charges may add up to another charge [e]"
+    )
 
     @field_validator(*_PATHS)
     @classmethod
-    def _is_absolute(cls, value: Path | str, info: ValidationInfo) -> Path | str:
+    def _is_absolute(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
         """A run can be continued from anywhere."""
+        if value is None:
+            return None
         absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
         return absolute if info.field_name == "model" else Path(absolute)
+
+    @field_validator(*_FILES)
+    @classmethod
+    def _are_absolute(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(_absolute_file(name, Path.cwd()) for name in value)
 
     @model_validator(mode="after")
     def _intervals_fit(self) -> RunConfig:
@@ -141,6 +142,12 @@ class RunConfig(BaseModel):
         _check_multiple(self, "trajectory_interval", "report_interval")
         if self.ensemble == "NPT":
             _check_multiple(self, "report_interval", "barostat_interval")
+        return self
+
+    @model_validator(mode="after")
+    def _region_is_described(self) -> RunConfig:
+        """A region of the model has a force field around it, and nothing is said in vain."""
+        _check_region(self)
         return self
 
     def to_yaml(self, base: Path, *, omit: frozenset[str] = frozenset()) -> str:
@@ -157,8 +164,10 @@ class RunConfig(BaseModel):
             if name in omit:
                 lines.append(f"# {name}: {metavar(name)}  (required)")
                 continue
-            if name in _PATHS and Path(value).is_relative_to(base):
-                value = str(Path(value).relative_to(base))
+            if name in _PATHS and value is not None:
+                value = _relative(value, base)
+            if name in _FILES and value is not None:
+                value = [_relative(path, base) for path in value]
             lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
         return "\n".join(lines) + "\n"
 
@@ -185,8 +194,8 @@ def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
         InputError: what is given is wrong.
     """
     values = _values(file, flags)
-    fields = RunConfig.model_fields
-    omit = frozenset(name for name in fields if fields[name].is_required() and name not in values)
+    required = [name for name, field in RunConfig.model_fields.items() if field.is_required()]
+    omit = frozenset(name for name in required if name not in values)
     config = _validated(values | dict.fromkeys(omit, "-"), file, flags)
     return config.to_yaml(Path.cwd(), omit=omit)
 
@@ -206,60 +215,22 @@ def _validated(
         return RunConfig.model_validate(values)
     except ValidationError as error:
         problems = (_explain(details, file, flags) for details in error.errors())
-        raise InputError("; ".join(problems)) from None
-
-
-def expected(name: str) -> str:
-    """What values a field takes, such as ``an integer of at least 1``."""
-    field = RunConfig.model_fields[name]
-    kind, is_optional = _kind(field)
-    if get_origin(kind) is Literal:
-        text = "one of " + ", ".join(map(str, get_args(kind)))
-    else:
-        text = {int: "an integer", float: "a bare number", Path: "a path", str: "a text"}[kind]
-    limits = [_limit(rule) for rule in field.metadata]
-    text += "".join(f" {limit}" for limit in limits if limit)
-    return f"{text} or null" if is_optional else text
+        raise InputError("; ".join(dict.fromkeys(problems))) from None
 
 
 def metavar(name: str) -> str:
     """How help names the value of a flag."""
-    kind, _ = _kind(RunConfig.model_fields[name])
-    if get_origin(kind) is Literal:
-        return "[" + "|".join(map(str, get_args(kind))) + "]"
-    return {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}[kind]
+    return fields.metavar(RunConfig.model_fields[name])
 
 
 def default(name: str) -> str:
     """The default of a field as it is written in a file."""
-    field = RunConfig.model_fields[name]
-    if field.is_required():
-        return "required"
-    value = field.default
-    return "null" if value is None else str(value)
+    return fields.default(RunConfig.model_fields[name])
 
 
 def flag(name: str) -> str:
     """The command-line flag of a field."""
     return "--" + name.replace("_", "-")
-
-
-def _kind(field: FieldInfo) -> tuple[Any, bool]:
-    """The bare type of a field, and whether null is allowed too."""
-    kind = field.annotation
-    is_optional = get_origin(kind) in (Union, types.UnionType)
-    if is_optional:
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return kind, is_optional
-
-
-def _limit(rule: Any) -> str:
-    for attribute, text in (("gt", "above"), ("ge", "of at least"), ("le", "and at most")):
-        if (bound := getattr(rule, attribute, None)) is not None:
-            return f"{text} {bound}"
-    return ""
 
 
 def _check_multiple(config: RunConfig, name: str, of: str) -> None:
@@ -273,6 +244,34 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
         )
 
 
+#: What is said about the force field around a region, and what only serves one kind of it.
+_OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
+_OF_ELECTROSTATICS = ("charge", "charge_tolerance")
+_OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECTROSTATICS)
+
+
+def _check_region(config: RunConfig) -> None:
+    def first(names: tuple[str, ...]) -> str | None:
+        known = RunConfig.model_fields
+        return next((n for n in names if getattr(config, n) != known[n].default), None)
+
+    if config.ml_region is None:
+        if name := first(_OF_REGION):
+            raise ValueError(
+                f"{name}: this goes with ml_region; without it the model describes everything"
+            )
+        return
+    if (config.force_field is None) == (config.system is None):
+        got = "neither" if config.system is None else "both"
+        raise ValueError(
+            f"force_field and system: expected one of them for what surrounds ml_region, got {got}"
+        )
+    if config.system and (name := first(_OF_FORCE_FIELD)):
+        raise ValueError(f"{name}: this goes with force_field; a System has its own: leave it out")
+    if config.embedding != "electrostatic" and (name := first(_OF_ELECTROSTATICS)):
+        raise ValueError(f"{name}: this is for embedding: electrostatic")
+
+
 def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The same values with absolute paths; names of models and wrong types are left alone."""
     result = dict(values)
@@ -280,6 +279,12 @@ def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
         value = result.get(name)
         if isinstance(value, str | Path) and str(value):
             result[name] = _absolute_path(name, str(value), base)
+    for name in _FILES:
+        parts = fields.split(result.get(name))
+        if isinstance(parts, list | tuple):
+            result[name] = [
+                _absolute_file(part, base) if isinstance(part, str) else part for part in parts
+            ]
     return result
 
 
@@ -289,6 +294,16 @@ def _absolute_path(name: str, value: str, base: Path) -> str:
     if name == "model" and value in catalog.names():
         return value
     return os.path.normpath(base / Path(value).expanduser())
+
+
+def _absolute_file(value: str, base: Path) -> str:
+    """A file where there is one; else it is the name of one that comes with OpenMM."""
+    path = base / Path(value).expanduser()
+    return os.path.normpath(path) if path.is_file() else value
+
+
+def _relative(path: str, base: Path) -> str:
+    return str(Path(path).relative_to(base)) if Path(path).is_relative_to(base) else path
 
 
 def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
@@ -304,8 +319,9 @@ def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
         return f"{where}: unknown field; there are {', '.join(RunConfig.model_fields)}"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
-    description = RunConfig.model_fields[name].description
-    return f"{where}: expected {expected(name)} ({description}), got {details['input']!r}"
+    field = RunConfig.model_fields[name]
+    wanted = f"{fields.expected(field)} ({field.description})"
+    return f"{where}: expected {wanted}, got {details['input']!r}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,6 +23,7 @@ from openmm_les.errors import InputError, SimulationError
 from openmm_les.md import output, simulation, summary
 from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.config import RunConfig
+from openmm_les.md.hybrid import Hybrid
 from openmm_les.md.listener import Listener, Progress
 from openmm_les.md.output import PhaseOutput, RunDirectory
 from openmm_les.md.signals import StopRequest
@@ -47,11 +48,12 @@ class Job:
     Attributes:
         requested: the configuration as given.
         config: with the choices made for this machine, from `simulation.resolve`.
-        structure: the start structure.
+        structure: the start structure, with the virtual sites of the force field.
         artifact: the model.
         directory: where everything goes.
         listener: learns what happens.
         stop: whether to end.
+        hybrid: region of the model and force field; None where the model describes everything.
     """
 
     requested: RunConfig
@@ -61,6 +63,7 @@ class Job:
     directory: RunDirectory
     listener: Listener
     stop: StopRequest
+    hybrid: Hybrid | None = None
 
 
 class PhaseRun:
@@ -151,6 +154,7 @@ class PhaseRun:
             self._phase.ensemble,
             self._box,
             (self._phase.name, step),
+            job.hybrid,
         )
 
     def _open(self, checkpoint: Checkpoint) -> None:
@@ -165,12 +169,13 @@ class PhaseRun:
             ) from error
 
     def _set_state(self, state: State) -> None:
-        context = self._simulation.context
-        context.setPositions(state.positions * unit.nanometer)
+        simulation.place(self._simulation, state.positions)
         if state.velocities is None:
             simulation.draw_velocities(self._job.config, self._simulation)
         else:
-            context.setVelocities(state.velocities * unit.nanometer / unit.picosecond)
+            self._simulation.context.setVelocities(
+                state.velocities * unit.nanometer / unit.picosecond
+            )
 
     def _present_box(self) -> FloatArray | None:
         if self._box is None:
@@ -187,7 +192,7 @@ class PhaseRun:
 
     def _checkpoint(self) -> None:
         """Save, and go on as a run that continues from here would."""
-        if self._phase.ensemble != "NPT":
+        if not self._has_memory:
             self._save()
             return
         if self._needs_buffers():
@@ -199,6 +204,11 @@ class PhaseRun:
         else:
             step = self._save().step
             simulation.reseed(self._job.config, self._simulation, self._phase.name, step)
+
+    @property
+    def _has_memory(self) -> bool:
+        """Whether the Context holds more than a checkpoint of it: see `simulation.reseed`."""
+        return self._phase.ensemble == "NPT" or self._job.hybrid is not None
 
     def _needs_buffers(self) -> bool:
         now, before = self._present_box(), self._box
@@ -218,6 +228,7 @@ class PhaseRun:
             resolved=job.config.model_dump(mode="json"),
             structure_sha256=job.structure.sha256,
             model_sha256=job.artifact.sha256,
+            force_field_sha256=None if job.hybrid is None else job.hybrid.sha256,
             environment=simulation.environment(),
             wall_seconds=self.wall_seconds,
             outputs=job.directory.file_states(),
@@ -234,8 +245,8 @@ class PhaseRun:
 
     def _end_in_order(self) -> None:
         step = self._simulation.currentStep
-        # With a barostat a run that continued from here would take another path.
-        if self._phase.ensemble != "NPT" and step != self._saved_step:
+        # With a memory a run that continued from here would take another path.
+        if not self._has_memory and step != self._saved_step:
             self._save()
         self._job.listener.message(
             f"stopped after step {step} of {self._phase.name}; the checkpoint has step "

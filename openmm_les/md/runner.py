@@ -10,7 +10,7 @@ import openmm
 from openmm import unit
 
 from openmm_les.errors import InputError
-from openmm_les.md import output, simulation, structure, summary
+from openmm_les.md import hybrid, output, simulation, structure, summary
 from openmm_les.md.checkpoint import Checkpoint, write_atomically
 from openmm_les.md.config import RunConfig
 from openmm_les.md.listener import Listener
@@ -22,8 +22,9 @@ from openmm_les.md.summary import Summary
 
 logger = logging.getLogger(__name__)
 
-#: What may differ when a run continues; structure and model are compared by their content.
-_FREE = ("structure", "model", "output", "steps")
+_REMEDY = "put it back, or choose another output directory for a new run"
+#: What may differ when a run continues; all but output and steps are compared by their content.
+_FREE = ("structure", "model", "force_field", "system", "output", "steps")
 #: What `simulation.resolve` chooses, and a continued run takes from its checkpoint.
 _CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
 
@@ -59,17 +60,19 @@ def run(
 
 
 def _start(job: Job) -> Summary:
-    job = replace(job, config=simulation.resolve(job.config))
+    job = _with_force_field(replace(job, config=simulation.resolve(job.config)))
     state = _minimise(job)
     # A TorchForce cannot grow, and chooses by itself with more head-room than this.
     if job.config.max_neighbors is None and job.config.backend == "pythonforce":
-        slots = simulation.choose_max_neighbors(job.artifact, state)
+        slots = simulation.choose_max_neighbors(job.artifact, state, job.hybrid)
         job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
     return _run_phases(job, simulation.phases(job.config), state)
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     _check_same_run(job, checkpoint)
+    job = _with_force_field(job)
+    _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
     if _is_last(job, checkpoint) and finished.exists():
         job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
@@ -88,6 +91,14 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     return _run_phases(job, phases, checkpoint)
 
 
+def _with_force_field(job: Job) -> Job:
+    """The same job with the region of the model and the force field around it, if it has one."""
+    complete, parts = hybrid.prepare(job.config, job.structure)
+    if parts is not None:
+        job.listener.message(f"ML region: {parts.selected.text()}")
+    return replace(job, structure=complete, hybrid=parts)
+
+
 def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
     for phase in phases:
         with PhaseRun(job, phase, entry) as current:
@@ -99,9 +110,10 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
     result = summary.summarise(
         directory / output.LOG,
         config.model_dump(mode="json"),
-        atoms=job.structure.topology.getNumAtoms(),
+        atoms=_number_of_atoms(job),
         wall_seconds=current.wall_seconds,
         files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
+        ml_region=None if job.hybrid is None else job.hybrid.selected,
     )
     write_atomically(directory / output.SUMMARY, result.to_json().encode())
     return result
@@ -111,15 +123,17 @@ def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
     structure.check_bonds(start.topology, config.ensemble)
-    structure.check_time_step(start.topology, config.time_step)
     ensemble = simulation.phases(config)[0].ensemble
-    sim = simulation.create(config, start, job.artifact, ensemble, start.box)
+    sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
+    structure.check_time_step(
+        start.topology, config.time_step, simulation.constrained_particles(sim)
+    )
     job.directory.clear()
     _write_config(job)
     if config.minimise_iterations == 0:
         return State(start.positions, None, start.box)
-    job.listener.message(f"minimising the energy of {start.topology.getNumAtoms()} atoms")
-    sim.context.setPositions(start.positions * unit.nanometer)
+    job.listener.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
+    simulation.place(sim, start.positions)
     counter = _Iterations(job.stop)
     with blow_ups("in the minimisation", job.directory):
         before = _potential_energy(sim)
@@ -149,6 +163,11 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
         return bool(self._stop)
 
 
+def _number_of_atoms(job: Job) -> int:
+    """Without virtual sites."""
+    return sum(1 for atom in job.structure.topology.atoms() if atom.element is not None)
+
+
 def _potential_energy(sim: openmm.app.Simulation) -> float:
     energy = sim.context.getState(energy=True).getPotentialEnergy()
     return float(energy.value_in_unit(unit.kilojoule_per_mole))
@@ -169,7 +188,6 @@ def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: names what has changed.
     """
-    remedy = "put it back, or choose another output directory for a new run"
     for name, path, expected, got in (
         ("structure", job.requested.structure, checkpoint.structure_sha256, job.structure.sha256),
         ("model", job.artifact.path, checkpoint.model_sha256, job.artifact.sha256),
@@ -177,20 +195,31 @@ def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
         if got != expected:
             raise InputError(
                 f"{name}: the content of {path} is not what this run was started with: expected "
-                f"sha256 {expected[:12]}..., got {got[:12]}...; {remedy}"
+                f"sha256 {expected[:12]}..., got {got[:12]}...; {_REMEDY}"
             )
     changed = []
     for name, value in job.requested.model_dump(mode="json").items():
-        before = checkpoint.requested.get(name)
+        before = checkpoint.requested.get(name, RunConfig.model_fields[name].default)
         if name not in _FREE and value not in (before, checkpoint.resolved.get(name)):
             changed.append(f"{name}: this run was started with {before}, got {value}")
     if changed:
-        raise InputError(f"{'; '.join(changed)}; only steps may change: {remedy}")
+        raise InputError(f"{'; '.join(changed)}; only steps may change: {_REMEDY}")
     if checkpoint.phase == "production" and job.requested.steps < checkpoint.step:
         raise InputError(
             f"steps: expected at least the {checkpoint.step} that this run has done, got "
             f"{job.requested.steps}"
         )
+
+
+def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
+    """Likewise for what force field files, or a System in a file, make of the same settings."""
+    if job.hybrid is None or job.hybrid.sha256 == checkpoint.force_field_sha256:
+        return
+    files = job.config.force_field or (str(job.config.system),)
+    raise InputError(
+        f"force_field: the System from {', '.join(files)} is not what this run was started with; "
+        f"{_REMEDY}"
+    )
 
 
 def _warn_of_other_bits(checkpoint: Checkpoint) -> None:

@@ -20,13 +20,17 @@ from openmm_les import artifact as artifacts
 from openmm_les.artifact import Artifact
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.forces import backends
+from openmm_les.md import hybrid as hybrids
 from openmm_les.md.config import RunConfig
+from openmm_les.md.hybrid import Hybrid
 from openmm_les.md.structure import FloatArray, Structure, with_box
 from openmm_les.neighbors import largest_number_of_neighbors
 from openmm_les.system_model import with_headroom
 from openmm_les.units import ANGSTROM_PER_NM
 
 _LARGEST_SEED = 2**31 - 1
+#: OpenMM's own variable for the threads of its CPU platform.
+_THREADS = "OPENMM_CPU_THREADS"
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,21 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises:
         InputError: a backend, device or platform that does not work here.
     """
-    backend = backends.choose(config.backend, device=config.device, is_placeholder=False)
+    reason = ""
+    if config.ml_region and config.backend == "auto":
+        reason = "cut bonds and electrostatic embedding need it"
+    backend = backends.choose(
+        config.backend, device=config.device, is_placeholder=False, needs_python=reason
+    )
     device = backends.find_device(config.device)
     platform = config.platform
     if platform == "auto":
-        # Reference and CPU take the same time, since the model is nearly all of it: 2.9 and 3.1 ms
-        # a step for 22 atoms, 25.9 and 25.0 ms for 192. Reference adds no threads to torch's.
-        platform = "CUDA" if device.startswith("cuda") and "CUDA" in _platforms() else "Reference"
+        # Where there is nothing but a model, Reference and CPU take the same time: 2.9 and 3.1 ms a
+        # step for 22 atoms, 25.9 and 25.0 ms for 192. Reference adds no threads to torch's. A force
+        # field is slow there: it has no neighbour list.
+        platform = "CPU" if config.ml_region else "Reference"
+        if device.startswith("cuda") and "CUDA" in _platforms():
+            platform = "CUDA"
     if platform not in _platforms():
         raise InputError(
             f"platform: expected one of {', '.join(_platforms())}, which OpenMM has here, got "
@@ -118,10 +130,12 @@ def resolve(config: RunConfig) -> RunConfig:
     return config.model_copy(update=update)
 
 
-def choose_max_neighbors(artifact: Artifact, state: State) -> int:
+def choose_max_neighbors(artifact: Artifact, state: State, hybrid: Hybrid | None) -> int:
     """Slots for each atom's neighbours, with head-room; chosen once, since sums depend on it."""
     box = None if state.box is None else state.box * ANGSTROM_PER_NM
     positions = state.positions * ANGSTROM_PER_NM
+    if hybrid is not None:
+        positions = positions[[*hybrid.atoms, *hybrid.ends]]
     return with_headroom(largest_number_of_neighbors(positions, box, artifact.cutoff))
 
 
@@ -132,6 +146,7 @@ def create(
     ensemble: str,
     box: FloatArray | None,
     seed: tuple[str, int] = ("", 0),
+    hybrid: Hybrid | None = None,
 ) -> app.Simulation:
     """Build System, integrator and Context.
 
@@ -142,12 +157,13 @@ def create(
         ensemble: of this phase.
         box: for which the buffers of the model are made [nm].
         seed: phase and step from which the random numbers run.
+        hybrid: region of the model and force field; None where the model describes everything.
 
     Raises:
         InputError: the model cannot describe the structure, or the platform does not work.
     """
     topology = with_box(structure.topology, box)
-    system = _system(config, topology, artifact)
+    system = _system(config, topology, artifact, hybrid)
     if ensemble == "NPT":
         if box is None:
             raise InputError(
@@ -171,12 +187,29 @@ def create(
 
 
 def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:
-    """Put a Context with a barostat where a new one stands that loads its present checkpoint.
+    """Put a Context where a new one stands that loads its present checkpoint.
 
-    A barostat counts its attempts and adapts their size, and no checkpoint holds that.
+    No checkpoint holds that a barostat counts its attempts and adapts their size, and how old the
+    neighbour list of a force field is, which is the order of its sums.
     """
     _set_seeds(config, simulation.system, simulation.integrator, phase, step)
     simulation.context.reinitialize(preserveState=True)
+
+
+def place(simulation: app.Simulation, positions: FloatArray) -> None:
+    """Set positions [nm]; constraints are satisfied then, and virtual sites where they belong."""
+    context = simulation.context
+    context.setPositions(positions * unit.nanometer)
+    if simulation.system.getNumConstraints() > 0:
+        context.applyConstraints(simulation.integrator.getConstraintTolerance())
+    context.computeVirtualSites()
+
+
+def constrained_particles(simulation: app.Simulation) -> set[int]:
+    """Particles that any constraint holds."""
+    system = simulation.system
+    pairs = (system.getConstraintParameters(i)[:2] for i in range(system.getNumConstraints()))
+    return {particle for pair in pairs for particle in pair}
 
 
 def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
@@ -187,13 +220,14 @@ def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
 
 
 def kinetic_temperature(simulation: app.Simulation) -> float:
-    """Temperature of the present velocities, all degrees of freedom counted [K]."""
+    """Temperature of the present velocities, without regard to motion of the whole [K]."""
     state, system = simulation.context.getState(velocities=True), simulation.system
     velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
     masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
     twice_energy = float(np.dot(masses, (velocities**2).sum(axis=1)))  # [kJ/mol]
     gas_constant = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
-    return twice_energy / (3 * len(masses) * float(gas_constant))
+    freedom = 3 * int(np.count_nonzero(masses)) - int(system.getNumConstraints())
+    return twice_energy / (freedom * float(gas_constant))
 
 
 def environment() -> dict[str, Any]:
@@ -203,24 +237,28 @@ def environment() -> dict[str, Any]:
         "openmm": openmm.version.version,
         "torch": torch.__version__,
         "torch threads": torch.get_num_threads(),
-        "OPENMM_CPU_THREADS": os.environ.get("OPENMM_CPU_THREADS"),
+        _THREADS: os.environ.get(_THREADS),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def _system(config: RunConfig, topology: app.Topology, artifact: Artifact) -> openmm.System:
-    return MLPotential("les", modelPath=artifact.path).createSystem(
-        topology,
-        precision=config.precision,
-        device=config.device,
-        backend=config.backend,
-        cudaGraphs={"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
-        maxNeighbors=config.max_neighbors,
-        ewald=config.ewald,
-        ewaldTolerance=config.ewald_tolerance,
-        lesCutoff=config.les_cutoff,
-    )
+def _system(
+    config: RunConfig, topology: app.Topology, artifact: Artifact, hybrid: Hybrid | None
+) -> openmm.System:
+    options = {
+        "precision": config.precision,
+        "device": config.device,
+        "backend": config.backend,
+        "cudaGraphs": {"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
+        "maxNeighbors": config.max_neighbors,
+        "ewald": config.ewald,
+        "ewaldTolerance": config.ewald_tolerance,
+        "lesCutoff": config.les_cutoff,
+    }
+    if hybrid is not None:
+        return hybrids.create_system(config, hybrid, topology, artifact, options)
+    return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)
 
 
 def _integrator(config: RunConfig, ensemble: str) -> openmm.Integrator:
@@ -254,7 +292,7 @@ def _platforms() -> list[str]:
 
 
 def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
-    """Properties by which two runs on a GPU give the same bits."""
+    """Properties by which two runs give the same bits."""
     wanted = {
         "Precision": "double" if config.precision == "double" else "mixed",
         "DeterministicForces": "true",
@@ -262,5 +300,8 @@ def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
     device = config.device or ""
     if device.startswith("cuda:"):
         wanted["DeviceIndex"] = device.removeprefix("cuda:")
+    if config.ml_region and _THREADS not in os.environ:
+        # On several threads the CPU platform sums the forces of a force field in any order.
+        wanted["Threads"] = "1"
     known = platform.getPropertyNames()
     return {name: value for name, value in wanted.items() if name in known}

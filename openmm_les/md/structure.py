@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,7 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
     """Refuse molecules that a barostat would tear, and warn of those torn in the trajectory.
 
     OpenMM knows molecules by their bonds, and a PDB file gives those of ligands by CONECT records.
+    Virtual sites go with their atoms.
 
     Raises:
         InputError: the ensemble is NPT, and molecules have atoms without bonds.
@@ -119,7 +120,8 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
     loose = [
         residue
         for residue in topology.residues()
-        if len(residue) > 1 and any(atom.index not in bonded for atom in residue.atoms())
+        if _number_of_atoms(residue) > 1
+        and any(atom.index not in bonded for atom in residue.atoms() if atom.element is not None)
     ]
     if not loose:
         return
@@ -133,12 +135,19 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
     logger.warning("%s: the trajectory will wrap their atoms one by one; %s", which, remedy)
 
 
-def check_time_step(topology: app.Topology, time_step: float) -> None:
-    """Warn of steps [fs] that only simulations with constraints can take; here there are none."""
-    if time_step > _LONG_STEP and any(atom.element in _HYDROGEN for atom in topology.atoms()):
+def check_time_step(
+    topology: app.Topology, time_step: float, constrained: Collection[int] = ()
+) -> None:
+    """Warn of steps [fs] that are too long for hydrogen atoms which no constraint holds."""
+    free = (atom for atom in topology.atoms() if atom.index not in constrained)
+    if time_step > _LONG_STEP and any(atom.element in _HYDROGEN for atom in free):
         logger.warning(
             "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
         )
+
+
+def _number_of_atoms(residue: app.topology.Residue) -> int:
+    return sum(1 for atom in residue.atoms() if atom.element is not None)
 
 
 def _check_names(path: Path, told: Iterable[warnings.WarningMessage]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from openmm_les.md.selection import Selected
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 _MILLI = 1000.0
@@ -36,13 +37,14 @@ class Summary:
         time_ps: simulated by them [ps].
         wall_seconds: time they took, in all processes that worked on them [s].
         ns_per_day: simulated time by wall time [ns/day].
-        atoms: number of atoms.
+        atoms: number of atoms, without virtual sites.
         temperature: [K].
         potential_energy: [kJ/mol].
         density: [g/mL]; None unless the ensemble is NPT.
         energy_drift: slope of the total energy [meV/atom/ps]; None unless the ensemble is NVE.
         config: every setting, with the choices made for this machine.
         files: paths of what was written, by name.
+        ml_region: what the model describes; None for everything.
     """
 
     steps: int
@@ -56,6 +58,7 @@ class Summary:
     energy_drift: float | None
     config: dict[str, Any]
     files: dict[str, str]
+    ml_region: Selected | None = None
 
     def to_json(self) -> str:
         """As it is in ``summary.json``."""
@@ -68,6 +71,8 @@ class Summary:
         for name in ("temperature", "potential_energy", "density"):
             if values[name] is not None:
                 values[name] = Mean(**values[name])
+        if values.get("ml_region") is not None:
+            values["ml_region"] = Selected(**values["ml_region"])
         return cls(**values)
 
     def table(self) -> str:
@@ -80,6 +85,8 @@ class Summary:
             ("temperature", f"{_text(self.temperature)} K"),
             ("potential energy", f"{_text(self.potential_energy)} kJ/mol"),
         ]
+        if self.ml_region is not None:
+            rows.append(("ML region", self.ml_region.text()))
         if self.density is not None:
             rows.append(("density", f"{_text(self.density)} g/mL"))
         if self.energy_drift is not None:
@@ -91,16 +98,23 @@ class Summary:
 
 
 def summarise(
-    log: Path, config: dict[str, Any], *, atoms: int, wall_seconds: float, files: dict[str, str]
+    log: Path,
+    config: dict[str, Any],
+    *,
+    atoms: int,
+    wall_seconds: float,
+    files: dict[str, str],
+    ml_region: Selected | None = None,
 ) -> Summary:
     """Compute the figures from the log of production.
 
     Args:
         log: ``log.csv``.
         config: every setting.
-        atoms: number of atoms.
+        atoms: number of atoms, without virtual sites.
         wall_seconds: time spent in the steps [s].
         files: paths of what was written, by name.
+        ml_region: what the model describes; None for everything.
     """
     columns = read_log(log)
     time_ps = config["steps"] * config["time_step"] * 1e-3
@@ -120,6 +134,7 @@ def summarise(
         energy_drift=drift,
         config=config,
         files=files,
+        ml_region=ml_region,
     )
 
 

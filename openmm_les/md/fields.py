@@ -1,0 +1,111 @@
+"""Types of the settings of a run, and how their fields are described to people.
+
+Imports neither torch nor openmm, so that the command line can show its help at once.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+
+def _number(value: Any) -> Any:
+    """Refuse the yes and no of YAML, which would pass as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("a truth value is not a number")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    """Also accept 1e6, which YAML reads as text."""
+    value = _number(value)
+    if isinstance(value, str):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _on_or_off(value: Any) -> Any:
+    """YAML reads on and off as truth values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def split(value: Any) -> Any:
+    """The parts of a text with commas, as of a flag; anything else stays as it is."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")]
+
+
+def _texts(value: Any) -> Any:
+    value = split(value)
+    if isinstance(value, list | tuple) and (not value or "" in value):
+        raise ValueError("a list without anything in one place")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Integer = Annotated[int, BeforeValidator(_integer)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Ensemble = Annotated[Literal["NVT", "NPT", "NVE"], BeforeValidator(_upper)]
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+
+_EXPECTED = {
+    int: "an integer",
+    float: "a bare number",
+    str: "a text",
+    tuple: "a list of texts, or one text with commas,",
+}
+
+
+def expected(field: FieldInfo) -> str:
+    """What values a field takes, such as ``an integer of at least 1``."""
+    kind, is_optional = _kind(field)
+    if get_origin(kind) is Literal:
+        text = "one of " + ", ".join(map(str, get_args(kind)))
+    else:
+        text = _EXPECTED.get(kind, "a path")
+    limits = [_limit(rule) for rule in field.metadata]
+    text += "".join(f" {limit}" for limit in limits if limit)
+    return f"{text} or null" if is_optional else text
+
+
+def metavar(field: FieldInfo) -> str:
+    """How help names the value of a flag."""
+    kind, _ = _kind(field)
+    if get_origin(kind) is Literal:
+        return "[" + "|".join(map(str, get_args(kind))) + "]"
+    return {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "LIST"}.get(kind, "PATH")
+
+
+def default(field: FieldInfo) -> str:
+    """The default of a field as it is written in a file."""
+    if field.is_required():
+        return "required"
+    value = field.default
+    return "null" if value is None else str(value)
+
+
+def _kind(field: FieldInfo) -> tuple[Any, bool]:
+    """The bare type of a field, and whether null is allowed too."""
+    kind = field.annotation
+    is_optional = get_origin(kind) in (Union, types.UnionType)
+    if is_optional:
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return (tuple if get_origin(kind) is tuple else kind), is_optional
+
+
+def _limit(rule: Any) -> str:
+    for attribute, text in (("gt", "above"), ("ge", "of at least"), ("le", "and at most")):
+        if (bound := getattr(rule, attribute, None)) is not None:
+            return f"{text} {bound}"
+    return ""

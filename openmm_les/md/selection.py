@@ -1,0 +1,180 @@
+"""The ML region of a run, from selectors to atoms.
+
+A selector is one of ``resname LIG``, ``residue 17`` (the number in the file), ``A:17`` (the same in
+one chain), ``resindex 16`` (the position in the file, from 0), or a selection of mdtraj. The first
+and the second mean what they mean there. Its word ``resid`` is an index, in most other programs a
+number: it is refused, and ``resindex`` stands for it, also inside a selection of mdtraj.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from openmm import app
+from openmm.app.topology import Atom, Residue
+
+from openmm_les.errors import InputError
+from openmm_les.forces.region import few
+
+_KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
+#: Selectors that do without mdtraj, with what a residue has to be like.
+_FORMS: dict[str, Callable[..., bool]] = {
+    r"resname\s+([^\s'\"()=<>!]+)": lambda name, residue: bool(residue.name == name),
+    r"residue\s+(-?\d+)": lambda number, residue: bool(residue.id == number),
+    r"resindex\s+(\d+)": lambda index, residue: bool(residue.index == int(index)),
+    r"(\S+?):(-?\d+[A-Za-z]?)": lambda chain, number, residue: bool(
+        residue.chain.id == chain and _number(residue) == number
+    ),
+}
+_AMBIGUOUS = re.compile(r"\bresid?\b")
+_WATER = Counter({app.element.hydrogen: 2, app.element.oxygen: 1})
+_FEW_CHAINS = 6
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What is in the ML region, for people.
+
+    Attributes:
+        atoms: how many, without virtual sites.
+        of: how many there are.
+        residues: those that they are in.
+        cut_bonds: bonds between them and the rest.
+    """
+
+    atoms: int
+    of: int
+    residues: list[str]
+    cut_bonds: list[str]
+
+    def text(self) -> str:
+        """In one line."""
+        bonds = few(self.cut_bonds) or "none"
+        return f"{self.atoms} of {self.of} atoms in {few(self.residues)}; bonds cut: {bonds}"
+
+
+def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
+    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites.
+
+    Raises:
+        InputError: a selector that cannot be read, or takes nothing; a part of a water molecule, or
+            everything.
+    """
+    chosen: set[int] = set()
+    for selector in selectors:
+        taken = set(_take(topology, selector)).intersection(_real(topology.atoms()))
+        if not taken:
+            raise InputError(
+                f"ml_region: expected atoms for {selector!r}, got none; there are "
+                f"{_contents(topology)}"
+            )
+        chosen |= taken
+    for residue in topology.residues():
+        inside = chosen.intersection(_real(residue.atoms()))
+        if _is_water(residue) and 0 < len(inside) < 3:
+            raise InputError(
+                f"ml_region: expected whole water molecules, got {len(inside)} of 3 atoms of "
+                f"{name_of(residue)}; select residues, such as {name_of(residue).split()[1]!r}"
+            )
+    number = sum(1 for _ in _real(topology.atoms()))
+    if len(chosen) == number:
+        raise InputError(
+            f"ml_region: expected a part of the structure, got all of its {number} atoms; without "
+            "ml_region (and force_field) the model describes everything"
+        )
+    return tuple(sorted(chosen))
+
+
+def describe(topology: app.Topology, atoms: Iterable[int]) -> Selected:
+    """Say what was selected."""
+    inside = set(atoms)
+    everything = list(topology.atoms())
+    residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
+    cut = [bond for bond in topology.bonds() if len({a.index in inside for a in bond}) == 2]
+    return Selected(
+        atoms=len(inside),
+        of=sum(1 for _ in _real(everything)),
+        residues=[name_of(residue) for residue in residues],
+        cut_bonds=[_bond_name(bond.atom1, bond.atom2, inside) for bond in cut],
+    )
+
+
+def name_of(residue: Residue) -> str:
+    """A residue as one can select it, such as ``ALA A:17``."""
+    chain = f"{residue.chain.id.strip()}:" if residue.chain.id.strip() else ""
+    return f"{residue.name} {chain}{_number(residue)}"
+
+
+def _take(topology: app.Topology, selector: str) -> Iterable[int]:
+    if word := _AMBIGUOUS.search(selector):
+        raise InputError(
+            f"ml_region: {word[0]} in {selector!r} is the number in the file for some programs, an "
+            "index for others; write residue 17 or A:17 for the number, resindex 16 for the index "
+            "from 0"
+        )
+    fits = _test(selector)
+    if fits is None:
+        return _by_mdtraj(topology, selector)
+    return [atom.index for atom in topology.atoms() if fits(atom.residue)]
+
+
+def _test(selector: str) -> Callable[[Residue], bool] | None:
+    """The test of residues that a selector is, or None for one that only mdtraj can read."""
+    for form, test in _FORMS.items():
+        if match := re.fullmatch(form, selector):
+            return partial(test, *match.groups())
+    return None
+
+
+def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
+    try:
+        import mdtraj
+    except ImportError:
+        raise InputError(
+            f"ml_region: expected {_KINDS}, got {selector!r}; selections of mdtraj need "
+            "pip install 'openmm-les[analysis]'"
+        ) from None
+    selection = re.sub(r"\bresindex\b", "resid", selector)
+    try:
+        return [int(i) for i in mdtraj.Topology.from_openmm(topology).select(selection)]
+    except Exception as error:  # its parser raises many kinds
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"ml_region: expected {_KINDS} or a selection of mdtraj, got {selector!r}: {reason}"
+        ) from None
+
+
+def _real(atoms: Iterable[Atom]) -> Iterable[int]:
+    return (atom.index for atom in atoms if atom.element is not None)
+
+
+def _is_water(residue: Residue) -> bool:
+    return Counter(atom.element for atom in residue.atoms() if atom.element is not None) == _WATER
+
+
+def _number(residue: Residue) -> str:
+    return f"{residue.id}{residue.insertionCode.strip()}"
+
+
+def _bond_name(first: Atom, second: Atom, inside: set[int]) -> str:
+    ml, mm = (first, second) if first.index in inside else (second, first)
+    return f"{ml.name} of {name_of(ml.residue)} to {mm.name} of {name_of(mm.residue)}"
+
+
+def _contents(topology: app.Topology) -> str:
+    """Names and numbers of the residues of each chain."""
+    told = []
+    for chain in topology.chains():
+        runs = [list(group) for _, group in groupby(chain.residues(), lambda one: one.name)]
+        names = (
+            f"{run[0].name} {_number(run[0])}" + (f" to {_number(run[-1])}" if run[1:] else "")
+            for run in runs
+        )
+        told.append(f"chain {chain.id.strip() or 'without a name'}: {few(names)}")
+    more = len(told) - _FEW_CHAINS
+    return "; ".join(told[:_FEW_CHAINS]) + (f"; and {more} more chains" if more > 0 else "")
