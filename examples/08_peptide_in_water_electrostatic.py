@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", default="les-demo", help="name of a model, or artifact (.les.pt)")
 parser.add_argument("--padding", type=float, default=1.0, help="water around the peptide [nm]")
-parser.add_argument("--steps", type=int, default=2000, help="steps of 0.5 fs with each embedding")
+parser.add_argument("--steps", type=int, default=2000, help="steps of 0.5 fs of each run")
 parser.add_argument("--frames", type=int, default=20, help="frames of each run")
 parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()
@@ -81,6 +81,7 @@ for embedding, simulation in simulations.items():
     simulation.context.setPositions(modeller.positions)
     simulation.minimizeEnergy(maxIterations=100)
     simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
+    simulation.step(arguments.steps // 2)  # the water settles around the peptide
     print(f"{embedding} embedding")
     simulation.reporters.append(
         app.StateDataReporter(

@@ -106,11 +106,9 @@ def draw_embeddings(folder: Path) -> str:
     axes["charges"].legend()
     what = {"energy": "Coulomb energy with water [kJ/mol]", "dipole": "dipole of the peptide [D]"}
     for (key, label), columns in zip(what.items(), ((0, 1), (2, 3)), strict=True):
-        axes[key].plot(energies[:, columns[0]], ".-", label="charges of the force field")
-        axes[key].plot(energies[:, columns[1]], ".-", label="latent charges")
+        axes[key].plot(energies[:, columns], ".-")  # in the colours of the charges
         axes[key].axvline(len(energies) / 2 - 0.5, color="black", linestyle=":")
         axes[key].set(xlabel="frame: mechanical | electrostatic embedding", ylabel=label)
-    axes["energy"].legend()
     path = folder / "embeddings.png"
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
@@ -132,8 +130,9 @@ def draw_overlap(folder: Path) -> str:
         value, energy, error, _, integrated = table.T
         # Of the line from end to end only the constant can be seen.
         line = value * energy[-1]
-        axes[2].errorbar(value, energy - line, error, label=f"{name}, MBAR")
-        axes[2].plot(value, integrated - line, "x", label=f"{name}, TI")
+        bars = axes[2].errorbar(value, energy - line, error, capsize=3, label=f"{name}, MBAR")
+        color = bars[0].get_color()
+        axes[2].plot(value, integrated - line, "x", color=color, label=f"{name}, TI")
     axes[2].set(xlabel=r"$\lambda$", ylabel=r"$F(\lambda) - \lambda F(1)$ [kJ/mol]")
     axes[2].legend()
     path = folder / "overlap.png"
