@@ -16,6 +16,9 @@ TORCH ?= torch==2.13.0
 JOBS ?= 2
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 
+# Structures and force fields of an example and of tests are read from its files; it is not imported.
+DATA := openmmtools==0.27.0
+
 .PHONY: demo test test-minimal test-all lint docs benchmark dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -23,7 +26,8 @@ $(STAMP): pyproject.toml
 	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[analysis,mace,torchforce,test,release]'
+	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce,test,release]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)
 
 demo: $(STAMP)

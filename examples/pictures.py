@@ -82,6 +82,65 @@ def draw_dimer(folder: Path) -> str:
     return f"Drew {path}."
 
 
+def draw_embeddings(folder: Path) -> str:
+    """Draw embeddings.csv and charges.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    energies = np.genfromtxt(
+        folder / "embeddings.csv", delimiter=",", skip_header=1, usecols=(2, 3, 4, 5)
+    )
+    charges = np.genfromtxt(folder / "charges.csv", delimiter=",", skip_header=1, usecols=(1, 2, 3))
+    names = np.genfromtxt(
+        folder / "charges.csv", delimiter=",", skip_header=1, usecols=0, dtype=str
+    )
+    figure, axes = pyplot.subplot_mosaic(
+        [["charges", "charges"], ["energy", "dipole"]], figsize=(10, 7), layout="constrained"
+    )
+    place = np.arange(len(names))
+    axes["charges"].bar(place - 0.2, charges[:, 0], 0.4, label="force field")
+    axes["charges"].bar(place + 0.2, charges[:, 1], 0.4, yerr=charges[:, 2], label="latent")
+    axes["charges"].set_xticks(place, names, rotation=90)
+    axes["charges"].set_ylabel("charge [e]")
+    axes["charges"].legend()
+    what = {"energy": "Coulomb energy with water [kJ/mol]", "dipole": "dipole of the peptide [D]"}
+    for (key, label), columns in zip(what.items(), ((0, 1), (2, 3)), strict=True):
+        axes[key].plot(energies[:, columns], ".-")  # in the colours of the charges
+        axes[key].axvline(len(energies) / 2 - 0.5, color="black", linestyle=":")
+        axes[key].set(xlabel="frame: mechanical | electrostatic embedding", ylabel=label)
+    path = folder / "embeddings.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"Drew {path}."
+
+
+def draw_overlap(folder: Path) -> str:
+    """Draw free_energy_*.csv and overlap_*.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for axis, name in zip(axes, ("vacuum", "water"), strict=False):
+        overlap = np.loadtxt(folder / f"overlap_{name}.csv", delimiter=",")
+        _draw_matrix(axis, overlap)
+        axis.set(title=f"overlap, {name}", xlabel="window", ylabel="samples of window")
+        table = np.loadtxt(folder / f"free_energy_{name}.csv", delimiter=",", skiprows=1)
+        value, energy, error, _, integrated = table.T
+        # Of the line from end to end only the constant can be seen.
+        line = value * energy[-1]
+        bars = axes[2].errorbar(value, energy - line, error, capsize=3, label=f"{name}, MBAR")
+        color = bars[0].get_color()
+        axes[2].plot(value, integrated - line, "x", color=color, label=f"{name}, TI")
+    axes[2].set(xlabel=r"$\lambda$", ylabel=r"$F(\lambda) - \lambda F(1)$ [kJ/mol]")
+    axes[2].legend()
+    path = folder / "overlap.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"Drew {path}."
+
+
 def _pyplot():
     """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
     import matplotlib
@@ -100,6 +159,22 @@ def _draw_series(axis, time, values, label) -> None:
     axis.plot(time[width // 2 :][: len(mean)], mean, color="tab:red", label="running mean")
     axis.set_ylabel(label)
     axis.set_xlim(0, time[-1])
+
+
+def _draw_matrix(axis, matrix) -> None:
+    """A matrix of probabilities, with numbers where they are not zero."""
+    axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(matrix):
+        if value > 0.005:
+            axis.text(
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if value > 0.6 else "black",
+            )
 
 
 def _draw_angles(axis, mdtraj, trajectory, time):

@@ -18,7 +18,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DIST = os.environ.get("OPENMM_LES_DIST")
 TORCH = os.environ.get("TORCH", "torch")
-EXTRAS = ["ase", "analysis", "cuda12", "cuda13", "docs", "mace", "release", "test", "torchforce"]
+EXTRAS = [
+    "ase",
+    "analysis",
+    "cuda12",
+    "cuda13",
+    "docs",
+    "examples",
+    "mace",
+    "release",
+    "test",
+    "torchforce",
+]
 
 pytestmark = pytest.mark.skipif(not DIST, reason="`make dist test-dist` runs this")
 

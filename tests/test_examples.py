@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,3 +141,62 @@ def test_side_chain_with_a_link_atom(tmp_path):
     structure = (tmp_path / "example-output" / "side_chain.pdb").read_text()
     assert structure.count("MODEL ") == 4
     assert "PHE" in structure
+
+
+@pytest.mark.skipif(find_spec("openmmtools") is None, reason="needs the data of openmmtools")
+@pytest.mark.parametrize(
+    "embedding", ["mechanical", pytest.param("electrostatic", marks=pytest.mark.slow)]
+)
+def test_ligand_in_its_protein(tmp_path, embedding):
+    options = ["--embedding", embedding, "--padding", 0.3, "--minimize", 5, "--steps", 4]
+    out = run("07_ml_ligand_in_protein.py", *options, folder=tmp_path)
+    assert "18 atoms by the model" in out
+    inside, moved = numbers(out[out.index("By the model") :])[:2]
+    assert -2000 < inside < 500
+    assert 0 < moved < 1
+    structure = (tmp_path / "example-output" / "lysozyme.pdb").read_text()
+    atoms = re.findall(r"^(?:ATOM|HETATM).{11}(\w+)", structure, re.MULTILINE)
+    assert atoms.count("TMP") == 18 * structure.count("MODEL ")
+    assert "HOH" not in atoms
+
+
+def test_embeddings_compared(tmp_path):
+    options = ["--padding", 0.7, "--steps", 20, "--frames", 2]
+    out = run("08_peptide_in_water_electrostatic.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    frames = rows(folder / "embeddings.csv")
+    assert [frame[0] for frame in frames] == ["mechanical"] * 2 + ["electrostatic"] * 2
+    for _, _, *values in frames:
+        by_force_field, by_model, *dipoles = map(float, values)
+        assert -400 < by_force_field < 0
+        assert -400 < by_model < 0
+        assert all(0.5 < dipole < 12 for dipole in dipoles)
+    charges = {name: list(map(float, values)) for name, *values in rows(folder / "charges.csv")}
+    assert len(charges) == 22
+    assert charges["ACE O"][0] == -0.5679  # Amber's
+    assert charges["ACE O"][1] < -0.2
+    for column in range(2):
+        total = sum(values[column] for values in charges.values())
+        assert total == pytest.approx(0.0, abs=1e-4)
+    assert ("embeddings.png" in out) == (find_spec("matplotlib") is not None)
+
+
+@pytest.mark.skipif(find_spec("pymbar") is None, reason="needs pymbar (extra `examples`)")
+def test_free_energy_of_the_model(tmp_path):
+    options = ["--padding", 0.7, "--windows", 4, "--samples", 15, "--interval", 5]
+    out = run("09_mm_to_mlmm_free_energy.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    for name in ("vacuum", "water"):
+        overlap = np.loadtxt(folder / f"overlap_{name}.csv", delimiter=",")
+        assert overlap.shape == (4, 4)
+        np.testing.assert_allclose(overlap.sum(axis=1), 1.0, atol=1e-4)
+        table = np.array(rows(folder / f"free_energy_{name}.csv"), dtype=float)
+        np.testing.assert_allclose(table[:, 0], [0, 1 / 3, 2 / 3, 1])
+        _, mbar, error, by_bar, integrated = table[-1]
+        assert 0 < error < 20
+        assert mbar == pytest.approx(by_bar, abs=3 * error)
+        assert mbar == pytest.approx(integrated, abs=10)
+    correction, error, *_ = numbers(out[out.index("The model changes") :])
+    assert abs(correction) < 60
+    assert 0 < error < 30
+    assert ("overlap.png" in out) == (find_spec("matplotlib") is not None)
