@@ -50,20 +50,19 @@ def drift(made, integrator, samples, steps=5) -> tuple[float, float]:
     return slope * samples, float(np.ptp(totals - (start + slope * times)))
 
 
-@pytest.mark.parametrize("region", ["peptide", "side_chain"])
-def test_energy_conservation_without_cutoffs(region):
+def test_energy_conservation_without_cutoffs():
     """The response of the charges does the work that the energy says; a droplet, flexible."""
     structure = peptide_in_water()
     droplet = structure.only(structure.peptide + structure.waters(12)).in_box(None)
-    atoms = getattr(droplet, region)
     integrator = openmm.VerletIntegrator(0.0002)
-    system = embedded(droplet, classical(droplet, app.NoCutoff), atoms)
+    system = embedded(droplet, classical(droplet, app.NoCutoff), droplet.peptide)
     made = relaxed(system, droplet, "Reference", integrator=integrator)
     integrator.step(50)
     gained, strayed = drift(made, integrator, 40)
     # The Verlet energy oscillates with the square of the step; what is lost would add up.
+    # Without the response of the charges 0.14 and 1.0.
     assert abs(gained) < 0.05
-    assert strayed < 1.0
+    assert strayed < 0.5
     assert made.getState(energy=True).getKineticEnergy()._value > 50
 
 

@@ -147,8 +147,14 @@ def test_force_field_with_custom_forces():
     """CHARMM36: charges in the NonbondedForce, Lennard-Jones and its 1-4 terms in custom forces."""
     structure, whole = villin(), villin_by_charmm()
     chosen = structure.side_chain_of(PHENYLALANINE)
-    fixed = context(embedded(structure, whole, chosen), structure.positions, "CPU")
-    made = context(embedded(structure, whole, chosen, interpolate=True), structure.positions, "CPU")
+    fixed, made = (
+        context(
+            embedded(structure, whole, chosen, interpolate=wanted, chargeTolerance=1.0),
+            structure.positions,
+            "CPU",
+        )
+        for wanted in (False, True)
+    )
     per_energy, per_force = TOLERANCE["CPU"]
     assert energy(made) == pytest.approx(energy(fixed), abs=per_energy)
     np.testing.assert_allclose(forces(made), forces(fixed), atol=per_force)
