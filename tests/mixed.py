@@ -1,11 +1,13 @@
 """Peptides in water for the tests of ML/MM, with what is computed from them."""
 
+import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import openmm
+import pytest
 from contexts import PLATFORMS  # registers the potentials
 from helpers import ROOT
 from openmm import Vec3, app, unit
@@ -15,7 +17,7 @@ from openmm_les.forces import MOLECULES_NAME
 
 __all__ = ["PLATFORMS"]
 
-NM = unit.nanometer
+NM, MOLAR = unit.nanometer, unit.molar
 METHODS = [
     app.NoCutoff,
     app.CutoffNonPeriodic,
@@ -26,6 +28,7 @@ METHODS = [
 ]
 WATERS = {"tip3p": "amber14/tip3p.xml", "tip4pew": "amber14/tip4pew.xml"}
 PHENYLALANINE = 16  # a residue of villin
+PEPTIDE = ("ACE", "ALA", "NME")
 SIDE_CHAIN = ("CB", "HB1", "HB2", "HB3")
 
 
@@ -43,7 +46,7 @@ class Structure:
 
     @property
     def peptide(self) -> list[int]:
-        return [a.index for a in self.topology.atoms() if a.residue.name != "HOH"]
+        return [a.index for a in self.topology.atoms() if a.residue.name in PEPTIDE]
 
     @property
     def side_chain(self) -> list[int]:
@@ -67,17 +70,24 @@ class Structure:
         modeller.delete([a for a in self.topology.atoms() if a.index not in kept])
         return Structure(modeller.topology, bare(modeller.positions))
 
+    def in_box(self, vectors) -> "Structure":
+        """The structure in another box [nm]; None for no box. Structures are shared by tests."""
+        topology = copy.deepcopy(self.topology)
+        topology.setPeriodicBoxVectors(vectors if vectors is None else np.array(vectors))
+        return Structure(topology, self.positions)
+
 
 def bare(positions) -> np.ndarray:
     return np.array(positions.value_in_unit(NM))
 
 
 @cache
-def peptide_in_water(water="tip3p", size=1.9) -> Structure:
-    """Alanine dipeptide in a cubic box."""
+def peptide_in_water(water="tip3p", size=1.9, salt=0.0) -> Structure:
+    """Alanine dipeptide in a cubic box, with sodium chloride [mol/l]."""
     pdb = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb"))
     modeller = app.Modeller(pdb.topology, pdb.positions)
-    modeller.addSolvent(field(water), model=water, boxSize=Vec3(size, size, size) * NM)
+    box = Vec3(size, size, size) * NM
+    modeller.addSolvent(field(water), model=water, boxSize=box, ionicStrength=salt * MOLAR)
     return Structure(modeller.topology, bare(modeller.positions))
 
 
@@ -89,9 +99,7 @@ def field(water="tip3p") -> app.ForceField:
 @cache
 def peptide() -> Structure:
     """Alanine dipeptide in vacuum."""
-    alone = peptide_in_water().only(peptide_in_water().peptide)
-    alone.topology.setPeriodicBoxVectors(None)
-    return alone
+    return peptide_in_water().only(peptide_in_water().peptide).in_box(None)
 
 
 @cache
@@ -159,6 +167,19 @@ def forces(made, groups=-1) -> np.ndarray:
     return made.getState(forces=True, groups=groups).getForces(asNumpy=True)._value
 
 
+def relaxed(system, structure, platform="CPU", iterations=40, **integration):
+    """A Context at a local minimum, with velocities."""
+    made = context(system, structure.positions, platform, **integration)
+    openmm.LocalEnergyMinimizer.minimize(made, 10.0, iterations)
+    made.setVelocitiesToTemperature(300.0, 2)
+    return made
+
+
+def total_energy(made) -> float:
+    state = made.getState(energy=True)
+    return (state.getPotentialEnergy() + state.getKineticEnergy())._value
+
+
 def nonbonded(system) -> openmm.NonbondedForce:
     return next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
 
@@ -199,3 +220,35 @@ def assert_forces_are_gradients(
         numeric = -(ends[0] - ends[1]) / (2 * step)
         assert abs(numeric - got[atom] @ direction) < tolerance * scale, atom
     place(made, positions)
+
+
+def assert_pressure_is_the_derivative(system, structure, platform) -> None:
+    """Molecules are scaled as a whole, the ML one too: by hand, and as a barostat does it.
+
+    Args:
+        system: gets a barostat.
+    """
+    barostat = openmm.MonteCarloBarostat(1.0, 300.0, 25)
+    system.addForce(barostat)
+    made = context(system, structure.positions, platform)
+    box = bare(structure.topology.getPeriodicBoxVectors())
+    volume, step = np.linalg.det(box), 1e-3
+    energies = []
+    for sign in (1, -1):
+        scale = (1 + sign * step) ** (1 / 3)
+        positions = structure.positions.copy()
+        for molecule in made.getMolecules():
+            centre = structure.positions[list(molecule)].mean(axis=0)
+            positions[list(molecule)] += (scale - 1) * centre
+        made.setPeriodicBoxVectors(*(box * scale))
+        made.setPositions(positions)
+        energies.append(energy(made))
+    made.setPeriodicBoxVectors(*box)
+    made.setPositions(structure.positions)
+    virial = -(energies[0] - energies[1]) / (2 * step * volume)
+    # Ideal part: 3/2 kT for each molecule, by the barostat's own account with masses at rest.
+    made.setVelocities(np.zeros((system.getNumParticles(), 3)))
+    pressure = barostat.computeCurrentPressure(made)
+    bar = 16.6053906717  # kJ/mol/nm^3
+    assert pressure._value / bar == pytest.approx(virial, abs=0.02 * abs(virial))
+    assert abs(virial) > 1.0

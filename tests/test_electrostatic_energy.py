@@ -5,8 +5,8 @@ import openmm
 import pytest
 from mixed import (
     METHODS,
+    PHENYLALANINE,
     PLATFORMS,
-    Structure,
     app,
     assert_forces_are_gradients,
     bare,
@@ -17,6 +17,8 @@ from mixed import (
     mixed,
     nonbonded,
     peptide_in_water,
+    villin,
+    villin_by_charmm,
 )
 from test_electrostatic_system import embedded
 from test_saved_systems import in_fresh_process
@@ -57,6 +59,36 @@ def test_forces_are_gradients_at_cut_bonds(scheme):
     probed = structure.atoms("CB", "HB1", "CA", "N", "C", "HA")
     assert_forces_are_gradients(made, structure.positions, probed, groups={1})
     np.testing.assert_allclose(forces(made, {1}).sum(axis=0), 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_virtual_link_atoms_are_where_the_internal_ones_are(platform, interpolate):
+    structure = peptide_in_water()
+    system = classical(structure)
+    nonbonded(system).setUseDispersionCorrection(False)  # an average over all particles
+    atoms = structure.side_chain
+    internal, virtual = (
+        context(
+            embedded(structure, system, atoms, linkAtoms=kind, interpolate=interpolate),
+            structure.positions,
+            platform,
+        )
+        for kind in ("internal", "virtual")
+    )
+    number = structure.topology.getNumAtoms()
+    site = bare(virtual.getState(positions=True).getPositions())[number:]
+    first, second = structure.positions[structure.atoms("CB", "CA")]
+    expected = first + 0.107 * (second - first) / np.linalg.norm(second - first)
+    np.testing.assert_allclose(site, [expected], atol=1e-6)
+    per_energy, per_force = TOLERANCE[platform]
+    for value in (1.0, 0.4) if interpolate else (None,):
+        if value is not None:
+            for made in (internal, virtual):
+                made.setParameter("lambda_interpolate", value)
+        assert energy(virtual) == pytest.approx(energy(internal), abs=per_energy)
+        np.testing.assert_allclose(forces(virtual)[:number], forces(internal), atol=per_force)
+    assert len(virtual.getMolecules()) == len(internal.getMolecules())
 
 
 @pytest.mark.parametrize("method", METHODS_OF_NOTE, ids=str)
@@ -111,6 +143,29 @@ def test_lambda_leads_from_the_force_field_to_the_embedding(method, platform):
         np.testing.assert_allclose(forces(made), expected, atol=per_force)
 
 
+def test_force_field_with_custom_forces():
+    """CHARMM36: charges in the NonbondedForce, Lennard-Jones and its 1-4 terms in custom forces."""
+    structure, whole = villin(), villin_by_charmm()
+    chosen = structure.side_chain_of(PHENYLALANINE)
+    fixed, made = (
+        context(
+            embedded(structure, whole, chosen, interpolate=wanted, chargeTolerance=1.0),
+            structure.positions,
+            "CPU",
+        )
+        for wanted in (False, True)
+    )
+    per_energy, per_force = TOLERANCE["CPU"]
+    assert energy(made) == pytest.approx(energy(fixed), abs=per_energy)
+    np.testing.assert_allclose(forces(made), forces(fixed), atol=per_force)
+    made.setParameter("lambda_interpolate", 0.0)
+    pure = context(whole, structure.positions, "CPU")
+    assert energy(made) == pytest.approx(energy(pure), abs=per_energy)
+    np.testing.assert_allclose(forces(made), forces(pure), atol=per_force)
+    mechanical = context(mixed(structure, whole, chosen), structure.positions, "CPU")
+    assert abs(energy(mechanical) - energy(fixed)) > 1.0
+
+
 def test_order_images_and_edges_do_not_matter():
     """Permuted regions, atoms in any image each, a region across the edge of the box."""
     structure = peptide_in_water()
@@ -137,15 +192,9 @@ def test_order_images_and_edges_do_not_matter():
     np.testing.assert_allclose(forces(made, {1}), before[1], atol=1e-6)
 
 
-def in_box(structure, vectors) -> Structure:
-    topology = app.Modeller(structure.topology, structure.positions).topology
-    topology.setPeriodicBoxVectors(np.array(vectors))
-    return Structure(topology, structure.positions)
-
-
 def test_triclinic_box():
     """The same lattice by other vectors: (0, b, 0) + 2 (a, 0, 0) is another way to write b."""
-    structure = in_box(peptide_in_water(), [[2.1, 0, 0], [0.7, 2.1, 0], [-0.7, 0.7, 2.1]])
+    structure = peptide_in_water().in_box([[2.1, 0, 0], [0.7, 2.1, 0], [-0.7, 0.7, 2.1]])
     made = context(
         embedded(structure, classical(structure), structure.peptide), structure.positions
     )
@@ -160,12 +209,11 @@ def test_triclinic_box():
 def test_large_boxes_tend_to_no_box():
     """A few waters around the peptide: the error of a box falls with its volume."""
     structure = peptide_in_water()
-    few = structure.only(structure.peptide + structure.waters(6))
-    few.topology.setPeriodicBoxVectors(None)
+    few = structure.only(structure.peptide + structure.waters(6)).in_box(None)
     alone = context(embedded(few, classical(few, app.NoCutoff), few.peptide), few.positions)
     errors = []
     for edge in (8.0, 16.0):
-        boxed = in_box(few, edge * np.eye(3))
+        boxed = few.in_box(edge * np.eye(3))
         made = context(
             embedded(boxed, classical(boxed, app.PME, ewaldErrorTolerance=1e-3), boxed.peptide),
             boxed.positions,

@@ -1,5 +1,8 @@
 """Electrostatic embedding: what the force field keeps, and what is refused."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import openmm
 import pytest
@@ -16,6 +19,7 @@ from mixed import (
     peptide,
     peptide_in_water,
 )
+from openmmml import MLPotential
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
@@ -105,7 +109,148 @@ def test_xml_is_small():
     made = embedded(structure, system, structure.peptide)
     force = next(f for f in made.getForces() if isinstance(f, openmm.PythonForce))
     # Written as hexadecimal digits.
-    assert len(openmm.XmlSerializer.serialize(force)) < 20_000
+    xml = openmm.XmlSerializer.serialize(force)
+    assert len(xml) < 20_000
+    # XML files that users keep name this function; it must never move.
+    assert b"openmm_les.mlmm.embedded".hex() in xml
+    assert b"restore".hex() in xml
+
+
+# ------------------------------------------------------------------ regions
+
+
+def test_atoms_may_be_any_integers():
+    """The whole System is the same, to the last character."""
+    structure = peptide_in_water()
+    system, atoms = classical(structure), structure.peptide
+    assert atoms == list(range(22))
+    written = {
+        openmm.XmlSerializer.serialize(embedded(structure, system, given))
+        for given in (atoms, tuple(atoms), range(22), np.array(atoms), list(np.array(atoms)))
+    }
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("method", [app.NoCutoff, app.PME], ids=str)
+def test_a_region_that_is_everything(method):
+    """Nothing of the force field is left; in a box there are the region's images."""
+    structure = peptide_in_water()
+    alone = structure.only(structure.peptide)
+    alone = alone.in_box(None if method is app.NoCutoff else 4.0 * np.eye(3))
+    made = context(
+        embedded(alone, classical(alone, method, cutoff=1.0), alone.peptide), alone.positions
+    )
+    model = MLPotential("les-demo").createSystem(
+        alone.in_box(None).topology, precision="double", removeCMMotion=False
+    )
+    expected = context(model, alone.positions)
+    tolerance = 1e-6 if method is app.NoCutoff else 0.1
+    assert energy(made) == pytest.approx(energy(expected), abs=tolerance)
+    np.testing.assert_allclose(forces(made), forces(expected), atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("method", [app.NoCutoff, app.PME], ids=str)
+def test_surroundings_without_charges(method):
+    """Argon and the like: the region is as alone in its box, whose images it sees."""
+    structure = peptide_in_water()
+    system, atoms = classical(structure, method), structure.peptide
+    force = nonbonded(system)
+    for i in set(range(system.getNumParticles())) - set(atoms):
+        _, *rest = force.getParticleParameters(i)
+        force.setParticleParameters(i, 0.0, *rest)
+    made = context(embedded(structure, system, atoms), structure.positions)
+    alone = structure.only(atoms)
+    if method is app.NoCutoff:
+        alone = alone.in_box(None)
+    expected = context(embedded(alone, classical(alone, method), alone.peptide), alone.positions)
+    assert energy(made, {1}) == pytest.approx(energy(expected, {1}), abs=1e-7)
+    got = forces(made, {1})
+    np.testing.assert_allclose(got[atoms], forces(expected, {1}), atol=1e-6)
+    got[atoms] = 0.0
+    assert not got.any()
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_restraints_survive(interpolate):
+    """As in mechanical embedding, which has many of them in its tests."""
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    restrained = openmm.XmlSerializer.clone(system)
+    restraint = openmm.CustomCentroidBondForce(2, "100*(distance(g1,g2)-0.2)^2")
+    restraint.addGroup(structure.peptide[:4])
+    restraint.addGroup(structure.peptide[-4:])
+    restraint.addBond([0, 1])
+    restrained.addForce(restraint)
+    differences = [
+        energy(context(make(restrained), structure.positions))
+        - energy(context(make(system), structure.positions))
+        for make in (
+            lambda each: each,
+            lambda each: embedded(structure, each, structure.peptide, interpolate=interpolate),
+        )
+    ]
+    assert differences[1] == pytest.approx(differences[0], abs=1e-7)
+    assert abs(differences[0]) > 1.0
+
+
+@pytest.mark.parametrize("kind", ["internal", "virtual"])
+def test_information_that_openmmml_returns(kind):
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    options = {"linkAtoms": kind, "returnInfo": True}
+    info = embedded(structure, system, structure.side_chain, **options)
+    added = int(kind == "virtual")
+    assert info["system"].getNumParticles() == system.getNumParticles() + added
+    assert info["topology"].getNumAtoms() == system.getNumParticles() + added
+    assert info["oldToNew"] == list(range(system.getNumParticles()))
+
+
+# ------------------------------------------------------------------ the sign of latent charges
+
+
+def artifact_with(path, sign, charge_sign):
+    """The bundled model with its latent charges multiplied by a sign, which its energy ignores."""
+    demo = artifacts.load(catalog.artifact_path("les-demo"))
+    state = copy.copy(demo.canonical.state)
+    last = {}
+    for name in sorted(state):
+        if ".charge." in name:
+            last[name.rsplit(".", 1)[0]] = name  # what makes the charges is the last matrix
+    state |= {name: sign * state[name] for name in last.values()}
+    canonical = dataclasses.replace(demo.canonical, state=state)
+    return artifacts.save(canonical, path, charge_sign=charge_sign, module=demo.module)
+
+
+def test_the_sign_of_latent_charges_comes_from_the_artifact(tmp_path):
+    """It is arbitrary in a training run."""
+    structure = peptide_in_water()
+    system = classical(structure)
+    found = {}
+    for sign, stated in ((1, 1), (-1, -1), (-1, 1)):
+        path = artifact_with(tmp_path / f"{sign}{stated}.les.pt", sign, stated)
+        for embedding in ("electrostatic", "mechanical")[: 1 + (sign == stated)]:
+            options = OPTIONS if embedding == "electrostatic" else {}
+            made = MLPotential("les", modelPath=path).createMixedSystem(
+                structure.topology,
+                system,
+                structure.side_chain,
+                forceGroup=1,
+                precision="double",
+                **options,
+            )
+            found[sign, stated, embedding] = energy(context(made, structure.positions), {1})
+    assert found[-1, -1, "mechanical"] == pytest.approx(found[1, 1, "mechanical"], abs=1e-7)
+    assert found[-1, -1, "electrostatic"] == pytest.approx(found[1, 1, "electrostatic"], abs=1e-7)
+    assert abs(found[-1, 1, "electrostatic"] - found[1, 1, "electrostatic"]) > 1.0
+
+
+def test_a_model_whose_sign_is_not_known(tmp_path):
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    potential = MLPotential("les", modelPath=artifact_with(tmp_path / "x.les.pt", 1, None))
+    with pytest.raises(InputError, match=r"x\.les\.pt does not state the sign of its latent char"):
+        potential.createMixedSystem(structure.topology, system, structure.peptide, **OPTIONS)
+    potential.createMixedSystem(structure.topology, system, structure.peptide)
 
 
 # ------------------------------------------------------------------ refusals
@@ -141,9 +286,17 @@ def net_charge(system, structure):
     force.setParticleParameters(structure.peptide[0], charge._value + 1.0, *rest)
 
 
+def implicit_solvent(system, structure):
+    force = openmm.GBSAOBCForce()
+    for _ in range(system.getNumParticles()):
+        force.addParticle(0.1, 0.15, 0.8)
+    system.addForce(force)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (implicit_solvent, r"GBSAOBCForce cannot be combined with ML/MM: implicit solvent"),
         (two_charged, r"expected one NonbondedForce with charges, got NonbondedForce, Nonb"),
         (no_charges, r"expected one NonbondedForce with charges, got none"),
         (custom_coulomb, r"CustomNonbondedForce has charges in a custom expression"),
@@ -192,7 +345,7 @@ def test_charges_far_from_that_of_the_region_stop():
         ({"allowNetCharge": 1}, r"allowNetCharge: expected True or False, got 1"),
         ({"chargeTolerance": 0}, r"chargeTolerance: expected a charge above 0 e, got 0"),
         ({"mlImages": "none"}, r"mlImages: expected 'exact' or 'native', got 'none'"),
-        ({"linkAtoms": "virtual"}, r"linkAtoms: expected 'internal' with embedding='electro"),
+        ({"backend": "torchforce"}, r"embedding='electrostatic' needs a PythonForce"),
         ({"ewald": "mesh"}, r"ewald='mesh' and lesCutoff='smooth' are for the periodic sum of"),
         ({"mlImage": "exact"}, r"unknown argument mlImage; did you mean mlImages\?"),
         ({"embedding": "mechanical"}, r"chargeTolerance: this option is for embedding='elect"),
@@ -209,6 +362,14 @@ def test_virtual_sites_in_the_region_are_refused():
     system = classical(structure, water="tip4pew")
     with pytest.raises(InputError, match=r"expected an ML region without virtual sites, got atom"):
         embedded(structure, system, structure.waters(1))
+
+
+def test_ions_in_the_region_are_refused():
+    """Beside it they are welcome; the bundled model knows no sodium."""
+    structure = peptide_in_water(salt=0.4)
+    ion = next(a.index for a in structure.topology.atoms() if a.residue.name == "NA")
+    with pytest.raises(InputError, match=r"expected elements the model knows .*, got Na in atom"):
+        embedded(structure, classical(structure), [*structure.peptide, ion])
 
 
 def test_small_boxes_are_refused():

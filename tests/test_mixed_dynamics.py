@@ -6,6 +6,7 @@ import pytest
 from mixed import (
     PLATFORMS,
     app,
+    assert_pressure_is_the_derivative,
     bare,
     classical,
     context,
@@ -15,6 +16,8 @@ from mixed import (
     nonbonded,
     peptide,
     peptide_in_water,
+    relaxed,
+    total_energy,
 )
 from test_saved_systems import in_fresh_process
 
@@ -22,19 +25,6 @@ from openmm_les import InputError
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 TWO_CUTS = ("N", "H", "CA", "HA", "CB", "HB1", "HB2", "HB3")
-
-
-def relaxed(system, structure, platform="CPU", **integration):
-    """A Context at a local minimum, with velocities."""
-    made = context(system, structure.positions, platform, **integration)
-    openmm.LocalEnergyMinimizer.minimize(made, 10.0, 40)
-    made.setVelocitiesToTemperature(300.0, 2)
-    return made
-
-
-def total_energy(made) -> float:
-    state = made.getState(energy=True)
-    return (state.getPotentialEnergy() + state.getKineticEnergy())._value
 
 
 # ------------------------------------------------------------------ dynamics
@@ -157,35 +147,12 @@ def test_molecules_are_those_of_the_force_field(region, kind, interpolate):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_pressure_is_the_derivative_of_the_energy(platform):
-    """Molecules are scaled as a whole, the ML one too: by hand, and as a barostat does it."""
     structure = peptide_in_water()
     system = classical(structure)
     nonbonded(system).setUseDispersionCorrection(False)
-    made_system = mixed(structure, system, structure.peptide)
-    barostat = openmm.MonteCarloBarostat(1.0, 300.0, 25)
-    made_system.addForce(barostat)
-    made = context(made_system, structure.positions, platform)
-    box = bare(structure.topology.getPeriodicBoxVectors())
-    volume, step = np.linalg.det(box), 1e-3
-    energies = []
-    for sign in (1, -1):
-        scale = (1 + sign * step) ** (1 / 3)
-        positions = structure.positions.copy()
-        for molecule in made.getMolecules():
-            centre = structure.positions[list(molecule)].mean(axis=0)
-            positions[list(molecule)] += (scale - 1) * centre
-        made.setPeriodicBoxVectors(*(box * scale))
-        made.setPositions(positions)
-        energies.append(energy(made))
-    made.setPeriodicBoxVectors(*box)
-    made.setPositions(structure.positions)
-    virial = -(energies[0] - energies[1]) / (2 * step * volume)
-    # Ideal part: 3/2 kT for each molecule, by the barostat's own account with masses at rest.
-    made.setVelocities(np.zeros((system.getNumParticles(), 3)))
-    pressure = barostat.computeCurrentPressure(made)
-    bar = 16.6053906717  # kJ/mol/nm^3
-    assert pressure._value / bar == pytest.approx(virial, abs=0.02 * abs(virial))
-    assert abs(virial) > 1.0
+    assert_pressure_is_the_derivative(
+        mixed(structure, system, structure.peptide), structure, platform
+    )
 
 
 @pytest.mark.parametrize("kind", ["internal", "virtual"])

@@ -11,7 +11,6 @@ from mixed import (
     METHODS,
     PHENYLALANINE,
     PLATFORMS,
-    Structure,
     app,
     bare,
     classical,
@@ -188,16 +187,11 @@ def test_order_images_and_edges_do_not_matter():
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_triclinic_box(platform):
-    structure = peptide_in_water()
-    topology = app.Modeller(structure.topology, structure.positions).topology
-    edge = 2.1
-    vectors = np.array([[edge, 0, 0], [0.7, edge, 0], [-0.7, 0.7, edge]])
-    topology.setPeriodicBoxVectors(vectors)
-    skewed = Structure(topology, structure.positions)
+    vectors = [[2.1, 0, 0], [0.7, 2.1, 0], [-0.7, 0.7, 2.1]]
+    skewed = peptide_in_water().in_box(vectors)
     whole = without_correction(classical(skewed))
     made = context(mixed(skewed, whole, skewed.peptide), skewed.positions, platform)
-    alone = skewed.only(skewed.peptide)
-    alone.topology.setPeriodicBoxVectors(vectors)
+    alone = skewed.only(skewed.peptide).in_box(vectors)
     own = context(without_correction(classical(alone)), alone.positions, platform)
     full = context(whole, skewed.positions, platform)
     tolerance, _ = TOLERANCE[platform]

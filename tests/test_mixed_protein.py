@@ -3,7 +3,23 @@
 import numpy as np
 import openmm
 import pytest
-from mixed import PHENYLALANINE, app, classical, context, energy, forces, mixed, villin_box
+from mixed import (
+    PHENYLALANINE,
+    app,
+    assert_forces_are_gradients,
+    classical,
+    context,
+    energy,
+    forces,
+    mixed,
+    villin_box,
+)
+from test_electrostatic_system import embedded
+
+
+def in_the_field(structure, system, atoms):
+    """Electrostatic embedding; the bundled model misses the charge of toluene by 0.6 e."""
+    return embedded(structure, system, atoms, chargeTolerance=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +51,29 @@ def test_side_chain_with_a_link_atom(system):
     assert set(touched) == {alpha, *chosen}
 
 
+def test_side_chain_among_the_charges_of_protein_water_and_ions(system):
+    """Forces on L1, M1, M2 and far atoms are gradients, and add up to nothing."""
+    structure = villin_box()
+    chosen = structure.side_chain_of(PHENYLALANINE)
+    made = context(in_the_field(structure, system, chosen), structure.positions)
+    residue = [a for a in structure.topology.atoms() if a.residue.index == PHENYLALANINE]
+    probed = [a.index for a in residue if a.name in ("CB", "CZ", "CA", "N")]
+    ion = next(a.index for a in structure.topology.atoms() if a.residue.name.upper() == "CL")
+    assert_forces_are_gradients(made, structure.positions, [*probed, ion], groups={1})
+    pulled = forces(made, {1})
+    np.testing.assert_allclose(pulled.sum(axis=0), 0.0, atol=1e-6)
+    assert np.count_nonzero(np.abs(pulled).sum(axis=1)) > 8800
+    assert len(made.getMolecules()) == len(context(system, structure.positions).getMolecules())
+
+
 @pytest.mark.slow
-def test_dynamics(system):
+@pytest.mark.parametrize("make", [mixed, in_the_field])
+def test_dynamics(system, make):
     structure = villin_box()
     chosen = structure.side_chain_of(PHENYLALANINE)
     integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, 0.001)
     integrator.setRandomNumberSeed(1)
-    made = context(mixed(structure, system, chosen), structure.positions, "CPU", integrator)
+    made = context(make(structure, system, chosen), structure.positions, "CPU", integrator)
     openmm.LocalEnergyMinimizer.minimize(made, 100.0, 50)
     made.setVelocitiesToTemperature(300.0, 1)
     integrator.step(150)

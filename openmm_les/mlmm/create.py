@@ -144,5 +144,8 @@ def _add_embedded_model(
     )
     from openmm_les.mlmm import embedded  # imports torch only when it is called
 
-    force = embedded.build(artifact, region, field, links, options, electrostatic, interpolate)
+    number = system.getNumParticles()
+    force = embedded.build(
+        artifact, region, field, links, options, electrostatic, interpolate, number
+    )
     install(force, system, region.plain, options.forceGroup)

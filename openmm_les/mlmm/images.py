@@ -20,8 +20,10 @@ def nearest(vectors: FloatArray, cell: FloatArray | None) -> FloatArray:
         cell: lattice vectors in rows, in OpenMM's reduced form; None when not periodic.
     """
     if cell is not None:
-        for axis in (2, 1, 0):
-            vectors = vectors - np.rint(vectors[:, axis : axis + 1] / cell[axis, axis]) * cell[axis]
+        with np.errstate(invalid="ignore"):  # infinite positions are told by the model
+            for axis in (2, 1, 0):
+                shifts = np.rint(vectors[:, axis : axis + 1] / cell[axis, axis])
+                vectors = vectors - shifts * cell[axis]
     return vectors
 
 

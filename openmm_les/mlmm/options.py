@@ -95,17 +95,12 @@ class ElectrostaticOptions:
             )
         return total
 
-    def check(self, mixed: MixedOptions, forces: ForceOptions) -> None:
+    def check(self, forces: ForceOptions) -> None:
         """Refuse other options that do not go with these.
 
         Raises:
             InputError: names the option.
         """
-        if mixed.linkAtoms != "internal":
-            raise InputError(
-                "linkAtoms: expected 'internal' with embedding='electrostatic', got "
-                f"{mixed.linkAtoms!r}"
-            )
         if self.mlImages == "exact" and (forces.ewald == "mesh" or forces.lesCutoff == "smooth"):
             raise InputError(
                 "ewald='mesh' and lesCutoff='smooth' are for the periodic sum of the model, which "
@@ -144,7 +139,7 @@ def read_options(
     if embedding != "electrostatic":
         return mixed, None, forces
     electrostatic = ElectrostaticOptions(**chosen(further))
-    electrostatic.check(mixed, forces)
+    electrostatic.check(forces)
     return mixed, electrostatic, forces
 
 
