@@ -4,6 +4,7 @@ Each complex comes with prmtop files of its parts, which tell what the force fie
 region alone. The files are data of openmmtools, which is not imported.
 """
 
+import copy
 import shutil
 from dataclasses import dataclass
 from functools import cache
@@ -216,6 +217,21 @@ def test_ends_of_interpolation(name, embedding):
     for value, end in enumerate((classical(name), embedded(name, embedding))):
         made.setParameter("lambda_interpolate", float(value))
         assert energy(made) == pytest.approx(energy(end), abs=allowed(name)["energy"])
+
+
+def test_missing_bonds_are_told(caplog):
+    """As of a ligand whose residue has nonbonded parameters alone."""
+    chosen = load("guest")
+    system = copy.deepcopy(chosen.system)
+    mixed(chosen, system, chosen.region, interpolate=True)
+    assert "no bond term" not in caplog.text
+    (index,) = (i for i, f in enumerate(system.getForces()) if "HarmonicBond" in f.getName())
+    system.removeForce(index)
+    for i in reversed(range(system.getNumConstraints())):
+        system.removeConstraint(i)
+    mixed(chosen, system, chosen.region, interpolate=True)
+    assert "no bond term between " in caplog.text
+    assert "nothing may hold these atoms together" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["guest", "guest in water", "ligand of lysozyme"])

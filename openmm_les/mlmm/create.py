@@ -13,7 +13,12 @@ from openmm_les.forces import ForceOptions, Region, add_force, backends, install
 from openmm_les.mlmm import bonded, nonbonded
 from openmm_les.mlmm.decisions import refuse_unsuitable
 from openmm_les.mlmm.field import MMField, read_field
-from openmm_les.mlmm.interpolation import LAMBDA, Sums, check_constraints
+from openmm_les.mlmm.interpolation import (
+    LAMBDA,
+    Sums,
+    check_constraints,
+    warn_of_missing_bonds,
+)
 from openmm_les.mlmm.links import Link, find_links
 from openmm_les.mlmm.options import ElectrostaticOptions, MixedOptions
 from openmm_les.mlmm.region import MLRegion, follow_system
@@ -79,6 +84,7 @@ def create_mixed_system(
     sums = Sums()
     if interpolate:
         check_constraints(system, removed, region)
+        warn_of_missing_bonds(system, region)
         for force in removed:
             sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
         fade = nonbonded.fade_charges if field else nonbonded.fade

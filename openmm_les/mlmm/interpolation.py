@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import openmm
@@ -9,6 +10,8 @@ import openmm
 from openmm_les.errors import InputError
 from openmm_les.forces.region import few
 from openmm_les.mlmm.region import MLRegion
+
+logger = logging.getLogger(__name__)
 
 LAMBDA = "lambda_interpolate"
 """Global parameter of interpolation: 0 is the force field, 1 the mixed System."""
@@ -86,4 +89,28 @@ def check_constraints(
             "interpolate: expected bond and angle terms in place of every constraint inside the ML "
             f"region, got a constraint alone between {few(loose)}; make the System with "
             "constraints=None, or with flexibleConstraints=True"
+        )
+
+
+def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
+    """Warn where the force field has no term for a bond inside the ML region.
+
+    Such a residue is good enough when the model alone describes it, but at small lambda its atoms
+    drift apart.
+
+    Args:
+        system: the force field's System, without constraints that stand in place of bonds.
+        region: the ML region.
+    """
+    held: set[frozenset[int]] = set()
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce | openmm.CustomBondForce):
+            bonds = (force.getBondParameters(i) for i in range(force.getNumBonds()))
+            held |= {frozenset(bond[:2]) for bond in bonds}
+    loose = [bond for bond in region.plain.bonds if frozenset(bond) not in held]
+    if loose:
+        logger.warning(
+            "interpolate: the force field has no bond term between %s; at small lambda nothing "
+            "may hold these atoms together",
+            few(" and ".join(map(region.name, bond)) for bond in loose),
         )
