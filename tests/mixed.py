@@ -1,6 +1,7 @@
 """Peptides in water for the tests of ML/MM, with what is computed from them."""
 
 import copy
+import random
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,7 @@ def peptide_in_water(water="tip3p", size=1.9, salt=0.0) -> Structure:
     pdb = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb"))
     modeller = app.Modeller(pdb.topology, pdb.positions)
     box = Vec3(size, size, size) * NM
+    random.seed(1)  # OpenMM draws the places of ions
     modeller.addSolvent(field(water), model=water, boxSize=box, ionicStrength=salt * MOLAR)
     return Structure(modeller.topology, bare(modeller.positions))
 
