@@ -42,10 +42,11 @@ $(MINIMAL)/.installed: pyproject.toml
 	$(MINIMAL)/bin/python -m pip install --quiet -e '.[test]' '$(TORCH)'
 	touch $(MINIMAL)/.installed
 
-# Documents and mixed Systems run once, in `make test`: they take minutes and do not depend on torch's version.
+# Documents, ML/MM and examples run once, in `make test`: they take minutes and do not depend on torch's version.
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py \
-		--ignore-glob='tests/test_mixed_*.py'
+		--ignore-glob='tests/test_mixed_*.py' --ignore-glob='tests/test_electrostatic_*.py' \
+		--ignore=tests/test_run_region.py --ignore=tests/test_examples.py
 
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
