@@ -4,18 +4,19 @@ No module here imports a training framework. Every block has a ``forward`` that 
 together with the tensors its hand-written ``backward`` needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from openmm_les.errors import ArtifactError
+from openmm_les.networks.cace import cace_network
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.networks.mace import MACENetwork
 
 __all__ = ["CanonicalModel", "build_network"]
 
-_FAMILIES = {"mace": MACENetwork}
+_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {"mace": MACENetwork, "cace": cace_network}
 
 
 def build_network(
@@ -39,7 +40,8 @@ def build_network(
             more; needs `fold`.
 
     Returns:
-        A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
+        A module with the methods ``short_range`` and ``pull_back`` and the attributes ``cutoff``
+        and ``needs_autograd`` (whether it cannot run in torch's inference mode).
 
     Raises:
         ArtifactError: the family is not known to this version.

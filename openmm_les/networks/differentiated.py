@@ -14,8 +14,9 @@ class DifferentiatedNetwork(nn.Module):
 
     Args:
         network: called with pair vectors [N, K, 3] [A] (r_i - r_j, longer than the cutoff in unused
-            slots), the neighbour matrix [N, K] and species [N]; returns energies [N] [eV] and
-            charges [N] [e], to be differentiated. The vectors come in float64.
+            slots), the neighbour matrix [N, K], its reverse slots [N * K] and species [N]; returns
+            energies [N] [eV] and charges [N] [e], to be differentiated. The vectors come in
+            float64.
         cutoff: its cutoff radius [A].
     """
 
@@ -42,7 +43,7 @@ class DifferentiatedNetwork(nn.Module):
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
         vectors = (positions.unsqueeze(1) - others + shifts).detach().requires_grad_(True)
-        energies, charges = self.network(vectors, neighbors, species)
+        energies, charges = self.network(vectors, neighbors, reverse, species)
         energies, charges = energies.to(torch.float64), charges.to(torch.float64)
         torch.set_grad_enabled(before)
         return energies.detach(), charges.detach(), [[vectors, energies, charges, reverse]]
