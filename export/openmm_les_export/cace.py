@@ -142,10 +142,9 @@ def _one_number(record: Record, name: str) -> float:
 def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     basis, envelope = (representation.module(name) for name in ("radial_basis", "cutoff_fn"))
     cutoff = _one_number(envelope, "cutoff")
-    if not math.isclose(cutoff, representation.number("cutoff"), rel_tol=1e-6):
-        raise ModelFileError(
-            f"model: cutoff: expected one cutoff, got {cutoff} and {representation.number('cutoff')}"
-        )
+    searched = representation.number("cutoff")
+    if not math.isclose(cutoff, searched, rel_tol=1e-6):
+        raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
     order = _one_number(envelope, "p")
     if order != int(order) or order < 2:
         raise UnsupportedModelError(
@@ -177,18 +176,28 @@ def _polynomials(representation: Record) -> dict[str, Any]:
             f"model: {angular.path}.lxlylz_list: expected all monomials of each degree, got "
             f"{describe(monomials)}"
         )
-    by_order, order = symmetrizer.value("indice_dict_allnu"), int(symmetrizer.number("max_nu"))
-    invariants: list[list[list[Any]]] = [[[[0], 1.0]]]
-    for nu in range(2, order + 1):
-        for terms in by_order[nu].values():
-            own = [[[int(i) for i in factors], float(c)] for factors, c in terms]
-            if not all(len(f) == nu and 0 <= min(f) <= max(f) < len(monomials) for f, _ in own):
-                raise ModelFileError(
-                    f"model: {symmetrizer.path}: expected products of {nu} of {len(monomials)} "
-                    f"monomials, got {describe(terms)}"
-                )
-            invariants.append(own)
-    return {"monomials": monomials, "invariants": invariants}
+    return {
+        "monomials": monomials,
+        "invariants": [[[[0], 1.0]], *_invariants(symmetrizer, len(monomials))],
+    }
+
+
+def _invariants(symmetrizer: Record, size: int) -> list[list[list[Any]]]:
+    """Terms of all invariants of order 2 and above: indices of monomials, and a factor."""
+    found = []
+    try:
+        for nu in range(2, int(symmetrizer.number("max_nu")) + 1):
+            for terms in symmetrizer.value("indice_dict_allnu")[nu].values():
+                own = [([int(i) for i in factors], float(c)) for factors, c in terms]
+                if not all(len(f) == nu and 0 <= min(f) <= max(f) < size for f, _ in own):
+                    raise ValueError(f"expected products of {nu} of {size} monomials")
+                found.append([[factors, c] for factors, c in own])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"model: {symmetrizer.path}.indice_dict_allnu: expected the terms of every invariant, "
+            f"got something else ({type(error).__name__}: {error})"
+        ) from error
+    return found
 
 
 def _channels(
@@ -205,15 +214,15 @@ def _channels(
     for name, width in widths.items():
         _expect(state[name], (len(elements), width), f"node_embedding_{name}")
     channels = widths["sender"] * widths["receiver"]
-    weights = representation.module("radial_transform.weights").tensors()
+    transforms = representation.module("radial_transform.weights").tensors()
     degrees = max(sum(entry) for entry in hyper["monomials"]) + 1
-    if list(weights) != [str(d) for d in range(degrees)]:
+    if list(transforms) != [str(d) for d in range(degrees)]:
         raise ModelFileError(
             f"model: radial_transform.weights: expected those of {degrees} degrees, got "
-            f"{list(weights)}"
+            f"{list(transforms)}"
         )
-    functions = weights["0"].shape[1]
-    for degree, weight in weights.items():
+    functions = transforms["0"].shape[1]
+    for degree, weight in transforms.items():
         shape = (hyper["num_bessel"], functions, channels)
         _expect(weight, shape, f"radial_transform.weights.{degree}")
         state[f"radial.{degree}"] = weight.to(torch.float64).permute(2, 0, 1)

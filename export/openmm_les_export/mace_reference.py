@@ -22,7 +22,7 @@ from openmm_les.errors import InputError, VerificationError
 from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Array, Evaluation, les_energy
+from openmm_les_export.reference import Evaluation, les_energy
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.

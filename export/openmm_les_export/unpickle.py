@@ -1,10 +1,10 @@
 """Reads a pickled model as inert records: nothing the file names is imported or executed.
 
 A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
-opening one is running it. Here every class of a known family has a stand-in that only stores what it
-is given, names outside an explicit list (`families`) are refused before anything is rebuilt, and
-the rest is left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is read once
-and its members are repacked, so that no second parser can see another archive.
+opening one is running it. Here every class of a known family (`families`) has a stand-in that only
+stores what it is given, names that are not listed are refused before anything is rebuilt, and the
+rest is left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is
+read once and its members are repacked, so that no second parser can see another archive.
 """
 
 from __future__ import annotations

@@ -311,7 +311,7 @@ class CACENetwork(nn.Module):
             first = last
         parts.append(torch.ones_like(parts[0][:1]))
         mixed = torch.cat(parts)
-        invariants = self.invariants(mixed.view(mixed.shape[0], -1))
+        invariants: torch.Tensor = self.invariants(mixed.view(mixed.shape[0], -1))
         invariants = invariants.view(-1, channels, n, mixed.shape[2] // n)
         return invariants.permute(2, 1, 0, 3).reshape(n, -1).to(torch.float64)
 

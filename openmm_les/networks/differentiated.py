@@ -59,7 +59,8 @@ class DifferentiatedNetwork(nn.Module):
         """See `openmm_les.networks.mace.MACENetwork.pull_back`."""
         vectors, energies, charges, reverse = saved[0][0], saved[0][1], saved[0][2], saved[0][3]
         given: List[Optional[torch.Tensor]] = [grad_energies, grad_charges.to(torch.float64)]
-        found = torch.autograd.grad([energies, charges], [vectors], given)[0]
+        # TorchScript knows this signature alone, which torch's annotations leave out.
+        found = torch.autograd.grad([energies, charges], [vectors], given)[0]  # type: ignore[arg-type]
         gradient = torch.zeros_like(vectors) if found is None else found.detach()
         strain = torch.einsum("nka,nkb->ab", gradient, vectors.detach())
         # What acts on r_j in the slot of a pair acts on r_i, with the other sign, in the reverse.
