@@ -90,22 +90,13 @@ class Evaluator:
         device: where the modules are.
         graphs: ``'auto'`` (graphs on a GPU; what cannot be recorded runs without, and a warning
             says why), True (what cannot be recorded is an error) or False.
-        autograd: the modules differentiate by themselves.
 
     Raises:
         InputError: no such choice, or graphs without a GPU.
     """
 
-    def __init__(
-        self,
-        num_atoms: int,
-        device: torch.device,
-        graphs: bool | str = "auto",
-        *,
-        autograd: bool = False,
-    ) -> None:
+    def __init__(self, num_atoms: int, device: torch.device, graphs: bool | str = "auto") -> None:
         check_cuda_graphs(graphs, str(device))
-        self._autograd = autograd
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._num_atoms = num_atoms
@@ -144,8 +135,7 @@ class Evaluator:
         values = self._host_input.numpy()
         values[:-9], values[-9:] = positions.ravel(), cell.ravel()
         # Not only without gradients: without the book-keeping for views, a tenth of a small step.
-        without = torch.no_grad() if self._autograd else torch.inference_mode()
-        with without, self._own_stream():
+        with torch.inference_mode(), self._own_stream():
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
             if self._graph is None:

@@ -308,8 +308,7 @@ class SystemModel:
         self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
-        autograd = bool(network.needs_autograd)
-        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, autograd=autograd)
+        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs)
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from openmm_les.errors import ArtifactError
-from openmm_les.networks.cace import cace_network
+from openmm_les.networks.cace import CACENetwork
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.networks.mace import MACENetwork
 
 __all__ = ["CanonicalModel", "build_network"]
 
-_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {"mace": MACENetwork, "cace": cace_network}
+_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {"mace": MACENetwork, "cace": CACENetwork}
 
 
 def build_network(
@@ -40,8 +40,7 @@ def build_network(
             more; needs `fold`.
 
     Returns:
-        A module with the methods ``short_range`` and ``pull_back`` and the attributes ``cutoff``
-        and ``needs_autograd`` (whether it cannot run in torch's inference mode).
+        A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
 
     Raises:
         ArtifactError: the family is not known to this version.

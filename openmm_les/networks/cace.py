@@ -1,8 +1,8 @@
-"""CACE with latent charges: atomic energies and charges of pair vectors, to be differentiated.
+"""CACE with latent charges: atomic energies and charges, and their pull-back to positions.
 
-Cheng, npj Comput. Mater. 10, 157 (2024), eqs. 1-9, in the algebra of a static neighbour matrix. The
-paper's edge basis is a product of radial function, angular monomial, and the embeddings of both
-elements; per pair it would be a thousand numbers. Here the receiver's embedding stands outside of
+Cheng, npj Comput. Mater. 10, 157 (2024), in the algebra of a static neighbour matrix. The paper's
+edge basis is a product of a radial function, an angular monomial, and the embeddings of both
+elements; for each pair that is a thousand numbers. Here the receiver's embedding stands outside of
 the sum over neighbours, and the sums are matrix products over the slots.
 """
 
@@ -11,33 +11,14 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.differentiated import DifferentiatedNetwork
+from openmm_les.networks.dense import DenseNetwork
+from openmm_les.networks.invariants import InvariantFeatures
 from openmm_les.networks.radial import BesselBasis
 
 State = Mapping[str, torch.Tensor]
 
 #: Added to distances [A] where the original divides vectors by them; 1e-9 relative in the energy.
 _DISTANCE_OFFSET = 1e-9
-
-
-def cace_network(
-    hyper: Mapping[str, Any],
-    state: State,
-    species: Sequence[int],
-    *,
-    dtype: torch.dtype,
-    **_: bool,
-) -> DifferentiatedNetwork:
-    """The network of a canonical model of family ``cace`` (``docs/design.md``).
-
-    Args:
-        hyper: canonical hyper-parameters.
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs, and of the products of neighbour sums.
-        **_: what only other families know how to use.
-    """
-    return DifferentiatedNetwork(CACENetwork(hyper, state, species, dtype), float(hyper["cutoff"]))
 
 
 class AngularMonomials(nn.Module):
@@ -50,8 +31,8 @@ class AngularMonomials(nn.Module):
     def __init__(self, exponents: Sequence[Sequence[int]]) -> None:
         super().__init__()
         known = [tuple(int(e) for e in entry) for entry in exponents]
-        # Each one is a component times one of lower degree.
-        self.axes: List[int] = [max(range(3), key=lambda a, e=e: e[a]) for e in known]  # type: ignore[misc]
+        # Each one is a component times one of lower degree; the first is 1.
+        self.axes: List[int] = [entry.index(max(entry)) for entry in known]
         self.parents: List[int] = [
             known.index(tuple(e - (a == axis) for a, e in enumerate(entry))) if any(entry) else 0
             for entry, axis in zip(known, self.axes, strict=True)
@@ -65,201 +46,106 @@ class AngularMonomials(nn.Module):
                 values.append(values[parent] * unit[:, self.axes[i]])
         return torch.stack(values, 1)
 
-
-class RadialTransform(nn.Module):
-    """Mixes radial functions, with other weights for each channel.
-
-    Args:
-        weight: shape [C, n, M].
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.weight: torch.Tensor
-        self.register_buffer("weight", weight)
-
-    def forward(self, sums: torch.Tensor) -> torch.Tensor:
-        """From sums of one degree [C, L, N, n] to [L, C, N * M]."""
-        channels, size, n = sums.shape[0], sums.shape[1], sums.shape[2]
-        mixed = torch.bmm(sums.reshape(channels, size * n, -1), self.weight)
-        return mixed.view(channels, size, -1).transpose(0, 1)
+    @torch.jit.export
+    def backward(
+        self, grad: torch.Tensor, unit: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """From dE/d(monomials) [E, L], unit vectors and monomials to dE/d(unit) [E, 3]."""
+        pending: List[torch.Tensor] = []
+        for i in range(len(self.parents)):
+            pending.append(grad[:, i])
+        components: List[torch.Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
+        for back in range(len(self.parents) - 1):
+            i = len(self.parents) - 1 - back
+            axis, parent = self.axes[i], self.parents[i]
+            pending[parent] = pending[parent] + pending[i] * unit[:, axis]
+            components[axis] = components[axis] + pending[i] * values[:, parent]
+        return torch.stack(components, 1)
 
 
-class Invariants(nn.Module):
-    """Rotationally invariant polynomials of neighbour sums.
+class PairBasis(nn.Module):
+    """Radial functions and angular monomials of all slots of a neighbour matrix.
 
     Args:
-        terms: for each invariant its terms: indices of the sums to multiply, and the factor.
-        size: number of sums L.
-        dtype: dtype of the sums.
+        radial: from distances [E] to functions and their derivatives, each [E, n].
+        angular: of unit vectors.
     """
 
-    def __init__(
-        self, terms: Sequence[Sequence[Sequence[Any]]], size: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, radial: BesselBasis, angular: AngularMonomials) -> None:
         super().__init__()
-        flat = [
-            (i, [int(f) for f in factors], float(c))
-            for i, own in enumerate(terms)
-            for factors, c in own
-        ]
-        self.order: int = max(len(factors) for _, factors, _ in flat)
-        # Factors are picked by a product with zeros and ones: its derivative is one too, where that
-        # of indexing adds up in another order each time on a GPU. Entry L of the sums is one.
-        select = torch.zeros(self.order, len(flat), size + 1, dtype=dtype)
-        collect = torch.zeros(len(terms), len(flat), dtype=dtype)
-        for term, (invariant, factors, coefficient) in enumerate(flat):
-            for k in range(self.order):
-                select[k, term, factors[k] if k < len(factors) else size] = 1.0
-            collect[invariant, term] = coefficient
-        self.select: torch.Tensor
-        self.collect: torch.Tensor
-        self.register_buffer("select", select)
-        self.register_buffer("collect", collect)
-
-    def forward(self, sums: torch.Tensor) -> torch.Tensor:
-        """From sums [L + 1, X], of which the last are ones, to invariants [S, X]."""
-        products = torch.mm(self.select[0], sums)
-        for k in range(1, self.order):
-            products = products * torch.mm(self.select[k], sums)
-        return torch.mm(self.collect, products)
-
-
-class Dense(nn.Module):
-    """A linear map with a bias.
-
-    Args:
-        weight: shape [in, out].
-        bias: shape [out].
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        super().__init__()
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From [N, in] to [N, out]."""
-        return torch.addmm(self.bias, x, self.weight)
-
-
-class DenseNetwork(nn.Module):
-    """Linear maps with silu between them, and a linear map beside them if there is one.
-
-    Args:
-        state: ``0.weight``, ``0.bias``, ``1.weight``, ... and ``linear.weight``, ``linear.bias``.
-    """
-
-    def __init__(self, state: State) -> None:
-        super().__init__()
-        depth = sum(name.endswith(".weight") for name in state) - ("linear.weight" in state)
-        self.layers = nn.ModuleList(
-            Dense(state[f"{k}.weight"], state[f"{k}.bias"]) for k in range(depth)
-        )
-        self.beside = nn.ModuleList(
-            Dense(state[f"{k}.weight"], state[f"{k}.bias"])
-            for k in ("linear",)
-            if "linear.weight" in state
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From [N, in] to [N, out]."""
-        y = x
-        for k, layer in enumerate(self.layers):
-            if k > 0:
-                y = torch.nn.functional.silu(y)
-            y = layer(y)
-        for linear in self.beside:
-            y = y + linear(x)
-        return y
-
-
-class CACENetwork(nn.Module):
-    """CACE for `DifferentiatedNetwork`.
-
-    Dense networks are float64 whatever the dtype, as `openmm_les.networks.mace.MACENetwork._cast`
-    explains.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``cace`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs, and of the products of neighbour sums.
-    """
-
-    def __init__(
-        self, hyper: Mapping[str, Any], state: State, species: Sequence[int], dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        index = torch.tensor(list(species), dtype=torch.int64)
-        sender, receiver = (
-            state[name].index_select(0, index).to(dtype) for name in ("sender", "receiver")
-        )
-        exponents = hyper["monomials"]
-        degrees = [sum(entry) for entry in exponents]
+        self.radial = radial
+        self.angular = angular
         self.offset = _DISTANCE_OFFSET
-        self.sizes: List[int] = [degrees.count(d) for d in range(max(degrees) + 1)]
-        self.num_senders, self.num_receivers = sender.shape[1], receiver.shape[1]
-        self.basis = BesselBasis(
-            state["bessel_frequencies"].to(dtype),
-            float(hyper["bessel_prefactor"]),
-            float(hyper["cutoff"]),
-            int(hyper["cutoff_order"]),
-        )
-        self.angular = AngularMonomials(exponents)
-        self.radial = nn.ModuleList(
-            RadialTransform(state[f"radial.{d}"].to(dtype)) for d in range(len(self.sizes))
-        )
-        self.invariants = Invariants(hyper["invariants"], len(exponents), dtype)
-        self.messages = nn.ModuleList(
-            DenseNetwork(_below(state, f"message.{t}.")) for t in range(int(hyper["num_messages"]))
-        )
-        self.energy = DenseNetwork(_below(state, "energy."))
-        self.charge = DenseNetwork(_below(state, "charge."))
-        # Channels are pairs of a sender's and a receiver's number, the latter running faster.
-        self.sender: torch.Tensor
-        self.sender_channels: torch.Tensor
-        self.receiver_channels: torch.Tensor
-        self.register_buffer("sender", sender)
-        self.register_buffer("sender_channels", sender.repeat_interleave(receiver.shape[1], 1))
-        self.register_buffer("receiver_channels", receiver.repeat(1, sender.shape[1]))
 
     def forward(
-        self,
-        vectors: torch.Tensor,
-        neighbors: torch.Tensor,
-        reverse: torch.Tensor,
-        species: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Energies [N] [eV] and charges [N] [e], float64; see `DifferentiatedNetwork`."""
+        self, positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Monomials [N, K, L], radial functions [N, K, n], and what `backward` needs.
+
+        Args:
+            positions: shape [N, 3] [A], float64.
+            neighbors: neighbour of each slot, shape [N, K].
+            shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+        """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        flat = vectors.view(-1, 3).to(self.sender.dtype)
-        distances = torch.sqrt((flat * flat).sum(1, keepdim=True))
-        angular = self.angular(flat / (distances + self.offset)).view(n, k, -1)
-        radial = self.basis(distances.squeeze(1))[0].view(n, k, -1)
+        others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
+        vectors = (positions.unsqueeze(1) - others + shifts).view(-1, 3)
+        # Differences of coordinates need double precision, what follows does not.
+        vectors = vectors.to(self.radial.frequencies.dtype)
+        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
+        unit = vectors / (distances + self.offset)
+        angular = self.angular(unit)
+        radial, slopes = self.radial(distances.squeeze(1))
+        saved = [vectors, distances, unit, angular, slopes]
+        return angular.view(n, k, -1), radial.view(n, k, -1), saved
 
-        receivers = self.receiver_channels.index_select(0, species).t()
-        senders = self.sender.index_select(0, species.index_select(0, neighbors.view(-1)))
-        features = self._features(self._sums(angular, radial, senders.view(n, k, -1)), receivers)
-        collected: List[torch.Tensor] = [features]
-        own = self.sender_channels.index_select(0, species).unsqueeze(1)
-        for message in self.messages:
-            weights = message(features).to(own.dtype).view(n, len(self.sizes), -1) * own
-            # What slot (i, j) receives from j is what slot (j, i) has at hand. Seen that way, the
-            # derivative is a sum over slots, and no scatter.
-            mine = weights.view(n, 1, -1).expand(n, k, -1).reshape(n * k, -1)
-            received = mine.index_select(0, reverse).view(n, k, len(self.sizes), -1)
-            features = self._features(self._weighted(angular, radial, received), receivers)
-            collected.append(features)
-        everything = torch.cat(collected, 1)
-        return self.energy(everything).squeeze(1), self.charge(everything).squeeze(1)
+    @torch.jit.export
+    def backward(
+        self,
+        grad_angular: torch.Tensor,
+        grad_radial: torch.Tensor,
+        saved: List[torch.Tensor],
+        reverse: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(monomials) and dE/d(radial functions) to dE/dr and dE/dstrain.
 
-    def _sums(
+        Args:
+            grad_angular: shape [N, K, L].
+            grad_radial: shape [N, K, n].
+            saved: third result of `forward`.
+            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
+
+        Returns:
+            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        """
+        vectors, distances, unit, angular, slopes = saved
+        n, k = grad_angular.shape[0], grad_angular.shape[1]
+        grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)
+        along = (grad_unit * unit).sum(1, keepdim=True) / (distances + self.offset)
+        grad_distance = (grad_radial.view(n * k, -1) * slopes).sum(1, keepdim=True) - along
+        direction = vectors / distances
+        grad_vectors = grad_unit / (distances + self.offset) + grad_distance * direction
+        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
+        grad_positions = pairs.view(n, k, 3).sum(1)
+        grad_strain = grad_vectors.t() @ vectors
+        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+
+
+class ElementSums(nn.Module):
+    """Sums over neighbours that differ by their element only; the first layer has no others.
+
+    Args:
+        num_receivers: numbers in a receiver's embedding, for each of which a channel is made.
+    """
+
+    def __init__(self, num_receivers: int) -> None:
+        super().__init__()
+        self.num_receivers = num_receivers
+
+    def forward(
         self, angular: torch.Tensor, radial: torch.Tensor, senders: torch.Tensor
     ) -> torch.Tensor:
-        """Sums over neighbours that differ by their element only, [C, L, N, n].
+        """The sums [C, L, N, n].
 
         Args:
             angular: monomials [N, K, L].
@@ -269,14 +155,42 @@ class CACENetwork(nn.Module):
         n, k = angular.shape[0], angular.shape[1]
         weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
         sums = torch.bmm(weighted.transpose(1, 2), angular)
-        sums = sums.view(n, self.num_senders, -1, angular.shape[2]).permute(1, 3, 0, 2)
-        sums = sums.unsqueeze(1)
-        return sums.expand(-1, self.num_receivers, -1, -1, -1).flatten(0, 1)
+        sums = sums.view(n, senders.shape[2], -1, angular.shape[2]).permute(1, 3, 0, 2)
+        return sums.unsqueeze(1).expand(-1, self.num_receivers, -1, -1, -1).flatten(0, 1)
 
-    def _weighted(
+    @torch.jit.export
+    def backward(
+        self,
+        grad: torch.Tensor,
+        angular: torch.Tensor,
+        radial: torch.Tensor,
+        senders: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(sums) to dE/d(monomials) [N, K, L] and dE/d(radial functions) [N, K, n]."""
+        n, k, size = angular.shape[0], angular.shape[1], angular.shape[2]
+        grad = grad.view(-1, self.num_receivers, size, n, radial.shape[2]).sum(1)
+        grad = grad.permute(2, 0, 3, 1).reshape(n, -1, size)
+        weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
+        grad_weighted = torch.bmm(angular, grad.transpose(1, 2))
+        grad_weighted = grad_weighted.view(n, k, senders.shape[2], -1)
+        return torch.bmm(weighted, grad), (grad_weighted * senders.unsqueeze(3)).sum(2)
+
+
+class MessageSums(nn.Module):
+    """Sums over neighbours with weights that each neighbour brings.
+
+    Args:
+        sizes: number of monomials of each degree.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes: List[int] = list(sizes)
+
+    def forward(
         self, angular: torch.Tensor, radial: torch.Tensor, received: torch.Tensor
     ) -> torch.Tensor:
-        """Sums over neighbours with weights of their own, [C, L, N, n].
+        """The sums [C, L, N, n].
 
         Args:
             angular: monomials [N, K, L].
@@ -294,26 +208,157 @@ class CACENetwork(nn.Module):
             first += size
         return torch.cat(parts, 1)
 
-    def _features(self, sums: torch.Tensor, receivers: torch.Tensor) -> torch.Tensor:
-        """Invariant features [N, C * S * M], float64.
-
-        Args:
-            sums: over neighbours [C, L, N, n].
-            receivers: embedding of the atoms themselves [C, N].
-        """
-        channels, n = receivers.shape[0], receivers.shape[1]
-        sums = sums * receivers.view(channels, 1, n, 1)
-        parts: List[torch.Tensor] = []
+    @torch.jit.export
+    def backward(
+        self,
+        grad: torch.Tensor,
+        angular: torch.Tensor,
+        radial: torch.Tensor,
+        received: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From dE/d(sums) to dE/d of (monomials, radial functions, received weights)."""
+        n, k = angular.shape[0], angular.shape[1]
+        grad_angular: List[torch.Tensor] = []
+        grad_received: List[torch.Tensor] = []
+        grad_radial = torch.zeros_like(radial)
         first = 0
-        for degree, transform in enumerate(self.radial):
-            last = first + self.sizes[degree]
-            parts.append(transform(sums[:, first:last]))
-            first = last
-        parts.append(torch.ones_like(parts[0][:1]))
-        mixed = torch.cat(parts)
-        invariants: torch.Tensor = self.invariants(mixed.view(mixed.shape[0], -1))
-        invariants = invariants.view(-1, channels, n, mixed.shape[2] // n)
-        return invariants.permute(2, 1, 0, 3).reshape(n, -1).to(torch.float64)
+        for degree, size in enumerate(self.sizes):
+            own = angular[:, :, first : first + size]
+            part = grad[:, first : first + size].permute(2, 0, 1, 3).reshape(n, grad.shape[0], -1)
+            basis = (own.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
+            grad_received.append(torch.bmm(basis, part.transpose(1, 2)))
+            grad_basis = torch.bmm(received[:, :, degree], part).view(n, k, size, -1)
+            grad_angular.append((grad_basis * radial.unsqueeze(2)).sum(3))
+            grad_radial = grad_radial + (grad_basis * own.unsqueeze(3)).sum(2)
+            first += size
+        return torch.cat(grad_angular, 2), grad_radial, torch.stack(grad_received, 2)
+
+
+class CACENetwork(nn.Module):
+    """CACE energies and latent charges for inference.
+
+    Dense networks are float64 whatever the dtype, as `openmm_les.networks.mace.MACENetwork._cast`
+    explains.
+
+    Args:
+        hyper: canonical hyper-parameters of family ``cace`` (``docs/design.md``).
+        state: canonical weights, float64.
+        species: indices of the elements to keep, in the order in which atoms are sorted.
+        dtype: dtype of all that is done for pairs, and of the products of neighbour sums.
+        **_: options that only other families have.
+    """
+
+    def __init__(
+        self,
+        hyper: Mapping[str, Any],
+        state: State,
+        species: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        **_: bool,
+    ) -> None:
+        super().__init__()
+        index = torch.tensor(list(species), dtype=torch.int64)
+        sender, receiver = (
+            state[name].index_select(0, index).to(dtype) for name in ("sender", "receiver")
+        )
+        degrees = [sum(entry) for entry in hyper["monomials"]]
+        sizes = [degrees.count(d) for d in range(max(degrees) + 1)]
+        self.cutoff = float(hyper["cutoff"])
+        self.degrees = len(sizes)
+        basis = BesselBasis(
+            state["bessel_frequencies"].to(dtype),
+            float(hyper["bessel_prefactor"]),
+            self.cutoff,
+            int(hyper["cutoff_order"]),
+        )
+        self.geometry = PairBasis(basis, AngularMonomials(hyper["monomials"]))
+        self.first = ElementSums(receiver.shape[1])
+        self.sums = MessageSums(sizes)
+        radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
+        self.features = InvariantFeatures(radial, hyper["invariants"], sizes)
+        messages = [
+            DenseNetwork(_below(state, f"message.{t}.")) for t in range(int(hyper["num_messages"]))
+        ]
+        self.messages = nn.ModuleList(messages)
+        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
+        self.reversed = nn.ModuleList(messages[::-1])
+        self.energy = DenseNetwork(_below(state, "energy."))
+        self.charge = DenseNetwork(_below(state, "charge."))
+        # Channels are pairs of a sender's and a receiver's number, the latter running faster.
+        self.sender: torch.Tensor
+        self.sender_channels: torch.Tensor
+        self.receiver_channels: torch.Tensor
+        self.register_buffer("sender", sender)
+        self.register_buffer("sender_channels", sender.repeat_interleave(receiver.shape[1], 1))
+        self.register_buffer("receiver_channels", receiver.repeat(1, sender.shape[1]))
+
+    @torch.jit.export
+    def short_range(
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        reverse: torch.Tensor,
+        species: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
+        """See `openmm_les.networks.mace.MACENetwork.short_range`."""
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        angular, radial, saved_pairs = self.geometry(positions, neighbors, shifts)
+        flat = neighbors.view(-1)
+        senders = self.sender.index_select(0, species.index_select(0, flat)).view(n, k, -1)
+        receivers = self.receiver_channels.index_select(0, species).t()
+        own = self.sender_channels.index_select(0, species).unsqueeze(1)
+        features, mixed = self.features(self.first(angular, radial, senders), receivers)
+        saved = [saved_pairs, [angular, radial, senders, receivers, own, neighbors, reverse]]
+        saved.append([mixed])
+        collected: List[torch.Tensor] = [features]
+        for message in self.messages:
+            weights, hidden = message(features)
+            weights = weights.to(own.dtype).view(n, self.degrees, -1) * own
+            received = weights.index_select(0, flat).view(n, k, self.degrees, -1)
+            features, mixed = self.features(self.sums(angular, radial, received), receivers)
+            saved.append([mixed, weights] + hidden)
+            collected.append(features)
+        everything = torch.cat(collected, 1)
+        energies, saved_energy = self.energy(everything)
+        charges, saved_charge = self.charge(everything)
+        saved.append(saved_energy)
+        saved.append(saved_charge)
+        return energies.squeeze(1), charges.squeeze(1), saved
+
+    @torch.jit.export
+    def pull_back(
+        self,
+        grad_energies: torch.Tensor,
+        grad_charges: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """See `openmm_les.networks.mace.MACENetwork.pull_back`."""
+        angular, radial, senders, receivers, own, neighbors, reverse = saved[1]
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        everything = self.energy.backward(grad_energies.unsqueeze(1), saved[-2])
+        charge_part = self.charge.backward(grad_charges.to(torch.float64).unsqueeze(1), saved[-1])
+        by_layer = (everything + charge_part).chunk(len(self.messages) + 1, 1)
+
+        grad_angular, grad_radial = torch.zeros_like(angular), torch.zeros_like(radial)
+        grad = by_layer[-1]
+        for t, message in enumerate(self.reversed):
+            layer = saved[len(saved) - 3 - t]
+            mixed, weights = layer[0], layer[1]
+            received = weights.index_select(0, neighbors.view(-1)).view(n, k, self.degrees, -1)
+            sums = self.features.backward(grad.contiguous(), receivers, mixed)
+            one, other, brought = self.sums.backward(sums, angular, radial, received)
+            grad_angular, grad_radial = grad_angular + one, grad_radial + other
+            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+            brought = brought.view(n * k, -1).index_select(0, reverse).view(n, k, -1).sum(1)
+            brought = (brought.view(n, self.degrees, -1) * own).view(n, -1).to(torch.float64)
+            grad = by_layer[len(by_layer) - 2 - t] + message.backward(brought, layer[2:])
+        sums = self.features.backward(grad.contiguous(), receivers, saved[2][0])
+        one, other = self.first.backward(sums, angular, radial, senders)
+        return self.geometry.backward(grad_angular + one, grad_radial + other, saved[0], reverse)
 
 
 def _below(state: State, prefix: str) -> Dict[str, torch.Tensor]:

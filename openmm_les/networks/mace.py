@@ -271,7 +271,6 @@ class MACENetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
-        self.needs_autograd = False
         self.energy_shift = float(hyper["energy_shift"])
         self.num_species = len(species)
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
