@@ -122,20 +122,15 @@ def trace(module, *inputs) -> tuple[list[Operation], tuple[torch.Tensor, ...]]:
 
 
 def trace_on_fake_gpu(
-    function, *shapes, module=None, dtype=torch.float64, device="cuda"
+    function, *shapes, module=None, dtype=torch.float64
 ) -> tuple[list[Operation], tuple[torch.Tensor, ...]]:
     """What a scripted module or function does on a GPU, and what it returns there.
-
-    torch's autograd asks the driver for a stream, and ends the process where there is none. Modules
-    that use it are traced on torch's device ``"meta"`` instead: no numbers and no mixed devices
-    either, only that blocks have the size of those on a CPU.
 
     Args:
         function: called twice with tensors of the given shapes.
         shapes: of its arguments.
         module: scripted module that it calls, if it is none; its tensors are fake afterwards.
         dtype: of its arguments.
-        device: ``"cuda"``, or ``"meta"`` for what differentiates by itself.
 
     Raises:
         NotCapturableError: something that a CUDA graph cannot hold.
@@ -143,14 +138,14 @@ def trace_on_fake_gpu(
     """
     if module is None and isinstance(function, torch.nn.Module):
         module = function
-    with FakeTensorMode() if device == "cuda" else contextlib.nullcontext():
+    with FakeTensorMode():
         for part in () if module is None else module.modules():
             for name, buffer in list(part.named_buffers(recurse=False)):
-                setattr(part, name, _fake(buffer, device))
-        inputs = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+                setattr(part, name, _fake(buffer.shape, buffer.dtype, buffer.stride()))
+        inputs = [_fake(shape, dtype) for shape in shapes]
         with _no_fused_kernels(), torch.no_grad():
             for _ in range(2):  # TorchScript optimises in the second call what it saw in the first
-                with Watch(device) as watch:
+                with Watch("cuda") as watch:
                     results = function(*inputs)
     return watch.operations, results
 
@@ -166,8 +161,10 @@ def _no_fused_kernels():
         torch._C._jit_set_texpr_fuser_enabled(before)
 
 
-def _fake(tensor, device) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+def _fake(shape, dtype, strides=None) -> torch.Tensor:
+    if strides is None:
+        return torch.empty(shape, dtype=dtype, device="cuda")
+    return torch.empty_strided(shape, strides, dtype=dtype, device="cuda")
 
 
 def launches(operations) -> int:

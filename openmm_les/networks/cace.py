@@ -282,7 +282,7 @@ class CACENetwork(nn.Module):
         ]
         self.messages = nn.ModuleList(messages)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
-        self.reversed = nn.ModuleList(messages[::-1])
+        self.reversed: Any = nn.ModuleList(messages[::-1])
         self.energy = DenseNetwork(_below(state, "energy."))
         self.charge = DenseNetwork(_below(state, "charge."))
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.

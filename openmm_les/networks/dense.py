@@ -1,6 +1,6 @@
 """Dense networks on node features, with their derivative."""
 
-from typing import List, Mapping, Tuple
+from typing import Any, List, Mapping, Tuple
 
 import torch
 from torch import nn
@@ -43,11 +43,11 @@ class DenseNetwork(nn.Module):
         super().__init__()
         names = [name.partition(".")[0] for name in state if name.endswith(".weight")]
         layers = [Dense(state[f"{k}.weight"], state[f"{k}.bias"]) for k in names if k != "linear"]
-        self.first = layers[0]
+        self.first: Any = layers[0]
         self.others = nn.ModuleList(layers[1:])
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
-        self.reversed = nn.ModuleList(layers[:0:-1])
-        self.beside = nn.ModuleList(
+        self.reversed: Any = nn.ModuleList(layers[:0:-1])
+        self.beside: Any = nn.ModuleList(
             Dense(state[f"{k}.weight"], state[f"{k}.bias"]) for k in names if k == "linear"
         )
 

@@ -55,7 +55,7 @@ class InvariantFeatures(nn.Module):
         super().__init__()
         self.sizes: List[int] = list(sizes)
         self.functions: int = radial[0].shape[2]
-        self.radial = nn.ModuleList(RadialTransform(weight) for weight in radial)
+        self.radial: Any = nn.ModuleList(RadialTransform(weight) for weight in radial)
         flat = [
             (i, [int(f) for f in factors], float(c))
             for i, own in enumerate(terms)
