@@ -23,7 +23,7 @@ class Dense(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [N, in] to [N, out]."""
-        # Not addmm: in frozen modules TorchScript folds it with other products, wrongly.
+        # Not addmm: in frozen modules torch 2.9 then mixes up shapes of other operations.
         return x @ self.weight + self.bias
 
     @torch.jit.export
