@@ -81,6 +81,7 @@ class Artifact:
             state=state,
             les=self.metadata["les"],
             source=self.metadata["source"],
+            provenance=self.metadata.get("provenance", {}),
         )
 
     @cached_property
@@ -193,6 +194,7 @@ def save(
         "units": {"length": "angstrom", "energy": "eV", "charge": "e"},
         "dtype": dtype,
         "les": dict(canonical.les),
+        "provenance": dict(canonical.provenance),
         "charge_sign": charge_sign,
         "licence": licence,
         "citation": citation,

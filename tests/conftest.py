@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import DIPEPTIDE_MODEL, L2_MODEL, MODELS, WATER_MODEL, shared_file
+from helpers import (
+    DIPEPTIDE_MODEL,
+    L2_MODEL,
+    MODELS,
+    WATER_MODEL,
+    atomic_energies,
+    model_file,
+)
 from openmm_les_export import export
 
 from openmm_les import catalog
@@ -47,7 +54,7 @@ def exported(tmp_path_factory):
     def get(name: str, dtype: str = "float32") -> Path:
         path = folder / f"{name}-{dtype}.les.pt"
         if not path.exists():
-            export(shared_file(MODELS / f"{name}.model"), path, dtype=dtype)
+            export(model_file(name), path, dtype=dtype, atomic_energies=atomic_energies(name))
         return path
 
     return get

@@ -19,6 +19,9 @@ WATER_MODEL = "mace_les_water_r4.5_nl1_l0"
 DIPEPTIDE_MODEL = "mace_les_dipep_r4_l0"
 L2_MODEL = "mace_les_newformat_random_L2"
 MACE_MODELS = [WATER_MODEL, DIPEPTIDE_MODEL, L2_MODEL]
+CACE_WATER_MODEL = "cace_les_water_r4.5_nl1_nu2"
+CACE_DIPEPTIDE_MODEL = "cace_les_dipep_r4_nl2_nu2"
+CACE_MODELS = [CACE_WATER_MODEL, CACE_DIPEPTIDE_MODEL]
 
 
 def shared_file(path: Path) -> Path:
@@ -26,6 +29,21 @@ def shared_file(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path.name} is not distributed with the code (licence)")
     return path
+
+
+def model_file(name: str) -> Path:
+    """The file of a model, whatever its family calls it."""
+    suffix = "pth" if name in CACE_MODELS else "model"
+    return shared_file(MODELS / f"{name}.{suffix}")
+
+
+def atomic_energies(name: str) -> dict[int, float] | None:
+    """Isolated-atom energies [eV] of a model whose file holds none; they stand in its reference."""
+    if name not in CACE_MODELS:
+        return None
+    with np.load(shared_file(MODELS / f"{name}.npz")) as data:
+        numbers, energies = data["atomic_energies_Z"], data["atomic_energies_E"]
+        return dict(zip(numbers.tolist(), energies.tolist(), strict=True))
 
 
 @cache

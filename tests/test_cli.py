@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from helpers import MODELS, WATER_MODEL, shared_file
+from helpers import MODELS, ROOT, WATER_MODEL, shared_file
+from oracles.cace_models import synthetic_cace
 
 from openmm_les import __version__
 from openmm_les.cli import COMMANDS, main
@@ -98,6 +99,33 @@ def test_inspect_prints_a_table(capsys, water_artifact):
     assert "licence" in rows
     assert "verification" in rows
     assert max(map(len, out.splitlines())) < 200
+
+
+def test_inspect_says_where_parameters_came_from(capsys, tmp_path):
+    model = synthetic_cace(tmp_path / "my.pth")
+    output = tmp_path / "my.les.pt"
+    status, _, err = run(capsys, "export", model, "-o", output)
+    assert status == 2
+    assert "--atomic-energies 1:E,8:E" in err
+    status, *_ = run(capsys, "export", model, "-o", output, "--atomic-energies", "1:-13.6,O:-2041")
+    assert status == 0
+    _, out, _ = run(capsys, "inspect", output)
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line.strip())
+    assert rows["model"] == "cace"
+    assert rows["parameters"].startswith("model file")
+    assert "remove_self_interaction" in rows["parameters"]
+    assert rows["--atomic-energies"] == "reference_energies"
+    assert (
+        json.loads(run(capsys, "inspect", output, "--json")[1])["provenance"]["dl"] == "model file"
+    )
+
+
+def test_atomic_energies_are_for_models_without(capsys, tmp_path):
+    model = ROOT / "training" / "les_demo" / "les-demo.model"
+    arguments = ["-o", tmp_path / "x.les.pt", "--atomic-energies", "1:0,8:0"]
+    status, _, err = run(capsys, "export", model, *arguments)
+    assert status == 2
+    assert "a MACE-LES file holds its own; leave the option out" in err
 
 
 def test_inspect_prints_json(capsys, water_artifact):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from gradients import check_finite_differences, system_for
 from helpers import dipeptide, water_frame
 from openmm_les_export import read_model
 from oracles.mace_models import synthetic_model
@@ -74,20 +75,6 @@ def crystal(elements) -> Atoms:
     return atoms
 
 
-def system_for(artifact, atoms: Atoms, precision="double", **options) -> SystemModel:
-    periodic = bool(atoms.pbc.all())
-    cell = atoms.cell.array if periodic else None
-    return SystemModel(
-        artifact,
-        atoms.numbers,
-        periodic=periodic,
-        cell=cell,
-        positions=atoms.positions,
-        precision=precision,
-        **options,
-    )
-
-
 @pytest.mark.parametrize("make", [cluster, crystal])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_equals_mace_torch(model_folder, shape, make):
@@ -116,39 +103,6 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
 def test_forces_and_virial_are_finite_differences(model_folder, shape, make):
     artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
     check_finite_differences(artifact, make(artifact.elements), atoms=[0, 4])
-
-
-def check_finite_differences(artifact, structure: Atoms, atoms, step: float = 1e-4):
-    model = system_for(artifact, structure, max_neighbors=len(structure) * 8)
-    r, cell = structure.positions, structure.cell.array
-    got = model.evaluate(r)
-
-    def energy(positions, box=None):
-        return model.evaluate(positions, box).energy
-
-    scale = np.abs(got.forces).max()
-    for i, axis in itertools.product(atoms, range(3)):
-        d = np.zeros_like(r)
-        d[i, axis] = step
-        # Fourth-order central difference: its error is far below 1e-6 of the force.
-        slope = (8 * (energy(r + d) - energy(r - d)) - (energy(r + 2 * d) - energy(r - 2 * d))) / (
-            12 * step
-        )
-        assert got.forces[i, axis] == pytest.approx(-slope, abs=1e-6 * scale)
-    assert np.abs(got.forces.sum(0)).max() < 1e-9 * max(1.0, scale)
-    for a, b in itertools.product(range(3), repeat=2):
-
-        def strained(x, a=a, b=b):
-            strain = np.eye(3)
-            strain[a, b] += x
-            return energy(r @ strain.T, cell @ strain.T if structure.pbc.all() else None)
-
-        slope = (
-            8 * (strained(step) - strained(-step)) - (strained(2 * step) - strained(-2 * step))
-        ) / (12 * step)
-        assert got.virial[a, b] == pytest.approx(
-            slope, abs=2e-6 * max(1.0, np.abs(got.virial).max())
-        )
 
 
 def test_finite_differences_of_a_trained_model(dipeptide_artifact):

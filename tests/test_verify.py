@@ -185,10 +185,10 @@ def _les(**changes):
 
 
 def _reference_energy(charges, positions, cell=None, **changes) -> float:
-    from openmm_les_export.mace_reference import _les_energy
+    from openmm_les_export.reference import les_energy
 
     q, r = (torch.tensor(x, dtype=torch.float64) for x in (charges, positions))
-    return float(_les_energy(q, r, cell, _les(**changes)))
+    return float(les_energy(q, r, cell, _les(**changes)))
 
 
 def test_two_charges_in_the_open():
@@ -212,9 +212,9 @@ def test_reciprocal_vectors_by_hand():
     )
     assert found == pytest.approx(energy, rel=1e-14)
     # Vectors that lie on the sphere itself are in: |n| = 2 in a cube of 4 A.
-    from openmm_les_export.mace_reference import _reciprocal_sphere
+    from openmm_les_export.reference import reciprocal_sphere
 
-    assert len(_reciprocal_sphere(np.eye(3) * 4.0, math.pi)) == 32
+    assert len(reciprocal_sphere(np.eye(3) * 4.0, math.pi)) == 32
 
 
 # --- the comparison -----------------------------------------------------------------------------

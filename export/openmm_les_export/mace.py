@@ -5,7 +5,6 @@ torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -14,18 +13,19 @@ import torch
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export import e3nn_weights
-from openmm_les_export.mace_options import check_options
+from openmm_les_export.canonical_form import State, canonical_form, check_elements
+from openmm_les_export.families import MACE
+from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.monomials import MAX_ORDER, coupling_monomials, reduce_rank
 from openmm_les_export.records import Record, describe
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 _VINTAGES = {
     "mace.modules.models.MACELES": "MACE-LES fork",
     "mace.modules.extensions.MACELES": "mace-torch",
 }
 _SELECT_HEAD = "split it with mace-torch's mace_select_head and export one head"
-State = dict[str, torch.Tensor]
 
 
 def read_mace(path: str | os.PathLike[str]) -> CanonicalModel:
@@ -42,8 +42,8 @@ def canonical_mace(pickled: PickledModel) -> CanonicalModel:
     """The canonical form of a MACE-LES model that `unpickle.read_pickle` opened."""
     model = pickled.root
     _check_single_head(model)
-    check_options(model)
-    elements = _elements(model)
+    ACCEPTED.check(model)
+    elements = check_elements("atomic_numbers", model.tensor("atomic_numbers").tolist())
     state: State = {}
     hyper: dict[str, Any] = {"elements": elements, **_radial_basis(model, state)}
     lmax = _edge_lmax(model)
@@ -54,28 +54,15 @@ def canonical_mace(pickled: PickledModel) -> CanonicalModel:
     scale, shift = (_single_head(model, f"scale_shift.{name}") for name in ("scale", "shift"))
     layers = _layers(model, state, len(elements), channels, lmax, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
-    _check_finite(state)
-    return CanonicalModel(
-        family="mace",
+    return canonical_form(
+        pickled,
+        MACE,
         hyper=hyper,
-        # Copies: a view would be written into the artifact with everything it is a view of.
-        state={name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()},
+        state=state,
         les=les_parameters(model.module("les")),
-        source={
-            "file": pickled.file,
-            "sha256": pickled.sha256,
-            "class": model.qualified_name,
-            "vintage": _VINTAGES[model.qualified_name],
-            "dtype": _dtype(model),
-        },
+        vintage=_VINTAGES[model.qualified_name],
+        weights=model.module("node_embedding.linear").tensor("weight"),
     )
-
-
-def _elements(model: Record) -> list[int]:
-    elements = [int(z) for z in model.tensor("atomic_numbers")]
-    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
-        raise ModelFileError(f"model: atomic_numbers: expected different elements, got {elements}")
-    return elements
 
 
 def _check_single_head(model: Record) -> None:
@@ -84,13 +71,6 @@ def _check_single_head(model: Record) -> None:
         raise UnsupportedModelError(
             f"model: option heads: expected a single head, got {describe(heads)}; {_SELECT_HEAD}"
         )
-
-
-def _dtype(model: Record) -> str:
-    dtype = model.module("node_embedding.linear").tensor("weight").dtype
-    if dtype not in _DTYPES:
-        raise UnsupportedModelError(f"model: weights: expected float32 or float64, got {dtype}")
-    return _DTYPES[dtype]
 
 
 def _scalar(record: Record, path: str) -> float:
@@ -370,45 +350,3 @@ def _readout(record: Record) -> list[torch.Tensor]:
         e3nn_weights.linear_by_degree(record.module(name))[0] for name in ("linear_1", "linear_2")
     )
     return [first, second * constant]
-
-
-def les_parameters(les: Record) -> dict[str, float | bool]:
-    """LES parameters as the model was trained with; nothing is assumed where the file is silent."""
-    ewald, bec = les.module("ewald"), les.module("bec")
-    sigma, dl = ewald.number("sigma"), ewald.number("dl")
-    epsilon = bec.number("epsilon_factor")
-    derived = [
-        (ewald, "sigma_sq_half", sigma**2 / 2),
-        (ewald, "k_sq_max", (2 * math.pi / dl) ** 2),
-        (bec, "normalization_factor", math.sqrt(epsilon)),
-    ]
-    for record, name, expected in derived:
-        if not math.isclose(record.number(name), expected, rel_tol=1e-9):
-            raise UnsupportedModelError(
-                f"model: {record.path}.{name}: expected {expected} from the other parameters, got "
-                f"{record.number(name)}"
-            )
-    return {
-        "sigma": sigma,
-        "dl": dl,
-        "prefactor": ewald.number("norm_factor"),
-        "remove_self_interaction": _flag(ewald, "remove_self_interaction"),
-        "bec_remove_mean": _flag(bec, "remove_mean"),
-        "bec_epsilon_factor": epsilon,
-    }
-
-
-def _flag(record: Record, name: str) -> bool:
-    value = record.value(name)
-    if not isinstance(value, bool):
-        raise ModelFileError(f"model: {record.path}.{name}: expected True or False, got {value!r}")
-    return value
-
-
-def _check_finite(state: State) -> None:
-    broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ModelFileError(
-            "model: weights: expected finite numbers, got NaN or infinity in "
-            + ", ".join(broken[:5])
-        )

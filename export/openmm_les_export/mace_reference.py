@@ -1,20 +1,16 @@
 """The original model, for verification: mace-torch's own blocks with the weights of a file.
 
 mace-torch's MACELES class needs the les package and changes its layout between versions, so the
-model is put together block by block, each from its own record, and the electrostatics is a plain
-float64 sum written here, which shares no code with the run-time package. No other file imports
-mace-torch.
+model is put together block by block, each from its own record. No other file imports mace-torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -23,32 +19,14 @@ import numpy.typing as npt
 import torch
 
 from openmm_les.errors import InputError, VerificationError
-from openmm_les_export.mace import les_parameters
-from openmm_les_export.mace_options import check_options
+from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.records import Record
+from openmm_les_export.reference import Evaluation, les_energy
 from openmm_les_export.unpickle import PickledModel, read_pickle
-
-Array = npt.NDArray[np.float64]
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
 _UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-#: Vectors on the cutoff sphere are in, as in float64 they are in the original code.
-_SPHERE_SLACK = 1e-7
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the original model says of a structure.
-
-    Attributes:
-        energy: with isolated-atom references [eV].
-        forces: shape (n, 3) [eV/A].
-        charges: latent charges, shape (n,) [e].
-    """
-
-    energy: float
-    forces: Array
-    charges: Array
 
 
 def mace_version() -> str:
@@ -104,7 +82,7 @@ class MACEReference:
             record = model
         else:
             record = (model if isinstance(model, PickledModel) else read_pickle(model)).root
-        check_options(record)
+        ACCEPTED.check(record)
         self._neighborhood = _import_mace()[2]
         self.cutoff = float(record.tensor("r_max"))
         self.elements = [int(z) for z in record.tensor("atomic_numbers")]
@@ -136,7 +114,7 @@ class MACEReference:
             energies, charges = self._short_range(
                 r, species, torch.tensor(edges, dtype=torch.int64), torch.tensor(shifts)
             )
-            energy = energies.sum() + _les_energy(charges, r, box, self._les)
+            energy = energies.sum() + les_energy(charges, r, box, self._les)
             (gradient,) = torch.autograd.grad(energy, r)
         return Evaluation(
             energy=float(energy.detach()),
@@ -295,41 +273,3 @@ def _give_weights(network: Any, record: Record) -> None:
         setattr(network, name, float(record.module("scale_shift").tensor(name)))
     references = record.module("atomic_energies_fn").tensor("atomic_energies")
     network.references = references.to(torch.float64).reshape(-1, 1)
-
-
-def _les_energy(
-    charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: dict[str, float | bool]
-) -> torch.Tensor:
-    """LES energy by its definition: the full sphere of k vectors, or all pairs.
-
-    Cheng, npj Comput. Mater. 11, 80 (2025); with the self term of the periodic sum kept or removed.
-    """
-    sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
-    self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
-    removed = bool(les["remove_self_interaction"])
-    if cell is None:
-        first, second = torch.triu_indices(len(r), len(r), 1)
-        distance = torch.linalg.norm(r[first] - r[second], dim=1)
-        pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
-        energy: torch.Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
-        return energy if removed else energy + self_energy
-    k = torch.tensor(_reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
-    k2 = (k**2).sum(1)
-    phase = r @ k.T
-    cosine, sine = charges @ torch.cos(phase), charges @ torch.sin(phase)
-    kernel = torch.exp(-(sigma**2) * k2 / 2) / k2
-    volume = abs(float(np.linalg.det(cell)))
-    energy = prefactor / volume * (kernel * (cosine**2 + sine**2)).sum()
-    return energy - self_energy if removed else energy
-
-
-def _reciprocal_sphere(cell: Array, radius: float) -> Array:
-    """All reciprocal vectors but zero up to a radius [1/A], shape (m, 3)."""
-    reciprocal = 2 * math.pi * np.linalg.inv(cell).T
-    limits = np.floor(np.linalg.norm(cell, axis=1) * radius / (2 * math.pi) + 1e-6).astype(int)
-    grid = np.stack(
-        np.meshgrid(*[np.arange(-limit, limit + 1) for limit in limits], indexing="ij"), -1
-    ).reshape(-1, 3)
-    vectors = grid[np.any(grid != 0, axis=1)] @ reciprocal
-    inside = np.linalg.norm(vectors, axis=1) <= radius * (1 + _SPHERE_SLACK)
-    return np.ascontiguousarray(vectors[inside])

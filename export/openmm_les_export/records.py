@@ -118,7 +118,7 @@ class Record:
             if part not in modules:
                 raise UnsupportedModelError(
                     f"model: {record._below(part)}: expected a submodule of {record.kind}, got "
-                    "none; this layout of MACE is not known"
+                    "none; this layout is not known"
                 )
             record = modules[part]
         return record
@@ -138,7 +138,7 @@ class Record:
         if name not in tensors:
             raise UnsupportedModelError(
                 f"model: {self._below(name)}: expected a tensor of {self.kind}, got none; this "
-                "layout of MACE is not known"
+                "layout is not known"
             )
         return tensors[name]
 

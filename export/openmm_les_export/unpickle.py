@@ -1,10 +1,10 @@
 """Reads a pickled model as inert records: nothing the file names is imported or executed.
 
 A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
-opening one is running it. Here every class of a MACE-LES model has a stand-in that only stores what
-it is given, names outside an explicit list are refused before anything is rebuilt, and the rest is
-left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is read once
-and its members are repacked, so that no second parser can see another archive.
+opening one is running it. Here every class of a known family (`families`) has a stand-in that only
+stores what it is given, names that are not listed are refused before anything is rebuilt, and the
+rest is left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is
+read once and its members are repacked, so that no second parser can see another archive.
 """
 
 from __future__ import annotations
@@ -23,51 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.families import FAMILIES, Family, family_of
 from openmm_les_export.records import Record, stand_in
-
-#: Classes and functions of MACE-LES models, all vintages. They become stand-ins.
-MODEL_GLOBALS = frozenset(
-    {
-        "e3nn.math._normalize_activation.normalize2mom",
-        "e3nn.nn._activation.Activation",
-        "e3nn.nn._fc.FullyConnectedNet",
-        "e3nn.nn._fc._Layer",
-        "e3nn.o3._irreps.Irrep",
-        "e3nn.o3._irreps.Irreps",
-        "e3nn.o3._irreps._MulIr",
-        "e3nn.o3._linear.Instruction",
-        "e3nn.o3._linear.Linear",
-        "e3nn.o3._spherical_harmonics.SphericalHarmonics",
-        "e3nn.o3._tensor_product._instruction.Instruction",
-        "e3nn.o3._tensor_product._sub.FullyConnectedTensorProduct",
-        "e3nn.o3._tensor_product._tensor_product.TensorProduct",
-        "les.les.Les",
-        "les.les._DummyAtomwise",
-        "les.module.atomwise.Atomwise",
-        "les.module.bec.BEC",
-        "les.module.ewald.Ewald",
-        "mace.modules.blocks.AtomicEnergiesBlock",
-        "mace.modules.blocks.EquivariantProductBasisBlock",
-        "mace.modules.blocks.LinearNodeEmbeddingBlock",
-        "mace.modules.blocks.LinearReadoutBlock",
-        "mace.modules.blocks.NonLinearReadoutBlock",
-        "mace.modules.blocks.RadialEmbeddingBlock",
-        "mace.modules.blocks.RealAgnosticResidualInteractionBlock",
-        "mace.modules.blocks.ScaleShiftBlock",
-        "mace.modules.extensions.MACELES",
-        "mace.modules.irreps_tools.reshape_irreps",
-        "mace.modules.models.MACELES",
-        "mace.modules.radial.BesselBasis",
-        "mace.modules.radial.PolynomialCutoff",
-        "mace.modules.symmetric_contraction.Contraction",
-        "mace.modules.symmetric_contraction.SymmetricContraction",
-        "torch.fx._symbolic_trace.Tracer",
-        "torch.fx.graph_module.reduce_graph_module",
-        "torch.nn.functional.silu",
-        "torch.nn.modules.container.ModuleList",
-        "torch.nn.modules.container.ParameterList",
-    }
-)
 
 #: Bytes per number in the storages that occur.
 _ITEM_SIZES = {
@@ -90,28 +47,6 @@ TENSOR_GLOBALS = frozenset(
     }
 )
 
-#: Options of mace-torch that show as a class of their own: how to name them to the user.
-KNOWN_OPTIONS = {
-    "mace.modules.radial.AgnesiTransform": "the Agnesi distance transform",
-    "mace.modules.radial.SoftTransform": "the Soft distance transform",
-    "mace.modules.radial.ChebychevBasis": "the Chebyshev radial basis",
-    "mace.modules.radial.GaussianBasis": "the Gaussian radial basis",
-    "mace.modules.radial.RadialMLP": "radial networks with biases and layer norms",
-    "mace.modules.radial.ZBLBasis": "ZBL pair repulsion",
-    "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
-    "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
-    "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
-    "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
-    "torch._C._VariableFunctionsClass": "an activation (gate) other than silu",
-}
-
-_LES_MODELS = frozenset({"mace.modules.models.MACELES", "mace.modules.extensions.MACELES"})
-_PLAIN_MODELS = frozenset({"mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"})
-#: Namespaces of which an unlisted name is an unsupported option rather than something alien.
-_FRAMEWORKS = ("mace.", "e3nn.", "les.", "torch.nn.", "torch.fx.", "numpy.")
-#: How mace-torch's other gates (torch.tanh, torch.abs) are pickled; harmless only as a pair.
-_OTHER_GATE = frozenset({"builtins.getattr", "torch._C._VariableFunctionsClass"})
-
 _STRINGS = frozenset(
     {
         "UNICODE",
@@ -125,7 +60,8 @@ _STRINGS = frozenset(
 )
 #: The pickle protocol that torch.save writes, the only one that its restricted unpickler reads.
 _PROTOCOL = 2
-_EXPECTED = "expected a MACE-LES '.model' file as written by mace-torch's training script"
+_EXPECTED = "expected " + " or ".join(f"a {family.title} {family.file}" for family in FAMILIES)
+_STAND_INS = frozenset().union(*(family.names for family in FAMILIES))
 
 
 @dataclass(frozen=True)
@@ -134,24 +70,26 @@ class PickledModel:
 
     Attributes:
         root: record of the model object.
+        family: which it is of.
         file: file name without directories.
         sha256: hash of the file.
     """
 
     root: Record
+    family: Family
     file: str
     sha256: str
 
 
 def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
-    """Opens a pickled MACE-LES model, tensors on the CPU whatever device they were saved from.
+    """Opens a pickled model, tensors on the CPU whatever device they were saved from.
 
     Args:
-        path: the ``.model`` file.
+        path: the ``.model`` or ``.pth`` file.
 
     Raises:
-        ModelFileError: it is something else, damaged, or names what no MACE-LES model contains.
-        UnsupportedModelError: it is a MACE-LES model with an option that openmm-les does not have.
+        ModelFileError: it is something else, damaged, or names what no LES model contains.
+        UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
     """
     file = Path(path)
     content = _read_bytes(file)
@@ -171,11 +109,12 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
             f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds "
             "the whole model"
         )
-    if root.qualified_name not in _LES_MODELS:
+    family = family_of({root.qualified_name})
+    if family is None:
         raise ModelFileError(
-            f"model: {file} holds a {root.qualified_name}, not a MACELES model; {_EXPECTED}"
+            f"model: {file} holds a {root.qualified_name}, not a whole model; {_EXPECTED}"
         )
-    return PickledModel(root, file.name, hashlib.sha256(content).hexdigest())
+    return PickledModel(root, family, file.name, hashlib.sha256(content).hexdigest())
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -312,36 +251,40 @@ def _modern_name(module: str, name: str) -> str:
 
 def _check_globals(file: Path, names: set[str]) -> None:
     """Refuses what is not on the lists, by name."""
-    unknown = names - MODEL_GLOBALS - TENSOR_GLOBALS
-    alien = {name for name in unknown if not name.startswith(_FRAMEWORKS)}
-    if alien and alien != _OTHER_GATE:
+    family = family_of(names)
+    families = FAMILIES if family is None else (family,)
+    unknown = names - TENSOR_GLOBALS - (frozenset() if family is None else family.names)
+    known = tuple(prefix for each in families for prefix in each.frameworks)
+    alien = {name for name in unknown if not name.startswith(known)}
+    titles = " or ".join(each.title for each in families)
+    if alien and all(alien != each.pairs for each in families):
         raise ModelFileError(
             f"model: refused to open {file}: it calls for {_listed(alien)}, which is no part of a "
-            f"MACE-LES model; nothing was run; {_EXPECTED}, from a source you trust"
+            f"{titles} model; nothing was run; {_EXPECTED}, from a source you trust"
         )
-    if not names & _LES_MODELS:
-        if names & _PLAIN_MODELS:
-            raise ModelFileError(
-                f"model: {file} is a plain MACE model without LES; openmm-ml runs it by itself "
-                "(potential 'mace')"
-            )
+    if family is None:
+        for plain in (each.plain for each in FAMILIES):
+            if found := names & set(plain):
+                raise ModelFileError(f"model: {file} is {plain[min(found)]}")
         if unknown:
             raise ModelFileError(
-                f"model: {file} holds no MACE-LES model but {_listed(unknown)}; nothing was run; "
+                f"model: {file} holds no {titles} model but {_listed(unknown)}; nothing was run; "
                 f"{_EXPECTED}"
             )
     elif unknown:
         raise UnsupportedModelError(
-            f"model: {file} uses {_options(unknown)}, which openmm-les does not implement"
+            f"model: {file} uses {_options(unknown, family)}, which openmm-les does not implement"
         )
 
 
-def _options(names: set[str]) -> str:
+def _options(names: set[str], family: Family) -> str:
     """Names of unsupported classes, those of well-known options with what they are."""
-    known = [f"{KNOWN_OPTIONS[name]} ({name})" for name in sorted(names & set(KNOWN_OPTIONS))]
+    options = family.options
+    known = [f"{options[name]} ({name})" for name in sorted(names & set(options))]
     # What else comes with an option (activations, containers) would only hide it.
-    own = {name for name in names - set(KNOWN_OPTIONS) if name.startswith(("mace.", "les."))}
-    return ", ".join([*known, *sorted(own)]) or _listed(names)
+    own = (f"{family.name}.", "les.")
+    others = {name for name in names - set(options) if name.startswith(own)}
+    return ", ".join([*known, *sorted(others)]) or _listed(names)
 
 
 def _listed(names: set[str] | list[str]) -> str:
@@ -388,7 +331,7 @@ def _load(file: Path, members: dict[str, bytes]) -> object:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content)
     buffer.seek(0)
-    stand_ins: list[Any] = [(stand_in(name), name) for name in sorted(MODEL_GLOBALS)]
+    stand_ins: list[Any] = [(stand_in(name), name) for name in sorted(_STAND_INS)]
     # Classes that the program has marked as safe, e3nn's own for instance, must not take the
     # places of the stand-ins.
     before = serialization.get_safe_globals()

@@ -22,6 +22,10 @@ Forward = Callable[
 ]
 
 
+#: What a comparison is with, unless it has to be with something else.
+ORIGINAL = "the original model's own code in float64"
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest differences allowed between an exported model and its original."""
@@ -48,7 +52,11 @@ class Reference(Protocol):
 
 
 def verify_forward(
-    forward: Forward, reference: Reference, probes: Sequence[Probe], dtype: str
+    forward: Forward,
+    reference: Reference,
+    probes: Sequence[Probe],
+    dtype: str,
+    against: str = ORIGINAL,
 ) -> dict[str, Any]:
     """Compares an exported model with the original on probe structures.
 
@@ -57,6 +65,7 @@ def verify_forward(
         reference: the original model in float64.
         probes: see `probe_structures`.
         dtype: ``"float32"`` or ``"float64"``, the artifact's precision, which sets the tolerance.
+        against: what the reference is, for the report.
 
     Returns:
         A report with JSON values only: status, tolerance, and the largest errors of each probe.
@@ -75,7 +84,7 @@ def verify_forward(
                 raise _difference_error(probe, quantity, found, limit, dtype)
     return {
         "status": "verified",
-        "against": "the original model's own code in float64",
+        "against": against,
         "dtype": dtype,
         "tolerance": tolerance,
         "max_errors": errors,

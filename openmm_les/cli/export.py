@@ -23,20 +23,39 @@ import click
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 @click.option("--licence", metavar="TEXT", help="Licence of the model, stored in the file.")
+@click.option(
+    "--atomic-energies",
+    metavar="Z:E,...|FILE",
+    help="CACE-LES: isolated-atom energies [eV] that its training subtracted, such as "
+    "1:-13.6,8:-2041.8, or a JSON or YAML file.",
+)
 def command(
-    model: Path, output: Path, dtype: str | None, overwrite: bool, licence: str | None
+    model: Path,
+    output: Path,
+    dtype: str | None,
+    overwrite: bool,
+    licence: str | None,
+    atomic_energies: str | None,
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
-    MODEL is a MACE-LES `.model` file. Its weights are read without running code from it, and the
-    result is compared with the original model wherever mace-torch is installed.
+    MODEL is a MACE-LES `.model` or CACE-LES `.pth` file. Its weights are read without running code
+    from it, and the result is compared with the original model (MACE-LES, wherever mace-torch is
+    installed) or with the published equations (CACE-LES).
     """
     from openmm_les.artifact import check_output
 
     check_output(output, overwrite)  # before torch is even imported
     from openmm_les_export import export
 
-    path = export(model, output, dtype=dtype, overwrite=overwrite, licence=licence)
+    path = export(
+        model,
+        output,
+        dtype=dtype,
+        overwrite=overwrite,
+        licence=licence,
+        atomic_energies=atomic_energies,
+    )
     click.echo(f"wrote {path}")
     click.echo(f"what is in it:  openmm-les inspect {path}")
     click.echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")

@@ -55,9 +55,18 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"sigma {les['sigma']:g} A, dl {les['dl']:g} A, prefactor {les['prefactor']:g} eV A, "
         f"self-interaction {kept}",
     )
+    yield "parameters", _text(_by_origin(metadata.get("provenance", {})))
     for name in _AS_THEY_ARE:
         yield name.replace("_", " "), _text(metadata.get(name))
     yield "format", str(metadata["format_version"])
+
+
+def _by_origin(provenance: Mapping[str, str]) -> dict[str, str]:
+    """From parameters and where they came from to origins and what came from there."""
+    origins: dict[str, list[str]] = {}
+    for name, origin in provenance.items():
+        origins.setdefault(origin, []).append(name)
+    return {origin: ", ".join(names) for origin, names in origins.items()}
 
 
 def _text(value: Any) -> str:

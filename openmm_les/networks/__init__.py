@@ -4,18 +4,19 @@ No module here imports a training framework. Every block has a ``forward`` that 
 together with the tensors its hand-written ``backward`` needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from openmm_les.errors import ArtifactError
+from openmm_les.networks.cace import CACENetwork
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.networks.mace import MACENetwork
 
 __all__ = ["CanonicalModel", "build_network"]
 
-_FAMILIES = {"mace": MACENetwork}
+_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {"mace": MACENetwork, "cace": CACENetwork}
 
 
 def build_network(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ class CanonicalModel:
             ``bec_remove_mean``, ``bec_epsilon_factor``.
         source: where the model came from: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``;
             JSON values only.
+        provenance: where each LES parameter, and ``reference_energies``, came from: ``"model
+            file"`` or the option by which the user gave it.
     """
 
     family: str
@@ -28,3 +30,4 @@ class CanonicalModel:
     state: dict[str, torch.Tensor]
     les: dict[str, float | bool]
     source: dict[str, Any]
+    provenance: dict[str, str] = field(default_factory=dict)

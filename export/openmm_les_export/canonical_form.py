@@ -1,0 +1,88 @@
+"""What every reader ends with: from what it found in a file to a `CanonicalModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.networks.canonical import CanonicalModel
+from openmm_les_export.families import Family
+from openmm_les_export.les_parameters import MODEL_FILE
+from openmm_les_export.unpickle import PickledModel
+
+State = dict[str, torch.Tensor]
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def canonical_form(
+    pickled: PickledModel,
+    family: Family,
+    *,
+    hyper: dict[str, Any],
+    state: State,
+    les: dict[str, float | bool],
+    vintage: str,
+    weights: torch.Tensor,
+    references: str = MODEL_FILE,
+) -> CanonicalModel:
+    """A model as exporters hand it over.
+
+    Args:
+        pickled: the file.
+        family: which it is of.
+        hyper: hyper-parameters.
+        state: effective weights, float64.
+        les: LES parameters, all from the file.
+        vintage: which program wrote it, for people.
+        weights: a tensor of the file that has the precision of the model.
+        references: where the isolated-atom energies come from.
+
+    Raises:
+        ModelFileError: weights that are not finite.
+        UnsupportedModelError: a precision other than single and double.
+    """
+    broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ModelFileError(
+            "model: weights: expected finite numbers, got NaN or infinity in "
+            + ", ".join(broken[:5])
+        )
+    if weights.dtype not in _DTYPES:
+        raise UnsupportedModelError(
+            f"model: weights: expected float32 or float64, got {weights.dtype}"
+        )
+    return CanonicalModel(
+        family=family.name,
+        hyper=hyper,
+        # Copies: a view would be written into the artifact with everything it is a view of.
+        state={name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()},
+        les=les,
+        source={
+            "file": pickled.file,
+            "sha256": pickled.sha256,
+            "class": pickled.root.qualified_name,
+            "vintage": vintage,
+            "dtype": _DTYPES[weights.dtype],
+        },
+        provenance={**dict.fromkeys(les, MODEL_FILE), "reference_energies": references},
+    )
+
+
+def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
+    """Atomic numbers of a file, in its order.
+
+    Args:
+        name: what the file calls them.
+        numbers: what it has.
+
+    Raises:
+        ModelFileError: they are not different atomic numbers.
+    """
+    elements = [int(z) for z in numbers]
+    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
+        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
+    return elements
