@@ -20,6 +20,7 @@ from openmm_les.system_model import SystemModel
 
 pytestmark = pytest.mark.mace
 
+BOTH = ("interaction_cls_first", "interaction_cls")
 #: One axis varied at a time, and a few corners.
 SHAPES = {
     "plain": {},
@@ -32,6 +33,7 @@ SHAPES = {
     "correlation 1": {"correlation": 1},
     "correlation 2": {"correlation": 2, "max_L": 1},
     "correlation by layer": {"correlation": [3, 1]},
+    "correlation 4": {"correlation": 4, "max_ell": 2, "max_L": 1},
     "max_ell 1": {"max_ell": 1, "max_L": 1},
     "max_ell 2": {"max_ell": 2, "max_L": 2},
     "one channel": {"channels": 1},
@@ -42,6 +44,40 @@ SHAPES = {
     "deep radial network": {"radial_MLP": [8, 12, 10, 6]},
     "flat radial network": {"radial_MLP": [8]},
     "other envelope": {"cutoff_order": 6, "num_bessel": 10, "cutoff": 5.0},
+    "not residual": {
+        "max_L": 1,
+        "options": {"interaction_cls_first": "RealAgnosticInteractionBlock"},
+    },
+    "nowhere residual": {
+        "max_L": 2,
+        "interactions": 3,
+        "correlation": 2,
+        "options": dict.fromkeys(BOTH, "RealAgnosticInteractionBlock"),
+    },
+    "density": {
+        "max_L": 1,
+        "options": dict.fromkeys(BOTH, "RealAgnosticDensityResidualInteractionBlock"),
+    },
+    "density, not residual": {
+        "options": {
+            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+        },
+    },
+    "Agnesi": {"max_L": 1, "options": {"distance_transform": "Agnesi"}},
+    "Soft": {"elements": [6, 1, 8], "options": {"distance_transform": "Soft"}},
+    "ZBL": {"elements": [1, 6, 17], "options": {"pair_repulsion": True}},
+    "as foundation models": {
+        "elements": [1, 8, 14],
+        "max_L": 1,
+        "correlation": 2,
+        "options": {
+            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+            "distance_transform": "Agnesi",
+            "pair_repulsion": True,
+        },
+    },
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
 }
 
@@ -99,7 +135,10 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
 
 
 @pytest.mark.parametrize("make", [cluster, crystal])
-@pytest.mark.parametrize("shape", ["max_L 2", "three interactions", "correlation 2"])
+@pytest.mark.parametrize(
+    "shape",
+    ["max_L 2", "three interactions", "correlation 2", "correlation 4", "as foundation models"],
+)
 def test_forces_and_virial_are_finite_differences(model_folder, shape, make):
     artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
     check_finite_differences(artifact, make(artifact.elements), atoms=[0, 4])
@@ -196,16 +235,22 @@ def test_blocks_change_nothing_but_rounding(water_artifact, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fold", "few_kernels", "max_L"),
-    [(True, False, 1), (False, False, 1), (True, True, 0), (True, True, 2)],
+    ("fold", "few_kernels", "shape"),
+    [
+        (True, False, "max_L 1"),
+        (False, False, "max_L 1"),
+        (True, True, "plain"),
+        (True, True, "max_L 2"),
+        (True, True, "as foundation models"),
+    ],
 )
-def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, max_L):
-    artifact = artifact_of(synthetic_model(model_folder, max_L=max_L), model_folder)
+def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, shape):
+    artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
     atoms = cluster(artifact.elements)
     model = system_for(artifact, atoms)
     network = build_network(
         artifact.canonical,
-        [0, 1],
+        range(len(artifact.elements)),
         dtype=torch.float64,
         exact_radial=True,
         fold=fold,
@@ -244,6 +289,20 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
             assert len(m) < len(v)
             assert (x @ m - y @ v).abs().max() < tolerance * (y @ v).abs().max()
     assert not table(torch.tensor([hyper["cutoff"]], dtype=torch.float64))[0].any()
+
+
+def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypatch):
+    path = synthetic_model(model_folder, **SHAPES["Soft"])
+    artifact = artifact_of(path, model_folder)
+    atoms = cluster(artifact.elements)
+    tables = system_for(artifact, atoms, "single")
+    assert any(name.endswith("radial.table") for name, _ in tables._network.named_buffers())
+    monkeypatch.setattr("openmm_les.networks.mace._MOST_TABLES", 5)
+    exact = system_for(artifact, atoms, "single")
+    assert not any(name.endswith("radial.table") for name, _ in exact._network.named_buffers())
+    one, other = (model.evaluate(atoms.positions) for model in (tables, exact))
+    assert one.energy == pytest.approx(other.energy, abs=1e-5)
+    np.testing.assert_allclose(one.forces, other.forces, rtol=0, atol=1e-4)
 
 
 def test_product_basis_gradient_is_that_of_autograd():

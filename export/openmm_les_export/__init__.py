@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 def read_model(
     path: str | os.PathLike[str],
     atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None,
+    head: str | None = None,
 ) -> CanonicalModel:
     """Reads a trained model without running code from its file.
 
@@ -35,15 +36,16 @@ def read_model(
         path: a MACE-LES ``.model`` or CACE-LES ``.pth`` file.
         atomic_energies: isolated-atom energies [eV] by element for a CACE-LES file, which holds
             none: a mapping, ``"1:E,8:E"``, or a JSON or YAML file.
+        head: which head of a MACE-LES model that has several.
 
     Raises:
         ModelFileError: the file is not such a model; says what it is instead.
         UnsupportedModelError: names the option that openmm-les does not implement.
-        InputError: the atomic energies are missing, wrong, or not wanted.
+        InputError: atomic energies or head are missing, wrong, or not wanted.
     """
     from openmm_les_export.unpickle import read_pickle
 
-    return _canonical(read_pickle(path), atomic_energies)
+    return _canonical(read_pickle(path), atomic_energies, head)
 
 
 def export(
@@ -55,6 +57,7 @@ def export(
     licence: str | None = None,
     citation: str | None = None,
     atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None,
+    head: str | None = None,
 ) -> Path:
     """Turns a trained model into an artifact and verifies that it is the same model.
 
@@ -67,6 +70,7 @@ def export(
         licence: licence of the weights, stored in the artifact.
         citation: what to cite, stored in the artifact.
         atomic_energies: see `read_model`.
+        head: see `read_model`.
 
     Returns:
         The absolute path of the artifact.
@@ -83,7 +87,7 @@ def export(
 
     destination = artifact.check_output(output, overwrite)
     pickled = read_pickle(model_path)
-    canonical = _canonical(pickled, atomic_energies)
+    canonical = _canonical(pickled, atomic_energies, head)
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
     module = artifact.build_module(canonical, precision)
     return artifact.save(
@@ -93,14 +97,16 @@ def export(
         overwrite=overwrite,
         licence=licence,
         citation=citation,
-        verification=_verify(pickled, canonical, module, precision),
+        verification=_verify(pickled, canonical, module, precision, head),
         charge_sign=charge_sign(module, canonical.hyper["elements"]),
         module=module,
     )
 
 
 def _canonical(
-    pickled: PickledModel, atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None
+    pickled: PickledModel,
+    atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None,
+    head: str | None,
 ) -> CanonicalModel:
     """Hands the model to the reader of its family."""
     from openmm_les_export.atomic_energies import read_atomic_energies
@@ -108,17 +114,25 @@ def _canonical(
     from openmm_les_export.mace import canonical_mace
 
     if pickled.family.name == "cace":
+        if head is not None:
+            raise InputError(
+                f"head: a {pickled.family.title} file has no heads; leave the option out"
+            )
         given = None if atomic_energies is None else read_atomic_energies(atomic_energies)
         return canonical_cace(pickled, given)
     if atomic_energies is not None:
         raise InputError(
             f"atomic energies: a {pickled.family.title} file holds its own; leave the option out"
         )
-    return canonical_mace(pickled)
+    return canonical_mace(pickled, head)
 
 
 def _verify(
-    pickled: PickledModel, canonical: CanonicalModel, module: torch.jit.ScriptModule, dtype: str
+    pickled: PickledModel,
+    canonical: CanonicalModel,
+    module: torch.jit.ScriptModule,
+    dtype: str,
+    head: str | None = None,
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
     from openmm_les_export.verify import ORIGINAL, probe_structures, verify_forward
@@ -136,7 +150,7 @@ def _verify(
             from openmm_les_export.mace_reference import MACEReference, mace_version
 
             versions["mace-torch"] = mace_version()
-            reference = MACEReference(pickled)
+            reference = MACEReference(pickled, head)
         except ImportError as error:
             reason = f"mace-torch is not installed here ({error})"
             logger.warning(

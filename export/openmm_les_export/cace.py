@@ -17,7 +17,7 @@ from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.cace_options import ACCEPTED
 from openmm_les_export.canonical_form import State, canonical_form, check_elements
 from openmm_les_export.families import CACE
-from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.records import Record, describe
 from openmm_les_export.unpickle import PickledModel
 
@@ -41,6 +41,7 @@ def canonical_cace(
         UnsupportedModelError: names the option that openmm-les does not implement.
     """
     model = pickled.root
+    refuse_multipoles(model)
     ACCEPTED.check(model)
     energy, charge = _outputs(model)
     representation = model.module("representation")

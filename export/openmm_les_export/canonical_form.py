@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import LESError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.families import Family
 from openmm_les_export.les_parameters import MODEL_FILE
@@ -16,6 +17,27 @@ from openmm_les_export.unpickle import PickledModel
 State = dict[str, torch.Tensor]
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+@contextlib.contextmanager
+def refuse_contradictions(pickled: PickledModel) -> Iterator[None]:
+    """Makes what goes wrong with the content of a file an error about that file.
+
+    Readers check what other trainings may have written; a damaged or forged file may hold anything.
+
+    Raises:
+        ModelFileError: in place of errors of Python and torch.
+    """
+    try:
+        yield
+    except LESError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+        raise ModelFileError(
+            f"model: {pickled.file} contradicts itself ({reason}); it is damaged, or not as its "
+            "training program writes it"
+        ) from e
 
 
 def canonical_form(

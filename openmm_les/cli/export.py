@@ -29,6 +29,11 @@ import click
     help="CACE-LES: isolated-atom energies [eV] that its training subtracted, such as "
     "1:-13.6,8:-2041.8, or a JSON or YAML file.",
 )
+@click.option(
+    "--head",
+    metavar="NAME",
+    help="MACE-LES: which head of a model that has several; an artifact holds one.",
+)
 def command(
     model: Path,
     output: Path,
@@ -36,6 +41,7 @@ def command(
     overwrite: bool,
     licence: str | None,
     atomic_energies: str | None,
+    head: str | None,
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
@@ -55,6 +61,7 @@ def command(
         overwrite=overwrite,
         licence=licence,
         atomic_energies=atomic_energies,
+        head=head,
     )
     click.echo(f"wrote {path}")
     click.echo(f"what is in it:  openmm-les inspect {path}")
