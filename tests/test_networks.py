@@ -20,7 +20,6 @@ from openmm_les.system_model import SystemModel
 
 pytestmark = pytest.mark.mace
 
-BOTH = ("interaction_cls_first", "interaction_cls")
 #: One axis varied at a time, and a few corners.
 SHAPES = {
     "plain": {},
@@ -33,7 +32,6 @@ SHAPES = {
     "correlation 1": {"correlation": 1},
     "correlation 2": {"correlation": 2, "max_L": 1},
     "correlation by layer": {"correlation": [3, 1]},
-    "correlation 4": {"correlation": 4, "max_ell": 2, "max_L": 1},
     "max_ell 1": {"max_ell": 1, "max_L": 1},
     "max_ell 2": {"max_ell": 2, "max_L": 2},
     "one channel": {"channels": 1},
@@ -44,29 +42,34 @@ SHAPES = {
     "deep radial network": {"radial_MLP": [8, 12, 10, 6]},
     "flat radial network": {"radial_MLP": [8]},
     "other envelope": {"cutoff_order": 6, "num_bessel": 10, "cutoff": 5.0},
+    "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
+}
+
+#: Other blocks and functions of the distance, several at once.
+VARIANTS = {
+    "correlation 4": {"correlation": 4, "max_ell": 2, "max_L": 1},
     "not residual": {
         "max_L": 1,
         "options": {"interaction_cls_first": "RealAgnosticInteractionBlock"},
     },
     "nowhere residual": {
-        "max_L": 2,
-        "interactions": 3,
+        "max_L": 1,
+        "max_ell": 2,
         "correlation": 2,
-        "options": dict.fromkeys(BOTH, "RealAgnosticInteractionBlock"),
+        "interactions": 3,
+        "options": {
+            "interaction_cls_first": "RealAgnosticInteractionBlock",
+            "interaction_cls": "RealAgnosticInteractionBlock",
+        },
     },
     "density": {
         "max_L": 1,
-        "options": dict.fromkeys(BOTH, "RealAgnosticDensityResidualInteractionBlock"),
-    },
-    "density, not residual": {
         "options": {
-            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
-            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+            "interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityInteractionBlock",
         },
     },
-    "Agnesi": {"max_L": 1, "options": {"distance_transform": "Agnesi"}},
-    "Soft": {"elements": [6, 1, 8], "options": {"distance_transform": "Soft"}},
-    "ZBL": {"elements": [1, 6, 17], "options": {"pair_repulsion": True}},
+    "Soft": {"elements": [6, 1, 8], "max_ell": 2, "options": {"distance_transform": "Soft"}},
     "as foundation models": {
         "elements": [1, 8, 14],
         "max_L": 1,
@@ -78,8 +81,8 @@ SHAPES = {
             "pair_repulsion": True,
         },
     },
-    "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
 }
+ALL = SHAPES | VARIANTS
 
 
 @pytest.fixture(scope="session")
@@ -111,12 +114,14 @@ def crystal(elements) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("make", [cluster, crystal])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "make"),
+    [*itertools.product(SHAPES, [cluster, crystal]), *itertools.product(VARIANTS, [crystal])],
+)
 def test_every_shape_equals_mace_torch(model_folder, shape, make):
     from openmm_les_export.mace_reference import MACEReference
 
-    path = synthetic_model(model_folder, **SHAPES[shape])
+    path = synthetic_model(model_folder, **ALL[shape])
     artifact = artifact_of(path, model_folder)
     atoms = make(artifact.elements)
     reference = MACEReference(path).evaluate(
@@ -140,7 +145,7 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
     ["max_L 2", "three interactions", "correlation 2", "correlation 4", "as foundation models"],
 )
 def test_forces_and_virial_are_finite_differences(model_folder, shape, make):
-    artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
+    artifact = artifact_of(synthetic_model(model_folder, **ALL[shape]), model_folder)
     check_finite_differences(artifact, make(artifact.elements), atoms=[0, 4])
 
 
@@ -242,10 +247,11 @@ def test_blocks_change_nothing_but_rounding(water_artifact, monkeypatch):
         (True, True, "plain"),
         (True, True, "max_L 2"),
         (True, True, "as foundation models"),
+        (False, False, "correlation 4"),
     ],
 )
 def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, shape):
-    artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
+    artifact = artifact_of(synthetic_model(model_folder, **ALL[shape]), model_folder)
     atoms = cluster(artifact.elements)
     model = system_for(artifact, atoms)
     network = build_network(
@@ -292,7 +298,7 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
 
 
 def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypatch):
-    path = synthetic_model(model_folder, **SHAPES["Soft"])
+    path = synthetic_model(model_folder, **ALL["Soft"])
     artifact = artifact_of(path, model_folder)
     atoms = cluster(artifact.elements)
     tables = system_for(artifact, atoms, "single")
@@ -305,32 +311,30 @@ def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypa
     np.testing.assert_allclose(one.forces, other.forces, rtol=0, atol=1e-4)
 
 
-def test_product_basis_gradient_is_that_of_autograd():
+@pytest.mark.parametrize(("lmax", "order"), [(3, 3), (1, 4)])
+def test_product_basis_gradient_is_that_of_autograd(lmax, order):
     generator = torch.Generator().manual_seed(1)
+    # Only natural parity couples: keep monomials whose parity is that of the output.
+    degrees = [0] + [d for d in range(lmax + 1) for _ in range(2 * d + 1)]
+    monomials = list(itertools.combinations_with_replacement(range(len(degrees)), order))
+    parity = torch.tensor([sum(degrees[i] for i in c) % 2 for c in monomials])
     bases = [
-        torch.randn(r, 2 * d + 1, 969, dtype=torch.float64, generator=generator)
+        torch.randn(r, 2 * d + 1, len(monomials), dtype=torch.float64, generator=generator)
+        * (parity == d % 2)
         for d, r in enumerate((4, 3, 2))
     ]
-    # Only natural parity couples: keep monomials whose parity is that of the output.
-    degrees = [0] + [d for d in range(4) for _ in range(2 * d + 1)]
-    parity = torch.tensor(
-        [
-            sum(degrees[i] for i in c) % 2
-            for c in itertools.combinations_with_replacement(range(17), 3)
-        ]
-    )
-    bases = [basis * (parity == d % 2) for d, basis in enumerate(bases)]
     weights = [torch.randn(2, len(b), 5, dtype=torch.float64, generator=generator) for b in bases]
-    dense = ProductBasis(bases, weights, 3, fold=True, few_kernels=True)
-    split = ProductBasis(bases, weights, 3, fold=True, few_kernels=False)
-    sums = torch.randn(16, 5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    dense = ProductBasis(bases, weights, lmax, fold=True, few_kernels=True, order=order)
+    other = ProductBasis(bases, weights, lmax, fold=order == 3, few_kernels=False, order=order)
+    size = (lmax + 1) ** 2
+    sums = torch.randn(size, 5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
     out, saved = dense(sums, [3, 4])
     grad = torch.randn(out.shape, dtype=torch.float64, generator=generator)
     (expected,) = torch.autograd.grad((out * grad).sum(), sums)
     with torch.no_grad():
-        same, saved_split = split(sums, [3, 4])
+        same, saved_other = other(sums, [3, 4])
     torch.testing.assert_close(same, out.detach(), rtol=1e-11, atol=1e-11)
-    for module, kept in ((dense, saved), (split, saved_split)):
+    for module, kept in ((dense, saved), (other, saved_other)):
         torch.testing.assert_close(module.backward(grad, kept), expected, rtol=1e-11, atol=1e-11)
 
 

@@ -242,14 +242,14 @@ class MACENetwork(nn.Module):
         self._cast(dtype)
 
     def _cast(self, dtype: torch.dtype) -> None:
-        """Casts all weights but those that act on single nodes.
+        """Casts all weights but those that act on single nodes, and the repulsion.
 
         Node features, self-connections and readouts stay float64. Rounding them to float32 costs
         1e-7 e in the charge of a lone atom, times the slope of its self-energy 2e-6 eV; and they
         are so small that double precision costs nothing.
         """
         for module in self.modules():
-            if isinstance(module, Readout | SpeciesLinear):
+            if isinstance(module, Readout | SpeciesLinear | ZBLRepulsion):
                 continue
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_floating_point() and name != "first_skip":

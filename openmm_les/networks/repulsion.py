@@ -15,6 +15,9 @@ class ZBLRepulsion(nn.Module):
     polynomial envelope f from 0 to the sum of the radii. Ziegler, Biersack, Littmark, The Stopping
     and Range of Ions in Solids (1985); the envelope is MACE's.
 
+    It stays float64: nuclear charges make the energies large where the envelope is a difference of
+    almost equal numbers.
+
     Args:
         zbl: entry ``zbl`` of the hyper-parameters.
         radii: covalent radii of the species, shape [Z] [A].
@@ -57,7 +60,7 @@ class ZBLRepulsion(nn.Module):
             pairs: which pair of species each is, first * Z + second, shape [E].
         """
         assert pairs is not None
-        r = distances.unsqueeze(1)
+        r = distances.unsqueeze(1).to(self.coefficients.dtype)
         energy, length, radius = self.parameters_of_pairs.index_select(0, pairs).chunk(3, 1)
         terms = self.coefficients * torch.exp(-self.exponents * r / length)
         screening = terms.sum(1, keepdim=True)
@@ -65,7 +68,8 @@ class ZBLRepulsion(nn.Module):
         envelope, envelope_slope = polynomial_envelope(r / radius, self.order)
         coulomb = energy / r * (r < self.cutoff).to(r.dtype)
         slope = screening_slope * envelope + screening * (envelope_slope / radius - envelope / r)
-        return coulomb * screening * envelope, coulomb * slope
+        value = coulomb * screening * envelope
+        return value.to(distances.dtype), (coulomb * slope).to(distances.dtype)
 
 
 class WithRepulsion(nn.Module):
