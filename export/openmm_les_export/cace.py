@@ -15,7 +15,12 @@ import torch
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.cace_options import ACCEPTED
-from openmm_les_export.canonical_form import State, canonical_form, check_elements
+from openmm_les_export.canonical_form import (
+    State,
+    canonical_form,
+    check_elements,
+    refuse_contradictions,
+)
 from openmm_les_export.families import CACE
 from openmm_les_export.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.records import Record, describe
@@ -40,6 +45,13 @@ def canonical_cace(
         ModelFileError: a model without LES, or one that contradicts itself.
         UnsupportedModelError: names the option that openmm-les does not implement.
     """
+    with refuse_contradictions(pickled):
+        return _canonical(pickled, atomic_energies)
+
+
+def _canonical(
+    pickled: PickledModel, atomic_energies: Mapping[int, float] | None
+) -> CanonicalModel:
     model = pickled.root
     refuse_multipoles(model)
     ACCEPTED.check(model)
