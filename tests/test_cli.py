@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import MODELS, ROOT, WATER_MODEL, shared_file
@@ -51,21 +50,16 @@ def in_process(code) -> subprocess.CompletedProcess[str]:
         ["models", "list", "-h"],
     ],
 )
-def test_help_answers_at_once(arguments):
+def test_help_imports_nothing_slow(arguments):
     """Without torch and openmm, which take seconds."""
     code = (
         "import sys\nfrom openmm_les.cli import main\n"
         f"try: main({arguments})\n"
         "finally: print([m for m in ('torch', 'openmm', 'numpy', 'ase') if m in sys.modules])"
     )
-    fastest = 10.0
-    for _ in range(3):
-        start = time.perf_counter()
-        result = in_process(code)
-        fastest = min(fastest, time.perf_counter() - start)
+    result = in_process(code)
     assert result.stdout.endswith("[]\n")
     assert result.stdout.startswith("Usage: openmm-les")
-    assert fastest < 0.5
 
 
 def test_help_lists_every_command(capsys):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.dense import DenseNetwork
+from openmm_les.networks.geometry import pair_vectors, pull_back_vectors
 from openmm_les.networks.invariants import InvariantFeatures
 from openmm_les.networks.radial import BesselBasis
 
@@ -88,10 +89,7 @@ class PairBasis(nn.Module):
             shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
         """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
-        vectors = (positions.unsqueeze(1) - others + shifts).view(-1, 3)
-        # Differences of coordinates need double precision, what follows does not.
-        vectors = vectors.to(self.radial.frequencies.dtype)
+        vectors = pair_vectors(positions, neighbors, shifts, self.radial.frequencies.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / (distances + self.offset)
         angular = self.angular(unit)
@@ -125,10 +123,7 @@ class PairBasis(nn.Module):
         grad_distance = (grad_radial.view(n * k, -1) * slopes).sum(1, keepdim=True) - along
         direction = vectors / distances
         grad_vectors = grad_unit / (distances + self.offset) + grad_distance * direction
-        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
-        grad_positions = pairs.view(n, k, 3).sum(1)
-        grad_strain = grad_vectors.t() @ vectors
-        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+        return pull_back_vectors(grad_vectors, vectors, reverse, n)
 
 
 class ElementSums(nn.Module):

@@ -8,6 +8,40 @@ from torch import nn
 from openmm_les.networks.angular import SphericalHarmonics
 
 
+def pair_vectors(
+    positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Vectors r_i - r_j + shift of all slots, shape [N * K, 3] [A].
+
+    Args:
+        positions: shape [N, 3] [A], float64.
+        neighbors: neighbour of each slot, shape [N, K].
+        shifts: shape [N, K, 3] [A], float64.
+        dtype: of the result. Differences of coordinates need double precision, what follows does
+            not.
+    """
+    n, k = neighbors.shape[0], neighbors.shape[1]
+    others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
+    return (positions.unsqueeze(1) - others + shifts).view(-1, 3).to(dtype)
+
+
+def pull_back_vectors(
+    grad_vectors: torch.Tensor, vectors: torch.Tensor, reverse: torch.Tensor, atoms: int
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """From dE/d(pair vectors) to dE/dr of shape [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64.
+
+    Args:
+        grad_vectors: shape [N * K, 3].
+        vectors: of `pair_vectors`.
+        reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
+        atoms: N.
+    """
+    pairs = grad_vectors - grad_vectors.index_select(0, reverse)
+    grad_positions = pairs.view(atoms, -1, 3).sum(1)
+    grad_strain = grad_vectors.t() @ vectors
+    return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+
+
 class PairGeometry(nn.Module):
     """Spherical harmonics and radial features of all slots of a neighbour matrix.
 
@@ -45,10 +79,7 @@ class PairGeometry(nn.Module):
             what `backward` needs.
         """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
-        vectors = (positions.unsqueeze(1) - others + shifts).view(-1, 3)
-        # Differences of coordinates need double precision, what follows does not.
-        vectors = vectors.to(self.harmonics.gradient.dtype)
+        vectors = pair_vectors(positions, neighbors, shifts, self.harmonics.gradient.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / distances
         values = self.harmonics(unit)
@@ -85,7 +116,4 @@ class PairGeometry(nn.Module):
         grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), values)
         radial = (grad_unit * unit).sum(1, keepdim=True)
         grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
-        pairs = grad_vectors - grad_vectors.index_select(0, reverse)
-        grad_positions = pairs.view(n, k, 3).sum(1)
-        grad_strain = grad_vectors.t() @ vectors
-        return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
+        return pull_back_vectors(grad_vectors, vectors, reverse, n)
