@@ -13,9 +13,15 @@ from oracles.mace_models import synthetic_model
 
 from openmm_les import artifact as artifacts
 from openmm_les.networks import build_network
-from openmm_les.networks.mace import _hidden_radial, _last_radial, _layer_state
 from openmm_les.networks.product_basis import ProductBasis
-from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.radial import (
+    BesselBasis,
+    ExactRadial,
+    hidden_radial,
+    last_radial,
+    layer_state,
+    tabulate,
+)
 from openmm_les.system_model import SystemModel
 
 pytestmark = pytest.mark.mace
@@ -224,15 +230,15 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     """The table reproduces all radial functions to single precision with fewer features."""
     canonical = artifacts.load(dipeptide_artifact).canonical
     hyper, state = canonical.hyper, canonical.state
-    layers = [_layer_state(state, t) for t in range(len(hyper["layers"]))]
+    layers = [layer_state(state, t) for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
         state["bessel_frequencies"],
         hyper["bessel_prefactor"],
         hyper["cutoff"],
         hyper["cutoff_order"],
     )
-    exact = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
-    outputs = [_last_radial(layer) for layer in layers]
+    exact = ExactRadial(basis, [hidden_radial(layer) for layer in layers])
+    outputs = [last_radial(layer) for layer in layers]
     widths = [len(output) for output in outputs]
     table, maps = tabulate(exact, widths, outputs, dtype=torch.float64)
     r = torch.rand(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocking import block_limits, block_size
-from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.blocking import block_limits
+from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution, collect
 from openmm_les.networks.geometry import PairGeometry
 from openmm_les.networks.product_basis import ProductBasis
-from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.radial import last_radial, layer_state, radial_features
 from openmm_les.networks.readout import Readout, SpeciesLinear
 
 State = Mapping[str, torch.Tensor]
@@ -190,7 +190,8 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        senders = self._collect(grad_gathered, reverse)
+        senders = collect(grad_gathered, reverse, self.limits)
+        senders = senders.view(senders.shape[0], -1, self.channels).transpose(0, 1)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -201,28 +202,6 @@ class Interaction(nn.Module):
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
         return grads, grad_harmonics, grad_features
-
-    def _collect(self, pairs: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
-        """Sum over all atoms that have an atom as neighbour, of their [N, K, n_node * C].
-
-        Returns:
-            The sums, shape [n_node, N, C].
-        """
-        n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
-        flat = pairs.view(n * k, width)
-        step = block_size(pairs, k * width, self.limits)
-        sums = pairs.new_empty([n, width])
-        for start in range(0, n, step):
-            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-            end = min(n, start + step)
-            own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
-            torch.sum(own, [1], out=sums[start:end])
-        return sums.view(n, -1, self.channels).transpose(0, 1)
-
-
-def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
-    prefix = f"layers.{layer}."
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
 
 
 #: Canonical tensors whose first axis runs over the elements.
@@ -276,11 +255,11 @@ class MACENetwork(nn.Module):
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
         specs = hyper["layers"]
         state = select_species(state, species)
-        layers = [_layer_state(state, t) for t in range(len(specs))]
+        layers = [layer_state(state, t) for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
-        outputs += [_last_radial(layer) for layer in layers[1:]]
-        radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        outputs += [last_radial(layer) for layer in layers[1:]]
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
         self.geometry = PairGeometry(radial, lmax)
@@ -404,21 +383,11 @@ class MACENetwork(nn.Module):
         return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved_pairs, reverse)
 
 
-def _hidden_radial(layer: State) -> List[torch.Tensor]:
-    names = sorted((n for n in layer if n.startswith("radial.")), key=lambda n: int(n[7:]))
-    return [layer[name] for name in names[:-1]]
-
-
-def _last_radial(layer: State) -> torch.Tensor:
-    count = len(_hidden_radial(layer))
-    return layer[f"radial.{count}"]
-
-
 def _first_layer_map(
     spec: Mapping[str, Any], layer: State, embedding: torch.Tensor, channels: int, lmax: int
 ) -> torch.Tensor:
     """Radial MLP's last map, embedding, linear_up and mixing in one: [P, (lmax + 1) * C * Z]."""
-    last = _last_radial(layer)
+    last = last_radial(layer)
     senders = embedding @ layer["up.0"]
     out = torch.zeros(lmax + 1, channels, len(embedding), last.shape[0], dtype=torch.float64)
     for p, (_, _, degree) in enumerate(spec["paths"]):
@@ -427,24 +396,3 @@ def _first_layer_map(
         )
         out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
     return out.flatten(0, 2).T
-
-
-def _radial_features(
-    hyper: Mapping[str, Any],
-    state: State,
-    layers: Sequence[State],
-    outputs: List[torch.Tensor],
-    dtype: torch.dtype,
-    exact: bool,
-) -> Tuple[nn.Module, List[torch.Tensor]]:
-    """The radial module, and the maps from its features to the outputs of each layer."""
-    basis = BesselBasis(
-        state["bessel_frequencies"],
-        float(hyper["bessel_prefactor"]),
-        float(hyper["cutoff"]),
-        int(hyper["cutoff_order"]),
-    )
-    mlp = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
-    if exact:
-        return mlp, outputs
-    return tabulate(mlp, [output.shape[0] for output in outputs], outputs, dtype=dtype)

@@ -1,12 +1,12 @@
 """Radial features of a pair distance: Bessel functions through an MLP, exact or tabulated.
 
-A MACE layer multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's last, linear
+A layer of MACE or NequIP multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's last, linear
 layer commutes with everything that follows, so only the hidden features phi(r) and their derivative
 are computed per pair. They are smooth functions of one variable and of low numerical rank: in
 single precision a cubic Hermite table of a compressed basis replaces the MLP.
 """
 
-from typing import List, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -200,3 +200,51 @@ def tabulate(
         dtype,
     )
     return table, maps
+
+
+def layer_state(state: Mapping[str, torch.Tensor], layer: int) -> Dict[str, torch.Tensor]:
+    """Canonical weights of a layer, names without the ``layers.T.`` prefix."""
+    prefix = f"layers.{layer}."
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
+
+
+def hidden_radial(layer: Mapping[str, torch.Tensor]) -> List[torch.Tensor]:
+    """Weights of a layer's radial MLP but for the last."""
+    names = sorted((n for n in layer if n.startswith("radial.")), key=lambda n: int(n[7:]))
+    return [layer[name] for name in names[:-1]]
+
+
+def last_radial(layer: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The last weights of a layer's radial MLP."""
+    count = len(hidden_radial(layer))
+    return layer[f"radial.{count}"]
+
+
+def radial_features(
+    hyper: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    layers: Sequence[Mapping[str, torch.Tensor]],
+    outputs: List[torch.Tensor],
+    dtype: torch.dtype,
+    exact: bool,
+) -> Tuple[nn.Module, List[torch.Tensor]]:
+    """The radial module, and the maps from its features to the outputs of each layer.
+
+    Args:
+        hyper: canonical hyper-parameters.
+        state: canonical weights.
+        layers: weights of each layer.
+        outputs: for each layer what takes its hidden features, shape [width, outputs].
+        dtype: dtype of a table.
+        exact: keep the MLP instead of its table.
+    """
+    basis = BesselBasis(
+        state["bessel_frequencies"],
+        float(hyper["bessel_prefactor"]),
+        float(hyper["cutoff"]),
+        int(hyper["cutoff_order"]),
+    )
+    mlp = ExactRadial(basis, [hidden_radial(layer) for layer in layers])
+    if exact:
+        return mlp, outputs
+    return tabulate(mlp, [output.shape[0] for output in outputs], outputs, dtype=dtype)
