@@ -24,10 +24,12 @@ CACE_DIPEPTIDE_MODEL = "cace_les_dipep_r4_nl2_nu2"
 CACE_MODELS = [CACE_WATER_MODEL, CACE_DIPEPTIDE_MODEL]
 NEQUIP_WATER_MODEL = "nequip_les_newformat_tiny"
 NEQUIP_DIPEPTIDE_MODEL = "nequip_les_dipep_r4_nl3_l1"
-NEQUIP_MODELS = [NEQUIP_WATER_MODEL, NEQUIP_DIPEPTIDE_MODEL]
+ALLEGRO_MODEL = "allegro_les_newformat_tiny"
+NEQUIP_MODELS = [NEQUIP_WATER_MODEL, NEQUIP_DIPEPTIDE_MODEL, ALLEGRO_MODEL]
 #: What their files do not hold: the les package of the training.
 NEQUIP_LES = {
     NEQUIP_WATER_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
+    ALLEGRO_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
     NEQUIP_DIPEPTIDE_MODEL: {"norm_factor": 90.0474, "self_interaction": "removed"},
 }
 
@@ -41,7 +43,8 @@ def shared_file(path: Path) -> Path:
 
 def model_file(name: str) -> Path:
     """The file of a model, whatever its family calls it."""
-    suffix = {"cace": "pth", "nequip": "ckpt"}.get(name.partition("_")[0], "model")
+    suffixes = {"cace": "pth", "nequip": "ckpt", "allegro": "ckpt"}
+    suffix = suffixes.get(name.partition("_")[0], "model")
     return shared_file(MODELS / f"{name}.{suffix}")
 
 

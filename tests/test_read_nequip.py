@@ -24,9 +24,10 @@ from openmm_les_export.e3nn_weights import activation_constant
 from openmm_les_export.nequip import SILU, TANH
 from openmm_les_export.probes import probe_structures
 from openmm_les_export.unpickle import open_model
-from oracles.nequip_models import LES, synthetic_nequip
+from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
 
 from openmm_les import artifact as artifacts
+from openmm_les.cli import main
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks import build_network
 from openmm_les.portable import PortableModel
@@ -60,6 +61,21 @@ SHAPES = {
     "old, no parity": {"old": True, "parity": False, "num_layers": 3, "l_max": 2},
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7}},
 }
+#: Of Allegro.
+ALLEGRO_SHAPES = {
+    "Allegro": {},
+    "Allegro, no parity": {"parity": False, "l_max": 2},
+    "Allegro, three layers": {"num_layers": 3, "l_max": 2},
+    "Allegro, one layer": {"num_layers": 1},
+    "Allegro, one weight a path": {"tp_path_channel_coupling": False},
+    "Allegro, deep networks": {
+        "allegro_mlp_hidden_layers_depth": 2,
+        "scalar_embed_mlp_hidden_layers_depth": 0,
+        "readout_mlp_hidden_layers_depth": 0,
+    },
+    "Allegro, trained roots": {"bessel_trainable": True},
+    "Allegro, float32": {"model_dtype": "float32"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +85,11 @@ def folder(tmp_path_factory):
 
 def file_of(folder, shape) -> Path:
     path = folder / f"{shape}.ckpt"
-    return path if path.exists() else synthetic_nequip(path, **SHAPES[shape])
+    if path.exists():
+        return path
+    if shape in ALLEGRO_SHAPES:
+        return synthetic_allegro(path, **ALLEGRO_SHAPES[shape])
+    return synthetic_nequip(path, **SHAPES[shape])
 
 
 def artifact_of(folder, shape) -> artifacts.Artifact:
@@ -90,7 +110,7 @@ def eager(model, dtype) -> PortableModel:
 
 
 @pytest.mark.nequip
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *ALLEGRO_SHAPES])
 def test_every_shape_equals_nequip(folder, shape):
     from openmm_les_export.nequip_reference import NequIPReference
 
@@ -110,13 +130,13 @@ def test_every_shape_equals_nequip(folder, shape):
         np.testing.assert_allclose(charges, expected.charges, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", ["features by degree", "old", "no angles"])
+@pytest.mark.parametrize("shape", ["features by degree", "old", "Allegro"])
 def test_forces_and_virial_are_finite_differences(folder, shape):
     artifact = artifact_of(folder, shape)
     check_finite_differences(artifact, probe_structures(artifact.elements, 4.0)[2], atoms=[0, 4])
 
 
-@pytest.mark.parametrize("shape", ["degree 2", "no parity", "old", "old, no parity"])
+@pytest.mark.parametrize("shape", ["degree 2", "old, no parity", "Allegro, three layers"])
 def test_rotation_inversion_and_permutation(folder, shape):
     """Old models without parity know left from right; all others do not."""
     module = eager(read_model(file_of(folder, shape), **LES), torch.float64)
@@ -129,13 +149,13 @@ def test_rotation_inversion_and_permutation(folder, shape):
     for matrix in rotation, -rotation:
         turned = torch.tensor(probe.positions[order] @ matrix.T)
         energy, forces, charges = (t.numpy() for t in module(turned, numbers[order], none, False))
-        same = abs(energy - before[0]) < 1e-9 * abs(before[0])
+        same = np.abs(charges - before[2][order]).max() < 1e-12
         if shape == "old, no parity" and matrix is not rotation:
             assert not same
             continue
         assert same
-        np.testing.assert_allclose(forces, before[1][order] @ matrix.T, rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(charges, before[2][order], rtol=1e-8, atol=1e-9)
+        assert energy == pytest.approx(before[0], abs=1e-9)
+        np.testing.assert_allclose(forces, before[1][order] @ matrix.T, rtol=0, atol=1e-10)
 
 
 def test_elements_that_are_absent_change_nothing(folder):
@@ -265,6 +285,27 @@ def test_les_parameters_of_a_file_are_used_if_it_has_them(tmp_path):
     assert model.provenance["prefactor"] == "model file"
     with pytest.raises(InputError, match=r"norm_factor: the checkpoint holds its own, 91\.5"):
         read_model(path, norm_factor=90.0474)
+
+
+def test_the_command_and_what_inspect_shows(folder, capsys):
+    """As docs/models.md shows it."""
+    output = folder / "my.les.pt"
+    arguments = ["export", str(file_of(folder, "plain")), "-o", str(output), "--overwrite"]
+    for options in ([], ["--norm-factor", "90.4756"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments, *options])
+        assert stopped.value.code == 2
+        assert "--self-interaction removed|kept" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--norm-factor", "90.4756", "--self-interaction", "removed"])
+    assert stopped.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["inspect", str(output)])
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["model"] == "nequip"
+    assert rows["--norm-factor"] == "prefactor"
+    assert rows["--self-interaction"] == "remove_self_interaction"
+    assert "prefactor 90.4756 eV A, self-interaction removed" in rows["electrostatics"]
 
 
 WRONG = {

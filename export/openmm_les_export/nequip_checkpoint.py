@@ -16,7 +16,8 @@ from openmm_les_export.records import describe
 from openmm_les_export.unpickle import Checkpoint
 
 _MODEL = "model.sole_model."
-_NETWORK = _MODEL + "model.func."
+#: What the names of the network begin with.
+NETWORK = _MODEL + "model.func."
 #: Names in a checkpoint that are no part of the model.
 _OTHERS = ("run_stage", "loss.", "train_metrics.", "val_metrics.", "test_metrics.", "ema.")
 #: Buffers that may be parameters, and the options that make them so.
@@ -39,8 +40,8 @@ class Weights:
         trained = [ending for ending, option in _TRAINABLE.items() if options.get(option)]
         network, alien = {}, []
         for name, value in checkpoint.state.items():
-            if name.startswith(_NETWORK):
-                key = name[len(_NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
+            if name.startswith(NETWORK):
+                key = name[len(NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
                 network[key] = _tensor(name, value)
             elif not name.startswith(_OTHERS) and name != _MODEL + "model._empty":
                 alien.append(name)
