@@ -108,9 +108,7 @@ def export(
 
     destination = artifact.check_output(output, overwrite)
     opened = open_model(model_path)
-    canonical = _canonical(
-        opened, _Told(atomic_energies, norm_factor, self_interaction, calibrate)
-    )
+    canonical = _canonical(opened, _Told(atomic_energies, norm_factor, self_interaction, calibrate))
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
     module = artifact.build_module(canonical, precision)
     return artifact.save(

@@ -105,9 +105,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
     for k, weight in enumerate(embedding):
         state[f"embedding.{k}.weight"] = weight
     signs = _signs(hyper)
-    (tensors,) = dense_maps(
-        weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs)
-    )
+    (tensors,) = dense_maps(weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs))
     (projection,) = dense_maps(
         weights,
         "allegro.first_layer_env_embed_projection.mlp",

@@ -23,17 +23,17 @@ from openmm_les.networks import build_network
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.portable import PortableModel
 from openmm_les_export.les_choice import PREFACTORS, LESChoice
-from openmm_les_export.reference import les_energy
+from openmm_les_export.reference import Array, les_energy
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 logger = logging.getLogger(__name__)
 
-#: Structures that are evaluated at most, evenly over the file.
-MAX_FRAMES = 20
-#: The best choice must have at most this fraction of the error of the second best.
-_CLEAR = 0.8
+#: Structures that are evaluated at least, and at most, evenly over the file.
+MIN_FRAMES, MAX_FRAMES = 5, 500
+#: Standard errors by which a fit must be nearer to the best choice than to another one.
+_CLEAR = 2.0
 
 
 def calibrate(
@@ -69,16 +69,30 @@ def calibrate(
     ]
     models = [read(candidate) for candidate in candidates]
     errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
-    order = np.argsort(errors)
-    listed = "; ".join(_described(candidates[i], errors[i]) for i in order)
-    if len(order) > 1 and not errors[order[0]] < _CLEAR * errors[order[1]]:
+    sizes = np.sqrt((errors**2).mean(0))
+    order = np.argsort(sizes)
+    listed = "; ".join(_described(candidates[i], float(sizes[i])) for i in order)
+    if not all(_is_clear(errors[:, order[0]], errors[:, i]) for i in order[1:]):
         raise InputError(
             f"calibration: expected one choice that reproduces the energies of {file} clearly "
-            f"better than the others, got {listed}; give structures of the training, or the "
+            f"better than the others, got {listed}; give more structures of the training, or the "
             "options themselves"
         )
     logger.info("calibration: errors of the energies of %s: %s", file, listed)
     return candidates[order[0]]
+
+
+def _is_clear(best: Array, other: Array) -> bool:
+    """Whether the energies say that one choice is right and not another.
+
+    Between the two the energy is linear. Where on the way a least-squares fit to the labels lies, 0
+    for the best and 1 for the other, must be nearer to 0 by more than chance, and not far before it
+    either: energies with another zero favour one of them whatever is true.
+    """
+    step = other - best
+    places = -best * step / (step**2).mean()
+    chance = _CLEAR * places.std(ddof=1) / len(places) ** 0.5
+    return bool(abs(places.mean() + chance) < 0.5)
 
 
 def _described(choice: LESChoice, error: float) -> str:
@@ -105,19 +119,20 @@ def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
         known = set(atoms.numbers.tolist()) <= set(elements)
         if energy is not None and known and len(set(atoms.pbc.tolist())) == 1:
             found.append((atoms, float(energy)))
-    if not found:
+    if len(found) < MIN_FRAMES:
         raise InputError(
-            f"calibration: expected structures with an energy, of the model's elements, periodic "
-            f"in all directions or none, got none in {file}"
+            f"calibration: expected at least {MIN_FRAMES} structures with an energy, of the "
+            f"model's elements, periodic in all directions or none, got {len(found)} in {file}"
         )
     step = -(-len(found) // MAX_FRAMES)
     return found[::step]
 
 
-def _errors(
-    models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]
-) -> list[float]:
-    """RMS error of the energy of each model [eV/atom]; they differ in LES parameters alone."""
+def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
+    """Errors of the energy [eV/atom] of each structure and model, [frames, models].
+
+    The models differ in LES parameters alone.
+    """
     first = replace(models[0], les={**models[0].les, "prefactor": 0.0})
     elements = first.hyper["elements"]
     network = build_network(
@@ -125,8 +140,8 @@ def _errors(
     )
     references = first.state["reference_energies"]
     short_range = PortableModel(network, elements, references, first.les)
-    squares = np.zeros(len(models))
-    for atoms, label in labelled:
+    errors = np.zeros((len(labelled), len(models)))
+    for frame, (atoms, label) in enumerate(labelled):
         periodic = bool(atoms.pbc.all())
         positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
         numbers = torch.tensor(atoms.numbers, dtype=torch.int64)
@@ -134,5 +149,5 @@ def _errors(
         for i, model in enumerate(models):
             box = atoms.cell.array if periodic else None
             total = float(energy) + float(les_energy(charges, positions, box, model.les))
-            squares[i] += ((total - label) / len(atoms)) ** 2
-    return [float(error) for error in np.sqrt(squares / len(labelled))]
+            errors[frame, i] = (total - label) / len(atoms)
+    return errors

@@ -188,9 +188,7 @@ def _radial_network(
         state[f"layers.{t}.radial.{k}"] = weight
 
 
-def _coupling_scales(
-    weights: Weights, hyper: Mapping[str, Any]
-) -> dict[tuple[int, ...], float]:
+def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[int, ...], float]:
     """Those Wigner 3j symbols that the file holds, as multiples of ours.
 
     Versions of e3nn before the closed formula differ in the signs of symbols with an odd sum of

@@ -123,9 +123,7 @@ class Layer:
         )
 
 
-def layers(
-    found: Convention, number: int, embedding: int, last: int
-) -> Iterator[Layer]:
+def layers(found: Convention, number: int, embedding: int, last: int) -> Iterator[Layer]:
     """All layers.
 
     Args:
@@ -142,9 +140,7 @@ def layers(
         nodes = made.outputs
 
 
-def layer(
-    nodes: tuple[Irrep, ...], edges: tuple[Irrep, ...], hidden: tuple[Irrep, ...]
-) -> Layer:
+def layer(nodes: tuple[Irrep, ...], edges: tuple[Irrep, ...], hidden: tuple[Irrep, ...]) -> Layer:
     """One layer: of the hidden irreps those that a path leads to, scalars first.
 
     The even scalars bring further ones with them, which gate all features of higher degree.

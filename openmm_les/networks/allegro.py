@@ -163,7 +163,9 @@ class Layer(nn.Module):
         grad = self.latent.backward(grad_latent, saved[3:])
         features = grad_features[:, :, :before] + grad[:, :, :before]
         invariants = grad[:, :, before:].transpose(1, 2).unsqueeze(3)
-        grad_products = torch.cat([grad_tensors[:, :, :, :1] + invariants, grad_tensors[:, :, :, 1:]], 3)
+        grad_products = torch.cat(
+            [grad_tensors[:, :, :, :1] + invariants, grad_tensors[:, :, :, 1:]], 3
+        )
         grad_inputs, surroundings = self.track.backward(grad_products, tensors, matrices)
         grad_y, own_weights = self.harmonics.summed_backward(surroundings, harmonics, weights)
         return grad_inputs, features, own_weights, grad_y

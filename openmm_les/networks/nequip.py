@@ -57,9 +57,7 @@ class Gate(nn.Module):
             self.starts.append(first)
             first += channels if kind == "gate" else 0
 
-    def forward(
-        self, columns: List[torch.Tensor]
-    ) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+    def forward(self, columns: List[torch.Tensor]) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
         """From columns of each slot [2l+1, N, columns] to features [2l+1, N, C]."""
         even = columns[self.scalars]
         s = torch.sigmoid(even)
@@ -406,16 +404,12 @@ _PER_SPECIES = ("embedding", "reference_energies", "energy_scales")
 def _select_species(state: State, species: Sequence[int]) -> Dict[str, torch.Tensor]:
     index = torch.tensor(list(species), dtype=torch.int64)
     return {
-        name: tensor.index_select(0, index)
-        if name in _PER_SPECIES or ".skip." in name
-        else tensor
+        name: tensor.index_select(0, index) if name in _PER_SPECIES or ".skip." in name else tensor
         for name, tensor in state.items()
     }
 
 
-def _first_layer_map(
-    spec: Spec, layer: State, embedding: torch.Tensor, lmax: int
-) -> torch.Tensor:
+def _first_layer_map(spec: Spec, layer: State, embedding: torch.Tensor, lmax: int) -> torch.Tensor:
     """Everything linear between the radial features and the sums, [P, (lmax + 1) * columns * Z]."""
     last, channels = last_radial(layer), embedding.shape[1]
     senders = embedding @ layer["up.0"]
