@@ -6,7 +6,6 @@ Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -118,7 +117,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
 
 
 def _signs(hyper: dict[str, Any]) -> torch.Tensor:
-    """(-1)^l of weights of harmonics: allegro's are of the vector to the neighbour, ours from it."""
+    """(-1)^l of weights of harmonics: allegro's vector points to the neighbour, ours from it."""
     degrees = (-1.0) ** torch.arange(hyper["lmax"] + 1, dtype=torch.float64)
     return degrees.repeat(hyper["channels"])
 

@@ -79,7 +79,7 @@ def calibrate(
             "options themselves"
         )
     logger.info("calibration: errors of the energies of %s: %s", file, listed)
-    return candidates[order[0]]
+    return candidates[int(order[0])]
 
 
 def _is_clear(best: Array, other: Array) -> bool:

@@ -157,7 +157,7 @@ def _blocks(weights: Weights, name: str, blocks: Sequence[Block]) -> list[torch.
     flat = weights.take(f"{name}.weight", (sum(sizes),))
     return [
         part.view(block.shape) * block.scale
-        for part, block in zip(flat.split(sizes), blocks, strict=True)
+        for part, block in zip(torch.split(flat, sizes), blocks, strict=True)
     ]
 
 

@@ -57,7 +57,7 @@ class Weights:
     def _replace(
         self, expected: bool | None, state: Mapping[str, Any], trained: Sequence[str]
     ) -> None:
-        """Puts the averages in the place of the weights: they are stored in order, without names."""
+        """Puts the averages in the place of the weights: they stand in order, without names."""
         averages = [value for name, value in state.items() if name.startswith("ema.ema_weight_")]
         if expected is None:
             expected = bool(averages)

@@ -170,4 +170,4 @@ def path_scale(edge: int, out: int) -> float:
     e3nn's component normalisation, and the sign by which harmonics of the vector to the neighbour,
     nequip's, differ from those of the vector to the atom, ours.
     """
-    return (-1) ** edge * math.sqrt(2 * out + 1)
+    return (-1.0 if edge % 2 else 1.0) * math.sqrt(2 * out + 1)

@@ -7,7 +7,6 @@ made of their modules here. No other file imports nequip.
 from __future__ import annotations
 
 import contextlib
-import random
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -100,16 +99,16 @@ class NequIPReference:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Keeps warnings, default precision and random numbers as they were: nequip sets them."""
-    dtype, state, numbers = torch.get_default_dtype(), random.getstate(), np.random.get_state()
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    dtype = torch.get_default_dtype()
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(), isolate_rng():
             warnings.simplefilter("ignore")
             torch.set_default_dtype(torch.float64)
             yield
     finally:
         torch.set_default_dtype(dtype)
-        random.setstate(state)
-        np.random.set_state(numbers)  # noqa: NPY002
 
 
 def _build(model: Mapping[str, Any], checkpoint: Checkpoint) -> nn.Module:

@@ -1,9 +1,9 @@
 """Allegro with latent charges: atomic energies and charges, and their pull-back to positions.
 
-Musaelian et al., Nat. Commun. 14, 579 (2023) in the algebra of a static neighbour matrix. Every pair
-of an atom and a neighbour has scalars and tensors; in each layer its tensors are multiplied with a
-sum over the atom's neighbours. That sum belongs to the atom, so that here it becomes a matrix which
-acts on the tensors of all pairs of the atom. Nothing passes from atom to atom.
+Musaelian et al., Nat. Commun. 14, 579 (2023) in the algebra of a static neighbour matrix. Every
+pair of an atom and a neighbour has scalars and tensors; in each layer its tensors are multiplied
+with a sum over the atom's neighbours. That sum belongs to the atom, so that here it becomes a
+matrix which acts on the tensors of all pairs of the atom. Nothing passes from atom to atom.
 """
 
 from typing import Any, List, Mapping, Sequence, Tuple

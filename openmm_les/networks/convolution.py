@@ -352,7 +352,7 @@ class NeighborSums(nn.Module):
     def backward(
         self, grad_sums: List[torch.Tensor], saved: List[torch.Tensor]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n_node])."""
+        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n])."""
         harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
         n, k = neighbors.shape[0], neighbors.shape[1]
         grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)

@@ -125,7 +125,8 @@ class Interaction(nn.Module):
         for size, channels in zip(self.node_sizes, self.node_channels, strict=True):
             firsts.append(firsts[-1] + size * channels)
 
-        blocks = radial_weights.split([self.node_channels[slot] for slot, _, _ in paths], 1)
+        sizes = [self.node_channels[slot] for slot, _, _ in paths]
+        blocks = torch.split(radial_weights, sizes, 1)
         groups = [[p] for p in range(len(paths))]
         if few_kernels:
             slots = dict.fromkeys(slot for slot, _, _ in paths)
@@ -143,8 +144,8 @@ class Interaction(nn.Module):
                 row += 2 * degree + 1
         self.sums = NeighborSums(members)
         self.targets: List[int] = [slot for _, _, slot in paths]
-        self.ups = nn.ModuleList(Dense(state[f"up.{s}"]) for s in range(len(nodes)))
-        self.mixes = nn.ModuleList(Dense(state[f"mix.{p}"]) for p in range(len(paths)))
+        self.ups: Any = nn.ModuleList(Dense(state[f"up.{s}"]) for s in range(len(nodes)))
+        self.mixes: Any = nn.ModuleList(Dense(state[f"mix.{p}"]) for p in range(len(paths)))
         self.skip_nodes: List[int] = [node for node, _ in spec["skips"]]
         self.skip_outputs: List[int] = [slot for _, slot in spec["skips"]]
         self.skips = nn.ModuleList(SpeciesLinear(state[f"skip.{s}"]) for s in self.skip_outputs)
