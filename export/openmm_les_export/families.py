@@ -169,16 +169,16 @@ CACE = Family(
 NEQUIP = Family(
     name="nequip",
     title="NequIP-LES",
-    file="'.ckpt' checkpoint as written by nequip-train",
+    file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
     roots=frozenset(),
     names=frozenset(),
     frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
 )
 
-#: The same kind of file.
 ALLEGRO = replace(NEQUIP, name="allegro", title="Allegro-LES")
 
-FAMILIES = (MACE, CACE, NEQUIP, ALLEGRO)
+#: By kind of file; checkpoints of NequIP and Allegro differ in their configuration only.
+FAMILIES = (MACE, CACE, NEQUIP)
 
 
 def family_of(names: set[str]) -> Family | None:
