@@ -74,6 +74,11 @@ ALLEGRO_SHAPES = {
         "readout_mlp_hidden_layers_depth": 0,
     },
     "Allegro, trained roots": {"bessel_trainable": True},
+    "Allegro, three elements": {
+        "type_names": ["O", "C", "H"],
+        "per_type_energy_scales": {"O": 0.4, "C": 0.9, "H": 1.6},
+        "per_type_energy_shifts": {"O": -430.0, "C": -150.0, "H": -13.0},
+    },
     "Allegro, float32": {"model_dtype": "float32"},
 }
 
@@ -158,9 +163,10 @@ def test_rotation_inversion_and_permutation(folder, shape):
         np.testing.assert_allclose(forces, before[1][order] @ matrix.T, rtol=0, atol=1e-10)
 
 
-def test_elements_that_are_absent_change_nothing(folder):
+@pytest.mark.parametrize("shape", ["elements out of order", "Allegro, three elements"])
+def test_elements_that_are_absent_change_nothing(folder, shape):
     """A system without some of the model's elements has a smaller network."""
-    artifact = artifact_of(folder, "elements out of order")
+    artifact = artifact_of(folder, shape)
     probe = probe_structures([1, 8], artifact.cutoff)[2]
     module = eager(artifact.canonical, torch.float64)
     tensors = [torch.tensor(array) for array in (probe.positions, probe.numbers, probe.cell)]
@@ -236,6 +242,36 @@ def test_canonical_form(folder, shape):
     assert json.loads(json.dumps(hyper)) == hyper
     assert model.source["dtype"] == "float64"
     assert set(model.provenance) == {*model.les, "reference_energies"}
+
+
+@pytest.mark.parametrize("shape", ["Allegro, no parity", "Allegro, one weight a path"])
+def test_canonical_form_of_allegro(folder, shape):
+    model = read_model(file_of(folder, shape), **LES)
+    hyper, z = model.hyper, len(model.hyper["elements"])
+    c, f, size = hyper["channels"], hyper["scalars"], (hyper["lmax"] + 1) ** 2
+    d, bessels = c * (hyper["lmax"] + 1), hyper["num_bessel"]
+    expected = {
+        "reference_energies": (z,),
+        "energy_scales": (z,),
+        "bessel_frequencies": (bessels,),
+        "basis": (bessels, 4),
+        "pair_types": (z, z, 4),
+        "embedding.0.weight": (4, 7),
+        "embedding.1.weight": (7, f),
+        "tensors": (f, d),
+        "projection": (f, f + d),
+        "layers.0.couplings": (c, size, size, size),
+        "layers.0.latent.0.weight": (f + c, 8),
+        "layers.0.latent.1.weight": (8, f + d),
+        "layers.1.couplings": (c, size, size, 1),
+        "layers.1.latent.0.weight": (2 * f + c, 8),
+        "layers.1.latent.1.weight": (8, f),
+    }
+    for name in ("energy", "charge"):
+        expected |= {f"{name}.0.weight": (3 * f, 5), f"{name}.1.weight": (5, 1)}
+    assert {name: tuple(tensor.shape) for name, tensor in model.state.items()} == expected
+    assert json.loads(json.dumps(hyper)) == hyper
+    assert model.family == "allegro"
 
 
 def test_averages_are_the_model(folder):
@@ -527,6 +563,45 @@ REFUSED = {
 def test_what_is_not_known_is_refused_by_name(tmp_path, case):
     change, named = REFUSED[case]
     path = synthetic_nequip(tmp_path / "x.ckpt", change=change)
+    with pytest.raises(ModelFileError, match=named) as caught:
+        read_model(path, **LES)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED_OF_ALLEGRO = {
+    "splines": (
+        _model(radial_chemical_embed={"_target_": "allegro.nn.TwoBodySplineScalarEmbed"}),
+        r"radial_chemical_embed\._target_ 'allegro.nn.TwoBodySpline.* nothing of it was imported",
+    ),
+    "no embedding": (
+        _model(radial_chemical_embed=None),
+        "option radial_chemical_embed: expected options, got None",
+    ),
+    "unknown of the embedding": (
+        lambda checkpoint: checkpoint["hyper_parameters"]["model"]["radial_chemical_embed"].update(
+            width=3
+        ),
+        "radial_chemical_embed: unknown option width",
+    ),
+    "other networks": (_model(allegro_mlp_nonlinearity="mish"), "expected 'silu', got 'mish'"),
+    "no angles": (_model(l_max=0), "expected an integer of at least 1, got 0"),
+    "other neighbours": (_model(avg_num_neighbors=None), "avg_num_neighbors: expected a positive"),
+    "other products": (
+        _put(_NET + "allegro.tps.0.w3j", torch.ones(4, 4, 9, 4)),
+        "allegro.tps.0: expected a tensor product with 4 harmonics and 3 channels",
+    ),
+    "more components": (
+        _put(_NET + "allegro.tps.0.w3j", torch.ones(4, 5, 4, 4)),
+        "allegro.tps.0: expected products of 4 components",
+    ),
+    "a NequIP option": (_model(num_features=3), "unknown option num_features"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_OF_ALLEGRO)
+def test_what_is_not_known_of_allegro_is_refused_by_name(tmp_path, case):
+    change, named = REFUSED_OF_ALLEGRO[case]
+    path = synthetic_allegro(tmp_path / "x.ckpt", change=change)
     with pytest.raises(ModelFileError, match=named) as caught:
         read_model(path, **LES)
     assert "\n" not in str(caught.value)
