@@ -129,7 +129,6 @@ def _canonical(opened: PickledModel | Checkpoint, told: _Told) -> CanonicalModel
     from openmm_les_export.unpickle import Checkpoint
 
     if isinstance(opened, Checkpoint):
-        _refuse_atomic_energies(told, "NequIP-LES")
         return _canonical_checkpoint(opened, told)
     title = opened.family.title
     for name in ("norm_factor", "self_interaction", "calibrate"):
@@ -163,6 +162,7 @@ def _canonical_checkpoint(opened: Checkpoint, told: _Told) -> CanonicalModel:
 
     model = opened.hyper.get("model")
     allegro = isinstance(model, Mapping) and base_model(model) == "allegro"
+    _refuse_atomic_energies(told, "Allegro-LES" if allegro else "NequIP-LES")
     read = partial(canonical_allegro if allegro else canonical_nequip, opened)
     choice = les_choice(told.norm_factor, told.self_interaction)
     if told.calibrate is not None:

@@ -16,6 +16,7 @@ from openmm_les_export.canonical_form import State, canonical_form
 from openmm_les_export.families import ALLEGRO
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.nequip_checkpoint import (
+    LMAX,
     Options,
     Weights,
     dense_maps,
@@ -46,7 +47,7 @@ def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMod
     weights = Weights(checkpoint, {**model[_EMBED], **model})
     precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
     elements = options.elements()
-    lmax = options.integer("l_max", 1, 1)
+    lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
         options.integer(f"num_{name}_features", default, 1)
         for name, default in (("tensor", 16), ("scalar", 64))

@@ -19,6 +19,7 @@ from openmm_les_export.canonical_form import State, canonical_form
 from openmm_les_export.families import NEQUIP
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.nequip_checkpoint import (
+    LMAX,
     Options,
     Weights,
     dense_maps,
@@ -85,7 +86,7 @@ def _layers(
     options: Options, weights: Weights, state: State, hyper: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All layers and the readouts."""
-    lmax = options.integer("l_max", 1, 0)
+    lmax = options.integer("l_max", 1, 0, LMAX)
     features = options.features(lmax)
     found = convention(version(hyper, "nequip"), lmax, options.flag("parity", True), features)
     couplings = _coupling_scales(weights, hyper)

@@ -18,6 +18,8 @@ from openmm_les_export.unpickle import Checkpoint
 _MODEL = "model.sole_model."
 #: What the names of the network begin with.
 NETWORK = _MODEL + "model.func."
+#: The highest degree of harmonics that e3nn has.
+LMAX = 11
 #: Names in a checkpoint that are no part of the model.
 _OTHERS = ("run_stage", "loss.", "train_metrics.", "val_metrics.", "test_metrics.", "ema.")
 #: Buffers that may be parameters, and the options that make them so.
@@ -146,13 +148,12 @@ class Options:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
 
-    def integer(self, name: str, default: int, least: int) -> int:
-        """A whole number; 6.0 is one."""
+    def integer(self, name: str, default: int, least: int, most: int = 10_000) -> int:
+        """A whole number; 6.0 is one. The limit is against files that ask for all memory."""
         value = self._values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise self._wrong(name, "an integer", value)
-        if value < least:
-            raise self._wrong(name, f"an integer of at least {least}", value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most or value != int(value):
+            raise self._wrong(name, f"an integer of {least} to {most}", value)
         return int(value)
 
     def flag(self, name: str, default: bool) -> bool:
