@@ -553,6 +553,14 @@ REFUSED = {
         _put(_NET + "layer1_convnet.conv.tp._w3j_1_1_1", torch.ones(3, 3, 3)),
         "_w3j_1_1_1: expected a Wigner 3j symbol",
     ),
+    "a symbol that is too large": (
+        _put(_NET + "layer1_convnet.conv.tp._w3j_900_900_900", torch.ones(3, 3, 3)),
+        "_w3j_900_900_900: expected a Wigner 3j symbol",
+    ),
+    "a symbol of two degrees": (
+        _put(_NET + "layer1_convnet.conv.tp._w3j_1_1", torch.ones(3, 3)),
+        "_w3j_1_1: expected a Wigner 3j symbol",
+    ),
     "not finite": (
         _put("ema.ema_weight_0", torch.full((2, 4), torch.nan, dtype=torch.float64)),
         "expected finite numbers",

@@ -189,6 +189,18 @@ def _radial_network(
         state[f"layers.{t}.radial.{k}"] = weight
 
 
+def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
+    """The multiple of a Wigner 3j symbol that a tensor is; 0 if it is none."""
+    if tuple(symbol.shape) != tuple(2 * d + 1 for d in degrees) or max(degrees) > LMAX:
+        return 0.0
+    try:
+        expected = torch.from_numpy(wigner_3j(*degrees).copy())
+    except (TypeError, ValueError):  # not three, or they do not couple
+        return 0.0
+    scale = float((expected * symbol).sum())
+    return scale if torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6) else 0.0
+
+
 def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[int, ...], float]:
     """Those Wigner 3j symbols that the file holds, as multiples of ours.
 
@@ -198,13 +210,8 @@ def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[i
     scales = {}
     for name, symbol in weights.couplings().items():
         degrees = tuple(int(part) for part in name.split("_") if part.isdecimal())
-        try:
-            expected = torch.from_numpy(wigner_3j(*degrees).copy())
-            scale = float((expected * symbol).sum())
-            same = torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6)
-        except (TypeError, ValueError, RuntimeError):
-            same, scale = False, 0.0
-        if not same or not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
+        scale = _multiple(symbol, degrees)
+        if not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
             raise ModelFileError(
                 f"model: _w3j_{name}: expected a Wigner 3j symbol, got other numbers"
             )
