@@ -191,11 +191,13 @@ def _radial_network(
 
 def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
     """The multiple of a Wigner 3j symbol that a tensor is; 0 if it is none."""
-    if tuple(symbol.shape) != tuple(2 * d + 1 for d in degrees) or max(degrees) > LMAX:
+    if len(degrees) != 3 or max(degrees) > LMAX:
         return 0.0
     try:
         expected = torch.from_numpy(wigner_3j(*degrees).copy())
-    except (TypeError, ValueError):  # not three, or they do not couple
+    except ValueError:  # they do not couple
+        return 0.0
+    if symbol.shape != expected.shape:
         return 0.0
     scale = float((expected * symbol).sum())
     return scale if torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6) else 0.0
