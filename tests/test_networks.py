@@ -13,9 +13,10 @@ from oracles.mace_models import synthetic_model
 
 from openmm_les import artifact as artifacts
 from openmm_les.networks import build_network
-from openmm_les.networks.mace import _hidden_radial, _last_radial, _layer_state
+from openmm_les.networks.dense import below
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.radial_layers import hidden_radial, last_radial
 from openmm_les.system_model import SystemModel
 
 pytestmark = pytest.mark.mace
@@ -275,15 +276,15 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     """The table reproduces all radial functions to single precision with fewer features."""
     canonical = artifacts.load(dipeptide_artifact).canonical
     hyper, state = canonical.hyper, canonical.state
-    layers = [_layer_state(state, t) for t in range(len(hyper["layers"]))]
+    layers = [below(state, f"layers.{t}.") for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
         state["bessel_frequencies"],
         hyper["bessel_prefactor"],
         hyper["cutoff"],
         hyper["cutoff_order"],
     )
-    exact = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
-    outputs = [_last_radial(layer) for layer in layers]
+    exact = ExactRadial(basis, [hidden_radial(layer) for layer in layers])
+    outputs = [last_radial(layer) for layer in layers]
     widths = [len(output) for output in outputs]
     table, maps = tabulate(exact, widths, outputs, dtype=torch.float64)
     r = torch.rand(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -303,7 +304,7 @@ def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypa
     atoms = cluster(artifact.elements)
     tables = system_for(artifact, atoms, "single")
     assert any(name.endswith("radial.table") for name, _ in tables._network.named_buffers())
-    monkeypatch.setattr("openmm_les.networks.mace._MOST_TABLES", 5)
+    monkeypatch.setattr("openmm_les.networks.radial_layers._MOST_TABLES", 5)
     exact = system_for(artifact, atoms, "single")
     assert not any(name.endswith("radial.table") for name, _ in exact._network.named_buffers())
     one, other = (model.evaluate(atoms.positions) for model in (tables, exact))

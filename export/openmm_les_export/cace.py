@@ -31,6 +31,7 @@ GIVEN = "--atomic-energies"
 _SILU = "torch.nn.functional.silu"
 
 
+@refuse_contradictions
 def canonical_cace(
     pickled: PickledModel, atomic_energies: Mapping[int, float] | None
 ) -> CanonicalModel:
@@ -45,13 +46,6 @@ def canonical_cace(
         ModelFileError: a model without LES, or one that contradicts itself.
         UnsupportedModelError: names the option that openmm-les does not implement.
     """
-    with refuse_contradictions(pickled):
-        return _canonical(pickled, atomic_energies)
-
-
-def _canonical(
-    pickled: PickledModel, atomic_energies: Mapping[int, float] | None
-) -> CanonicalModel:
     model = pickled.root
     refuse_multipoles(model)
     ACCEPTED.check(model)

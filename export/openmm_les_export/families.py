@@ -1,4 +1,4 @@
-"""The families of models that are pickled whole: which names their files hold, in one table.
+"""The families of models: which names their files hold, in one table.
 
 A name is on a list if files of that family call for it; it then becomes an inert stand-in. Whatever
 else a file calls for is refused before anything is rebuilt.
@@ -7,7 +7,7 @@ else a file calls for is refused before anything is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,20 @@ CACE = Family(
     },
 )
 
-FAMILIES = (MACE, CACE)
+#: Not pickled whole: a checkpoint holds tensors and a configuration, and calls for nothing.
+NEQUIP = Family(
+    name="nequip",
+    title="NequIP-LES",
+    file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
+    roots=frozenset(),
+    names=frozenset(),
+    frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
+)
+
+ALLEGRO = replace(NEQUIP, name="allegro", title="Allegro-LES")
+
+#: By kind of file; checkpoints of NequIP and Allegro differ in their configuration only.
+FAMILIES = (MACE, CACE, NEQUIP)
 
 
 def family_of(names: set[str]) -> Family | None:

@@ -55,13 +55,9 @@ def read_mace(path: str | os.PathLike[str], head: str | None = None) -> Canonica
     return canonical_mace(read_pickle(path), head)
 
 
+@refuse_contradictions
 def canonical_mace(pickled: PickledModel, head: str | None = None) -> CanonicalModel:
     """The canonical form of a MACE-LES model that `unpickle.read_pickle` opened."""
-    with refuse_contradictions(pickled):
-        return _canonical(pickled, head)
-
-
-def _canonical(pickled: PickledModel, head: str | None) -> CanonicalModel:
     model = pickled.root
     refuse_multipoles(model)
     ACCEPTED.check(model)

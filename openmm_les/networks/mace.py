@@ -6,23 +6,20 @@ split where long-range electrostatics enters: `short_range` gives energies e_i a
 `pull_back` takes dE/de_i and dE/dq_i to forces and strain derivative.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocking import block_limits, block_size
-from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.blocking import block_limits
+from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution, collect
+from openmm_les.networks.dense import below
 from openmm_les.networks.geometry import PairGeometry
 from openmm_les.networks.node_update import NodeUpdate, State
-from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.radial_layers import last_radial, radial_features
 from openmm_les.networks.readout import Readout, SpeciesLinear
 from openmm_les.networks.repulsion import WithRepulsion, ZBLRepulsion
-from openmm_les.networks.transforms import TransformedBasis
-
-#: Tables of more functions of the distance than this (84 MB with 40 features) are not made.
-_MOST_TABLES = 64
 
 
 class Interaction(nn.Module):
@@ -119,7 +116,8 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        senders = self._collect(grad_gathered, reverse)
+        senders = collect(grad_gathered, reverse, self.limits)
+        senders = senders.view(senders.shape[0], -1, self.channels).transpose(0, 1)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -130,28 +128,6 @@ class Interaction(nn.Module):
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
         return grads, grad_harmonics, [grad_features] + grad_density
-
-    def _collect(self, pairs: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
-        """Sum over all atoms that have an atom as neighbour, of their [N, K, n_node * C].
-
-        Returns:
-            The sums, shape [n_node, N, C].
-        """
-        n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
-        flat = pairs.view(n * k, width)
-        step = block_size(pairs, k * width, self.limits)
-        sums = pairs.new_empty([n, width])
-        for start in range(0, n, step):
-            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-            end = min(n, start + step)
-            own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
-            torch.sum(own, [1], out=sums[start:end])
-        return sums.view(n, -1, self.channels).transpose(0, 1)
-
-
-def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
-    prefix = f"layers.{layer}."
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
 
 
 #: Canonical tensors whose first axis runs over the elements.
@@ -205,11 +181,11 @@ class MACENetwork(nn.Module):
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
         specs = hyper["layers"]
         state = select_species(state, species)
-        layers = [_layer_state(state, t) for t in range(len(specs))]
+        layers = [below(state, f"layers.{t}.") for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
-        outputs += [_last_radial(layer) for layer in layers[1:]]
-        radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        outputs += [last_radial(layer) for layer in layers[1:]]
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         #: Columns of the radial features: those of each layer and its density, and repulsion.
         self.widths: List[int] = []
         for layer, output in zip(layers, outputs, strict=True):
@@ -345,21 +321,11 @@ class MACENetwork(nn.Module):
         return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved_pairs, reverse)
 
 
-def _hidden_radial(layer: State) -> List[torch.Tensor]:
-    names = sorted((n for n in layer if n.startswith("radial.")), key=lambda n: int(n[7:]))
-    return [layer[name] for name in names[:-1]]
-
-
-def _last_radial(layer: State) -> torch.Tensor:
-    count = len(_hidden_radial(layer))
-    return layer[f"radial.{count}"]
-
-
 def _first_layer_map(
     spec: Mapping[str, Any], layer: State, embedding: torch.Tensor, channels: int, lmax: int
 ) -> torch.Tensor:
     """Radial MLP's last map, embedding, linear_up and mixing in one: [P, (lmax + 1) * C * Z]."""
-    last = _last_radial(layer)
+    last = last_radial(layer)
     senders = embedding @ layer["up.0"]
     out = torch.zeros(lmax + 1, channels, len(embedding), last.shape[0], dtype=torch.float64)
     for p, (_, _, degree) in enumerate(spec["paths"]):
@@ -368,33 +334,3 @@ def _first_layer_map(
         )
         out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
     return out.flatten(0, 2).T
-
-
-def _radial_features(
-    hyper: Mapping[str, Any],
-    state: State,
-    layers: Sequence[State],
-    outputs: List[torch.Tensor],
-    dtype: torch.dtype,
-    exact: bool,
-) -> Tuple[nn.Module, List[torch.Tensor]]:
-    """The radial module, and the maps from its features to the outputs of each layer."""
-    bessel = BesselBasis(
-        state["bessel_frequencies"],
-        float(hyper["bessel_prefactor"]),
-        float(hyper["cutoff"]),
-        int(hyper["cutoff_order"]),
-    )
-    basis: nn.Module = bessel
-    if "distance_transform" in hyper:
-        basis = TransformedBasis(bessel, hyper["distance_transform"], state["transform.radii"])
-    densities = [layer.get("density") for layer in layers]
-    mlp = ExactRadial(basis, [_hidden_radial(layer) for layer in layers], densities)
-    if exact or len(mlp.basis.functions()[0]) > _MOST_TABLES:
-        return mlp, outputs
-    widths: List[int] = []
-    maps: List[Optional[torch.Tensor]] = []
-    for output, density in zip(outputs, densities, strict=True):
-        widths += [output.shape[0]] if density is None else [output.shape[0], 1]
-        maps += [output] if density is None else [output, None]
-    return tabulate(mlp, widths, maps, dtype=dtype)

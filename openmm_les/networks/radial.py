@@ -1,9 +1,9 @@
 """Radial features of a pair distance: Bessel functions through an MLP, exact or tabulated.
 
-A MACE layer multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's last, linear
-layer commutes with everything that follows, so only the hidden features phi(r) and their derivative
-are computed per pair. They are smooth functions of one variable and of low numerical rank: in
-single precision a cubic Hermite table of a compressed basis replaces the MLP.
+A layer of MACE or NequIP multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's
+last, linear layer commutes with everything that follows, so only the hidden features phi(r) and
+their derivative are computed per pair. They are smooth functions of one variable and of low
+numerical rank: in single precision a cubic Hermite table of a compressed basis replaces the MLP.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
