@@ -73,15 +73,6 @@ def _check_single_head(model: Record) -> None:
         )
 
 
-def _scalar(record: Record, path: str) -> float:
-    """A tensor with one number."""
-    owner, _, name = path.rpartition(".")
-    tensor = (record.module(owner) if owner else record).tensor(name)
-    if tensor.numel() != 1:
-        raise ModelFileError(f"model: {path}: expected one number, got shape {tuple(tensor.shape)}")
-    return float(tensor)
-
-
 def _single_head(model: Record, path: str) -> float:
     owner, _, name = path.rpartition(".")
     count = model.module(owner).tensor(name).numel()
@@ -89,7 +80,7 @@ def _single_head(model: Record, path: str) -> float:
         raise UnsupportedModelError(
             f"model: {path}: expected a single head, got {count} heads; {_SELECT_HEAD}"
         )
-    return _scalar(model, path)
+    return model.scalar(path)
 
 
 def _reference_energies(model: Record, elements: int) -> torch.Tensor:
@@ -109,7 +100,7 @@ def _reference_energies(model: Record, elements: int) -> torch.Tensor:
 
 def _radial_basis(model: Record, state: State) -> dict[str, Any]:
     cutoffs = {
-        _scalar(model, path)
+        model.scalar(path)
         for path in (
             "r_max",
             "radial_embedding.bessel_fn.r_max",
@@ -124,8 +115,8 @@ def _radial_basis(model: Record, state: State) -> dict[str, Any]:
     return {
         "cutoff": cutoffs.pop(),
         "num_bessel": frequencies.numel(),
-        "bessel_prefactor": _scalar(basis, "prefactor"),
-        "cutoff_order": int(_scalar(model, "radial_embedding.cutoff_fn.p")),
+        "bessel_prefactor": basis.scalar("prefactor"),
+        "cutoff_order": int(model.scalar("radial_embedding.cutoff_fn.p")),
     }
 
 
@@ -147,9 +138,7 @@ def _layers(
     """Hyper-parameters of the layers; their weights go into the state."""
     interactions, products = model.items("interactions"), model.items("products")
     readouts = _readout_pairs(model, len(interactions))
-    if len(products) != len(interactions) or int(_scalar(model, "num_interactions")) != len(
-        products
-    ):
+    if len(products) != len(interactions) or int(model.scalar("num_interactions")) != len(products):
         raise ModelFileError(
             f"model: expected as many products as interactions, got {len(products)} and "
             f"{len(interactions)}"

@@ -142,6 +142,18 @@ class Record:
             )
         return tensors[name]
 
+    def scalar(self, path: str) -> float:
+        """The number in a parameter or buffer that must hold one; ``"a.b"`` descends."""
+        owner, _, name = path.rpartition(".")
+        record = self.module(owner) if owner else self
+        tensor = record.tensor(name)
+        if tensor.numel() != 1:
+            raise ModelFileError(
+                f"model: {record._below(name)}: expected one number, got shape "
+                f"{tuple(tensor.shape)}"
+            )
+        return float(tensor)
+
     def value(self, name: str, default: Any = _MISSING) -> Any:
         """A plain attribute."""
         if name in self.state:
