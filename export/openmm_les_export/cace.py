@@ -137,22 +137,13 @@ def _references(elements: list[int], energies: Mapping[int, float] | None) -> to
     return torch.tensor([energies[z] for z in elements], dtype=torch.float64)
 
 
-def _one_number(record: Record, name: str) -> float:
-    tensor = record.tensor(name)
-    if tensor.numel() != 1:
-        raise ModelFileError(
-            f"model: {record.path}.{name}: expected one number, got shape {tuple(tensor.shape)}"
-        )
-    return float(tensor)
-
-
 def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     basis, envelope = (representation.module(name) for name in ("radial_basis", "cutoff_fn"))
-    cutoff = _one_number(envelope, "cutoff")
+    cutoff = envelope.scalar("cutoff")
     searched = representation.number("cutoff")
     if not math.isclose(cutoff, searched, rel_tol=1e-6):
         raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
-    order = _one_number(envelope, "p")
+    order = envelope.scalar("p")
     if order != int(order) or order < 2:
         raise UnsupportedModelError(
             f"model: {envelope.path}.p: expected an integer of at least 2, got {order:g}"
@@ -161,7 +152,7 @@ def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     return {
         "cutoff": cutoff,
         "num_bessel": state["bessel_frequencies"].numel(),
-        "bessel_prefactor": _one_number(basis, "prefactor"),
+        "bessel_prefactor": basis.scalar("prefactor"),
         "cutoff_order": int(order),
     }
 

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError
 from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Evaluation, all_pairs, les_energy
+from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
 from openmm_les_export.unpickle import PickledModel
 
 #: What a report says the comparison was with.
@@ -64,11 +63,7 @@ class CACEReference:
             numbers: atomic numbers, shape (n,).
             cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
         """
-        found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
-        unknown = sorted(set(found) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
-        species = torch.tensor([self.elements.index(z) for z in found])
+        species = species_of(numbers, self.elements)
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
         sender, receiver, shifts = all_pairs(coordinates, box, self.cutoff)

@@ -29,7 +29,7 @@ from openmm_les_export.mace_heads import (
     head_readout,
 )
 from openmm_les_export.mace_options import ACCEPTED
-from openmm_les_export.mace_radial import radial_basis, scalar, zbl_repulsion
+from openmm_les_export.mace_radial import radial_basis, zbl_repulsion
 from openmm_les_export.monomials import CUBIC, MAX_ORDER, coupling_monomials, reduce_rank
 from openmm_les_export.records import Record
 from openmm_les_export.unpickle import PickledModel, read_pickle
@@ -108,9 +108,7 @@ def _layers(
 ) -> list[dict[str, Any]]:
     """Hyper-parameters of the layers; their weights go into the state."""
     interactions, products = model.items("interactions"), model.items("products")
-    if len(products) != len(interactions) or int(scalar(model, "num_interactions")) != len(
-        products
-    ):
+    if len(products) != len(interactions) or int(model.scalar("num_interactions")) != len(products):
         raise ModelFileError(
             f"model: expected as many products as interactions, got {len(products)} and "
             f"{len(interactions)}"

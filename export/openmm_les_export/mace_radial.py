@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -19,21 +18,10 @@ _ZBL_EXPONENTS = [3.2, 0.9423, 0.4028, 0.2016]
 _TRANSFORMS = {"AgnesiTransform": ("agnesi", "a", "q", "p"), "SoftTransform": ("soft", "alpha")}
 
 
-def scalar(record: Record, path: str) -> float:
-    """A tensor with one finite number."""
-    owner, _, name = path.rpartition(".")
-    tensor = (record.module(owner) if owner else record).tensor(name)
-    if tensor.numel() != 1:
-        raise ModelFileError(f"model: {path}: expected one number, got shape {tuple(tensor.shape)}")
-    if not math.isfinite(float(tensor)):
-        raise ModelFileError(f"model: {path}: expected a finite number, got {float(tensor)}")
-    return float(tensor)
-
-
 def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, Any]:
     """Hyper-parameters of the radial basis; its weights go into the state."""
     cutoffs = {
-        scalar(model, path)
+        model.scalar(path)
         for path in (
             "r_max",
             "radial_embedding.bessel_fn.r_max",
@@ -49,13 +37,13 @@ def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, 
     hyper: dict[str, Any] = {
         "cutoff": cutoffs.pop(),
         "num_bessel": frequencies.numel(),
-        "bessel_prefactor": scalar(basis, "prefactor"),
+        "bessel_prefactor": basis.scalar("prefactor"),
         "cutoff_order": _order(embedding.module("cutoff_fn")),
     }
     if "distance_transform" in embedding.modules():
         transform = embedding.module("distance_transform")
         kind, *names = _TRANSFORMS[transform.kind]
-        parameters = {name: scalar(transform, name) for name in names}
+        parameters = {name: transform.scalar(name) for name in names}
         hyper["distance_transform"] = {"kind": kind, **parameters}
         state["transform.radii"] = _covalent_radii(transform, elements)
     return hyper
@@ -84,8 +72,8 @@ def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float
         "zbl": {
             # Every pair is counted twice, once for each of its atoms.
             "energy": 0.5 * _COULOMB * scale,
-            "length": _BOHR * scalar(repulsion, "a_prefactor"),
-            "power": scalar(repulsion, "a_exp"),
+            "length": _BOHR * repulsion.scalar("a_prefactor"),
+            "power": repulsion.scalar("a_exp"),
             "coefficients": coefficients.tolist(),
             "exponents": _ZBL_EXPONENTS,
             "cutoff_order": _order(repulsion),
@@ -95,7 +83,7 @@ def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float
 
 def _order(record: Record) -> int:
     """p of a polynomial cutoff."""
-    order = scalar(record, "p")
+    order = record.scalar("p")
     if order != int(order) or order < 2:
         raise UnsupportedModelError(
             f"model: {record.path}.p: expected an integer of at least 2, got {order:g}"

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError, VerificationError
+from openmm_les.errors import VerificationError
 from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.mace_heads import Head, choose_head
 from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Evaluation, les_energy
+from openmm_les_export.reference import Evaluation, les_energy, species_of
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
@@ -117,7 +117,8 @@ class MACEReference:
             cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
         """
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        species = self._species(np.asarray(numbers, dtype=np.int64).reshape(-1))
+        index = species_of(numbers, self.elements)
+        species = torch.nn.functional.one_hot(index, len(self.elements)).double()
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
         edges, shifts, _, _ = self._neighborhood(
             positions=coordinates,
@@ -138,13 +139,6 @@ class MACEReference:
             forces=-gradient.numpy(),
             charges=charges.detach().numpy(),
         )
-
-    def _species(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
-        unknown = sorted(set(numbers.tolist()) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
-        index = [self.elements.index(z) for z in numbers.tolist()]
-        return torch.nn.functional.one_hot(torch.tensor(index), len(self.elements)).double()
 
     def _short_range(
         self, r: torch.Tensor, species: torch.Tensor, edges: torch.Tensor, shifts: torch.Tensor

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from openmm_les.errors import InputError, VerificationError
+from openmm_les.errors import VerificationError
 from openmm_les_export.nequip_checkpoint import NETWORK, Options, version
 from openmm_les_export.nequip_options import base_model, check_configuration
-from openmm_les_export.reference import Evaluation, all_pairs, les_energy
+from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
 from openmm_les_export.unpickle import Checkpoint
 
 _CHARGES = "charges_of_atoms"
@@ -72,10 +72,6 @@ class NequIPReference:
             numbers: atomic numbers, shape (n,).
             cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
         """
-        found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
-        unknown = sorted(set(found) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
         neighbor, atom, shifts = all_pairs(coordinates, box, self.cutoff)
@@ -83,7 +79,7 @@ class NequIPReference:
         vectors = r[neighbor] - r[atom] - shifts
         data = {
             "pos": r,
-            "atom_types": torch.tensor([self.elements.index(z) for z in found]),
+            "atom_types": species_of(numbers, self.elements),
             "edge_index": torch.stack([atom, neighbor]),
             "edge_vectors": vectors,
             "edge_lengths": torch.linalg.norm(vectors, dim=1),

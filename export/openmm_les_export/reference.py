@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from openmm_les.errors import InputError
 
 Array = npt.NDArray[np.float64]
 
@@ -33,6 +35,19 @@ class Evaluation:
     energy: float
     forces: Array
     charges: Array
+
+
+def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
+    """Index of each atom's element among those of a model, shape [n], int64.
+
+    Raises:
+        InputError: names the elements that the model does not know.
+    """
+    found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
+    unknown = sorted(set(found) - set(elements))
+    if unknown:
+        raise InputError(f"numbers: expected elements of {elements}, got {unknown}")
+    return torch.tensor([elements.index(z) for z in found], dtype=torch.int64)
 
 
 def les_energy(
