@@ -43,20 +43,16 @@ class _Told:
         Raises:
             InputError: one of the others is given.
         """
-        for name, why in _UNWANTED.items():
-            if name not in wanted and getattr(self, name) is not None:
-                option = "atomic energies" if name == "atomic_energies" else name.replace("_", "-")
-                raise InputError(f"{option}: a {title} file {why}; leave the option out")
-
-
-#: By option, why the files of other families do without it.
-_UNWANTED = {
-    "atomic_energies": "holds its own",
-    "head": "has no heads",
-    **dict.fromkeys(
-        ("norm_factor", "self_interaction", "calibrate"), "holds its own LES parameters"
-    ),
-}
+        given = {name for name, value in vars(self).items() if value is not None} - {*wanted}
+        if "atomic_energies" in given:
+            raise InputError(f"atomic energies: a {title} file holds its own; leave the option out")
+        if "head" in given:
+            raise InputError(f"head: a {title} file has no heads; leave the option out")
+        if given:
+            option = min(given).replace("_", "-")
+            raise InputError(
+                f"{option}: a {title} file holds its own LES parameters; leave the option out"
+            )
 
 
 def read_model(
@@ -194,7 +190,7 @@ def _verify(
     canonical: CanonicalModel,
     module: torch.jit.ScriptModule,
     dtype: str,
-    head: str | None,
+    head: str | None = None,
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
     from openmm_les_export.verify import probe_structures, verify_forward
