@@ -11,7 +11,7 @@ from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.families import Family
 from openmm_les_export.les_parameters import MODEL_FILE
-from openmm_les_export.unpickle import Checkpoint, PickledModel
+from openmm_les_export.unpickle import Checkpoint, PickledModel, SavedModel
 
 State = dict[str, torch.Tensor]
 
@@ -19,7 +19,7 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def canonical_form(
-    opened: PickledModel | Checkpoint,
+    opened: PickledModel | Checkpoint | SavedModel,
     family: Family,
     *,
     hyper: dict[str, Any],
