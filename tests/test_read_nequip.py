@@ -13,7 +13,7 @@ from gradients import check_finite_differences, system_for
 from helpers import (
     DATA,
     NEQUIP_DIPEPTIDE_MODEL,
-    NEQUIP_LES,
+    LES_CHOICES,
     NEQUIP_MODELS,
     model_file,
     references,
@@ -664,7 +664,7 @@ def test_the_reference_reproduces_the_original_code(name):
     from openmm_les_export.nequip_reference import NequIPReference
 
     path = model_file(name)
-    reference = NequIPReference(open_model(path), read_model(path, **NEQUIP_LES[name]).les)
+    reference = NequIPReference(open_model(path), read_model(path, **LES_CHOICES[name]).les)
     for entry in references(name)[:3]:
         cell = entry["cell"] if entry["pbc"].any() else None
         found = reference.evaluate(entry["positions"], entry["numbers"], cell)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from openmm_les.networks.canonical import CanonicalModel
-    from openmm_les_export.unpickle import Checkpoint, PickledModel
+    from openmm_les_export.les_choice import LESChoice
+    from openmm_les_export.unpickle import Checkpoint, PickledModel, SavedModel
     from openmm_les_export.verify import Reference
 
 __all__ = ["export", "read_model"]
@@ -48,12 +49,14 @@ def read_model(
     """Reads a trained model without running code from its file.
 
     Args:
-        path: a MACE-LES ``.model``, CACE-LES ``.pth`` or NequIP-LES ``.ckpt`` file.
+        path: a MACE-LES ``.model``, CACE-LES ``.pth`` or NequIP-LES ``.ckpt`` file, or the
+            directory of a CHGNet-LES model saved by MatGL.
         atomic_energies: isolated-atom energies [eV] by element for a CACE-LES file, which holds
             none: a mapping, ``"1:E,8:E"``, or a JSON or YAML file.
-        norm_factor: prefactor 1 / (2 epsilon_0) [eV A] of the training of a NequIP-LES checkpoint,
-            which does not hold it.
-        self_interaction: ``"removed"`` or ``"kept"`` in that training.
+        norm_factor: prefactor 1 / (2 epsilon_0) [eV A] of the training, where the file does not
+            hold it (NequIP-LES).
+        self_interaction: ``"removed"`` or ``"kept"`` in the training, where the file does not say
+            (NequIP-LES, CHGNet-LES).
         calibrate: structures with energies of the training, from which to find what the two
             options before do not say.
 
@@ -84,7 +87,7 @@ def export(
     """Turns a trained model into an artifact and verifies that it is the same model.
 
     Args:
-        model_path: a MACE-LES ``.model``, CACE-LES ``.pth`` or NequIP-LES ``.ckpt`` file.
+        model_path: see `read_model`.
         output: where to write, usually ``NAME.les.pt``.
         dtype: ``"float32"`` or ``"float64"``, precision of the artifact's portable module; None for
             that of the model.
@@ -124,12 +127,14 @@ def export(
     )
 
 
-def _canonical(opened: PickledModel | Checkpoint, told: _Told) -> CanonicalModel:
+def _canonical(opened: PickledModel | Checkpoint | SavedModel, told: _Told) -> CanonicalModel:
     """Hands the model to the reader of its family."""
-    from openmm_les_export.unpickle import Checkpoint
+    from openmm_les_export.unpickle import Checkpoint, SavedModel
 
     if isinstance(opened, Checkpoint):
         return _canonical_checkpoint(opened, told)
+    if isinstance(opened, SavedModel):
+        return _canonical_saved(opened, told)
     title = opened.family.title
     for name in ("norm_factor", "self_interaction", "calibrate"):
         if getattr(told, name) is not None:
@@ -154,9 +159,19 @@ def _refuse_atomic_energies(told: _Told, title: str) -> None:
         raise InputError(f"atomic energies: a {title} file holds its own; leave the option out")
 
 
+def _canonical_saved(opened: SavedModel, told: _Told) -> CanonicalModel:
+    from openmm_les_export.chgnet import canonical_chgnet
+    from openmm_les_export.chgnet_options import PREFACTOR
+    from openmm_les_export.les_choice import PREFACTORS
+
+    _refuse_atomic_energies(told, "CHGNet-LES")
+    prefactors = (None,) if PREFACTOR in opened.arguments else PREFACTORS
+    return _with_choice(partial(canonical_chgnet, opened), told, prefactors)
+
+
 def _canonical_checkpoint(opened: Checkpoint, told: _Told) -> CanonicalModel:
     from openmm_les_export.allegro import canonical_allegro
-    from openmm_les_export.les_choice import les_choice
+    from openmm_les_export.les_choice import PREFACTORS
     from openmm_les_export.nequip import canonical_nequip
     from openmm_les_export.nequip_options import base_model
 
@@ -164,16 +179,27 @@ def _canonical_checkpoint(opened: Checkpoint, told: _Told) -> CanonicalModel:
     allegro = isinstance(model, Mapping) and base_model(model) == "allegro"
     _refuse_atomic_energies(told, "Allegro-LES" if allegro else "NequIP-LES")
     read = partial(canonical_allegro if allegro else canonical_nequip, opened)
+    return _with_choice(read, told, PREFACTORS)
+
+
+def _with_choice(
+    read: Callable[[LESChoice], CanonicalModel],
+    told: _Told,
+    prefactors: Sequence[float | None],
+) -> CanonicalModel:
+    """A model whose file lacks LES parameters, which the user says or has found."""
+    from openmm_les_export.les_choice import les_choice
+
     choice = les_choice(told.norm_factor, told.self_interaction)
     if told.calibrate is not None:
         from openmm_les_export.calibration import calibrate
 
-        choice = calibrate(read, told.calibrate, choice)
+        choice = calibrate(read, told.calibrate, choice, prefactors)
     return read(choice)
 
 
 def _verify(
-    opened: PickledModel | Checkpoint,
+    opened: PickledModel | Checkpoint | SavedModel,
     canonical: CanonicalModel,
     module: torch.jit.ScriptModule,
     dtype: str,
@@ -207,16 +233,20 @@ _ORIGINALS = {
 
 
 def _reference(
-    opened: PickledModel | Checkpoint, canonical: CanonicalModel
+    opened: PickledModel | Checkpoint | SavedModel, canonical: CanonicalModel
 ) -> tuple[Reference, str, dict[str, str]]:
     """What to compare with, what it is, and versions of its programs.
 
     Raises:
         ImportError: the original code is not installed.
     """
-    from openmm_les_export.unpickle import Checkpoint
+    from openmm_les_export.unpickle import Checkpoint, SavedModel
     from openmm_les_export.verify import ORIGINAL
 
+    if isinstance(opened, SavedModel):
+        from openmm_les_export import chgnet_reference
+
+        return chgnet_reference.CHGNetReference(opened, canonical.les), chgnet_reference.EQUATIONS, {}
     if isinstance(opened, Checkpoint):
         from openmm_les_export.nequip_reference import NequIPReference, nequip_versions
 

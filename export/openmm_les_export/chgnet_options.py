@@ -13,6 +13,8 @@ from openmm_les_export.unpickle import SavedModel
 _POTENTIAL, _NETWORK = "Potential", "CHGNet_LR"
 #: What LES parameters are called among the arguments.
 PREFIX = "les_"
+#: One that older versions lack.
+PREFACTOR = PREFIX + "norm_factor"
 #: Arguments of the potential. What it computes beside the energy does not change the energy.
 POTENTIAL: Mapping[str, Sequence[Any] | AnyValue] = {
     **dict.fromkeys(("model", "data_mean", "data_std", "element_refs"), ANY),

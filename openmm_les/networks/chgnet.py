@@ -133,7 +133,9 @@ class AngleLayer(nn.Module):
             AngleMessages(each, sizes, False, dtype) for each in updates
         )
 
-    def _spread(self, inner: torch.Tensor, bonds: torch.Tensor, slots: List[torch.Tensor]) -> Any:
+    def _spread(
+        self, inner: torch.Tensor, bonds: torch.Tensor, slots: List[torch.Tensor]
+    ) -> torch.Tensor:
         """From inner slots [N, T, B] to all, 0 elsewhere; in the shape of `bonds`."""
         found = inner.flatten(0, 1).index_select(0, slots[3]) * slots[4]
         return found.view(bonds.shape)
@@ -259,6 +261,10 @@ class CHGNetNetwork(nn.Module):
         index = torch.tensor(list(species), dtype=torch.int64)
         self.atoms: torch.Tensor
         self.register_buffer("atoms", state["atoms"].index_select(0, index))
+
+    def reserve(self, slots: int) -> None:
+        """Sets the inner slots of an atom, before scripting; 0 stands for as many as needed."""
+        self.inner.capacity = slots
 
     @torch.jit.export
     def short_range(

@@ -233,7 +233,8 @@ class AngleMessages(nn.Module):
         self.limits = block_limits()
 
     def _step(self, angles: torch.Tensor) -> int:
-        return block_size(angles, 2 * angles.shape[1] ** 2 * self.hidden, self.limits)
+        pairs = angles.shape[1] * angles.shape[2]
+        return block_size(angles, 2 * pairs * self.hidden, self.limits)
 
     def _projected(
         self, atoms: torch.Tensor, incoming: torch.Tensor, outgoing: torch.Tensor
