@@ -12,8 +12,8 @@ import torch
 from gradients import check_finite_differences, system_for
 from helpers import (
     DATA,
-    NEQUIP_DIPEPTIDE_MODEL,
     LES_CHOICES,
+    NEQUIP_DIPEPTIDE_MODEL,
     NEQUIP_MODELS,
     model_file,
     references,

@@ -246,7 +246,11 @@ def _reference(
     if isinstance(opened, SavedModel):
         from openmm_les_export import chgnet_reference
 
-        return chgnet_reference.CHGNetReference(opened, canonical.les), chgnet_reference.EQUATIONS, {}
+        return (
+            chgnet_reference.CHGNetReference(opened, canonical.les),
+            chgnet_reference.EQUATIONS,
+            {},
+        )
     if isinstance(opened, Checkpoint):
         from openmm_les_export.nequip_reference import NequIPReference, nequip_versions
 

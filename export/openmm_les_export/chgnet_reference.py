@@ -163,7 +163,13 @@ class CHGNetReference:
     def _dense(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Linear maps with silu between them, and normalisation where the file has one."""
         prefix = f"model.{name}.layers."
-        depth = len({key[len(prefix) :].split(".")[0] for key in self._tensors if key[: len(prefix)] == prefix})
+        depth = len(
+            {
+                key[len(prefix) :].split(".")[0]
+                for key in self._tensors
+                if key[: len(prefix)] == prefix
+            }
+        )
         hidden = bool(self._options["normalize_hidden"])
         for k in range(depth):
             x = self._linear(f"{name}.layers.{k}", x)

@@ -40,7 +40,11 @@ class Options:
     def positive(self, name: str) -> float:
         """A positive number that must be there."""
         value = self._values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
             raise self._wrong(name, "a positive number", value)
         return float(value)
 

@@ -22,10 +22,10 @@ DEFAULT = "default of the les package"
 _STATES = {"removed": True, "kept": False}
 #: Names of options, as people know them.
 NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
-#: How to say what a file does not hold.
+#: What files may not hold: its name for people, and how they say it.
 _OPTIONS = {
-    "prefactor": f"{NORM_FACTOR} {PREFACTORS[0]}|{PREFACTORS[1]}",
-    "remove_self_interaction": f"{SELF_INTERACTION} removed|kept",
+    "prefactor": ("norm factor", f"{NORM_FACTOR} {PREFACTORS[0]}|{PREFACTORS[1]}"),
+    "remove_self_interaction": ("self-interaction", f"{SELF_INTERACTION} removed|kept"),
 }
 
 
@@ -126,11 +126,11 @@ def les_from_arguments(
         else:
             les[parameter], origins[parameter] = _flag(prefix + name, arguments[name]), MODEL_FILE
     if missing:
+        names, options = (" and ".join(entry[i] for entry in missing.values()) for i in range(2))
         raise InputError(
-            "norm factor and self-interaction: the file does not hold the "
-            f"{' and '.join(missing)} of its training; say with {' and '.join(missing.values())} "
-            "what they were, or have them found with --calibrate FILE, structures with the "
-            "energies of the training"
+            f"{names}: the file does not hold the {' and '.join(missing)} of its training; say "
+            f"with {options} what they were, or have them found with --calibrate FILE, structures "
+            "with the energies of the training"
         )
     origins["bec_remove_mean"] = MODEL_FILE if "remove_mean" in arguments else DEFAULT
     les["bec_remove_mean"] = _flag(prefix + "remove_mean", arguments.get("remove_mean", True))

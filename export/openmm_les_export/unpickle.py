@@ -207,7 +207,9 @@ def _open_folder(folder: Path) -> SavedModel:
     for name in MATGL_FILES[1:]:
         root, sha256 = read_archive(folder / name)
         if not isinstance(root, Mapping) or not isinstance(description, Mapping):
-            raise ModelFileError(f"model: {folder / name} holds no options and tensors; {_EXPECTED}")
+            raise ModelFileError(
+                f"model: {folder / name} holds no options and tensors; {_EXPECTED}"
+            )
         roots.append(root)
         hashes.append(sha256)
     sha256 = hashlib.sha256("".join(hashes).encode()).hexdigest()

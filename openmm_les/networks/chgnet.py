@@ -191,9 +191,7 @@ class AngleLayer(nn.Module):
             grad_angles = grad_angles + parts[3]
         update = grad_bonds.flatten(0, 1).index_select(0, slots[0]).view(incoming.shape) * slots[2]
         update = update.flatten(0, 1).index_select(0, slots[1]).view(incoming.shape)
-        parts = self.messages.backward(
-            update, atoms, incoming, outgoing, angles, factors, slots[5]
-        )
+        parts = self.messages.backward(update, atoms, incoming, outgoing, angles, factors, slots[5])
         return (
             grad_atoms + parts[0],
             grad_bonds + self._of_bonds(parts, grad_bonds, slots),
@@ -296,7 +294,7 @@ class CHGNetNetwork(nn.Module):
         bonds, angles = self.bonds(basis), self.angles(functions)
         geometry = [vectors, distances, slopes, inner_vectors, inner_distances, inner_slopes]
         saved = [geometry, saved_angles, pairs, slots, [functions, angles, most]]
-        for atom_layer, angle_layer in zip(self.atom_layers, self.angle_layers):
+        for atom_layer, angle_layer in zip(self.atom_layers, self.angle_layers):  # noqa: B905
             atoms, bonds, saved_layer = atom_layer(atoms, bonds, pairs)
             saved.append(saved_layer)
             bonds, angles, saved_layer = angle_layer(atoms, bonds, angles, slots)
@@ -350,7 +348,8 @@ class CHGNetNetwork(nn.Module):
         atoms, bonds, basis = self.last.backward(atoms, bonds, pairs, saved[last])
         inner = torch.zeros_like(slots[6])
         back = last
-        for atom_layer, angle_layer in zip(self.atom_layers_reversed, self.angle_layers_reversed):
+        layers = zip(self.atom_layers_reversed, self.angle_layers_reversed)  # noqa: B905
+        for atom_layer, angle_layer in layers:
             by_atoms, bonds, angles, by_inner = angle_layer.backward(
                 bonds, angles, slots, saved[back - 1]
             )
