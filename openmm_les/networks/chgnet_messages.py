@@ -194,11 +194,12 @@ class PairMessages(nn.Module):
         for start in range(0, n, step):
             end = min(n, start + step)
             inputs = self._inputs(start, end, projected, bonds)
-            by_message = grad[start:end] * used[start:end]
-            by_factor = by_message * self.network(inputs)
-            grad_basis[start:end] = self.factors.backward(by_factor, basis[start:end])
-            by_message = by_message * self.factors(basis[start:end])
-            grad_inputs[start:end] = self.network.backward(by_message, inputs)
+            factors = self.factors(basis[start:end])
+            by_product = grad[start:end] * used[start:end]
+            messages, by_inputs = self.network.backward(by_product * factors, inputs)
+            by_factors = by_product * messages
+            grad_basis[start:end] = self.factors.backward(by_factors, basis[start:end])
+            grad_inputs[start:end] = by_inputs
         # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
         sent = grad_inputs.view(n * k, -1).index_select(0, reverse).view(n, k, -1).sum(1)
         grad_atoms = self.sender.backward(sent.to(torch.float64))
@@ -303,21 +304,21 @@ class AngleMessages(nn.Module):
         by_outgoing = torch.empty_like(projected[1])
         by_angles = torch.empty_like(angles)
         if self.summed:
-            grad = self.output.backward(grad)
+            grad = self.output.backward(grad).unsqueeze(1)
         step = self._step(angles)
         for start in range(0, n, step):
             end = min(n, start + step)
             inputs = self._inputs(start, end, projected, angles)
-            by_message = used[start:end]
+            by_product = grad[start:end] * used[start:end]
+            one, other = factors[start:end].unsqueeze(2), factors[start:end].unsqueeze(1)
             if self.summed:
-                one, other = factors[start:end].unsqueeze(2), factors[start:end].unsqueeze(1)
-                by_sum = grad[start:end].unsqueeze(1)
-                bare = self.network(inputs) * by_message * by_sum
-                by_factors[start:end] = (bare * other).sum(2) + (bare * one).sum(1)
-                by_message = by_message * (by_sum * one * other)
+                by_message = by_product * one * other
             else:
-                by_message = by_message * grad[start:end]
-            by_inputs = self.network.backward(by_message, inputs)
+                by_message = by_product
+            messages, by_inputs = self.network.backward(by_message, inputs)
+            if self.summed:
+                bare = messages * by_product
+                by_factors[start:end] = (bare * other).sum(2) + (bare * one).sum(1)
             by_incoming[start:end] = by_inputs.sum(2)
             by_outgoing[start:end] = by_inputs.sum(1)
             by_angles[start:end] = self.angle.backward(by_inputs)

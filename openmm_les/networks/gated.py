@@ -129,15 +129,16 @@ class GatedNetwork(nn.Module):
         return value * torch.sigmoid(value) * torch.sigmoid(gate)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """From dE/d(output) [..., out] and the input to dE/d(input) [..., 2 H]."""
+    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(output) [..., out] and the input to the output again and dE/d(input)."""
         halves = x.chunk(2, -1)
         value, saved_value = self.value(halves[0])
         gate, saved_gate = self.gate(halves[1])
         s, g = torch.sigmoid(value), torch.sigmoid(gate)
+        result = value * s * g
         by_value = self.value.backward(grad * g * (s * (1.0 + value * (1.0 - s))), saved_value)
-        by_gate = self.gate.backward(grad * value * s * (g * (1.0 - g)), saved_gate)
-        return torch.cat([by_value, by_gate], -1)
+        by_gate = self.gate.backward(grad * result * (1.0 - g), saved_gate)
+        return result, torch.cat([by_value, by_gate], -1)
 
 
 def first_map(state: State, start: int, size: int, bias: bool) -> Dense:
