@@ -218,7 +218,9 @@ def _verify(
             extra,
         )
         return {"status": "not verified", "reason": reason}
-    probes = probe_structures(canonical.hyper["elements"], canonical.hyper["cutoff"])
+    hyper = canonical.hyper
+    steps = [hyper[name] for name in _STEPS.get(canonical.family, ())]
+    probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
     report = verify_forward(module, reference, probes, dtype, against)
     report["versions"] |= versions
     return report
@@ -230,6 +232,10 @@ _ORIGINALS = {
     "nequip": ("nequip", "nequip"),
     "allegro": ("nequip-allegro", "nequip"),
 }
+
+
+#: By family: cutoffs at which its energy has a step.
+_STEPS = {"chgnet": ("cutoff", "inner_cutoff")}
 
 
 def _reference(

@@ -42,7 +42,7 @@ def canonical_chgnet(saved: SavedModel, choice: LESChoice) -> CanonicalModel:
     les, origins = les_from_arguments(les_arguments, choice, PREFIX)
     tensors = {name: as_tensor(name, value) for name, value in saved.state.items()}
     weights = NamedTensors(tensors, saved.kind)
-    precision = weights.dtype("model.atom_embedding.weight")
+    precision = tensors.get("model.atom_embedding.weight", torch.zeros(0))
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
         raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
