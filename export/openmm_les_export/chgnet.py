@@ -22,8 +22,8 @@ from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.named_tensors import NamedTensors, as_tensor
 from openmm_les_export.unpickle import SavedModel
 
-#: MatGL's elements where a model states none: all of these, or without those that are rare.
-_ALL, _RARE = range(1, 95), range(84, 89)
+#: MatGL's elements where a model states none.
+_ALL = range(1, 95)
 
 
 def canonical_chgnet(saved: SavedModel, choice: LESChoice) -> CanonicalModel:
@@ -128,15 +128,11 @@ class _Reader:
             references: None if the model has none.
         """
         number = self.state["atoms"].shape[0]
-        if symbols is None:
-            defaults = [list(_ALL), [z for z in _ALL if z not in _RARE]]
-            known = next((numbers for numbers in defaults if len(numbers) == number), [])
-        else:
-            known = self._options.elements("element_types")
+        known = list(_ALL) if symbols is None else self._options.elements("element_types")
         if len(known) != number:
             raise ModelFileError(
                 f"model: element_types: expected the {number} elements of the embedding, got "
-                f"{len(known) or 'none'}"
+                f"{len(known)}"
             )
         energies = torch.zeros(number, dtype=torch.float64)
         if references is not None:

@@ -41,11 +41,9 @@ class CHGNetReference:
         self._options: Mapping[str, Any] = saved.arguments["model"]["init_args"]
         self._les = les
         self.cutoff = float(self._options["cutoff"])
-        rows = len(self._tensors["model.atom_embedding.weight"])
         symbols = self._options["element_types"]
         if symbols is None:
-            left_out = range(84, 89) if rows < 94 else ()
-            self.elements = [z for z in range(1, 95) if z not in left_out]
+            self.elements = list(range(1, 95))
         else:
             from ase.data import atomic_numbers
 

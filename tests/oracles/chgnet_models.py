@@ -101,7 +101,10 @@ def synthetic_chgnet(
     types = network["element_types"]
     number = rows if types is None else len(types)
     state = {f"model.{name}": t.to(dtype) for name, t in _network(network, number).items()}
-    state["data_std"], state["data_mean"] = torch.tensor(scale), torch.tensor(mean)
+    state |= {
+        "data_std": torch.tensor(scale, dtype=dtype),
+        "data_mean": torch.tensor(mean, dtype=dtype),
+    }
     energies = None
     if references:
         energies = -5.0 * torch.arange(1, number + 1, dtype=dtype)
