@@ -433,6 +433,10 @@ UNSUPPORTED = {
     "graph norm": (_network(normalization="graph"), r"normalization: expected None or 'layer'"),
     "targets": (_network(num_targets=2), r"num_targets: expected 1, got 2"),
     "alien option": (_network(dropout_mode=3), r"CHGNet_LR: unknown option dropout_mode"),
+    "missing option": (
+        lambda parts: parts["arguments"]["model"]["init_args"].pop("max_f"),
+        r"CHGNet_LR: expected option max_f, got none",
+    ),
     "no angles": (_network(threebody_cutoff=0.0), r"threebody_cutoff: expected a positive"),
     "infinite": (_network(cutoff=float("inf")), r"option cutoff: expected a positive number"),
     "huge": (_network(num_blocks=10**9), r"num_blocks: expected an integer of 1 to"),

@@ -55,6 +55,8 @@ NETWORK: Mapping[str, Sequence[Any] | AnyValue] = {
     "task_type": ("regression",),
     "error_handling": ANY,
 }
+#: Options that not all versions of MatGL have.
+_RECENT = {"error_handling"}
 
 
 def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -96,6 +98,12 @@ def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, 
         )
     check_options("Potential", saved.arguments, POTENTIAL)
     check_options(_NETWORK, network["init_args"], NETWORK)
+    missing = sorted(set(NETWORK) - set(network["init_args"]) - _RECENT)
+    if missing:
+        raise UnsupportedModelError(
+            f"model: {_NETWORK}: expected option {missing[0]}, got none; this version of MatGL is "
+            "not known"
+        )
     les = {
         name.removeprefix(PREFIX): value
         for name, value in saved.arguments.items()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from openmm_les.errors import InputError
+from openmm_les_export.atomic_energies import atomic_number
 from openmm_les_export.reference import Evaluation, all_pairs, les_energy
 from openmm_les_export.unpickle import SavedModel
 
@@ -42,12 +43,8 @@ class CHGNetReference:
         self._les = les
         self.cutoff = float(self._options["cutoff"])
         symbols = self._options["element_types"]
-        if symbols is None:
-            self.elements = list(range(1, 95))
-        else:
-            from ase.data import atomic_numbers
-
-            self.elements = [atomic_numbers[symbol] for symbol in symbols]
+        known = range(1, 95) if symbols is None else map(atomic_number, symbols)
+        self.elements = list(known)
 
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
@@ -148,7 +145,7 @@ class CHGNetReference:
 
     def _factor(self, shared: str, own: str, basis: torch.Tensor) -> torch.Tensor:
         """Product of the factors that there are, [E, width] or [1, 1]."""
-        product = torch.ones(1, 1, dtype=torch.float64)
+        product: torch.Tensor = torch.ones(1, 1, dtype=torch.float64)
         for name in (shared, own):
             if f"model.{name}.weight" in self._tensors:
                 product = product * self._linear(name, basis)
@@ -177,7 +174,7 @@ class CHGNetReference:
         return x
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        y = x @ self._tensors[f"model.{name}.weight"].T
+        y: torch.Tensor = x @ self._tensors[f"model.{name}.weight"].T
         bias = self._tensors.get(f"model.{name}.bias")
         return y if bias is None else y + bias
 

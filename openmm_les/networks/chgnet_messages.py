@@ -1,7 +1,7 @@
 """The parts of CHGNet: radial functions, and messages of bonds and of angles, with derivatives."""
 
 import math
-from typing import List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ class BondFactors(nn.Module):
             )
             for k in names
         ]
-        self.maps = nn.ModuleList(maps)
+        self.maps: Any = nn.ModuleList(maps)
         self.width = width
 
     def forward(self, basis: torch.Tensor) -> torch.Tensor:
@@ -134,7 +134,8 @@ class PairMessages(nn.Module):
         """
         neighbors = atoms[2][start:end]
         sent = atoms[0].index_select(0, neighbors.reshape(-1)).view(neighbors.shape + (-1,))
-        return sent + atoms[1][start:end].unsqueeze(1) + self.bond(bonds[start:end])
+        bonded: torch.Tensor = self.bond(bonds[start:end])
+        return sent + atoms[1][start:end].unsqueeze(1) + bonded
 
     def _projected(self, atoms: torch.Tensor, neighbors: torch.Tensor) -> List[torch.Tensor]:
         dtype = self.bond.weight.dtype
@@ -248,7 +249,8 @@ class AngleMessages(nn.Module):
     ) -> torch.Tensor:
         """Results of the first maps for a block of atoms, [R, T, T, 2 H]."""
         first = projected[0][start:end].unsqueeze(2) + projected[1][start:end].unsqueeze(1)
-        return first + self.angle(angles[start:end])
+        result: torch.Tensor = first + self.angle(angles[start:end])
+        return result
 
     def forward(
         self,

@@ -126,7 +126,8 @@ class GatedNetwork(nn.Module):
         halves = x.chunk(2, -1)
         value, _ = self.value(halves[0])
         gate, _ = self.gate(halves[1])
-        return value * torch.sigmoid(value) * torch.sigmoid(gate)
+        result: torch.Tensor = value * torch.sigmoid(value) * torch.sigmoid(gate)
+        return result
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
