@@ -65,6 +65,8 @@ _ATTEMPTS = 3
 _FEW_PAIRS = 2**14
 #: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
 _MOST_PAIRS_COMPILED = 2**14
+#: Slots for the nearest neighbours, whose number fluctuates more, beyond what a structure needs.
+_INNER_MARGIN = 1.25
 #: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
 _MAX_IMAGE_RANGE = 3
 
@@ -181,6 +183,9 @@ class SpecializedModel(nn.Module):
             self.species,
             self.counts,
         )
+        overflow = neighbors.largest > self.capacity
+        if hasattr(self.network, "outgrown"):  # a network with slots of its own
+            overflow = overflow | self.network.outgrown(saved)
         long_range, potential, gradient, strain, outgrown = self.electrostatics(
             charges, positions, cell
         )
@@ -203,7 +208,7 @@ class SpecializedModel(nn.Module):
                 outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         status = (
-            self.overflow * ((neighbors.largest > self.capacity) | (neighbors.crowded & finite))
+            self.overflow * (overflow | (neighbors.crowded & finite))
             + self.box * outgrown
             + self.not_finite * ~finite
             + self.coincident * neighbors.coincident
@@ -305,6 +310,7 @@ class SystemModel:
         )
         self._network = network.eval()
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
+        self._reserve_inner(start, self.cell)
         self._grid = self._grid_for(start, self.cell)
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
@@ -353,6 +359,23 @@ class SystemModel:
             return min(16, max(1, len(self.numbers) - 1))
         positions = positions[: len(self.numbers)]
         return with_headroom(largest_number_of_neighbors(positions, box, self.artifact.cutoff))
+
+    def _reserve_inner(self, positions: FloatArray | None, box: FloatArray | None) -> None:
+        """Slots for the nearest neighbours, where a network keeps them apart (CHGNet's angles)."""
+        network: Any = self._network
+        if not hasattr(network, "reserve"):
+            return
+        if not self._static_shapes:
+            network.reserve(0)  # as many as each structure needs
+            return
+        # As many more as the user asks for with maxNeighbors.
+        density = (network.inner_cutoff / self.artifact.cutoff) ** 3
+        slots = _INNER_MARGIN * self.capacity * density
+        if positions is not None and np.isfinite(positions).all():
+            atoms = positions[: len(self.numbers)]
+            most = largest_number_of_neighbors(atoms, box, network.inner_cutoff)
+            slots = max(slots, with_headroom(_INNER_MARGIN * most))
+        network.reserve(min(self.capacity, math.ceil(slots)))
 
     def _grid_for(self, positions: FloatArray | None, box: FloatArray | None) -> CellGrid | None:
         """Cells for a structure in its box, which may shrink as other buffers allow."""
@@ -500,6 +523,7 @@ class SystemModel:
             logger.info("the box has outgrown its buffers; making new ones")
         # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
         self.capacity = max(self.capacity, self._capacity_for(positions, box))
+        self._reserve_inner(positions, box)
         self._grid = self._grid_for(positions, box)
         if self._grid is not None:
             logger.info("cells now have %d slots for the atoms in a window", self._grid.slots)
@@ -507,7 +531,7 @@ class SystemModel:
         self.module = self._build()
 
 
-def with_headroom(neighbors: int) -> int:
+def with_headroom(neighbors: float) -> int:
     """Slots for atoms with up to `neighbors` neighbours now: a tenth more, in steps of 4."""
     return 4 * math.ceil((1.1 * neighbors + 1) / 4)
 

@@ -20,6 +20,7 @@ from openmm_les import catalog
 #: What a marked test needs, and why it is skipped without.
 REQUIREMENTS = {
     "gpu": (torch.cuda.is_available(), "needs a CUDA device"),
+    "matgl": (find_spec("matgl") is not None, "matgl is not installed"),
     "mace": (find_spec("mace") is not None, "mace-torch is not installed (extra `mace`)"),
     "nequip": (find_spec("nequip") is not None, "nequip is not installed (extra `nequip`)"),
     "torchforce": (

@@ -26,11 +26,13 @@ NEQUIP_WATER_MODEL = "nequip_les_newformat_tiny"
 NEQUIP_DIPEPTIDE_MODEL = "nequip_les_dipep_r4_nl3_l1"
 ALLEGRO_MODEL = "allegro_les_newformat_tiny"
 NEQUIP_MODELS = [NEQUIP_WATER_MODEL, NEQUIP_DIPEPTIDE_MODEL, ALLEGRO_MODEL]
+CHGNET_MODEL = "chgnet_les_random"
 #: What their files do not hold: the les package of the training.
-NEQUIP_LES = {
+LES_CHOICES = {
     NEQUIP_WATER_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
     ALLEGRO_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
     NEQUIP_DIPEPTIDE_MODEL: {"norm_factor": 90.0474, "self_interaction": "removed"},
+    CHGNET_MODEL: {"self_interaction": "removed"},
 }
 
 
@@ -44,8 +46,10 @@ def shared_file(path: Path) -> Path:
 def model_file(name: str) -> Path:
     """The file of a model, whatever its family calls it."""
     suffixes = {"cace": "pth", "nequip": "ckpt", "allegro": "ckpt"}
-    suffix = suffixes.get(name.partition("_")[0], "model")
-    return shared_file(MODELS / f"{name}.{suffix}")
+    family = name.partition("_")[0]
+    if family == "chgnet":  # a directory
+        return shared_file(MODELS / name)
+    return shared_file(MODELS / f"{name}.{suffixes.get(family, 'model')}")
 
 
 def atomic_energies(name: str) -> dict[int, float] | None:
@@ -59,7 +63,7 @@ def atomic_energies(name: str) -> dict[int, float] | None:
 
 def export_options(name: str) -> dict[str, object]:
     """What an export of a model needs beside its file."""
-    return {"atomic_energies": atomic_energies(name), **NEQUIP_LES.get(name, {})}
+    return {"atomic_energies": atomic_energies(name), **LES_CHOICES.get(name, {})}
 
 
 @cache

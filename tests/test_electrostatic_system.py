@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 
 import numpy as np
 import openmm
@@ -208,27 +209,32 @@ def test_information_that_openmmml_returns(kind):
 # ------------------------------------------------------------------ the sign of latent charges
 
 
-def artifact_with(path, sign, charge_sign):
-    """The bundled model with its latent charges multiplied by a sign, which its energy ignores."""
+def artifact_with(path, factor, charge_sign):
+    """The bundled model with its latent charges multiplied by a factor, which its energy ignores.
+
+    A sign, or another unit: the prefactor is divided by the square.
+    """
     demo = artifacts.load(catalog.artifact_path("les-demo"))
     state = copy.copy(demo.canonical.state)
     last = {}
     for name in sorted(state):
         if ".charge." in name:
             last[name.rsplit(".", 1)[0]] = name  # what makes the charges is the last matrix
-    state |= {name: sign * state[name] for name in last.values()}
-    canonical = dataclasses.replace(demo.canonical, state=state)
+    state |= {name: factor * state[name] for name in last.values()}
+    les = demo.canonical.les
+    les = {**les, "prefactor": les["prefactor"] / factor**2}
+    canonical = dataclasses.replace(demo.canonical, state=state, les=les)
     return artifacts.save(canonical, path, charge_sign=charge_sign, module=demo.module)
 
 
 def test_the_sign_of_latent_charges_comes_from_the_artifact(tmp_path):
-    """It is arbitrary in a training run."""
+    """It is arbitrary in a training run, and so is the unit of the charges."""
     structure = peptide_in_water()
     system = classical(structure)
     found = {}
-    for sign, stated in ((1, 1), (-1, -1), (-1, 1)):
+    for sign, stated in ((1, 1), (-1, -1), (-1, 1), (-8, -1)):
         path = artifact_with(tmp_path / f"{sign}{stated}.les.pt", sign, stated)
-        for embedding in ("electrostatic", "mechanical")[: 1 + (sign == stated)]:
+        for embedding in ("electrostatic", "mechanical")[: 1 + (sign * stated > 0)]:
             options = OPTIONS if embedding == "electrostatic" else {}
             made = MLPotential("les", modelPath=path).createMixedSystem(
                 structure.topology,
@@ -239,8 +245,11 @@ def test_the_sign_of_latent_charges_comes_from_the_artifact(tmp_path):
                 **options,
             )
             found[sign, stated, embedding] = energy(context(made, structure.positions), {1})
-    assert found[-1, -1, "mechanical"] == pytest.approx(found[1, 1, "mechanical"], abs=1e-7)
-    assert found[-1, -1, "electrostatic"] == pytest.approx(found[1, 1, "electrostatic"], abs=1e-7)
+    for sign, embedding in itertools.product((-1, -8), ("mechanical", "electrostatic")):
+        # The prefactor of this model has six figures of the physical one.
+        tolerance = 1e-3 if (sign, embedding) == (-8, "electrostatic") else 1e-7
+        expected = found[1, 1, embedding]
+        assert found[sign, -1, embedding] == pytest.approx(expected, abs=tolerance)
     assert abs(found[-1, 1, "electrostatic"] - found[1, 1, "electrostatic"]) > 1.0
 
 

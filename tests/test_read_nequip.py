@@ -12,8 +12,8 @@ import torch
 from gradients import check_finite_differences, system_for
 from helpers import (
     DATA,
+    LES_CHOICES,
     NEQUIP_DIPEPTIDE_MODEL,
-    NEQUIP_LES,
     NEQUIP_MODELS,
     model_file,
     references,
@@ -319,7 +319,7 @@ def test_les_parameters_of_a_file_are_used_if_it_has_them(tmp_path):
     model = read_model(path)
     assert (model.les["prefactor"], model.les["remove_self_interaction"]) == (91.5, False)
     assert model.provenance["prefactor"] == "model file"
-    with pytest.raises(InputError, match=r"norm_factor: the checkpoint holds its own, 91\.5"):
+    with pytest.raises(InputError, match=r"norm_factor: the file holds its own, 91\.5"):
         read_model(path, norm_factor=90.0474)
 
 
@@ -664,7 +664,7 @@ def test_the_reference_reproduces_the_original_code(name):
     from openmm_les_export.nequip_reference import NequIPReference
 
     path = model_file(name)
-    reference = NequIPReference(open_model(path), read_model(path, **NEQUIP_LES[name]).les)
+    reference = NequIPReference(open_model(path), read_model(path, **LES_CHOICES[name]).les)
     for entry in references(name)[:3]:
         cell = entry["cell"] if entry["pbc"].any() else None
         found = reference.evaluate(entry["positions"], entry["numbers"], cell)

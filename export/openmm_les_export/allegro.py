@@ -13,11 +13,11 @@ import torch
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.canonical_form import State, canonical_form, refuse_contradictions
+from openmm_les_export.configuration import Options
 from openmm_les_export.families import ALLEGRO
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.nequip_checkpoint import (
     LMAX,
-    Options,
     Weights,
     dense_maps,
     radial_basis,
@@ -47,7 +47,7 @@ def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMod
     options, basis = Options(model), Options(model[_EMBED])
     weights = Weights(checkpoint, {**model[_EMBED], **model})
     precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
-    elements = options.elements()
+    elements = options.elements("type_names")
     lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
         options.integer(f"num_{name}_features", default, 1)

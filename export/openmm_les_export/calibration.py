@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ def calibrate(
     read: Callable[[LESChoice], CanonicalModel],
     file: str | os.PathLike[str],
     choice: LESChoice,
+    prefactors: Sequence[float | None] = PREFACTORS,
 ) -> LESChoice:
     """Completes a choice by labelled structures.
 
@@ -47,6 +48,7 @@ def calibrate(
         read: reads the model with a choice.
         file: structures with the energies [eV] that the model was trained on, in a format of ASE.
         choice: what the user has said; only the rest is searched.
+        prefactors: those to choose from; None where the file has one.
 
     Returns:
         A complete choice.
@@ -56,7 +58,8 @@ def calibrate(
             better than the others.
     """
     origin = f"--calibrate {Path(file).name}"
-    prefactors = PREFACTORS if choice.prefactor is None else (choice.prefactor,)
+    if choice.prefactor is not None:
+        prefactors = (choice.prefactor,)
     removed = choice.remove_self_interaction
     states = (True, False) if removed is None else (removed,)
     candidates = [
@@ -71,7 +74,7 @@ def calibrate(
     errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
     sizes = np.sqrt((errors**2).mean(0))
     order = np.argsort(sizes)
-    listed = "; ".join(_described(candidates[i], float(sizes[i])) for i in order)
+    listed = "; ".join(_described(models[i], float(sizes[i])) for i in order)
     if not all(_is_clear(errors[:, order[0]], errors[:, i]) for i in order[1:]):
         raise InputError(
             f"calibration: expected one choice that reproduces the energies of {file} clearly "
@@ -95,9 +98,9 @@ def _is_clear(best: Array, other: Array) -> bool:
     return bool(abs(places.mean() + chance) < 0.5)
 
 
-def _described(choice: LESChoice, error: float) -> str:
-    state = "removed" if choice.remove_self_interaction else "kept"
-    return f"{choice.prefactor:g} {state}: {1e3 * error:.3g} meV/atom"
+def _described(model: CanonicalModel, error: float) -> str:
+    state = "removed" if model.les["remove_self_interaction"] else "kept"
+    return f"{model.les['prefactor']:g} {state}: {1e3 * error:.3g} meV/atom"
 
 
 def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:

@@ -12,11 +12,11 @@ from openmm_les.errors import LESError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.families import Family
 from openmm_les_export.les_parameters import MODEL_FILE
-from openmm_les_export.unpickle import Checkpoint, PickledModel
+from openmm_les_export.unpickle import Checkpoint, PickledModel, SavedModel
 
 State = dict[str, torch.Tensor]
 
-Opened = TypeVar("Opened", PickledModel, Checkpoint)
+Opened = TypeVar("Opened", PickledModel, Checkpoint, SavedModel)
 Told = ParamSpec("Told")
 Reader = Callable[Concatenate[Opened, Told], CanonicalModel]
 
@@ -48,7 +48,7 @@ def refuse_contradictions(reader: Reader[Opened, Told]) -> Reader[Opened, Told]:
 
 
 def canonical_form(
-    opened: PickledModel | Checkpoint,
+    opened: PickledModel | Checkpoint | SavedModel,
     family: Family,
     *,
     hyper: dict[str, Any],

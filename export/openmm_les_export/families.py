@@ -184,8 +184,18 @@ NEQUIP = Family(
 
 ALLEGRO = replace(NEQUIP, name="allegro", title="Allegro-LES")
 
+#: Not pickled whole either: tensors and the arguments of constructors.
+CHGNET = Family(
+    name="chgnet",
+    title="CHGNet-LES",
+    file="directory as written by MatGL, with model.json, model.pt and state.pt",
+    roots=frozenset(),
+    names=frozenset(),
+    frameworks=("matgl.", "dgl.", "lightning."),
+)
+
 #: By kind of file; checkpoints of NequIP and Allegro differ in their configuration only.
-FAMILIES = (MACE, CACE, NEQUIP)
+FAMILIES = (MACE, CACE, NEQUIP, CHGNET)
 
 
 def family_of(names: set[str]) -> Family | None:

@@ -22,6 +22,11 @@ DEFAULT = "default of the les package"
 _STATES = {"removed": True, "kept": False}
 #: Names of options, as people know them.
 NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
+#: What files may not hold: its name for people, and how they say it.
+_OPTIONS = {
+    "prefactor": ("norm factor", f"{NORM_FACTOR} {PREFACTORS[0]}|{PREFACTORS[1]}"),
+    "remove_self_interaction": ("self-interaction", f"{SELF_INTERACTION} removed|kept"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,14 @@ def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESCh
 
 
 def les_from_arguments(
-    arguments: Mapping[str, Any], choice: LESChoice
+    arguments: Mapping[str, Any], choice: LESChoice, prefix: str = "les_args."
 ) -> tuple[dict[str, float | bool], dict[str, str]]:
     """LES parameters of a model whose configuration holds some of them.
 
     Args:
         arguments: the options of the les package in the file.
         choice: what the user says of those that are not there.
+        prefix: what the file calls them by.
 
     Returns:
         The parameters, and where each one comes from.
@@ -94,7 +100,7 @@ def les_from_arguments(
         origins[parameter] = MODEL_FILE if name in arguments else DEFAULT
         value = arguments.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise _wrong(name, "a positive number", value)
+            raise _wrong(prefix + name, "a positive number", value)
         return float(value)
 
     les: dict[str, float | bool] = {
@@ -105,29 +111,29 @@ def les_from_arguments(
         "prefactor": ("norm_factor", choice.prefactor),
         "remove_self_interaction": ("remove_self_interaction", choice.remove_self_interaction),
     }
-    missing = []
+    missing = {}
     for parameter, (name, given) in chosen.items():
         if name in arguments and given is not None:
             raise InputError(
-                f"{name}: the checkpoint holds its own, {arguments[name]!r}; leave the option out"
+                f"{name}: the file holds its own, {arguments[name]!r}; leave the option out"
             )
         if name not in arguments and given is None:
-            missing.append(parameter)
+            missing[parameter] = _OPTIONS[parameter]
         elif given is not None:
             les[parameter], origins[parameter] = given, choice.origins[parameter]
         elif parameter == "prefactor":
             les[parameter] = number(name, math.nan, parameter)
         else:
-            les[parameter], origins[parameter] = _flag(name, arguments[name]), MODEL_FILE
+            les[parameter], origins[parameter] = _flag(prefix + name, arguments[name]), MODEL_FILE
     if missing:
+        names, options = (" and ".join(entry[i] for entry in missing.values()) for i in range(2))
         raise InputError(
-            "norm factor and self-interaction: a NequIP-LES checkpoint does not hold the "
-            f"{' and '.join(missing)} of its training; say with {NORM_FACTOR} "
-            f"{PREFACTORS[0]}|{PREFACTORS[1]} and {SELF_INTERACTION} removed|kept what they were, "
-            "or have them found with --calibrate FILE, structures with the energies of the training"
+            f"{names}: the file does not hold the {' and '.join(missing)} of its training; say "
+            f"with {options} what they were, or have them found with --calibrate FILE, structures "
+            "with the energies of the training"
         )
     origins["bec_remove_mean"] = MODEL_FILE if "remove_mean" in arguments else DEFAULT
-    les["bec_remove_mean"] = _flag("remove_mean", arguments.get("remove_mean", True))
+    les["bec_remove_mean"] = _flag(prefix + "remove_mean", arguments.get("remove_mean", True))
     les["bec_epsilon_factor"] = number("epsilon_factor", 1.0, "bec_epsilon_factor")
     return les, origins
 
@@ -139,4 +145,4 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _wrong(name: str, expected: str, value: Any) -> ModelFileError:
-    return ModelFileError(f"model: option les_args.{name}: expected {expected}, got {value!r}")
+    return ModelFileError(f"model: option {name}: expected {expected}, got {value!r}")

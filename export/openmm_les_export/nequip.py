@@ -16,11 +16,11 @@ from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.angular import wigner_3j
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.canonical_form import State, canonical_form, refuse_contradictions
+from openmm_les_export.configuration import Options
 from openmm_les_export.families import NEQUIP
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.nequip_checkpoint import (
     LMAX,
-    Options,
     Weights,
     dense_maps,
     radial_basis,
@@ -55,7 +55,7 @@ def canonical_nequip(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMode
     les, origins = les_from_arguments(arguments, choice)
     options, weights = Options(model), Weights(checkpoint, model)
     precision = weights.dtype("type_embed.embed_module.weight")
-    elements = options.elements()
+    elements = options.elements("type_names")
     state: State = {
         "reference_energies": weights.per_type(
             "per_type_energy_scale_shift.shifts", len(elements), 0.0

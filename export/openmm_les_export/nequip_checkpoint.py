@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
-from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.canonical_form import State, check_elements
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.canonical_form import State
+from openmm_les_export.configuration import Options
+from openmm_les_export.named_tensors import NamedTensors, as_tensor
 from openmm_les_export.nequip_options import averaged
-from openmm_les_export.records import describe
 from openmm_les_export.unpickle import Checkpoint
 
 _MODEL = "model.sole_model."
@@ -30,7 +30,7 @@ _TRAINABLE = {
 }
 
 
-class Weights:
+class Weights(NamedTensors):
     """Tensors of the network by name, taken one by one so that none is left unread.
 
     Args:
@@ -44,7 +44,7 @@ class Weights:
         for name, value in checkpoint.state.items():
             if name.startswith(NETWORK):
                 key = name[len(NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
-                network[key] = _tensor(name, value)
+                network[key] = as_tensor(name, value)
             elif not name.startswith(_OTHERS) and name != _MODEL + "model._empty":
                 alien.append(name)
         if alien:
@@ -52,8 +52,8 @@ class Weights:
                 f"model: state {alien[0]}: unknown tensor of {checkpoint.kind}; openmm-les cannot "
                 "tell what it changes in the model"
             )
-        self._found = {name: tensor for name, tensor in network.items() if tensor.numel()}
-        self._kind = checkpoint.kind
+        found = {name: tensor for name, tensor in network.items() if tensor.numel()}
+        super().__init__(found, checkpoint.kind)
         self._replace(averaged(checkpoint.hyper), checkpoint.state, trained)
 
     def _replace(
@@ -71,7 +71,7 @@ class Weights:
                 "model: ema: expected averaged weights (is_holding_ema_weights), got none or those "
                 "of the last step; save the checkpoint again after a validation"
             )
-        numbered = [_tensor(n, state.get(n)) for n in _numbered("ema.ema_weight_", len(averages))]
+        numbered = [as_tensor(n, state.get(n)) for n in _numbered("ema.ema_weight_", len(averages))]
         names = [name for name in self._found if _is_trained(name, trained)]
         shapes = [tuple(self._found[name].shape) for name in names]
         if shapes != [tuple(tensor.shape) for tensor in numbered]:
@@ -80,30 +80,6 @@ class Weights:
                 f"{len(numbered)} of other shapes"
             )
         self._found.update(zip(names, numbered, strict=True))
-
-    def dtype(self, name: str) -> torch.Tensor:
-        """A tensor as it is, to know the precision of the model."""
-        return self._found[name]
-
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor of this shape in float64; -1 stands for any length."""
-        tensor = self.take_any(name)
-        fits = len(tensor.shape) == len(shape) and all(
-            wanted in (-1, got) for wanted, got in zip(shape, tensor.shape, strict=True)
-        )
-        if not fits:
-            raise ModelFileError(
-                f"model: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
-            )
-        return tensor
-
-    def take_any(self, name: str) -> torch.Tensor:
-        """A tensor of any shape in float64."""
-        if name not in self._found:
-            raise UnsupportedModelError(
-                f"model: {name}: expected a tensor, got none; this layout is not known"
-            )
-        return self._found.pop(name).to(torch.float64)
 
     def per_type(self, name: str, types: int, default: float) -> torch.Tensor:
         """A number for each element: all of them, one for all, or none."""
@@ -127,79 +103,6 @@ class Weights:
             elif last == "output_mask" and bool((self._found[name] == 1).all()):
                 del self._found[name]
         return found
-
-    def check_all_taken(self) -> None:
-        """Refuses a model with weights that nobody has read."""
-        if self._found:
-            name = next(iter(self._found))
-            raise UnsupportedModelError(
-                f"model: {name}: unknown tensor of {self._kind}; openmm-les cannot tell what it "
-                "changes in the model"
-            )
-
-
-class Options:
-    """Options of the model, each of the type that nequip expects.
-
-    Args:
-        values: of the configuration.
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def integer(self, name: str, default: int, least: int, most: int = 10_000) -> int:
-        """A whole number; 6.0 is one. The limit is against files that ask for all memory."""
-        value = self._values.get(name, default)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value <= most or value != int(value):
-            raise self._wrong(name, f"an integer of {least} to {most}", value)
-        return int(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        """True or False."""
-        value = self._values.get(name, default)
-        if not isinstance(value, bool):
-            raise self._wrong(name, "True or False", value)
-        return value
-
-    def positive(self, name: str) -> float:
-        """A positive number that must be there."""
-        value = self._values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self._wrong(name, "a positive number", value)
-        return float(value)
-
-    def neighbors(self) -> float:
-        """The average number of neighbours by which sums are scaled."""
-        if self._values.get("avg_num_neighbors") is None:
-            return 1.0
-        return self.positive("avg_num_neighbors")
-
-    def features(self, lmax: int) -> list[int]:
-        """Number of features of each degree."""
-        value = self._values.get("num_features", 32)
-        counts = [value] * (lmax + 1) if isinstance(value, int) else value
-        whole = isinstance(counts, list) and all(type(c) is int and c > 0 for c in counts)
-        if not whole or len(counts) != lmax + 1:
-            raise self._wrong("num_features", f"an integer or {lmax + 1} of them", value)
-        return list(counts)
-
-    def elements(self) -> list[int]:
-        """Atomic numbers of the types."""
-        names = self._values.get("type_names")
-        if not isinstance(names, list | tuple) or not names:
-            raise self._wrong("type_names", "symbols of elements", names)
-        try:
-            return check_elements("type_names", [atomic_number(str(name)) for name in names])
-        except InputError:
-            raise self._wrong("type_names", "symbols of elements", names) from None
-
-    @staticmethod
-    def _wrong(name: str, expected: str, value: Any) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"model: option {name}: expected {expected}, got {describe(value)}"
-        )
 
 
 def radial_basis(
@@ -262,12 +165,6 @@ def versions(hyper: Mapping[str, Any]) -> Mapping[str, Any]:
     information = hyper.get("info_dict")
     versions = information.get("versions") if isinstance(information, Mapping) else None
     return versions if isinstance(versions, Mapping) else {}
-
-
-def _tensor(name: str, value: Any) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor):
-        raise ModelFileError(f"model: {name}: expected a tensor, got {type(value).__name__}")
-    return value.detach()
 
 
 def _numbered(prefix: str, number: int) -> list[str]:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from openmm_les.errors import VerificationError
-from openmm_les_export.nequip_checkpoint import NETWORK, Options, version
+from openmm_les_export.configuration import Options
+from openmm_les_export.nequip_checkpoint import NETWORK, version
 from openmm_les_export.nequip_options import base_model, check_configuration
 from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
 from openmm_les_export.unpickle import Checkpoint
@@ -57,7 +58,7 @@ class NequIPReference:
     def __init__(self, checkpoint: Checkpoint, les: Mapping[str, float | bool]) -> None:
         model, _ = check_configuration(checkpoint.hyper)
         self.cutoff = Options(model).positive("r_max")
-        self.elements = Options(model).elements()
+        self.elements = Options(model).elements("type_names")
         self._les = les
         with _undisturbed():
             self._network = _build(model, checkpoint)

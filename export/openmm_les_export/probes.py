@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from openmm_les_export.reference import all_pairs
+
 Array = npt.NDArray[np.float64]
 
 #: Covalent radii of Z = 1 .. 96 [pm], Cordero et al., Dalton Trans. 2008, 2832, table 2.
@@ -35,6 +37,8 @@ _DIRECTIONS = 100
 _FEWEST_ATOMS = 9
 #: Distance beyond the sum of the covalent radii [A]: between molecules, and between bare atoms.
 _MOLECULE_GAP, _ATOM_GAP = 1.4, 0.3
+#: How near a pair may be to a step of the energy [A].
+_STEP_MARGIN = 1e-7
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,16 @@ class Probe:
     cell: Array | None = None
 
 
-def probe_structures(elements: Sequence[int], cutoff: float) -> list[Probe]:
+def probe_structures(
+    elements: Sequence[int], cutoff: float, steps: Sequence[float] = ()
+) -> list[Probe]:
     """Cluster, periodic and triclinic box, isolated atoms, and two fragments far from each other.
 
     Args:
         elements: atomic numbers the model knows; each occurs at least once.
         cutoff: of the short-range network [A].
+        steps: distances [A] at which the energy has a step; no pair is so near to one of them that
+            rounding decides.
     """
     molecules = _molecules(elements)
     numbers = np.concatenate([numbers for numbers, _ in molecules])
@@ -81,7 +89,21 @@ def probe_structures(elements: Sequence[int], cutoff: float) -> list[Probe]:
     for element in sorted(elements):
         one = np.array([element], dtype=np.int64)
         probes.append(Probe(f"isolated atom Z={element}", np.array([[0.4, -1.1, 2.3]]), one))
-    return probes
+    return [_off_steps(probe, steps) for probe in probes] if steps else probes
+
+
+def _off_steps(probe: Probe, steps: Sequence[float]) -> Probe:
+    """The structure, stretched a little where a pair is at a step."""
+    stretch = 1.0
+    while True:
+        cell = None if probe.cell is None else stretch * probe.cell
+        positions = stretch * probe.positions
+        source, target, shifts = all_pairs(positions, cell, max(steps) + 2 * _STEP_MARGIN)
+        vectors = positions[target.numpy()] - positions[source.numpy()] + shifts.numpy()
+        distances = np.linalg.norm(vectors, axis=1)
+        if all(np.all(np.abs(distances - step) > _STEP_MARGIN) for step in steps):
+            return Probe(probe.name, positions, probe.numbers, cell)
+        stretch += 1e-4
 
 
 def _molecules(elements: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Array]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _compat_pickle
 import hashlib
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -59,6 +60,8 @@ _STRINGS = frozenset(
         "SHORT_BINSTRING",
     }
 )
+#: What MatGL saves, the description first.
+MATGL_FILES = ("model.json", "model.pt", "state.pt")
 #: The pickle protocol that torch.save writes, the only one that its restricted unpickler reads.
 _PROTOCOL = 2
 _EXPECTED = "expected " + " or ".join(f"a {family.title} {family.file}" for family in FAMILIES)
@@ -110,6 +113,31 @@ class Checkpoint:
         return str(model.get("_target_")) if isinstance(model, Mapping) else "none"
 
 
+@dataclass(frozen=True)
+class SavedModel:
+    """What MatGL saves into a directory: options and tensors, no objects.
+
+    Attributes:
+        description: ``model.json``.
+        arguments: ``model.pt``, the arguments of the constructor.
+        state: ``state.pt``, tensors by name.
+        file: name of the directory.
+        sha256: hash of the hashes of the three files.
+    """
+
+    description: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    state: Mapping[str, Any]
+    file: str
+    sha256: str
+
+    @property
+    def kind(self) -> str:
+        """What the file calls the network's class; stated, never imported."""
+        model = self.arguments.get("model")
+        return str(model.get("@class")) if isinstance(model, Mapping) else "none"
+
+
 def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
     """Opens a model that was pickled whole, tensors on the CPU whatever they were saved from.
 
@@ -121,25 +149,18 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
         UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
     """
     opened = open_model(path)
-    if isinstance(opened, Checkpoint):
+    if not isinstance(opened, PickledModel):
         raise _not_a_model(Path(path), "a state dict or training checkpoint")
     return opened
 
 
-def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint:
-    """Opens a pickled model or a checkpoint, see `read_pickle`."""
+def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint | SavedModel:
+    """Opens a pickled model, a checkpoint or what MatGL saves, see `read_pickle`."""
     file = Path(path)
-    content = _read_bytes(file)
-    members = _archive_members(file, content)
-    pickled = _pickle_member(file, members)
-    _check_globals(file, set(scan_globals(pickled)))
-    if pickled[:1] == b"\x80" and pickled[1] > _PROTOCOL:
-        raise ModelFileError(
-            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it "
-            "again with torch.save's default protocol"
-        )
-    _check_storages(file, pickled, members)
-    root, sha256 = _load(file, members), hashlib.sha256(content).hexdigest()
+    folder = file.parent if file.name in MATGL_FILES else file
+    if all((folder / name).is_file() for name in MATGL_FILES):
+        return _open_folder(folder)
+    root, sha256 = read_archive(file)
     if isinstance(root, Mapping):
         hyper, state = root.get("hyper_parameters"), root.get("state_dict")
         if isinstance(hyper, Mapping) and isinstance(state, Mapping):
@@ -155,6 +176,46 @@ def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint:
     return PickledModel(root, family, file.name, sha256)
 
 
+def read_archive(file: Path) -> tuple[object, str]:
+    """What a file of torch.save holds, and the file's sha256.
+
+    Raises:
+        ModelFileError, UnsupportedModelError: see `read_pickle`.
+    """
+    content = _read_bytes(file)
+    members = _archive_members(file, content)
+    pickled = _pickle_member(file, members)
+    _check_globals(file, set(scan_globals(pickled)))
+    if pickled[:1] == b"\x80" and pickled[1] > _PROTOCOL:
+        raise ModelFileError(
+            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it "
+            "again with torch.save's default protocol"
+        )
+    _check_storages(file, pickled, members)
+    return _load(file, members), hashlib.sha256(content).hexdigest()
+
+
+def _open_folder(folder: Path) -> SavedModel:
+    """Files of MatGL; the class stands in the JSON file, everything else in the other two."""
+    content = _read_bytes(folder / "model.json")
+    hashes = [hashlib.sha256(content).hexdigest()]
+    try:
+        description = json.loads(content)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"model: {folder / 'model.json'} is not JSON; {_EXPECTED}") from error
+    roots = []
+    for name in MATGL_FILES[1:]:
+        root, sha256 = read_archive(folder / name)
+        if not isinstance(root, Mapping) or not isinstance(description, Mapping):
+            raise ModelFileError(
+                f"model: {folder / name} holds no options and tensors; {_EXPECTED}"
+            )
+        roots.append(root)
+        hashes.append(sha256)
+    sha256 = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return SavedModel(description, roots[0], roots[1], folder.resolve().name, sha256)
+
+
 def _not_a_model(file: Path, what: str) -> ModelFileError:
     return ModelFileError(
         f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds the "
@@ -164,7 +225,8 @@ def _not_a_model(file: Path, what: str) -> ModelFileError:
 
 def _read_bytes(file: Path) -> bytes:
     if file.is_dir():
-        raise ModelFileError(f"model: {file} is a directory; {_EXPECTED}")
+        missing = ", ".join(name for name in MATGL_FILES if not (file / name).is_file())
+        raise ModelFileError(f"model: {file} is a directory without {missing}; {_EXPECTED}")
     try:
         content = file.read_bytes()
     except FileNotFoundError:

@@ -8,7 +8,7 @@ first derivatives. `Surroundings.embed` joins it with the model's own electrosta
 """
 
 from openmm_les.coupling.build import METHODS, build_coupling
-from openmm_les.coupling.charges import ChargeCorrection
+from openmm_les.coupling.charges import ChargeCorrection, charge_factor
 from openmm_les.coupling.embedded import EmbeddedElectrostatics, Surroundings
 from openmm_les.coupling.ewald import EwaldCoupling
 from openmm_les.coupling.pairwise import PairCoupling
@@ -23,4 +23,5 @@ __all__ = [
     "PairCoupling",
     "Surroundings",
     "build_coupling",
+    "charge_factor",
 ]

@@ -1,7 +1,29 @@
 """From the latent charges of a model to those that its surroundings see."""
 
+import math
+
 import torch
 from torch import nn
+
+from openmm_les.units import COULOMB_CONSTANT
+
+#: Prefactors of LES energies this near to the physical one are values for it.
+_SAME_PREFACTOR = 0.02
+
+
+def charge_factor(sign: float, prefactor: float) -> float:
+    """What makes charges in e of the latent charges of a model.
+
+    They are in e where the training had the physical prefactor 1 / (2 epsilon_0), whose values
+    differ a little. Where it had another one (MatGL has 1, and energies in units of its own), the
+    charges are in the unit that this prefactor makes.
+
+    Args:
+        sign: of the latent charges, +1 or -1.
+        prefactor: of the model [eV A].
+    """
+    ratio = prefactor / (2.0 * math.pi * COULOMB_CONSTANT)
+    return sign if abs(ratio - 1.0) < _SAME_PREFACTOR else sign * math.sqrt(ratio)
 
 
 class ChargeCorrection(nn.Module):
@@ -17,7 +39,7 @@ class ChargeCorrection(nn.Module):
 
         Args:
             total: charge Q of the region [e].
-            sign: s, +1 or -1.
+            sign: s, +1 or -1, times the unit of the latent charges in e.
         """
         super().__init__()
         self.total = float(total)

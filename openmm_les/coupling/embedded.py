@@ -109,7 +109,7 @@ class Surroundings:
         charges: MM charges [e], in the order of their positions.
         method: OpenMM's nonbonded method, one of `openmm_les.coupling.METHODS`.
         total: charge of the region [e].
-        sign: by which latent charges are to be multiplied, 1 or -1.
+        sign: by which latent charges are to be multiplied, from `charge_factor`.
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
         scaled_pairs: index of the ML atom, index of the MM charge, factor.

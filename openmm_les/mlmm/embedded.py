@@ -138,10 +138,11 @@ class EmbeddedCompute(MixedCompute):
         return restore, (self._path, self._sha256, self._settings)
 
     def _surroundings(self, artifact: Artifact) -> Surroundings:
-        from openmm_les.coupling import Surroundings
+        from openmm_les.coupling import Surroundings, charge_factor
 
         settings = self._settings
-        self._sign = float(artifact.metadata["charge_sign"])
+        sign, les = float(artifact.metadata["charge_sign"]), artifact.metadata["les"]
+        self._sign = charge_factor(sign, float(les["prefactor"]))
         return Surroundings(
             charges=self._mm_charges,
             method=settings["method"],

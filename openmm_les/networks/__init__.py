@@ -13,6 +13,7 @@ from openmm_les.errors import ArtifactError
 from openmm_les.networks.allegro import AllegroNetwork
 from openmm_les.networks.cace import CACENetwork
 from openmm_les.networks.canonical import CanonicalModel
+from openmm_les.networks.chgnet import CHGNetNetwork
 from openmm_les.networks.mace import MACENetwork
 from openmm_les.networks.nequip import NequIPNetwork
 
@@ -23,6 +24,7 @@ _FAMILIES: Mapping[str, Callable[..., nn.Module]] = {
     "cace": CACENetwork,
     "nequip": NequIPNetwork,
     "allegro": AllegroNetwork,
+    "chgnet": CHGNetNetwork,
 }
 
 

@@ -1,0 +1,67 @@
+"""Tensors of a file by name, taken one by one so that none is left unread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+
+
+class NamedTensors:
+    """What a file holds, less what was taken.
+
+    Args:
+        found: the tensors.
+        kind: of model, for error messages.
+    """
+
+    def __init__(self, found: Mapping[str, torch.Tensor], kind: str) -> None:
+        self._found = dict(found)
+        self._kind = kind
+
+    def dtype(self, name: str) -> torch.Tensor:
+        """A tensor as it is, to know the precision of the model."""
+        return self._found[name]
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of this shape in float64; -1 stands for any length."""
+        tensor = self.take_any(name)
+        fits = len(tensor.shape) == len(shape) and all(
+            wanted in (-1, got) for wanted, got in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise ModelFileError(
+                f"model: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
+            )
+        return tensor
+
+    def take_any(self, name: str) -> torch.Tensor:
+        """A tensor of any shape in float64."""
+        if name not in self._found:
+            raise UnsupportedModelError(
+                f"model: {name}: expected a tensor, got none; this layout is not known"
+            )
+        return self._found.pop(name).to(torch.float64)
+
+    def check_all_taken(self) -> None:
+        """Refuses a model with weights that nobody has read."""
+        if self._found:
+            name = next(iter(self._found))
+            raise UnsupportedModelError(
+                f"model: {name}: unknown tensor of {self._kind}; openmm-les cannot tell what it "
+                "changes in the model"
+            )
+
+
+def as_tensor(name: str, value: Any) -> torch.Tensor:
+    """A tensor of a state dict.
+
+    Raises:
+        ModelFileError: it is something else.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise ModelFileError(f"model: {name}: expected a tensor, got {type(value).__name__}")
+    return value.detach()

@@ -1,0 +1,117 @@
+"""The nearest neighbours among all, and the angles between them, with static shapes.
+
+Angles need pairs of neighbours. Those within the three-body cutoff, some ten of a hundred, are
+gathered in slots of their own, so that memory goes with the square of ten.
+"""
+
+from typing import List, Tuple
+
+import torch
+from torch import nn
+
+#: MatGL keeps cosines this far from 1, where the angle has no derivative.
+_COSINE_MARGIN = 1e-7
+
+
+class InnerBonds(nn.Module):
+    """Gathers the neighbours within an inner cutoff.
+
+    Args:
+        cutoff: inner cutoff [A].
+
+    Attributes:
+        capacity: inner slots of an atom, or 0 for as many as a structure needs, which reads a
+            number back from the device.
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.capacity = 0
+
+    def forward(
+        self, distances: torch.Tensor, used: torch.Tensor, reverse: torch.Tensor
+    ) -> List[torch.Tensor]:
+        """The inner slots.
+
+        Args:
+            distances: of all slots, shape [N, K] [A].
+            used: whether a slot holds a neighbour, shape [N, K].
+            reverse: flat slot that holds the same pair seen from the neighbour, shape [N * K].
+
+        Returns:
+            For inner slots the flat slot [N * T], the reverse inner slot [N * T] and whether it is
+            used [N, T]; for all slots the flat inner slot [N * K] and whether it has one [N * K];
+            the largest number of inner neighbours [], which may exceed T.
+        """
+        n, k = distances.shape[0], distances.shape[1]
+        near = used & (distances <= self.cutoff)
+        rank = torch.cumsum(near.to(torch.int64), 1)
+        number = rank[:, k - 1 :]
+        most = number.max()
+        t = self.capacity
+        if t == 0:
+            t = max(1, int(most))
+        near = near & (rank <= t)
+        row = torch.arange(n, device=distances.device).unsqueeze(1)
+        column = torch.arange(k, device=distances.device).unsqueeze(0).expand(n, k)
+        # Column T collects what has no place, and is dropped.
+        chosen = torch.zeros([n, t + 1], dtype=torch.int64, device=distances.device)
+        chosen = chosen.scatter(1, torch.where(near, rank - 1, t), column)[:, :t]
+        inner = torch.arange(t, device=distances.device).unsqueeze(0)
+        filled = inner < number
+        slots = (row * k + chosen).view(-1)
+        places = (row * t + (rank - 1).clamp(0, t - 1)).view(-1)
+        back = places.index_select(0, reverse.index_select(0, slots))
+        back = torch.where(filled.view(-1), back, (row * t + inner).view(-1))
+        return [slots, back, filled, places, near.view(-1), most]
+
+
+class AngleBasis(nn.Module):
+    """cos(f angle) and sin(f angle) of all pairs of inner neighbours.
+
+    Args:
+        frequencies: of the cosines [F + 1]; the first of them has no sine.
+        dtype: of the functions; angles themselves are float64, since close to 180 degrees single
+            precision leaves nothing of them.
+    """
+
+    def __init__(self, frequencies: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.limit = 1.0 - _COSINE_MARGIN
+        self.frequencies: torch.Tensor
+        self.register_buffer("frequencies", frequencies.to(dtype))
+
+    def _phases(self, angles: torch.Tensor) -> torch.Tensor:
+        return angles.to(self.frequencies.dtype).unsqueeze(3) * self.frequencies
+
+    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Functions of the angles, cosines first, and what `backward` needs.
+
+        Args:
+            vectors: to an atom from its inner neighbours, shape [N, T, 3] [A], float64.
+
+        Returns:
+            Shape [N, T, T, 2 F + 1].
+        """
+        distances = torch.sqrt((vectors * vectors).sum(2, keepdim=True))
+        unit = vectors / distances
+        cosines = torch.bmm(unit, unit.transpose(1, 2))
+        angles = torch.acos(cosines.clamp(-self.limit, self.limit))
+        phases = self._phases(angles)
+        values = torch.cat([torch.cos(phases), torch.sin(phases[:, :, :, 1:])], 3)
+        return values, [unit, distances, cosines, angles]
+
+    @torch.jit.export
+    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+        """From dE/d(functions) [N, T, T, 2 F + 1] to dE/d(vectors) [N, T, 3], float64."""
+        unit, distances, cosines, angles = saved
+        phases = self._phases(angles)
+        slopes = torch.cat([-torch.sin(phases), torch.cos(phases[:, :, :, 1:])], 3)
+        factors = torch.cat([self.frequencies, self.frequencies[1:]])
+        grad_angles = (grad * slopes * factors).sum(3).to(torch.float64)
+        inside = (cosines.abs() <= self.limit).to(torch.float64)
+        grad_cosines = -grad_angles / torch.sin(angles) * inside
+        grad_unit = torch.bmm(grad_cosines + grad_cosines.transpose(1, 2), unit)
+        along = unit * (unit * grad_unit).sum(2, keepdim=True)
+        return (grad_unit - along) / distances
