@@ -270,6 +270,20 @@ def test_more_neighbors_are_more_inner_slots(folder):
     assert many._network.inner.capacity > 2 * few._network.inner.capacity
 
 
+def test_blocks_do_not_matter(folder):
+    """Large systems are done in blocks of atoms, here one atom at a time."""
+    model = read_model(model_of(folder, "bond updates"), **LES)
+    atoms = waters(3.1)
+    structure = atoms.positions, atoms.numbers, atoms.cell.array
+    whole, blocks = eager(model, torch.float64), eager(model, torch.float64)
+    for module in blocks.modules():
+        if hasattr(module, "limits"):
+            module.limits = [1, 1]
+    one, other = of_module(whole, *structure), of_module(blocks, *structure)
+    assert one[0] == pytest.approx(other[0], abs=1e-11)
+    np.testing.assert_allclose(one[1], other[1], rtol=0, atol=1e-12)
+
+
 # --- units --------------------------------------------------------------------------------------
 
 

@@ -44,14 +44,14 @@ import click
 @click.option(
     "--self-interaction",
     type=click.Choice(["removed", "kept"]),
-    help="NequIP-LES: whether the training removed the self-interaction of charges, as the les "
+    help="NequIP-LES, CHGNet-LES: whether the training removed the self-interaction of charges, as the les "
     "package does by default since May 2025.",
 )
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="NequIP-LES: find what the two options before do not say from structures with the "
+    help="NequIP-LES, CHGNet-LES: find what the two options before do not say from structures with the "
     "energies of the training (any format of ASE, such as extended XYZ).",
 )
 def command(
@@ -68,10 +68,10 @@ def command(
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
-    MODEL is a MACE-LES `.model`, CACE-LES `.pth` or NequIP-LES `.ckpt` file. Its weights are read
-    without running code from it, and the result is compared with the original model (MACE-LES and
-    NequIP-LES, wherever mace-torch or nequip is installed) or with the published equations
-    (CACE-LES).
+    MODEL is a MACE-LES `.model`, CACE-LES `.pth` or NequIP-LES `.ckpt` file, or the directory of a
+    CHGNet-LES model. Its weights are read without running code from it, and the result is compared
+    with the original model (MACE-LES and NequIP-LES, wherever mace-torch or nequip is installed) or
+    with the published equations (CACE-LES, CHGNet-LES).
     """
     from openmm_les.artifact import check_output
 
