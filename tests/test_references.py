@@ -45,11 +45,13 @@ from openmmml import MLPotential
 from test_backends import COPY_WARNING
 from test_capture import check_on_fake_gpu, model_for, statuses_after_the_same_work
 from test_engine import assert_same_results, model_of
+from test_response import finite_differences
 from tracing import waiting_nodes
 
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.system_model import STATUS_BOX, STATUS_POSITIONS, SystemModel
+from openmm_les.status import STATUS_BOX, STATUS_POSITIONS
+from openmm_les.system_model import SystemModel
 
 #: One of each family, for waters and for peptides.
 WATER_MODELS = [WATER_MODEL, CACE_WATER_MODEL, NEQUIP_WATER_MODEL, ALLEGRO_MODEL]
@@ -112,6 +114,34 @@ def test_system_model_reproduces_the_original_code(exported, model, dtype):
             atol = 1e-9 if dtype == "float64" else 1e-6
             volume = np.linalg.det(reference["cell"])
             np.testing.assert_allclose(got.virial / volume, stress, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("model", [m for m in MODELS if m != CHGNET_MODEL])
+def test_born_charges_are_those_of_the_original_code(exported, model, dtype):
+    """In triclinic boxes too; signs are the original's own."""
+    artifact = artifacts.load(exported(model))
+    sign = artifact.metadata["charge_sign"] or 1
+    for reference in references(model)[-1 if dtype == "float32" else 0 :]:
+        system = system_for(artifact, atoms_of(reference), PRECISION[dtype])
+        got = system.response(reference["positions"]).born_charges
+        atol = 1e-6 if dtype == "float64" else 1e-4
+        np.testing.assert_allclose(sign * got, reference["bec"], rtol=0, atol=atol)
+
+
+def test_born_charges_of_chgnet(exported):
+    """The original's lack the derivative of the angles, as its forces do."""
+    artifact = artifacts.load(exported(CHGNET_MODEL))
+    for reference in references(CHGNET_MODEL)[1:]:
+        atoms = atoms_of(reference)
+        system = system_for(artifact, atoms, "double")
+        got = system.response(atoms.positions)
+        expected = finite_differences(system, atoms, 7)
+        np.testing.assert_allclose(got.born_charges[7], expected, rtol=0, atol=1e-6)
+        # MatGL's prefactor of 1 makes charges of another unit.
+        unit = np.sqrt(artifact.metadata["les"]["prefactor"] / (2 * np.pi * 14.3996454784))
+        charges = reference["latent_charges"] - reference["latent_charges"].mean()
+        np.testing.assert_allclose(abs(got.charges), unit * abs(charges), rtol=1e-6, atol=1e-9)
 
 
 def true_stress(model, reference):

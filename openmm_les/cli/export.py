@@ -44,15 +44,15 @@ import click
 @click.option(
     "--self-interaction",
     type=click.Choice(["removed", "kept"]),
-    help="NequIP-LES, CHGNet-LES: whether the training removed the self-interaction of charges, as the les "
-    "package does by default since May 2025.",
+    help="NequIP-LES, CHGNet-LES: whether the training removed the self-interaction of charges, "
+    "as the les package does by default since May 2025.",
 )
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="NequIP-LES, CHGNet-LES: find what the two options before do not say from structures with the "
-    "energies of the training (any format of ASE, such as extended XYZ).",
+    help="NequIP-LES, CHGNet-LES: find what the two options before do not say from structures "
+    "with the energies of the training (any format of ASE, such as extended XYZ).",
 )
 def command(
     model: Path,
