@@ -16,7 +16,8 @@ from openmm import app, unit
 
 from openmm_les._version import __version__
 from openmm_les.errors import InputError
-from openmm_les.md.checkpoint import Checkpoint, FileState, sync_directory, write_atomically
+from openmm_les.files import sync_directory, write_atomically
+from openmm_les.md.checkpoint import Checkpoint, FileState
 from openmm_les.md.config import RunConfig
 from openmm_les.md.simulation import Phase
 from openmm_les.md.structure import FloatArray, with_box

@@ -10,8 +10,9 @@ import openmm
 from openmm import unit
 
 from openmm_les.errors import InputError
+from openmm_les.files import write_atomically
 from openmm_les.md import hybrid, output, simulation, structure, summary
-from openmm_les.md.checkpoint import Checkpoint, write_atomically
+from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.config import RunConfig
 from openmm_les.md.listener import Listener
 from openmm_les.md.output import RunDirectory
