@@ -25,6 +25,7 @@ import torch
 from environment import environment
 from ewald_systems import water
 
+from openmm_les.buffers import with_headroom
 from openmm_les.cell_list import choose_grid
 from openmm_les.neighbors import (
     image_offsets,
@@ -32,7 +33,6 @@ from openmm_les.neighbors import (
     largest_number_of_neighbors,
     neighbor_matrix,
 )
-from openmm_les.system_model import with_headroom
 
 REPEATS = {
     192: (4, 4, 4),

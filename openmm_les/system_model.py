@@ -5,10 +5,9 @@ static shapes. What does not fit any more is reported by a status, never truncat
 """
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,62 +15,29 @@ import torch
 from torch import nn
 
 from openmm_les.artifact import Artifact
-from openmm_les.cell_list import CellGrid, box_heights, choose_grid, grid_suffices
+from openmm_les.buffers import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.coupling import Surroundings
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
-from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.engine import CompiledModule, Module, check_engine
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluator import Evaluator
-from openmm_les.neighbors import (
-    image_offsets,
-    image_range,
-    images_suffice,
-    largest_number_of_neighbors,
-    neighbor_matrix,
-)
 from openmm_les.networks import build_network
+from openmm_les.response import Response
+from openmm_les.response.module import ResponseModule
+from openmm_les.response.polarization import ObservedCharges
+from openmm_les.specialized import SpecializedModel, order_by_species
+from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW, describe_status
 
 logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 
-STATUS_OVERFLOW = 1
-STATUS_BOX = 2
-STATUS_POSITIONS = 4
-STATUS_COINCIDENT = 8
-STATUS_RESULT = 16
-
-_MESSAGES = {
-    STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
-    "(minimise first, or reduce the time step)",
-    STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
-    STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds, or a region "
-    "more atoms than the search for them looks at; raise the option maxNeighbors",
-    STATUS_BOX: "the box has changed by more than the buffers made at the start allow (15 % of the "
-    "volume); create the System again from the present box, or use backend='pythonforce', which "
-    "makes new buffers by itself",
-    STATUS_RESULT: "energy or forces are NaN or infinite; the structure is far outside what the "
-    "model can describe",
-}
-
-#: A box may grow by this factor before the k-space buffers are outgrown (15 % of the volume).
-_BOX_GROWTH = 1.15 ** (1 / 3)
-#: A box may shrink to this fraction before the periodic images looked at are too few.
-_BOX_SHRINKAGE = 0.85 ** (1 / 3)
 #: Buffers made for a structure fit it; more attempts than two would be an error of ours.
 _ATTEMPTS = 3
 #: Systems with at most this many pair slots are bound by launches on a GPU (an estimate).
 _FEW_PAIRS = 2**14
 #: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
 _MOST_PAIRS_COMPILED = 2**14
-#: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
-_MAX_IMAGE_RANGE = 3
-
-
-def describe_status(status: int) -> str:
-    """What a status other than 0 means, most basic cause first."""
-    return "; ".join(text for bit, text in _MESSAGES.items() if status & bit) or "no error"
 
 
 @dataclass(frozen=True)
@@ -89,136 +55,6 @@ class Evaluation:
     forces: FloatArray
     charges: FloatArray
     virial: FloatArray
-
-
-class SpecializedModel(nn.Module):
-    """Network, neighbours and electrostatics of one system; scripted before use.
-
-    Args:
-        network: short-range network of the species present.
-        electrostatics: a kernel such as `DirectEwald`, or `EmbeddedElectrostatics`.
-        species: species index of each atom, in the order of the system.
-        periodic: whether the system is periodic.
-        ranges: periodic images to look at along each axis.
-        capacity: slots of the neighbour matrix.
-        trim: leave out slots that a structure does not need (CPU; shapes then vary).
-        grid: cells in which to search for neighbours; None compares every pair.
-        num_others: positions after those of the atoms that only the electrostatics looks at.
-    """
-
-    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
-
-    def __init__(
-        self,
-        network: Any,
-        electrostatics: Any,
-        species: torch.Tensor,
-        periodic: bool,
-        ranges: Sequence[int],
-        capacity: int,
-        trim: bool,
-        grid: Optional[CellGrid],
-        num_others: int = 0,
-    ) -> None:
-        super().__init__()
-        self.network: Any = network
-        self.electrostatics: Any = electrostatics
-        self.periodic = periodic
-        self.capacity = capacity
-        self.trim = trim
-        self.grid = grid
-        # TorchScript does not see constants of the module.
-        self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
-        self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
-        self.no_result = STATUS_RESULT
-        self.cutoff: float = network.cutoff
-        self.num_others = num_others
-        order = order_by_species(species)
-        sorted_species = species[order]
-        order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
-        self.counts: List[int] = torch.bincount(species).tolist()
-        self.species: torch.Tensor
-        self.order: torch.Tensor
-        self.original: torch.Tensor
-        self.offsets: torch.Tensor
-        self.register_buffer("species", sorted_species)
-        self.register_buffer("order", order)
-        self.register_buffer("original", torch.argsort(order))
-        self.register_buffer("offsets", image_offsets(ranges))
-
-    def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Interaction energy and its derivatives.
-
-        Args:
-            positions: shape [n, 3] [A], float64; those of others come after those of the atoms.
-            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-
-        Returns:
-            Energy [] [eV], forces [n, 3] [eV/A], charges [n] [e] (0 for others), dE/dstrain [3, 3]
-            [eV], all float64, and the status [] int64. Where the status is not 0 energy and forces
-            are NaN.
-        """
-        positions = positions.index_select(0, self.order)
-        num_atoms = self.species.shape[0]
-        atoms = positions[:num_atoms]
-        neighbors = neighbor_matrix(
-            atoms,
-            cell,
-            self.periodic,
-            self.offsets,
-            self.cutoff,
-            self.capacity,
-            self.trim,
-            grid=self.grid,
-        )
-        energies, charges, saved = self.network.short_range(
-            atoms,
-            neighbors.indices,
-            neighbors.shifts,
-            neighbors.reverse,
-            self.species,
-            self.counts,
-        )
-        long_range, potential, gradient, strain, outgrown = self.electrostatics(
-            charges, positions, cell
-        )
-        pulled, pulled_strain = self.network.pull_back(
-            torch.ones_like(energies), potential, saved, self.counts
-        )
-        energy = energies.sum() + long_range
-        if self.num_others > 0:
-            charges = torch.nn.functional.pad(charges, [0, self.num_others])
-            pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
-        forces = -(pulled + gradient).index_select(0, self.original)
-
-        finite = torch.isfinite(positions).all()
-        if self.periodic:
-            finite = finite & torch.isfinite(cell).all()
-            inverse, _ = inverse_and_volume(cell)
-            outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
-            grid = self.grid
-            if grid is not None:
-                outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
-        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
-        status = (
-            self.overflow * ((neighbors.largest > self.capacity) | (neighbors.crowded & finite))
-            + self.box * outgrown
-            + self.not_finite * ~finite
-            + self.coincident * neighbors.coincident
-        )
-        status = status + self.no_result * (broken & (status == 0))
-        poison = torch.where(
-            status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
-        )
-        charges = charges.index_select(0, self.original)
-        return energy + poison, forces + poison, charges, pulled_strain + strain, status
-
-
-def order_by_species(species: torch.Tensor) -> torch.Tensor:
-    """Indices of atoms in the order in which networks have them, shape [n]."""
-    return torch.argsort(species, stable=True)
 
 
 class SystemModel:
@@ -282,7 +118,7 @@ class SystemModel:
         self.precision = precision
         self.device = torch.device(device)
         self._check(precision, max_neighbors)
-        self.cell = self._checked_cell(cell) if periodic else None
+        box = checked_cell(cell, artifact.cutoff) if periodic else None
         start = None if positions is None else self._checked_positions(positions)
 
         elements = sorted(set(self.numbers))
@@ -293,8 +129,10 @@ class SystemModel:
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if precision == "single" else torch.float64
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
-        self.capacity = max_neighbors or self._capacity_for(start, self.cell)
         self._for_gpu = self.device.type != "cpu" or to_gpu
+        self._buffers = Buffers(
+            len(self.numbers), artifact.cutoff, box, start, max_neighbors, self._for_gpu
+        )
         network = build_network(
             canonical,
             present,
@@ -305,8 +143,7 @@ class SystemModel:
         )
         self._network = network.eval()
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
-        self._grid = self._grid_for(start, self.cell)
-        self._told_difference = False
+        self._told_difference = self._told_sign = False
         num_positions = len(self.numbers) + self._num_others
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs)
         self.module = self._build()
@@ -320,26 +157,6 @@ class SystemModel:
         if max_neighbors is not None and max_neighbors < 1:
             raise InputError(f"maxNeighbors: expected a positive integer, got {max_neighbors}")
 
-    def _checked_cell(self, cell: npt.ArrayLike | None) -> FloatArray:
-        array = np.asarray(np.nan if cell is None else cell, dtype=np.float64)
-        if array.shape != (3, 3) or not np.isfinite(array).all():
-            raise InputError(
-                f"cell: expected three finite box vectors [A] for a periodic system, got {cell!r}"
-            )
-        if np.linalg.det(array) <= 0.0:
-            raise InputError(
-                "cell: expected a right-handed box with a volume above zero, got volume "
-                f"{np.linalg.det(array):.6g} A^3"
-            )
-        height = float(box_heights(array).min())
-        limit = self.artifact.cutoff / (_MAX_IMAGE_RANGE + 0.5) / _BOX_SHRINKAGE
-        if height < limit:
-            raise InputError(
-                f"cell: the box is too small: its faces are {height:.3f} A apart, a model with a "
-                f"cutoff of {self.artifact.cutoff:g} A needs {limit:.3f} A or more; use a supercell"
-            )
-        return array
-
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
         number = len(self.numbers) + self._num_others
@@ -347,56 +164,43 @@ class SystemModel:
             raise InputError(f"positions: expected shape ({number}, 3), got {array.shape}")
         return array
 
-    def _capacity_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
-        """Slots for a structure in its box, with head-room for fluctuations of the density."""
-        if positions is None or not np.isfinite(positions).all():
-            return min(16, max(1, len(self.numbers) - 1))
-        positions = positions[: len(self.numbers)]
-        return with_headroom(largest_number_of_neighbors(positions, box, self.artifact.cutoff))
+    @property
+    def capacity(self) -> int:
+        """Slots for each atom's neighbours."""
+        return self._buffers.capacity
 
-    def _grid_for(self, positions: FloatArray | None, box: FloatArray | None) -> CellGrid | None:
-        """Cells for a structure in its box, which may shrink as other buffers allow."""
-        if positions is not None:
-            finite = np.isfinite(positions).all()
-            positions = positions[: len(self.numbers)] if finite else None
-        return choose_grid(
-            len(self.numbers),
-            self.artifact.cutoff,
-            box,
-            positions,
-            self.capacity,
-            _BOX_SHRINKAGE,
-            self._for_gpu,
-        )
+    @property
+    def cell(self) -> FloatArray | None:
+        """The box that the buffers are made for; None if not periodic."""
+        return self._buffers.cell
 
     def _build(self) -> "torch.jit.ScriptModule":
-        ranges = [0, 0, 0]
-        cell = None
-        if self.cell is not None:
-            ranges = image_range(self.cell, self.artifact.cutoff, _BOX_SHRINKAGE)
-            cell = torch.from_numpy(self.cell)
-        electrostatics = self._electrostatics(cell)
-        model = SpecializedModel(
-            self._network,
-            electrostatics,
-            self._species,
-            self.periodic,
-            ranges,
-            self.capacity,
-            trim=not self._static_shapes,
-            grid=self._grid,
-            num_others=self._num_others,
-        ).eval()
+        cell = None if self.cell is None else torch.from_numpy(self.cell)
+        model = SpecializedModel(self._electrostatics(cell), **self._system()).eval()
         script = torch.jit.script(model.to(self.device))
         compiled = self._engine == "compile"
         self._evaluator.load(self._compiled(model, script) if compiled else script)
+        self._response_module: torch.jit.ScriptModule | None = None
         return script
+
+    def _system(self) -> dict[str, Any]:
+        """What the modules of this system have in common, with buffers as they are now."""
+        return {
+            "network": self._network,
+            "species": self._species,
+            "periodic": self.periodic,
+            "ranges": self._buffers.ranges,
+            "capacity": self.capacity,
+            "trim": not self._static_shapes,
+            "grid": self._buffers.grid,
+            "num_others": self._num_others,
+        }
 
     def _electrostatics(self, cell: torch.Tensor | None) -> nn.Module:
         """The model's own electrostatics, among MM charges if there are any."""
         les = self.artifact.canonical.les
         around = self.surroundings
-        margin = _BOX_GROWTH if self.periodic else 1.0
+        margin = BOX_GROWTH if self.periodic else 1.0
         device = "cuda" if self._for_gpu else "cpu"
         own = build_electrostatics(
             les,
@@ -445,28 +249,85 @@ class SystemModel:
             InputError: wrong shapes, a box too small.
             SimulationError: a structure without a valid energy.
         """
-        array = self._checked_positions(positions)
-        box = np.zeros((3, 3))
-        if self.cell is not None:
-            box = self.cell if cell is None else np.asarray(cell, dtype=np.float64)
-        result = self._run(array, box)
+        array, box = self._checked_structure(positions, cell)
+        result = Evaluation(*self._run(self._evaluator, array, box))
         if self.ewald.cutoff == "smooth" and not self._told_difference:
             self._told_difference = True
             n = len(self.numbers)
             self._tell_difference(result.charges[:n], array[:n], box)
         return result
 
-    def _run(self, positions: FloatArray, cell: FloatArray) -> Evaluation:
-        """Evaluates, growing the buffers until the structure fits."""
+    def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
+        """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
+
+        It takes the network forward once and back three times, six times if periodic, by the
+        script: neither `engine` nor CUDA graphs are used. Where the model does not state the sign
+        of its charges, the results have the model's own, which may be the wrong one.
+
+        Args:
+            positions: shape (n, 3) [A]; atoms may lie outside the box.
+            cell: lattice vectors in rows, shape (3, 3) [A], for a periodic system; by default that
+                of construction.
+
+        Raises:
+            InputError: wrong shapes, a box too small, MM charges around the system.
+            SimulationError: a structure that is not valid.
+        """
+        if self.surroundings is not None:
+            raise InputError(
+                "surroundings: expected none for a response, got "
+                f"{self._num_others} MM charges; make a SystemModel of the ML atoms alone"
+            )
+        array, box = self._checked_structure(positions, cell)
+        charges, born = self._run(self._respond, array, box)
+        return Response(charges, None if self.periodic else charges @ array, born)
+
+    def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
+        """Results of the response module and its status."""
+        if self._response_module is None:
+            module = ResponseModule(self._observed_charges(), **self._system()).eval()
+            self._response_module = torch.jit.script(module.to(self.device))
+        with torch.inference_mode():
+            inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
+            *results, status = self._response_module(*inputs)
+        return *(result.cpu().numpy() for result in results), int(status)
+
+    def _observed_charges(self) -> ObservedCharges:
+        sign = self.artifact.metadata["charge_sign"]
+        if sign is None and not self._told_sign:
+            self._told_sign = True
+            logger.warning(
+                "%s does not state the sign of its charges (charge_sign): those of the response, "
+                "dipoles and Born effective charges may have the wrong one, all of them",
+                self.artifact.path,
+            )
+        return ObservedCharges(self.artifact.canonical.les, sign or 1)
+
+    def _checked_structure(
+        self, positions: npt.ArrayLike, cell: npt.ArrayLike | None
+    ) -> tuple[FloatArray, FloatArray]:
+        array = self._checked_positions(positions)
+        if self.cell is None:
+            return array, np.zeros((3, 3))
+        return array, self.cell if cell is None else np.asarray(cell, dtype=np.float64)
+
+    def _run(
+        self,
+        module: Callable[[FloatArray, FloatArray], tuple[Any, ...]],
+        positions: FloatArray,
+        cell: FloatArray,
+    ) -> tuple[Any, ...]:
+        """Results without their status, after growing the buffers until the structure fits."""
         mendable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
         for _ in range(_ATTEMPTS):
-            energy, forces, charges, virial, bits = self._evaluator(positions, cell)
+            *results, bits = module(positions, cell)
             if bits == 0:
-                return Evaluation(energy, forces, charges, virial)
+                return tuple(results)
             if bits & ~mendable:
                 break
-            self._grow(bits, positions, cell)
+            self._buffers.grow(bits, positions, cell if self.periodic else None)
+            self.module = self._build()
         raise SimulationError(describe_status(bits & ~mendable or bits))
 
     def _tell_difference(
@@ -492,24 +353,6 @@ class SystemModel:
             difference,
             1e3 * difference / len(self.numbers),
         )
-
-    def _grow(self, bits: int, positions: FloatArray, cell: FloatArray) -> None:
-        box = cell if self.periodic else None
-        if bits & STATUS_BOX:
-            self.cell = self._checked_cell(box)
-            logger.info("the box has outgrown its buffers; making new ones")
-        # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
-        self.capacity = max(self.capacity, self._capacity_for(positions, box))
-        self._grid = self._grid_for(positions, box)
-        if self._grid is not None:
-            logger.info("cells now have %d slots for the atoms in a window", self._grid.slots)
-        logger.info("neighbour matrix now has %d slots for each atom", self.capacity)
-        self.module = self._build()
-
-
-def with_headroom(neighbors: int) -> int:
-    """Slots for atoms with up to `neighbors` neighbours now: a tenth more, in steps of 4."""
-    return 4 * math.ceil((1.1 * neighbors + 1) / 4)
 
 
 def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:

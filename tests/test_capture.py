@@ -35,7 +35,8 @@ from openmm_les.ase import LESCalculator
 from openmm_les.electrostatics import EwaldOptions
 from openmm_les.evaluator import Evaluator, compare, pack
 from openmm_les.forces.torchforce import OpenTorchForce, PeriodicTorchForce
-from openmm_les.system_model import STATUS_BOX, STATUS_OVERFLOW, STATUS_POSITIONS, SystemModel
+from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW, STATUS_POSITIONS
+from openmm_les.system_model import SystemModel
 
 SPACING = 3.1
 #: What the detector says of a number that the host reads.

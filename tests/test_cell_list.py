@@ -16,13 +16,13 @@ from openmm_les import cell_list
 from openmm_les.cell_list import CellGrid, choose_grid, grid_suffices
 from openmm_les.errors import SimulationError
 from openmm_les.neighbors import image_offsets, neighbor_matrix
-from openmm_les.system_model import (
+from openmm_les.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
     STATUS_POSITIONS,
-    SystemModel,
 )
+from openmm_les.system_model import SystemModel
 
 #: A box may shrink to this fraction of its lengths (15 % of the volume) before buffers are too few.
 SHRINKAGE = 0.85 ** (1 / 3)

@@ -16,7 +16,7 @@ from openmmml import MLPotential
 
 from openmm_les import catalog, errors
 from openmm_les.errors import ArtifactError, InputError, ModelFileError
-from openmm_les.system_model import _MESSAGES
+from openmm_les.status import _MESSAGES
 
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
 CLI_PAGE = DOCS / "cli.md"
@@ -167,7 +167,7 @@ def test_every_message_is_explained():
         for quote in documents.quotes(TROUBLESHOOTING)
         if documents.weight(quote) > GENERAL
     ]
-    told = [*documents.told(), *(("openmm_les/system_model.py", m) for m in _MESSAGES.values())]
+    told = [*documents.told(), *(("openmm_les/status.py", m) for m in _MESSAGES.values())]
     assert len(told) > 140
     missing = [
         (place, text)

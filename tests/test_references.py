@@ -44,7 +44,8 @@ from tracing import waiting_nodes
 
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.system_model import STATUS_BOX, STATUS_POSITIONS, SystemModel
+from openmm_les.status import STATUS_BOX, STATUS_POSITIONS
+from openmm_les.system_model import SystemModel
 
 #: One of each family, for waters and for peptides.
 WATER_MODELS = [WATER_MODEL, CACE_WATER_MODEL]

@@ -7,14 +7,14 @@ from helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import InputError, SimulationError
-from openmm_les.system_model import (
+from openmm_les.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
     STATUS_POSITIONS,
-    SystemModel,
     describe_status,
 )
+from openmm_les.system_model import SystemModel
 
 
 def water_model(path, **options) -> tuple[SystemModel, np.ndarray, np.ndarray]:

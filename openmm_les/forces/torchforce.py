@@ -15,15 +15,15 @@ import torch
 from openmm_les.artifact import Artifact
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
-from openmm_les.system_model import (
+from openmm_les.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
     STATUS_POSITIONS,
     STATUS_RESULT,
-    SystemModel,
     describe_status,
 )
+from openmm_les.system_model import SystemModel
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 #: How often openmm-torch calls a module before it records a CUDA graph.

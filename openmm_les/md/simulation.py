@@ -18,6 +18,7 @@ from openmmml import MLPotential
 from openmm_les import __version__, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.artifact import Artifact
+from openmm_les.buffers import with_headroom
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.forces import backends
 from openmm_les.md import hybrid as hybrids
@@ -25,7 +26,6 @@ from openmm_les.md.config import RunConfig
 from openmm_les.md.hybrid import Hybrid
 from openmm_les.md.structure import FloatArray, Structure, with_box
 from openmm_les.neighbors import largest_number_of_neighbors
-from openmm_les.system_model import with_headroom
 from openmm_les.units import ANGSTROM_PER_NM
 
 _LARGEST_SEED = 2**31 - 1
