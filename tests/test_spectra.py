@@ -47,7 +47,7 @@ def oscillator(wavenumber=1650.0, duration=20.0, interval=1e-3, slope=1.0, phase
 @pytest.mark.parametrize("source", ["current", "dipole"])
 @pytest.mark.parametrize("window", spectra.WINDOWS)
 def test_a_vibration_has_its_place_width_and_intensity(source, window):
-    """A = N_A / (12 eps0 c^2) |d mu / dQ|^2: 974.88 km/mol for 1 e^2/u, as quantum chemistry says."""
+    """Integrated intensity N_A |d mu / dQ|^2 / (12 eps0 c^2): 974.88 km/mol for 1 e^2/u."""
     slope = 0.4
     time, dipole, velocity, direction = oscillator(slope=slope)
     current = slope * velocity[:, None] * direction
@@ -322,9 +322,9 @@ def test_wrong_tables(tmp_path, text, message):
 
 
 def test_wrong_files(tmp_path):
-    with pytest.raises(InputError, match="expected a name that ends in .csv, .npz, .h5"):
+    with pytest.raises(InputError, match=r"expected a name that ends in \.csv, \.npz, \.h5"):
         formats.read(tmp_path / "series.txt")
-    with pytest.raises(InputError, match="cannot read .*absent.csv: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*absent\.csv: No such file"):
         formats.read(tmp_path / "absent.csv")
     for name in ("text.npz", *(["text.h5"] if find_spec("h5py") else [])):
         (tmp_path / name).write_text("text")

@@ -25,13 +25,13 @@ class Parity:
 
     Attributes:
         title: what stands above.
-        label: name and unit, on both axes.
+        unit: on both axes.
         reference: shape (n,).
         model: shape (n,).
     """
 
     title: str
-    label: str
+    unit: str
     reference: FloatArray
     model: FloatArray
 
@@ -88,13 +88,16 @@ def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> Non
     _save(pyplot, figure, path)
 
 
-def plot_parity(quantities: Sequence[Parity], path: Path, reference: str = "reference") -> None:
+def plot_parity(
+    quantities: Sequence[Parity], path: Path, reference: str = "reference", model: str = "model"
+) -> None:
     """Draw values of the model against those of the reference, one panel for each quantity.
 
     Args:
         quantities: what to draw.
         path: of the picture.
         reference: what the reference is called.
+        model: what the model is called.
     """
     pyplot = _pyplot()
     columns = min(2, len(quantities))
@@ -111,8 +114,8 @@ def plot_parity(quantities: Sequence[Parity], path: Path, reference: str = "refe
         axis.plot(parity.reference, parity.model, ".", markersize=2.5, rasterized=True)
         axis.set(
             title=parity.title,
-            xlabel=f"{reference}: {parity.label}",
-            ylabel=f"model: {parity.label}",
+            xlabel=f"{reference} [{parity.unit}]",
+            ylabel=f"{model} [{parity.unit}]",
         )
     _save(pyplot, figure, path)
 

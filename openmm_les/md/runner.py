@@ -9,6 +9,7 @@ from dataclasses import replace
 import openmm
 from openmm import unit
 
+from openmm_les import catalog
 from openmm_les.errors import InputError
 from openmm_les.files import write_atomically
 from openmm_les.md import hybrid, output, simulation, structure, summary
@@ -42,7 +43,7 @@ def run(
         raise InputError("--resume and --overwrite: expected one of them, got both")
     listener = listener or Listener()
     start = structure.read(config.structure)
-    artifact = simulation.find_model(config)  # may download for minutes: signals act as usual
+    artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
     with held_back() as stop, directory.locked():
         job = Job(config, config, start, artifact, directory, listener, stop)
