@@ -23,14 +23,18 @@ from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.backends import find_device
-from openmm_les.system_model import SystemModel
+from openmm_les.system_model import FloatArray, SystemModel
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
-    """Energies, forces, latent charges and stress of an exported model.
+    """Energies, forces, latent charges, stress and electric response of an exported model.
 
     The energy is the total one, with the energies of the isolated atoms. Charges [e] carry the sign
     that the model was trained with. Structures are periodic in three directions or in none.
+
+    ``dipole`` [e A] (structures that are not periodic) and ``born_effective_charges`` [e] (axes:
+    atom, polarization, displacement) are computed when they are asked for, with the physical sign;
+    see `openmm_les.response.Response`.
 
     Args:
         path: the artifact (``*.les.pt``).
@@ -51,7 +55,15 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "charges", "stress"]  # noqa: RUF012
+    implemented_properties = [  # noqa: RUF012
+        "energy",
+        "free_energy",
+        "forces",
+        "charges",
+        "stress",
+        "dipole",
+        "born_effective_charges",
+    ]
 
     def __init__(
         self,
@@ -87,31 +99,49 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Compute everything the model gives at once.
+        """Compute energy, forces, charges and stress at once; a response where it is asked for.
 
         Raises:
             InputError: partial periodicity, an element the model does not know, a box too small.
-            PropertyNotImplementedError: stress of a structure without a box.
+            PropertyNotImplementedError: stress of a structure without a box, dipole with one.
         """
         super().calculate(  # type: ignore[no-untyped-call, unused-ignore]
             atoms, properties, system_changes
         )
         structure: Any = self.atoms  # ASE is typed in part only
         periodic = _is_periodic(structure)
-        if not periodic and "stress" in (properties or ()):
+        wanted = properties or ()
+        if not periodic and "stress" in wanted:
             raise PropertyNotImplementedError(
                 "stress: the structure is not periodic, so it has no volume"
             )
+        if periodic and "dipole" in wanted:
+            raise PropertyNotImplementedError(
+                "dipole: that of a periodic structure is not defined, only its changes are; see "
+                "born_effective_charges"
+            )
         positions = structure.get_positions()
         cell = np.array(structure.cell) if periodic else None
+        model = self._model_for(structure, periodic)
+        if system_changes or "energy" not in self.results:
+            self.results = self._evaluate(model, positions, cell)
+        if "dipole" in wanted:
+            charges = model.physical_charges(self.results["charges"])
+            self.results["dipole"] = charges @ positions
+        if "born_effective_charges" in wanted:
+            response = model.response(positions, cell)
+            self.results["born_effective_charges"] = response.born_charges
+
+    def _model_for(self, structure: Any, periodic: bool) -> SystemModel:
+        """The artifact specialised to a structure; the last one, if the atoms are the same."""
         kind = (structure.numbers.tobytes(), periodic)
         if self._model is None or kind != self._built_for:
             self._model = SystemModel(
                 self.artifact,
                 structure.numbers.tolist(),
                 periodic=periodic,
-                cell=cell,
-                positions=positions,
+                cell=np.array(structure.cell) if periodic else None,
+                positions=structure.get_positions(),
                 precision=self._precision,
                 device=self._device,
                 max_neighbors=self._max_neighbors,
@@ -120,18 +150,25 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 cuda_graphs=self._cuda_graphs,
             )
             self._built_for = kind
-        result = self._model.evaluate(positions, cell)
-        energy = result.energy + self._model.reference_energy
-        self.results = {
+        return self._model
+
+    def _evaluate(
+        self, model: SystemModel, positions: FloatArray, cell: FloatArray | None
+    ) -> dict[str, Any]:
+        """What one evaluation of the model gives."""
+        result = model.evaluate(positions, cell)
+        energy = result.energy + model.reference_energy
+        results = {
             "energy": energy,
             "free_energy": energy,
             "forces": result.forces,
             "charges": result.charges,
         }
-        if periodic:
-            stress = result.virial / structure.get_volume()
+        if cell is not None:
+            stress = result.virial / np.linalg.det(cell)
             # Voigt order of ASE: xx, yy, zz, yz, xz, xy.
-            self.results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        return results
 
 
 def _is_periodic(atoms: Any) -> bool:

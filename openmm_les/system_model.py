@@ -7,6 +7,7 @@ static shapes. What does not fit any more is reported by a status, never truncat
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from openmm_les.evaluator import Evaluator
 from openmm_les.networks import build_network
 from openmm_les.response import Response
 from openmm_les.response.module import ResponseModule
-from openmm_les.response.polarization import ObservedCharges
+from openmm_les.response.polarization import PhysicalCharges
 from openmm_les.specialized import SpecializedModel, order_by_species
 from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW, describe_status
 
@@ -143,7 +144,7 @@ class SystemModel:
         )
         self._network = network.eval()
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
-        self._told_difference = self._told_sign = False
+        self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs)
         self.module = self._build()
@@ -273,35 +274,51 @@ class SystemModel:
             InputError: wrong shapes, a box too small, MM charges around the system.
             SimulationError: a structure that is not valid.
         """
-        if self.surroundings is not None:
-            raise InputError(
-                "surroundings: expected none for a response, got "
-                f"{self._num_others} MM charges; make a SystemModel of the ML atoms alone"
-            )
         array, box = self._checked_structure(positions, cell)
         charges, born = self._run(self._respond, array, box)
         return Response(charges, None if self.periodic else charges @ array, born)
 
+    def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
+        """Charges that dipoles are made of, as in `response`, from those of an `Evaluation`.
+
+        Args:
+            latent: shape (n,) [e].
+
+        Returns:
+            Shape (n,) [e].
+
+        Raises:
+            InputError: MM charges around the system.
+        """
+        charges = torch.as_tensor(np.asarray(latent, dtype=np.float64))
+        return np.asarray(self._physical.forward(charges))
+
+    @cached_property
+    def _physical(self) -> PhysicalCharges:
+        """From latent to physical charges; says once if their sign is not known."""
+        if self.surroundings is not None:
+            raise InputError(
+                "surroundings: expected none for an electric response, got "
+                f"{self._num_others} MM charges; make a SystemModel of the ML atoms alone"
+            )
+        sign = self.artifact.metadata["charge_sign"]
+        if sign is None:
+            logger.warning(
+                "%s does not state the sign of its charges (charge_sign): dipoles and Born "
+                "effective charges may have the wrong one, all of them",
+                self.artifact.path,
+            )
+        return PhysicalCharges(self.artifact.canonical.les, sign or 1)
+
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         """Results of the response module and its status."""
         if self._response_module is None:
-            module = ResponseModule(self._observed_charges(), **self._system()).eval()
+            module = ResponseModule(self._physical, **self._system()).eval()
             self._response_module = torch.jit.script(module.to(self.device))
         with torch.inference_mode():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
             *results, status = self._response_module(*inputs)
         return *(result.cpu().numpy() for result in results), int(status)
-
-    def _observed_charges(self) -> ObservedCharges:
-        sign = self.artifact.metadata["charge_sign"]
-        if sign is None and not self._told_sign:
-            self._told_sign = True
-            logger.warning(
-                "%s does not state the sign of its charges (charge_sign): those of the response, "
-                "dipoles and Born effective charges may have the wrong one, all of them",
-                self.artifact.path,
-            )
-        return ObservedCharges(self.artifact.canonical.les, sign or 1)
 
     def _checked_structure(
         self, positions: npt.ArrayLike, cell: npt.ArrayLike | None
@@ -309,7 +326,10 @@ class SystemModel:
         array = self._checked_positions(positions)
         if self.cell is None:
             return array, np.zeros((3, 3))
-        return array, self.cell if cell is None else np.asarray(cell, dtype=np.float64)
+        box = self.cell if cell is None else np.asarray(cell, dtype=np.float64)
+        if box.shape != (3, 3):
+            raise InputError(f"cell: expected box vectors of shape (3, 3), got {box.shape}")
+        return array, box
 
     def _run(
         self,

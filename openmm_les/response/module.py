@@ -5,7 +5,7 @@ from typing import Any, Tuple
 import torch
 
 from openmm_les.response.polarization import (
-    ObservedCharges,
+    PhysicalCharges,
     born_charges,
     polarization_weights,
 )
@@ -18,13 +18,13 @@ class ResponseModule(SystemNetwork):
     Shapes are as static as those of `SpecializedModel`, but nothing records a CUDA graph of it.
 
     Args:
-        observed: from latent charges to those of the polarization.
+        physical: from latent charges to those of the polarization.
         **system: arguments of `openmm_les.specialized.SystemNetwork`.
     """
 
-    def __init__(self, observed: ObservedCharges, **system: Any) -> None:
+    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
         super().__init__(**system)
-        self.observed: Any = observed
+        self.physical: Any = physical
 
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor
@@ -41,9 +41,9 @@ class ResponseModule(SystemNetwork):
         """
         atoms = positions.index_select(0, self.order)
         _, latent, saved, neighbors = self.short_range(atoms, cell)
-        charges = self.observed(latent)
+        charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        derivatives = self.charge_derivatives(self.observed.pull_back(weights), saved)
+        derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
         born = born_charges(charges, derivatives, weights, cell, self.periodic)
         broken = ~torch.isfinite(born).all()
         status = self.status(atoms, cell, neighbors, torch.zeros_like(broken), broken)

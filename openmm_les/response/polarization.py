@@ -15,7 +15,7 @@ from torch import nn
 from openmm_les.electrostatics.cell import inverse_and_volume
 
 
-class ObservedCharges(nn.Module):
+class PhysicalCharges(nn.Module):
     r"""The charges that a polarization is made of, :math:`q' = f (q - \langle q \rangle)`.
 
     The factor f has the sign that makes latent charges physical, and the root of the electronic
