@@ -46,6 +46,28 @@ class SeriesFile(ABC):
         self.atoms = tuple(atoms)
         self.quantities: tuple[Quantity, ...] = tuple(QUANTITIES[name] for name in names)
 
+    def check_columns(self, series: TimeSeries) -> None:
+        """Refuse a file that holds other quantities or atoms than those that will be written.
+
+        Args:
+            series: what the file holds.
+
+        Raises:
+            InputError: names both.
+        """
+        wanted = [q.name for q in self.quantities]
+        per_atom = any(q.per_atom for q in self.quantities)
+        if sorted(series.values) != sorted(wanted):
+            raise InputError(
+                f"append: expected {self.path} to hold {', '.join(wanted)}, got "
+                f"{', '.join(series.values)}; report the same, or choose another file"
+            )
+        if per_atom and series.atoms != self.atoms:
+            raise InputError(
+                f"append: expected {self.path} to be of the same {len(self.atoms)} atoms, got "
+                f"{len(series.atoms)} atoms or others; choose another file"
+            )
+
     @abstractmethod
     def read(self) -> TimeSeries:
         """Read all of it."""
@@ -87,11 +109,24 @@ class CSVFile(SeriesFile):
             )
         return from_table(source, header, table.reshape(-1, max(1, len(header))))
 
+    def check_columns(self, series: TimeSeries) -> None:
+        super().check_columns(series)
+        with self.path.open(encoding="utf-8") as stream:
+            header = stream.readline()
+        if header != self._header():
+            raise InputError(
+                f"append: expected {self.path} to have its columns in the order in which they are "
+                "written, got another; choose another file"
+            )
+
     def create(self) -> None:
+        with self.path.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(self._header())
+
+    def _header(self) -> str:
         quantities = (STEP, TIME, *self.quantities)
-        header = [name for quantity in quantities for name in quantity.columns(self.atoms)]
-        quoted = ",".join(f'"{name}"' for name in header)
-        self.path.write_text(f"#{quoted}\n", encoding="utf-8", newline="\n")
+        names = [name for quantity in quantities for name in quantity.columns(self.atoms)]
+        return "#" + ",".join(f'"{name}"' for name in names) + "\n"
 
     def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
         numbers = [number for q in self.quantities for number in np.ravel(values[q.name])]
@@ -212,12 +247,14 @@ def open_series(
         atoms: indices of the atoms, likewise.
 
     Raises:
-        InputError: another ending.
+        InputError: another ending, or h5py is not installed.
     """
     file = Path(path)
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
         raise InputError(f"file: expected a name that ends in {', '.join(_FORMATS)}, got {file}")
+    if kind is HDF5File:
+        _h5py()
     return kind(file, names, atoms)
 
 

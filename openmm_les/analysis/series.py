@@ -129,7 +129,7 @@ class TimeSeries:
                 f"and its like), got {there}; have it written with LESReporter"
             )
         value = self.values[name]
-        bad = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
+        bad = np.asarray(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
         if bad.any():
             raise InputError(
                 f"{self.source}: expected finite numbers for {name}, got NaN or infinity in "

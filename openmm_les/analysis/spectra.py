@@ -213,7 +213,7 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
     def transform(values: FloatArray) -> FloatArray:
         return spectral_density(autocorrelation(values, lags), interval, options.window, num_points)
 
-    wavenumber = np.fft.rfftfreq(num_points, interval) / units.LIGHT_SPEED
+    wavenumber = np.asarray(np.fft.rfftfreq(num_points, interval) / units.LIGHT_SPEED, np.float64)
     infrared = absorption = power = None
     if source is not None:
         infrared = _infrared(series, source, transform, wavenumber, options)
