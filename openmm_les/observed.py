@@ -10,6 +10,7 @@ import os
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from xml.etree import ElementTree
 
 import numpy as np
 import openmm
@@ -110,12 +111,11 @@ def in_system(system: openmm.System) -> Observed:
     Raises:
         InputError: there is none, or several.
     """
-    found = []
-    for force in system.getForces():
-        if isinstance(force, openmm.PythonForce):
-            compute = pickle.loads(force.getPickledFunction())
-            if isinstance(compute, LESCompute):
-                found.append((force, compute))
+    found = [
+        (force, compute)
+        for force in system.getForces()
+        if isinstance(force, openmm.PythonForce) and (compute := _compute(force)) is not None
+    ]
     if len(found) != 1:
         raise InputError(
             f"model: expected one LES model in the System (as a PythonForce), got {len(found)}; "
@@ -146,6 +146,17 @@ def in_system(system: openmm.System) -> Observed:
     return Observed(
         artifact, numbers, particles, settings["periodic"], tuple(tuple(link) for link in links)
     )
+
+
+def _compute(force: openmm.PythonForce) -> LESCompute | None:
+    """What a force of this package calls; None for other forces."""
+    try:
+        xml = openmm.XmlSerializer.serialize(force)
+    except openmm.OpenMMException:  # a function that does not pickle
+        return None
+    # OpenMM hands out the function in no other way. It unpickles it itself where it needs it.
+    compute = pickle.loads(bytes.fromhex(ElementTree.fromstring(xml).attrib["function"]))
+    return compute if isinstance(compute, LESCompute) else None
 
 
 def in_topology(
