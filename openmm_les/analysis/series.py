@@ -133,7 +133,7 @@ class TimeSeries:
         if bad.any():
             raise InputError(
                 f"{self.source}: expected finite numbers for {name}, got NaN or infinity in "
-                f"{_rows(bad)}; the simulation broke there: end the series before (or begin after)"
+                f"{_rows(bad)}; the simulation broke there: leave these rows out"
             )
         return value
 
@@ -158,7 +158,7 @@ class TimeSeries:
             raise InputError(
                 f"{self.source}: expected equal intervals of time, got {gaps[row]:.6g} ps after "
                 f"row {row + 1} and {usual:.6g} ps elsewhere; rows are missing or double, or the "
-                "file holds several runs: take one of them, or begin later (start)"
+                "file holds several runs: take one of them, or begin later (--start)"
             )
         return float(self.time[-1] - self.time[0]) / (len(self.time) - 1)
 
