@@ -160,12 +160,12 @@ def draw_infrared(folder: Path) -> str:
         row[1].plot(wavenumber, power, linewidth=1, color="tab:green")
         row[1].set(title=f"vibrational states, {name}", ylabel="states / cm$^{-1}$")
         for axis in row:
-            axis.set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0, 4000))
+            axis.set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0, 4000), ylim=(0, None))
     modes = np.loadtxt(folder / "peptide_vibrations.csv", delimiter=",", skiprows=1)
     sticks = axes[0, 0].twinx()
     sticks.vlines(modes[:, 0], 0, modes[:, 1], color="tab:red", linewidth=1, label="harmonic")
     sticks.set_ylabel("harmonic [km/mol]", color="tab:red")
-    sticks.set_ylim(bottom=0)
+    sticks.set_ylim(0, 1.05 * modes[:, 1].max())
     path = folder / "infrared.png"
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -139,6 +139,7 @@ def test_paths_given_in_python_are_absolute(tmp_path, monkeypatch):
         ("steps: 5", "steps: expected a multiple of report_interval (1000), such as 1000, got 5"),
         ("equilibration_steps: 10", "equilibration_steps: expected a multiple of report_interval"),
         ("trajectory_interval: 10", "trajectory_interval: expected a multiple of report_interval"),
+        ("response: [current, mass]", "response: expected some of dipole, current, charges, born_"),
         ("{ensemble: NPT, barostat_interval: 30}", "report_interval: expected a multiple of baro"),
         ("ensemble: NVP", "ensemble: expected one of NVT, NPT, NVE (ensemble"),
         ("cuda_graphs: 1", "cuda_graphs: expected one of auto, on, off (replay the model as a"),

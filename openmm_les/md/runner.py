@@ -107,7 +107,13 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
             entry = current.advance()
     current.write_structure(output.FINAL)
     directory, config = job.directory, job.config
-    names = (output.LOG, output.TRAJECTORY, output.FINAL, output.CHECKPOINT)
+    names = (
+        output.LOG,
+        output.TRAJECTORY,
+        output.RESPONSE,
+        output.FINAL,
+        output.CHECKPOINT,
+    )
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
     result = summary.summarise(
         directory / output.LOG,
@@ -125,6 +131,7 @@ def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
     structure.check_bonds(start.topology, config.ensemble)
+    output.check_response(config, start.box is not None)
     ensemble = simulation.phases(config)[0].ensemble
     sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
     structure.check_time_step(
