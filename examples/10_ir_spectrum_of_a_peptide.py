@@ -68,8 +68,7 @@ def simulate(name: str, model: Path, topology: app.Topology, positions) -> spect
         formats.read(file), spectra.SpectrumOptions(temperature=KELVIN, window="gaussian")
     )
     (arguments.output / f"{name}_spectrum.csv").write_text(spectrum.to_csv())
-    for key, value in spectrum.summary().items():
-        print(f"  {key:22s} {value}")
+    print(spectrum.summary())
     return spectrum
 
 

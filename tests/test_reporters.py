@@ -167,6 +167,18 @@ def test_a_model_may_look_on(tmp_path):
     np.testing.assert_allclose(series.get("dipole")[-1], expected, atol=1e-5)
 
 
+@pytest.mark.torchforce
+def test_a_torchforce_does_not_tell_its_model(tmp_path):
+    with pytest.warns(UserWarning, match="backend='torchforce'"):
+        simulation = simulation_of(water(), backend="torchforce")
+    simulation.reporters.append(LESReporter(tmp_path / "none.csv", 1, dipole=True))
+    with pytest.raises(InputError, match="expected one LES model in the System"):
+        simulation.step(1)
+    simulation.reporters = []
+    series = reported(simulation, tmp_path / "a.csv", 1, model=MODEL, dipole=True)
+    assert np.abs(series.get("dipole")).max() > 0.05
+
+
 def test_virtual_sites_have_no_velocity(tmp_path):
     simulation = simulation_of_methyl(linkAtoms="virtual")
     series = reported(simulation, tmp_path / "charges.csv", 1, charges=True)

@@ -365,8 +365,8 @@ def test_command_writes_table_and_picture(capsys, tmp_path, vibration):
     picture = ["--plot", plot] if find_spec("matplotlib") else []
     status, out, _ = command(capsys, vibration, "-o", output, "--temperature", 300, *picture)
     assert status == 0
-    summary = dict(line.split("  ", 1) for line in out.splitlines())
-    assert "1650" in summary["strongest bands"]
+    bands = next(line for line in out.splitlines() if line.startswith("strongest bands"))
+    assert "1650" in bands
     comments = [line for line in output.read_text().splitlines() if line.startswith("# ")]
     assert "# temperature: 300 K" in comments
     with output.open(newline="") as stream:
@@ -386,7 +386,11 @@ def test_command_writes_table_and_picture(capsys, tmp_path, vibration):
 def test_command_prints_json(capsys, tmp_path, vibration):
     status, out, _ = command(capsys, vibration, "-o", tmp_path / "out.csv", "--json")
     assert status == 0
-    assert "20000 rows" in json.loads(out)["source"]
+    figures = json.loads(out)
+    assert "20000 rows" in figures["source"]
+    assert figures["degrees of freedom"] == pytest.approx(1.0, rel=0.01)
+    area = figures["integrated intensity (km/mol)"]
+    assert area == pytest.approx(974.88, rel=0.01)  # slope 1 e/u^1/2
 
 
 def test_command_writes_nothing_when_it_fails(capsys, tmp_path, vibration):

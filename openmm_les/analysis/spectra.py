@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -172,17 +173,21 @@ class Spectrum:
         np.savetxt(text, np.stack(list(columns.values()), axis=1), fmt="%.8g", delimiter=",")
         return text.getvalue()
 
-    def summary(self) -> dict[str, str]:
-        """Settings and integrals, for people."""
-        found = dict(self.settings)
+    def figures(self) -> dict[str, Any]:
+        """Settings, and what follows from the spectra, for machines."""
+        found: dict[str, Any] = dict(self.settings)
         if self.infrared is not None:
-            area = integral(self.wavenumber, self.infrared)
-            found["integrated intensity"] = f"{area:.5g} km/mol"
-            found["strongest bands"] = _bands(self.wavenumber, self.infrared)
+            found["integrated intensity (km/mol)"] = integral(self.wavenumber, self.infrared)
+            found["strongest bands (cm^-1)"] = _bands(self.wavenumber, self.infrared)
         if self.power is not None:
-            number = integral(self.wavenumber, self.power)
-            found["degrees of freedom"] = f"{number:.5g} (if they have the temperature)"
+            found["degrees of freedom"] = integral(self.wavenumber, self.power)
         return found
+
+    def summary(self) -> str:
+        """The same for people."""
+        found = self.figures()
+        width = max(map(len, found)) + 2
+        return "\n".join(f"{name:<{width}}{_text(value)}" for name, value in found.items())
 
 
 def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spectrum:
@@ -284,12 +289,18 @@ def integral(wavenumber: FloatArray, values: FloatArray) -> float:
     return float(((values[1:] + values[:-1]) / 2.0 * np.diff(wavenumber)).sum())
 
 
-def _bands(wavenumber: FloatArray, values: FloatArray, most: int = 5) -> str:
+def _bands(wavenumber: FloatArray, values: FloatArray, most: int = 5) -> list[float]:
     """Where the highest maxima are [1/cm]."""
     inner = values[1:-1]
     peaks = 1 + np.flatnonzero((inner > values[:-2]) & (inner >= values[2:]))
     highest = peaks[np.argsort(values[peaks])[::-1][:most]]
-    return ", ".join(f"{wavenumber[peak]:.0f}" for peak in sorted(highest)) + " cm^-1"
+    return [float(wavenumber[peak]) for peak in sorted(highest)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{entry:.0f}" for entry in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _infrared(

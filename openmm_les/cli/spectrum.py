@@ -73,7 +73,7 @@ import click
     help="Of the box, for the absorption coefficient; default: the mean in FILE, if it is there.",
 )
 @click.option("--start", type=float, metavar="PS", help="Leave out what is before this time.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     file: Path,
     output: Path,
@@ -121,11 +121,8 @@ def command(
     write_atomically(output, spectrum.to_csv().encode())
     if plot is not None:
         plotting.plot_spectrum(spectrum, plot)
-    summary = spectrum.summary()
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(json.dumps(spectrum.figures(), indent=2))
         return
-    width = max(map(len, summary)) + 2
-    for name, value in summary.items():
-        click.echo(f"{name:<{width}}{value}")
-    click.echo(f"{'wrote':<{width}}{output}{'' if plot is None else f' and {plot}'}")
+    click.echo(spectrum.summary())
+    click.echo(f"wrote {output}{'' if plot is None else f' and {plot}'}")
