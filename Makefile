@@ -12,6 +12,9 @@ MODEL ?=
 MINIMAL := .venv-minimal
 TORCH ?= torch==2.13.0
 
+# nequip, which cannot be beside mace-torch: they need different versions of e3nn.
+NEQUIP := .venv-nequip
+
 # Tests run in this many processes of one thread and about 2 GB each.
 JOBS ?= 2
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
@@ -19,7 +22,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-minimal test-all lint docs benchmark dist test-dist clean
+.PHONY: demo test test-minimal test-nequip test-all lint docs benchmark dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
@@ -47,6 +50,16 @@ test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py \
 		--ignore-glob='tests/test_mixed_*.py' --ignore-glob='tests/test_electrostatic_*.py' \
 		--ignore=tests/test_run_region.py --ignore=tests/test_examples.py
+
+$(NEQUIP)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(NEQUIP)
+	$(NEQUIP)/bin/python -m pip install --quiet --upgrade pip
+	$(NEQUIP)/bin/python -m pip install --quiet -e '.[nequip,test]' '$(TORCH)'
+	touch $(NEQUIP)/.installed
+
+# What needs nequip, and nothing else.
+test-nequip: $(NEQUIP)/.installed
+	$(NEQUIP)/bin/$(PYTEST) -m 'nequip and not slow' tests/test_read_nequip.py
 
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
@@ -79,6 +92,6 @@ test-dist: $(STAMP)
 	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/test_distribution.py
 
 clean:
-	rm -rf $(VENV) $(MINIMAL) demo-output example-output build dist
+	rm -rf $(VENV) $(MINIMAL) $(NEQUIP) demo-output example-output build dist
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -149,8 +149,12 @@ def of_peptides(structures: list[Atoms], calculators: dict[str, LESCalculator]) 
 
 
 # ---------------------------------------------------------------- a peptide in water
-def frames_in_water(number: int) -> Iterator[tuple[list[int], Array, Array, Array]]:
-    """Alanine dipeptide in TIP3P by the force field: its atoms, charges, positions, box [A]."""
+def frames_in_water(number: int) -> Iterator[tuple[Atoms, Array, Array, Array]]:
+    """Alanine dipeptide in TIP3P by the force field.
+
+    Yields:
+        The peptide, charges and positions [A] of all atoms of which it is the first, the box [A].
+    """
     pdb = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb"))
     field = app.ForceField("amber14-all.xml", "amber14/tip3p.xml")
     modeller = app.Modeller(pdb.topology, pdb.positions)
@@ -164,7 +168,7 @@ def frames_in_water(number: int) -> Iterator[tuple[list[int], Array, Array, Arra
     force = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
     count = system.getNumParticles()
     charges = np.array([force.getParticleParameters(i)[0]._value for i in range(count)])
-    peptide = [a.index for a in modeller.topology.atoms() if a.residue.name != "HOH"]
+    numbers = [atom.element.atomic_number for atom in pdb.topology.atoms()]  # the peptide's
     integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.002)
     integrator.setRandomNumberSeed(1)
     simulation = app.Simulation(modeller.topology, system, integrator)
@@ -177,25 +181,22 @@ def frames_in_water(number: int) -> Iterator[tuple[list[int], Array, Array, Arra
         state = simulation.context.getState(positions=True)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom)
-        yield peptide, charges, positions, cell
+        yield Atoms(numbers, positions[: len(numbers)]), charges, positions, cell
 
 
 def in_water(calculators: dict[str, LESCalculator], number: int) -> dict[str, Any]:
     """Coulomb energy of the peptide with the water [kJ/mol] and its dipole moment, by charges."""
     energies: dict[str, list[float]] = {}
     dipoles: dict[str, list[Array]] = {}
-    numbers = app.PDBFile(str(ROOT / "examples" / "alanine_dipeptide.pdb")).topology.atoms()
-    numbers = [atom.element.atomic_number for atom in numbers]
-    for peptide, charges, positions, cell in frames_in_water(number):
-        alone = Atoms(numbers, positions[peptide])
-        kinds = {"Amber ff14SB": charges[peptide]}
+    for alone, charges, positions, cell in frames_in_water(number):
+        size = len(alone)
+        kinds = {"Amber ff14SB": charges[:size]}
         kinds |= {name: latent_charges(alone, c)[0] for name, c in calculators.items()}
-        water = np.setdiff1d(np.arange(len(charges)), peptide)
         box = torch.tensor(cell)
         coupling = build_coupling("PME", cell=box, tolerance=1e-6, images=False)
-        surroundings = torch.tensor(charges[water]), torch.tensor(positions[water])
+        surroundings = torch.tensor(charges[size:]), torch.tensor(positions[size:])
         for name, q in kinds.items():
-            inside = torch.tensor(q), torch.tensor(positions[peptide])
+            inside = torch.tensor(q), torch.tensor(alone.positions)
             found = coupling(*inside, *surroundings, box)
             energies.setdefault(name, []).append(float(found.energy) * KJ_PER_MOL_PER_EV)
             dipoles.setdefault(name, []).append(q @ alone.positions / DEBYE)

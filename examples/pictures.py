@@ -47,10 +47,8 @@ def draw_md(folder: Path, title: str = "") -> str:
     points = _draw_angles(axes["angles"], mdtraj, trajectory, time)
     if points is not None:
         figure.colorbar(points, ax=axes["angles"], label="time [ps]", shrink=0.8)
-    path = folder / "picture.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return f"Drew {path}: energy, temperature, and the backbone angles phi and psi."
+    what = "energy, temperature, and the backbone angles phi and psi"
+    return _save(figure, folder / "picture.png", f": {what}")
 
 
 def draw_dimer(folder: Path) -> str:
@@ -76,10 +74,7 @@ def draw_dimer(folder: Path) -> str:
     other.plot(distance, charge, color="tab:purple")
     other.set_ylabel("charge of the donor [e]", color="tab:purple")
     right.yaxis.label.set_color("tab:green")
-    path = folder / "dimer.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return f"Drew {path}."
+    return _save(figure, folder / "dimer.png")
 
 
 def draw_embeddings(folder: Path) -> str:
@@ -109,10 +104,7 @@ def draw_embeddings(folder: Path) -> str:
         axes[key].plot(energies[:, columns], ".-")  # in the colours of the charges
         axes[key].axvline(len(energies) / 2 - 0.5, color="black", linestyle=":")
         axes[key].set(xlabel="frame: mechanical | electrostatic embedding", ylabel=label)
-    path = folder / "embeddings.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return f"Drew {path}."
+    return _save(figure, folder / "embeddings.png")
 
 
 def draw_overlap(folder: Path) -> str:
@@ -135,10 +127,7 @@ def draw_overlap(folder: Path) -> str:
         axes[2].plot(value, integrated - line, "x", color=color, label=f"{name}, TI")
     axes[2].set(xlabel=r"$\lambda$", ylabel=r"$F(\lambda) - \lambda F(1)$ [kJ/mol]")
     axes[2].legend()
-    path = folder / "overlap.png"
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return f"Drew {path}."
+    return _save(figure, folder / "overlap.png")
 
 
 def draw_infrared(folder: Path) -> str:
@@ -180,6 +169,13 @@ def _pyplot():
     from matplotlib import pyplot
 
     return pyplot
+
+
+def _save(figure, path: Path, what: str = "") -> str:
+    """Write a picture; returns what to tell the user."""
+    figure.savefig(path, dpi=150)
+    _pyplot().close(figure)
+    return f"Drew {path}{what}."
 
 
 def _draw_series(axis, time, values, label) -> None:

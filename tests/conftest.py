@@ -10,7 +10,7 @@ from helpers import (
     L2_MODEL,
     MODELS,
     WATER_MODEL,
-    atomic_energies,
+    export_options,
     model_file,
 )
 from openmm_les_export import export
@@ -21,6 +21,7 @@ from openmm_les import catalog
 REQUIREMENTS = {
     "gpu": (torch.cuda.is_available(), "needs a CUDA device"),
     "mace": (find_spec("mace") is not None, "mace-torch is not installed (extra `mace`)"),
+    "nequip": (find_spec("nequip") is not None, "nequip is not installed (extra `nequip`)"),
     "torchforce": (
         find_spec("openmmtorch") is not None and torch.__version__.startswith("2.9."),
         "needs openmmtorch and torch 2.9 (extra `torchforce`)",
@@ -54,7 +55,7 @@ def exported(tmp_path_factory):
     def get(name: str, dtype: str = "float32") -> Path:
         path = folder / f"{name}-{dtype}.les.pt"
         if not path.exists():
-            export(model_file(name), path, dtype=dtype, atomic_energies=atomic_energies(name))
+            export(model_file(name), path, dtype=dtype, **export_options(name))
         return path
 
     return get

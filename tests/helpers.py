@@ -22,6 +22,16 @@ MACE_MODELS = [WATER_MODEL, DIPEPTIDE_MODEL, L2_MODEL]
 CACE_WATER_MODEL = "cace_les_water_r4.5_nl1_nu2"
 CACE_DIPEPTIDE_MODEL = "cace_les_dipep_r4_nl2_nu2"
 CACE_MODELS = [CACE_WATER_MODEL, CACE_DIPEPTIDE_MODEL]
+NEQUIP_WATER_MODEL = "nequip_les_newformat_tiny"
+NEQUIP_DIPEPTIDE_MODEL = "nequip_les_dipep_r4_nl3_l1"
+ALLEGRO_MODEL = "allegro_les_newformat_tiny"
+NEQUIP_MODELS = [NEQUIP_WATER_MODEL, NEQUIP_DIPEPTIDE_MODEL, ALLEGRO_MODEL]
+#: What their files do not hold: the les package of the training.
+NEQUIP_LES = {
+    NEQUIP_WATER_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
+    ALLEGRO_MODEL: {"norm_factor": 90.4756, "self_interaction": "removed"},
+    NEQUIP_DIPEPTIDE_MODEL: {"norm_factor": 90.0474, "self_interaction": "removed"},
+}
 
 
 def shared_file(path: Path) -> Path:
@@ -33,7 +43,8 @@ def shared_file(path: Path) -> Path:
 
 def model_file(name: str) -> Path:
     """The file of a model, whatever its family calls it."""
-    suffix = "pth" if name in CACE_MODELS else "model"
+    suffixes = {"cace": "pth", "nequip": "ckpt", "allegro": "ckpt"}
+    suffix = suffixes.get(name.partition("_")[0], "model")
     return shared_file(MODELS / f"{name}.{suffix}")
 
 
@@ -44,6 +55,11 @@ def atomic_energies(name: str) -> dict[int, float] | None:
     with np.load(shared_file(MODELS / f"{name}.npz")) as data:
         numbers, energies = data["atomic_energies_Z"], data["atomic_energies_E"]
         return dict(zip(numbers.tolist(), energies.tolist(), strict=True))
+
+
+def export_options(name: str) -> dict[str, object]:
+    """What an export of a model needs beside its file."""
+    return {"atomic_energies": atomic_energies(name), **NEQUIP_LES.get(name, {})}
 
 
 @cache

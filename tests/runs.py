@@ -1,6 +1,7 @@
 """Short runs for the tests of `openmm_les.md`: structures, settings, and comparison of outcomes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,17 @@ def water_box(path, side=2, spacing=0.31) -> Path:
     with path.open("w") as stream:
         app.PDBFile.writeFile(topology, [Vec3(*r) for r in positions] * unit.nanometer, stream)
     return path
+
+
+def run_with_copies(folder, settings) -> Path:
+    """A complete run in ``folder/run`` with copies from every checkpoint beside it; the folder."""
+
+    def copy(progress):
+        if progress.step % 20 == 0:
+            shutil.copytree(folder / "run", folder / f"{progress.phase}-{progress.step}")
+
+    md.run(settings, listener=Recorder(copy))
+    return folder
 
 
 def settings(folder, ensemble="NVT", **changes) -> dict:

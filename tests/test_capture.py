@@ -103,7 +103,7 @@ def demo():
 
 @pytest.fixture(scope="module", params=["water", "dipeptide", "l2", "synthetic"])
 def other_artifact(request, tmp_path_factory):
-    """Real models, and one with vectors and rank-2 tensors on its nodes."""
+    """Real models, and one with all that others lack: densities, radial functions by species."""
     if request.param != "synthetic":
         return artifacts.load(request.getfixturevalue(f"{request.param}_artifact"))
     pytest.importorskip("mace", reason="synthetic models are made with mace-torch")
@@ -111,7 +111,13 @@ def other_artifact(request, tmp_path_factory):
     from oracles.mace_models import synthetic_model
 
     folder = tmp_path_factory.mktemp("synthetic")
-    path = synthetic_model(folder, elements=[1, 8], interactions=3, max_L=2)
+    options = {
+        "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+        "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+    }
+    path = synthetic_model(folder, elements=[1, 8], interactions=3, max_L=2, options=options)
     artifacts.save(read_model(path), folder / "x.les.pt")
     return artifacts.load(folder / "x.les.pt")
 

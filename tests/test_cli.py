@@ -114,6 +114,17 @@ def test_inspect_says_where_parameters_came_from(capsys, tmp_path):
     )
 
 
+def test_a_head_is_one_of_the_model(capsys, tmp_path):
+    model = ROOT / "training" / "les_demo" / "les-demo.model"
+    status, _, err = run(capsys, "export", model, "-o", tmp_path / "x.les.pt", "--head", "wb97m")
+    assert status == 2
+    assert "head: expected one of" in err
+    model = synthetic_cace(tmp_path / "my.pth")
+    status, _, err = run(capsys, "export", model, "-o", tmp_path / "x.les.pt", "--head", "wb97m")
+    assert status == 2
+    assert "a CACE-LES file has no heads" in err
+
+
 def test_atomic_energies_are_for_models_without(capsys, tmp_path):
     model = ROOT / "training" / "les_demo" / "les-demo.model"
     arguments = ["-o", tmp_path / "x.les.pt", "--atomic-energies", "1:0,8:0"]

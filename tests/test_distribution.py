@@ -26,6 +26,7 @@ EXTRAS = [
     "docs",
     "examples",
     "mace",
+    "nequip",
     "release",
     "test",
     "torchforce",

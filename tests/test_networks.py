@@ -13,9 +13,10 @@ from oracles.mace_models import synthetic_model
 
 from openmm_les import artifact as artifacts
 from openmm_les.networks import build_network
-from openmm_les.networks.mace import _hidden_radial, _last_radial, _layer_state
+from openmm_les.networks.dense import below
 from openmm_les.networks.product_basis import ProductBasis
 from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.radial_layers import hidden_radial, last_radial
 from openmm_les.system_model import SystemModel
 
 pytestmark = pytest.mark.mace
@@ -44,6 +45,45 @@ SHAPES = {
     "other envelope": {"cutoff_order": 6, "num_bessel": 10, "cutoff": 5.0},
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
 }
+
+#: Other blocks and functions of the distance, several at once.
+VARIANTS = {
+    "correlation 4": {"correlation": 4, "max_ell": 2, "max_L": 1},
+    "not residual": {
+        "max_L": 1,
+        "options": {"interaction_cls_first": "RealAgnosticInteractionBlock"},
+    },
+    "nowhere residual": {
+        "max_L": 1,
+        "max_ell": 2,
+        "correlation": 2,
+        "interactions": 3,
+        "options": {
+            "interaction_cls_first": "RealAgnosticInteractionBlock",
+            "interaction_cls": "RealAgnosticInteractionBlock",
+        },
+    },
+    "density": {
+        "max_L": 1,
+        "options": {
+            "interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityInteractionBlock",
+        },
+    },
+    "Soft": {"elements": [6, 1, 8], "max_ell": 2, "options": {"distance_transform": "Soft"}},
+    "as foundation models": {
+        "elements": [1, 8, 14],
+        "max_L": 1,
+        "correlation": 2,
+        "options": {
+            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+            "distance_transform": "Agnesi",
+            "pair_repulsion": True,
+        },
+    },
+}
+ALL = SHAPES | VARIANTS
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +115,14 @@ def crystal(elements) -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("make", [cluster, crystal])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "make"),
+    [*itertools.product(SHAPES, [cluster, crystal]), *itertools.product(VARIANTS, [crystal])],
+)
 def test_every_shape_equals_mace_torch(model_folder, shape, make):
     from openmm_les_export.mace_reference import MACEReference
 
-    path = synthetic_model(model_folder, **SHAPES[shape])
+    path = synthetic_model(model_folder, **ALL[shape])
     artifact = artifact_of(path, model_folder)
     atoms = make(artifact.elements)
     reference = MACEReference(path).evaluate(
@@ -99,9 +141,12 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
 
 
 @pytest.mark.parametrize("make", [cluster, crystal])
-@pytest.mark.parametrize("shape", ["max_L 2", "three interactions", "correlation 2"])
+@pytest.mark.parametrize(
+    "shape",
+    ["max_L 2", "three interactions", "correlation 2", "correlation 4", "as foundation models"],
+)
 def test_forces_and_virial_are_finite_differences(model_folder, shape, make):
-    artifact = artifact_of(synthetic_model(model_folder, **SHAPES[shape]), model_folder)
+    artifact = artifact_of(synthetic_model(model_folder, **ALL[shape]), model_folder)
     check_finite_differences(artifact, make(artifact.elements), atoms=[0, 4])
 
 
@@ -196,16 +241,23 @@ def test_blocks_change_nothing_but_rounding(water_artifact, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fold", "few_kernels", "max_L"),
-    [(True, False, 1), (False, False, 1), (True, True, 0), (True, True, 2)],
+    ("fold", "few_kernels", "shape"),
+    [
+        (True, False, "max_L 1"),
+        (False, False, "max_L 1"),
+        (True, True, "plain"),
+        (True, True, "max_L 2"),
+        (True, True, "as foundation models"),
+        (False, False, "correlation 4"),
+    ],
 )
-def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, max_L):
-    artifact = artifact_of(synthetic_model(model_folder, max_L=max_L), model_folder)
+def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, shape):
+    artifact = artifact_of(synthetic_model(model_folder, **ALL[shape]), model_folder)
     atoms = cluster(artifact.elements)
     model = system_for(artifact, atoms)
     network = build_network(
         artifact.canonical,
-        [0, 1],
+        range(len(artifact.elements)),
         dtype=torch.float64,
         exact_radial=True,
         fold=fold,
@@ -224,15 +276,15 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     """The table reproduces all radial functions to single precision with fewer features."""
     canonical = artifacts.load(dipeptide_artifact).canonical
     hyper, state = canonical.hyper, canonical.state
-    layers = [_layer_state(state, t) for t in range(len(hyper["layers"]))]
+    layers = [below(state, f"layers.{t}.") for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
         state["bessel_frequencies"],
         hyper["bessel_prefactor"],
         hyper["cutoff"],
         hyper["cutoff_order"],
     )
-    exact = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
-    outputs = [_last_radial(layer) for layer in layers]
+    exact = ExactRadial(basis, [hidden_radial(layer) for layer in layers])
+    outputs = [last_radial(layer) for layer in layers]
     widths = [len(output) for output in outputs]
     table, maps = tabulate(exact, widths, outputs, dtype=torch.float64)
     r = torch.rand(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -246,32 +298,44 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     assert not table(torch.tensor([hyper["cutoff"]], dtype=torch.float64))[0].any()
 
 
-def test_product_basis_gradient_is_that_of_autograd():
+def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypatch):
+    path = synthetic_model(model_folder, **ALL["Soft"])
+    artifact = artifact_of(path, model_folder)
+    atoms = cluster(artifact.elements)
+    tables = system_for(artifact, atoms, "single")
+    assert any(name.endswith("radial.table") for name, _ in tables._network.named_buffers())
+    monkeypatch.setattr("openmm_les.networks.radial_layers._MOST_TABLES", 5)
+    exact = system_for(artifact, atoms, "single")
+    assert not any(name.endswith("radial.table") for name, _ in exact._network.named_buffers())
+    one, other = (model.evaluate(atoms.positions) for model in (tables, exact))
+    assert one.energy == pytest.approx(other.energy, abs=1e-5)
+    np.testing.assert_allclose(one.forces, other.forces, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lmax", "order"), [(3, 3), (1, 4)])
+def test_product_basis_gradient_is_that_of_autograd(lmax, order):
     generator = torch.Generator().manual_seed(1)
+    # Only natural parity couples: keep monomials whose parity is that of the output.
+    degrees = [0] + [d for d in range(lmax + 1) for _ in range(2 * d + 1)]
+    monomials = list(itertools.combinations_with_replacement(range(len(degrees)), order))
+    parity = torch.tensor([sum(degrees[i] for i in c) % 2 for c in monomials])
     bases = [
-        torch.randn(r, 2 * d + 1, 969, dtype=torch.float64, generator=generator)
+        torch.randn(r, 2 * d + 1, len(monomials), dtype=torch.float64, generator=generator)
+        * (parity == d % 2)
         for d, r in enumerate((4, 3, 2))
     ]
-    # Only natural parity couples: keep monomials whose parity is that of the output.
-    degrees = [0] + [d for d in range(4) for _ in range(2 * d + 1)]
-    parity = torch.tensor(
-        [
-            sum(degrees[i] for i in c) % 2
-            for c in itertools.combinations_with_replacement(range(17), 3)
-        ]
-    )
-    bases = [basis * (parity == d % 2) for d, basis in enumerate(bases)]
     weights = [torch.randn(2, len(b), 5, dtype=torch.float64, generator=generator) for b in bases]
-    dense = ProductBasis(bases, weights, 3, fold=True, few_kernels=True)
-    split = ProductBasis(bases, weights, 3, fold=True, few_kernels=False)
-    sums = torch.randn(16, 5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    dense = ProductBasis(bases, weights, lmax, fold=True, few_kernels=True, order=order)
+    other = ProductBasis(bases, weights, lmax, fold=order == 3, few_kernels=False, order=order)
+    size = (lmax + 1) ** 2
+    sums = torch.randn(size, 5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
     out, saved = dense(sums, [3, 4])
     grad = torch.randn(out.shape, dtype=torch.float64, generator=generator)
     (expected,) = torch.autograd.grad((out * grad).sum(), sums)
     with torch.no_grad():
-        same, saved_split = split(sums, [3, 4])
+        same, saved_other = other(sums, [3, 4])
     torch.testing.assert_close(same, out.detach(), rtol=1e-11, atol=1e-11)
-    for module, kept in ((dense, saved), (split, saved_split)):
+    for module, kept in ((dense, saved), (other, saved_other)):
         torch.testing.assert_close(module.backward(grad, kept), expected, rtol=1e-11, atol=1e-11)
 
 

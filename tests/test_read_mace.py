@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from openmm_les_export.records import parse_irreps, stand_in
 from openmm_les_export.unpickle import PickledModel, read_pickle
 from oracles.models import HAVE_MACE, TINY, needs_mace
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 
 
 @pytest.fixture(scope="session")
@@ -37,31 +38,20 @@ def tiny(model_dir) -> PickledModel:
 
 # --- unsupported options ------------------------------------------------------------------------
 
-TWO_HEADS = {
-    "heads": ["a", "b"],
-    "atomic_energies": [[-1.0, -2.0], [-1.0, -3.0]],
-    "atomic_inter_scale": [1.0, 1.0],
-    "atomic_inter_shift": [0.0, 0.0],
-}
 OPTIONS = [
     ({"apply_cutoff": False}, "apply_cutoff"),
-    ({"distance_transform": "Agnesi"}, "Agnesi distance transform"),
-    ({"distance_transform": "Soft"}, "Soft distance transform"),
     ({"radial_type": "gaussian"}, "Gaussian radial basis"),
     ({"radial_type": "chebyshev"}, "Chebyshev radial basis"),
-    ({"pair_repulsion": True}, "ZBL pair repulsion"),
-    (TWO_HEADS, "option heads"),
     ({"use_agnostic_product": True}, "use_agnostic_product"),
     ({"use_so3": True}, "use_so3"),
     ({"edge_irreps": "2x0e"}, "edge_irreps"),
     ({"gate": "tanh"}, "gate"),
-    ({"interaction_cls": "RealAgnosticDensityResidualInteractionBlock"}, "DensityResidual"),
-    ({"interaction_cls_first": "RealAgnosticInteractionBlock"}, "RealAgnosticInteractionBlock"),
-    ({"interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock"}, "RadialMLP"),
+    ({"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}, "attention in messages"),
+    ({"interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock"}, "nonlinear messages"),
     ({"cueq_config": {"enabled": False}}, "cuEquivariance"),
     ({"hidden_irreps": "2x0e+2x1e"}, "2x1e"),
     ({"hidden_irreps": "2x0e+4x1o"}, "2x0e + 4x1o"),
-    ({"correlation": 4}, "correlation"),
+    ({"correlation": 5}, "correlation"),
 ]
 
 
@@ -115,13 +105,29 @@ def test_changed_record_is_refused_by_name(tiny, where, name, value):
 @needs_mace
 def test_unknown_submodules_and_tensors_are_refused_by_name(tiny):
     model = tiny.root
-    model.state["_modules"]["pair_repulsion_fn"] = stand_in("mace.modules.radial.ZBLBasis")()
-    with pytest.raises(UnsupportedModelError, match=r"pair_repulsion_fn.*ZBL pair repulsion"):
+    model.state["_modules"]["joint_embedding"] = stand_in(
+        "mace.modules.embeddings.GenericJointEmbedding"
+    )()
+    with pytest.raises(UnsupportedModelError, match=r"joint_embedding.*embeddings of charge"):
         canonical_mace(tiny)
-    del model.state["_modules"]["pair_repulsion_fn"]
+    del model.state["_modules"]["joint_embedding"]
     model.module("les.ewald").state["_parameters"]["alpha"] = torch.ones(1)
     with pytest.raises(UnsupportedModelError, match=r"les\.ewald\.alpha"):
         canonical_mace(tiny)
+
+
+@needs_mace
+def test_multipoles_are_refused_with_all_that_is_missing(tiny):
+    """The switches of the les package of 2026 and of the MACE that calls it."""
+    tiny.root.state |= {"use_dipoles": True, "use_quads": False, "use_induced_dipoles": True}
+    tiny.root.module("les").state["use_atomic_alpha"] = True
+    with pytest.raises(UnsupportedModelError) as caught:
+        canonical_mace(tiny)
+    message = str(caught.value)
+    for missing in ("latent dipoles", "induced dipoles", "atomic polarisabilities (les.use_"):
+        assert missing in message
+    assert "quadrupoles" not in message
+    assert "latent charges alone" in message
 
 
 @needs_mace
@@ -136,6 +142,118 @@ def test_nan_weights_are_refused(tiny):
     tiny.root.module("readouts.0.linear").tensor("weight")[0] = float("nan")
     with pytest.raises(ModelFileError, match=r"layers\.0\.energy\.0"):
         canonical_mace(tiny)
+
+
+HOSTILE = [
+    ("radial_embedding.cutoff_fn", "p", torch.tensor(0), "integer of at least 2"),
+    ("radial_embedding.bessel_fn", "prefactor", torch.tensor(float("nan")), "finite number"),
+    ("radial_embedding.distance_transform", "covalent_radii", torch.ones(3), "positive radius"),
+    ("radial_embedding.distance_transform", "covalent_radii", torch.zeros(119), "positive radius"),
+    ("pair_repulsion_fn", "c", torch.ones(3), "expected 4 coefficients, got 3"),
+    ("scale_shift", "scale", torch.ones(2), "one entry for each of 1 heads, got 2"),
+]
+
+
+@needs_mace
+@pytest.mark.parametrize(("where", "name", "tensor", "said"), HOSTILE)
+def test_files_that_contradict_themselves_are_refused(model_dir, where, name, tensor, said):
+    from oracles.mace_models import synthetic_model
+
+    options = {"distance_transform": "Agnesi", "pair_repulsion": True}
+    pickled = read_pickle(synthetic_model(model_dir, **TINY, options=options))
+    pickled.root.module(where).state["_buffers"][name] = tensor
+    with pytest.raises(ModelFileError, match=said):
+        canonical_mace(pickled)
+
+
+@needs_mace
+@pytest.mark.parametrize("wrong", ["text", torch.zeros(3), None], ids=["text", "zeros", "none"])
+def test_whatever_a_file_holds_there_is_one_clear_error(model_dir, wrong):
+    """Every attribute and every tensor, replaced by something else, one at a time."""
+    from oracles.mace_models import synthetic_model
+
+    options = {"distance_transform": "Agnesi", "pair_repulsion": True}
+    pickled = read_pickle(synthetic_model(model_dir, **TINY, options=options))
+    states = [record.state for record in pickled.root.walk()]
+    groups = ("_parameters", "_buffers", "_modules")
+    places = states + [state.get(group, {}) for state in states for group in groups]
+    said = []
+    for place in places:
+        for name, value in list(place.items()):
+            if not name.startswith("_"):
+                place[name] = wrong
+                try:
+                    canonical_mace(pickled)
+                except ModelFileError as error:
+                    said.append(str(error))
+                place[name] = value
+    assert len(said) > 100
+    assert all(line.startswith("model: ") and "\n" not in line for line in said)
+
+
+# --- several heads ------------------------------------------------------------------------------
+
+HEADS = {
+    "heads": ["pbe", "wb97m"],
+    "atomic_energies": [[-1.0, -2.0], [-1.0, -3.0]],
+    "atomic_inter_scale": [0.9, 1.2],
+    "atomic_inter_shift": [0.1, -0.2],
+}
+
+
+@pytest.fixture(scope="module")
+def several_heads(tmp_path_factory) -> Path:
+    from oracles.mace_models import synthetic_model
+
+    return synthetic_model(tmp_path_factory.mktemp("heads"), **TINY, options=HEADS)
+
+
+@needs_mace
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_head_is_the_model(several_heads, index):
+    from oracles.canonical_mace import short_range
+    from oracles.mace_models import original_short_range
+
+    name = HEADS["heads"][index]
+    model = read_mace(several_heads, head=name)
+    check_schema(model)
+    assert model.source["head"] == name
+    probe = probe_structures(model.hyper["elements"], model.hyper["cutoff"])[0]
+    energies, charges, _ = short_range(model, probe.positions, probe.numbers)
+    hyper = TINY | {"options": HEADS}
+    expected = original_short_range(hyper, probe.positions, probe.numbers, head=index)
+    other = original_short_range(hyper, probe.positions, probe.numbers, head=1 - index)
+    assert float(energies.detach().sum()) == pytest.approx(expected[0], abs=1e-9)
+    np.testing.assert_allclose(charges.detach().numpy(), expected[1], rtol=0, atol=1e-10)
+    assert np.abs(expected[1] - other[1]).max() > 1e-4
+
+
+@needs_mace
+def test_an_artifact_of_a_head_is_verified(several_heads, tmp_path):
+    from openmm_les_export import export
+
+    from openmm_les import artifact
+
+    path = export(several_heads, tmp_path / "head.les.pt", head="wb97m", dtype="float64")
+    metadata = artifact.inspect(path)
+    assert metadata["verification"]["status"] == "verified"
+    assert metadata["source"]["head"] == "wb97m"
+
+
+@needs_mace
+def test_a_head_must_be_chosen_among_those_of_the_model(several_heads, model_dir):
+    with pytest.raises(InputError, match=r"several, pbe, wb97m; choose .* --head wb97m"):
+        read_mace(several_heads)
+    with pytest.raises(InputError, match=r"head: expected one of pbe, wb97m, got 'scan'"):
+        read_mace(several_heads, head="scan")
+    pickled = read_pickle(several_heads)
+    pickled.root.state["heads"] = ["pbe", "wb97m", "scan"]
+    with pytest.raises(UnsupportedModelError, match="one entry for each of 3 heads, got 2"):
+        canonical_mace(pickled, "pbe")
+    for wrong in ([], ["pbe", "pbe"], [1, 2], "pbe"):
+        pickled.root.state["heads"] = wrong
+        with pytest.raises(ModelFileError, match="heads: expected different names"):
+            canonical_mace(pickled, "pbe")
 
 
 # --- reading without frameworks -----------------------------------------------------------------
@@ -209,6 +327,7 @@ def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tu
         "embedding": (z, c),
         "bessel_frequencies": (hyper["num_bessel"],),
     }
+    shapes |= {f"{name}.radii": (z,) for name in ("transform", "zbl") if f"{name}.radii" in state}
     for t, layer in enumerate(hyper["layers"]):
         prefix, paths = f"layers.{t}.", layer["paths"]
         for degree in range(layer["node_lmax"] + 1):
@@ -224,12 +343,19 @@ def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tu
             shapes[f"{prefix}mix.{degree}"] = (count * c, c)
         for degree in range(layer["output_lmax"] + 1):
             rank = state[f"{prefix}product.{degree}.weights"].shape[1]
-            monomials = size * (size + 1) * (size + 2) // 6
+            order = max(3, layer["correlation"])
+            monomials = math.comb(size + order - 1, order)
             shapes[f"{prefix}product.{degree}.basis"] = (rank, 2 * degree + 1, monomials)
             shapes[f"{prefix}product.{degree}.weights"] = (z, rank, c)
             shapes[f"{prefix}output.{degree}"] = (c, c)
-        for degree in range(min(layer["node_lmax"], layer["output_lmax"]) + 1):
-            shapes[f"{prefix}skip.{degree}"] = (z, c, c)
+        if f"{prefix}selector.0" in state:
+            for degree in range(lmax + 1):
+                shapes[f"{prefix}selector.{degree}"] = (z, c, c)
+        else:
+            for degree in range(min(layer["node_lmax"], layer["output_lmax"]) + 1):
+                shapes[f"{prefix}skip.{degree}"] = (z, c, c)
+        if f"{prefix}density" in state:
+            shapes[f"{prefix}density"] = (hyper["num_bessel"], 1)
         for name in ("energy", "charge"):
             h = layer["readout_width"]
             if layer["readout"] == "linear":
@@ -268,7 +394,25 @@ CASES = {
     "three layers, L1": {"interactions": 3, "max_L": 1, "max_ell": 2, "correlation": [3, 2, 1]},
     "L2, float64": {"max_L": 2, "max_ell": 2, "dtype": "float64", "elements": [8, 1, 6]},
     "L2 beyond the edges": {"max_L": 2, "max_ell": 1, "correlation": 2},
+    "correlation 4 and 1": {"correlation": [4, 1], "max_ell": 1, "max_L": 1},
     "last readout only": {"options": {"use_last_readout_only": True}, "max_ell": 1},
+    "ZBL, Soft transform, not residual": {
+        "options": {
+            "pair_repulsion": True,
+            "distance_transform": "Soft",
+            "interaction_cls_first": "RealAgnosticInteractionBlock",
+        },
+        "max_L": 1,
+        "max_ell": 2,
+    },
+    "densities, Agnesi transform": {
+        "options": {
+            "distance_transform": "Agnesi",
+            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+        },
+        "max_ell": 2,
+    },
     "last layer keeps L1": {"options": {"keep_last_layer_irreps": True}, "max_L": 1, "max_ell": 1},
 }
 
@@ -297,18 +441,18 @@ def test_canonical_form_is_the_model(model_dir, case):
         np.testing.assert_allclose(found, expected[1], rtol=0, atol=1e-13 if exact else 1e-10)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(("order", "highest"), [(1, 3), (2, 3), (3, 3), (2, 4), (4, 4)])
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_monomials_equal_the_contraction_of_the_coupling_tensor(order, degree):
+def test_monomials_equal_the_contraction_of_the_coupling_tensor(order, highest, degree):
     generator = torch.Generator().manual_seed(7)
     size, k = 9, 4
     shape = [2 * degree + 1] + [size] * order + [k]
     coupling = torch.randn(shape, generator=generator, dtype=torch.float64)
     a = torch.randn(size, generator=generator, dtype=torch.float64)
-    basis = coupling_monomials(coupling, order)
+    basis = coupling_monomials(coupling, order, highest)
     one = torch.cat([torch.ones(1, dtype=torch.float64), a])
-    x, y, z = torch.combinations(torch.arange(size + 1), 3, with_replacement=True).T
-    found = torch.einsum("kmi,i->km", basis, one[x] * one[y] * one[z])
+    factors = torch.combinations(torch.arange(size + 1), highest, with_replacement=True)
+    found = torch.einsum("kmi,i->km", basis, one[factors].prod(1))
     expected = coupling
     for _ in range(order):
         expected = torch.tensordot(a, expected.movedim(1, 0), dims=1)

@@ -13,7 +13,18 @@ import openmm
 import pytest
 from mixed import NM, bare, context, energy, mixed, peptide, peptide_in_water, villin
 from openmm import app
-from runs import PEPTIDE, SAME, Recorder, assert_same_run, command, config, flags, rows, settings
+from runs import (
+    PEPTIDE,
+    SAME,
+    Recorder,
+    assert_same_run,
+    command,
+    config,
+    flags,
+    rows,
+    run_with_copies,
+    settings,
+)
 
 from openmm_les import InputError, artifact, catalog, md
 from openmm_les.md import hybrid, selection, simulation, structure
@@ -440,13 +451,8 @@ def uninterrupted(tmp_path_factory, fields):
     def get(ensemble):
         if ensemble not in done:
             folder = tmp_path_factory.mktemp(ensemble)
-
-            def copy(progress):
-                if progress.step % 20 == 0:
-                    shutil.copytree(folder / "run", folder / f"{progress.phase}-{progress.step}")
-
-            md.run(config(folder, ensemble, **short(fields, ensemble)), listener=Recorder(copy))
-            done[ensemble] = folder
+            given = config(folder, ensemble, **short(fields, ensemble))
+            done[ensemble] = run_with_copies(folder, given)
         return done[ensemble]
 
     return get
@@ -532,8 +538,8 @@ def test_another_force_field_is_not_continued(uninterrupted, tmp_path, fields):
 def test_a_run_from_the_command_line(capsys, tmp_path, in_water):
     given = settings(tmp_path, structure=in_water, steps=20, equilibration_steps=0)
     given |= {"minimise_iterations": 2, "nonbonded_cutoff": 0.65}
-    given |= {"ml_region": "resname ACE,residue 2,A:3", "force_field": ",".join(TIP3P)}
-    status, out, err = command(capsys, *flags(given | {"ml_region": "A:1,A:2,A:3"}))
+    given |= {"ml_region": "A:1,A:2,A:3", "force_field": ",".join(TIP3P)}
+    status, out, err = command(capsys, *flags(given))
     assert status == 0, err
     assert err.startswith("ML region: 22 of ")
     assert "ML region         22 of " in out

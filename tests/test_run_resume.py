@@ -10,6 +10,7 @@ from runs import (
     config,
     kill_when,
     rows,
+    run_with_copies,
     settings,
     start,
 )
@@ -28,13 +29,7 @@ def uninterrupted(tmp_path_factory):
     def get(ensemble):
         if ensemble not in done:
             folder = tmp_path_factory.mktemp(ensemble)
-
-            def copy(progress):
-                if progress.step % 20 == 0:
-                    shutil.copytree(folder / "run", folder / f"{progress.phase}-{progress.step}")
-
-            md.run(config(folder, ensemble), listener=Recorder(copy))
-            done[ensemble] = folder
+            done[ensemble] = run_with_copies(folder, config(folder, ensemble))
         return done[ensemble]
 
     return get

@@ -264,7 +264,7 @@ def test_whole_model_of_another_kind(tmp_path):
     path = tmp_path / "other.model"
     torch.save(torch.nn.Linear(2, 2), path)
     line = error_line(path)
-    assert "holds no MACE-LES or CACE-LES model" in line
+    assert "holds no MACE-LES or CACE-LES or NequIP-LES model" in line
     assert "torch.nn.modules.linear.Linear" in line
 
 

@@ -28,7 +28,7 @@ def read_atomic_energies(
     entries = list(given.items()) if isinstance(given, Mapping) else _entries(given)
     energies: dict[int, float] = {}
     for element, energy in entries:
-        number = _atomic_number(str(element).strip())
+        number = atomic_number(str(element).strip())
         try:
             value = float(energy)
         except (TypeError, ValueError):
@@ -64,7 +64,12 @@ def _of_file(path: Path) -> list[tuple[Any, Any]]:
     return list(content.items())
 
 
-def _atomic_number(element: str) -> int:
+def atomic_number(element: str) -> int:
+    """From a symbol, or a number as text.
+
+    Raises:
+        InputError: there is no such element.
+    """
     if element.isdecimal():
         return int(element)
     from openmm.app import Element

@@ -15,9 +15,14 @@ import torch
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.cace_options import ACCEPTED
-from openmm_les_export.canonical_form import State, canonical_form, check_elements
+from openmm_les_export.canonical_form import (
+    State,
+    canonical_form,
+    check_elements,
+    refuse_contradictions,
+)
 from openmm_les_export.families import CACE
-from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.records import Record, describe
 from openmm_les_export.unpickle import PickledModel
 
@@ -26,6 +31,7 @@ GIVEN = "--atomic-energies"
 _SILU = "torch.nn.functional.silu"
 
 
+@refuse_contradictions
 def canonical_cace(
     pickled: PickledModel, atomic_energies: Mapping[int, float] | None
 ) -> CanonicalModel:
@@ -41,6 +47,7 @@ def canonical_cace(
         UnsupportedModelError: names the option that openmm-les does not implement.
     """
     model = pickled.root
+    refuse_multipoles(model)
     ACCEPTED.check(model)
     energy, charge = _outputs(model)
     representation = model.module("representation")
@@ -130,22 +137,13 @@ def _references(elements: list[int], energies: Mapping[int, float] | None) -> to
     return torch.tensor([energies[z] for z in elements], dtype=torch.float64)
 
 
-def _one_number(record: Record, name: str) -> float:
-    tensor = record.tensor(name)
-    if tensor.numel() != 1:
-        raise ModelFileError(
-            f"model: {record.path}.{name}: expected one number, got shape {tuple(tensor.shape)}"
-        )
-    return float(tensor)
-
-
 def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     basis, envelope = (representation.module(name) for name in ("radial_basis", "cutoff_fn"))
-    cutoff = _one_number(envelope, "cutoff")
+    cutoff = envelope.scalar("cutoff")
     searched = representation.number("cutoff")
     if not math.isclose(cutoff, searched, rel_tol=1e-6):
         raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
-    order = _one_number(envelope, "p")
+    order = envelope.scalar("p")
     if order != int(order) or order < 2:
         raise UnsupportedModelError(
             f"model: {envelope.path}.p: expected an integer of at least 2, got {order:g}"
@@ -154,7 +152,7 @@ def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     return {
         "cutoff": cutoff,
         "num_bessel": state["bessel_frequencies"].numel(),
-        "bessel_prefactor": _one_number(basis, "prefactor"),
+        "bessel_prefactor": basis.scalar("prefactor"),
         "cutoff_order": int(order),
     }
 

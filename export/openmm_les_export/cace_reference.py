@@ -8,17 +8,15 @@ package but the records, and was itself compared with the original code's number
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError
 from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Array, Evaluation, les_energy
+from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
 from openmm_les_export.unpickle import PickledModel
 
 #: What a report says the comparison was with.
@@ -65,14 +63,10 @@ class CACEReference:
             numbers: atomic numbers, shape (n,).
             cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
         """
-        found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
-        unknown = sorted(set(found) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
-        species = torch.tensor([self.elements.index(z) for z in found])
+        species = species_of(numbers, self.elements)
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
-        sender, receiver, shifts = _pairs(coordinates, box, self.cutoff)
+        sender, receiver, shifts = all_pairs(coordinates, box, self.cutoff)
         r = torch.tensor(coordinates, requires_grad=True)
         vectors = r[receiver] - r[sender] + shifts
         energies, charges = self._short_range(vectors, sender, receiver, species)
@@ -158,22 +152,6 @@ class CACEReference:
             for terms in symmetrizer.value("indice_dict_allnu")[nu].values():
                 b.append(sum(c * a[:, :, list(factors)].prod(2) for factors, c in terms))
         return torch.stack(b, 2)
-
-
-def _pairs(
-    positions: Array, cell: Array | None, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All pairs (sender, receiver) within the cutoff, and shifts of r_receiver - r_sender."""
-    offsets = np.zeros((1, 3))
-    if cell is not None:
-        extent = np.ptp(positions @ np.linalg.inv(cell), axis=0)
-        reach = np.ceil(cutoff * np.linalg.norm(np.linalg.inv(cell), axis=0) + extent).astype(int)
-        grid = itertools.product(*(range(-m, m + 1) for m in reach))
-        offsets = np.array(list(grid), dtype=np.float64) @ cell
-    vectors = positions[None, :, None] - positions[:, None, None] + offsets
-    distances = np.linalg.norm(vectors, axis=-1)
-    sender, receiver, image = np.nonzero((distances < cutoff) & (distances > 1e-6))
-    return torch.tensor(sender), torch.tensor(receiver), torch.tensor(offsets[image])
 
 
 def _head(record: Record) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import LESError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export.families import Family
 from openmm_les_export.les_parameters import MODEL_FILE
-from openmm_les_export.unpickle import PickledModel
+from openmm_les_export.unpickle import Checkpoint, PickledModel
 
 State = dict[str, torch.Tensor]
 
+Opened = TypeVar("Opened", PickledModel, Checkpoint)
+Told = ParamSpec("Told")
+Reader = Callable[Concatenate[Opened, Told], CanonicalModel]
+
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_CONTENT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def refuse_contradictions(reader: Reader[Opened, Told]) -> Reader[Opened, Told]:
+    """Decorator: what goes wrong with the content of a file is an error about that file.
+
+    Readers check what other trainings may have written; a damaged or forged file may hold anything.
+    Errors of Python and torch become a `ModelFileError`.
+    """
+
+    @functools.wraps(reader)
+    def read(opened: Opened, /, *args: Told.args, **kwargs: Told.kwargs) -> CanonicalModel:
+        try:
+            return reader(opened, *args, **kwargs)
+        except LESError:
+            raise
+        except _CONTENT as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelFileError(
+                f"model: {opened.file} contradicts itself ({reason}); it is damaged, or not as its "
+                "training program writes it"
+            ) from error
+
+    return read
 
 
 def canonical_form(
-    pickled: PickledModel,
+    opened: PickledModel | Checkpoint,
     family: Family,
     *,
     hyper: dict[str, Any],
@@ -28,18 +57,20 @@ def canonical_form(
     vintage: str,
     weights: torch.Tensor,
     references: str = MODEL_FILE,
+    origins: Mapping[str, str] | None = None,
 ) -> CanonicalModel:
     """A model as exporters hand it over.
 
     Args:
-        pickled: the file.
+        opened: the file.
         family: which it is of.
         hyper: hyper-parameters.
         state: effective weights, float64.
-        les: LES parameters, all from the file.
+        les: LES parameters.
         vintage: which program wrote it, for people.
         weights: a tensor of the file that has the precision of the model.
         references: where the isolated-atom energies come from.
+        origins: where those LES parameters come from that are not from the file.
 
     Raises:
         ModelFileError: weights that are not finite.
@@ -62,13 +93,17 @@ def canonical_form(
         state={name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()},
         les=les,
         source={
-            "file": pickled.file,
-            "sha256": pickled.sha256,
-            "class": pickled.root.qualified_name,
+            "file": opened.file,
+            "sha256": opened.sha256,
+            "class": opened.kind,
             "vintage": vintage,
             "dtype": _DTYPES[weights.dtype],
         },
-        provenance={**dict.fromkeys(les, MODEL_FILE), "reference_energies": references},
+        provenance={
+            **dict.fromkeys(les, MODEL_FILE),
+            **(origins or {}),
+            "reference_energies": references,
+        },
     )
 
 

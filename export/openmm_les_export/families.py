@@ -1,4 +1,4 @@
-"""The families of models that are pickled whole: which names their files hold, in one table.
+"""The families of models: which names their files hold, in one table.
 
 A name is on a list if files of that family call for it; it then becomes an inert stand-in. Whatever
 else a file calls for is refused before anything is rebuilt.
@@ -7,7 +7,7 @@ else a file calls for is refused before anything is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,19 @@ MACE = Family(
         "mace.modules.blocks.LinearReadoutBlock",
         "mace.modules.blocks.NonLinearReadoutBlock",
         "mace.modules.blocks.RadialEmbeddingBlock",
+        "mace.modules.blocks.RealAgnosticDensityInteractionBlock",
+        "mace.modules.blocks.RealAgnosticDensityResidualInteractionBlock",
+        "mace.modules.blocks.RealAgnosticInteractionBlock",
         "mace.modules.blocks.RealAgnosticResidualInteractionBlock",
         "mace.modules.blocks.ScaleShiftBlock",
         "mace.modules.extensions.MACELES",
         "mace.modules.irreps_tools.reshape_irreps",
         "mace.modules.models.MACELES",
+        "mace.modules.radial.AgnesiTransform",
         "mace.modules.radial.BesselBasis",
         "mace.modules.radial.PolynomialCutoff",
+        "mace.modules.radial.SoftTransform",
+        "mace.modules.radial.ZBLBasis",
         "mace.modules.symmetric_contraction.Contraction",
         "mace.modules.symmetric_contraction.SymmetricContraction",
         "torch.fx._symbolic_trace.Tracer",
@@ -100,12 +106,13 @@ MACE = Family(
         ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"), _PLAIN_MACE
     ),
     options={
-        "mace.modules.radial.AgnesiTransform": "the Agnesi distance transform",
-        "mace.modules.radial.SoftTransform": "the Soft distance transform",
+        "mace.modules.blocks.LinearLesReadoutBlock": "latent quadrupoles or polarisabilities",
+        "mace.modules.blocks.NonLinearLesReadoutBlock": "latent quadrupoles or polarisabilities",
+        "mace.modules.blocks.RealAgnosticAttResidualInteractionBlock": "attention in messages",
+        "mace.modules.blocks.RealAgnosticResidualNonLinearInteractionBlock": "nonlinear messages",
         "mace.modules.radial.ChebychevBasis": "the Chebyshev radial basis",
         "mace.modules.radial.GaussianBasis": "the Gaussian radial basis",
         "mace.modules.radial.RadialMLP": "radial networks with biases and layer norms",
-        "mace.modules.radial.ZBLBasis": "ZBL pair repulsion",
         "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other "
         "specs",
         "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
@@ -165,7 +172,20 @@ CACE = Family(
     },
 )
 
-FAMILIES = (MACE, CACE)
+#: Not pickled whole: a checkpoint holds tensors and a configuration, and calls for nothing.
+NEQUIP = Family(
+    name="nequip",
+    title="NequIP-LES",
+    file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
+    roots=frozenset(),
+    names=frozenset(),
+    frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
+)
+
+ALLEGRO = replace(NEQUIP, name="allegro", title="Allegro-LES")
+
+#: By kind of file; checkpoints of NequIP and Allegro differ in their configuration only.
+FAMILIES = (MACE, CACE, NEQUIP)
 
 
 def family_of(names: set[str]) -> Family | None:

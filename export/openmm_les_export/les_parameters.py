@@ -11,6 +11,23 @@ from openmm_les_export.records import Record
 #: Where parameters of a file came from, as artifacts state it.
 MODEL_FILE = "model file"
 
+#: Switches of LES beyond charges, in the les package and in what calls it, and what they bring.
+_MULTIPOLES = {
+    "use_dipole": "latent dipoles",
+    "use_dipoles": "latent dipoles",
+    "use_quad": "latent quadrupoles",
+    "use_quads": "latent quadrupoles",
+    "use_quadrupole": "latent quadrupoles",
+    "use_induced_charge": "induced charges",
+    "use_induced_charges": "induced charges",
+    "use_induced_dipole": "induced dipoles",
+    "use_induced_dipoles": "induced dipoles",
+    "use_anisotropic_polarizability": "anisotropic polarisabilities",
+    "use_atomic_alpha": "atomic polarisabilities",
+    "use_fixed_atomic_charges": "fixed atomic charges",
+    "use_epsilon_r_scaling": "scaling by a dielectric constant",
+}
+
 #: For all families. ``use_atomwise`` and what is in ``Atomwise`` each has to settle by itself.
 LES_BLOCKS: dict[str, Block] = {
     "Les": Block(
@@ -48,6 +65,25 @@ LES_BLOCKS: dict[str, Block] = {
         },
     ),
 }
+
+
+def refuse_multipoles(model: Record) -> None:
+    """Refuses LES with more than charges, and says what all of it is.
+
+    Raises:
+        UnsupportedModelError: names every switch that is on.
+    """
+    found = [
+        f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
+        for record in model.walk()
+        for name, what in _MULTIPOLES.items()
+        if record.state.get(name) is True
+    ]
+    if found:
+        raise UnsupportedModelError(
+            f"model: LES with {', '.join(found)}; openmm-les has the electrostatics of latent "
+            "charges alone, train without it"
+        )
 
 
 def les_parameters(les: Record) -> dict[str, float | bool]:

@@ -13,48 +13,71 @@ import torch
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les_export import e3nn_weights
-from openmm_les_export.canonical_form import State, canonical_form, check_elements
+from openmm_les_export.canonical_form import (
+    State,
+    canonical_form,
+    check_elements,
+    refuse_contradictions,
+)
 from openmm_les_export.families import MACE
-from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.les_parameters import les_parameters, refuse_multipoles
+from openmm_les_export.mace_heads import (
+    Head,
+    choose_head,
+    head_energies,
+    head_number,
+    head_readout,
+)
 from openmm_les_export.mace_options import ACCEPTED
-from openmm_les_export.monomials import MAX_ORDER, coupling_monomials, reduce_rank
-from openmm_les_export.records import Record, describe
+from openmm_les_export.mace_radial import radial_basis, zbl_repulsion
+from openmm_les_export.monomials import CUBIC, MAX_ORDER, coupling_monomials, reduce_rank
+from openmm_les_export.records import Record
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
 _VINTAGES = {
     "mace.modules.models.MACELES": "MACE-LES fork",
     "mace.modules.extensions.MACELES": "mace-torch",
 }
-_SELECT_HEAD = "split it with mace-torch's mace_select_head and export one head"
 
 
-def read_mace(path: str | os.PathLike[str]) -> CanonicalModel:
+def read_mace(path: str | os.PathLike[str], head: str | None = None) -> CanonicalModel:
     """Reads a MACE-LES ``.model`` file of any vintage, precision and device.
+
+    Args:
+        path: the file.
+        head: which head of a model with several.
 
     Raises:
         ModelFileError: the file is not a MACE-LES model, or damaged.
         UnsupportedModelError: names the option that openmm-les does not implement.
+        InputError: the model has several heads and none was named, or none of that name.
     """
-    return canonical_mace(read_pickle(path))
+    return canonical_mace(read_pickle(path), head)
 
 
-def canonical_mace(pickled: PickledModel) -> CanonicalModel:
+@refuse_contradictions
+def canonical_mace(pickled: PickledModel, head: str | None = None) -> CanonicalModel:
     """The canonical form of a MACE-LES model that `unpickle.read_pickle` opened."""
     model = pickled.root
-    _check_single_head(model)
+    refuse_multipoles(model)
     ACCEPTED.check(model)
+    chosen = choose_head(model, head)
     elements = check_elements("atomic_numbers", model.tensor("atomic_numbers").tolist())
     state: State = {}
-    hyper: dict[str, Any] = {"elements": elements, **_radial_basis(model, state)}
+    hyper: dict[str, Any] = {"elements": elements, **radial_basis(model, elements, state)}
     lmax = _edge_lmax(model)
     embedding = e3nn_weights.linear_by_degree(model.module("node_embedding.linear"))[0]
     channels = embedding.shape[1]
     state["embedding"] = embedding
-    state["reference_energies"] = _reference_energies(model, len(elements))
-    scale, shift = (_single_head(model, f"scale_shift.{name}") for name in ("scale", "shift"))
-    layers = _layers(model, state, len(elements), channels, lmax, scale)
+    energies = model.module("atomic_energies_fn")
+    state["reference_energies"] = head_energies(energies, chosen, len(elements))
+    scale_shift = model.module("scale_shift")
+    scale, shift = (head_number(scale_shift, name, chosen) for name in ("scale", "shift"))
+    layers = _layers(model, state, len(elements), channels, lmax)
+    _readouts(model, state, layers, chosen, scale)
+    hyper |= zbl_repulsion(model, elements, state, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
-    return canonical_form(
+    canonical = canonical_form(
         pickled,
         MACE,
         hyper=hyper,
@@ -63,70 +86,9 @@ def canonical_mace(pickled: PickledModel) -> CanonicalModel:
         vintage=_VINTAGES[model.qualified_name],
         weights=model.module("node_embedding.linear").tensor("weight"),
     )
-
-
-def _check_single_head(model: Record) -> None:
-    heads = model.value("heads", ["default"])
-    if not isinstance(heads, list | tuple) or len(heads) != 1:
-        raise UnsupportedModelError(
-            f"model: option heads: expected a single head, got {describe(heads)}; {_SELECT_HEAD}"
-        )
-
-
-def _scalar(record: Record, path: str) -> float:
-    """A tensor with one number."""
-    owner, _, name = path.rpartition(".")
-    tensor = (record.module(owner) if owner else record).tensor(name)
-    if tensor.numel() != 1:
-        raise ModelFileError(f"model: {path}: expected one number, got shape {tuple(tensor.shape)}")
-    return float(tensor)
-
-
-def _single_head(model: Record, path: str) -> float:
-    owner, _, name = path.rpartition(".")
-    count = model.module(owner).tensor(name).numel()
-    if count != 1:
-        raise UnsupportedModelError(
-            f"model: {path}: expected a single head, got {count} heads; {_SELECT_HEAD}"
-        )
-    return _scalar(model, path)
-
-
-def _reference_energies(model: Record, elements: int) -> torch.Tensor:
-    energies = model.module("atomic_energies_fn").tensor("atomic_energies")
-    energies = energies.reshape(-1, energies.shape[-1])  # old files have no axis for heads
-    if energies.shape[0] != 1:
-        raise UnsupportedModelError(
-            f"model: atomic_energies: expected a single head, got {energies.shape[0]} heads; "
-            + _SELECT_HEAD
-        )
-    if energies.shape[1] != elements:
-        raise ModelFileError(
-            f"model: atomic_energies: expected {elements} energies, got {energies.shape[1]}"
-        )
-    return energies[0].to(torch.float64)
-
-
-def _radial_basis(model: Record, state: State) -> dict[str, Any]:
-    cutoffs = {
-        _scalar(model, path)
-        for path in (
-            "r_max",
-            "radial_embedding.bessel_fn.r_max",
-            "radial_embedding.cutoff_fn.r_max",
-        )
-    }
-    if len(cutoffs) != 1:
-        raise ModelFileError(f"model: r_max: expected one cutoff, got {sorted(cutoffs)}")
-    basis = model.module("radial_embedding.bessel_fn")
-    frequencies = basis.tensor("bessel_weights").to(torch.float64)
-    state["bessel_frequencies"] = frequencies
-    return {
-        "cutoff": cutoffs.pop(),
-        "num_bessel": frequencies.numel(),
-        "bessel_prefactor": _scalar(basis, "prefactor"),
-        "cutoff_order": int(_scalar(model, "radial_embedding.cutoff_fn.p")),
-    }
+    if chosen.count > 1:
+        canonical.source["head"] = chosen.name
+    return canonical
 
 
 def _edge_lmax(model: Record) -> int:
@@ -142,14 +104,11 @@ def _edge_lmax(model: Record) -> int:
 
 
 def _layers(
-    model: Record, state: State, elements: int, channels: int, lmax: int, scale: float
+    model: Record, state: State, elements: int, channels: int, lmax: int
 ) -> list[dict[str, Any]]:
     """Hyper-parameters of the layers; their weights go into the state."""
     interactions, products = model.items("interactions"), model.items("products")
-    readouts = _readout_pairs(model, len(interactions))
-    if len(products) != len(interactions) or int(_scalar(model, "num_interactions")) != len(
-        products
-    ):
+    if len(products) != len(interactions) or int(model.scalar("num_interactions")) != len(products):
         raise ModelFileError(
             f"model: expected as many products as interactions, got {len(products)} and "
             f"{len(interactions)}"
@@ -173,14 +132,22 @@ def _layers(
             # Readouts take scalars: covariant outputs of the last layer are never seen.
             output_lmax = 0
         layer |= _product(product, state, prefix, output_lmax, lmax)
-        if product.value("use_sc"):
-            skips = e3nn_weights.species_linear_by_degree(interaction.module("skip_tp"), elements)
+        maps = e3nn_weights.species_linear_by_degree(interaction.module("skip_tp"), elements)
+        if not _is_residual(interaction):
+            # There it acts on the neighbour sums, and nothing goes past the product basis.
+            for degree in range(lmax + 1):
+                state[f"{prefix}selector.{degree}"] = maps[degree]
+        elif product.value("use_sc"):
             for degree in range(min(node_lmax, output_lmax) + 1):
-                state[f"{prefix}skip.{degree}"] = skips[degree]
-        layer |= _readouts(*readouts[t], state, prefix, channels, scale)
+                state[f"{prefix}skip.{degree}"] = maps[degree]
         layers.append(layer)
         node_lmax = output_lmax
     return layers
+
+
+def _is_residual(interaction: Record) -> bool:
+    """Whether a block hands an atom's own features on, past the product basis."""
+    return "Residual" in interaction.kind
 
 
 def _interaction(
@@ -220,7 +187,10 @@ def _interaction(
         state[f"{prefix}radial.{k}"] = matrix
 
     _check_same_layout(record, conv_tp, mixing)
-    neighbors = record.number("avg_num_neighbors")
+    if "density_fn" in record.modules():
+        state[f"{prefix}density"] = _density(record, len(matrices[0]))
+    # A learned density takes the place of the number of neighbours.
+    neighbors = 1.0 if "density_fn" in record.modules() else record.number("avg_num_neighbors")
     for degree, rows in e3nn_weights.linear_by_degree(mixing).items():
         # e3nn stacks the messages of a degree by slot, the canonical form in order of the paths.
         slots = sorted(path.slot for path in paths if path.out == degree)
@@ -228,6 +198,16 @@ def _interaction(
         order = [slots.index(path.slot) for path in paths if path.out == degree]
         state[f"{prefix}mix.{degree}"] = blocks[order].flatten(0, 1) / neighbors
     return {"paths": [[path.node, path.edge, path.out] for path in paths]}
+
+
+def _density(record: Record, num_bessel: int) -> torch.Tensor:
+    """The linear map whose square, through tanh, is a pair's share of the density."""
+    matrices = e3nn_weights.radial_mlp(record.module("density_fn"))
+    if [tuple(matrix.shape) for matrix in matrices] != [(num_bessel, 1)]:
+        raise UnsupportedModelError(
+            f"model: {record.path}.density_fn: expected one linear layer to one number"
+        )
+    return matrices[0]
 
 
 def _check_same_layout(record: Record, conv_tp: Record, mixing: Record) -> None:
@@ -248,24 +228,29 @@ def _product(
     """Product basis and the linear map behind it."""
     contractions = record.items("symmetric_contractions.contractions")
     outputs = e3nn_weights.linear_by_degree(record.module("linear"))
-    orders = []
+    orders = [_order(contraction) for contraction in contractions[: output_lmax + 1]]
+    highest = max(CUBIC, *orders)
     for degree in range(output_lmax + 1):
-        contraction = contractions[degree]
-        order = int(contraction.number("correlation"))
-        if not 1 <= order <= MAX_ORDER:
-            raise UnsupportedModelError(
-                f"model: {contraction.path}.correlation: expected 1 to {MAX_ORDER}, got {order}"
-            )
-        basis, weights = _contraction(contraction, order, degree, (lmax + 1) ** 2)
+        basis, weights = _contraction(
+            contractions[degree], orders[degree], degree, (lmax + 1) ** 2, highest
+        )
         state[f"{prefix}product.{degree}.basis"] = basis
         state[f"{prefix}product.{degree}.weights"] = weights
         state[f"{prefix}output.{degree}"] = outputs[degree]
-        orders.append(order)
     return {"correlation": max(orders), "output_lmax": output_lmax}
 
 
+def _order(contraction: Record) -> int:
+    order = contraction.number("correlation")
+    if order != int(order) or not 1 <= order <= MAX_ORDER:
+        raise UnsupportedModelError(
+            f"model: {contraction.path}.correlation: expected 1 to {MAX_ORDER}, got {order:g}"
+        )
+    return int(order)
+
+
 def _contraction(
-    record: Record, order: int, degree: int, size: int
+    record: Record, order: int, degree: int, size: int, highest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     bases, weights = [], []
     for nu in range(1, order + 1):
@@ -283,7 +268,7 @@ def _contraction(
                 f"model: {record.path}.U_matrix_{nu}: expected {count} couplings of {size} "
                 f"variables, got shape {tuple(coupling.shape)}"
             )
-        bases.append(coupling_monomials(coupling, nu))
+        bases.append(coupling_monomials(coupling, nu, highest))
         weights.append(weight)
     return reduce_rank(bases, weights)
 
@@ -305,34 +290,26 @@ def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Reco
 
 
 def _readouts(
-    energy: Record | None,
-    charge: Record | None,
-    state: State,
-    prefix: str,
-    channels: int,
-    scale: float,
-) -> dict[str, Any]:
-    if energy is None or charge is None:
-        for name in ("energy", "charge"):
-            state[f"{prefix}{name}.0"] = torch.zeros(channels, 1, dtype=torch.float64)
-        return {"readout": "linear", "readout_width": 0}
-    matrices = {"energy": _readout(energy), "charge": _readout(charge)}
-    shapes = [[matrix.shape for matrix in stack] for stack in matrices.values()]
-    if shapes[0] != shapes[1]:
-        raise UnsupportedModelError(
-            f"model: {charge.path}: expected the layout of {energy.path}, got another"
-        )
-    if matrices["energy"][-1].shape[1] != 1:
-        raise UnsupportedModelError(
-            f"model: {energy.path}: expected a single head, got {shapes[0][-1][1]} outputs"
-        )
-    matrices["energy"][-1] = matrices["energy"][-1] * scale
-    for name, stack in matrices.items():
-        for k, matrix in enumerate(stack):
-            state[f"{prefix}{name}.{k}"] = matrix
-    if len(shapes[0]) == 1:
-        return {"readout": "linear", "readout_width": 0}
-    return {"readout": "nonlinear", "readout_width": int(shapes[0][0][1])}
+    model: Record, state: State, layers: list[dict[str, Any]], head: Head, scale: float
+) -> None:
+    """Readouts of one head: their kind goes into the layers, their weights into the state."""
+    for t, (energy, charge) in enumerate(_readout_pairs(model, len(layers))):
+        prefix, width = f"layers.{t}.", len(state[f"layers.{t}.output.0"])
+        if energy is None or charge is None:
+            stacks = [[torch.zeros(width, 1, dtype=torch.float64)] for _ in range(2)]
+        else:
+            stacks = [head_readout(_readout(record), record, head) for record in (energy, charge)]
+            if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
+                raise UnsupportedModelError(
+                    f"model: {charge.path}: expected the layout of {energy.path}, got another"
+                )
+        stacks[0][-1] = stacks[0][-1] * scale
+        for name, stack in zip(("energy", "charge"), stacks, strict=True):
+            for k, matrix in enumerate(stack):
+                state[f"{prefix}{name}.{k}"] = matrix
+        linear = len(stacks[0]) == 1
+        layers[t]["readout"] = "linear" if linear else "nonlinear"
+        layers[t]["readout_width"] = 0 if linear else int(stacks[0][0].shape[1])
 
 
 def _readout(record: Record) -> list[torch.Tensor]:

@@ -17,7 +17,8 @@ _NONE_CONFIG: dict[str, Sequence[Any] | AnyValue] = {"cueq_config": (None,), "oe
 _MODEL = Block(
     strict=True,
     options={
-        "heads": ANY,  # their number is checked by the reader
+        "heads": ANY,  # the reader chooses one
+        "pair_repulsion": (True, *OFF),
         "lammps_mliap": OFF,
         "apply_cutoff": (True,),
         "edge_irreps": (None,),
@@ -35,6 +36,7 @@ _MODEL = Block(
         "radial_embedding": ("RadialEmbeddingBlock",),
         "spherical_harmonics": ("SphericalHarmonics",),
         "atomic_energies_fn": ("AtomicEnergiesBlock",),
+        "pair_repulsion_fn": ("ZBLBasis",),
         "interactions": ("ModuleList",),
         "products": ("ModuleList",),
         "readouts": ("ModuleList",),
@@ -65,33 +67,51 @@ _LES: dict[str, Block] = {
     ),
 }
 
+_INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
+_INTERACTION = Block(
+    options={
+        **dict.fromkeys(("node_attrs_irreps", "node_feats_irreps", "edge_attrs_irreps"), ANY),
+        **dict.fromkeys(("edge_feats_irreps", "target_irreps", "hidden_irreps"), ANY),
+        **dict.fromkeys(("edge_irreps", "irreps_out", "avg_num_neighbors", "radial_MLP"), ANY),
+        **_NONE_CONFIG,
+    },
+    modules={
+        "linear_up": ("Linear",),
+        "conv_tp": ("TensorProduct",),
+        "conv_tp_weights": ("FullyConnectedNet",),
+        "linear": ("Linear",),
+        "skip_tp": ("FullyConnectedTensorProduct",),
+        "reshape": ("reshape_irreps",),
+    },
+)
+_DENSITY_INTERACTIONS = (
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+)
+_DENSITY_INTERACTION = replace(
+    _INTERACTION, modules={**_INTERACTION.modules, "density_fn": ("FullyConnectedNet",)}
+)
+
 #: mace-torch's blocks.
 _BLOCKS: dict[str, Block] = {
     "LinearNodeEmbeddingBlock": Block(modules={"linear": ("Linear",)}),
     "RadialEmbeddingBlock": Block(
         options={"out_dim": ANY, "apply_cutoff": (True,)},
-        modules={"bessel_fn": ("BesselBasis",), "cutoff_fn": ("PolynomialCutoff",)},
+        modules={
+            "bessel_fn": ("BesselBasis",),
+            "cutoff_fn": ("PolynomialCutoff",),
+            "distance_transform": ("AgnesiTransform", "SoftTransform"),
+        },
     ),
+    "AgnesiTransform": Block(tensors=("q", "p", "a", "covalent_radii")),
+    "SoftTransform": Block(tensors=("alpha", "covalent_radii")),
+    "ZBLBasis": Block(tensors=("c", "p", "covalent_radii", "a_exp", "a_prefactor")),
     "BesselBasis": Block(tensors=("bessel_weights", "r_max", "prefactor")),
     "PolynomialCutoff": Block(tensors=("p", "r_max")),
     "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
     "ScaleShiftBlock": Block(tensors=("scale", "shift")),
-    "RealAgnosticResidualInteractionBlock": Block(
-        options={
-            **dict.fromkeys(("node_attrs_irreps", "node_feats_irreps", "edge_attrs_irreps"), ANY),
-            **dict.fromkeys(("edge_feats_irreps", "target_irreps", "hidden_irreps"), ANY),
-            **dict.fromkeys(("edge_irreps", "irreps_out", "avg_num_neighbors", "radial_MLP"), ANY),
-            **_NONE_CONFIG,
-        },
-        modules={
-            "linear_up": ("Linear",),
-            "conv_tp": ("TensorProduct",),
-            "conv_tp_weights": ("FullyConnectedNet",),
-            "linear": ("Linear",),
-            "skip_tp": ("FullyConnectedTensorProduct",),
-            "reshape": ("reshape_irreps",),
-        },
-    ),
+    **dict.fromkeys(_INTERACTIONS, _INTERACTION),
+    **dict.fromkeys(_DENSITY_INTERACTIONS, _DENSITY_INTERACTION),
     "reshape_irreps": Block(
         options={**dict.fromkeys(("irreps", "dims", "muls"), ANY), **_NONE_CONFIG}
     ),
@@ -108,7 +128,7 @@ _BLOCKS: dict[str, Block] = {
     "Contraction": Block(
         options={
             **dict.fromkeys(("num_features", "coupling_irreps"), ANY),
-            "correlation": (1, 2, 3),
+            "correlation": (1, 2, 3, 4),
         },
         modules={
             # Traced einsums: code, which is never read.
@@ -118,16 +138,16 @@ _BLOCKS: dict[str, Block] = {
             "weights": ("ParameterList",),
         },
         tensors=(
-            *(f"U_matrix_{nu}" for nu in (1, 2, 3)),
+            *(f"U_matrix_{nu}" for nu in (1, 2, 3, 4)),
             "weights_max",
             # Marks of orders without couplings, whose U matrices are zero: nothing to do.
-            *(f"weights_{name}_zeroed" for name in ("0", "1", "max")),
+            *(f"weights_{name}_zeroed" for name in ("0", "1", "2", "max")),
         ),
     ),
     "ParameterList": Block(tensors=(NUMBERED,)),
     "LinearReadoutBlock": Block(modules={"linear": ("Linear",)}),
     "NonLinearReadoutBlock": Block(
-        options={"hidden_irreps": ANY, "num_heads": (1,)},
+        options={"hidden_irreps": ANY, "num_heads": ANY},  # heads are checked by the reader
         modules={
             "linear_1": ("Linear",),
             "non_linearity": ("Activation",),
@@ -181,7 +201,7 @@ _LAYERS: dict[str, Block] = {
 }
 
 _LISTS: dict[str, Block] = {
-    "interactions": listing("RealAgnosticResidualInteractionBlock"),
+    "interactions": listing(*_INTERACTIONS, *_DENSITY_INTERACTIONS),
     "products": listing("EquivariantProductBasisBlock"),
     "readouts": listing(*_READOUTS),
     "les_readouts": listing(*_READOUTS),

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError, VerificationError
+from openmm_les.errors import VerificationError
 from openmm_les_export.les_parameters import les_parameters
+from openmm_les_export.mace_heads import Head, choose_head
 from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Evaluation, les_energy
+from openmm_les_export.reference import Evaluation, les_energy, species_of
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
@@ -66,28 +67,44 @@ def _import_mace() -> tuple[ModuleType, ModuleType, Any]:
     return blocks, o3, get_neighborhood
 
 
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """Makes float64 torch's default, which is the precision of numbers in mace-torch's code."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 class MACEReference:
     """A MACE-LES model in float64, evaluated with mace-torch's blocks.
 
     Args:
         model: an opened model, its record, or the path of a ``.model`` file.
+        head: which head of a model with several.
 
     Raises:
         ImportError: mace-torch or something it needs is not installed.
         ModelFileError: see `unpickle.read_pickle`.
+        InputError: the model has several heads and none was named, or none of that name.
     """
 
-    def __init__(self, model: PickledModel | Record | str | os.PathLike[str]) -> None:
+    def __init__(
+        self, model: PickledModel | Record | str | os.PathLike[str], head: str | None = None
+    ) -> None:
         if isinstance(model, Record):
             record = model
         else:
             record = (model if isinstance(model, PickledModel) else read_pickle(model)).root
         ACCEPTED.check(record)
+        self._head = choose_head(record, head)
         self._neighborhood = _import_mace()[2]
         self.cutoff = float(record.tensor("r_max"))
         self.elements = [int(z) for z in record.tensor("atomic_numbers")]
         self._les = les_parameters(record.module("les"))
-        self._network = _build(record)
+        self._network = _build(record, self._head)
 
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
@@ -100,7 +117,8 @@ class MACEReference:
             cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
         """
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        species = self._species(np.asarray(numbers, dtype=np.int64).reshape(-1))
+        index = species_of(numbers, self.elements)
+        species = torch.nn.functional.one_hot(index, len(self.elements)).double()
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
         edges, shifts, _, _ = self._neighborhood(
             positions=coordinates,
@@ -109,7 +127,7 @@ class MACEReference:
             cell=None if box is None else box.copy(),  # it is overwritten there
         )
         r = torch.tensor(coordinates, requires_grad=True)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _double_precision():
             warnings.simplefilter("ignore")  # of e3nn's compiled code
             energies, charges = self._short_range(
                 r, species, torch.tensor(edges, dtype=torch.int64), torch.tensor(shifts)
@@ -122,13 +140,6 @@ class MACEReference:
             charges=charges.detach().numpy(),
         )
 
-    def _species(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
-        unknown = sorted(set(numbers.tolist()) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
-        index = [self.elements.index(z) for z in numbers.tolist()]
-        return torch.nn.functional.one_hot(torch.tensor(index), len(self.elements)).double()
-
     def _short_range(
         self, r: torch.Tensor, species: torch.Tensor, edges: torch.Tensor, shifts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,7 +149,11 @@ class MACEReference:
         vectors = r[receiver] - r[sender] + shifts
         lengths = torch.linalg.norm(vectors, dim=-1, keepdim=True)
         harmonics = network.spherical_harmonics(vectors)
-        basis = network.bessel_fn(lengths) * network.cutoff_fn(lengths)
+        pairs = (species, edges, torch.tensor(self.elements))
+        transformed = lengths
+        if network.distance_transform is not None:
+            transformed = network.distance_transform(lengths, *pairs)
+        basis = network.bessel_fn(transformed) * network.cutoff_fn(lengths)
         nodes = network.node_embedding(species)
         outputs = []
         for interaction, product in zip(network.interactions, network.products, strict=True):
@@ -153,55 +168,67 @@ class MACEReference:
             outputs.append(nodes)
         # A single readout of a deep model reads its last layer.
         read = outputs[-len(network.readouts) :]
-        energies = sum(f(x) for f, x in zip(network.readouts, read, strict=True))
-        charges = sum(f(x) for f, x in zip(network.les_readouts, read, strict=True))
+        index = self._head.index
+        heads = torch.full((len(r),), index)
+        energies = sum(f(x, heads) for f, x in zip(network.readouts, read, strict=True))[:, index]
+        charges = sum(f(x, heads) for f, x in zip(network.les_readouts, read, strict=True))
+        if network.pair_repulsion_fn is not None:
+            energies = energies + network.pair_repulsion_fn(lengths, *pairs)
         total = network.scale * energies + network.shift + species @ network.references
-        return total[:, 0], charges[:, 0]
+        return total, charges[:, index]
 
 
-def _build(record: Record) -> Any:
+def _build(record: Record, head: Head) -> Any:
     """The short-range network: each block made from its record, then given its weights."""
     blocks, o3, _ = _import_mace()
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = torch.nn.Module()
-            network.node_embedding = blocks.LinearNodeEmbeddingBlock(
-                irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
-                irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
-            )
-            radial = record.module("radial_embedding")
-            network.bessel_fn = blocks.BesselBasis(
-                r_max=float(record.tensor("r_max")),
-                num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
-            )
-            network.cutoff_fn = blocks.PolynomialCutoff(
-                r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
-            )
-            harmonics = record.module("spherical_harmonics")
-            network.spherical_harmonics = o3.SphericalHarmonics(
-                _irreps(o3, harmonics, "irreps_out"),
-                normalize=harmonics.value("normalize"),
-                normalization=harmonics.value("normalization"),
-            )
-            for name, build in (
-                ("interactions", _interaction),
-                ("products", _product),
-                ("readouts", _readout),
-                ("les_readouts", _readout),
-            ):
-                built = [build(blocks, o3, item) for item in record.items(name)]
-                setattr(network, name, torch.nn.ModuleList(built))
-        _give_weights(network, record)
-    finally:
-        torch.set_default_dtype(default)
+    with _double_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network: Any = torch.nn.Module()
+        network.node_embedding = blocks.LinearNodeEmbeddingBlock(
+            irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
+            irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
+        )
+        radial = record.module("radial_embedding")
+        network.bessel_fn = blocks.BesselBasis(
+            r_max=float(record.tensor("r_max")),
+            num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
+        )
+        network.cutoff_fn = blocks.PolynomialCutoff(
+            r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
+        )
+        transform = radial.modules().get("distance_transform")
+        network.distance_transform = _plain(transform)
+        network.pair_repulsion_fn = _plain(record.modules().get("pair_repulsion_fn"))
+        harmonics = record.module("spherical_harmonics")
+        network.spherical_harmonics = o3.SphericalHarmonics(
+            _irreps(o3, harmonics, "irreps_out"),
+            normalize=harmonics.value("normalize"),
+            normalization=harmonics.value("normalization"),
+        )
+        for name, build in (
+            ("interactions", _interaction),
+            ("products", _product),
+            ("readouts", _readout),
+            ("les_readouts", _readout),
+        ):
+            built = [build(blocks, o3, item) for item in record.items(name)]
+            setattr(network, name, torch.nn.ModuleList(built))
+        _give_weights(network, record, head)
     return network.eval().requires_grad_(False)
 
 
 def _irreps(o3: Any, record: Record, name: str) -> Any:
     return o3.Irreps([(irrep.mul, (irrep.l, irrep.p)) for irrep in record.irreps(name)])
+
+
+def _plain(record: Record | None) -> torch.nn.Module | None:
+    """A module of mace-torch's radial functions, which need no arguments; None for none."""
+    if record is None:
+        return None
+    from mace.modules import radial
+
+    module: torch.nn.Module = getattr(radial, record.kind)()
+    return module
 
 
 def _interaction(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
@@ -240,17 +267,24 @@ def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
             _irreps(o3, record, "hidden_irreps"),
             torch.nn.functional.silu,
             _irreps(o3, record.module("linear_2"), "irreps_out"),
+            int(record.value("num_heads", 1)),
         )
     return block
 
 
-def _give_weights(network: Any, record: Record) -> None:
+def _give_weights(network: Any, record: Record, head: Head) -> None:
     """Copies every tensor and activation constant of the file into the freshly built blocks."""
     pairs = [
         (network.node_embedding, record.module("node_embedding")),
         (network.bessel_fn, record.module("radial_embedding.bessel_fn")),
         (network.cutoff_fn, record.module("radial_embedding.cutoff_fn")),
     ]
+    if network.distance_transform is not None:
+        pairs.append(
+            (network.distance_transform, record.module("radial_embedding.distance_transform"))
+        )
+    if network.pair_repulsion_fn is not None:
+        pairs.append((network.pair_repulsion_fn, record.module("pair_repulsion_fn")))
     for name in ("interactions", "products", "readouts", "les_readouts"):
         pairs += list(zip(getattr(network, name), record.items(name), strict=True))
     for block, source in pairs:
@@ -270,6 +304,7 @@ def _give_weights(network: Any, record: Record) -> None:
             if type(module).__name__ == "normalize2mom":
                 module.cst = source.module(name).number("cst")
     for name in ("scale", "shift"):
-        setattr(network, name, float(record.module("scale_shift").tensor(name)))
+        values = record.module("scale_shift").tensor(name).reshape(-1)
+        setattr(network, name, float(values[head.index]))
     references = record.module("atomic_energies_fn").tensor("atomic_energies")
-    network.references = references.to(torch.float64).reshape(-1, 1)
+    network.references = references.to(torch.float64).reshape(-1, references.shape[-1])[head.index]

@@ -8,6 +8,7 @@ rows can be reduced to their rank.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
@@ -17,47 +18,51 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Highest order of the contraction that the run-time network evaluates.
-MAX_ORDER = 3
+MAX_ORDER = 4
+#: Order of the monomials in which all contractions up to it are written.
+CUBIC = 3
 
 #: Singular values below this fraction of the largest are zero but for the rounding of float64.
 RANK_TOLERANCE = 1e-14
 
 
-def monomial_index(size: int, order: int) -> torch.Tensor:
+def monomial_index(size: int, order: int, highest: int = CUBIC) -> torch.Tensor:
     """Which monomial a product A_{i_1} .. A_{i_nu} is.
 
     Args:
         size: number of variables, A without the leading 1.
-        order: nu <= `MAX_ORDER`; missing factors are the leading 1.
+        order: nu <= highest; missing factors are the leading 1.
+        highest: order of the monomials.
 
     Returns:
-        Positions in the `combinations_with_replacement` order of `MAX_ORDER` of 1 + size variables,
+        Positions in the `combinations_with_replacement` order of `highest` of 1 + size variables,
         shape [size] * order, int64.
     """
     variables = size + 1
-    every = torch.tensor(list(combinations_with_replacement(range(variables), MAX_ORDER)))
-    place = torch.tensor([variables**power for power in reversed(range(MAX_ORDER))])
-    position = torch.zeros(variables**MAX_ORDER, dtype=torch.int64)
+    every = torch.tensor(list(combinations_with_replacement(range(variables), highest)))
+    place = torch.tensor([variables**power for power in reversed(range(highest))])
+    position = torch.zeros(variables**highest, dtype=torch.int64)
     position[(every * place).sum(1)] = torch.arange(len(every))
     grid = torch.cartesian_prod(*[torch.arange(1, variables)] * order).view(-1, order)
-    padded = torch.nn.functional.pad(grid, (MAX_ORDER - order, 0))
+    padded = torch.nn.functional.pad(grid, (highest - order, 0))
     ordered = padded.sort(dim=1).values
     return position[(ordered * place).sum(1)].view([size] * order)
 
 
-def coupling_monomials(coupling: torch.Tensor, order: int) -> torch.Tensor:
+def coupling_monomials(coupling: torch.Tensor, order: int, highest: int = CUBIC) -> torch.Tensor:
     """Monomial coefficients of the couplings of one order.
 
     Args:
         coupling: U of shape [2L+1] + [size] * order + [K], float64.
         order: nu.
+        highest: order of the monomials.
 
     Returns:
         Shape [K, 2L+1, M].
     """
     size = coupling.shape[1]
-    index = monomial_index(size, order).reshape(-1)
-    count = int(monomial_index(size, MAX_ORDER).max()) + 1
+    index = monomial_index(size, order, highest).reshape(-1)
+    count = math.comb(size + highest, highest)
     flat = coupling.flatten(1, order).permute(2, 0, 1)
     out = torch.zeros(*flat.shape[:2], count, dtype=torch.float64)
     return out.index_add_(2, index, flat.contiguous())

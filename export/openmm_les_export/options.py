@@ -115,6 +115,33 @@ def _check_attributes(record: Record, block: Block) -> None:
             )
 
 
+def check_options(
+    where: str, values: Mapping[str, Any], accepted: Mapping[str, Sequence[Any] | AnyValue]
+) -> None:
+    """Refuses options of a configuration that a table does not have.
+
+    Args:
+        where: what they are options of.
+        values: the options.
+        accepted: accepted values of each.
+
+    Raises:
+        UnsupportedModelError: names the option, what was expected and what the file has.
+    """
+    for name, value in values.items():
+        if name not in accepted:
+            raise UnsupportedModelError(
+                f"model: {where}: unknown option {name} with value {describe(value)}; openmm-les "
+                "cannot tell what it changes in the model"
+            )
+        allowed = accepted[name]
+        if not isinstance(allowed, AnyValue) and not _is_one_of(value, allowed):
+            raise UnsupportedModelError(
+                f"model: option {where}.{name}: expected {' or '.join(map(repr, allowed))}, got "
+                f"{describe(value)}; openmm-les does not implement it"
+            )
+
+
 def _is_off(value: Any) -> bool:
     return value is None or value is False or value in ((), [], {}, "")
 

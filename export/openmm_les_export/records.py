@@ -7,6 +7,7 @@ of the original class; readers take tensors, submodules and options out of it by
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -141,6 +142,22 @@ class Record:
                 "layout is not known"
             )
         return tensors[name]
+
+    def scalar(self, path: str) -> float:
+        """The finite number in a parameter or buffer that must hold one; ``"a.b"`` descends."""
+        owner, _, name = path.rpartition(".")
+        record = self.module(owner) if owner else self
+        tensor = record.tensor(name)
+        if tensor.numel() != 1:
+            raise ModelFileError(
+                f"model: {record._below(name)}: expected one number, got shape "
+                f"{tuple(tensor.shape)}"
+            )
+        if not math.isfinite(float(tensor)):
+            raise ModelFileError(
+                f"model: {record._below(name)}: expected a finite number, got {float(tensor)}"
+            )
+        return float(tensor)
 
     def value(self, name: str, default: Any = _MISSING) -> Any:
         """A plain attribute."""

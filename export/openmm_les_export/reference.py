@@ -1,17 +1,20 @@
-"""What references for verification have in common: results, and a plain LES sum.
+"""What references for verification have in common: results, pairs, and a plain LES sum.
 
 The sum is written here in float64 by its definition and shares no code with the run-time package.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from openmm_les.errors import InputError
 
 Array = npt.NDArray[np.float64]
 
@@ -32,6 +35,19 @@ class Evaluation:
     energy: float
     forces: Array
     charges: Array
+
+
+def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
+    """Index of each atom's element among those of a model, shape [n], int64.
+
+    Raises:
+        InputError: names the elements that the model does not know.
+    """
+    found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
+    unknown = sorted(set(found) - set(elements))
+    if unknown:
+        raise InputError(f"numbers: expected elements of {elements}, got {unknown}")
+    return torch.tensor([elements.index(z) for z in found], dtype=torch.int64)
 
 
 def les_energy(
@@ -70,3 +86,19 @@ def reciprocal_sphere(cell: Array, radius: float) -> Array:
     vectors = grid[np.any(grid != 0, axis=1)] @ reciprocal
     inside = np.linalg.norm(vectors, axis=1) <= radius * (1 + _SPHERE_SLACK)
     return np.ascontiguousarray(vectors[inside])
+
+
+def all_pairs(
+    positions: Array, cell: Array | None, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All pairs (sender, receiver) within the cutoff, and shifts of r_receiver - r_sender."""
+    offsets = np.zeros((1, 3))
+    if cell is not None:
+        extent = np.ptp(positions @ np.linalg.inv(cell), axis=0)
+        reach = np.ceil(cutoff * np.linalg.norm(np.linalg.inv(cell), axis=0) + extent).astype(int)
+        grid = itertools.product(*(range(-m, m + 1) for m in reach))
+        offsets = np.array(list(grid), dtype=np.float64) @ cell
+    vectors = positions[None, :, None] - positions[:, None, None] + offsets
+    distances = np.linalg.norm(vectors, axis=-1)
+    sender, receiver, image = np.nonzero((distances < cutoff) & (distances > 1e-6))
+    return torch.tensor(sender), torch.tensor(receiver), torch.tensor(offsets[image])

@@ -1,4 +1,4 @@
-"""Reads a pickled model as inert records: nothing the file names is imported or executed.
+"""Reads a model file as inert records: nothing the file names is imported or executed.
 
 A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
 opening one is running it. Here every class of a known family (`families`) has a stand-in that only
@@ -17,7 +17,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from openmm_les_export.records import Record, stand_in
 #: Bytes per number in the storages that occur.
 _ITEM_SIZES = {
     "torch.BoolStorage": 1,
+    "torch.ByteStorage": 1,
     "torch.DoubleStorage": 8,
     "torch.FloatStorage": 4,
     "torch.IntStorage": 4,
@@ -80,9 +81,37 @@ class PickledModel:
     file: str
     sha256: str
 
+    @property
+    def kind(self) -> str:
+        """Full name of the model's class."""
+        return self.root.qualified_name
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a training with Lightning: a configuration and tensors, no objects.
+
+    Attributes:
+        hyper: the hyper-parameters, as they were configured.
+        state: tensors by name, and other values that modules keep.
+        file: file name without directories.
+        sha256: hash of the file.
+    """
+
+    hyper: Mapping[str, Any]
+    state: Mapping[str, Any]
+    file: str
+    sha256: str
+
+    @property
+    def kind(self) -> str:
+        """What the configuration calls for the model; stated, never imported."""
+        model = self.hyper.get("model")
+        return str(model.get("_target_")) if isinstance(model, Mapping) else "none"
+
 
 def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
-    """Opens a pickled model, tensors on the CPU whatever device they were saved from.
+    """Opens a model that was pickled whole, tensors on the CPU whatever they were saved from.
 
     Args:
         path: the ``.model`` or ``.pth`` file.
@@ -91,6 +120,14 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
         ModelFileError: it is something else, damaged, or names what no LES model contains.
         UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
     """
+    opened = open_model(path)
+    if isinstance(opened, Checkpoint):
+        raise _not_a_model(Path(path), "a state dict or training checkpoint")
+    return opened
+
+
+def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint:
+    """Opens a pickled model or a checkpoint, see `read_pickle`."""
     file = Path(path)
     content = _read_bytes(file)
     members = _archive_members(file, content)
@@ -102,19 +139,27 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
             "again with torch.save's default protocol"
         )
     _check_storages(file, pickled, members)
-    root = _load(file, members)
+    root, sha256 = _load(file, members), hashlib.sha256(content).hexdigest()
+    if isinstance(root, Mapping):
+        hyper, state = root.get("hyper_parameters"), root.get("state_dict")
+        if isinstance(hyper, Mapping) and isinstance(state, Mapping):
+            return Checkpoint(hyper, state, file.name, sha256)
     if not isinstance(root, Record):
         what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
-        raise ModelFileError(
-            f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds "
-            "the whole model"
-        )
+        raise _not_a_model(file, what)
     family = family_of({root.qualified_name})
     if family is None:
         raise ModelFileError(
             f"model: {file} holds a {root.qualified_name}, not a whole model; {_EXPECTED}"
         )
-    return PickledModel(root, family, file.name, hashlib.sha256(content).hexdigest())
+    return PickledModel(root, family, file.name, sha256)
+
+
+def _not_a_model(file: Path, what: str) -> ModelFileError:
+    return ModelFileError(
+        f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds the "
+        "whole model"
+    )
 
 
 def _read_bytes(file: Path) -> bytes:

@@ -29,6 +29,31 @@ import click
     help="CACE-LES: isolated-atom energies [eV] that its training subtracted, such as "
     "1:-13.6,8:-2041.8, or a JSON or YAML file.",
 )
+@click.option(
+    "--head",
+    metavar="NAME",
+    help="MACE-LES: which head of a model that has several; an artifact holds one.",
+)
+@click.option(
+    "--norm-factor",
+    type=float,
+    metavar="X",
+    help="NequIP-LES: prefactor 1 / (2 epsilon_0) [eV A] of the training, 90.0474 with the les "
+    "package before April 2026 and 90.4756 since.",
+)
+@click.option(
+    "--self-interaction",
+    type=click.Choice(["removed", "kept"]),
+    help="NequIP-LES: whether the training removed the self-interaction of charges, as the les "
+    "package does by default since May 2025.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="NequIP-LES: find what the two options before do not say from structures with the "
+    "energies of the training (any format of ASE, such as extended XYZ).",
+)
 def command(
     model: Path,
     output: Path,
@@ -36,12 +61,17 @@ def command(
     overwrite: bool,
     licence: str | None,
     atomic_energies: str | None,
+    head: str | None,
+    norm_factor: float | None,
+    self_interaction: str | None,
+    calibrate: Path | None,
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
-    MODEL is a MACE-LES `.model` or CACE-LES `.pth` file. Its weights are read without running code
-    from it, and the result is compared with the original model (MACE-LES, wherever mace-torch is
-    installed) or with the published equations (CACE-LES).
+    MODEL is a MACE-LES `.model`, CACE-LES `.pth` or NequIP-LES `.ckpt` file. Its weights are read
+    without running code from it, and the result is compared with the original model (MACE-LES and
+    NequIP-LES, wherever mace-torch or nequip is installed) or with the published equations
+    (CACE-LES).
     """
     from openmm_les.artifact import check_output
 
@@ -55,6 +85,10 @@ def command(
         overwrite=overwrite,
         licence=licence,
         atomic_energies=atomic_energies,
+        head=head,
+        norm_factor=norm_factor,
+        self_interaction=self_interaction,
+        calibrate=calibrate,
     )
     click.echo(f"wrote {path}")
     click.echo(f"what is in it:  openmm-les inspect {path}")

@@ -15,7 +15,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.md import forcefield, selection
 from openmm_les.md.config import RunConfig
 from openmm_les.md.selection import Selected
-from openmm_les.md.structure import Structure
+from openmm_les.md.structure import Structure, real_atoms
 
 #: Force group of the model, for multiple time steps and for questions about its energy.
 _MODEL_GROUP = 1
@@ -55,10 +55,13 @@ def prepare(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid 
     selected = selection.describe(structure.topology, chosen)
     complete, system = forcefield.make(config, structure)
     # Virtual sites come and go; the real atoms keep their order.
-    place = dict(zip(_real(structure.topology), _real(complete.topology), strict=True))
+    before, after = (real_atoms(each.topology.atoms()) for each in (structure, complete))
+    place = {old.index: new.index for old, new in zip(before, after, strict=True)}
     atoms = tuple(place[index] for index in chosen)
+    cut = selection.cut_bonds(complete.topology, set(atoms))
+    ends = tuple(sorted({mm.index for _, mm in cut}))
     content = hashlib.sha256(openmm.XmlSerializer.serialize(system).encode()).hexdigest()
-    return complete, Hybrid(atoms, _ends(complete.topology, atoms), system, content, selected)
+    return complete, Hybrid(atoms, ends, system, content, selected)
 
 
 def create_system(
@@ -94,14 +97,3 @@ def create_system(
     return MLPotential("les", modelPath=artifact.path).createMixedSystem(
         topology, system, list(hybrid.atoms), **further, **options
     )
-
-
-def _real(topology: app.Topology) -> list[int]:
-    return [atom.index for atom in topology.atoms() if atom.element is not None]
-
-
-def _ends(topology: app.Topology, atoms: tuple[int, ...]) -> tuple[int, ...]:
-    inside = set(atoms)
-    pairs = ((bond.atom1.index, bond.atom2.index) for bond in topology.bonds())
-    cut = (pair for pair in pairs if len(inside.intersection(pair)) == 1)
-    return tuple(sorted({index for pair in cut for index in pair} - inside))

@@ -174,7 +174,7 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
 
 def _number_of_atoms(job: Job) -> int:
     """Without virtual sites."""
-    return sum(1 for atom in job.structure.topology.atoms() if atom.element is not None)
+    return len(structure.real_atoms(job.structure.topology.atoms()))
 
 
 def _potential_energy(sim: openmm.app.Simulation) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -20,6 +20,7 @@ from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError
 from openmm_les.forces.region import few
+from openmm_les.md.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
 #: Selectors that do without mdtraj, with what a residue has to be like.
@@ -65,9 +66,10 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
         InputError: a selector that cannot be read, or takes nothing; a part of a water molecule, or
             everything.
     """
+    real = {atom.index for atom in real_atoms(topology.atoms())}
     chosen: set[int] = set()
     for selector in selectors:
-        taken = set(_take(topology, selector)).intersection(_real(topology.atoms()))
+        taken = real.intersection(_take(topology, selector))
         if not taken:
             raise InputError(
                 f"ml_region: expected atoms for {selector!r}, got none; there are "
@@ -75,17 +77,16 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
             )
         chosen |= taken
     for residue in topology.residues():
-        inside = chosen.intersection(_real(residue.atoms()))
+        inside = chosen.intersection(atom.index for atom in residue.atoms())
         if _is_water(residue) and 0 < len(inside) < 3:
             raise InputError(
                 f"ml_region: expected whole water molecules, got {len(inside)} of 3 atoms of "
                 f"{name_of(residue)}; select residues, such as {name_of(residue).split()[1]!r}"
             )
-    number = sum(1 for _ in _real(topology.atoms()))
-    if len(chosen) == number:
+    if chosen == real:
         raise InputError(
-            f"ml_region: expected a part of the structure, got all of its {number} atoms; without "
-            "ml_region (and force_field) the model describes everything"
+            f"ml_region: expected a part of the structure, got all of its {len(real)} atoms; "
+            "without ml_region (and force_field) the model describes everything"
         )
     return tuple(sorted(chosen))
 
@@ -95,13 +96,21 @@ def describe(topology: app.Topology, atoms: Iterable[int]) -> Selected:
     inside = set(atoms)
     everything = list(topology.atoms())
     residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
-    cut = [bond for bond in topology.bonds() if len({a.index in inside for a in bond}) == 2]
     return Selected(
         atoms=len(inside),
-        of=sum(1 for _ in _real(everything)),
+        of=len(real_atoms(everything)),
         residues=[name_of(residue) for residue in residues],
-        cut_bonds=[_bond_name(bond.atom1, bond.atom2, inside) for bond in cut],
+        cut_bonds=[
+            f"{ml.name} of {name_of(ml.residue)} to {mm.name} of {name_of(mm.residue)}"
+            for ml, mm in cut_bonds(topology, inside)
+        ],
     )
+
+
+def cut_bonds(topology: app.Topology, atoms: Collection[int]) -> list[tuple[Atom, Atom]]:
+    """Bonds between a region and the rest, each as its atom inside and the one outside."""
+    ordered = (sorted(bond, key=lambda atom: atom.index not in atoms) for bond in topology.bonds())
+    return [(ml, mm) for ml, mm in ordered if ml.index in atoms and mm.index not in atoms]
 
 
 def name_of(residue: Residue) -> str:
@@ -149,21 +158,12 @@ def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
         ) from None
 
 
-def _real(atoms: Iterable[Atom]) -> Iterable[int]:
-    return (atom.index for atom in atoms if atom.element is not None)
-
-
 def _is_water(residue: Residue) -> bool:
-    return Counter(atom.element for atom in residue.atoms() if atom.element is not None) == _WATER
+    return Counter(atom.element for atom in real_atoms(residue.atoms())) == _WATER
 
 
 def _number(residue: Residue) -> str:
     return f"{residue.id}{residue.insertionCode.strip()}"
-
-
-def _bond_name(first: Atom, second: Atom, inside: set[int]) -> str:
-    ml, mm = (first, second) if first.index in inside else (second, first)
-    return f"{ml.name} of {name_of(ml.residue)} to {mm.name} of {name_of(mm.residue)}"
 
 
 def _contents(topology: app.Topology) -> str:

@@ -105,6 +105,11 @@ def with_box(topology: app.Topology, box: FloatArray | None) -> app.Topology:
     return changed
 
 
+def real_atoms(atoms: Iterable[app.topology.Atom]) -> list[app.topology.Atom]:
+    """Atoms without virtual sites, which have no element."""
+    return [atom for atom in atoms if atom.element is not None]
+
+
 def check_bonds(topology: app.Topology, ensemble: str) -> None:
     """Refuse molecules that a barostat would tear, and warn of those torn in the trajectory.
 
@@ -117,12 +122,11 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
     if topology.getPeriodicBoxVectors() is None:
         return
     bonded = {atom.index for bond in topology.bonds() for atom in bond}
-    loose = [
-        residue
-        for residue in topology.residues()
-        if _number_of_atoms(residue) > 1
-        and any(atom.index not in bonded for atom in residue.atoms() if atom.element is not None)
-    ]
+    loose = []
+    for residue in topology.residues():
+        atoms = real_atoms(residue.atoms())
+        if len(atoms) > 1 and any(atom.index not in bonded for atom in atoms):
+            loose.append(residue)
     if not loose:
         return
     which = f"no bonds for all atoms of {_named(loose)}"
@@ -144,10 +148,6 @@ def check_time_step(
         logger.warning(
             "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
         )
-
-
-def _number_of_atoms(residue: app.topology.Residue) -> int:
-    return sum(1 for atom in residue.atoms() if atom.element is not None)
 
 
 def _check_names(path: Path, told: Iterable[warnings.WarningMessage]) -> None:

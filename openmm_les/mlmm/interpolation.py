@@ -70,12 +70,10 @@ def check_constraints(
     Raises:
         InputError: a constraint stands in place of a bond or an angle.
     """
-    held: set[frozenset[int]] = set()
+    removed = list(removed)
+    held = _bonds(removed)
     for force in removed:
-        if isinstance(force, openmm.HarmonicBondForce | openmm.CustomBondForce):
-            bonds = (force.getBondParameters(i) for i in range(force.getNumBonds()))
-            held |= {frozenset(bond[:2]) for bond in bonds}
-        elif isinstance(force, openmm.HarmonicAngleForce | openmm.CustomAngleForce):
+        if isinstance(force, openmm.HarmonicAngleForce | openmm.CustomAngleForce):
             angles = (force.getAngleParameters(i) for i in range(force.getNumAngles()))
             held |= {frozenset((first, last)) for first, _, last, *_ in angles}
     loose = []
@@ -102,11 +100,7 @@ def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
         system: the force field's System, without constraints that stand in place of bonds.
         region: the ML region.
     """
-    held: set[frozenset[int]] = set()
-    for force in system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce | openmm.CustomBondForce):
-            bonds = (force.getBondParameters(i) for i in range(force.getNumBonds()))
-            held |= {frozenset(bond[:2]) for bond in bonds}
+    held = _bonds(system.getForces())
     loose = [bond for bond in region.plain.bonds if frozenset(bond) not in held]
     if loose:
         logger.warning(
@@ -114,3 +108,13 @@ def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
             "may hold these atoms together",
             few(" and ".join(map(region.name, bond)) for bond in loose),
         )
+
+
+def _bonds(forces: Iterable[openmm.Force]) -> set[frozenset[int]]:
+    """Pairs of particles that bond terms hold together."""
+    held: set[frozenset[int]] = set()
+    for force in forces:
+        if isinstance(force, openmm.HarmonicBondForce | openmm.CustomBondForce):
+            bonds = (force.getBondParameters(i) for i in range(force.getNumBonds()))
+            held |= {frozenset(bond[:2]) for bond in bonds}
+    return held

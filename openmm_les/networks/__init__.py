@@ -10,13 +10,20 @@ import torch
 from torch import nn
 
 from openmm_les.errors import ArtifactError
+from openmm_les.networks.allegro import AllegroNetwork
 from openmm_les.networks.cace import CACENetwork
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.networks.mace import MACENetwork
+from openmm_les.networks.nequip import NequIPNetwork
 
 __all__ = ["CanonicalModel", "build_network"]
 
-_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {"mace": MACENetwork, "cace": CACENetwork}
+_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {
+    "mace": MACENetwork,
+    "cace": CACENetwork,
+    "nequip": NequIPNetwork,
+    "allegro": AllegroNetwork,
+}
 
 
 def build_network(

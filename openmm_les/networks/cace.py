@@ -6,12 +6,12 @@ elements; for each pair that is a thousand numbers. Here the receiver's embeddin
 the sum over neighbours, and the sums are matrix products over the slots.
 """
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import nn
 
-from openmm_les.networks.dense import DenseNetwork
+from openmm_les.networks.dense import DenseNetwork, below
 from openmm_les.networks.geometry import pair_vectors, pull_back_vectors
 from openmm_les.networks.invariants import InvariantFeatures
 from openmm_les.networks.radial import BesselBasis
@@ -273,13 +273,13 @@ class CACENetwork(nn.Module):
         radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
         self.features = InvariantFeatures(radial, hyper["invariants"], sizes)
         messages = [
-            DenseNetwork(_below(state, f"message.{t}.")) for t in range(int(hyper["num_messages"]))
+            DenseNetwork(below(state, f"message.{t}.")) for t in range(int(hyper["num_messages"]))
         ]
         self.messages = nn.ModuleList(messages)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(messages[::-1])
-        self.energy = DenseNetwork(_below(state, "energy."))
-        self.charge = DenseNetwork(_below(state, "charge."))
+        self.energy = DenseNetwork(below(state, "energy."))
+        self.charge = DenseNetwork(below(state, "charge."))
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
         self.sender: torch.Tensor
         self.sender_channels: torch.Tensor
@@ -354,8 +354,3 @@ class CACENetwork(nn.Module):
         sums = self.features.backward(grad.contiguous(), receivers, saved[2][0])
         one, other = self.first.backward(sums, angular, radial, senders)
         return self.geometry.backward(grad_angular + one, grad_radial + other, saved[0], reverse)
-
-
-def _below(state: State, prefix: str) -> Dict[str, torch.Tensor]:
-    """The part of a state whose names begin with a prefix, without it."""
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Neighbour sums of MACE: A_i = sum_j R(r_ij) (Y(r_ij) (x) h_j), mixed to channels of each degree.
+"""Neighbour sums: A_i = sum_j R(r_ij) (Y(r_ij) (x) h_j), for MACE mixed to channels of each degree.
 
 Node tensors are [components, C, N] or [components, N, C], pair tensors [N, K, ...] over the padded
 neighbour matrix; components are in parity order (`angular`). Padded slots carry R = R' = 0.
@@ -94,63 +94,49 @@ class PathGroup(nn.Module):
 
     A group of one path does no more arithmetic than it must. A group of several needs fewer
     kernels, but its angular factors are a block-sparse matrix, mostly of zeros. Every component of
-    every path is a row: of the neighbour sums, which the path's map then mixes to channels.
+    every path is a row of the neighbour sums.
 
     Args:
         paths: (degree of node, of edge, of output) of each path; all have the same first degree.
         radial_weights: radial weights of these paths, shape [paths, P, C].
-        mixes: the map [C, C] that follows each path.
-        lmax: highest degree of the harmonics and of the output.
-        node_lmax: highest degree of the node features.
+        lmax: highest degree of the harmonics.
+        node_first: first column of these paths' node features among those of an atom.
     """
 
     def __init__(
         self,
         paths: Sequence[Tuple[int, int, int]],
         radial_weights: torch.Tensor,
-        mixes: Sequence[torch.Tensor],
         lmax: int,
-        node_lmax: int,
+        node_first: int,
     ) -> None:
         super().__init__()
         degree, size, offsets = paths[0][0], (lmax + 1) ** 2, degree_offsets(lmax)
         self.channels = radial_weights.shape[2]
         self.num_paths = len(paths)
         self.node_size = 2 * degree + 1
-        self.node_first = degree_offsets(node_lmax)[degree] * self.channels
+        self.node_first = node_first
         self.node_last = self.node_first + self.node_size * self.channels
         self.rows = sum(2 * path[2] + 1 for path in paths)
         couplings = np.zeros((size, len(paths), self.node_size, self.rows))
-        components: List[int] = []
+        first = 0
         for p, (node, edge, out) in enumerate(paths):
             here = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
-            row = slice(len(components), len(components) + 2 * out + 1)
+            row = slice(first, first + 2 * out + 1)
             couplings[here, p, :, row] = wigner_3j(node, edge, out).transpose(1, 0, 2)
-            components += range(offsets[out], offsets[out] + 2 * out + 1)
+            first += 2 * out + 1
         weights = radial_weights.transpose(0, 1).flatten(1)
         # w3j(0, l, l) is the identity over sqrt(2l + 1): one path needs the harmonics alone.
         self.is_plain = degree == 0 and len(paths) == 1
-        self.first = components[0]
+        self.first = offsets[paths[0][1]]
         if self.is_plain:
             weights = weights * couplings[self.first, 0, 0, 0]
             couplings = couplings[:, :0]
-        self.is_single = len(paths) == 1
-        assignment = torch.zeros(size, self.rows, dtype=weights.dtype)
-        assignment[components, list(range(self.rows))] = 1.0
-        maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
         self.weights: torch.Tensor
         self.couplings: torch.Tensor
-        self.components: torch.Tensor
-        self.assignment: torch.Tensor
-        self.mixes: torch.Tensor
         self.register_buffer("weights", weights.contiguous())
         coupling_matrix = torch.from_numpy(couplings.reshape(size, -1))
         self.register_buffer("couplings", coupling_matrix.to(weights.dtype))
-        self.register_buffer("components", torch.tensor(components))
-        self.register_buffer("assignment", assignment)
-        self.register_buffer(
-            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
-        )
 
     def _angular(self, harmonics: torch.Tensor) -> torch.Tensor:
         """Angular factors [n, K * paths * d_node, rows] of harmonics [n, K, S]."""
@@ -183,26 +169,6 @@ class PathGroup(nn.Module):
         torch.mul(radial, self._own(nodes), out=messages)
         angular = self._angular(harmonics)
         torch.bmm(angular.transpose(1, 2), messages.view(shape[0], -1, self.channels), out=sums)
-
-    @torch.jit.export
-    def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
-        """Adds sums [N, rows, C], mixed, to A of shape [S, C, N]."""
-        columns = sums.permute(1, 2, 0)
-        if self.is_single:
-            rows = out[self.first : self.first + self.rows]
-            rows.baddbmm_(self.mixes.transpose(1, 2).expand(self.rows, -1, -1), columns)
-        else:
-            mixed = torch.bmm(self.mixes.transpose(1, 2), columns)
-            out.view(out.shape[0], -1).addmm_(self.assignment, mixed.view(self.rows, -1))
-
-    @torch.jit.export
-    def mix_backward(self, grad: torch.Tensor) -> torch.Tensor:
-        """From dE/dA [S, C, N] to dE/dsums [rows, N, C]."""
-        if self.is_single:
-            rows = grad[self.first : self.first + self.rows]
-            return torch.matmul(rows.transpose(1, 2), self.mixes[0].t())
-        rows = grad.index_select(0, self.components)
-        return torch.bmm(rows.transpose(1, 2), self.mixes.transpose(1, 2))
 
     @torch.jit.export
     def backward(
@@ -266,12 +232,178 @@ class PathGroup(nn.Module):
         return own.view(own.shape[0], own.shape[1], 1, self.node_size, self.channels)
 
 
-class MessageConvolution(nn.Module):
-    """Later layers: the neighbour's features h_j of degrees 0..node_lmax through all paths.
+class MixedPathGroup(PathGroup):
+    """A group of paths whose sums are mixed to channels, each path's by a map of its own.
+
+    Args:
+        paths, radial_weights, lmax, node_first: see `PathGroup`.
+        mixes: the map [C, C] that follows each path.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Tuple[int, int, int]],
+        radial_weights: torch.Tensor,
+        lmax: int,
+        node_first: int,
+        mixes: Sequence[torch.Tensor],
+    ) -> None:
+        super().__init__(paths, radial_weights, lmax, node_first)
+        offsets = degree_offsets(lmax)
+        components = [c for _, _, d in paths for c in range(offsets[d], offsets[d] + 2 * d + 1)]
+        self.target = components[0]
+        self.is_single = len(paths) == 1
+        assignment = torch.zeros((lmax + 1) ** 2, self.rows, dtype=radial_weights.dtype)
+        assignment[components, list(range(self.rows))] = 1.0
+        maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
+        self.components: torch.Tensor
+        self.assignment: torch.Tensor
+        self.mixes: torch.Tensor
+        self.register_buffer("components", torch.tensor(components))
+        self.register_buffer("assignment", assignment)
+        self.register_buffer(
+            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
+        )
+
+    @torch.jit.export
+    def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
+        """Adds sums [N, rows, C], mixed, to A of shape [S, C, N]."""
+        columns = sums.permute(1, 2, 0)
+        if self.is_single:
+            rows = out[self.target : self.target + self.rows]
+            rows.baddbmm_(self.mixes.transpose(1, 2).expand(self.rows, -1, -1), columns)
+        else:
+            mixed = torch.bmm(self.mixes.transpose(1, 2), columns)
+            out.view(out.shape[0], -1).addmm_(self.assignment, mixed.view(self.rows, -1))
+
+    @torch.jit.export
+    def mix_backward(self, grad: torch.Tensor) -> torch.Tensor:
+        """From dE/dA [S, C, N] to dE/dsums [rows, N, C]."""
+        if self.is_single:
+            rows = grad[self.target : self.target + self.rows]
+            return torch.matmul(rows.transpose(1, 2), self.mixes[0].t())
+        rows = grad.index_select(0, self.components)
+        return torch.bmm(rows.transpose(1, 2), self.mixes.transpose(1, 2))
+
+
+class NeighborSums(nn.Module):
+    """Sums over neighbours of their features through tensor-product paths.
 
     Messages are not kept for the backward pass: they are the largest tensors by far, and made again
     from cache faster than kept. Pair tensors live in buffers that all blocks and paths share, since
     fresh memory costs a CPU more than the arithmetic on it.
+
+    Args:
+        groups: the paths.
+    """
+
+    def __init__(self, groups: Sequence[PathGroup]) -> None:
+        super().__init__()
+        self.limits = block_limits()
+        #: Elements of the largest pair tensor, for each pair.
+        self.width = max(g.channels * g.num_paths * g.node_size for g in groups)
+        self.groups: Any = nn.ModuleList(groups)
+
+    def _block_size(self, neighbors: torch.Tensor) -> int:
+        return block_size(neighbors, neighbors.shape[1] * self.width, self.limits)
+
+    def _workspace(self, like: torch.Tensor, number: int, pairs: int) -> List[torch.Tensor]:
+        buffers: List[torch.Tensor] = []
+        for _ in range(number):
+            buffers.append(like.new_empty([pairs * self.width]))
+        return buffers
+
+    def forward(
+        self,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        senders: torch.Tensor,
+        neighbors: torch.Tensor,
+    ) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+        """Neighbour sums.
+
+        Args:
+            harmonics: Y of shape [N, K, S].
+            features: phi of shape [N, K, P].
+            senders: node features h of shape [N, n_node].
+            neighbors: neighbour indices [N, K].
+
+        Returns:
+            The sums of each group, [N, rows, C], and the tensors `backward` needs.
+        """
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        step = min(n, self._block_size(neighbors))
+        work = self._workspace(senders, 2, step * k)
+        gathered = senders.new_empty([step * k * senders.shape[1]])
+        sums: List[torch.Tensor] = []
+        for group in self.groups:
+            sums.append(senders.new_empty([n, group.rows, group.channels]))
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            own = neighbors[start:end].reshape(-1)
+            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
+            for g, member in enumerate(self.groups):
+                y, phi = harmonics[start:end], features[start:end]
+                member(y, phi, nodes, work, sums[g][start:end])
+        return sums, [harmonics, features, senders, neighbors]
+
+    @torch.jit.export
+    def backward(
+        self, grad_sums: List[torch.Tensor], saved: List[torch.Tensor]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n])."""
+        harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)
+        grad_nodes = senders.new_zeros([n, k, senders.shape[1]])
+        step = min(n, self._block_size(neighbors))
+        work = self._workspace(senders, 3, step * k)
+        gathered = senders.new_empty([step * k * senders.shape[1]])
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            own = neighbors[start:end].reshape(-1)
+            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
+            for g, member in enumerate(self.groups):
+                member.backward(
+                    grad_sums[g][start:end],
+                    harmonics[start:end],
+                    features[start:end],
+                    nodes,
+                    work,
+                    grad_y[start:end],
+                    grad_phi[start:end].flatten(0, 1),
+                    grad_nodes[start:end],
+                )
+        return grad_y, grad_phi, grad_nodes
+
+
+def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> torch.Tensor:
+    """Sum over all atoms that have an atom as neighbour, of what they hold for it.
+
+    Args:
+        pairs: shape [N, K, width].
+        reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
+        limits: see `block_limits`.
+
+    Returns:
+        The sums, shape [N, width].
+    """
+    n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
+    flat = pairs.view(n * k, width)
+    step = block_size(pairs, k * width, limits)
+    sums = pairs.new_empty([n, width])
+    for start in range(0, n, step):
+        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+        end = min(n, start + step)
+        own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
+        torch.sum(own, [1], out=sums[start:end])
+    return sums
+
+
+class MessageConvolution(nn.Module):
+    """Later layers: the neighbour's features h_j of degrees 0..node_lmax through all paths.
 
     Args:
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
@@ -295,7 +427,6 @@ class MessageConvolution(nn.Module):
         few_kernels: bool,
     ) -> None:
         super().__init__()
-        self.limits = block_limits()
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
         outputs = [path[2] for path in paths]
         groups = [[p] for p in range(len(paths))]
@@ -306,30 +437,20 @@ class MessageConvolution(nn.Module):
         for p, degree in enumerate(outputs):
             rank = outputs[:p].count(degree)
             own.append(mixes[degree][rank * channels : (rank + 1) * channels])
+        first = degree_offsets(node_lmax)
         members = [
-            PathGroup(
+            MixedPathGroup(
                 [paths[p] for p in group],
                 weights[group],
-                [own[p] for p in group],
                 lmax,
-                node_lmax,
+                first[paths[group[0]][0]] * channels,
+                [own[p] for p in group],
             )
             for group in groups
         ]
-        #: Elements of the largest pair tensor, for each pair.
-        self.width = channels * max(member.num_paths * member.node_size for member in members)
         self.components = (lmax + 1) ** 2
         self.channels = channels
-        self.groups: Any = nn.ModuleList(members)
-
-    def _block_size(self, neighbors: torch.Tensor) -> int:
-        return block_size(neighbors, neighbors.shape[1] * self.width, self.limits)
-
-    def _workspace(self, like: torch.Tensor, number: int, pairs: int) -> List[torch.Tensor]:
-        buffers: List[torch.Tensor] = []
-        for _ in range(number):
-            buffers.append(like.new_empty([pairs * self.width]))
-        return buffers
+        self.sums = NeighborSums(members)
 
     def forward(
         self,
@@ -341,63 +462,26 @@ class MessageConvolution(nn.Module):
         """Neighbour sum.
 
         Args:
-            harmonics: Y of shape [N, K, S].
-            features: phi of shape [N, K, P].
-            senders: h of shape [N, (node_lmax + 1)^2 * C].
-            neighbors: neighbour indices [N, K].
+            harmonics, features, senders, neighbors: see `NeighborSums.forward`.
 
         Returns:
             A of shape [S, C, N] and the tensors `backward` needs.
         """
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        step = min(n, self._block_size(neighbors))
-        work = self._workspace(senders, 2, step * k)
-        gathered = senders.new_empty([step * k * senders.shape[1]])
-        sums: List[torch.Tensor] = []
-        for group in self.groups:
-            sums.append(senders.new_empty([n, group.rows, self.channels]))
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            nodes = piece(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
-            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
-            for g, member in enumerate(self.groups):
-                y, phi = harmonics[start:end], features[start:end]
-                member(y, phi, nodes, work, sums[g][start:end])
-        out = senders.new_zeros([self.components, self.channels, n])
-        for g, group in enumerate(self.groups):
+        sums, saved = self.sums(harmonics, features, senders, neighbors)
+        out = senders.new_zeros([self.components, self.channels, neighbors.shape[0]])
+        for g, group in enumerate(self.sums.groups):
             group.mix(sums[g], out)
-        return out, [harmonics, features, senders, neighbors]
+        return out, saved
 
     @torch.jit.export
     def backward(
         self, grad: torch.Tensor, saved: List[torch.Tensor]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n_node * C])."""
-        harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
-        n, k = neighbors.shape[0], neighbors.shape[1]
         grad_sums: List[torch.Tensor] = []
-        for group in self.groups:
+        for group in self.sums.groups:
             grad_sums.append(group.mix_backward(grad).transpose(0, 1))
-        grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)
-        grad_nodes = senders.new_zeros([n, k, senders.shape[1]])
-        step = min(n, self._block_size(neighbors))
-        work = self._workspace(senders, 3, step * k)
-        gathered = senders.new_empty([step * k * senders.shape[1]])
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            nodes = piece(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
-            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
-            for g, member in enumerate(self.groups):
-                member.backward(
-                    grad_sums[g][start:end],
-                    harmonics[start:end],
-                    features[start:end],
-                    nodes,
-                    work,
-                    grad_y[start:end],
-                    grad_phi[start:end].flatten(0, 1),
-                    grad_nodes[start:end],
-                )
-        return grad_y, grad_phi, grad_nodes
+        grads: Tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.sums.backward(
+            grad_sums, saved
+        )
+        return grads

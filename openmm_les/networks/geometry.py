@@ -1,6 +1,6 @@
 """From positions to what a pair of atoms contributes, and back: harmonics and radial features."""
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -46,17 +46,25 @@ class PairGeometry(nn.Module):
     """Spherical harmonics and radial features of all slots of a neighbour matrix.
 
     Args:
-        radial: from distances [E] to features and their derivatives, each [E, P].
+        radial: from distances [E], and pairs of species [E], to features and their derivatives,
+            each [E, P].
         lmax: highest degree of the harmonics.
+        num_species: Z, where radial features depend on the species of both atoms; 0 where they are
+            the same for all pairs.
     """
 
-    def __init__(self, radial: nn.Module, lmax: int) -> None:
+    def __init__(self, radial: nn.Module, lmax: int, num_species: int = 0) -> None:
         super().__init__()
         self.radial = radial
+        self.num_species = num_species
         self.harmonics = SphericalHarmonics(lmax, torch.float64)
 
     def forward(
-        self, positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        species: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
         """Functions of the pairs.
 
@@ -64,6 +72,7 @@ class PairGeometry(nn.Module):
             positions: shape [N, 3] [A], float64.
             neighbors: neighbour of each slot, shape [N, K].
             shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+            species: species index of each atom, shape [N].
 
         Returns:
             Y of shape [N, K, S], phi of shape [N, K, P], both in the dtype of the harmonics, and
@@ -74,7 +83,11 @@ class PairGeometry(nn.Module):
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / distances
         values = self.harmonics(unit)
-        features, slopes = self.radial(distances.squeeze(1))
+        pairs: Optional[torch.Tensor] = None
+        if self.num_species > 0:
+            other = species.index_select(0, neighbors.view(-1)).view(n, k)
+            pairs = (species.unsqueeze(1) * self.num_species + other).view(-1)
+        features, slopes = self.radial(distances.squeeze(1), pairs)
         saved = [vectors, distances, unit, values, slopes]
         return values.view(n, k, -1), features.view(n, k, -1), saved
 

@@ -12,95 +12,14 @@ import torch
 from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocking import block_limits, block_size
-from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution
+from openmm_les.networks.blocking import block_limits
+from openmm_les.networks.convolution import MessageConvolution, SpeciesConvolution, collect
+from openmm_les.networks.dense import below
 from openmm_les.networks.geometry import PairGeometry
-from openmm_les.networks.product_basis import ProductBasis
-from openmm_les.networks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.node_update import NodeUpdate, State
+from openmm_les.networks.radial_layers import last_radial, radial_features
 from openmm_les.networks.readout import Readout, SpeciesLinear
-
-State = Mapping[str, torch.Tensor]
-
-
-class NodeUpdate(nn.Module):
-    """From neighbour sums to the next node features: product basis, linear map, skip, readout.
-
-    Args:
-        spec: the layer's entry of the hyper-parameters.
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        lmax: highest degree of the neighbour sums.
-        fold: see `ProductBasis`.
-        few_kernels: see `ProductBasis` and `MessageConvolution`.
-    """
-
-    def __init__(
-        self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool, few_kernels: bool
-    ) -> None:
-        super().__init__()
-        output_lmax = int(spec["output_lmax"])
-        self.degrees: List[int] = parity_ordered_degrees(output_lmax)
-        outputs = range(output_lmax + 1)
-        self.product = ProductBasis(
-            [state[f"product.{d}.basis"] for d in outputs],
-            [state[f"product.{d}.weights"] for d in outputs],
-            lmax,
-            fold,
-            few_kernels,
-        )
-        self.output: torch.Tensor
-        self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
-        names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
-        self.readout = Readout(
-            [state[f"energy.{name}"] for name in names], [state[f"charge.{name}"] for name in names]
-        )
-
-    def forward(
-        self, sums: torch.Tensor, skips: List[torch.Tensor], counts: List[int]
-    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
-        """Node features of each degree [2l+1, N, C], readouts [N, 2], and what `backward` needs.
-
-        Node features and readouts are float64.
-
-        Args:
-            sums: A of shape [S, C, N].
-            skips: self-connections of degrees 0.. [2l+1, N, C]; may hold fewer degrees than output.
-            counts: number of atoms of each species.
-        """
-        products, saved_product = self.product(sums, counts)
-        nodes: List[torch.Tensor] = [products] * len(self.degrees)
-        first = 0
-        for degree in self.degrees:
-            size = 2 * degree + 1
-            rows = products[first : first + size].transpose(1, 2)
-            node = torch.matmul(rows, self.output[degree]).to(torch.float64)
-            if degree < len(skips):
-                node = node + skips[degree]
-            nodes[degree] = node
-            first += size
-        readout, saved_readout = self.readout(nodes[0][0])
-        return nodes, readout, [saved_product, saved_readout]
-
-    @torch.jit.export
-    def backward(
-        self,
-        grad_nodes: List[torch.Tensor],
-        grad_readout: torch.Tensor,
-        saved: List[List[torch.Tensor]],
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to dE/dsums and total dE/dnodes."""
-        scalars = self.readout.backward(grad_readout, saved[1]).unsqueeze(0)
-        if len(grad_nodes) == 0:
-            # Nothing reads the covariant features of the last layer.
-            total = [scalars]
-            for degree in range(1, len(self.degrees)):
-                total.append(torch.zeros_like(scalars).repeat(2 * degree + 1, 1, 1))
-        else:
-            total = [grad_nodes[0] + scalars] + grad_nodes[1:]
-        grad_products: List[torch.Tensor] = []
-        for degree in self.degrees:
-            grad_node = total[degree].transpose(1, 2).to(self.output.dtype)
-            grad_products.append(torch.matmul(self.output[degree], grad_node))
-        return self.product.backward(torch.cat(grad_products), saved[0]), total
+from openmm_les.networks.repulsion import WithRepulsion, ZBLRepulsion
 
 
 class Interaction(nn.Module):
@@ -153,6 +72,7 @@ class Interaction(nn.Module):
         nodes: List[torch.Tensor],
         harmonics: torch.Tensor,
         features: torch.Tensor,
+        density: torch.Tensor,
         neighbors: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
@@ -162,6 +82,7 @@ class Interaction(nn.Module):
             nodes: features of each degree, [2l+1, N, C].
             harmonics: Y of shape [N, K, S].
             features: radial features of this layer, [N, K, P].
+            density: see `NodeUpdate`.
             neighbors: neighbour indices [N, K].
             counts: number of atoms of each species.
         """
@@ -173,7 +94,7 @@ class Interaction(nn.Module):
         skips: List[torch.Tensor] = []
         for degree, skip in enumerate(self.skips):
             skips.append(skip(nodes[degree], counts, False))
-        updated, readout, saved_update = self.update(sums, skips, counts)
+        updated, readout, saved_update = self.update(sums, density, skips, counts)
         return updated, readout, [saved] + saved_update
 
     @torch.jit.export
@@ -184,13 +105,19 @@ class Interaction(nn.Module):
         saved: List[List[torch.Tensor]],
         reverse: torch.Tensor,
         counts: List[int],
-    ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
-        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
-        grad_sums, grad_total = self.update.backward(grad_nodes, grad_readout, saved[1:])
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[torch.Tensor]]:
+        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], list of radial features).
+
+        The list holds those of the radial features [N, K, P] and, if there is one, the density.
+        """
+        grad_sums, grad_total, grad_density = self.update.backward(
+            grad_nodes, grad_readout, saved[1:], counts
+        )
         grad_harmonics, grad_features, grad_gathered = self.convolution.backward(
             grad_sums, saved[0]
         )
-        senders = self._collect(grad_gathered, reverse)
+        senders = collect(grad_gathered, reverse, self.limits)
+        senders = senders.view(senders.shape[0], -1, self.channels).transpose(0, 1)
         grads: List[torch.Tensor] = [senders] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -200,33 +127,11 @@ class Interaction(nn.Module):
             first += size
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
-        return grads, grad_harmonics, grad_features
-
-    def _collect(self, pairs: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
-        """Sum over all atoms that have an atom as neighbour, of their [N, K, n_node * C].
-
-        Returns:
-            The sums, shape [n_node, N, C].
-        """
-        n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
-        flat = pairs.view(n * k, width)
-        step = block_size(pairs, k * width, self.limits)
-        sums = pairs.new_empty([n, width])
-        for start in range(0, n, step):
-            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-            end = min(n, start + step)
-            own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
-            torch.sum(own, [1], out=sums[start:end])
-        return sums.view(n, -1, self.channels).transpose(0, 1)
-
-
-def _layer_state(state: State, layer: int) -> Dict[str, torch.Tensor]:
-    prefix = f"layers.{layer}."
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
+        return grads, grad_harmonics, [grad_features] + grad_density
 
 
 #: Canonical tensors whose first axis runs over the elements.
-_PER_SPECIES = ("embedding", "reference_energies", "skip.", "weights")
+_PER_SPECIES = ("embedding", "reference_energies", "skip.", "selector.", "weights", "radii")
 
 
 def select_species(state: State, species: Sequence[int]) -> Dict[str, torch.Tensor]:
@@ -276,14 +181,24 @@ class MACENetwork(nn.Module):
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
         specs = hyper["layers"]
         state = select_species(state, species)
-        layers = [_layer_state(state, t) for t in range(len(specs))]
+        layers = [below(state, f"layers.{t}.") for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
-        outputs += [_last_radial(layer) for layer in layers[1:]]
-        radial, outputs = _radial_features(hyper, state, layers, outputs, dtype, exact_radial)
-        self.widths: List[int] = [output.shape[0] for output in outputs]
+        outputs += [last_radial(layer) for layer in layers[1:]]
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        #: Columns of the radial features: those of each layer and its density, and repulsion.
+        self.widths: List[int] = []
+        for layer, output in zip(layers, outputs, strict=True):
+            self.widths += [output.shape[0], int("density" in layer)]
+        self.has_repulsion = "zbl" in hyper
+        by_pair = self.has_repulsion or "distance_transform" in hyper
+        if self.has_repulsion:
+            numbers = [hyper["elements"][index] for index in species]
+            repulsion = ZBLRepulsion(hyper["zbl"], state["zbl.radii"], numbers, self.cutoff)
+            radial = WithRepulsion(radial, repulsion)
+            self.widths.append(1)
 
-        self.geometry = PairGeometry(radial, lmax)
+        self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = SpeciesConvolution(first_map, lmax)
         self.first_skip: torch.Tensor
@@ -303,14 +218,14 @@ class MACENetwork(nn.Module):
         self._cast(dtype)
 
     def _cast(self, dtype: torch.dtype) -> None:
-        """Casts all weights but those that act on single nodes.
+        """Casts all weights but those that act on single nodes, and the repulsion.
 
         Node features, self-connections and readouts stay float64. Rounding them to float32 costs
         1e-7 e in the charge of a lone atom, times the slope of its self-energy 2e-6 eV; and they
         are so small that double precision costs nothing.
         """
         for module in self.modules():
-            if isinstance(module, Readout | SpeciesLinear):
+            if isinstance(module, Readout | SpeciesLinear | ZBLRepulsion):
                 continue
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_floating_point() and name != "first_skip":
@@ -342,27 +257,25 @@ class MACENetwork(nn.Module):
             and saved tensors.
         """
         n, k = neighbors.shape[0], neighbors.shape[1]
-        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts)
-        by_layer = features.split(self.widths, 2)
+        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts, species)
+        columns = features.split(self.widths, 2)
 
         onehot = self.onehot.index_select(0, species)
         onehot = onehot.index_select(0, neighbors.view(-1)).view(n, k, -1)
-        sums, saved_first = self.first(harmonics, by_layer[0], onehot)
+        sums, saved_first = self.first(harmonics, columns[0], onehot)
         skip = self.first_skip.index_select(0, species).unsqueeze(0)
-        nodes, readout, saved_update = self.first_update(sums, [skip], counts)
-        saved = [
-            saved_pairs + [reverse],
-            saved_first,
-            saved_update[0],
-            saved_update[1],
-        ]
+        nodes, readout, saved_update = self.first_update(sums, columns[1], [skip], counts)
+        saved = [saved_pairs + [reverse], saved_first] + saved_update
         for t, interaction in enumerate(self.interactions):
             nodes, values, saved_layer = interaction(
-                nodes, harmonics, by_layer[t + 1], neighbors, counts
+                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors, counts
             )
             readout = readout + values
             saved += saved_layer
-        return readout[:, 0] + self.energy_shift, readout[:, 1], saved
+        energies = readout[:, 0] + self.energy_shift
+        if self.has_repulsion:
+            energies = energies + columns[len(columns) - 1].to(torch.float64).sum([1, 2])
+        return energies, readout[:, 1], saved
 
     @torch.jit.export
     def pull_back(
@@ -390,35 +303,29 @@ class MACENetwork(nn.Module):
         last = len(saved)
         for interaction in self.reversed:
             grad_nodes, grad_y, grad_phi = interaction.backward(
-                grad_nodes, grad_readout, saved[last - 3 : last], reverse, counts
+                grad_nodes, grad_readout, saved[last - 4 : last], reverse, counts
             )
             grad_harmonics.append(grad_y)
-            grad_features.append(grad_phi)
-            last -= 3
-        grad_sums, _ = self.first_update.backward(grad_nodes, grad_readout, saved[2:4])
-        grad_y, grad_phi = self.first.backward(grad_sums, saved[1])
-        grad_features.append(grad_phi)
-        grad_features.reverse()
+            grad_features = grad_phi + grad_features
+            last -= 4
+        grad_sums, _, grad_density = self.first_update.backward(
+            grad_nodes, grad_readout, saved[2:5], counts
+        )
+        grad_y, grad_first = self.first.backward(grad_sums, saved[1])
+        grad_features = [grad_first] + grad_density + grad_features
+        if self.has_repulsion:
+            slots = grad_first[:, :, :1]
+            grad_features.append(grad_energies.to(slots.dtype).view(-1, 1, 1).expand_as(slots))
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
         return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved_pairs, reverse)
-
-
-def _hidden_radial(layer: State) -> List[torch.Tensor]:
-    names = sorted((n for n in layer if n.startswith("radial.")), key=lambda n: int(n[7:]))
-    return [layer[name] for name in names[:-1]]
-
-
-def _last_radial(layer: State) -> torch.Tensor:
-    count = len(_hidden_radial(layer))
-    return layer[f"radial.{count}"]
 
 
 def _first_layer_map(
     spec: Mapping[str, Any], layer: State, embedding: torch.Tensor, channels: int, lmax: int
 ) -> torch.Tensor:
     """Radial MLP's last map, embedding, linear_up and mixing in one: [P, (lmax + 1) * C * Z]."""
-    last = _last_radial(layer)
+    last = last_radial(layer)
     senders = embedding @ layer["up.0"]
     out = torch.zeros(lmax + 1, channels, len(embedding), last.shape[0], dtype=torch.float64)
     for p, (_, _, degree) in enumerate(spec["paths"]):
@@ -427,24 +334,3 @@ def _first_layer_map(
         )
         out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
     return out.flatten(0, 2).T
-
-
-def _radial_features(
-    hyper: Mapping[str, Any],
-    state: State,
-    layers: Sequence[State],
-    outputs: List[torch.Tensor],
-    dtype: torch.dtype,
-    exact: bool,
-) -> Tuple[nn.Module, List[torch.Tensor]]:
-    """The radial module, and the maps from its features to the outputs of each layer."""
-    basis = BesselBasis(
-        state["bessel_frequencies"],
-        float(hyper["bessel_prefactor"]),
-        float(hyper["cutoff"]),
-        int(hyper["cutoff_order"]),
-    )
-    mlp = ExactRadial(basis, [_hidden_radial(layer) for layer in layers])
-    if exact:
-        return mlp, outputs
-    return tabulate(mlp, [output.shape[0] for output in outputs], outputs, dtype=dtype)

@@ -1,19 +1,20 @@
-"""MACE's symmetric product basis: invariant and covariant cubic polynomials of the neighbour sums.
+"""MACE's symmetric product basis: invariant and covariant polynomials of the neighbour sums.
 
-With a leading constant, A~ = [1, A], every polynomial of degree up to 3 is a cubic form
-P = sum_abc T_abc A~_a A~_b A~_c with symmetric T. One matrix product with all pair products
-Q = A~ (x) A~ gives J_a = sum_bc T_abc Q_bc; then P = sum_a A~_a J_a and dP/dA_a = 3 J_a (Euler), so
-the backward pass costs almost nothing. Parity splits A~ into even and odd rows: a result of given
-parity couples even rows to one half of Q and odd rows to the other.
+With a leading constant, A~ = [1, A], every polynomial of degree up to 3 is a cubic form, P = sum_a
+A~_a J_a with J_a = (1/3) dP/dA~_a (Euler). J is quadratic: one matrix product with all pair
+products Q = A~ (x) A~ gives value and Jacobian at once, so the backward pass costs almost nothing.
+Parity splits A~ into even and odd rows: a result of given parity couples even rows to one half of Q
+and odd rows to the other.
+
+Polynomials of degree 4 are quartic forms in the same way, J = (1/4) dP/dA~ with all products of
+three: six times the arithmetic, in one block.
 
 Batatia et al., NeurIPS 35, 11423 (2022), eq. 10-11, rewritten.
 """
 
-from itertools import combinations_with_replacement, permutations
+from itertools import combinations_with_replacement
 from typing import Any, List, Sequence, Tuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,54 +22,54 @@ from openmm_les.networks.angular import parity_ordered_degrees, parity_permutati
 from openmm_les.networks.blocking import block_limits, block_size
 
 
-def _symmetric_tensor(monomials: torch.Tensor, size: int) -> npt.NDArray[np.float64]:
-    """Symmetric T of shape [R, size, size, size] from monomial coefficients [R, M]."""
-    index = np.array(list(combinations_with_replacement(range(size), 3)))
-    if monomials.shape[1] != len(index):
-        raise ValueError(
-            f"basis: expected {len(index)} monomials of {size} variables, got {monomials.shape[1]}"
-        )
-    tensor = torch.zeros(monomials.shape[0], size**3, dtype=torch.float64)
-    for a, b, c in permutations(range(3)):
-        # With repeated indices some visits coincide, and their shares of 1/6 add up.
-        flat = (index[:, a] * size + index[:, b]) * size + index[:, c]
-        tensor.index_add_(1, torch.from_numpy(flat), monomials / 6.0)
-    return tensor.numpy().reshape(-1, size, size, size)
-
-
-def _pairs(rows: Sequence[int]) -> List[Tuple[int, int]]:
+def _pairs(rows: Sequence[int]) -> List[Tuple[int, ...]]:
     return list(combinations_with_replacement(rows, 2))
 
 
-def _form_matrix(
-    tensor: npt.NDArray[np.float64], pairs: Sequence[Tuple[int, int]]
-) -> npt.NDArray[np.float64]:
-    """Matrix [R, rows, pairs] from pair products to J; off-diagonal pairs count twice."""
-    left, right = np.array(pairs).T
-    block = tensor[:, :, left, right]
-    return np.asarray(block * np.where(left == right, 1.0, 2.0))
-
-
 def _dense_forms(
-    bases: Sequence[torch.Tensor], lmax: int, pairs: Sequence[Tuple[int, int]]
+    bases: Sequence[torch.Tensor], lmax: int, products: Sequence[Tuple[int, ...]]
 ) -> torch.Tensor:
-    """Forms that give J from pair products, [R of all degrees, outputs, rows, pairs], float64.
+    """Forms that give J from products, [R of all degrees, outputs, rows, products], float64.
 
     Outputs and rows in parity order. Forms of different degrees share one matrix, zero where the
     rank index belongs to another degree.
+
+    Args:
+        bases: see `ProductBasis`.
+        lmax: highest degree of the input.
+        products: the rows that are multiplied, each once and in ascending order.
     """
-    order = [0] + [1 + i for i in parity_permutation(lmax)]
+    size, order = 1 + (lmax + 1) ** 2, len(products[0]) + 1
+    monomials = list(combinations_with_replacement(range(size), order))
+    for basis in bases:
+        if basis.shape[2] != len(monomials):
+            raise ValueError(
+                f"basis: expected {len(monomials)} monomials of {size} variables, got "
+                f"{basis.shape[2]}"
+            )
+    row_of = {0: 0} | {1 + i: 1 + row for row, i in enumerate(parity_permutation(lmax))}
+    column_of = {product: column for column, product in enumerate(products)}
+    rows = [[row_of[index] for index in monomial] for monomial in monomials]
     ranks = [basis.shape[0] for basis in bases]
-    outputs: List[npt.NDArray[np.float64]] = []
-    for degree in parity_ordered_degrees(len(bases) - 1):
-        first = sum(ranks[:degree])
-        for component in range(2 * degree + 1):
-            tensor = _symmetric_tensor(bases[degree][:, component], len(order))
-            tensor = tensor[:, order][:, :, order][:, :, :, order]
-            form = np.zeros((sum(ranks), len(order), len(pairs)))
-            form[first : first + ranks[degree]] = _form_matrix(tensor, pairs)
-            outputs.append(form)
-    return torch.from_numpy(np.stack(outputs, 1))
+    degrees = parity_ordered_degrees(len(bases) - 1)
+    forms = torch.zeros(
+        sum(ranks), sum(2 * d + 1 for d in degrees), size * len(products), dtype=torch.float64
+    )
+    for factor in range(order):
+        # Derivatives by each factor; equal factors visit the same place and add up.
+        others = [tuple(sorted(row[:factor] + row[factor + 1 :])) for row in rows]
+        places = [
+            row[factor] * len(products) + column_of[other]
+            for row, other in zip(rows, others, strict=True)
+        ]
+        index = torch.tensor(places)
+        output = 0
+        for degree in degrees:
+            first, width = sum(ranks[:degree]), 2 * degree + 1
+            own = forms[first : first + ranks[degree], output : output + width]
+            own.index_add_(2, index, bases[degree] / order)
+            output += width
+    return forms.view(sum(ranks), -1, size, len(products))
 
 
 class _SplitForms(nn.Module):
@@ -178,39 +179,56 @@ class _SplitForms(nn.Module):
 
 
 class _DenseForms(nn.Module):
-    """The forms in one block with the zeros of parity: fewest kernels.
+    """The forms in one block with the zeros of parity: fewest kernels, and every order.
 
     Args:
-        forms: `_dense_forms` of shape [R, outputs, D, pairs].
+        forms: `_dense_forms` of shape [R, outputs, D, products].
         weights: weights of shape [Z, C, R].
-        pairs: the two rows of each pair.
+        products: the rows of each product, two or three.
+        fold: see `ProductBasis`.
     """
 
     def __init__(
-        self, forms: torch.Tensor, weights: torch.Tensor, pairs: Sequence[Tuple[int, int]]
+        self,
+        forms: torch.Tensor,
+        weights: torch.Tensor,
+        products: Sequence[Tuple[int, ...]],
+        fold: bool,
     ) -> None:
         super().__init__()
         self.kept = 1
-        self.outputs, self.num_rows = forms.shape[1], forms.shape[2]
+        self.fold = fold
+        self.outputs, self.num_rows, self.size = forms.shape[1], forms.shape[2], len(products)
+        flat = forms.flatten(1)
+        self.weights: torch.Tensor
         self.forms: torch.Tensor
         self.left: torch.Tensor
         self.right: torch.Tensor
-        self.register_buffer("forms", _folded(weights, forms.flatten(1), len(pairs)))
-        self.register_buffer("left", torch.tensor([pair[0] for pair in pairs]))
-        self.register_buffer("right", torch.tensor([pair[1] for pair in pairs]))
+        self.third: torch.Tensor
+        self.register_buffer("weights", weights)
+        self.register_buffer("forms", _folded(weights, flat, self.size) if fold else flat)
+        self.register_buffer("left", torch.tensor([product[0] for product in products]))
+        self.register_buffer("right", torch.tensor([product[1] for product in products]))
+        self.register_buffer("third", torch.tensor([product[-1] for product in products]))
+        self.cubic = len(products[0]) == 2
 
     def forward(
         self, a: torch.Tensor, first: int, counts: List[int]
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and what is kept."""
         c, n = a.shape[1], a.shape[2]
-        pairs = a.index_select(0, self.left) * a.index_select(0, self.right)
-        by_channel = pairs.transpose(0, 1)
+        products = a.index_select(0, self.left) * a.index_select(0, self.right)
+        if not self.cubic:
+            products = products * a.index_select(0, self.third)
+        by_channel = products.transpose(0, 1)
         parts: List[torch.Tensor] = []
         atom = 0
         for z, count in enumerate(counts):
             if count > 0:
-                form = self.forms[z, first : first + c]
+                if self.fold:
+                    form = self.forms[z, first : first + c]
+                else:
+                    form = (self.weights[z, first : first + c] @ self.forms).view(c, -1, self.size)
                 parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
                 atom += count
         j = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
@@ -219,7 +237,7 @@ class _DenseForms(nn.Module):
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
-        """From dE/dB [c, outputs, N] to dE/dA / 3 [c, D - 1, N]."""
+        """From dE/dB [c, outputs, N] to dE/dA / order [c, D - 1, N]."""
         # Row 0 is the constant: it has no gradient.
         return (grad.unsqueeze(2) * saved[0][:, :, 1:]).sum(1)
 
@@ -235,12 +253,14 @@ class ProductBasis(nn.Module):
 
     Args:
         bases: for each output degree L the monomial coefficients of shape [R, 2L + 1, M], natural
-            component order, M = number of cubic monomials of 1 + (lmax + 1)^2 variables, float64.
+            component order, M = number of monomials of `order` in 1 + (lmax + 1)^2 variables,
+            float64.
         weights: for each output degree the weights of shape [Z, R, C].
         lmax: highest degree of the input.
         fold: multiply bases and weights once, here (fast; memory grows with species and channels),
             or at each call (small files: the portable module).
         few_kernels: for systems so small that launches cost more than arithmetic; needs `fold`.
+        order: 3, which lower ones are cases of, or 4.
     """
 
     def __init__(
@@ -250,22 +270,26 @@ class ProductBasis(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        order: int = 3,
     ) -> None:
         super().__init__()
         self.limits = block_limits()
+        self.order = order
         self.channels = weights[0].shape[2]
         num_even = 1 + sum(2 * d + 1 for d in range(0, lmax + 1, 2))
         num_rows = 1 + (lmax + 1) ** 2
         even, odd = range(num_even), range(num_even, num_rows)
         same = _pairs(even) + _pairs(odd)
-        pairs = same + [(a, b) for a in even for b in odd]
-        self.num_pairs = len(pairs)
-        forms = _dense_forms(bases, lmax, pairs)
+        products = same + [(a, b) for a in even for b in odd]
+        if order > 3:
+            products = list(combinations_with_replacement(range(num_rows), order - 1))
+        self.num_products = len(products)
+        forms = _dense_forms(bases, lmax, products)
         stacked = torch.cat(list(weights), 1).transpose(1, 2)  # [Z, C, R of all degrees]
         even_outputs = sum(2 * d + 1 for d in range(0, len(bases), 2))
         self.forms: Any
-        if few_kernels:
-            self.forms = _DenseForms(forms, stacked, pairs)
+        if few_kernels or order > 3:
+            self.forms = _DenseForms(forms, stacked, products, fold)
         else:
             self.forms = _SplitForms(forms, stacked, (num_even, len(same), even_outputs), fold)
 
@@ -281,7 +305,7 @@ class ProductBasis(nn.Module):
         Returns:
             B of shape [(output_lmax + 1)^2, C, N], parity order, and what `backward` needs.
         """
-        step = block_size(sums, self.num_pairs * sums.shape[2], self.limits)
+        step = block_size(sums, self.num_products * sums.shape[2], self.limits)
         outs: List[torch.Tensor] = []
         saved: List[torch.Tensor] = []
         a = torch.cat([torch.ones_like(sums[:1]), sums])
@@ -304,4 +328,4 @@ class ProductBasis(nn.Module):
             outs.append(self.forms.backward(by_channel[first:last], j))
             first = last
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return 3.0 * out.transpose(0, 1)
+        return float(self.order) * out.transpose(0, 1)

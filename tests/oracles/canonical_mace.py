@@ -6,6 +6,7 @@ e3nn's spherical harmonics and Wigner 3j symbols, which the canonical form refer
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import combinations_with_replacement
 
@@ -43,13 +44,18 @@ def short_range(
     shift = torch.tensor(shift @ (open_cell if cell is None else cell), dtype=torch.float64)
     r = torch.tensor(positions, dtype=torch.float64, requires_grad=True)
     vectors = r[receiver] - r[sender] - shift
-    basis = _radial_basis(hyper, state, torch.linalg.norm(vectors, dim=1))
+    distances = torch.linalg.norm(vectors, dim=1)
+    pairs = species[receiver], species[sender]
+    basis = _radial_basis(hyper, state, distances, pairs)
     lmax = hyper["lmax"]
     harmonics = o3.spherical_harmonics(list(range(lmax + 1)), vectors, True, "component")
     edges = [harmonics[:, degree**2 : (degree + 1) ** 2] for degree in range(lmax + 1)]
 
     nodes = [state["embedding"][species].unsqueeze(1)]  # per degree [n, 2l+1, C]
     energies = state["reference_energies"][species] + hyper["energy_shift"]
+    if "zbl" in hyper:
+        repulsion = _zbl(hyper, state["zbl.radii"], distances, pairs)
+        energies = energies.index_add(0, receiver, repulsion)
     charges = torch.zeros(n, dtype=torch.float64)
     for t, layer in enumerate(hyper["layers"]):
         w = {
@@ -58,6 +64,16 @@ def short_range(
             if k.startswith(f"layers.{t}.")
         }
         sums = _neighbor_sums(layer, w, nodes, edges, basis, receiver, sender, n, lmax)
+        if "density" in w:
+            density = torch.tanh((basis @ w["density"]) ** 2)[:, 0]
+            sums = (
+                sums / (1 + torch.zeros(n).double().index_add(0, receiver, density))[:, None, None]
+            )
+        if "selector.0" in w:
+            degrees = [sums[:, :, degree**2 : (degree + 1) ** 2] for degree in range(lmax + 1)]
+            maps = [w[f"selector.{degree}"][species] for degree in range(lmax + 1)]
+            mixed = [torch.einsum("ncm,ncd->ndm", a, b) for a, b in zip(degrees, maps, strict=True)]
+            sums = torch.cat(mixed, 2)
         updated = []
         for degree in range(layer["output_lmax"] + 1):
             product = _product(w, degree, sums, species)
@@ -71,16 +87,46 @@ def short_range(
     return energies, charges, r
 
 
-def _radial_basis(hyper, state, distances: torch.Tensor) -> torch.Tensor:
-    x, p = distances / hyper["cutoff"], hyper["cutoff_order"]
+def _envelope(x: torch.Tensor, p: int) -> torch.Tensor:
     envelope = (
         1
         - (p + 1) * (p + 2) / 2 * x**p
         + p * (p + 2) * x ** (p + 1)
         - p * (p + 1) / 2 * x ** (p + 2)
     )
+    return torch.where(x < 1, envelope, 0.0)
+
+
+def _radial_basis(hyper, state, distances: torch.Tensor, pairs) -> torch.Tensor:
+    envelope = _envelope(distances / hyper["cutoff"], hyper["cutoff_order"])
+    if "distance_transform" in hyper:
+        radii = state["transform.radii"]
+        distances = _transform(
+            **hyper["distance_transform"], r=distances, radii=radii[pairs[0]] + radii[pairs[1]]
+        )
     sines = torch.sin(distances[:, None] * state["bessel_frequencies"])
     return hyper["bessel_prefactor"] * sines * (envelope / distances)[:, None]
+
+
+def _transform(kind, r, radii, **parameters) -> torch.Tensor:
+    if kind == "agnesi":
+        u, a, q, p = 2 * r / radii, *(parameters[name] for name in "aqp")
+        return 1 / (1 + a * u**q / (1 + u ** (q - p)))
+    low, high = 3 / 4 * radii, 4 / 3 * radii
+    step = 1 + torch.tanh(parameters["alpha"] * (r - (low + high) / 2) / (high - low))
+    return low + (r - low) * step / 2
+
+
+def _zbl(hyper, radii, r: torch.Tensor, pairs) -> torch.Tensor:
+    zbl, z = hyper["zbl"], torch.tensor(hyper["elements"], dtype=torch.float64)
+    first, second = (z[index] for index in pairs)
+    length = zbl["length"] / (first ** zbl["power"] + second ** zbl["power"])
+    screening = sum(
+        c * torch.exp(-b * r / length)
+        for c, b in zip(zbl["coefficients"], zbl["exponents"], strict=True)
+    )
+    envelope = _envelope(r / (radii[pairs[0]] + radii[pairs[1]]), zbl["cutoff_order"])
+    return zbl["energy"] * first * second / r * screening * envelope
 
 
 def _neighbor_sums(layer, w, nodes, edges, basis, receiver, sender, n, lmax) -> torch.Tensor:
@@ -109,8 +155,10 @@ def _neighbor_sums(layer, w, nodes, edges, basis, receiver, sender, n, lmax) -> 
 def _product(w, degree: int, sums: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
     """Polynomials of one degree, [n, 2l+1, C]."""
     extended = torch.cat([torch.ones_like(sums[:, :, :1]), sums], 2)
-    a, b, c = torch.tensor(list(combinations_with_replacement(range(extended.shape[2]), 3))).T
-    monomials = extended[:, :, a] * extended[:, :, b] * extended[:, :, c]
+    size, count = extended.shape[2], w[f"product.{degree}.basis"].shape[2]
+    order = next(nu for nu in (3, 4) if math.comb(size + nu - 1, nu) == count)
+    factors = torch.tensor(list(combinations_with_replacement(range(size), order)))
+    monomials = extended[:, :, factors].prod(3)
     couplings = torch.einsum("rmk,nck->nmrc", w[f"product.{degree}.basis"], monomials)
     return torch.einsum("nmrc,nrc->nmc", couplings, w[f"product.{degree}.weights"][species])
 

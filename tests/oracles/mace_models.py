@@ -301,9 +301,25 @@ def original_short_range(
     positions: np.ndarray,
     numbers: np.ndarray,
     cell: np.ndarray | None = None,
+    head: int = 0,
 ) -> tuple[float, np.ndarray]:
     """Energy without electrostatics, and latent charges, by the model's own forward in float64."""
     model = _built(json.dumps(hyper, sort_keys=True))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of numbers in its code
+    try:
+        return _evaluated(model, positions, numbers, cell, head)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _evaluated(
+    model: torch.nn.Module,
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    cell: np.ndarray | None,
+    head: int,
+) -> tuple[float, np.ndarray]:
     with _quiet():
         from mace.data.neighborhood import get_neighborhood
 
@@ -327,7 +343,7 @@ def original_short_range(
                 "pbc": torch.tensor([periodic]),
                 "batch": torch.zeros(len(numbers), dtype=torch.int64),
                 "ptr": torch.tensor([0, len(numbers)]),
-                "head": torch.zeros(1, dtype=torch.int64),
+                "head": torch.tensor([head]),
             },
             compute_force=False,
         )

@@ -1,0 +1,153 @@
+"""Finds LES parameters that a checkpoint does not hold from the energies of labelled structures.
+
+The network is evaluated once for each structure; the long-range energy of its charges is then added
+for every choice of parameters, and the choice that reproduces the labels is taken. If none stands
+out, nothing is chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openmm_les.errors import InputError
+from openmm_les.networks import build_network
+from openmm_les.networks.canonical import CanonicalModel
+from openmm_les.portable import PortableModel
+from openmm_les_export.les_choice import PREFACTORS, LESChoice
+from openmm_les_export.reference import Array, les_energy
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+logger = logging.getLogger(__name__)
+
+#: Structures that are evaluated at least, and at most, evenly over the file.
+MIN_FRAMES, MAX_FRAMES = 5, 500
+#: Standard errors by which a fit must be nearer to the best choice than to another one.
+_CLEAR = 2.0
+
+
+def calibrate(
+    read: Callable[[LESChoice], CanonicalModel],
+    file: str | os.PathLike[str],
+    choice: LESChoice,
+) -> LESChoice:
+    """Completes a choice by labelled structures.
+
+    Args:
+        read: reads the model with a choice.
+        file: structures with the energies [eV] that the model was trained on, in a format of ASE.
+        choice: what the user has said; only the rest is searched.
+
+    Returns:
+        A complete choice.
+
+    Raises:
+        InputError: the file has no such structures, or no choice reproduces its energies clearly
+            better than the others.
+    """
+    origin = f"--calibrate {Path(file).name}"
+    prefactors = PREFACTORS if choice.prefactor is None else (choice.prefactor,)
+    removed = choice.remove_self_interaction
+    states = (True, False) if removed is None else (removed,)
+    candidates = [
+        LESChoice(
+            prefactor,
+            state,
+            {"prefactor": origin, "remove_self_interaction": origin, **choice.origins},
+        )
+        for prefactor, state in itertools.product(prefactors, states)
+    ]
+    models = [read(candidate) for candidate in candidates]
+    errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
+    sizes = np.sqrt((errors**2).mean(0))
+    order = np.argsort(sizes)
+    listed = "; ".join(_described(candidates[i], float(sizes[i])) for i in order)
+    if not all(_is_clear(errors[:, order[0]], errors[:, i]) for i in order[1:]):
+        raise InputError(
+            f"calibration: expected one choice that reproduces the energies of {file} clearly "
+            f"better than the others, got {listed}; give more structures of the training, or the "
+            "options themselves"
+        )
+    logger.info("calibration: errors of the energies of %s: %s", file, listed)
+    return candidates[int(order[0])]
+
+
+def _is_clear(best: Array, other: Array) -> bool:
+    """Whether the energies say that one choice is right and not another.
+
+    Between the two the energy is linear. Where on the way a least-squares fit to the labels lies, 0
+    for the best and 1 for the other, must be nearer to 0 by more than chance, and not far before it
+    either: energies with another zero favour one of them whatever is true.
+    """
+    step = other - best
+    places = -best * step / (step**2).mean()
+    chance = _CLEAR * places.std(ddof=1) / len(places) ** 0.5
+    return bool(abs(places.mean() + chance) < 0.5)
+
+
+def _described(choice: LESChoice, error: float) -> str:
+    state = "removed" if choice.remove_self_interaction else "kept"
+    return f"{choice.prefactor:g} {state}: {1e3 * error:.3g} meV/atom"
+
+
+def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
+    """Structures and their energies."""
+    try:
+        import ase.io
+    except ImportError:
+        raise InputError(
+            "calibration: reading structures needs ASE; pip install 'openmm-les[ase]'"
+        ) from None
+    try:
+        frames = ase.io.read(file, index=":")
+    except Exception as error:  # every format of ASE has errors of its own
+        raise InputError(f"calibration: cannot read {file}: {error}") from error
+    found = []
+    for atoms in frames:
+        results: dict[str, Any] = {} if atoms.calc is None else atoms.calc.results
+        energy = results.get("energy", atoms.info.get("energy"))
+        known = set(atoms.numbers.tolist()) <= set(elements)
+        if energy is not None and known and len(set(atoms.pbc.tolist())) == 1:
+            found.append((atoms, float(energy)))
+    if len(found) < MIN_FRAMES:
+        raise InputError(
+            f"calibration: expected at least {MIN_FRAMES} structures with an energy, of the "
+            f"model's elements, periodic in all directions or none, got {len(found)} in {file}"
+        )
+    step = -(-len(found) // MAX_FRAMES)
+    return found[::step]
+
+
+def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
+    """Errors of the energy [eV/atom] of each structure and model, [frames, models].
+
+    The models differ in LES parameters alone.
+    """
+    first = replace(models[0], les={**models[0].les, "prefactor": 0.0})
+    elements = first.hyper["elements"]
+    network = build_network(
+        first, range(len(elements)), dtype=torch.float64, exact_radial=True, fold=False
+    )
+    references = first.state["reference_energies"]
+    short_range = PortableModel(network, elements, references, first.les)
+    errors = np.zeros((len(labelled), len(models)))
+    for frame, (atoms, label) in enumerate(labelled):
+        periodic = bool(atoms.pbc.all())
+        positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
+        numbers = torch.tensor(atoms.numbers, dtype=torch.int64)
+        energy, _, charges = short_range(positions, numbers, cell, periodic)
+        for i, model in enumerate(models):
+            box = atoms.cell.array if periodic else None
+            total = float(energy) + float(les_energy(charges, positions, box, model.les))
+            errors[frame, i] = (total - label) / len(atoms)
+    return errors
