@@ -16,7 +16,6 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
@@ -123,7 +122,7 @@ def in_system(system: openmm.System) -> Observed:
         )
     force, compute = found[0]
     settings = compute.settings
-    artifact = artifacts.load(artifacts.find(compute.path, compute.sha256))
+    artifact = compute.artifact()
     numbers = tuple(settings["numbers"])
     links = settings.get("links", [])
     if (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,15 +92,28 @@ class LESCompute:
     """
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.sha256 = sha256
-        self.settings = settings
+        self._path = path
+        self._sha256 = sha256
+        self._settings = settings
         self._model: SystemModel | None = None
         # Contexts made from one System share this object and may run in different threads.
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self.path, self.sha256, self.settings)
+        return restore, (self._path, self._sha256, self._settings)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the constructor got, for those who look on."""
+        return self._settings
+
+    def artifact(self) -> Artifact:
+        """The model.
+
+        Raises:
+            ArtifactError: its file is gone, and there is no copy in the cache.
+        """
+        return artifacts.load(artifacts.find(self._path, self._sha256))
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -119,16 +133,16 @@ class LESCompute:
 
         self._model = SystemModel(
             artifact,
-            self.settings["numbers"],
-            periodic=self.settings["periodic"],
+            self._settings["numbers"],
+            periodic=self._settings["periodic"],
             cell=cell,
             positions=positions,
-            precision=self.settings["precision"],
-            device=find_device(self.settings["device"]),
-            max_neighbors=self.settings["max_neighbors"],
-            ewald=EwaldOptions(**self.settings.get("ewald", {})),
-            engine=self.settings.get("engine", "torchscript"),
-            cuda_graphs=self.settings.get("cuda_graphs", "auto"),
+            precision=self._settings["precision"],
+            device=find_device(self._settings["device"]),
+            max_neighbors=self._settings["max_neighbors"],
+            ewald=EwaldOptions(**self._settings.get("ewald", {})),
+            engine=self._settings.get("engine", "torchscript"),
+            cuda_graphs=self._settings.get("cuda_graphs", "auto"),
             surroundings=self._surroundings(artifact),
         )
         return self._model
@@ -148,7 +162,7 @@ class LESCompute:
         """
         try:
             # OpenMM calls from a thread of its own, in which a context of its own may be current.
-            with self._lock, torch_context(self.settings.get("device")):
+            with self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
         except LESError:
             raise
@@ -163,7 +177,7 @@ class LESCompute:
         # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.
         positions = state.getPositions(asNumpy=True)._value * ANGSTROM_PER_NM
         cell = None
-        if self.settings["periodic"]:
+        if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
         energy, forces = self._compute(positions, cell)
         return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
@@ -174,12 +188,11 @@ class LESCompute:
         """Energy [eV] and forces [eV/A] of the model for positions and box [A]."""
         model = self._model
         if model is None:
-            artifact = artifacts.load(artifacts.find(self.path, self.sha256))
-            model = self.prepare(artifact, cell, positions)
+            model = self.prepare(self.artifact(), cell, positions)
         result = model.evaluate(positions, cell)
         self._check(result)
         energy = result.energy
-        if self.settings["total_energy"]:
+        if self._settings["total_energy"]:
             energy += model.reference_energy
         return energy, result.forces
 

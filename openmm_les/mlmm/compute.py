@@ -88,15 +88,15 @@ class MixedCompute(LESCompute):
         self._distances = np.array([link[2] for link in links], dtype=np.float64)
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self.path, self.sha256, self.settings)
+        return restore, (self._path, self._sha256, self._settings)
 
     @property
     def parameters(self) -> dict[str, float]:
         """Lambda, if the force is interpolated."""
-        return {LAMBDA: 1.0} if self.settings["interpolate"] else {}
+        return {LAMBDA: 1.0} if self._settings["interpolate"] else {}
 
     def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
-        if not self.settings["interpolate"]:
+        if not self._settings["interpolate"]:
             return super()._evaluate(state)
         fraction = state.getParameters()[LAMBDA]
         if fraction == 0.0:  # the model need not be good for what the force field samples

@@ -135,12 +135,12 @@ class EmbeddedCompute(MixedCompute):
         self._misses = _PATIENCE  # none is allowed at the start
 
     def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self.path, self.sha256, self.settings)
+        return restore, (self._path, self._sha256, self._settings)
 
     def _surroundings(self, artifact: Artifact) -> Surroundings:
         from openmm_les.coupling import Surroundings
 
-        settings = self.settings
+        settings = self._settings
         self._sign = float(artifact.metadata["charge_sign"])
         return Surroundings(
             charges=self._mm_charges,
@@ -157,7 +157,7 @@ class EmbeddedCompute(MixedCompute):
 
     def _check(self, result: Evaluation) -> None:
         total = self._sign * float(result.charges.sum())
-        expected, allowed = self.settings["charge"], self.settings["charge_tolerance"]
+        expected, allowed = self._settings["charge"], self._settings["charge_tolerance"]
         if abs(total - expected) <= allowed:
             self._misses = 0
             return
