@@ -18,6 +18,7 @@ from openmm_les.analysis.formats import SeriesFile, open_series
 from openmm_les.analysis.series import QUANTITIES, FloatArray
 from openmm_les.errors import InputError
 from openmm_les.forces.backends import find_device
+from openmm_les.forces.cuda_context import torch_context
 from openmm_les.observed import Observed
 from openmm_les.system_model import SystemModel
 
@@ -133,15 +134,15 @@ class LESReporter:
             vectors = state.getPeriodicBoxVectors(asNumpy=True)
             cell = np.array(vectors.value_in_unit(unit.angstrom))
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-        if self._file is None:
-            self._begin(simulation, positions, cell)
-        assert self._file is not None
         velocities = None
         if self._needs_velocities:
             every = state.getVelocities(asNumpy=True)
             velocities = every.value_in_unit(unit.angstrom / unit.picosecond)
-            velocities = velocities[list(self._observed.particles)]
-        values = self._evaluate(positions, velocities, cell)
+        with torch_context(self._device):  # OpenMM's context may be current
+            if self._file is None:
+                self._begin(simulation, positions, cell)
+            values = self._evaluate(positions, velocities, cell)
+        assert self._file is not None
         time = state.getTime().value_in_unit(unit.picosecond)
         self._file.append(simulation.currentStep, time, values)
 
@@ -152,8 +153,9 @@ class LESReporter:
     def _evaluate(
         self, positions: FloatArray, velocities: FloatArray | None, cell: FloatArray | None
     ) -> dict[str, FloatArray]:
-        """All quantities of a structure, by name."""
-        placed = self._observed.place(positions[list(self._observed.particles)], cell)
+        """All quantities of a structure, by name, from positions and velocities of everything."""
+        particles = list(self._observed.particles)
+        placed = self._observed.place(positions[particles], cell)
         box = cell if self._observed.periodic else None
         found: dict[str, FloatArray] = {}
         if cell is not None:
@@ -172,6 +174,7 @@ class LESReporter:
         if "dipole" in self._names:
             found["dipole"] = charges @ placed.positions
         if velocities is not None:
+            velocities = velocities[particles]
             if "current" in self._names:
                 found["current"] = np.einsum("iab,ib->a", found["born_charges"], velocities)
             found["velocities"] = self._root_masses[:, None] * velocities

@@ -15,7 +15,7 @@ from openmm_les.analysis import validation
 from openmm_les.analysis.validation import Statistics
 from openmm_les.artifact import load
 from openmm_les.cli import main
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, SimulationError
 from openmm_les.system_model import SystemModel
 
 SHIFTS = {1: 0.3, 6: -1.2, 7: 2.0, 8: 0.7}  # eV
@@ -211,6 +211,19 @@ def test_wrong_files(tmp_path):
     for wrong in ({"born_axes": "ab"}, {"limit": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             validation.read_frames(tmp_path / "bare.xyz", **wrong)
+
+
+def test_a_structure_that_the_model_cannot_describe_is_named(artifact, structures):
+    frames = [
+        validation.Frame(tuple(atoms.numbers), atoms.positions.copy(), None, energy=0.0)
+        for atoms in structures[1:3]
+    ]
+    salt = validation.Frame((11, 17), np.array([[0, 0, 0], [2.4, 0, 0]]), None, energy=0.0)
+    with pytest.raises(InputError, match="structure 1: atoms: the model knows H, C, N, O"):
+        validation.validate(artifact, [frames[0], salt])
+    frames[1].positions[0] = frames[1].positions[1]
+    with pytest.raises(SimulationError, match="structure 0: two atoms are at the same place"):
+        validation.validate(artifact, [frames[1]])
 
 
 def test_command(capsys, tmp_path, data):

@@ -15,7 +15,7 @@ import numpy as np
 
 from openmm_les.analysis.series import FloatArray
 from openmm_les.artifact import Artifact
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, SimulationError
 from openmm_les.system_model import SystemModel
 
 logger = logging.getLogger(__name__)
@@ -281,18 +281,21 @@ def validate(
     for index in progress(order):
         frame = frames[index]
         key = (frame.numbers, frame.cell is None)
-        if key not in models:
-            models.clear()
-            models[key] = SystemModel(
-                artifact,
-                frame.numbers,
-                periodic=frame.cell is not None,
-                cell=frame.cell,
-                positions=frame.positions,
-                precision=precision,
-                device=device,
-            )
-        found[index] = _evaluate(models[key], frame)
+        try:
+            if key not in models:
+                models.clear()
+                models[key] = SystemModel(
+                    artifact,
+                    frame.numbers,
+                    periodic=frame.cell is not None,
+                    cell=frame.cell,
+                    positions=frame.positions,
+                    precision=precision,
+                    device=device,
+                )
+            found[index] = _evaluate(models[key], frame)
+        except (InputError, SimulationError) as error:
+            raise type(error)(f"structure {index}: {error}") from error
     result = Validation(list(frames), [found[index] for index in range(len(frames))])
     _check_born_axes(result)
     return result
