@@ -130,6 +130,37 @@ def draw_overlap(folder: Path) -> str:
     return _save(figure, folder / "overlap.png")
 
 
+def draw_infrared(folder: Path) -> str:
+    """Draw *_spectrum.csv and peptide_vibrations.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    names = [name for name in ("peptide", "water") if (folder / f"{name}_spectrum.csv").exists()]
+    figure, axes = pyplot.subplots(
+        len(names), 2, figsize=(11, 0.6 + 3.4 * len(names)), squeeze=False, layout="constrained"
+    )
+    for row, name in zip(axes, names, strict=True):
+        lines = (folder / f"{name}_spectrum.csv").read_text().splitlines()
+        rows = [line for line in lines if not line.startswith("#")][1:]
+        wavenumber, infrared, *_, power = np.loadtxt(rows, delimiter=",").T
+        row[0].plot(wavenumber, infrared, linewidth=1, label="molecular dynamics")
+        row[0].set(title=f"infrared, {name}", ylabel="intensity [km/mol / cm$^{-1}$]")
+        row[1].plot(wavenumber, power, linewidth=1, color="tab:green")
+        row[1].set(title=f"vibrational states, {name}", ylabel="states / cm$^{-1}$")
+        for axis in row:
+            axis.set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0, 4000), ylim=(0, None))
+    modes = np.loadtxt(folder / "peptide_vibrations.csv", delimiter=",", skiprows=1)
+    sticks = axes[0, 0].twinx()
+    sticks.vlines(modes[:, 0], 0, modes[:, 1], color="tab:red", linewidth=1, label="harmonic")
+    sticks.set_ylabel("harmonic [km/mol]", color="tab:red")
+    sticks.set_ylim(0, 1.05 * modes[:, 1].max())
+    path = folder / "infrared.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return f"Drew {path}."
+
+
 def _pyplot():
     """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
     import matplotlib

@@ -122,8 +122,15 @@ def _dtype(name: str) -> "torch.dtype":
     return dtypes[name]
 
 
-def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def check_output(
+    path: str | os.PathLike[str], overwrite: bool = False, example: str = f"model{SUFFIX}"
+) -> Path:
     """Refuses an output path that exists or cannot be written, before any work is done.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may exist.
+        example: a name of such a file, for messages.
 
     Returns:
         The absolute path.
@@ -133,9 +140,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """
     output = Path(path).absolute()
     if output.is_dir():
-        raise ArtifactError(
-            f"output: {output} is a directory; give a file name such as model{SUFFIX}"
-        )
+        raise ArtifactError(f"output: {output} is a directory; give a file name such as {example}")
     if output.exists() and not overwrite:
         raise ArtifactError(f"output: {output} exists; choose another name or pass --overwrite")
     if not output.parent.is_dir():

@@ -164,6 +164,31 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
         return _export(model, source)
 
 
+def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
+    """Open a model, downloading a published one if need be.
+
+    Args:
+        model: a name (see `names`) or the path of an artifact.
+
+    Raises:
+        InputError: neither a known name nor a file.
+        ArtifactError, DownloadError: the model cannot be had.
+    """
+    if model in names():
+        return artifacts.load(artifact_path(str(model)))
+    path = Path(model).absolute()
+    if not path.exists():
+        raise InputError(
+            f"model: expected a name ({', '.join(names())}) or an exported model "
+            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{meant(path.name)}"
+        )
+    try:
+        return artifacts.load(path)
+    except ArtifactError as error:
+        # The text begins with the name that openmm-ml has for this.
+        raise ArtifactError(f"model: {str(error).removeprefix('modelPath: ')}") from error
+
+
 def git_blob_id(path: Path) -> str:
     """Object id that git gives to a file's content: sha1 of ``blob SIZE``, a zero byte, content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)

@@ -1,7 +1,7 @@
 """Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
 
 All factors derive from `openmm.unit`, so that the package holds no number of its own but the
-permittivity of the vacuum, which `openmm.unit` lacks.
+permittivity of the vacuum and Planck's constant, which `openmm.unit` lacks.
 """
 
 import math
@@ -30,3 +30,21 @@ COULOMB_CONSTANT: float = (
     unit.elementary_charge**2 * unit.AVOGADRO_CONSTANT_NA / (4.0 * math.pi * _PERMITTIVITY)
 ).value_in_unit(unit.kilojoule_per_mole * unit.angstrom) / KJ_PER_MOL_PER_EV
 """Energy of two elementary charges 1 Angstrom apart, 1 / (4 pi eps0) [eV A / e^2]."""
+
+BOLTZMANN: float = (unit.MOLAR_GAS_CONSTANT_R * unit.kelvin).value_in_unit(
+    unit.kilojoule_per_mole
+) / KJ_PER_MOL_PER_EV
+"""Boltzmann's constant [eV/K]."""
+
+MASS_ENERGY: float = (1.0 * unit.dalton * (unit.angstrom / unit.picosecond) ** 2).value_in_unit(
+    unit.kilojoule_per_mole
+) / KJ_PER_MOL_PER_EV
+"""Energies of motion: multiply u A^2/ps^2 by this to get eV."""
+
+LIGHT_SPEED: float = unit.SPEED_OF_LIGHT_C.value_in_unit(unit.centimeter / unit.picosecond)
+"""Speed of light [cm/ps]; frequencies [1/ps] divided by this are wavenumbers [1/cm]."""
+
+PLANCK: float = (
+    6.62607015e-34 * unit.joule * unit.second * unit.AVOGADRO_CONSTANT_NA  # exact, in the SI
+).value_in_unit(unit.kilojoule_per_mole * unit.picosecond) / KJ_PER_MOL_PER_EV
+"""Planck's constant [eV ps]."""

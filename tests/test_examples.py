@@ -181,6 +181,20 @@ def test_embeddings_compared(tmp_path):
     assert ("embeddings.png" in out) == (find_spec("matplotlib") is not None)
 
 
+def test_infrared_spectrum(tmp_path):
+    options = ["--steps", 400, "--equilibration", 40]
+    out = run("10_ir_spectrum_of_a_peptide.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    modes = np.array(rows(folder / "peptide_vibrations.csv"), dtype=float)
+    assert len(modes) == 3 * 22 - 6
+    assert 20 < modes[0, 0] < modes[-1, 0] < 4000
+    assert (modes[:, 1] >= 0).all()
+    assert 200 < modes[:, 1].sum() < 3000
+    assert len(rows(folder / "peptide.csv")) == 100
+    assert "No water" in out
+    assert ("infrared.png" in out) == (find_spec("matplotlib") is not None)
+
+
 @pytest.mark.skipif(find_spec("pymbar") is None, reason="needs pymbar (extra `examples`)")
 def test_free_energy_of_the_model(tmp_path):
     options = ["--padding", 0.7, "--windows", 4, "--samples", 15, "--interval", 5]

@@ -74,6 +74,26 @@ def test_killed_at_arbitrary_moments(uninterrupted, tmp_path, ensemble):
     assert_same_run(output, uninterrupted(ensemble) / "run")
 
 
+def test_the_response_continues_too(tmp_path):
+    """At constant pressure, where checkpoints make new Simulations."""
+    wanted = {"response": "current,charges", "response_interval": 6, "equilibration_steps": 0}
+    (tmp_path / "complete").mkdir()
+    complete = config(tmp_path / "complete", "NPT", **wanted)
+    output = tmp_path / "run"
+
+    def copy(progress):
+        if progress.step == 60:  # with the file of a later time
+            shutil.copytree(complete.output, output)
+
+    md.run(complete, listener=Recorder(copy))
+    shutil.copy(complete.output / "response.csv", output)
+    assert rows(output / "response.csv") == 20
+    md.run(config(tmp_path, "NPT", **wanted), resume=True)
+    assert_same_run(output, complete.output)
+    same = [(folder / "response.csv").read_bytes() for folder in (output, complete.output)]
+    assert same[0] == same[1]
+
+
 # Dies in the n-th call of fsync: between log and trajectory, in the middle of a checkpoint, ...
 DYING = """
 import os, signal

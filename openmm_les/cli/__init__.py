@@ -17,7 +17,7 @@ import click
 from openmm_les._version import __version__
 from openmm_les.errors import LESError, SimulationError
 
-COMMANDS = ("doctor", "export", "inspect", "models", "run")
+COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 
 USER_ERROR = 2
 FAILURE = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +106,19 @@ class LESCompute:
         return restore, (self._path, self._sha256, self._settings)
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the constructor got, for those who look on."""
+        return self._settings
+
+    def artifact(self) -> Artifact:
+        """The model.
+
+        Raises:
+            ArtifactError: its file is gone, and there is no copy in the cache.
+        """
+        return artifacts.load(artifacts.find(self._path, self._sha256))
+
+    @property
     def parameters(self) -> dict[str, float]:
         """Global parameters of the force, and their values in a new Context."""
         return electric_field.defaults(self._settings.get("electric_field"))
@@ -184,8 +198,7 @@ class LESCompute:
         """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
         model = self._model
         if model is None:
-            artifact = artifacts.load(artifacts.find(self._path, self._sha256))
-            model = self.prepare(artifact, cell, positions)
+            model = self.prepare(self.artifact(), cell, positions)
         result = model.evaluate(positions, cell, field)
         self._check(result)
         energy = result.energy

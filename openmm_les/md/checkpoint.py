@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
+from openmm_les.files import write_atomically
 
 _FORMAT = 1
 _METADATA, _CONTEXT = "metadata.json", "context.bin"
@@ -120,23 +120,3 @@ class Checkpoint:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"checkpoint: {path} is damaged ({error}); {remedy}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it appears complete, also after a crash of the machine."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make names that were created or replaced in a directory last."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

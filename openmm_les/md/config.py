@@ -32,6 +32,10 @@ _PATHS = ("structure", "model", "output", "system")
 _FILES = ("force_field",)
 
 
+#: What a run can follow of the model's electric properties.
+RESPONSES = ("dipole", "current", "charges", "born_charges", "velocities")
+
+
 class RunConfig(BaseModel):
     """What to simulate and how.
 
@@ -63,6 +67,11 @@ class RunConfig(BaseModel):
     trajectory_interval: Integer | None = Field(
         None, ge=1, description="steps between frames of trajectory.dcd; null: report_interval"
     )
+    response: Texts | None = Field(
+        None,
+        description="what response.csv holds: dipole, current, charges, born_charges, velocities",
+    )
+    response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(
         25, ge=1, description="steps between attempts of the NPT barostat to change the volume"
     )
@@ -142,6 +151,15 @@ class RunConfig(BaseModel):
         _check_multiple(self, "trajectory_interval", "report_interval")
         if self.ensemble == "NPT":
             _check_multiple(self, "report_interval", "barostat_interval")
+        return self
+
+    @model_validator(mode="after")
+    def _response_is_known(self) -> RunConfig:
+        unknown = [name for name in self.response or () if name not in RESPONSES]
+        if unknown:
+            raise ValueError(
+                f"response: expected some of {', '.join(RESPONSES)}, got {', '.join(unknown)}"
+            )
         return self
 
     @model_validator(mode="after")

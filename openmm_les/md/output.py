@@ -16,22 +16,25 @@ from openmm import app, unit
 
 from openmm_les._version import __version__
 from openmm_les.errors import InputError
-from openmm_les.md.checkpoint import Checkpoint, FileState, sync_directory, write_atomically
+from openmm_les.files import sync_directory, write_atomically
+from openmm_les.md.checkpoint import Checkpoint, FileState
 from openmm_les.md.config import RunConfig
 from openmm_les.md.simulation import Phase
 from openmm_les.md.structure import FloatArray, with_box
+from openmm_les.reporters import LESReporter
 
 CONFIG = "config.yaml"
 MINIMISED = "minimised.pdb"
 LOG = "log.csv"
 EQUILIBRATION_LOG = "equilibration.csv"
 TRAJECTORY = "trajectory.dcd"
+RESPONSE = "response.csv"
 CHECKPOINT = "checkpoint.zip"
 FINAL = "final.pdb"
 SUMMARY = "summary.json"
 
 #: Files that grow; a resumed run takes back what they hold beyond its checkpoint.
-_GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY)
+_GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE)
 #: Files that only a finished run has.
 _OF_THE_END = (FINAL, SUMMARY)
 ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
@@ -167,6 +170,8 @@ class PhaseOutput:
             interval = config.trajectory_interval or config.report_interval
             self._trajectory = _TrajectoryReporter(directory / TRAJECTORY, interval)
             self.reporters.append(self._trajectory)
+            if config.response:
+                self.reporters.append(_response_reporter(directory / RESPONSE, config))
 
     def sync(self) -> None:
         """Bring everything that was reported to the disk, so that a checkpoint may rely on it."""
@@ -174,6 +179,10 @@ class PhaseOutput:
         os.fsync(self._log.fileno())
         if self._trajectory is not None:
             self._trajectory.sync()
+        response = self._directory / RESPONSE
+        if response.exists():  # its reporter has closed it
+            with response.open("rb") as stream:
+                os.fsync(stream.fileno())
         sync_directory(self._directory.path)
 
     def close(self) -> None:
@@ -181,6 +190,36 @@ class PhaseOutput:
         self._log.close()
         if self._trajectory is not None:
             self._trajectory.close()
+
+
+def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
+    """Writes the electric properties that the settings ask for; continues a file."""
+    wanted = set(config.response or ())
+    return LESReporter(
+        path,
+        config.response_interval,
+        # A TorchForce does not tell its model; a region with link atoms is told by its force.
+        config.model if config.ml_region is None else None,
+        charges="charges" in wanted,
+        dipole="dipole" in wanted,
+        bornCharges="born_charges" in wanted,
+        current="current" in wanted,
+        velocities="velocities" in wanted,
+        append=True,
+        precision=config.precision,
+        device=config.device,
+    )
+
+
+def check_response(config: RunConfig, is_periodic: bool) -> None:
+    """Refuse a dipole that does not exist, before anything is computed.
+
+    Raises:
+        InputError: the model sees a periodic system, and its dipole is asked for.
+    """
+    is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
+    if "dipole" in (config.response or ()) and is_periodic and not is_cluster:
+        raise InputError("response: a periodic system has no dipole, take the current")
 
 
 class _TrajectoryReporter:

@@ -9,9 +9,11 @@ from dataclasses import replace
 import openmm
 from openmm import unit
 
+from openmm_les import catalog
 from openmm_les.errors import InputError
+from openmm_les.files import write_atomically
 from openmm_les.md import hybrid, output, simulation, structure, summary
-from openmm_les.md.checkpoint import Checkpoint, write_atomically
+from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.config import RunConfig
 from openmm_les.md.listener import Listener
 from openmm_les.md.output import RunDirectory
@@ -41,7 +43,7 @@ def run(
         raise InputError("--resume and --overwrite: expected one of them, got both")
     listener = listener or Listener()
     start = structure.read(config.structure)
-    artifact = simulation.find_model(config)  # may download for minutes: signals act as usual
+    artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
     with held_back() as stop, directory.locked():
         job = Job(config, config, start, artifact, directory, listener, stop)
@@ -105,7 +107,13 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
             entry = current.advance()
     current.write_structure(output.FINAL)
     directory, config = job.directory, job.config
-    names = (output.LOG, output.TRAJECTORY, output.FINAL, output.CHECKPOINT)
+    names = (
+        output.LOG,
+        output.TRAJECTORY,
+        output.RESPONSE,
+        output.FINAL,
+        output.CHECKPOINT,
+    )
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
     result = summary.summarise(
         directory / output.LOG,
@@ -123,6 +131,7 @@ def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
     structure.check_bonds(start.topology, config.ensemble)
+    output.check_response(config, start.box is not None)
     ensemble = simulation.phases(config)[0].ensemble
     sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
     structure.check_time_step(

@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ import torch
 from openmm import app, unit
 from openmmml import MLPotential
 
-from openmm_les import __version__, catalog
-from openmm_les import artifact as artifacts
+from openmm_les import __version__
 from openmm_les.artifact import Artifact
 from openmm_les.buffers import with_headroom
-from openmm_les.errors import ArtifactError, InputError
+from openmm_les.errors import InputError
 from openmm_les.forces import backends
 from openmm_les.md import hybrid as hybrids
 from openmm_les.md.config import RunConfig
@@ -70,28 +68,6 @@ def phases(config: RunConfig) -> list[Phase]:
         return [production]
     ensemble = "NVT" if config.ensemble == "NVE" else config.ensemble
     return [Phase("equilibration", config.equilibration_steps, ensemble), production]
-
-
-def find_model(config: RunConfig) -> Artifact:
-    """Open the model, downloading a published one if need be.
-
-    Raises:
-        InputError: neither a known name nor a file.
-        ArtifactError, DownloadError: the model cannot be had.
-    """
-    if config.model in catalog.names():
-        return artifacts.load(catalog.artifact_path(config.model))
-    path = Path(config.model).absolute()
-    if not path.exists():
-        raise InputError(
-            f"model: expected a name ({', '.join(catalog.names())}) or an exported model "
-            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{catalog.meant(path.name)}"
-        )
-    try:
-        return artifacts.load(path)
-    except ArtifactError as error:
-        # The text begins with the name that openmm-ml has for this.
-        raise ArtifactError(f"model: {str(error).removeprefix('modelPath: ')}") from error
 
 
 def resolve(config: RunConfig) -> RunConfig:

@@ -10,13 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from openmm_les import artifact as artifacts
+from openmm_les.analysis.plotting import Parity, plot_parity
 from openmm_les.system_model import SystemModel
 
 
@@ -56,23 +53,15 @@ def summary(rows: list[dict]) -> dict[str, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4))
     sizes = np.array([len(row["forces"]) for row in rows])
-    energy = np.array([row["energy"] for row in rows]) / sizes
-    predicted = np.array([row["model_energy"] for row in rows]) / sizes
-    forces = np.concatenate([row["forces"].ravel() for row in rows])
-    model_forces = np.concatenate([row["model_forces"].ravel() for row in rows])
-    for axis, x, y, unit in (
-        (left, 1e3 * energy, 1e3 * predicted, "energy [meV/atom]"),
-        (right, forces, model_forces, "force component [eV/A]"),
-    ):
-        low, high = min(x.min(), y.min()), max(x.max(), y.max())
-        axis.plot([low, high], [low, high], color="0.7", linewidth=1)
-        axis.plot(x, y, ".", markersize=2)
-        axis.set_xlabel(f"GFN2-xTB {unit}")
-        axis.set_ylabel(f"les-demo {unit}")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    energies = [
+        1e3 * np.array([row[name] for row in rows]) / sizes for name in ("energy", "model_energy")
+    ]
+    forces = [
+        np.concatenate([row[name].ravel() for row in rows]) for name in ("forces", "model_forces")
+    ]
+    panels = [Parity("energy", "meV/atom", *energies), Parity("force component", "eV/A", *forces)]
+    plot_parity(panels, path, reference="GFN2-xTB", model="les-demo")
 
 
 def main() -> None:

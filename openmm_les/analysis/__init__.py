@@ -1,0 +1,1 @@
+"""What comes after a simulation: spectra, comparison with reference data, pictures."""

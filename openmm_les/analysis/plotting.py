@@ -1,0 +1,144 @@
+"""Pictures of spectra and of comparisons; needs matplotlib (the extra ``analysis``)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmm_les.analysis.series import FloatArray
+from openmm_les.analysis.spectra import Spectrum
+from openmm_les.errors import InputError
+from openmm_les.files import write_atomically
+
+_FORMATS = (".png", ".pdf", ".svg")
+_DOTS_PER_INCH = 150
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two sets of values of one quantity, for a picture of one against the other.
+
+    Attributes:
+        title: what stands above.
+        unit: on both axes.
+        reference: shape (n,).
+        model: shape (n,).
+    """
+
+    title: str
+    unit: str
+    reference: FloatArray
+    model: FloatArray
+
+
+def check(path: Path | None) -> None:
+    """Refuse a picture that could not be drawn, before any work is done.
+
+    Raises:
+        InputError: an unknown format, or matplotlib is not installed.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"plot: expected a name that ends in {', '.join(_FORMATS)}, got {path}")
+    _pyplot()
+
+
+def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> None:
+    """Draw infrared absorption and density of vibrational states, whichever there is.
+
+    Args:
+        spectra: one, or several with names for the legend.
+        path: of the picture.
+    """
+    named = {"": spectra} if isinstance(spectra, Spectrum) else spectra
+    labels = {
+        "absorption": r"$n\,\alpha$ [cm$^{-1}$]",
+        "infrared": "IR intensity [km/mol / cm$^{-1}$]",
+        "power": "vibrational states / cm$^{-1}$",
+    }
+    there = [key for key in labels if any(getattr(s, key) is not None for s in named.values())]
+    if "absorption" in there:
+        there.remove("infrared")  # the same curve
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        len(there),
+        1,
+        figsize=(8.0, 1.0 + 2.6 * len(there)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, key in zip(axes[:, 0], there, strict=True):
+        for name, spectrum in named.items():
+            values = getattr(spectrum, key)
+            if values is not None:
+                axis.plot(spectrum.wavenumber, values, linewidth=1.0, label=name)
+        axis.set_ylabel(labels[key])
+        axis.axhline(0.0, color="0.8", linewidth=0.5, zorder=0)
+        if any(named):
+            axis.legend()
+    end = max(spectrum.wavenumber[-1] for spectrum in named.values())
+    axes[-1, 0].set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0.0, end))
+    _save(pyplot, figure, path)
+
+
+def plot_parity(
+    quantities: Sequence[Parity], path: Path, reference: str = "reference", model: str = "model"
+) -> None:
+    """Draw values of the model against those of the reference, one panel for each quantity.
+
+    Args:
+        quantities: what to draw.
+        path: of the picture.
+        reference: what the reference is called.
+        model: what the model is called.
+    """
+    pyplot = _pyplot()
+    columns = min(2, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(4.4 * columns, 4.2 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(quantities) :]:
+        axis.set_axis_off()
+    for axis, parity in zip(axes.flat, quantities, strict=False):
+        both = np.concatenate([parity.reference, parity.model])
+        ends = [both.min(), both.max()]
+        axis.plot(ends, ends, color="0.7", linewidth=1.0)
+        axis.plot(parity.reference, parity.model, ".", markersize=2.5, rasterized=True)
+        axis.set(
+            title=parity.title,
+            xlabel=f"{reference} [{parity.unit}]",
+            ylabel=f"{model} [{parity.unit}]",
+        )
+    _save(pyplot, figure, path)
+
+
+def _save(pyplot: Any, figure: Any, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())
+    pyplot.close(figure)
+    write_atomically(path, picture.getvalue())
+
+
+def _pyplot() -> Any:
+    """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise InputError(
+            "plot: pictures need matplotlib: pip install 'openmm-les[analysis]', or leave --plot "
+            "out"
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

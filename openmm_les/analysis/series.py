@@ -1,0 +1,224 @@
+"""Time series of electric properties: what they are called, their units, and checks of them.
+
+Imports neither torch nor openmm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from openmm_les.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_XYZ = ("X", "Y", "Z")
+#: Intervals may differ by this fraction: what digits of a table and sums of time steps lose.
+_UNEVEN = 1e-3
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A property that is followed in time.
+
+    Attributes:
+        name: of the array in NPZ and HDF5 files.
+        label: how columns of a CSV file begin.
+        unit: the only one in which it is written and read.
+        per_atom: whether every atom has one.
+        axes: names of its components.
+        shape: of one value (of one atom).
+    """
+
+    name: str
+    label: str
+    unit: str
+    per_atom: bool = False
+    axes: tuple[str, ...] = ("",)
+    shape: tuple[int, ...] = ()
+
+    def columns(self, atoms: Iterable[int]) -> list[str]:
+        """Names of the columns of a CSV file.
+
+        Args:
+            atoms: indices that name the atoms; not used for what is not there for each atom.
+        """
+        words = [str(atom) for atom in atoms] if self.per_atom else [""]
+        unit = f"({self.unit})" if self.unit else ""
+        return [
+            " ".join(filter(None, (self.label, word, axis, unit)))
+            for word in words
+            for axis in self.axes
+        ]
+
+
+QUANTITIES: dict[str, Quantity] = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("volume", "Box Volume", "nm^3"),
+        Quantity("dipole", "Dipole", "e A", axes=_XYZ, shape=(3,)),
+        Quantity("current", "Current", "e A/ps", axes=_XYZ, shape=(3,)),
+        Quantity("charges", "Charge", "e", per_atom=True),
+        Quantity(
+            "born_charges",
+            "Born Charge",
+            "e",
+            per_atom=True,
+            axes=tuple(p + r for p in _XYZ for r in _XYZ),
+            shape=(3, 3),
+        ),
+        Quantity(
+            "velocities",
+            "Mass-Weighted Velocity",
+            "u^1/2 A/ps",
+            per_atom=True,
+            axes=_XYZ,
+            shape=(3,),
+        ),
+    )
+}
+"""Everything that can be in a file beside step and time. Born effective charges have the axes
+[atom, direction of the polarisation, direction of the displacement]; velocities are multiplied by
+the square root of the mass, so that a spectrum needs no masses."""
+
+STEP, TIME = Quantity("step", "Step", ""), Quantity("time", "Time", "ps")
+
+_BY_LABEL = {quantity.label: quantity for quantity in (STEP, TIME, *QUANTITIES.values())}
+_COLUMN = re.compile(
+    rf"(?P<label>{'|'.join(map(re.escape, _BY_LABEL))})"
+    r"(?: (?P<atom>\d+))?(?: (?P<axis>[XYZ]{1,2}))?(?: \((?P<unit>[^()]*)\))?"
+)
+
+
+@dataclass(frozen=True)
+class TimeSeries:
+    """Properties at n moments.
+
+    Attributes:
+        source: where it came from, for messages.
+        time: shape (n,) [ps].
+        values: arrays of shape (n, ...) by the names of `QUANTITIES`, in their units.
+        steps: shape (n,); None where the file does not tell.
+        atoms: indices of the atoms, for what is there for each of them.
+    """
+
+    source: str
+    time: FloatArray
+    values: Mapping[str, FloatArray]
+    steps: IntArray | None = None
+    atoms: tuple[int, ...] = ()
+
+    def get(self, name: str) -> FloatArray:
+        """A quantity, which is there and finite.
+
+        Raises:
+            InputError: it is missing, or not a number somewhere.
+        """
+        if name not in self.values:
+            there = ", ".join(self.values) or "nothing but the time"
+            quantity = QUANTITIES[name]
+            column = quantity.columns([0])[0]
+            raise InputError(
+                f"{self.source}: expected the quantity {name} (in CSV files a column {column!r} "
+                f"and its like), got {there}; have it written with LESReporter"
+            )
+        value = self.values[name]
+        bad = np.asarray(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
+        if bad.any():
+            raise InputError(
+                f"{self.source}: expected finite numbers for {name}, got NaN or infinity in "
+                f"{_rows(bad)}; the simulation broke there: leave these rows out"
+            )
+        return value
+
+    @cached_property
+    def interval(self) -> float:
+        """Time between two moments [ps].
+
+        Raises:
+            InputError: moments are missing, double or irregular, or there are too few.
+        """
+        if len(self.time) < 2:
+            raise InputError(
+                f"{self.source}: expected a series in time, got {len(self.time)} row(s)"
+            )
+        if not np.isfinite(self.time).all():
+            raise InputError(f"{self.source}: expected a finite time in every row, got NaN")
+        gaps = np.diff(self.time)
+        usual = float(np.median(gaps))
+        uneven = np.abs(gaps - usual) > _UNEVEN * abs(usual)
+        if usual <= 0.0 or uneven.any():
+            row = int(np.argmax(uneven)) if uneven.any() else 0
+            raise InputError(
+                f"{self.source}: expected equal intervals of time, got {gaps[row]:.6g} ps after "
+                f"row {row + 1} and {usual:.6g} ps elsewhere; rows are missing or double, or the "
+                "file holds several runs: take one of them, or begin later (--start)"
+            )
+        return float(self.time[-1] - self.time[0]) / (len(self.time) - 1)
+
+    def since(self, start: float) -> TimeSeries:
+        """The part from a time [ps] on."""
+        keep = self.time >= start - 1e-9
+        values = {name: value[keep] for name, value in self.values.items()}
+        steps = None if self.steps is None else self.steps[keep]
+        return replace(self, time=self.time[keep], values=values, steps=steps)
+
+
+def from_table(source: str, header: list[str], table: FloatArray) -> TimeSeries:
+    """A time series from the columns of a table; columns that are not known are left out.
+
+    Args:
+        source: for messages.
+        header: names of the columns.
+        table: shape (n, columns).
+
+    Raises:
+        InputError: a known quantity in another unit, or without some of its columns.
+    """
+    places: dict[str, dict[tuple[str, str], int]] = {}
+    for place, text in enumerate(header):
+        match = _COLUMN.fullmatch(text.strip())
+        if match is None:
+            continue
+        quantity = _BY_LABEL[match["label"]]
+        if (match["unit"] or "") != quantity.unit:
+            raise InputError(
+                f"{source}: expected {quantity.name} in {quantity.unit or 'no unit'}, got the "
+                f"column {text.strip()!r}; convert it, and name it {quantity.columns([0])[0]!r}"
+            )
+        places.setdefault(quantity.name, {})[match["atom"] or "", match["axis"] or ""] = place
+    if TIME.name not in places:
+        raise InputError(f"{source}: expected a column 'Time (ps)', got {', '.join(header)}")
+    time = table[:, places.pop(TIME.name)["", ""]]
+    step = places.pop(STEP.name, None)
+    steps = None if step is None else table[:, step["", ""]].astype(np.int64)
+    atoms: tuple[int, ...] = ()
+    values = {}
+    for name, found in places.items():
+        quantity = QUANTITIES[name]
+        words = dict.fromkeys(atom for atom, _ in found)
+        if quantity.per_atom:
+            atoms = tuple(int(word) for word in words if word)
+        wanted = [(word, axis) for word in words for axis in quantity.axes]
+        if sorted(wanted) != sorted(found) or quantity.per_atom == ("" in words):
+            raise InputError(
+                f"{source}: expected the columns {', '.join(quantity.columns([0])[:3])} and so on "
+                f"for {name}, got some of them; write the file again"
+            )
+        order = [found[key] for key in wanted]
+        many = (len(words),) if quantity.per_atom else ()
+        values[name] = table[:, order].reshape(len(table), *many, *quantity.shape)
+    return TimeSeries(source, time, values, steps, atoms)
+
+
+def _rows(bad: npt.NDArray[np.bool_]) -> str:
+    """Rows, counted from 1, in words."""
+    first = int(np.argmax(bad)) + 1
+    number = int(bad.sum())
+    return f"row {first}" + (f" and {number - 1} more" if number > 1 else "")

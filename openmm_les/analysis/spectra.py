@@ -1,0 +1,412 @@
+r"""Infrared and power spectra from time series of simulations.
+
+Both are Fourier transforms of autocorrelation functions (Wiener and Khinchin)
+
+$$ S(\omega) = \int e^{-i\omega t}\, w(t)\, \langle x(0) \cdot x(t) \rangle\, dt $$
+
+with a window w that decides about resolution and noise. Classical linear response gives for the
+current J = dM/dt of the dipole moment M, the Born effective charges times the velocities, the
+absorption cross section (McQuarrie, Statistical Mechanics, ch. 21)
+
+$$ n \sigma(\omega) = \frac{1}{6 \varepsilon_0 c\, k_B T} \int e^{-i\omega t}
+   \langle J(0) \cdot J(t) \rangle\, dt $$
+
+Imports neither torch nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openmm_les import units
+from openmm_les.analysis.series import FloatArray, TimeSeries
+from openmm_les.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+#: Fewer moments than this are no series.
+_FEWEST = 16
+#: Default resolution [1/cm], as far as the series is long enough.
+_RESOLUTION = 10.0
+#: Numbers that are transformed at once, which bounds memory.
+_CHUNK = 2**22
+#: Rows of a spectrum in its resolution, by zero padding.
+_ROWS = 5
+#: Vibrations of bonds to hydrogen [1/cm].
+_HYDROGEN = 4500.0
+#: km/mol for each square Angstrom of cross section, per wavenumber [1/cm].
+_KM_PER_MOL = 602.214076
+
+WINDOWS: Mapping[str, tuple[Callable[[FloatArray], FloatArray], float]] = {
+    "hann": (lambda x: 0.5 * (1.0 + np.cos(math.pi * x)), 1.0),
+    # Standard deviation of a quarter: 3e-4 is left at the end.
+    "gaussian": (lambda x: np.exp(-8.0 * x * x), 4.0 * math.sqrt(2.0 * math.log(2.0)) / math.pi),
+    "none": (np.ones_like, 0.6033545644),
+}
+"""Windows as functions of lag over longest lag, and the full width at half maximum of a sharp line,
+times the longest lag. That of ``none`` solves sin(x) = x / 2 and has large side lobes."""
+
+QUANTUM_CORRECTIONS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
+    "harmonic": np.ones_like,
+    "standard": lambda x: np.tanh(x / 2.0) / (x / 2.0),
+    "schofield": lambda x: np.sinh(x / 2.0) / (x / 2.0),
+    "none": lambda x: -np.expm1(-x) / x,
+}
+r"""Quantum correction factors Q of the dipole autocorrelation (Ramirez et al., J. Chem. Phys. 121,
+3973 (2004), doi 10.1063/1.1774986), as the factor by which they change the classical spectrum:
+$Q (1 - e^{-x}) / x$ with $x = \hbar\omega / k_B T$. With ``harmonic``, exact for harmonic
+vibrations, $Q = x / (1 - e^{-x})$ and the classical spectrum stays; ``standard`` has
+$Q = 2 / (1 + e^{-x})$, ``schofield`` $Q = e^{x/2}$, ``none`` $Q = 1$."""
+
+SOURCES = ("auto", "current", "dipole")
+
+
+@dataclass(frozen=True)
+class SpectrumOptions:
+    """How a spectrum is computed.
+
+    Attributes:
+        source: of the infrared spectrum: ``'current'``, ``'dipole'``, or ``'auto'`` for the current
+            where there is one.
+        window: one of `WINDOWS`.
+        resolution: full width at half maximum of a sharp line [1/cm]; None takes 10, or what the
+            series allows.
+        max_lag: longest lag of the autocorrelation [ps], instead of a resolution.
+        spacing: of the rows [1/cm] at the most, by zero padding; None takes a fifth of the
+            resolution.
+        max_wavenumber: end of the spectrum [1/cm].
+        temperature: of the simulation [K].
+        quantum_correction: one of `QUANTUM_CORRECTIONS`, of the infrared spectrum.
+        volume: of the box [nm^3], for the absorption coefficient; None takes the mean of the series
+            if it has one.
+        start: where to begin [ps].
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    source: str = "auto"
+    window: str = "hann"
+    resolution: float | None = None
+    max_lag: float | None = None
+    spacing: float | None = None
+    max_wavenumber: float = 4500.0
+    temperature: float = 300.0
+    quantum_correction: str = "harmonic"
+    volume: float | None = None
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "source": SOURCES,
+            "window": tuple(WINDOWS),
+            "quantum_correction": tuple(QUANTUM_CORRECTIONS),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in (
+            "resolution",
+            "max_lag",
+            "spacing",
+            "max_wavenumber",
+            "temperature",
+            "volume",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise InputError(f"{name}: expected a number above 0, got {value}")
+        if self.resolution is not None and self.max_lag is not None:
+            raise InputError(
+                "resolution and max_lag: expected one of them, since each follows from the other, "
+                "got both"
+            )
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Spectra on common wavenumbers.
+
+    Attributes:
+        wavenumber: shape (m,) [1/cm].
+        infrared: molar absorption of all that was simulated, shape (m,) [km/mol for 1/cm]: the area
+            of a band is its integrated intensity in km/mol. None without current or dipole.
+        absorption: refractive index times absorption coefficient (napierian), shape (m,) [1/cm];
+            None without a volume too.
+        power: density of vibrational states, shape (m,) [states for 1/cm]; None without velocities.
+            Its area is the number of degrees of freedom, if they have the temperature.
+        settings: what was done, in words, for headers.
+    """
+
+    wavenumber: FloatArray
+    infrared: FloatArray | None
+    absorption: FloatArray | None
+    power: FloatArray | None
+    settings: Mapping[str, str]
+
+    def columns(self) -> dict[str, FloatArray]:
+        """What there is, by name with unit."""
+        every = {
+            "Wavenumber (cm^-1)": self.wavenumber,
+            "IR Intensity (km/mol/cm^-1)": self.infrared,
+            "Absorption n*alpha (cm^-1)": self.absorption,
+            "Power Spectrum (states/cm^-1)": self.power,
+        }
+        return {name: values for name, values in every.items() if values is not None}
+
+    def to_csv(self) -> str:
+        """A table with its settings in comments above its header."""
+        text = io.StringIO()
+        for name, value in self.settings.items():
+            text.write(f"# {name}: {value}\n")
+        columns = self.columns()
+        text.write(",".join(f'"{name}"' for name in columns) + "\n")
+        np.savetxt(text, np.stack(list(columns.values()), axis=1), fmt="%.8g", delimiter=",")
+        return text.getvalue()
+
+    def figures(self) -> dict[str, Any]:
+        """Settings, and what follows from the spectra, for machines."""
+        found: dict[str, Any] = dict(self.settings)
+        if self.infrared is not None:
+            found["integrated intensity (km/mol)"] = integral(self.wavenumber, self.infrared)
+            found["strongest bands (cm^-1)"] = _bands(self.wavenumber, self.infrared)
+        if self.power is not None:
+            found["degrees of freedom"] = integral(self.wavenumber, self.power)
+        return found
+
+    def summary(self) -> str:
+        """The same for people."""
+        found = self.figures()
+        width = max(map(len, found)) + 2
+        return "\n".join(f"{name:<{width}}{_text(value)}" for name, value in found.items())
+
+
+def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spectrum:
+    """Every spectrum that a time series allows.
+
+    Args:
+        series: current or dipole, velocities, and perhaps the volume.
+        options: how.
+
+    Raises:
+        InputError: nothing to transform, a series that is too short, uneven or broken.
+    """
+    options = options or SpectrumOptions()
+    if options.start is not None:
+        series = series.since(options.start)
+    number = len(series.time)
+    if number < _FEWEST:
+        raise InputError(
+            f"{series.source}: expected at least {_FEWEST} rows, got {number}; a spectrum needs "
+            "some picoseconds"
+        )
+    source = _source(series, options.source)
+    interval = series.interval
+    lags, resolution = _longest_lag(series, options)
+    _check_sampling(interval)
+    num_points = _num_points(interval, lags, options.spacing or resolution / _ROWS)
+
+    def transform(values: FloatArray) -> FloatArray:
+        return spectral_density(autocorrelation(values, lags), interval, options.window, num_points)
+
+    wavenumber = np.asarray(np.fft.rfftfreq(num_points, interval) / units.LIGHT_SPEED, np.float64)
+    infrared = absorption = power = None
+    if source is not None:
+        infrared = _infrared(series, source, transform, wavenumber, options)
+        volume = _volume(series, options)
+        if volume is not None:
+            area = infrared / _KM_PER_MOL  # [A^2]
+            absorption = area / (1e3 * volume) * 1e8  # [1/A] to [1/cm]
+    if "velocities" in series.values:
+        momenta = series.get("velocities").reshape(number, -1)
+        thermal = units.BOLTZMANN * options.temperature / units.MASS_ENERGY
+        power = 2.0 * units.LIGHT_SPEED / thermal * transform(momenta)
+    shown = wavenumber <= options.max_wavenumber
+
+    def part(values: FloatArray | None) -> FloatArray | None:
+        return None if values is None else values[shown]
+
+    settings = _settings(series, source, options, lags * interval, resolution)
+    return Spectrum(wavenumber[shown], part(infrared), part(absorption), part(power), settings)
+
+
+def autocorrelation(values: FloatArray, max_lag: int) -> FloatArray:
+    """Autocorrelation function <x(0) . x(t)>, unbiased: the sum at each lag over its own number.
+
+    By way of the power spectrum (Wiener and Khinchin), with as many zeros behind the series as keep
+    its two ends apart.
+
+    Args:
+        values: shape (n, components); a mean is not subtracted.
+        max_lag: longest lag, in rows, below n.
+
+    Returns:
+        Shape (max_lag + 1,), the square of the unit of `values`.
+    """
+    number, components = values.shape
+    length = _fast_length(number + max_lag)
+    total = np.zeros(length // 2 + 1)
+    step = max(1, _CHUNK // length)
+    for first in range(0, components, step):
+        amplitudes = np.fft.rfft(values[:, first : first + step], length, axis=0)
+        total += (amplitudes.real**2 + amplitudes.imag**2).sum(axis=1)
+    sums = np.fft.irfft(total, length)[: max_lag + 1]
+    return np.asarray(sums / (number - np.arange(max_lag + 1)))
+
+
+def spectral_density(
+    correlation: FloatArray, interval: float, window: str, num_points: int
+) -> FloatArray:
+    r"""The integral of $e^{-i\omega t} w(t) C(t)$ over all times, for an even C.
+
+    Args:
+        correlation: C at the lags 0, 1, ..., shape (lags,).
+        interval: between lags [ps].
+        window: one of `WINDOWS`; it is 1 at lag 0.
+        num_points: of the Fourier transform, at least 2 lags - 1; more pad with zeros.
+
+    Returns:
+        At the frequencies ``numpy.fft.rfftfreq(num_points, interval)``, unit of C times ps. Over
+        both signs of the frequency they add up to C(0) times `num_points` times `interval`.
+    """
+    shape, _ = WINDOWS[window]
+    lags = len(correlation)
+    weighted = correlation * shape(np.arange(lags) / max(1, lags - 1))
+    return np.asarray(interval * (2.0 * np.fft.rfft(weighted, num_points).real - weighted[0]))
+
+
+def integral(wavenumber: FloatArray, values: FloatArray) -> float:
+    """Area of a spectrum by the trapezoidal rule."""
+    return float(((values[1:] + values[:-1]) / 2.0 * np.diff(wavenumber)).sum())
+
+
+def _bands(wavenumber: FloatArray, values: FloatArray, most: int = 5) -> list[float]:
+    """Where the highest maxima are [1/cm]."""
+    inner = values[1:-1]
+    peaks = 1 + np.flatnonzero((inner > values[:-2]) & (inner >= values[2:]))
+    highest = peaks[np.argsort(values[peaks])[::-1][:most]]
+    return [float(wavenumber[peak]) for peak in sorted(highest)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{entry:.0f}" for entry in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _infrared(
+    series: TimeSeries,
+    source: str,
+    transform: Callable[[FloatArray], FloatArray],
+    wavenumber: FloatArray,
+    options: SpectrumOptions,
+) -> FloatArray:
+    """Molar absorption [km/mol for 1/cm]."""
+    if source == "current":
+        density = transform(series.get("current"))
+    else:
+        # The difference quotient of a vibration is its derivative in the middle of the interval
+        # times sin(x) / x: no slow rotation of a large dipole leaks into high frequencies, as it
+        # would if the spectrum of the dipole itself were multiplied by the squared frequency.
+        density = transform(np.diff(series.get("dipole"), axis=0) / series.interval)
+        density /= np.sinc(wavenumber * units.LIGHT_SPEED * series.interval) ** 2
+    thermal = units.BOLTZMANN * options.temperature
+    speed = units.LIGHT_SPEED * 1e8  # [A/ps]
+    area = 2.0 * math.pi / 3.0 * units.COULOMB_CONSTANT / (speed * thermal) * density
+    x = units.PLANCK * units.LIGHT_SPEED * wavenumber / thermal
+    correct = QUANTUM_CORRECTIONS[options.quantum_correction]
+    return _KM_PER_MOL * area * correct(np.maximum(x, 1e-12))
+
+
+def _source(series: TimeSeries, wanted: str) -> str | None:
+    """What the infrared spectrum is made of; None for no such spectrum."""
+    if wanted != "auto":
+        series.get(wanted)
+        return wanted
+    there = [name for name in ("current", "dipole") if name in series.values]
+    if not there and "velocities" not in series.values:
+        series.get("current")  # says what is there
+    return there[0] if there else None
+
+
+def _longest_lag(series: TimeSeries, options: SpectrumOptions) -> tuple[int, float]:
+    """The longest lag in rows, and the resolution [1/cm] that goes with it."""
+    interval = series.interval
+    # Of lags beyond half of the series there are too few samples. Differences are one fewer.
+    available = (len(series.time) - 1) // 2
+    _, width = WINDOWS[options.window]
+    finest = width / (available * interval * units.LIGHT_SPEED)
+    if options.max_lag is not None:
+        lags = round(options.max_lag / interval)
+        wanted = f"max_lag: {options.max_lag:g} ps"
+    else:
+        resolution = options.resolution or max(_RESOLUTION, finest)
+        lags = math.ceil(width / (resolution * interval * units.LIGHT_SPEED) * (1 - 1e-9))
+        wanted = f"resolution: {resolution:g} cm^-1"
+    if not 2 <= lags <= available:
+        raise InputError(
+            f"{wanted} takes {lags} rows of {series.source}, expected from 2 to {available}, half "
+            f"of the series: lags up to {available * interval:.4g} ps, a resolution from "
+            f"{finest:.3g} cm^-1 on; simulate for longer, or ask for less"
+        )
+    return lags, width / (lags * interval * units.LIGHT_SPEED)
+
+
+def _check_sampling(interval: float) -> None:
+    highest = 0.5 / (interval * units.LIGHT_SPEED)
+    if highest < _HYDROGEN:
+        logger.warning(
+            "rows every %.3g fs show vibrations up to %.0f cm^-1; what is faster, such as bonds to "
+            "hydrogen, folds back to wrong places: write rows more often",
+            1e3 * interval,
+            highest,
+        )
+
+
+def _num_points(interval: float, lags: int, spacing: float) -> int:
+    return _fast_length(
+        max(2 * lags + 1, math.ceil(1.0 / (units.LIGHT_SPEED * interval * spacing)))
+    )
+
+
+def _fast_length(least: int) -> int:
+    """The next power of two."""
+    return 1 << (least - 1).bit_length()
+
+
+def _volume(series: TimeSeries, options: SpectrumOptions) -> float | None:
+    if options.volume is not None or "volume" not in series.values:
+        return options.volume
+    return float(series.get("volume").mean())
+
+
+def _settings(
+    series: TimeSeries,
+    source: str | None,
+    options: SpectrumOptions,
+    longest: float,
+    resolution: float,
+) -> dict[str, str]:
+    made_of = {
+        None: "none",
+        "current": "autocorrelation of the current",
+        "dipole": "autocorrelation of the difference quotient of the dipole",
+    }
+    length = series.time[-1] - series.time[0]
+    return {
+        "source": f"{series.source}, {len(series.time)} rows in {length:.6g} ps",
+        "infrared": made_of[source],
+        "autocorrelation": f"unbiased, up to {longest:.6g} ps",
+        "window": f"{options.window}, resolution {resolution:.4g} cm^-1",
+        "temperature": f"{options.temperature:g} K",
+        "quantum correction": f"{options.quantum_correction} (infrared)",
+    }
