@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 try:
     from ase import Atoms
@@ -23,7 +24,7 @@ from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.backends import find_device
-from openmm_les.system_model import FloatArray, SystemModel
+from openmm_les.system_model import FloatArray, SystemModel, check_sign
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -48,6 +49,9 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         engine: ``'torchscript'``, or ``'compile'`` for code that torch.compile makes.
         cuda_graphs: ``'auto'`` (on a GPU, if it works there), True (where it does not, an error
             says why) or False.
+        electric_field: three components [V/A] of a uniform field; None for none. The energy of a
+            molecule then has the term -E mu. A periodic structure feels forces without a term in
+            its energy and its stress: no line searches, no variable cells.
         **kwargs: passed to `ase.calculators.calculator.Calculator`.
 
     Raises:
@@ -76,6 +80,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         les_cutoff: str = "hard",
         engine: str = "torchscript",
         cuda_graphs: bool | str = "auto",
+        electric_field: ArrayLike | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]
@@ -90,8 +95,26 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self._cuda_graphs = cuda_graphs
         self._max_neighbors = max_neighbors
         self._ewald = EwaldOptions(ewald, ewald_tolerance, les_cutoff)
+        self._field = None if electric_field is None else _components(electric_field)
+        if self._field is not None:
+            check_sign(self.artifact)
         self._model: SystemModel | None = None
         self._built_for: tuple[bytes, bool] | None = None
+
+    @property
+    def electric_field(self) -> FloatArray | None:
+        """The field [V/A]; it can be changed where there is one, though not in place."""
+        return None if self._field is None else self._field.copy()
+
+    @electric_field.setter
+    def electric_field(self, value: ArrayLike) -> None:
+        if self._field is None:
+            raise InputError(
+                "electric_field: this calculator was made without one; make it with "
+                "electric_field=(0, 0, 0) to change the field later"
+            )
+        self._field = _components(value)
+        self.reset()  # type: ignore[no-untyped-call, unused-ignore]
 
     def calculate(
         self,
@@ -148,6 +171,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 ewald=self._ewald,
                 engine=self._engine,
                 cuda_graphs=self._cuda_graphs,
+                electric_field=self._field is not None,
             )
             self._built_for = kind
         return self._model
@@ -156,7 +180,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self, model: SystemModel, positions: FloatArray, cell: FloatArray | None
     ) -> dict[str, Any]:
         """What one evaluation of the model gives."""
-        result = model.evaluate(positions, cell)
+        result = model.evaluate(positions, cell, self._field)
         energy = result.energy + model.reference_energy
         results = {
             "energy": energy,
@@ -169,6 +193,13 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             # Voigt order of ASE: xx, yy, zz, yz, xz, xy.
             results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         return results
+
+
+def _components(field: ArrayLike) -> FloatArray:
+    array = np.array(field, dtype=np.float64)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise InputError(f"electric_field: expected three finite components [V/A], got {field!r}")
+    return array
 
 
 def _is_periodic(atoms: Any) -> bool:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from openmm_les.errors import InputError
-from openmm_les.evaluator import compare, pack
+from openmm_les.evaluator import Module, compare, pack
 
 logger = logging.getLogger(__name__)
-
-Module = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 ENGINES = ("torchscript", "compile")
 
@@ -45,22 +42,22 @@ class CompiledModule:
         self._script = script
         self._chosen: Module | None = None
 
-    def __call__(self, positions: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the module returns for positions [n, 3] and cell [3, 3], both float64 [A]."""
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the module returns for positions [n, 3], cell [3, 3] and whatever else it takes."""
         if self._chosen is not None:
-            return self._chosen(positions, cell)
-        expected = self._script(positions, cell)
+            return self._chosen(*inputs)
+        expected = self._script(*inputs)
         if int(expected[-1]) == 0:  # else its buffers are too small, and another one will be made
-            self._chosen = self._choose(positions, cell, expected)
+            self._chosen = self._choose(inputs, expected)
         return expected
 
     def _choose(
-        self, positions: torch.Tensor, cell: torch.Tensor, expected: tuple[torch.Tensor, ...]
+        self, inputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
     ) -> Module:
-        logger.info("compiling the model for %d atoms; this takes a while", len(positions))
+        logger.info("compiling the model for %d atoms; this takes a while", len(inputs[0]))
         try:
             compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)
-            results = compiled(positions, cell)
+            results = compiled(*inputs)
             compare(*(pack(values).cpu().numpy() for values in (expected, results)))
         except Exception as error:  # whatever a compiler or a version of torch may raise
             reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ from openmm_les.errors import InputError, SimulationError
 logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
-Module = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+#: From positions and cell, and whatever else it was made for, to what `pack` takes.
+Module = Callable[..., tuple[torch.Tensor, ...]]
 
 #: Calls between the first one and the recording: TorchScript optimises what it has seen before, and
 #: libraries set themselves up.
@@ -90,12 +92,19 @@ class Evaluator:
         device: where the modules are.
         graphs: ``'auto'`` (graphs on a GPU; what cannot be recorded runs without, and a warning
             says why), True (what cannot be recorded is an error) or False.
+        further: shapes of what the module takes besides positions and cell.
 
     Raises:
         InputError: no such choice, or graphs without a GPU.
     """
 
-    def __init__(self, num_atoms: int, device: torch.device, graphs: bool | str = "auto") -> None:
+    def __init__(
+        self,
+        num_atoms: int,
+        device: torch.device,
+        graphs: bool | str = "auto",
+        further: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         check_cuda_graphs(graphs, str(device))
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
@@ -103,11 +112,15 @@ class Evaluator:
         self._stream: torch.cuda.Stream | None = None
         if on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
-        self._host_input = _buffer(3 * num_atoms + 9, pinned=on_gpu)
+        shapes = [(num_atoms, 3), (3, 3), *further]
+        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+        self._host_input = _buffer(ends[-1], pinned=on_gpu)
         self._host_output = _buffer(11 + 4 * num_atoms, pinned=on_gpu)
         self._input = self._host_input.to(device)
-        self._positions = self._input[: 3 * num_atoms].view(num_atoms, 3)
-        self._cell = self._input[3 * num_atoms :].view(3, 3)
+        self._inputs = [
+            self._input[end - math.prod(shape) : end].view(shape)
+            for end, shape in zip(ends, shapes, strict=True)
+        ]
         self._module: Module | None = None
         self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
 
@@ -117,13 +130,13 @@ class Evaluator:
         self._graph = None
 
     def __call__(
-        self, positions: FloatArray, cell: FloatArray
+        self, *inputs: FloatArray
     ) -> tuple[float, FloatArray, FloatArray, FloatArray, int]:
         """Evaluate the module.
 
         Args:
-            positions: shape (n, 3) [A].
-            cell: lattice vectors in rows, shape (3, 3) [A].
+            *inputs: positions, shape (n, 3) [A]; cell with lattice vectors in rows, shape (3, 3)
+                [A]; and what else the module takes.
 
         Returns:
             What the module returns: energy [eV], forces (n, 3) [eV/A], charges (n,) [e], dE/dstrain
@@ -132,8 +145,7 @@ class Evaluator:
         Raises:
             SimulationError: graphs are required and the module cannot be recorded.
         """
-        values = self._host_input.numpy()
-        values[:-9], values[-9:] = positions.ravel(), cell.ravel()
+        np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
         # Not only without gradients: without the book-keeping for views, a tenth of a small step.
         with torch.inference_mode(), self._own_stream():
             if self._stream is not None:
@@ -161,7 +173,7 @@ class Evaluator:
 
     def _evaluate(self) -> torch.Tensor:
         assert self._module is not None  # our own code loads one first
-        return pack(self._module(self._positions, self._cell))
+        return pack(self._module(*self._inputs))
 
     def _to_host(self, output: torch.Tensor) -> FloatArray:
         if self._stream is None:

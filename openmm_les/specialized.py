@@ -181,19 +181,33 @@ class SpecializedModel(SystemNetwork):
         pulled, pulled_strain = self.network.pull_back(
             torch.ones_like(energies), potential, saved, self.counts
         )
-        energy = energies.sum() + long_range
         if self.num_others > 0:
             charges = torch.nn.functional.pad(charges, [0, self.num_others])
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
-        forces = -(pulled + gradient).index_select(0, self.original)
+        energy, forces = energies.sum() + long_range, -(pulled + gradient)
+        strain = pulled_strain + strain
+        return self.results(energy, forces, charges, strain, positions, cell, neighbors, outgrown)
 
+    def results(
+        self,
+        energy: torch.Tensor,
+        forces: torch.Tensor,
+        charges: torch.Tensor,
+        strain: torch.Tensor,
+        positions: torch.Tensor,
+        cell: torch.Tensor,
+        neighbors: Neighbors,
+        outgrown: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `forward` returns, from results for sorted atoms; see `status`."""
+        forces = forces.index_select(0, self.original)
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         status = self.status(positions, cell, neighbors, outgrown, broken)
         poison = torch.where(
             status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
         )
         charges = charges.index_select(0, self.original)
-        return energy + poison, forces + poison, charges, pulled_strain + strain, status
+        return energy + poison, forces + poison, charges, strain, status
 
 
 def order_by_species(species: torch.Tensor) -> torch.Tensor:

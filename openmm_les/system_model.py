@@ -19,11 +19,12 @@ from openmm_les.artifact import Artifact
 from openmm_les.buffers import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.coupling import Surroundings
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
-from openmm_les.engine import CompiledModule, Module, check_engine
+from openmm_les.engine import CompiledModule, check_engine
 from openmm_les.errors import InputError, SimulationError
-from openmm_les.evaluator import Evaluator
+from openmm_les.evaluator import Evaluator, Module
 from openmm_les.networks import build_network
 from openmm_les.response import Response
+from openmm_les.response.field import ModelInField
 from openmm_les.response.module import ResponseModule
 from openmm_les.response.polarization import PhysicalCharges
 from openmm_les.specialized import SpecializedModel, order_by_species
@@ -81,6 +82,7 @@ class SystemModel:
             False; see `openmm_les.evaluator.Evaluator`.
         surroundings: MM charges around the system. Their positions then follow those of the atoms,
             wherever positions or forces are handed over.
+        electric_field: `evaluate` takes an electric field, and `module` a third argument for it.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -107,6 +109,7 @@ class SystemModel:
         static_shapes: bool = False,
         cuda_graphs: "bool | str" = "auto",
         surroundings: Surroundings | None = None,
+        electric_field: bool = False,
     ) -> None:
         check_engine(engine)
         self._engine = engine
@@ -146,7 +149,11 @@ class SystemModel:
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
-        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs)
+        self._in_field = electric_field
+        if electric_field:
+            check_sign(artifact)
+        further = [(3,)] if electric_field else []
+        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
 
     def _check(self, precision: str, max_neighbors: int | None) -> None:
@@ -177,8 +184,14 @@ class SystemModel:
 
     def _build(self) -> "torch.jit.ScriptModule":
         cell = None if self.cell is None else torch.from_numpy(self.cell)
-        model = SpecializedModel(self._electrostatics(cell), **self._system()).eval()
-        script = torch.jit.script(model.to(self.device))
+        electrostatics = self._electrostatics(cell)
+        model: SpecializedModel
+        if self._in_field:
+            model = ModelInField(electrostatics, self._physical, **self._system())
+        else:
+            model = SpecializedModel(electrostatics, **self._system())
+        model = model.eval().to(self.device)
+        script = torch.jit.script(model)
         compiled = self._engine == "compile"
         self._evaluator.load(self._compiled(model, script) if compiled else script)
         self._response_module: torch.jit.ScriptModule | None = None
@@ -237,7 +250,12 @@ class SystemModel:
             return script
         return CompiledModule(model, script)
 
-    def evaluate(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+    ) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
 
         Args:
@@ -245,13 +263,18 @@ class SystemModel:
                 one piece.
             cell: lattice vectors in rows, shape (3, 3) [A], for a periodic system; by default that
                 of construction.
+            electric_field: shape (3,) [V/A], for a model that was made for one; by default zero.
+                The energy of an open system then has the term -E mu, with the dipole of `response`.
+                A periodic system feels forces, without a term in its energy and its virial.
 
         Raises:
-            InputError: wrong shapes, a box too small.
+            InputError: wrong shapes, a box too small, a field that the model was not made for.
             SimulationError: a structure without a valid energy.
         """
-        array, box = self._checked_structure(positions, cell)
-        result = Evaluation(*self._run(self._evaluator, array, box))
+        inputs = self._checked_structure(positions, cell)
+        array, box = inputs
+        field = self._checked_field(electric_field)
+        result = Evaluation(*self._run(self._evaluator, *inputs, *field))
         if self.ewald.cutoff == "smooth" and not self._told_difference:
             self._told_difference = True
             n = len(self.numbers)
@@ -331,17 +354,32 @@ class SystemModel:
             raise InputError(f"cell: expected box vectors of shape (3, 3), got {box.shape}")
         return array, box
 
+    def _checked_field(self, field: npt.ArrayLike | None) -> list[FloatArray]:
+        """What the module takes for a field: nothing, if it was not made for one."""
+        if not self._in_field:
+            if field is not None:
+                raise InputError(
+                    "electric_field: expected none, since this model was made without "
+                    f"electric_field=True, got {field!r}"
+                )
+            return []
+        array = np.zeros(3) if field is None else np.asarray(field, dtype=np.float64)
+        if array.shape != (3,):
+            raise InputError(f"electric_field: expected three components [V/A], got {field!r}")
+        return [array]
+
     def _run(
         self,
-        module: Callable[[FloatArray, FloatArray], tuple[Any, ...]],
+        module: Callable[..., tuple[Any, ...]],
         positions: FloatArray,
         cell: FloatArray,
+        *further: FloatArray,
     ) -> tuple[Any, ...]:
         """Results without their status, after growing the buffers until the structure fits."""
         mendable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
         for _ in range(_ATTEMPTS):
-            *results, bits = module(positions, cell)
+            *results, bits = module(positions, cell, *further)
             if bits == 0:
                 return tuple(results)
             if bits & ~mendable:
@@ -390,6 +428,19 @@ def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
         f"atoms: the model knows {_symbols(artifact.elements)}, but the structure has "
         f"{_symbols(unknown)} (atoms {listed})"
     )
+
+
+def check_sign(artifact: Artifact) -> None:
+    """Refuses a model in an electric field if the sign of its charges is not known.
+
+    Raises:
+        InputError: it is not.
+    """
+    if artifact.metadata["charge_sign"] is None:
+        raise InputError(
+            f"electricField: {artifact.path} does not state the sign of its latent charges "
+            "(charge_sign), without which a field might push where it should pull"
+        )
 
 
 def _symbols(numbers: Sequence[int]) -> str:

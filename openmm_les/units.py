@@ -19,6 +19,11 @@ KJ_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilojoule_per_mole)
 FORCE_PER_EV_PER_ANGSTROM: float = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
 """Forces: multiply eV/A by this to get kJ/mol/nm."""
 
+VOLT_PER_ANGSTROM_PER_VOLT_PER_NM: float = (1.0 * unit.volt / unit.nanometer).value_in_unit(
+    unit.volt / unit.angstrom
+)
+"""Electric fields: multiply V/nm by this to get V/A, which is eV/(e A)."""
+
 _PERMITTIVITY = 8.8541878128e-12 * unit.farad / unit.meter  # CODATA 2018, as in OpenMM's kernels
 
 COULOMB_CONSTANT: float = (

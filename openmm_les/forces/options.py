@@ -12,6 +12,7 @@ from openmm_les.electrostatics import EwaldOptions
 from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
+from openmm_les.forces.electric_field import Field, read_field
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
 _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
@@ -53,6 +54,9 @@ class ForceOptions:
         lesCutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
         cudaGraphs: ``'auto'`` (PythonForce: on a GPU, if it works there; TorchForce: no), True
             (where that does not work, an error says why) or False.
+        electricField: three components [V/nm] of a uniform field on the model's atoms, a Quantity
+            or numbers: the values in a new Context of the parameters ``electricFieldX``,
+            ``electricFieldY``, ``electricFieldZ``. None for no field, and no such parameters.
     """
 
     precision: str = "single"
@@ -66,6 +70,7 @@ class ForceOptions:
     ewaldTolerance: float = 1e-5
     lesCutoff: str = "hard"
     cudaGraphs: bool | str = "auto"
+    electricField: Any = None
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, ("single", "double"))
@@ -77,6 +82,12 @@ class ForceOptions:
             _integer("maxNeighbors", self.maxNeighbors, 1, None)
         _ = self.ewald_options
         check_cuda_graphs(self.cudaGraphs)
+        _ = self.field
+
+    @property
+    def field(self) -> Field | None:
+        """Components of the electric field [V/nm], checked."""
+        return read_field(self.electricField)
 
     @property
     def ewald_options(self) -> EwaldOptions:

@@ -13,6 +13,7 @@ import openmm
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import LESError, SimulationError
+from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
@@ -59,6 +60,7 @@ def build(
         "ewald": dataclasses.asdict(options.ewald_options),
         "engine": options.engine,
         "cuda_graphs": options.cudaGraphs,
+        "electric_field": options.field,
         **further,
     }
     compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
@@ -88,7 +90,8 @@ class LESCompute:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
         settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
-            ``max_neighbors``, ``ewald`` and ``cuda_graphs``; the last two may be missing.
+            ``max_neighbors``, ``ewald``, ``cuda_graphs`` and ``electric_field``; the last three
+            may be missing.
     """
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
@@ -118,7 +121,7 @@ class LESCompute:
     @property
     def parameters(self) -> dict[str, float]:
         """Global parameters of the force, and their values in a new Context."""
-        return {}
+        return electric_field.defaults(self._settings.get("electric_field"))
 
     def prepare(
         self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
@@ -144,6 +147,7 @@ class LESCompute:
             engine=self._settings.get("engine", "torchscript"),
             cuda_graphs=self._settings.get("cuda_graphs", "auto"),
             surroundings=self._surroundings(artifact),
+            electric_field=self._settings.get("electric_field") is not None,
         )
         return self._model
 
@@ -179,17 +183,23 @@ class LESCompute:
         cell = None
         if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
-        energy, forces = self._compute(positions, cell)
+        field = None
+        if self._settings.get("electric_field") is not None:
+            field = np.array(electric_field.field_of(state.getParameters()))
+        energy, forces = self._compute(positions, cell, field)
         return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
 
     def _compute(
-        self, positions: NDArray[np.float64], cell: NDArray[np.float64] | None
+        self,
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64] | None,
+        field: NDArray[np.float64] | None,
     ) -> tuple[float, NDArray[np.float64]]:
-        """Energy [eV] and forces [eV/A] of the model for positions and box [A]."""
+        """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
         model = self._model
         if model is None:
             model = self.prepare(self.artifact(), cell, positions)
-        result = model.evaluate(positions, cell)
+        result = model.evaluate(positions, cell, field)
         self._check(result)
         energy = result.energy
         if self._settings["total_energy"]:

@@ -13,6 +13,8 @@ import openmm
 import torch
 
 from openmm_les.artifact import Artifact
+from openmm_les.errors import InputError
+from openmm_les.forces import electric_field
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
 from openmm_les.status import (
@@ -24,7 +26,12 @@ from openmm_les.status import (
     describe_status,
 )
 from openmm_les.system_model import SystemModel
-from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+from openmm_les.units import (
+    ANGSTROM_PER_NM,
+    FORCE_PER_EV_PER_ANGSTROM,
+    KJ_PER_MOL_PER_EV,
+    VOLT_PER_ANGSTROM_PER_VOLT_PER_NM,
+)
 
 #: How often openmm-torch calls a module before it records a CUDA graph.
 _WARM_UP = 10
@@ -40,12 +47,19 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     names the option.
 
     Raises:
-        InputError: the model cannot describe the region, such as a box that is too small.
+        InputError: the model cannot describe the region, such as a box that is too small; an
+            electric field with CUDA graphs.
     """
     import openmmtorch  # only after torch, without which it does not find its libraries
 
     _load_kernels()
     graphs = options.cudaGraphs is True
+    if graphs and options.field is not None:
+        # openmm-torch hands over parameters in new tensors, of which a graph keeps the first ones.
+        raise InputError(
+            "cudaGraphs: a TorchForce cannot change electricField in a CUDA graph; leave "
+            "cudaGraphs out, or use backend='pythonforce'"
+        )
     model = SystemModel(
         artifact,
         region.numbers,
@@ -56,13 +70,18 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         ewald=options.ewald_options,
         to_gpu=torch.cuda.is_available() or graphs,
         static_shapes=graphs,
+        electric_field=options.field is not None,
     )
     offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
     particles = None if region.is_whole_system else region.particles
-    kind = PeriodicTorchForce if region.periodic else OpenTorchForce
+    kind: type[_TorchForceModule] = PeriodicTorchForce if region.periodic else OpenTorchForce
+    if options.field is not None:
+        kind = PeriodicTorchForceInField if region.periodic else OpenTorchForceInField
     module = torch.jit.script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
     force = openmmtorch.TorchForce(module)
     force.setOutputsForces(True)
+    for name, value in electric_field.defaults(options.field).items():
+        force.addGlobalParameter(name, value)
     if graphs:  # which OpenMM's CUDA platform records, and others do not
         force.setProperty("useCUDAGraphs", "true")
         force.setProperty("CUDAGraphWarmupSteps", str(_WARM_UP))
@@ -126,6 +145,7 @@ class _TorchForceModule(torch.nn.Module):
         self.angstrom = ANGSTROM_PER_NM
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
+        self.field_unit = VOLT_PER_ANGSTROM_PER_VOLT_PER_NM
         # describe_status is Python; a script can only look its texts up.
         self.problems: List[Tuple[int, str]] = [
             (flag, describe_status(flag))
@@ -139,9 +159,12 @@ class _TorchForceModule(torch.nn.Module):
         ]
 
     def evaluate(
-        self, positions: torch.Tensor, cell: torch.Tensor
+        self,
+        positions: torch.Tensor,
+        cell: torch.Tensor,
+        field: Optional[List[torch.Tensor]] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers.
+        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm.
 
         Raises:
             RuntimeError: the model has no valid energy here; the text says why and what to do.
@@ -150,9 +173,10 @@ class _TorchForceModule(torch.nn.Module):
             chosen = positions.detach()
             if self.is_subset:
                 chosen = chosen[self.particles]
-            energy, forces, _, _, status = self.model(
+            energy, forces, status = self.call(
                 chosen.to(torch.float64) * self.angstrom,
                 cell.to(torch.float64) * self.angstrom,
+                field,
             )
             # Only OpenMM's CUDA platform records; it hands over positions on the device.
             recorded = self.warm_up > 0 and positions.is_cuda
@@ -167,6 +191,13 @@ class _TorchForceModule(torch.nn.Module):
                 self.calls += 1
                 return self.keep(energy, scaled)
             return energy, scaled
+
+    def call(
+        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces and status of the model, which knows no field."""
+        energy, forces, _, _, status = self.model(positions, cell)
+        return energy, forces, status
 
     def stop_at(self, status: int) -> None:
         """Raise the texts that belong to a status."""
@@ -204,3 +235,40 @@ class OpenTorchForce(_TorchForceModule):
         return self.evaluate(
             positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
         )
+
+
+class _TorchForceInField(_TorchForceModule):
+    """Of a model in an electric field."""
+
+    def call(
+        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces and status of the model in a field, three components [V/nm]."""
+        assert field is not None
+        components = torch.stack(field).to(positions.device, torch.float64)
+        energy, forces, _, _, status = self.model(positions, cell, components * self.field_unit)
+        return energy, forces, status
+
+
+class PeriodicTorchForceInField(_TorchForceInField):
+    """`PeriodicTorchForce`, called with the three parameters of the field [V/nm] too."""
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        boxvectors: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        z: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(positions, boxvectors, [x, y, z])
+
+
+class OpenTorchForceInField(_TorchForceInField):
+    """`OpenTorchForce`, called with the three parameters of the field [V/nm] too."""
+
+    def forward(
+        self, positions: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        cell = torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
+        return self.evaluate(positions, cell, [x, y, z])

@@ -92,8 +92,8 @@ class MixedCompute(LESCompute):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Lambda, if the force is interpolated."""
-        return {LAMBDA: 1.0} if self._settings["interpolate"] else {}
+        """Those of `LESCompute`, and lambda if the force is interpolated."""
+        return super().parameters | ({LAMBDA: 1.0} if self._settings["interpolate"] else {})
 
     def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
         if not self._settings["interpolate"]:
@@ -104,9 +104,11 @@ class MixedCompute(LESCompute):
         energy, forces = super()._evaluate(state)
         return fraction * energy, fraction * forces
 
-    def _compute(self, positions: FloatArray, cell: FloatArray | None) -> tuple[float, FloatArray]:
+    def _compute(
+        self, positions: FloatArray, cell: FloatArray | None, field: FloatArray | None
+    ) -> tuple[float, FloatArray]:
         atoms, spread = self._arrange(positions, cell)
-        energy, forces = super()._compute(atoms, cell)
+        energy, forces = super()._compute(atoms, cell, field)
         return energy, spread(forces)
 
     def _arrange(self, positions: FloatArray, cell: FloatArray | None) -> tuple[FloatArray, Spread]:

@@ -101,6 +101,11 @@ class ElectrostaticOptions:
         Raises:
             InputError: names the option.
         """
+        if forces.field is not None:
+            raise InputError(
+                "electricField: expected none with embedding='electrostatic', in which MM charges "
+                "act on the region; leave it out, or use embedding='mechanical'"
+            )
         if self.mlImages == "exact" and (forces.ewald == "mesh" or forces.lesCutoff == "smooth"):
             raise InputError(
                 "ewald='mesh' and lesCutoff='smooth' are for the periodic sum of the model, which "
