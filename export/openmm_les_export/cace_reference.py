@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
+from openmm_les_export.reference import AutogradReference
 from openmm_les_export.unpickle import PickledModel
 
 #: What a report says the comparison was with.
@@ -26,7 +24,7 @@ EQUATIONS = (
 )
 
 
-class CACEReference:
+class CACEReference(AutogradReference):
     """A CACE-LES model in float64.
 
     Args:
@@ -52,29 +50,6 @@ class CACEReference:
         self._references = torch.tensor(
             [atomic_energies[z] for z in self.elements], dtype=torch.float64
         )
-
-    def evaluate(
-        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
-    ) -> Evaluation:
-        """Energy, forces and latent charges.
-
-        Args:
-            positions: shape (n, 3) [A].
-            numbers: atomic numbers, shape (n,).
-            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
-        """
-        species = species_of(numbers, self.elements)
-        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
-        sender, receiver, shifts = all_pairs(coordinates, box, self.cutoff)
-        r = torch.tensor(coordinates, requires_grad=True)
-        vectors = r[receiver] - r[sender] + shifts
-        energies, charges = self._short_range(vectors, sender, receiver, species)
-        energy = energies.sum() + les_energy(charges, r, box, self._les)
-        gradient = torch.zeros_like(r)
-        if energy.requires_grad:
-            (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
-        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
 
     def _short_range(
         self,

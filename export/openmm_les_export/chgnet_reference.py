@@ -12,13 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from openmm_les.errors import InputError
 from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.reference import Evaluation, all_pairs, les_energy
+from openmm_les_export.reference import AutogradReference
 from openmm_les_export.unpickle import SavedModel
 
 #: What a report says the comparison was with.
@@ -29,7 +26,7 @@ EQUATIONS = (
 silu = torch.nn.functional.silu
 
 
-class CHGNetReference:
+class CHGNetReference(AutogradReference):
     """A CHGNet-LES model in float64.
 
     Args:
@@ -45,33 +42,6 @@ class CHGNetReference:
         symbols = self._options["element_types"]
         known = range(1, 95) if symbols is None else map(atomic_number, symbols)
         self.elements = list(known)
-
-    def evaluate(
-        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
-    ) -> Evaluation:
-        """Energy, forces and latent charges.
-
-        Args:
-            positions: shape (n, 3) [A].
-            numbers: atomic numbers, shape (n,).
-            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
-        """
-        found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
-        unknown = sorted(set(found) - set(self.elements))
-        if unknown:
-            raise InputError(f"numbers: expected elements of {self.elements}, got {unknown}")
-        species = torch.tensor([self.elements.index(z) for z in found])
-        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
-        source, target, shifts = all_pairs(coordinates, box, self.cutoff)
-        r = torch.tensor(coordinates, requires_grad=True)
-        vectors = r[target] - r[source] + shifts
-        energy, charges = self._short_range(vectors, source, target, species)
-        energy = energy + les_energy(charges, r, box, self._les)
-        gradient = torch.zeros_like(r)
-        if energy.requires_grad:
-            (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
-        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
 
     def _short_range(
         self,

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from openmm_les.errors import VerificationError
@@ -23,7 +21,7 @@ from openmm_les_export.les_parameters import les_parameters
 from openmm_les_export.mace_heads import Head, choose_head
 from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.records import Record
-from openmm_les_export.reference import Evaluation, les_energy, species_of
+from openmm_les_export.reference import Array, AutogradReference
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
@@ -78,7 +76,7 @@ def _double_precision() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-class MACEReference:
+class MACEReference(AutogradReference):
     """A MACE-LES model in float64, evaluated with mace-torch's blocks.
 
     Args:
@@ -106,47 +104,34 @@ class MACEReference:
         self._les = les_parameters(record.module("les"))
         self._network = _build(record, self._head)
 
-    def evaluate(
-        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
-    ) -> Evaluation:
-        """Energy, forces and latent charges.
-
-        Args:
-            positions: shape (n, 3) [A].
-            numbers: atomic numbers, shape (n,).
-            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
-        """
-        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        index = species_of(numbers, self.elements)
-        species = torch.nn.functional.one_hot(index, len(self.elements)).double()
-        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
+    def _pairs(
+        self, positions: Array, cell: Array | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         edges, shifts, _, _ = self._neighborhood(
-            positions=coordinates,
+            positions=positions,
             cutoff=self.cutoff,
-            pbc=(box is not None,) * 3,
-            cell=None if box is None else box.copy(),  # it is overwritten there
+            pbc=(cell is not None,) * 3,
+            cell=None if cell is None else cell.copy(),  # it is overwritten there
         )
-        r = torch.tensor(coordinates, requires_grad=True)
+        sender, receiver = torch.tensor(edges, dtype=torch.int64)
+        return sender, receiver, torch.tensor(shifts)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
         with warnings.catch_warnings(), _double_precision():
             warnings.simplefilter("ignore")  # of e3nn's compiled code
-            energies, charges = self._short_range(
-                r, species, torch.tensor(edges, dtype=torch.int64), torch.tensor(shifts)
-            )
-            energy = energies.sum() + les_energy(charges, r, box, self._les)
-            (gradient,) = torch.autograd.grad(energy, r)
-        return Evaluation(
-            energy=float(energy.detach()),
-            forces=-gradient.numpy(),
-            charges=charges.detach().numpy(),
-        )
+            yield
 
     def _short_range(
-        self, r: torch.Tensor, species: torch.Tensor, edges: torch.Tensor, shifts: torch.Tensor
+        self,
+        vectors: torch.Tensor,
+        sender: torch.Tensor,
+        receiver: torch.Tensor,
+        species: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Atomic energies with references and latent charges, each of shape [n]."""
         network = self._network
-        sender, receiver = edges[0], edges[1]
-        vectors = r[receiver] - r[sender] + shifts
+        edges = torch.stack([sender, receiver])
+        species = torch.nn.functional.one_hot(species, len(self.elements)).double()
         lengths = torch.linalg.norm(vectors, dim=-1, keepdim=True)
         harmonics = network.spherical_harmonics(vectors)
         pairs = (species, edges, torch.tensor(self.elements))
@@ -169,7 +154,7 @@ class MACEReference:
         # A single readout of a deep model reads its last layer.
         read = outputs[-len(network.readouts) :]
         index = self._head.index
-        heads = torch.full((len(r),), index)
+        heads = torch.full((len(species),), index)
         energies = sum(f(x, heads) for f, x in zip(network.readouts, read, strict=True))[:, index]
         charges = sum(f(x, heads) for f, x in zip(network.les_readouts, read, strict=True))
         if network.pair_repulsion_fn is not None:

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,7 +18,7 @@ from openmm_les.errors import VerificationError
 from openmm_les_export.configuration import Options
 from openmm_les_export.nequip_checkpoint import NETWORK, version
 from openmm_les_export.nequip_options import base_model, check_configuration
-from openmm_les_export.reference import Evaluation, all_pairs, les_energy, species_of
+from openmm_les_export.reference import AutogradReference
 from openmm_les_export.unpickle import Checkpoint
 
 _CHARGES = "charges_of_atoms"
@@ -43,7 +41,7 @@ def nequip_versions() -> dict[str, str]:
     return {name: installed(name) for name in ("nequip", "e3nn")}
 
 
-class NequIPReference:
+class NequIPReference(AutogradReference):
     """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules.
 
     Args:
@@ -63,34 +61,26 @@ class NequIPReference:
         with _undisturbed():
             self._network = _build(model, checkpoint)
 
-    def evaluate(
-        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
-    ) -> Evaluation:
-        """Energy, forces and latent charges.
-
-        Args:
-            positions: shape (n, 3) [A].
-            numbers: atomic numbers, shape (n,).
-            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
-        """
-        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
-        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
-        neighbor, atom, shifts = all_pairs(coordinates, box, self.cutoff)
-        r = torch.tensor(coordinates, requires_grad=True)
-        vectors = r[neighbor] - r[atom] - shifts
+    def _short_range(
+        self,
+        vectors: torch.Tensor,
+        sender: torch.Tensor,
+        receiver: torch.Tensor,
+        species: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Their pairs go from the atom that collects to its neighbour.
         data = {
-            "pos": r,
-            "atom_types": species_of(numbers, self.elements),
-            "edge_index": torch.stack([atom, neighbor]),
-            "edge_vectors": vectors,
+            "pos": torch.zeros(len(species), 3),
+            "atom_types": species,
+            "edge_index": torch.stack([receiver, sender]),
+            "edge_vectors": -vectors,
             "edge_lengths": torch.linalg.norm(vectors, dim=1),
         }
-        with _undisturbed():
-            out = self._network(data)
-            charges = out[_CHARGES][:, 0]
-            energy = out["atomic_energy"].sum() + les_energy(charges, r, box, self._les)
-            (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
-        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
+        out = self._network(data)
+        return out["atomic_energy"], out[_CHARGES][:, 0]
+
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        return _undisturbed()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""What references for verification have in common: results, pairs, and a plain LES sum.
+"""What references for verification have in common: pairs, a plain LES sum, and its derivative.
 
 The sum is written here in float64 by its definition and shares no code with the run-time package.
 """
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,72 @@ class Evaluation:
     energy: float
     forces: Array
     charges: Array
+
+
+class AutogradReference(abc.ABC):
+    """A model in float64 around its short range, differentiated by torch.
+
+    Attributes:
+        cutoff: cutoff radius [A].
+        elements: atomic numbers that the model knows.
+    """
+
+    cutoff: float
+    elements: list[int]
+    _les: Mapping[str, float | bool]
+
+    def evaluate(
+        self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
+    ) -> Evaluation:
+        """Energy, forces and latent charges.
+
+        Args:
+            positions: shape (n, 3) [A].
+            numbers: atomic numbers, shape (n,).
+            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
+
+        Raises:
+            InputError: an element that the model does not know.
+        """
+        species = species_of(numbers, self.elements)
+        coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
+        sender, receiver, shifts = self._pairs(coordinates, box)
+        r = torch.tensor(coordinates, requires_grad=True)
+        gradient = torch.zeros_like(r)
+        with self._settings():
+            vectors = r[receiver] - r[sender] + shifts
+            energies, charges = self._short_range(vectors, sender, receiver, species)
+            energy = energies.sum() + les_energy(charges, r, box, self._les)
+            if energy.requires_grad:
+                (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
+        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
+
+    @abc.abstractmethod
+    def _short_range(
+        self,
+        vectors: torch.Tensor,
+        sender: torch.Tensor,
+        receiver: torch.Tensor,
+        species: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies with references, of atoms [n] or their sum [], and latent charges [n].
+
+        Args:
+            vectors: r_receiver - r_sender with the shift of the image, shape [E, 3] [A].
+            sender, receiver: atoms of each pair, shape [E].
+            species: index of each atom's element in `elements`, shape [n].
+        """
+
+    def _pairs(
+        self, positions: Array, cell: Array | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sender, receiver and shift of all pairs within the cutoff."""
+        return all_pairs(positions, cell, self.cutoff)
+
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        """What torch has to be set to while the model is evaluated."""
+        return contextlib.nullcontext()
 
 
 def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Reference(Protocol):
     """The original model, such as `mace_reference.MACEReference`."""
 
     def evaluate(self, positions: Any, numbers: Any, cell: Any = None) -> Any:
-        """See `mace_reference.Evaluation`."""
+        """See `reference.Evaluation`."""
 
 
 def verify_forward(
