@@ -18,7 +18,7 @@ NEQUIP := .venv-nequip
 # MatGL, which brings a framework for graphs and one for materials.
 MATGL := .venv-matgl
 
-# Tests run in this many processes of one thread and about 2 GB each.
+# Tests run in this many processes of one thread and up to 7 GB each.
 JOBS ?= 2
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 
