@@ -20,7 +20,7 @@ MATGL := .venv-matgl
 
 # Tests run in this many processes of one thread and up to 7 GB each.
 JOBS ?= 2
-PYTEST := python -m pytest -n $(JOBS) --dist worksteal
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
@@ -51,11 +51,13 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
 	touch $@
 
-# Documents, ML/MM, examples, continued runs and statistics run once, in `make test`: they take minutes and do not depend on torch's version.
+# Documents, ML/MM, examples, continued runs, statistics and much of CHGNet run once, in `make test`: they take minutes and do not depend on
+# torch's version.
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py \
 		--ignore-glob='tests/test_mixed_*.py' --ignore-glob='tests/test_electrostatic_*.py' \
-		--ignore-glob='tests/test_run_*.py' --ignore=tests/test_examples.py --ignore=tests/test_validation.py
+		--ignore-glob='tests/test_coupling*.py' --ignore-glob='tests/test_run_*.py' \
+		--ignore=tests/test_examples.py --ignore=tests/test_validation.py --ignore=tests/test_read_chgnet.py
 
 # What needs nequip, and nothing else.
 test-nequip: $(NEQUIP)/.installed
