@@ -84,6 +84,8 @@ VARIANTS = {
     },
 }
 ALL = SHAPES | VARIANTS
+#: Of these the open cluster in short test runs too, beside the crystal.
+_CLUSTERS = ("plain", "many elements", "three interactions, max_L 2", "float64")
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +119,15 @@ def crystal(elements) -> Atoms:
 
 @pytest.mark.parametrize(
     ("shape", "make"),
-    [*itertools.product(SHAPES, [cluster, crystal]), *itertools.product(VARIANTS, [crystal])],
+    [
+        *itertools.product(ALL, [crystal]),
+        *itertools.product(_CLUSTERS, [cluster]),
+        *(
+            pytest.param(shape, cluster, marks=pytest.mark.slow)
+            for shape in SHAPES
+            if shape not in _CLUSTERS
+        ),
+    ],
 )
 def test_every_shape_equals_mace_torch(model_folder, shape, make):
     from openmm_les_export.mace_reference import MACEReference
