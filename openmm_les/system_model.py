@@ -280,10 +280,9 @@ class SystemModel:
             InputError: wrong shapes, a box too small, a field that the model was not made for.
             SimulationError: a structure without a valid energy.
         """
-        inputs = self._checked_structure(positions, cell)
-        array, box = inputs
+        array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
-        result = Evaluation(*self._run(self._evaluator, *inputs, *field))
+        result = Evaluation(*self._run(self._evaluator, array, box, *field))
         if self.ewald.cutoff == "smooth" and not self._told_difference:
             self._told_difference = True
             n = len(self.numbers)

@@ -13,7 +13,7 @@ from torch import nn
 
 from openmm_les.networks.angular import parity_ordered_degrees, parity_permutation
 from openmm_les.networks.dense import Dense, DenseNetwork, below
-from openmm_les.networks.geometry import PairGeometry
+from openmm_les.networks.geometry import PairGeometry, species_pairs
 from openmm_les.networks.radial import BesselBasis
 
 State = Mapping[str, torch.Tensor]
@@ -241,9 +241,8 @@ class AllegroNetwork(nn.Module):
         """See `openmm_les.networks.mace.MACENetwork.short_range`."""
         n, k = neighbors.shape[0], neighbors.shape[1]
         harmonics, radial, saved_pairs = self.geometry(positions, neighbors, shifts, species)
-        others = species.index_select(0, neighbors.view(-1)).view(n, k)
-        pairs = species.unsqueeze(1) * self.num_species + others
-        types = self.pair_types.index_select(0, pairs.view(-1)).view(n, k, -1)
+        pairs = species_pairs(species, neighbors, self.num_species)
+        types = self.pair_types.index_select(0, pairs).view(n, k, -1)
         scalars, saved_embedding = self.embedding(self.basis(radial) * types)
         tensor_weights = self.tensors(scalars)
         projected = self.projection(scalars)

@@ -42,6 +42,18 @@ def pull_back_vectors(
     return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
 
 
+def species_pairs(species: torch.Tensor, neighbors: torch.Tensor, num_species: int) -> torch.Tensor:
+    """Which pair of species each slot is, first * Z + second, shape [N * K].
+
+    Args:
+        species: species index of each atom, shape [N].
+        neighbors: neighbour of each slot, shape [N, K].
+        num_species: Z.
+    """
+    others = species.index_select(0, neighbors.view(-1)).view(neighbors.shape)
+    return (species.unsqueeze(1) * num_species + others).view(-1)
+
+
 class PairGeometry(nn.Module):
     """Spherical harmonics and radial features of all slots of a neighbour matrix.
 
@@ -85,8 +97,7 @@ class PairGeometry(nn.Module):
         values = self.harmonics(unit)
         pairs: Optional[torch.Tensor] = None
         if self.num_species > 0:
-            other = species.index_select(0, neighbors.view(-1)).view(n, k)
-            pairs = (species.unsqueeze(1) * self.num_species + other).view(-1)
+            pairs = species_pairs(species, neighbors, self.num_species)
         features, slopes = self.radial(distances.squeeze(1), pairs)
         saved = [vectors, distances, unit, values, slopes]
         return values.view(n, k, -1), features.view(n, k, -1), saved
