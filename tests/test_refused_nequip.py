@@ -1,0 +1,228 @@
+"""NequIP-LES and Allegro-LES checkpoints that are refused, and what is said of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from openmm_les_export import read_model
+from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+
+
+def _model(**options):
+    def change(checkpoint):
+        checkpoint["hyper_parameters"]["model"].update(options)
+
+    return change
+
+
+def _les(**options):
+    def change(checkpoint):
+        checkpoint["hyper_parameters"]["model"]["LES"]["les_args"].update(options)
+
+    return change
+
+
+def _state(change_state):
+    return lambda checkpoint: change_state(checkpoint["state_dict"])
+
+
+def _information(name, value):
+    def change(checkpoint):
+        checkpoint["hyper_parameters"]["info_dict"][name] = value
+
+    return change
+
+
+def _put(name, tensor):
+    return _state(lambda state: state.update({name: tensor}))
+
+
+def _drop(name):
+    return _state(lambda state: state.pop(name))
+
+
+_NET = "model.sole_model.model.func."
+REFUSED = {
+    "another network below": (
+        _model(base_model="mace"),
+        r"base_model: expected 'nequip' or 'allegro', got 'mace'",
+    ),
+    "another builder": (_model(_target_="os.system"), r"_target_ 'os.system': .* nothing of it"),
+    "another package": (
+        _model(per_type_energy_scales={"_target_": "builtins.eval"}),
+        r"per_type_energy_scales\._target_ 'builtins.eval': .* nothing of it was imported",
+    ),
+    "deep": (
+        _model(type_names=["H", {"_target_": "posix.system"}]),
+        r"type_names\.1\._target_ 'posix.system'",
+    ),
+    "a call of no name": (_model(LES={"_target_": 3}), r"LES\._target_ 3"),
+    "pair potential": (
+        _model(pair_potential={"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal"}),
+        r"pair_potential\._target_ 'nequip\.nn\.pair_potential\.ZBL'",
+    ),
+    "cutoffs by types": (_model(per_edge_type_cutoff={"H": 3.0}), "option model.per_edge_type"),
+    "other gate": (_model(convnet_nonlinearity_type="norm"), "convnet_nonlinearity_type"),
+    "other readout": (_model(readout_mlp_nonlinearity="mish"), "expected 'silu', got 'mish'"),
+    "residual": (_model(convnet_resnet=True), "convnet_resnet"),
+    "unknown": (_model(charge_embedding=3), "model: unknown option charge_embedding"),
+    "neighbours by types": (
+        _model(avg_num_neighbors={"H": 9.0, "O": 9.0}),
+        "option avg_num_neighbors: expected a positive number",
+    ),
+    "types": (_model(type_names=["H", "Ow"]), "type_names: expected symbols of elements"),
+    "types twice": (_model(type_names=["H", "H"]), "expected different elements"),
+    "cutoff order": (_model(polynomial_cutoff_p=2.5), "polynomial_cutoff_p: expected an integer"),
+    "no layers": (_model(num_layers=0), "num_layers: expected an integer of 1 to 10000, got 0"),
+    "all memory": (_model(l_max=10**9), "l_max: expected an integer of 0 to 11, got 1000000000"),
+    "features": (_model(num_features=[4]), "num_features: expected an integer or 2 of them"),
+    "parity": (_model(parity="no"), "parity: expected True or False, got 'no'"),
+    "two cutoffs": (_model(r_max=4.5), "expected one cutoff, got 4.5 and 4"),
+    "another size": (_model(l_max=2, num_features=4), "expected shape"),
+    "dipoles": (_les(use_dipole=True), "les_args.use_dipole"),
+    "fixed charges": (_les(use_fixed_atomic_charges=True), "use_fixed_atomic_charges"),
+    "another network": (_les(use_atomwise=True), "use_atomwise"),
+    "unknown LES": (_les(use_octupole=False), "les_args: unknown option use_octupole"),
+    "negative width": (_les(sigma=-1.0), "les_args.sigma: expected a positive number"),
+    "no flag": (_les(remove_mean=1), "les_args.remove_mean: expected True or False, got 1"),
+    "no options": (_model(LES=3), "option LES: expected options, got 3"),
+    "no model": (
+        lambda checkpoint: checkpoint["hyper_parameters"].pop("model"),
+        "expected the configuration of a model in the checkpoint, got none",
+    ),
+    "no LES": (_model(_target_="nequip.model.NequIPGNNModel"), "a NequIP model without LES"),
+    "another training": (
+        _information("training_module", {"_target_": "nequip.train.ScheduleFreeLightningModule"}),
+        "training_module 'nequip.train.ScheduleFree.* cannot tell which weights are the model",
+    ),
+    "no versions": (_information("versions", {}), "expected the version of nequip"),
+    "old e3nn": (
+        _information("versions", {"nequip": "0.6.1", "e3nn": "0.4.4"}),
+        "expected a training with version 0.5 or later, got 0.4.4",
+    ),
+    "unknown tensor": (
+        _put(_NET + "zbl._rmax_recip", torch.ones(1)),
+        "zbl._rmax_recip: unknown tensor",
+    ),
+    "another model": (_put("model.other.weight", torch.ones(1)), "model.other.weight: unknown"),
+    "no tensor": (_put(_NET + "type_embed.embed_module.weight", 3), "expected a tensor, got int"),
+    "masked": (
+        _put(_NET + "layer0_convnet.conv.linear_2.output_mask", torch.zeros(4)),
+        "output_mask: unknown tensor",
+    ),
+    "missing": (_drop(_NET + "layer1_convnet.conv.sc.weight"), "expected averages of"),
+    "averages lost": (_drop("ema._extra_state"), "expected averaged weights"),
+    "averages swapped": (
+        _put("ema._extra_state", {"is_holding_ema_weights": False}),
+        "expected averaged weights",
+    ),
+    "averages cut": (_put("ema.ema_weight_1", torch.ones(3)), "expected averages of"),
+    "scales": (
+        _put(_NET + "per_type_energy_scale_shift.scales", torch.ones(3)),
+        "expected one number or one for each of 2 elements, got 3",
+    ),
+    "another symbol": (
+        _put(_NET + "layer1_convnet.conv.tp._w3j_1_1_1", torch.ones(3, 3, 3)),
+        "_w3j_1_1_1: expected a Wigner 3j symbol",
+    ),
+    "a symbol that is too large": (
+        _put(_NET + "layer1_convnet.conv.tp._w3j_900_900_900", torch.ones(3, 3, 3)),
+        "_w3j_900_900_900: expected a Wigner 3j symbol",
+    ),
+    "a symbol of two degrees": (
+        _put(_NET + "layer1_convnet.conv.tp._w3j_1_1", torch.ones(3, 3)),
+        "_w3j_1_1: expected a Wigner 3j symbol",
+    ),
+    "not finite": (
+        _put("ema.ema_weight_0", torch.full((2, 4), torch.nan, dtype=torch.float64)),
+        "expected finite numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_known_is_refused_by_name(tmp_path, case):
+    change, named = REFUSED[case]
+    path = synthetic_nequip(tmp_path / "x.ckpt", change=change)
+    with pytest.raises(ModelFileError, match=named) as caught:
+        read_model(path, **LES)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED_OF_ALLEGRO = {
+    "splines": (
+        _model(radial_chemical_embed={"_target_": "allegro.nn.TwoBodySplineScalarEmbed"}),
+        r"radial_chemical_embed\._target_ 'allegro.nn.TwoBodySpline.* nothing of it was imported",
+    ),
+    "no embedding": (
+        _model(radial_chemical_embed=None),
+        "option radial_chemical_embed: expected options, got None",
+    ),
+    "unknown of the embedding": (
+        lambda checkpoint: checkpoint["hyper_parameters"]["model"]["radial_chemical_embed"].update(
+            width=3
+        ),
+        "radial_chemical_embed: unknown option width",
+    ),
+    "other networks": (_model(allegro_mlp_nonlinearity="mish"), "expected 'silu', got 'mish'"),
+    "no angles": (_model(l_max=0), "l_max: expected an integer of 1 to 11, got 0"),
+    "all memory": (_model(num_tensor_features=10**9), "expected an integer of 1 to 10000"),
+    "other neighbours": (_model(avg_num_neighbors=None), "avg_num_neighbors: expected a positive"),
+    "other products": (
+        _put(_NET + "allegro.tps.0.w3j", torch.ones(4, 4, 9, 4)),
+        "allegro.tps.0: expected a tensor product with 4 harmonics and 3 channels",
+    ),
+    "more components": (
+        _put(_NET + "allegro.tps.0.w3j", torch.ones(4, 5, 4, 4)),
+        "allegro.tps.0: expected products of 4 components",
+    ),
+    "a NequIP option": (_model(num_features=3), "unknown option num_features"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_OF_ALLEGRO)
+def test_what_is_not_known_of_allegro_is_refused_by_name(tmp_path, case):
+    change, named = REFUSED_OF_ALLEGRO[case]
+    path = synthetic_allegro(tmp_path / "x.ckpt", change=change)
+    with pytest.raises(ModelFileError, match=named) as caught:
+        read_model(path, **LES)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_refused(tmp_path):
+    def change(checkpoint):
+        del checkpoint["state_dict"][_NET + "layer1_convnet.conv.sc.weight"]
+
+    path = synthetic_nequip(tmp_path / "x.ckpt", averaged=False, change=change)
+    with pytest.raises(UnsupportedModelError, match=r"sc\.weight: expected a tensor, got none"):
+        read_model(path, **LES)
+
+
+def test_signs_of_symbols_are_those_of_the_file(tmp_path):
+    """An e3nn with another sign of a Wigner 3j symbol leaves it in the file."""
+    states = []
+    for sign in (1.0, -1.0):
+        symbol = torch.zeros(3, 3, 3)
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+            symbol[i, j, k], symbol[j, i, k] = sign * 6**-0.5, -sign * 6**-0.5
+        name = "model.sole_model.model.func.layer1_convnet.conv.tp._w3j_1_1_1"
+        shape = {"old": True, "parity": False, "num_layers": 3}
+        path = synthetic_nequip(tmp_path / "x.ckpt", change=_put(name, symbol), **shape)
+        states.append(read_model(path, **LES).state["layers.1.radial.1"])
+    # Of five paths with four features each one has degrees 1, 1, 1.
+    changed = (states[0] + states[1] == 0).all(0)
+    assert changed.sum() == 4
+    assert torch.equal(states[0][:, ~changed], states[1][:, ~changed])
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",)
+
+    path = synthetic_nequip(tmp_path / "x.ckpt", change=_model(seed=Payload()))
+    with pytest.raises(ModelFileError, match=r"calls for builtins.exec"):
+        read_model(path, **LES)
+    assert not (tmp_path / "ran").exists()
