@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, InputError
+from openmm_les.errors import ArtifactError, InputError, OutputError
+from openmm_les.files import check_output
 
 if TYPE_CHECKING:
     import torch
@@ -122,36 +123,6 @@ def _dtype(name: str) -> "torch.dtype":
     return dtypes[name]
 
 
-def check_output(
-    path: str | os.PathLike[str], overwrite: bool = False, example: str = f"model{SUFFIX}"
-) -> Path:
-    """Refuses an output path that exists or cannot be written, before any work is done.
-
-    Args:
-        path: the file to write.
-        overwrite: whether it may exist.
-        example: a name of such a file, for messages.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        ArtifactError: with the reason.
-    """
-    output = Path(path).absolute()
-    if output.is_dir():
-        raise ArtifactError(f"output: {output} is a directory; give a file name such as {example}")
-    if output.exists() and not overwrite:
-        raise ArtifactError(f"output: {output} exists; choose another name or pass --overwrite")
-    if not output.parent.is_dir():
-        raise ArtifactError(
-            f"output: the directory {output.parent} does not exist; create it first"
-        )
-    if not os.access(output.parent, os.W_OK):
-        raise ArtifactError(f"output: no permission to write in {output.parent}")
-    return output
-
-
 def save(
     canonical: "CanonicalModel",
     path: str | os.PathLike[str],
@@ -182,11 +153,11 @@ def save(
         The absolute path.
 
     Raises:
-        ArtifactError: the path exists or cannot be written.
+        OutputError: the path exists or cannot be written.
     """
     import torch
 
-    output = check_output(path, overwrite)
+    output = check_output(path, overwrite, inputs={})
     module = build_module(canonical, dtype) if module is None else module
     weights = io.BytesIO()
     torch.save(dict(canonical.state), weights)
@@ -221,9 +192,9 @@ def save(
         else:
             os.link(temporary, output)  # fails, unlike replace, if somebody was faster
     except FileExistsError:
-        raise ArtifactError(f"output: {output} appeared meanwhile; nothing was written") from None
+        raise OutputError(f"output: {output} appeared meanwhile; nothing was written") from None
     except OSError as error:
-        raise ArtifactError(f"output: cannot write {output}: {error.strerror or error}") from error
+        raise OutputError(f"output: cannot write {output}: {error.strerror or error}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return output

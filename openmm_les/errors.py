@@ -24,6 +24,10 @@ class ArtifactError(LESError, ValueError):
     """An artifact (``*.les.pt``) is missing, corrupt, too new, or not ours."""
 
 
+class OutputError(LESError, OSError):
+    """A file that cannot be written: it exists, is an input, the disk is full, no permission, ..."""
+
+
 class DownloadError(LESError):
     """A published model cannot be downloaded, or is not what its authors published."""
 

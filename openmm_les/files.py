@@ -1,20 +1,141 @@
-"""Files that are there completely or not at all."""
+"""Files that are written: complete or not at all, and never over what was read."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from openmm_les.errors import OutputError
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    example: str = "model.les.pt",
+    *,
+    inputs: Mapping[str, str | os.PathLike[str] | None],
+) -> Path:
+    """Refuse an output file that exists, cannot be written or is read, before any work is done.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may exist.
+        example: a name of such a file, for messages.
+        inputs: what is read, by the name of its argument; see `refuse_inputs`.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        OutputError: with the reason.
+    """
+    output = Path(path).expanduser().absolute()
+    refuse_inputs(output, inputs)
+    if output.is_dir():
+        raise OutputError(f"output: {output} is a directory; give a file name such as {example}")
+    if (output.exists() or output.is_symlink()) and not overwrite:
+        raise OutputError(f"output: {output} exists; choose another name or pass --overwrite")
+    if not output.parent.is_dir():
+        raise OutputError(f"output: the directory {output.parent} does not exist; create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"output: no permission to write in {output.parent}")
+    return output
+
+
+def refuse_inputs(
+    output: str | os.PathLike[str], inputs: Mapping[str, str | os.PathLike[str] | None]
+) -> None:
+    """Refuse to write over what is read: the one place that compares outputs with inputs.
+
+    Links are followed, symbolic and hard ones.
+
+    Args:
+        output: a file to write, or a directory whose files are replaced.
+        inputs: files and directories that are read, by the name of their argument; None for an
+            argument that was not given.
+
+    Raises:
+        OutputError: `output` is one of them, or contains one.
+    """
+    target = Path(output).expanduser()
+    for name, given in inputs.items():
+        if given is None:
+            continue
+        source = Path(given).expanduser()
+        if _same_file(target, source):
+            raise OutputError(
+                f"output: {target} is the file that {name} reads ({source}); choose another output"
+            )
+        if source.is_dir() and source.resolve() in target.resolve().parents and target.exists():
+            raise OutputError(
+                f"output: {target} is a file of the directory that {name} reads ({source}); choose "
+                "another output"
+            )
+        if target.is_dir() and target.resolve() in source.resolve().parents:
+            raise OutputError(
+                f"output: the directory {target} holds {source}, which {name} reads; choose a "
+                "directory of its own for the output"
+            )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there (yet)
+        return one.resolve() == other.resolve()
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the operating system says about a file that is written into one error of ours.
+
+    Args:
+        path: the file or directory to name.
+
+    Raises:
+        OutputError: with the free space of the disk, instead of any `OSError`.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}{_free_space(Path(path))}"
+        ) from error
+
+
+def _free_space(path: Path) -> str:
+    for folder in (path.absolute(), *path.absolute().parents):
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError:
+            continue
+        return f" ({free / 1e6:.1f} MB free in {folder})"
+    return ""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it appears complete, also after a crash of the machine."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
-    sync_directory(path.parent)
+    """Write a file so that it appears complete, also after a crash of the machine.
+
+    Raises:
+        OutputError: it cannot be written; an older file of the name stays as it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

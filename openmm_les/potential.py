@@ -46,7 +46,8 @@ class LESPotentialImplFactory:
         """
         from openmm_les import catalog
         from openmm_les.errors import InputError
-        from openmm_les.forces.options import ForceOptions, refuse_unknown
+        from openmm_les.forces.options import ForceOptions
+        from openmm_les.names import refuse_unknown
         from openmm_les.potential_impl import LESPotentialImpl
 
         options = sorted(set(args) & set(ForceOptions.accepted()))

@@ -13,7 +13,7 @@ from helpers import DIPEPTIDE_MODEL, dipeptide
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
-from openmm_les.errors import ArtifactError, InputError
+from openmm_les.errors import ArtifactError, InputError, OutputError
 
 BLOCK_OTHERS = """
 import sys
@@ -247,7 +247,7 @@ def test_save_refuses_an_existing_file_and_leaves_it_alone(dipeptide_artifact, t
     canonical = artifacts.load(dipeptide_artifact).canonical
     path = tmp_path / "model.les.pt"
     path.write_text("precious")
-    with pytest.raises(ArtifactError, match="exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match="exists; choose another name or pass --overwrite"):
         artifacts.save(canonical, path)
     assert path.read_text() == "precious"
     artifacts.save(canonical, path, overwrite=True)

@@ -90,15 +90,19 @@ def export(
 
     Raises:
         ModelFileError: see `read_model`.
-        ArtifactError: the output exists or cannot be written.
+        OutputError: the output exists, cannot be written or is the model file itself.
         InputError: unknown dtype; also see `read_model`.
         VerificationError: the result differs from the original; nothing is written.
     """
     from openmm_les import artifact
+    from openmm_les.files import check_output
     from openmm_les_export.charge_sign import charge_sign
     from openmm_les_export.unpickle import open_model
 
-    destination = artifact.check_output(output, overwrite)
+    inputs = {"the model": model_path, "--calibrate": calibrate}
+    if isinstance(atomic_energies, str | os.PathLike) and os.path.exists(atomic_energies):
+        inputs["--atomic-energies"] = atomic_energies
+    destination = check_output(output, overwrite, inputs=inputs)
     opened = open_model(model_path)
     told = Told(atomic_energies, head, norm_factor, self_interaction, calibrate)
     canonical = canonical_model(opened, told)

@@ -73,9 +73,9 @@ def command(
     with the original model (MACE-LES and NequIP-LES, wherever mace-torch or nequip is installed) or
     with the published equations (CACE-LES, CHGNet-LES).
     """
-    from openmm_les.artifact import check_output
+    from openmm_les.files import check_output
 
-    check_output(output, overwrite)  # before torch is even imported
+    check_output(output, overwrite, inputs={"MODEL": model})  # before torch is even imported
     from openmm_les_export import export
 
     path = export(

@@ -98,7 +98,7 @@ def command(
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
-    from openmm_les.artifact import check_output
+    from openmm_les.files import check_output
     from openmm_les.files import write_atomically
 
     options = spectra.SpectrumOptions(
@@ -113,9 +113,9 @@ def command(
         volume=volume,
         start=start,
     )
-    check_output(output, overwrite, "spectrum.csv")
+    check_output(output, overwrite, "spectrum.csv", inputs={"FILE": file})
     if plot is not None:
-        check_output(plot, overwrite, "spectrum.png")
+        check_output(plot, overwrite, "spectrum.png", inputs={"FILE": file})
         plotting.check(plot)
     spectrum = spectra.compute(read(file), options)
     write_atomically(output, spectrum.to_csv().encode())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,26 +12,10 @@ from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.electric_field import Field, read_field
+from openmm_les.names import refuse_unknown
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
 _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
-
-
-def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-    """Raise an `InputError` that names arguments nobody knows and the one probably meant."""
-    accepted = tuple(accepted)
-    unknown = [name for name in given if name not in accepted]
-    if not unknown:
-        return
-    message = f"{where}: unknown argument {', '.join(unknown)}"
-    close = difflib.get_close_matches(unknown[0], accepted, n=1)
-    if not close:  # difflib minds the case, people forget it
-        lower = {name.lower(): name for name in accepted}
-        matches = difflib.get_close_matches(unknown[0].lower(), lower, n=1)
-        close = [lower[match] for match in matches]
-    if close:
-        message += f"; did you mean {close[0]}?"
-    raise InputError(f"{message} Accepted: {', '.join(accepted)}")
 
 
 @dataclass(frozen=True)

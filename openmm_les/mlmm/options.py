@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from openmm_les.errors import InputError
-from openmm_les.forces.options import ForceOptions, refuse_unknown
+from openmm_les.forces.options import ForceOptions
 from openmm_les.mlmm.charges import check_scheme
 from openmm_les.mlmm.decisions import Wishes, names
+from openmm_les.names import refuse_unknown
 
 
 @dataclass(frozen=True)
