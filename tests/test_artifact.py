@@ -261,7 +261,7 @@ def test_save_refuses_an_existing_file_and_leaves_it_alone(dipeptide_artifact, t
 )
 def test_save_refuses_paths_that_cannot_be_written(dipeptide_artifact, tmp_path, name, message):
     canonical = artifacts.load(dipeptide_artifact).canonical
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(OutputError, match=message):
         artifacts.save(canonical, tmp_path / name)
     assert os.listdir(tmp_path) == []
 
@@ -275,7 +275,7 @@ def test_failing_write_leaves_nothing_behind(dipeptide_artifact, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.jit, "save", full)
-    with pytest.raises(ArtifactError, match="No space left on device"):
+    with pytest.raises(OutputError, match="No space left on device"):
         artifacts.save(canonical, tmp_path / "x.les.pt")
     assert os.listdir(tmp_path) == []
 
