@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from fuzzing.cases import Hostile, Seed
 from fuzzing.worker import SENTINEL
@@ -132,42 +134,56 @@ def _python_force(data: bytes) -> bytes:
     return openmm.XmlSerializer.serialize(system).encode()
 
 
-def _renamed(old: bytes, new: bytes) -> Change:
-    return lambda data: _python_force(data).replace(old, new)
+def _collective(data: bytes) -> bytes:
+    """The same force as a variable of another one."""
+    import openmm
+
+    system = openmm.XmlSerializer.deserialize(data.decode())
+    force = openmm.CustomCVForce("x")
+    force.addCollectiveVariable("x", openmm.PythonForce(_Payload()))
+    system.addForce(force)
+    return openmm.XmlSerializer.serialize(system).encode()
 
 
-def _force_alone(tag: bytes) -> Change:
+def _hidden(change: Callable[[Element], None], made: Change = _python_force) -> Change:
+    """The hostile force, changed."""
+
+    def changed(data: bytes) -> bytes:
+        root = ElementTree.fromstring(made(data))
+        for element in root.iter():
+            if element.get("type") == "PythonForce":
+                change(element)
+        return ElementTree.tostring(root, xml_declaration=True, encoding="utf-8")
+
+    return changed
+
+
+def _tagged(tag: str) -> Callable[[Element], None]:
+    def change(element: Element) -> None:
+        element.tag = tag
+
+    return change
+
+
+def _typed(kind: str) -> Callable[[Element], None]:
+    return lambda element: element.set("type", kind)
+
+
+def _rooted(tag: str) -> Change:
     """The hostile force as the root of the file."""
 
-    def change(data: bytes) -> bytes:
-        content = _python_force(data)
-        start = content.rindex(b"<Force ", 0, content.index(b'type="PythonForce"'))
-        end = content.find(b"</Force>", start)
-        element = content[start : end + 8] if content[start:].find(b"/>") > end - start else (
-            content[start : content.index(b"/>", start) + 2]
-        )
-        element = element.replace(b"<Force ", b"<" + tag + b" ").replace(
-            b"</Force>", b"</" + tag + b">"
-        )
-        return b'<?xml version="1.0" ?>\n' + element
+    def changed(data: bytes) -> bytes:
+        for element in ElementTree.fromstring(_python_force(data)).iter():
+            if element.get("type") == "PythonForce":
+                element.tag = tag
+                return ElementTree.tostring(element, xml_declaration=True, encoding="utf-8")
+        raise ValueError("OpenMM wrote no PythonForce")
 
-    return change
+    return changed
 
 
-def _inside(outer: bytes) -> Change:
-    """The hostile force inside of another one."""
-
-    def change(data: bytes) -> bytes:
-        import openmm
-
-        system = openmm.XmlSerializer.deserialize(data.decode())
-        force = openmm.CustomCVForce("x")
-        force.addCollectiveVariable("x", openmm.PythonForce(_Payload()))
-        system.addForce(force)
-        content = openmm.XmlSerializer.serialize(system).encode()
-        return content.replace(b"<Force ", b"<" + outer + b" ") if outer else content
-
-    return change
+def _replaced(old: bytes, new: bytes) -> Change:
+    return lambda data: _python_force(data).replace(old, new)
 
 
 _ENTITIES = (
@@ -185,17 +201,24 @@ def systems() -> dict[str, Hostile]:
         ALIENS
         | {
             "PythonForce": _python_force,
-            "PythonForce under another tag": _renamed(b"<Force ", b"<Forse "),
-            "PythonForce in capitals": _renamed(b'"PythonForce"', b'"PYTHONFORCE"'),
-            "PythonForce with blanks": _renamed(b'"PythonForce"', b'" PythonForce"'),
-            "PythonForce by a reference": _renamed(b'"PythonForce"', b'"&#80;ythonForce"'),
-            "PythonForce in another order": _renamed(b'type="PythonForce"', b"type='PythonForce'"),
-            "PythonForce with a namespace": _renamed(b"<Force ", b"<x:Force "),
-            "PythonForce as the root": _force_alone(b"Force"),
-            "PythonForce as another root": _force_alone(b"System"),
-            "PythonForce in a CustomCVForce": _inside(b""),
-            "PythonForce in a CustomCVForce under another tag": _inside(b"X"),
-            "PythonForce in a comment": _renamed(b"<Forces>", b"<Forces><!-- <Force> -->"),
+            "PythonForce under another tag": _hidden(_tagged("Forse")),
+            "PythonForce under a tag of OpenMM": _hidden(_tagged("Particle")),
+            "PythonForce in small letters": _hidden(_typed("pythonforce")),
+            "PythonForce with blanks": _hidden(_typed(" PythonForce ")),
+            "PythonForce by a reference": _replaced(b'"PythonForce"', b'"&#80;ythonForce"'),
+            "PythonForce by an entity": lambda data: _python_force(data)
+            .replace(b"?>", b'?><!DOCTYPE x [<!ENTITY p "PythonForce">]>', 1)
+            .replace(b'"PythonForce"', b'"&p;"'),
+            "PythonForce in a namespace": _hidden(_tagged("{http://a.b}Force")),
+            "PythonForce as the root": _rooted("Force"),
+            "PythonForce as a System": _rooted("System"),
+            "PythonForce in a variable": _collective,
+            "PythonForce in a variable under another tag": _hidden(_tagged("X"), _collective),
+            "PythonForce behind a comment": _replaced(b"<Forces>", b"<Forces><!-- <Force> -->"),
+            "PythonForce in UTF-16": lambda data: _python_force(data)
+            .decode()
+            .replace("?>", ' encoding="utf-16"?>', 1)
+            .encode("utf-16"),
             "entities": _is(_ENTITIES),
             "entity of a file": _is(
                 b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'

@@ -11,11 +11,16 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
 
 from fuzzing.cases import Missing, Seed
+
+if TYPE_CHECKING:
+    from openmm_les.networks.canonical import CanonicalModel
+    from openmm_les.portable import PortableModel
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT.parent / "shared" / "models"
@@ -113,6 +118,20 @@ def artifacts(base: Path) -> list[Seed]:
         path = _folder(base, family) / "x.les.pt"
         found.append(Seed.of(artifact.save(model, path, module=script)))
     return found + _copied(base, DEMO_ARTIFACT)
+
+
+def portable(model: CanonicalModel) -> PortableModel:
+    """The module of an artifact, not compiled: small models are evaluated in milliseconds."""
+    import torch
+
+    from openmm_les.networks import build_network
+    from openmm_les.portable import PortableModel
+
+    elements = model.hyper["elements"]
+    network = build_network(
+        model, range(len(elements)), dtype=torch.float64, exact_radial=True, fold=False
+    )
+    return PortableModel(network, elements, model.state["reference_energies"], model.les)
 
 
 def copies(base: Path) -> list[Seed]:
@@ -285,30 +304,30 @@ def series(base: Path, suffix: str) -> list[Seed]:
 
 
 def references(base: Path) -> list[Seed]:
-    """Structures with energies and forces in extended XYZ, open and periodic."""
+    """Structures with energies of a model in extended XYZ, open and periodic; the model beside."""
+    import torch
+    from openmm_les_export import read_model
+    from oracles.nequip_models import LES, synthetic_nequip
+
     rng = np.random.default_rng(2)
+    model = portable(read_model(synthetic_nequip(base / "x.ckpt"), **LES))
+    numbers = torch.tensor([8, 1, 1])
+    water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
     found = []
     for name, lattice in (("open", ""), ("box", 'Lattice="9 0 0 0 9 0 0 0 9" ')):
         rows = []
         for _ in range(6):
-            rows += ["3", f'{lattice}Properties=species:S:1:pos:R:3:forces:R:3 energy={rng.normal():.6f}']
-            for symbol, place in zip("OHH", ([0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]), strict=True):
-                numbers = [*(rng.normal(scale=0.05, size=3) + place), *rng.normal(size=3)]
-                rows.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in numbers))
+            places = np.round(water + rng.normal(scale=0.1, size=(3, 3)), 6)
+            cell = 9.0 * torch.eye(3, dtype=torch.float64)
+            energy, forces, _ = model(torch.from_numpy(places), numbers, cell, bool(lattice))
+            what = "Properties=species:S:1:pos:R:3:forces:R:3"
+            rows += ["3", f"{lattice}{what} energy={float(energy):.8f}"]
+            for symbol, atom in zip("OHH", np.hstack([places, forces.numpy()]), strict=True):
+                rows.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in atom))
         path = _folder(base, name) / "data.xyz"
         path.write_text("\n".join(rows) + "\n")
-        found.append(Seed.of(path))
-    return found
-
-
-def calibration(base: Path) -> list[Seed]:
-    """Labelled structures beside a model of the same elements."""
-    from oracles.nequip_models import synthetic_nequip
-
-    found = []
-    for seed in references(base):
-        synthetic_nequip(seed.folder / "x.ckpt")
-        found.append(Seed(seed.folder, seed.path, seed.files))
+        shutil.copyfile(base / "x.ckpt", path.with_name("x.ckpt"))
+        found.append(Seed(path.parent, path.name, (path.name,)))
     return found
 
 
