@@ -9,40 +9,45 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 
 import argparse
 import dataclasses
+import importlib
 import json
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from fuzzing.cases import Seed, Target
+from fuzzing.cases import Hostile, Seed, Target
 from fuzzing.supervise import Report, Supervisor, supervise
-from fuzzing.targets import TARGETS
 from fuzzing.verdicts import FAULTS, GOOD
-from fuzzing.worker import load_case
+from fuzzing.worker import Limits, load_case
 
 _SHOWN = 12
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("fuzzing", description=__doc__)
-    parser.add_argument("--kind", action="append", choices=list(TARGETS), help="default: all")
+    parser.add_argument("--kind", action="append", help="kind of files; default: all")
     parser.add_argument("--count", type=int, default=500, help="mutations of each kind")
+    parser.add_argument("--hostile", type=int, help="hostile files of each kind; default: all")
     parser.add_argument("--case", type=int, action="append", help="number of a case, with --kind")
     parser.add_argument("--seed", type=int, default=0, help="fixes all mutations")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--cpu", type=int, default=Limits.cpu, help="processor time of a case [s]")
+    parser.add_argument("--wall", type=float, default=Limits.wall, help="time of a case [s]")
     parser.add_argument("--failures", type=Path, default=Path("build/fuzz"), help="folder")
     parser.add_argument("--replay", type=Path, help="a folder below that of failures")
     parser.add_argument("--json", type=Path, help="report to write")
     parser.add_argument("--all", action="store_true", help="show every fault")
+    parser.add_argument("--table", default="fuzzing.targets", help="module with the kinds")
     return parser.parse_args()
 
 
-def replayed(place: Path) -> Target:
+def _replayed(place: Path, targets: dict[str, Target]) -> Target:
     """A kind whose only case is the one that was kept in this folder."""
     kind, case = load_case(place)
-    target = TARGETS[kind]
+    target = targets[kind]
 
     def seeds(base: Path) -> list[Seed]:
         seed = target.seeds(base)[case.seed]
@@ -55,6 +60,27 @@ def replayed(place: Path) -> Target:
         hostile={case.name: lambda _: case.content},
         accepted=frozenset() if case.guarded else frozenset({case.name}),
     )
+
+
+def _chosen(arguments: argparse.Namespace, targets: dict[str, Target]) -> list[Target]:
+    """The kinds to try, each with as many hostile files as wanted."""
+    if arguments.replay:
+        arguments.count = 0
+        arguments.failures = arguments.failures / "replayed"
+        return [_replayed(arguments.replay, targets)]
+    chosen = [targets[kind] for kind in arguments.kind or targets]
+    if arguments.hostile is None:
+        return chosen
+    return [
+        dataclasses.replace(target, hostile=_some(target.hostile, arguments.hostile))
+        for target in chosen
+    ]
+
+
+def _some(hostile: Mapping[str, Hostile], number: int) -> dict[str, Hostile]:
+    """So many at equal distances."""
+    step = -(-len(hostile) // number) if number else len(hostile) + 1
+    return dict(list(hostile.items())[step - 1 :: step])
 
 
 def _row(report: Report) -> str:
@@ -79,15 +105,11 @@ def _tell(report: Report, most: int | None) -> None:
 def main() -> int:
     """Tries all cases, prints a table, and returns the exit status."""
     arguments = _arguments()
-    import torch
-
-    torch.set_num_threads(1)
+    table = importlib.import_module(arguments.table)
+    table.prepare()
+    targets = _chosen(arguments, table.TARGETS)
+    limits = Limits(cpu=arguments.cpu, wall=arguments.wall)
     started = time.monotonic()
-    if arguments.replay:
-        targets, arguments.count = [replayed(arguments.replay)], 0
-        arguments.failures = arguments.failures / "replayed"
-    else:
-        targets = [TARGETS[kind] for kind in arguments.kind or TARGETS]
     print(f"{'kind':16s} cases {' '.join(f'{v:>8s}' for v in GOOD)}  seconds peak MB  faults")
     reports = []
     with tempfile.TemporaryDirectory(prefix="fuzzing-") as folder:
@@ -99,6 +121,7 @@ def main() -> int:
                 count=arguments.count,
                 random_seed=arguments.seed,
                 numbers=arguments.case,
+                limits=limits,
             )
             for target in targets
         )

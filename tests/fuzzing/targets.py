@@ -17,6 +17,20 @@ from fuzzing.cases import Numbers, SilentlyLost, Target
 if TYPE_CHECKING:
     from openmm_les.networks.canonical import CanonicalModel
 
+
+def prepare() -> None:
+    """Imports what readers import, so that children need not."""
+    import ase.io
+    import openmm.app
+    import openmm_les_export
+    import torch
+
+    import openmm_les.md
+    import openmm_les.portable
+
+    del ase, openmm, openmm_les_export, torch, openmm_les
+
+
 _LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
 #: What users say beside the file of a family.
 TOLD: dict[str, dict[str, Any]] = {

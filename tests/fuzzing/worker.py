@@ -10,6 +10,7 @@ import faulthandler
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -112,7 +113,7 @@ def lay_out(place: Path, target: Target, seed: Seed, case: Case) -> Path:
 
 def keep(place: Path, failures: Path, outcome: Outcome) -> None:
     """Copy the files of a fault to where they can be tried again."""
-    kept = failures / f"{outcome.number}-{outcome.name}".replace(" ", "-")
+    kept = failures / re.sub(r"[^\w.]+", "-", f"{outcome.number}-{outcome.name}")
     if outcome.is_fault and not (failures.exists() and len(list(failures.iterdir())) >= _MOST_KEPT):
         shutil.copytree(place, kept, dirs_exist_ok=True)
 
