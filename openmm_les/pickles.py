@@ -302,9 +302,7 @@ class _Machine:
             raise Damage("bytes are not encoded as torch.save does")
         return text.encode("latin1")
 
-    def _tensor(
-        self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any
-    ) -> torch.Tensor:
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
         """A view of a storage that stays inside it and is not larger."""
         if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
             raise Damage("a tensor is made from other values than torch.save's")

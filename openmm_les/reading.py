@@ -68,7 +68,7 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
         if text == str(error):
             raise
         raise type(error)(text) from error
-    except LESError:
+    except (LESError, ImportError):  # what somebody gave beside the file, or has not installed
         raise
     except OSError as error:
         reason = error.strerror or _reason(error)

@@ -127,7 +127,9 @@ class MACE(Bessel):
         for layer in self.layers:
             highest = (node_lmax, self.lmax, self.lmax)
             if layer.node_lmax != node_lmax or layer.output_lmax > self.lmax:
-                raise ValueError("expected each layer to take the degrees that the one before makes")
+                raise ValueError(
+                    "expected each layer to take the degrees that the one before makes"
+                )
             _check_paths(layer.paths, highest)
             node_lmax = layer.output_lmax
         return self

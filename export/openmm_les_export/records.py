@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import functools
 import math
+import reprlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.pickles import Inert
 
 if TYPE_CHECKING:
     import torch
 
 _MISSING = object()
+#: Stops at the depth and length that a message has room for.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
 
 
 class Irrep(NamedTuple):
@@ -30,19 +35,16 @@ class Irrep(NamedTuple):
         return f"{self.mul}x{self.l}{'e' if self.p == 1 else 'o'}"
 
 
-class Record:
+class Record(Inert):
     """An object of a pickle; see the module's description.
 
     Attributes:
         qualified_name: name of the original class.
-        args: arguments of its construction.
-        state: what pickle would have put into its ``__dict__``.
         path: where in the model it was found, such as ``interactions.0.linear``.
     """
 
+    __slots__ = ("path",)
     qualified_name: ClassVar[str] = ""
-    args: tuple[Any, ...]
-    state: dict[str, Any]
     path: str
 
     def __new__(cls, *args: Any) -> Record:
@@ -205,7 +207,7 @@ class Record:
 def stand_in(qualified_name: str) -> type[Record]:
     """The inert class that stands for a global of a pickle."""
     name = qualified_name.rsplit(".", 1)[-1]
-    return type(name, (Record,), {"qualified_name": qualified_name})
+    return type(name, (Record,), {"qualified_name": qualified_name, "__slots__": ()})
 
 
 def describe(value: Any) -> str:
@@ -214,7 +216,7 @@ def describe(value: Any) -> str:
         return value.kind
     if isinstance(value, type) and issubclass(value, Record):
         return value.qualified_name
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
