@@ -139,9 +139,7 @@ class CACE(Bessel):
     """Family ``cace``."""
 
     monomials: Annotated[list[tuple[Degree, Degree, Degree]], Field(min_length=1, max_length=364)]
-    invariants: list[
-        Annotated[list[tuple[Annotated[list[Index], Field(max_length=8)], Real]], Field()]
-    ]
+    invariants: list[list[tuple[Annotated[list[Index], Field(max_length=8)], Real]]]
     num_messages: Few
 
     @model_validator(mode="after")
@@ -152,6 +150,8 @@ class CACE(Bessel):
         if degrees != sorted(degrees) or counts != complete or not _differ(self.monomials):
             raise ValueError("expected all monomials of each degree, lower ones first")
         size = len(degrees)
+        if sum(len(terms) for terms in self.invariants) > 30_000:
+            raise ValueError("expected at most 30000 products in all invariants")
         if not self.invariants or not all(
             terms and all(factors and max(factors) < size for factors, _ in terms)
             for terms in self.invariants

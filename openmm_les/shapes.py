@@ -12,6 +12,9 @@ from typing import Any
 from openmm_les import schema
 from openmm_les.reading import Damage
 
+#: Numbers in one table: ten times those of the largest published models.
+_LARGEST = 2**26
+
 
 class _Tensors:
     """Shapes by name, taken one by one so that none is left over.
@@ -48,11 +51,15 @@ class _Tensors:
 
     def network(
         self, prefix: str, inputs: int, outputs: int, ending: str = "", norms: bool = False
-    ) -> None:
-        """Maps ``prefix.K`` + ending one behind the other, with biases or without."""
-        k = 0
+    ) -> int:
+        """Maps ``prefix.K`` + ending one behind the other, with biases or without.
+
+        Returns:
+            The inputs of the last one.
+        """
+        k = last = 0
         while f"{prefix}.{k}{ending}" in self._left:
-            inputs = self.take(f"{prefix}.{k}{ending}", inputs, None)[1]
+            last, inputs = self.take(f"{prefix}.{k}{ending}", inputs, None)
             if ending:
                 self.perhaps(f"{prefix}.{k}.bias", inputs)
             if norms:
@@ -60,6 +67,7 @@ class _Tensors:
             k += 1
         if not k or inputs != outputs:
             raise Damage(f"weights: {prefix}: expected {outputs} outputs, got {inputs if k else 0}")
+        return last
 
     def norm(self, name: str, width: int) -> None:
         """A layer normalisation that need not be there."""
@@ -91,6 +99,12 @@ def check_state(family: str, hyper: Any, shapes: Mapping[str, tuple[int, ...]]) 
     tensors.check_all_taken()
 
 
+def _check_large(name: str, *sizes: int) -> None:
+    """Refuses a table, made of weights that are each small, that would take all memory."""
+    if math.prod(sizes) > _LARGEST:
+        raise Damage(f"weights: {name}: expected tables of at most {_LARGEST} numbers")
+
+
 def _mace(hyper: schema.MACE, tensors: _Tensors) -> None:
     z, c, degrees = len(hyper.elements), hyper.channels, range(hyper.lmax + 1)
     tensors.take("embedding", z, c)
@@ -102,7 +116,8 @@ def _mace(hyper: schema.MACE, tensors: _Tensors) -> None:
             paths = sum(out == d for _, _, out in layer.paths)
             tensors.take(f"{name}.mix.{d}", paths * c, c)
             tensors.perhaps(f"{name}.selector.{d}", z, c, c)
-        tensors.network(f"{name}.radial", hyper.num_bessel, len(layer.paths) * c)
+        width = tensors.network(f"{name}.radial", hyper.num_bessel, len(layer.paths) * c)
+        _check_large(name, width, hyper.lmax + 1, c, z if t == 0 else 1)
         tensors.perhaps(f"{name}.density", hyper.num_bessel, 1)
         order = max(3, layer.correlation)
         monomials = math.comb((hyper.lmax + 1) ** 2 + order, order)
@@ -152,7 +167,9 @@ def _nequip(hyper: schema.NequIP, tensors: _Tensors) -> None:
         for node, out in layer.skips:
             tensors.take(f"{name}.skip.{out}", z, layer.nodes[node][1], layer.columns(out))
         columns = sum(layer.nodes[node][1] for node, _, _ in layer.paths)
-        tensors.network(f"{name}.radial", hyper.num_bessel, columns)
+        width = tensors.network(f"{name}.radial", hyper.num_bessel, columns)
+        widest = max(layer.columns(slot) for slot in range(len(layer.outputs)))
+        _check_large(name, width, hyper.lmax + 1, widest, z if t == 0 else 1)
     scalars = hyper.layers[-1].outputs[0][1]
     for readout in ("energy", "charge"):
         tensors.network(readout, scalars, 1, ".weight")

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 _MISSING = object()
+#: The highest degree of harmonics that e3nn has.
+LMAX = 11
+#: Channels of all representations together.
+_MOST_CHANNELS = 100_000
 #: Stops at the depth and length that a message has room for.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -224,15 +228,24 @@ def parse_irreps(value: Any, path: str) -> list[Irrep]:
     """Representations from a record of e3nn's Irreps, or from text such as ``"8x0e+8x1o"``."""
     try:
         if isinstance(value, str):
-            return [_parse_term(term.strip()) for term in value.split("+")]
+            return _within_bounds([_parse_term(term.strip()) for term in value.split("+")])
         parsed = []
         for entry in value.args[0]:
             mul, irrep = _fields(entry)
             l, p = _fields(irrep)  # noqa: E741
             parsed.append(Irrep(int(mul), int(l), int(p)))
-        return parsed
+        return _within_bounds(parsed)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ModelFileError(f"model: {path}: expected irreps, got {describe(value)}") from error
+
+
+def _within_bounds(irreps: list[Irrep]) -> list[Irrep]:
+    """What follows makes lists and tables of this length, whatever weights the file has."""
+    degrees = all(0 <= irrep.l <= LMAX and irrep.p in (-1, 1) for irrep in irreps)
+    counts = all(irrep.mul >= 0 for irrep in irreps)
+    if not degrees or not counts or sum(irrep.mul for irrep in irreps) > _MOST_CHANNELS:
+        raise ValueError("out of bounds")
+    return irreps
 
 
 def _parse_term(term: str) -> Irrep:
