@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 #: The pickle protocol that torch.save writes.
 PROTOCOL = 2
-#: Forty times the instructions of the largest published model; what they make is some 100 MB.
-MOST_INSTRUCTIONS = 10**6
+#: Sixteen times the instructions of any published model; what they make is some 50 MB.
+MOST_INSTRUCTIONS = 400_000
 #: A lookup among keys that were made to collide takes as long as all of them together.
 _MOST_UNUSUAL_KEYS = 10_000
 _DEEPEST = 100
@@ -404,6 +404,8 @@ def check_size(root: object, limit: int) -> None:
             child = left.pop()
             # The parts that are not made anew stay alive, so that their ids stay theirs.
             if isinstance(child, _CONTAINERS) and id(child) not in entered:
+                if len(open_) > _DEEPEST:
+                    raise Damage(f"more than {_DEEPEST} levels of nesting")
                 entered.add(id(child))
                 open_.append((child, list(_children(child))))
             continue

@@ -126,9 +126,18 @@ def parse_json(content: bytes | memoryview) -> Any:
     if len(content) > _LARGEST_JSON:
         raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
     try:
-        return _printable_strings(json.loads(bytes(content), parse_constant=_refuse_constant))
-    except ValueError as error:  # also of digits without end, and bytes that are no text
+        value = json.loads(
+            bytes(content), parse_constant=_refuse_constant, parse_int=_short_integer
+        )
+    except ValueError as error:  # also of bytes that are no text
         raise Damage(f"not JSON: {error}") from error
+    return _printable_strings(value)
+
+
+def _short_integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise Damage(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> float:

@@ -24,7 +24,7 @@ from openmm_les.reading import Damage
 
 #: What reading may take beside a multiple of the file's size.
 ALLOWANCE, MULTIPLE = 160 * 2**20, 8
-SECONDS = 10
+SECONDS = 10  # a hundred times what it takes, for busy machines
 
 CHILD = """
 import json, sys, time
@@ -95,7 +95,7 @@ def test_every_hostile_file_is_one_line_that_names_it(outcomes):
         if outcome[0] not in expected[Path(name).suffix]
         or name not in outcome[1]
         or not outcome[1].isprintable()
-        or "()" in outcome[1].replace(name, "")
+        or " ()" in outcome[1]
     }
     assert not wrong
 
@@ -120,10 +120,10 @@ def test_no_hostile_file_takes_more_than_its_size_allows(outcomes):
         ("one_number_repeated.model", "reads beyond the end of its storage of 8"),
         ("overlapping.model", "members of the archive overlap"),
         ("doubled_60.model", "its parts repeat until they are more than"),
-        ("doubled_100.model", "more than 100 levels of nesting"),
+        ("deep_tuples.model", "more than 100 levels of nesting"),
         ("metadata_deflated.les.pt", "metadata.json is compressed"),
         ("without_hyper.les.pt", "hyper: field required"),
-        ("code.les.pt", "it calls for posix.system"),
+        ("code.les.pt", "it calls for os.system"),
         ("escape.model", r"os.\x1b[31msystem"),
     ],
 )

@@ -285,7 +285,7 @@ def scan_globals(data: bytes | memoryview) -> Iterator[str]:
         except Exception as error:  # pickletools has no error type of its own for all of them
             # After the pickles of an old torch file come raw numbers.
             if first:
-                raise Damage(f"no pickle: {error}") from error
+                raise Damage(f"no pickle ({type(error).__name__})") from error
             return
         first = False
 
