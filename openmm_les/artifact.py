@@ -188,13 +188,17 @@ def save(
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of an artifact, without torch and without running anything from the file.
 
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
-    file = Path(path).absolute()
+    from openmm_les import catalog
+
+    file = catalog.find(path)
     if not file.is_file():
-        what = "is a directory" if file.is_dir() else "does not exist"
-        raise ArtifactError(f"modelPath: {file} {what}; expected an artifact (*{SUFFIX})")
+        raise ArtifactError(f"modelPath: {file} is no file; expected an artifact (*{SUFFIX})")
     try:
         metadata = json.loads(_read_member(file, _METADATA))
     except json.JSONDecodeError as error:
@@ -215,11 +219,16 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load(path: str | os.PathLike[str]) -> Artifact:
     """Opens an artifact and checks that it is whole.
 
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
     Raises:
         ArtifactError: see `inspect`; also a damaged archive.
     """
-    metadata = inspect(path)
-    file = Path(path).absolute()
+    from openmm_les import catalog
+
+    file = catalog.find(path)
+    metadata = inspect(file)
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.parameters import UserPath
+
 _AS_THEY_ARE = (
     "source",
     "dtype",
@@ -21,7 +23,7 @@ _AS_THEY_ARE = (
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=UserPath())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(file: Path, as_json: bool) -> None:
     """Show the model, licence and verification of an exported FILE (*.les.pt)."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.parameters import UserPath
+
 from openmm_les.md import config as configs
 from openmm_les.md.listener import Listener, Progress
 
@@ -34,7 +36,7 @@ def _flags(function: Any) -> Any:
 
 
 @click.command("run")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=UserPath())
 @_flags
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, or start.")
 @click.option("--overwrite", is_flag=True, help="Replace a run in the output directory.")

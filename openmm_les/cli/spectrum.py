@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
+from openmm_les.cli.parameters import UserPath
+
 
 @click.command("spectrum")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=UserPath())
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Table to write (CSV)."
+    "-o", "--output", required=True, type=UserPath(), help="Table to write (CSV)."
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture to draw (png, pdf, svg).")
+@click.option("--plot", type=UserPath(), help="Picture to draw (png, pdf, svg).")
 @click.option("--overwrite", is_flag=True, help="Replace output files that exist.")
 @click.option(
     "--from",

@@ -10,14 +10,16 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.parameters import UserPath
+
 
 @click.command("validate")
 @click.argument("model")
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=UserPath())
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="Directory for frames.csv, statistics.json and, with matplotlib, parity.png.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace such files that exist.")
