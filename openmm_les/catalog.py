@@ -91,7 +91,7 @@ MODELS: tuple[Entry, ...] = (
             "Kim et al., J. Chem. Theory Comput. (2025), doi 10.1021/acs.jctc.5c01400; "
             "Cheng, npj Comput. Mater. 11, 80 (2025)"
         ),
-        largest=100_000_000,
+        largest=50_000_000,
     ),
     Entry(
         name="les-demo",

@@ -39,10 +39,10 @@ def check_output(
         OutputError: with the reason.
     """
     output = user_path(path)
-    refuse_inputs(output, inputs)
     if output.exists() and not output.is_file():
         kind = "a directory" if output.is_dir() else "not a regular file"
         raise OutputError(f"output: {output} is {kind}; give a file name such as {example}")
+    refuse_inputs(output, inputs)
     if (output.exists() or output.is_symlink()) and not overwrite:
         raise OutputError(f"output: {output} exists; choose another name or pass --overwrite")
     if not output.parent.is_dir():

@@ -48,7 +48,7 @@ def of_reporter(model):
 
 def of_run(model):
     """A run opens its model before anything else; the structure is not there."""
-    config = configs.load(None, {"model": str(model), "structure": "none.pdb", "steps": "1"})
+    config = configs.load(None, {"model": str(model), "structure": "none.pdb", "steps": "1000"})
     return catalog.open_model(config.model)
 
 
@@ -68,7 +68,9 @@ def test_unknown_names_get_one_message(way):
     with pytest.raises(ArtifactError) as raised:
         way("les-dmo")
     text = str(raised.value)
-    assert "les-dmo does not exist; expected a name (maceles-off-small, maceles-off, les-demo" in text
+    assert (
+        "les-dmo does not exist; expected a name (maceles-off-small, maceles-off, les-demo" in text
+    )
     assert "openmm-les models list" in text
     assert text.endswith("; did you mean les-demo?")
 

@@ -21,9 +21,13 @@ MODEL = ROOT / "training" / "les_demo" / "les-demo.model"
 LIMIT = 64 << 10  # [bytes] of a small disk
 
 
+#: The command line without mace-torch, whose comparison takes longer than everything else.
+CODE = "import sys; sys.modules['mace'] = None; from openmm_les.cli import main; main()"
+
+
 def command(*arguments, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from openmm_les.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", CODE, *map(str, arguments)],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
         capture_output=True,
         text=True,
@@ -196,7 +200,7 @@ def test_export_writes_into_no_directory_that_is_a_model(tmp_path):
     for path in files:
         with pytest.raises(OutputError, match="of the directory that the model reads"):
             export(folder, path, overwrite=True, self_interaction="removed")
-    with pytest.raises(OutputError, match="is the file that the model reads|is a directory"):
+    with pytest.raises(OutputError, match="is a directory"):
         export(folder, folder, overwrite=True, self_interaction="removed")
     assert sorted(folder.iterdir()) == files
     assert [path.read_bytes() for path in files] == content

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from openmm_les.cli.parameters import UserPath
+from openmm_les.cli.terminal import UserPath, echo
 
 
 @click.command("export")
@@ -92,6 +92,6 @@ def command(
         self_interaction=self_interaction,
         calibrate=calibrate,
     )
-    click.echo(f"wrote {path}")
-    click.echo(f"what is in it:  openmm-les inspect {path}")
-    click.echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")
+    echo(f"wrote {path}")
+    echo(f"what is in it:  openmm-les inspect {path}")
+    echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")
