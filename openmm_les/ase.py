@@ -38,7 +38,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     see `openmm_les.response.Response`.
 
     Args:
-        path: the artifact (``*.les.pt``).
+        path: the artifact (``*.les.pt``), or the name of a model, such as ``'les-demo'``.
         precision: ``'double'`` (default: optimisations, phonons and finite differences need it) or
             ``'single'``, about twice as fast.
         device: torch device, such as ``'cpu'`` or ``'cuda'``; None takes a GPU where there is one.

@@ -35,8 +35,8 @@ class LESPotentialImplFactory:
 
         Args:
             name: the name given to ``MLPotential``.
-            modelPath: path of an exported model (``*.les.pt``); may be left out for a published
-                model, and is used in place of the published one where it is given.
+            modelPath: path of an exported model (``*.les.pt``), or a name; may be left out where
+                `name` is that of a model, and is used in its place where it is given.
             **args: refused; options of a simulation belong to ``createSystem``.
 
         Raises:
@@ -58,7 +58,7 @@ class LESPotentialImplFactory:
             )
         refuse_unknown(f"MLPotential({name!r})", args, ("modelPath",))
         if modelPath is None and name in catalog.names():
-            modelPath = catalog.artifact_path(name)
+            modelPath = name
         if modelPath is None:
             raise InputError(
                 f"MLPotential({name!r}): modelPath is missing: expected the path of an exported "

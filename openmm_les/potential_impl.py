@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import openmm
@@ -14,7 +13,7 @@ from openmm import app
 from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import artifact as artifacts
-from openmm_les import mlmm
+from openmm_les import catalog, mlmm
 from openmm_les.forces import ForceOptions, Region, add_force
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     Args:
         name: the name given to ``MLPotential``.
-        modelPath: path of the artifact (``*.les.pt``).
+        modelPath: the artifact (``*.les.pt``), or the name of a model.
 
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
@@ -37,7 +36,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     def __init__(self, name: str, modelPath: str | os.PathLike[str]) -> None:
         self.name = name
-        self.modelPath = Path(modelPath).absolute()
+        self.modelPath = catalog.find(modelPath)
         artifacts.inspect(self.modelPath)  # a wrong file is told here, not in createSystem
 
     def addForces(

@@ -7,6 +7,7 @@ other versions do not raise: they end the process, so nothing of the kind is imp
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,18 +115,33 @@ def run_all(names: Iterable[str] = tuple(CODE)) -> dict[str, Outcome]:
 
 def run(name: str) -> Outcome:
     """Run one probe; whatever happens to the child is an outcome."""
+    return run_code(CODE[name], seconds=SECONDS)
+
+
+def run_code(
+    code: str, *arguments: str, seconds: float, folder: str | os.PathLike[str] | None = None
+) -> Outcome:
+    """Run a piece of Python in a child process; whatever happens to it is an outcome.
+
+    Args:
+        code: prints one line of JSON.
+        *arguments: ``sys.argv[1:]`` of the child.
+        seconds: after which it is ended.
+        folder: where it works.
+    """
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + CODE[name]],
+            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=SECONDS,
+            timeout=seconds,
+            cwd=folder,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(failure=f"takes longer than {SECONDS:g} s")
+        return Outcome(failure=f"takes longer than {seconds:g} s")
     except (OSError, subprocess.SubprocessError) as error:
         return Outcome(failure=f"could not be tried ({error})")
     data = _last_object(child.stdout)

@@ -15,7 +15,8 @@ from typing import NoReturn
 import click
 
 from openmm_les._version import __version__
-from openmm_les.errors import LESError, SimulationError
+from openmm_les.cli.terminal import PrintableFormatter, echo
+from openmm_les.errors import LESError, SimulationError, printable
 
 COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 
@@ -41,10 +42,9 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show log messages, and tracebacks of errors.")
 def cli(debug: bool) -> None:
     """LES machine-learning potentials in OpenMM."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="openmm-les: %(levelname)s: %(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("openmm-les: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
         status = error.exit_code
     except click.Abort:
@@ -67,12 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         status = _report(f"{type(error).__name__}: {error}", FAILURE, debug="--debug" in given)
         if "--debug" not in given:
-            click.echo("`openmm-les --debug ...` shows where it happened", err=True)
+            echo("`openmm-les --debug ...` shows where it happened", err=True)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _report(message: str, status: int, *, debug: bool = False) -> int:
     if debug:
-        traceback.print_exc()
-    click.echo(f"openmm-les: error: {message}", err=True)
+        echo(traceback.format_exc(), err=True, nl=False)
+    echo(f"openmm-les: error: {message}", err=True)
     return status

@@ -16,6 +16,7 @@ from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.forces.restored import shared
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def build(
 
 def restore(path: str, sha256: str, settings: dict[str, Any]) -> LESCompute:
     """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return LESCompute(path, sha256, settings)
+    return shared(LESCompute, path, sha256, settings)
 
 
 class LESCompute:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from openmm_les.forces import pythonforce
 from openmm_les.forces.pythonforce import LESCompute
+from openmm_les.forces.restored import shared
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.interpolation import LAMBDA
 from openmm_les.units import ANGSTROM_PER_NM
@@ -64,7 +65,7 @@ def build(
 
 def restore(path: str, sha256: str, settings: dict[str, Any]) -> MixedCompute:
     """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return MixedCompute(path, sha256, settings)
+    return shared(MixedCompute, path, sha256, settings)
 
 
 class MixedCompute(LESCompute):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.forces import pythonforce
+from openmm_les.forces.restored import shared
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.compute import MixedCompute, Spread
 from openmm_les.mlmm.images import Cluster, nearest
@@ -94,7 +95,7 @@ def build(
 
 def restore(path: str, sha256: str, settings: dict[str, Any]) -> EmbeddedCompute:
     """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return EmbeddedCompute(path, sha256, settings)
+    return shared(EmbeddedCompute, path, sha256, settings)
 
 
 class EmbeddedCompute(MixedCompute):
