@@ -55,9 +55,7 @@ import click
     "--temperature",
     type=float,
     metavar="K",
-    default=300.0,
-    show_default=True,
-    help="Temperature of the simulation.",
+    help="Temperature of the simulation; default: what FILE says, or 300 with a warning.",
 )
 @click.option(
     "--quantum-correction",
@@ -85,7 +83,7 @@ def command(
     max_lag: float | None,
     spacing: float | None,
     max_wavenumber: float,
-    temperature: float,
+    temperature: float | None,
     quantum_correction: str,
     volume: float | None,
     start: float | None,
@@ -98,8 +96,7 @@ def command(
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
-    from openmm_les.files import check_output
-    from openmm_les.files import write_atomically
+    from openmm_les.files import check_output, write_atomically
 
     options = spectra.SpectrumOptions(
         source=source,
