@@ -64,6 +64,8 @@ class LESReporter:
         bornCharges: Born effective charges dP_a/dr_b of every atom [e].
         current: J = sum_i Z*_i v_i, the time derivative of the dipole [e A/ps]. Its
             autocorrelation gives the infrared spectrum, periodic or not.
+        lesEnergy: the part of the model's energy that its latent charges have [eV], the long-range
+            one; of the region by itself, without MM charges.
         velocities: velocities times the square root of the mass [u^1/2 A/ps], for power spectra.
         append: continue a file: rows from this simulation's step on are replaced, so that one
             which was continued from a checkpoint has every row once.
@@ -88,6 +90,7 @@ class LESReporter:
         dipole: bool = False,
         bornCharges: bool = False,
         current: bool = False,
+        lesEnergy: bool = False,
         velocities: bool = False,
         append: bool = False,
         precision: str = "single",
@@ -99,13 +102,14 @@ class LESReporter:
             "current": current,
             "charges": charges,
             "born_charges": bornCharges,
+            "les_energy": lesEnergy,
             "velocities": velocities,
         }
         self._names = [name for name, value in wanted.items() if value]
         if not self._names:
             raise InputError(
                 "LESReporter: expected something to report, got nothing; give charges=True, "
-                "dipole=True, bornCharges=True, current=True or velocities=True"
+                "dipole=True, bornCharges=True, current=True, lesEnergy=True or velocities=True"
             )
         self._interval = _positive(reportInterval)
         if atoms is not None and model is None:
@@ -220,14 +224,16 @@ class LESReporter:
             found["volume"] = np.asarray(1e-3 * np.linalg.det(cell))
         if "current" in self._names or "born_charges" in self._names:
             response = self._model.response(placed.positions, box)
-            charges = response.charges
+            charges, les_energy = response.charges, response.les_energy
             found["born_charges"] = placed.born_charges(response.born_charges)
-        elif "charges" in self._names or "dipole" in self._names:
+        elif self._names != ["velocities"]:
             # Without derivatives of the charges one evaluation is enough.
-            latent = self._model.evaluate(placed.positions, box).charges
-            charges = self._model.physical_charges(latent)
+            result = self._model.evaluate(placed.positions, box)
+            charges = self._model.physical_charges(result.charges)
+            les_energy = result.les_energy
         else:
-            charges = np.zeros(0)
+            charges, les_energy = np.zeros(0), math.nan
+        found["les_energy"] = np.asarray(les_energy)
         found["charges"] = placed.charges(charges)
         if "dipole" in self._names:
             found["dipole"] = charges @ placed.positions

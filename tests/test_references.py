@@ -109,6 +109,8 @@ def test_system_model_reproduces_the_original_code(exported, model, dtype):
         got = system.evaluate(reference["positions"])
         energy = got.energy + system.reference_energy
         assert_reproduced(reference, energy, got.forces, got.charges, dtype)
+        atol = {"float32": 1e-6, "float64": 1e-9}[dtype] * len(reference["numbers"])
+        assert got.les_energy == pytest.approx(float(reference["les_energy"]), abs=atol)
         stress = true_stress(model, reference)
         if stress is not None:
             atol = 1e-9 if dtype == "float64" else 1e-6

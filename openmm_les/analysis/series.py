@@ -64,6 +64,7 @@ QUANTITIES: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
         Quantity("volume", "Box Volume", "nm^3"),
+        Quantity("les_energy", "LES Energy", "eV"),
         Quantity("dipole", "Dipole", "e A", axes=_XYZ, shape=(3,)),
         Quantity("current", "Current", "e A/ps", axes=_XYZ, shape=(3,)),
         Quantity("charges", "Charge", "e", per_atom=True),
