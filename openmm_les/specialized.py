@@ -17,9 +17,7 @@ from openmm_les.status import (
 )
 
 #: Energy, forces, charges, dE/dstrain, energy of the charges, status.
-Results = Tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
-]
+Results = Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SystemNetwork(nn.Module):

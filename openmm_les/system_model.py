@@ -51,9 +51,9 @@ class Evaluation:
         forces: shape (n, 3) [eV/A].
         charges: latent charges with the model's own sign, 0 for MM charges, shape (n,) [e].
         virial: dE/dstrain, shape (3, 3) [eV].
-        les_energy: the part of `energy` that latent charges have, the LES sum of the model [eV]; the
-            rest is short-range. Among MM charges it includes the coupling to them, in an electric
-            field the term -E mu.
+        les_energy: the part of `energy` that latent charges have, the LES sum of the model [eV];
+            the rest is short-range. Among MM charges it includes the coupling to them, in an
+            electric field the term -E mu.
     """
 
     energy: float

@@ -96,6 +96,7 @@ def command(
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
+    from openmm_les.errors import OutputError
     from openmm_les.files import check_output, write_atomically
 
     options = spectra.SpectrumOptions(
@@ -110,14 +111,17 @@ def command(
         volume=volume,
         start=start,
     )
-    check_output(output, overwrite, "spectrum.csv", inputs={"FILE": file})
+    output = check_output(output, overwrite, "spectrum.csv", inputs={"FILE": file})
     if plot is not None:
-        check_output(plot, overwrite, "spectrum.png", inputs={"FILE": file})
         plotting.check(plot)
+        plot = check_output(plot, overwrite, "spectrum.png", inputs={"FILE": file})
+        if plot.resolve() == output.resolve():
+            raise OutputError(f"plot: {plot} is the table (--output) as well; give another name")
     spectrum = spectra.compute(read(file), options)
+    picture = None if plot is None else plotting.draw_spectrum(spectrum, plot.suffix)
     write_atomically(output, spectrum.to_csv().encode())
-    if plot is not None:
-        plotting.plot_spectrum(spectrum, plot)
+    if plot is not None and picture is not None:
+        write_atomically(plot, picture)
     if as_json:
         click.echo(json.dumps(spectrum.figures(), indent=2))
         return
