@@ -63,14 +63,14 @@ class Claim:
         lock = FileLock(
             self._path.with_name(f".{self._path.name}.lock"), timeout=0, thread_local=False
         )
-        try:
-            with writing(self._path):
+        with writing(self._path):
+            try:
                 lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"file: {self._path} is written by another process; wait for it, or choose another "
-                "file"
-            ) from None
+            except Timeout:  # is an OSError
+                raise OutputError(
+                    f"file: {self._path} is written by another process; wait for it, or choose "
+                    "another file"
+                ) from None
         return lock
 
     def check(self) -> None:
