@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ class SystemModel:
         self._num_others = len(surroundings.charges) if surroundings else 0
         self.precision = precision
         self.device = torch.device(device)
-        self._check(precision, max_neighbors)
+        self._check(precision)
         box = checked_cell(cell, artifact.cutoff) if periodic else None
         start = None if positions is None else self._checked_positions(positions)
 
@@ -139,7 +140,7 @@ class SystemModel:
             artifact.cutoff,
             box,
             start,
-            max_neighbors,
+            _checked_slots(max_neighbors),
             self._for_gpu,
             canonical.hyper.get("inner_cutoff"),
         )
@@ -162,14 +163,12 @@ class SystemModel:
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
 
-    def _check(self, precision: str, max_neighbors: int | None) -> None:
+    def _check(self, precision: str) -> None:
         if not self.numbers:
             raise InputError("atoms: expected at least one atom, got an empty list")
         check_elements(self.artifact, self.numbers)
         if precision not in ("single", "double"):
             raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
-        if max_neighbors is not None and max_neighbors < 1:
-            raise InputError(f"maxNeighbors: expected a positive integer, got {max_neighbors}")
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
@@ -449,6 +448,15 @@ def check_sign(artifact: Artifact) -> None:
             f"electricField: {artifact.path} does not state the sign of its latent charges "
             "(charge_sign), without which a field might push where it should pull"
         )
+
+
+def _checked_slots(given: object) -> int | None:
+    """The option maxNeighbors as a number that TorchScript knows, or None."""
+    if given is None:
+        return None
+    if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
+        raise InputError(f"maxNeighbors: expected a positive integer, got {given!r}")
+    return int(given)
 
 
 def _symbols(numbers: Sequence[int]) -> str:

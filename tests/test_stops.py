@@ -74,10 +74,10 @@ def test_box_that_becomes_too_small(water_artifact, platform):
 
 def test_unexpected_failure_names_itself(water_artifact, caplog):
     """OpenMM keeps the text of an exception: it names the type, and the log has the traceback."""
-    from openmm_les.forces.pythonforce import restore
+    from openmm_les.forces.pythonforce import LESCompute
 
     artifact = artifacts.load(water_artifact)
-    force = openmm.PythonForce(restore(str(artifact.path), artifact.sha256, {"periodic": False}))
+    force = openmm.PythonForce(LESCompute(str(artifact.path), artifact.sha256, {"periodic": False}))
     system = openmm.System()
     system.addParticle(1.0)
     system.addForce(force)

@@ -12,6 +12,7 @@ import numpy as np
 import openmm
 
 from openmm_les import artifact as artifacts
+from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
@@ -74,11 +75,6 @@ def build(
     return force
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> LESCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return LESCompute(path, sha256, settings)
-
-
 class LESCompute:
     """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
 
@@ -94,6 +90,9 @@ class LESCompute:
             may be missing.
     """
 
+    #: Its name in saved Systems.
+    kind = "model"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         self._path = path
         self._sha256 = sha256
@@ -102,8 +101,8 @@ class LESCompute:
         # Contexts made from one System share this object and may run in different threads.
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return saved.reduced(self.kind, self._path, self._sha256, self._settings)
 
     @property
     def settings(self) -> Mapping[str, Any]:
