@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -454,7 +453,7 @@ def _checked_slots(given: object) -> int | None:
     """The option maxNeighbors as a number that TorchScript knows, or None."""
     if given is None:
         return None
-    if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
         raise InputError(f"maxNeighbors: expected a positive integer, got {given!r}")
     return int(given)
 
