@@ -17,6 +17,7 @@ from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.forces.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class LESCompute:
         """MM charges around the atoms of the model, if it feels any."""
         return None
 
+    @called_by_openmm
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
 
@@ -164,13 +166,11 @@ class LESCompute:
             LESError: named in its message: positions that are not finite, a box too small, ...
         """
         try:
-            # OpenMM calls from a thread of its own, in which a context of its own may be current.
-            with self._lock, torch_context(self._settings.get("device")):
+            # OpenMM calls with a CUDA context of its own, which may be current.
+            with handed_over(), self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
         except LESError:
             raise
-        except KeyboardInterrupt:
-            raise SimulationError("interrupted from the keyboard") from None
         except Exception as error:
             logger.exception("the LES force failed")
             what = f"{type(error).__name__}: {error}"
