@@ -19,6 +19,7 @@ from openmm_les.analysis.series import QUANTITIES, FloatArray
 from openmm_les.errors import InputError
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.names import both_spellings
 from openmm_les.observed import Observed
 from openmm_les.system_model import SystemModel
 
@@ -65,6 +66,7 @@ class LESReporter:
             simulation is told at its first report.
     """
 
+    @both_spellings("LESReporter")
     def __init__(
         self,
         file: str | os.PathLike[str],
