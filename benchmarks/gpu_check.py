@@ -21,7 +21,9 @@ from check.stages import STAGES, run_stage
 
 def parsed_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="JSON file to write (default: in $OUT, or here)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file to write (default: in $OUT, or here)"
+    )
     parser.add_argument("--carried", type=Path, metavar="FOLDER", help="what --prepare wrote")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write it and stop")
     parser.add_argument("--wheels", action="store_true", help="with --prepare: packages, too")

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,10 @@ class Artifact:
     path: Path
     sha256: str
     metadata: dict[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without weights and module, which are read again where they are needed."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @property
     def elements(self) -> list[int]:
@@ -115,17 +119,16 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
         canonical: the model.
         dtype: ``"float32"`` or ``"float64"``, the precision of the network.
     """
-    import torch
-
     from openmm_les.networks import build_network
     from openmm_les.portable import PortableModel
+    from openmm_les.scripting import script
 
     elements = canonical.hyper["elements"]
     network = build_network(
         canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
     )
     model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
-    return torch.jit.script(model.eval())
+    return script(model.eval())
 
 
 def _dtype(name: str) -> "torch.dtype":

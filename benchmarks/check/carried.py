@@ -28,11 +28,31 @@ _RESULTS = ("energy", "forces", "charges", "virial")
 _MODEL, _STRUCTURES, _REFERENCES = "maceles-off.npz", "structures.npz", "references.npz"
 
 #: Packages that a bare image with torch and numpy lacks, for the package and for the peer.
-WHEELS = (
-    "openmm==8.6.1 openmm-cuda-13==8.6.1 openmmml==1.8 click pooch platformdirs pydantic "
-    "pydantic-core annotated-types typing-inspection ase mace-torch e3nn==0.4.4 matscipy torch-ema "
-    "prettytable wcwidth lmdb configargparse python-hostlist GitPython gitdb smmap"
-).split()
+WHEELS = [
+    "openmm==8.6.1",
+    "openmm-cuda-13==8.6.1",
+    "openmmml==1.8",
+    "click",
+    "pooch",
+    "platformdirs",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "ase",
+    "mace-torch",
+    "e3nn==0.4.4",
+    "matscipy",
+    "torch-ema",
+    "prettytable",
+    "wcwidth",
+    "lmdb",
+    "configargparse",
+    "python-hostlist",
+    "GitPython",
+    "gitdb",
+    "smmap",
+]
 
 
 @dataclass(frozen=True)
@@ -161,7 +181,8 @@ def _save_maceles_off(path: Path) -> None:
         model = export_model(OFF, Path(temporary))
         canonical = artifacts.load(model.artifact).canonical
     description = {
-        name: getattr(canonical, name) for name in ("family", "hyper", "les", "source", "provenance")
+        name: getattr(canonical, name)
+        for name in ("family", "hyper", "les", "source", "provenance")
     }
     text = np.frombuffer(json.dumps(description).encode(), dtype=np.uint8)
     state = {name: value.float().numpy() for name, value in canonical.state.items()}

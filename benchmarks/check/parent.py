@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from check.stages import Stage
 from environment import environment
+
+from check.stages import Stage
 
 _SCRIPT = Path(__file__).parents[1] / "gpu_check.py"
 _LAST_LINES = 12
@@ -49,7 +50,9 @@ def run(
         document["minutes"] = (time.monotonic() - begin) / 60
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(document, indent=1) + "\n")
-        print(f"{stage.name:12s} {result.get('seconds', 0.0):6.1f} s  {result['status']}", flush=True)
+        print(
+            f"{stage.name:12s} {result.get('seconds', 0.0):6.1f} s  {result['status']}", flush=True
+        )
     return document
 
 

@@ -17,6 +17,7 @@ from openmm_les.errors import InputError
 from openmm_les.forces import electric_field
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
+from openmm_les.scripting import script
 from openmm_les.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
@@ -77,7 +78,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     kind: type[_TorchForceModule] = PeriodicTorchForce if region.periodic else OpenTorchForce
     if options.field is not None:
         kind = PeriodicTorchForceInField if region.periodic else OpenTorchForceInField
-    module = torch.jit.script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
+    module = script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
     force = openmmtorch.TorchForce(module)
     force.setOutputsForces(True)
     for name, value in electric_field.defaults(options.field).items():
