@@ -63,7 +63,9 @@ def test_the_example_is_dangerous(code, traces):
     "disguise",
     [
         lambda code: system_with(code),
-        lambda code: system_with(code.replace("<Force ", "<Forse ").replace("</Force>", "</Forse>")),
+        lambda code: system_with(
+            code.replace("<Force ", "<Forse ").replace("</Force>", "</Forse>")
+        ),
         lambda code: code,
         lambda code: system_with(with_variable(code)),
         lambda code: system_with(code.replace("PythonForce", "&#80;ythonForce")),
@@ -75,7 +77,9 @@ def test_the_example_is_dangerous(code, traces):
 def test_code_in_a_system_never_runs(code, traces, tmp_path, disguise):
     path = tmp_path / "system.xml"
     path.write_text(disguise(code))
-    with pytest.raises(InputError, match=r"^system: expected .*\b(Plumed|Python)Force\b.* in .*xml"):
+    with pytest.raises(
+        InputError, match=r"^system: expected .*\b(Plumed|Python)Force\b.* in .*xml"
+    ):
         xml_files.read_system(path)
     assert not traces.exists()
 
@@ -113,8 +117,8 @@ def test_all_forces_of_a_force_field_are_read(tmp_path):
     [
         "<ForceField><Script>{}</Script></ForceField>",
         "<ForceField><InitializationScript>{}</InitializationScript></ForceField>",
-        '<ForceField><NonbondedForce coulomb14scale="1" lj14scale="1" useDispersionCorrection="{}"/>'
-        "</ForceField>",
+        '<ForceField><NonbondedForce coulomb14scale="1" lj14scale="1" '
+        'useDispersionCorrection="{}"/></ForceField>',
     ],
     ids=["script", "initialisation", "evaluated"],
 )

@@ -126,4 +126,3 @@ def _check_box(config: RunConfig, structure: Structure, system: openmm.System) -
                 f"{name}: expected a cutoff of at most half the width of the box ({width:g} nm), "
                 f"got {cutoff:g} nm"
             )
-

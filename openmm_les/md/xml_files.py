@@ -79,8 +79,8 @@ def _check_types(path: Path, root: ElementTree.Element) -> None:
         if kind and not kind.isdecimal() and kind not in _HARMLESS:
             raise InputError(
                 f"system: expected forces that hold numbers and formulas, got type {kind[:40]!r} "
-                f"in {path}, which could run code of whoever wrote the file; nothing was run: leave "
-                "this force out, or add it in a script of your own"
+                f"in {path}, which could run code of whoever wrote the file; nothing was run: "
+                "leave it out, or add it in a script of your own"
             )
 
 
