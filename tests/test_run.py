@@ -110,7 +110,7 @@ def test_graphs_are_on_or_off_as_yaml_has_it(tmp_path, text, expected):
 
 
 def test_graphs_without_a_gpu_are_refused(tmp_path):
-    with pytest.raises(InputError, match="cudaGraphs: True needs a CUDA device, got device 'cpu'"):
+    with pytest.raises(InputError, match="cuda_graphs: on needs a CUDA device, got device 'cpu'"):
         md.run(config(tmp_path, cuda_graphs="on"))
 
 

@@ -54,7 +54,7 @@ def nearest_pair(
         cells = np.floor((fractions - np.floor(fractions)) * shape).astype(np.int64) % shape
     keys = _keys(cells, shape)
     order = np.argsort(keys, kind="stable")
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for step in product((-1, 0, 1), repeat=3):
         near = _keys((cells + step) % shape, shape)
         first = np.searchsorted(keys, near, "left", sorter=order)

@@ -48,8 +48,10 @@ _X, _Y, _Z = slice(30, 38), slice(38, 46), slice(46, 54)
 _LOCATION, _ELEMENT = slice(16, 17), slice(76, 78)
 _SITE = "EP"
 #: Columns without which OpenMM's mmCIF reader takes another one in their place.
-_COLUMNS = ("id", "type_symbol", "label_atom_id", "label_comp_id", "label_asym_id", "label_seq_id")
-_COLUMNS += ("Cartn_x", "Cartn_y", "Cartn_z")
+_COLUMNS = (
+    *("id", "type_symbol", "label_atom_id", "label_comp_id", "label_asym_id", "label_seq_id"),
+    *("Cartn_x", "Cartn_y", "Cartn_z"),
+)
 #: How OpenMM's PDB reader tells that it has lost an atom, in a Python warning.
 _LOST_ATOM = "duplicate atom"
 

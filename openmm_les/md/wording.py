@@ -21,9 +21,9 @@ _FIELDS = {
 _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
 #: In a run a charge that is given is allowed.
 _PERMISSION = re.compile(r"\ballowNetCharge\s*=\s*True\b")
-#: A setting as Python has it, ``name='value'``, ``name=True``.
+#: A setting as Python has it, ``name='value'``, ``name: True``.
 _KEYWORD = re.compile(
-    rf"\b(backend|charge|device|embedding|ewald|{'|'.join(_FIELDS.values())})="
+    rf"\b(backend|charge|device|embedding|ewald|{'|'.join(_FIELDS.values())})(?:=|: )"
     r"('([^']*)'|True\b|False\b|[-+\d.]+)"
 )
 _FEW = 3
