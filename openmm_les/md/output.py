@@ -124,9 +124,21 @@ class RunDirectory:
             refuse_inputs(self / name, inputs)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, if there is one."""
+        """The last checkpoint, if there is one.
+
+        Raises:
+            InputError: it is damaged.
+        """
         path = self / CHECKPOINT
-        return Checkpoint.read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = Checkpoint.read(path)
+        if alien := sorted(set(found.outputs) - set(_GROWING)):
+            raise InputError(
+                f"checkpoint: {path} is damaged ({alien[0]!r} is no file of a run); start again "
+                "with --overwrite"
+            )
+        return found
 
     def clear(self) -> None:
         """Delete the results of a run, and nothing else; first what could continue it."""

@@ -104,9 +104,9 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     job = _with_force_field(job)
     _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
-    if _is_last(job, checkpoint) and finished.exists():
+    if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
         job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
-        return Summary.from_json(finished.read_text())
+        return result
     chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
     job = replace(job, config=job.config.model_copy(update=chosen))
     _warn_of_other_bits(checkpoint)

@@ -20,6 +20,7 @@ from openmm_les.errors import InputError
 from openmm_les.forces import backends
 from openmm_les.guard import TemperatureGuard
 from openmm_les.md import hybrid as hybrids
+from openmm_les.md.checkpoint import PhaseName
 from openmm_les.md.config import RunConfig
 from openmm_les.md.hybrid import Hybrid
 from openmm_les.md.structure import FloatArray, Structure, with_box
@@ -42,7 +43,7 @@ class Phase:
         ensemble: ``"NVT"``, ``"NPT"`` or ``"NVE"``.
     """
 
-    name: str
+    name: PhaseName
     steps: int
     ensemble: str
 
