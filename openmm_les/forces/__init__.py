@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import openmm
 
-from openmm_les.forces import backends
+from openmm_les.forces import backends, present
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
 
@@ -37,8 +37,10 @@ def add_force(
         The LES force, which now belongs to `system`.
 
     Raises:
-        InputError: a backend was asked for that cannot work here, or the box is too small.
+        InputError: a backend was asked for that cannot work here, the box is too small, or a model
+            in `system` describes some of the particles already.
     """
+    present.refuse_second_model(system, region.particles)
     backend = backends.choose(
         options.backend,
         device=options.device,
