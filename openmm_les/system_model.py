@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from openmm_les.arithmetic import as_written
 from openmm_les.artifact import Artifact
 from openmm_les.buffers import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.coupling import Surroundings
@@ -127,7 +128,6 @@ class SystemModel:
 
         elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
-        present = [known[z] for z in elements]
         canonical = artifact.canonical
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
@@ -143,15 +143,9 @@ class SystemModel:
             self._for_gpu,
             canonical.hyper.get("inner_cutoff"),
         )
-        network = build_network(
-            canonical,
-            present,
-            dtype=self._dtype,
-            exact_radial=precision == "double",
-            fold=True,
-            few_kernels=self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS,
-        )
-        self._network: Any = network.eval()
+        self._present = [known[z] for z in elements]
+        self._network: Any = None
+        self._few_kernels = False
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
@@ -191,6 +185,7 @@ class SystemModel:
     def _build(self) -> "torch.jit.ScriptModule":
         cell = None if self.cell is None else torch.from_numpy(self.cell)
         electrostatics = self._electrostatics(cell)
+        self._fit_network()
         if self._buffers.inner_slots:
             # Else as many as each structure needs.
             self._network.reserve(self._buffers.inner_slots if self._static_shapes else 0)
@@ -205,6 +200,22 @@ class SystemModel:
         self._evaluator.load(self._compiled(model, script) if compiled else script)
         self._response_module: torch.jit.ScriptModule | None = None
         return script
+
+    def _fit_network(self) -> None:
+        """Build the network in the variant for the present capacity, if it is not that one."""
+        few = self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS
+        if self._network is not None and few == self._few_kernels:
+            return
+        self._few_kernels = few
+        network = build_network(
+            self.artifact.canonical,
+            self._present,
+            dtype=self._dtype,
+            exact_radial=self.precision == "double",
+            fold=True,
+            few_kernels=few,
+        )
+        self._network = network.eval()
 
     def _system(self) -> dict[str, Any]:
         """What the modules of this system have in common, with buffers as they are now."""
@@ -346,7 +357,7 @@ class SystemModel:
         if self._response_module is None:
             module = ResponseModule(self._physical, **self._system()).eval()
             self._response_module = torch.jit.script(module.to(self.device))
-        with torch.inference_mode():
+        with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
             *results, status = self._response_module(*inputs)
         return *(result.cpu().numpy() for result in results), int(status)
