@@ -111,7 +111,7 @@ class Evaluator:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._num_atoms = num_atoms
-        self._threads = None if on_gpu else Threads()
+        self._threads = Threads(device)
         self._stream: torch.cuda.Stream | None = None
         self._done: torch.cuda.Event | None = None
         if on_gpu:
@@ -156,7 +156,7 @@ class Evaluator:
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
             if self._graph is None:
-                output = self._threads.run(self._evaluate) if self._threads else self._evaluate()
+                output = self._threads.run(self._evaluate)
             else:
                 graph, output = self._graph
                 graph.replay()

@@ -24,12 +24,14 @@ from openmm_les.engine import CompiledModule, check_engine
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluator import Evaluator, Module
 from openmm_les.networks import build_network
+from openmm_les.networks.blocking import fit_blocks
 from openmm_les.response import Response
 from openmm_les.response.field import ModelInField
 from openmm_les.response.module import ResponseModule
 from openmm_les.response.polarization import PhysicalCharges
 from openmm_les.specialized import SpecializedModel, order_by_species
 from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW, describe_status
+from openmm_les.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +155,7 @@ class SystemModel:
         if electric_field:
             check_sign(artifact)
         further = [(3,)] if electric_field else []
+        self._response_threads = Threads(self.device)
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
 
@@ -195,6 +198,8 @@ class SystemModel:
         else:
             model = SpecializedModel(electrostatics, **self._system())
         model = model.eval().to(self.device)
+        if self._for_gpu:
+            fit_blocks(model, self.device)
         script = torch.jit.script(model)
         compiled = self._engine == "compile"
         self._evaluator.load(self._compiled(model, script) if compiled else script)
@@ -355,11 +360,12 @@ class SystemModel:
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         """Results of the response module and its status."""
         if self._response_module is None:
-            module = ResponseModule(self._physical, **self._system()).eval()
-            self._response_module = torch.jit.script(module.to(self.device))
+            response = ResponseModule(self._physical, **self._system()).eval()
+            self._response_module = torch.jit.script(response.to(self.device))
         with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
-            *results, status = self._response_module(*inputs)
+            module = self._response_module
+            *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_structure(

@@ -49,10 +49,14 @@ class Threads:
     """The threads of one evaluation, which is made again and again.
 
     Args:
+        device: where it is made; only on a CPU there is a choice.
         clock: tells the time [s].
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._on_cpu = device.type == "cpu"
         self._clock = clock
         self._most = 0
         self._times: dict[int, list[float]] = {}
@@ -63,7 +67,7 @@ class Threads:
     def run(self, evaluate: Callable[[], Result]) -> Result:
         """Evaluate, with the number of threads that is fastest, or is to be timed next."""
         most = torch.get_num_threads()
-        if most == 1 or not _measuring:
+        if most == 1 or not self._on_cpu or not _measuring:
             return evaluate()
         if most != self._most:  # the user has changed it
             self._begin(most)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 #: What says how they wait: the standard's variable, and those of two libraries.
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 #: Waiting threads sleep. By default they spin, on cores that other threads and programs could use.
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+_PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+
+_is_ours = False
 
 
-def is_chosen(environment: Mapping[str, str]) -> bool:
+def is_chosen() -> bool:
     """Whether the user has decided how threads wait."""
-    return any(name in environment for name in _VARIABLES)
+    return not _is_ours and any(name in os.environ for name in _VARIABLES)
+
+
+def of_children() -> dict[str, str]:
+    """The environment of a child process that is ours."""
+    return dict(os.environ) if is_chosen() else {**os.environ, **_PASSIVE}
 
 
 def wait_passively() -> None:
@@ -21,5 +27,7 @@ def wait_passively() -> None:
 
     For a process that is ours, before torch is imported.
     """
-    if not is_chosen(os.environ):
-        os.environ.update(PASSIVE)
+    global _is_ours
+    if not is_chosen():
+        os.environ.update(_PASSIVE)
+        _is_ours = True

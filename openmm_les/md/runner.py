@@ -21,6 +21,7 @@ from openmm_les.md.phase import Job, PhaseRun, blow_ups
 from openmm_les.md.signals import StopRequest, held_back
 from openmm_les.md.simulation import Phase, State
 from openmm_les.md.summary import Summary
+from openmm_les.threads import unmeasured
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def run(
     start = structure.read(config.structure)
     artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
-    with held_back() as stop, directory.locked():
+    # To the last bit, as a resumed run is, results need the same threads.
+    with held_back() as stop, directory.locked(), unmeasured():
         job = Job(config, config, start, artifact, directory, listener, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):
