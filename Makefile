@@ -25,7 +25,8 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-minimal test-nequip test-matgl test-opencl test-all lint docs benchmark gpu-check dist test-dist clean
+.PHONY: demo test test-minimal test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
@@ -73,6 +74,14 @@ test-opencl: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
+
+# Damaged and hostile files of every kind, in child processes; two minutes, or a quarter of an hour.
+fuzz-short fuzz: FUZZ = PYTHONPATH=tests $(BIN)/python -m fuzzing --jobs $(JOBS)
+fuzz-short: $(STAMP)
+	$(FUZZ) --count 500
+
+fuzz: $(STAMP)
+	$(FUZZ) --count 5000
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
