@@ -52,13 +52,11 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
 	touch $@
 
-# Documents, ML/MM, examples, continued runs, statistics and much of CHGNet run once, in `make test`: they take minutes and do not depend on
-# torch's version.
+# What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
+VERSIONED := artifact ase backends capture catalog cli electric_field engine hostile_files networks openmm references response \
+	saved_systems system_model unpickle
 test-minimal: $(MINIMAL)/.installed
-	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' --ignore=tests/test_documents.py \
-		--ignore-glob='tests/test_mixed_*.py' --ignore-glob='tests/test_electrostatic_*.py' \
-		--ignore-glob='tests/test_coupling*.py' --ignore-glob='tests/test_run_*.py' \
-		--ignore=tests/test_examples.py --ignore=tests/test_validation.py --ignore=tests/test_read_chgnet.py
+	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED:%=tests/test_%.py)
 
 # What needs nequip, and nothing else.
 test-nequip: $(NEQUIP)/.installed
