@@ -64,7 +64,9 @@ def pickled(value: bytes) -> bytes:
 
 def doubled(levels: int) -> bytes:
     """Pairs of the pair before, twice."""
-    return b"K\x01" + b"".join(b"q" + bytes([i % 256]) + b"h" + bytes([i % 256]) + b"\x86" for i in range(levels))
+    return b"K\x01" + b"".join(
+        b"q" + bytes([i % 256]) + b"h" + bytes([i % 256]) + b"\x86" for i in range(levels)
+    )
 
 
 # --- archives
@@ -213,9 +215,7 @@ def checkpoints(state: bytes, file: bytes) -> Iterator[tuple[str, bytes]]:
         yield label, torch_file(value, storages)
     for label, value in _programs():
         yield label, torch_file(value)
-        wrapped = dictionary(
-            {"hyper_parameters": dictionary({"model": value}), "state_dict": b"}"}
-        )
+        wrapped = dictionary({"hyper_parameters": dictionary({"model": value}), "state_dict": b"}"})
         yield f"configured_{label}", torch_file(wrapped)
     yield "overlapping", overlapping(pickled(b"}"), 50, 2**20)
     names = {f"m/{'x' * 20}{i:06d}{'Aa'[i % 2]}": b"" for i in range(6000)}

@@ -105,8 +105,7 @@ def test_no_hostile_file_takes_more_than_its_size_allows(outcomes):
     greedy = {
         name: (seconds, memory)
         for name, (_, _, seconds, memory) in found.items()
-        if seconds > SECONDS
-        or memory > MULTIPLE * (folder / name).stat().st_size + ALLOWANCE
+        if seconds > SECONDS or memory > MULTIPLE * (folder / name).stat().st_size + ALLOWANCE
     }
     assert not greedy
 
@@ -152,7 +151,12 @@ def test_reads_what_torch_reads(tmp_path):
     content = {
         "shared": [base, base.t(), base[1:, ::2], base[2]],
         "types": [torch.arange(3), torch.tensor([1, 2], dtype=torch.int32), torch.rand(2).float()],
-        "small": [torch.tensor(2.5), torch.zeros(0), torch.zeros(0, 3), torch.tensor([True, False])],
+        "small": [
+            torch.tensor(2.5),
+            torch.zeros(0),
+            torch.zeros(0, 3),
+            torch.tensor([True, False]),
+        ],
         "repeated": torch.ones(1).expand(5),
         "parameter": torch.nn.Parameter(torch.rand(2, 2)),
         "state": torch.nn.Linear(2, 3).state_dict(),
