@@ -67,7 +67,7 @@ class Archive:
             spans.append((start, end))
             self.members[name] = member
         if len(names) != len(spans) or len(folders) > 1:
-            raise Damage("expected one folder and no name twice in the archive")
+            raise Damage("not one that torch.save writes: several folders, or a name twice")
         spans.sort()
         if any(end > start for (_, end), (start, _) in zip(spans, spans[1:], strict=False)):
             raise Damage("members of the archive overlap")

@@ -117,7 +117,7 @@ def read_file(file: Path) -> bytes:
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """What a JSON text says, in printable strings and finite numbers.
+    """What a JSON text says, with printable strings and short numbers.
 
     Raises:
         Damage: it is no JSON, or longer than any description of a model.
@@ -126,11 +126,9 @@ def parse_json(content: bytes | memoryview) -> Any:
     if len(content) > _LARGEST_JSON:
         raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
     try:
-        value = json.loads(
-            bytes(content), parse_constant=_refuse_constant, parse_int=_short_integer
-        )
+        value = json.loads(bytes(content), parse_int=_short_integer)
     except ValueError as error:  # also of bytes that are no text
-        raise Damage(f"not JSON: {error}") from error
+        raise Damage(f"it is not JSON: {error}") from error
     return _printable_strings(value)
 
 
@@ -138,10 +136,6 @@ def _short_integer(digits: str) -> int:
     if len(digits) > 20:
         raise Damage(f"an integer of {len(digits)} digits")
     return int(digits)
-
-
-def _refuse_constant(name: str) -> float:
-    raise Damage(f"expected finite numbers, got {name}")
 
 
 def _printable_strings(value: Any) -> Any:

@@ -126,7 +126,7 @@ class MACE(Bessel):
         node_lmax = 0
         for layer in self.layers:
             highest = (node_lmax, self.lmax, self.lmax)
-            if layer.node_lmax != node_lmax or layer.output_lmax > self.lmax:
+            if layer.node_lmax != node_lmax:
                 raise ValueError(
                     "expected each layer to take the degrees that the one before makes"
                 )
