@@ -39,7 +39,12 @@ SUFFIX = ".les.pt"
 _METADATA = "metadata.json"
 _CANONICAL = "canonical.pt"
 _EXPORT_AGAIN = "export it again with 'openmm-les export'"
-_KIND = Kind(ArtifactError, "modelPath", "is corrupt or not an artifact", _EXPORT_AGAIN)
+_KIND = Kind(
+    ArtifactError,
+    "modelPath",
+    "modelPath: {file} is corrupt or not an artifact ({reason}); copy it again, or export it again "
+    "with 'openmm-les export'",
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 
-
 #: Numbers of a table that is made from weights: a hundred times those of published models.
 _LARGEST = 2**25
 
