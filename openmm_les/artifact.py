@@ -11,16 +11,14 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, InputError, OutputError
-from openmm_les.files import check_output
+from openmm_les.errors import ArtifactError, InputError
+from openmm_les.files import check_output, write_atomically
 from openmm_les.reading import Damage, Kind, boundary, parse_json, read_file
 
 if TYPE_CHECKING:
@@ -60,6 +58,10 @@ class Artifact:
     path: Path
     sha256: str
     metadata: dict[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without weights and module, which are read again where they are needed."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @property
     def elements(self) -> list[int]:
@@ -122,17 +124,16 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
         canonical: the model.
         dtype: ``"float32"`` or ``"float64"``, the precision of the network.
     """
-    import torch
-
     from openmm_les.networks import build_network
     from openmm_les.portable import PortableModel
+    from openmm_les.scripting import script
 
     elements = canonical.hyper["elements"]
     network = build_network(
         canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
     )
     model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
-    return torch.jit.script(model.eval())
+    return script(model.eval())
 
 
 def _dtype(name: str) -> "torch.dtype":
@@ -206,39 +207,25 @@ def save(
         "hyper": canonical.hyper,
     }
     extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{output.name}.", suffix=".part", dir=output.parent
-    )
-    os.close(handle)
-    try:
-        torch.jit.save(module, temporary, _extra_files=extra)  # type: ignore[no-untyped-call]
-        os.chmod(temporary, 0o666 & ~_umask())
-        if overwrite:
-            os.replace(temporary, output)
-        else:
-            os.link(temporary, output)  # fails, unlike replace, if somebody was faster
-    except FileExistsError:
-        raise OutputError(f"output: {output} appeared meanwhile; nothing was written") from None
-    except OSError as error:
-        raise OutputError(f"output: cannot write {output}: {error.strerror or error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    # In memory: on a full disk torch ends the process, and leaves half a file.
+    content = io.BytesIO()
+    torch.jit.save(module, content, _extra_files=extra)  # type: ignore[no-untyped-call]
+    write_atomically(output, content.getvalue(), overwrite=overwrite)
     return output
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of an artifact, without torch and without running anything from the file.
 
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
-    file = Path(path).absolute()
+    from openmm_les import catalog
+
+    file = catalog.find(path)
     with boundary(file, _KIND):
         return _metadata(file, _open(file)[1])
 
@@ -246,10 +233,15 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load(path: str | os.PathLike[str]) -> Artifact:
     """Opens an artifact and checks that it is whole.
 
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
     Raises:
         ArtifactError: see `inspect`; also a damaged archive.
     """
-    file = Path(path).absolute()
+    from openmm_les import catalog
+
+    file = catalog.find(path)
     with boundary(file, _KIND):
         content, archive = _open(file)
         metadata = _metadata(file, archive)
@@ -322,21 +314,18 @@ def _cached_path(sha256: str) -> Path:
 def store_in_cache(artifact: Artifact) -> None:
     """Keeps a copy for Systems saved to XML, which name an artifact by path and sha256.
 
+    A damaged copy is replaced.
+
     A cache that cannot be written is no error: the System then depends on the path alone.
     """
     target = _cached_path(artifact.sha256)
-    if target.exists():
-        return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as stream:
-            temporary = Path(stream.name)
-        try:
-            shutil.copyfile(artifact.path, temporary)
-            if file_hash(temporary) == artifact.sha256:
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if target.is_file() and file_hash(target) == artifact.sha256:
+            return
+        content = artifact.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == artifact.sha256:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, content)
     except OSError as error:
         logger.info("no copy of %s in the cache: %s", artifact.path, error)
 
@@ -352,18 +341,15 @@ def find(path: str | os.PathLike[str], sha256: str) -> Path:
         ``path`` if the same file is still there, else the copy in the cache.
 
     Raises:
-        ArtifactError: neither exists.
+        ArtifactError: neither exists, or holds what it should.
     """
     original, cached = Path(path), _cached_path(sha256)
-    changed = False
-    if original.is_file():
-        if file_hash(original) == sha256:
-            return original
-        changed = True
-    if cached.is_file() and file_hash(cached) == sha256:
-        return cached
-    state = "holds another model now" if changed else "does not exist"
+    for file in (original, cached):
+        if file.is_file() and file_hash(file) == sha256:
+            return file
+    state = "holds another model now" if original.is_file() else "does not exist"
+    copy = "a damaged" if cached.is_file() else "no"
     raise ArtifactError(
-        f"modelPath: {original} {state}, and there is no copy in the cache ({cached}); put the "
+        f"modelPath: {original} {state}, and there is {copy} copy in the cache ({cached}); put the "
         f"artifact with sha256 {sha256[:12]}... at one of these places"
     )

@@ -53,7 +53,7 @@ def build(
         links: cut bonds, whose link atoms the force places itself.
         options: how the model is computed.
         electrostatic: how it is embedded.
-        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+        interpolate: whether the model is left out where the global parameter `LAMBDA` is 0.
         num_particles: of the System, with link atoms that are particles too.
 
     Raises:
@@ -92,11 +92,6 @@ def build(
     )
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> EmbeddedCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return EmbeddedCompute(path, sha256, settings)
-
-
 class EmbeddedCompute(MixedCompute):
     """A model on ML and link atoms that feels the charges of all other particles.
 
@@ -117,6 +112,8 @@ class EmbeddedCompute(MixedCompute):
             `openmm_les.coupling.Surroundings`.
     """
 
+    kind = "embedded"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         atoms = settings["atoms"]
@@ -133,9 +130,6 @@ class EmbeddedCompute(MixedCompute):
         self._mm_charges = [*charges[self._charged].tolist(), *(charge[3] for charge in on_bonds)]
         self._sign = 1.0
         self._misses = _PATIENCE  # none is allowed at the start
-
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
 
     def _surroundings(self, artifact: Artifact) -> Surroundings:
         from openmm_les.coupling import Surroundings, charge_factor
