@@ -48,7 +48,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     the artifact and the last results; it builds the model again when it needs it.
 
     Args:
-        path: the artifact (``*.les.pt``); ``modelPath`` means the same.
+        path: the artifact (``*.les.pt``), or the name of a model, such as ``'les-demo'``;
+            ``modelPath`` means the same.
         precision: ``'double'`` (default: optimisations, phonons and finite differences need it) or
             ``'single'``, about twice as fast.
         device: torch device, such as ``'cpu'`` or ``'cuda'``; None takes a GPU where there is one.
@@ -73,6 +74,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     implemented_properties = [  # noqa: RUF012
         "energy",
         "free_energy",
+        "les_energy",
         "forces",
         "charges",
         "stress",
@@ -230,6 +232,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         results = {
             "energy": energy,
             "free_energy": energy,
+            "les_energy": result.les_energy,
             "forces": result.forces,
             "charges": result.charges,
         }

@@ -33,8 +33,9 @@ class LESPotentialImplFactory:
 
         Args:
             name: the name given to ``MLPotential``.
-            **args: ``modelPath``, path of an exported model (``*.les.pt``), which may be left out
-                for a published model, and is used in place of the published one where it is given.
+            **args: ``modelPath``, path of an exported model (``*.les.pt``), or a name; it may be left
+                out where `name` is that of a model, and is used in its place where it is given.
+                Options of a simulation are refused: they belong to ``createSystem``.
 
         Raises:
             InputError: `modelPath` is missing, or an unknown argument was given.
@@ -56,7 +57,7 @@ class LESPotentialImplFactory:
         given = read_arguments(f"MLPotential({name!r})", args, ("modelPath",))
         modelPath: str | os.PathLike[str] | None = given.get("modelPath")
         if modelPath is None and name in catalog.names():
-            modelPath = catalog.artifact_path(name)
+            modelPath = name
         if modelPath is None:
             raise InputError(
                 f"MLPotential({name!r}): modelPath is missing: expected the path of an exported "

@@ -11,11 +11,14 @@ Imports nothing heavy, and nothing that may be missing.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import pickle
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 #: Classes of callables by the names that saved Systems have for them, which stay as they are.
 _KINDS = {
@@ -39,6 +42,10 @@ except Exception as error:
             )
         return refuse
 """
+
+
+_alive: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+_lock = threading.Lock()
 
 
 class _Call:
@@ -87,10 +94,7 @@ def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
         settings: arguments of the class.
     """
     try:
-        module, name = _KINDS[kind]
-        made: Callable[..., Any] = getattr(importlib.import_module(module), name)(
-            path, sha256, settings
-        )
+        made = _shared(kind, path, sha256, settings)
     except ModuleNotFoundError as error:
         return Refusal(
             (kind, path, sha256, settings),
@@ -104,6 +108,22 @@ def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
             f"({type(error).__name__}: {error}): pip install -U openmm-les",
         )
     return made
+
+
+def _shared(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Callable[..., Any]:
+    """The callable that was made of the same before, if anybody still has it, or a new one.
+
+    OpenMM keeps the callable of a PythonForce that it has unpickled for ever: every System that is
+    copied or read would leave its model behind, some megabytes. So all copies of one share one.
+    """
+    module, name = _KINDS[kind]
+    key = hashlib.sha256(pickle.dumps((kind, path, sha256, settings))).digest()
+    with _lock:
+        made: Callable[..., Any] | None = _alive.get(key)
+        if made is None:
+            made = getattr(importlib.import_module(module), name)(path, sha256, settings)
+            _alive[key] = made
+        return made
 
 
 class Refusal:

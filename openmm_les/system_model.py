@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from openmm_les.arithmetic import as_written
 from openmm_les.artifact import Artifact
 from openmm_les.buffers import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.coupling import Surroundings
@@ -26,6 +27,7 @@ from openmm_les.engine import CompiledModule, check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import Evaluator, Module
 from openmm_les.networks import build_network
+from openmm_les.networks.blocking import fit_blocks
 from openmm_les.processes import check_threads
 from openmm_les.response import Response
 from openmm_les.response.field import ModelInField
@@ -34,6 +36,7 @@ from openmm_les.response.polarization import PhysicalCharges
 from openmm_les.scripting import script
 from openmm_les.specialized import SpecializedModel, order_by_species
 from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW
+from openmm_les.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +62,16 @@ class Evaluation:
         forces: shape (n, 3) [eV/A].
         charges: latent charges with the model's own sign, 0 for MM charges, shape (n,) [e].
         virial: dE/dstrain, shape (3, 3) [eV].
+        les_energy: the part of `energy` that latent charges have, the LES sum of the model [eV];
+            the rest is short-range. Among MM charges it includes the coupling to them, in an
+            electric field the term -E mu.
     """
 
     energy: float
     forces: FloatArray
     charges: FloatArray
     virial: FloatArray
+    les_energy: float
 
 
 class SystemModel:
@@ -151,7 +158,6 @@ class SystemModel:
 
         elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
-        present = [known[z] for z in elements]
         canonical = artifact.canonical
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
@@ -167,15 +173,9 @@ class SystemModel:
             self._for_gpu,
             canonical.hyper.get("inner_cutoff"),
         )
-        network = build_network(
-            canonical,
-            present,
-            dtype=self._dtype,
-            exact_radial=precision == "double",
-            fold=True,
-            few_kernels=self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS,
-        )
-        self._network: Any = network.eval()
+        self._present = [known[z] for z in elements]
+        self._network: Any = None
+        self._few_kernels = False
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
@@ -183,6 +183,7 @@ class SystemModel:
         if electric_field:
             check_sign(artifact)
         further = [(3,)] if electric_field else []
+        self._response_threads = Threads(self.device)
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
         if box is not None and self.ewald.cutoff == "hard":
@@ -223,6 +224,7 @@ class SystemModel:
     def _build(self) -> "torch.jit.ScriptModule":
         cell = None if self.cell is None else torch.from_numpy(self.cell)
         electrostatics = self._electrostatics(cell)
+        self._fit_network()
         if self._buffers.inner_slots:
             # Else as many as each structure needs.
             self._network.reserve(self._buffers.inner_slots if self._static_shapes else 0)
@@ -232,11 +234,32 @@ class SystemModel:
         else:
             model = SpecializedModel(electrostatics, **self._system())
         model = model.eval().to(self.device)
+        if self._for_gpu:
+            fit_blocks(model, self.device)
         scripted = script(model)
         compiled = self._engine == "compile"
-        self._evaluator.load(self._compiled(model, scripted) if compiled else scripted)
+        self._evaluator.load(
+            self._compiled(model.evaluate, scripted.evaluate) if compiled else scripted.evaluate
+        )
+        self._kernel = electrostatics
         self._response_module: torch.jit.ScriptModule | None = None
         return scripted
+
+    def _fit_network(self) -> None:
+        """Build the network in the variant for the present capacity, if it is not that one."""
+        few = self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS
+        if self._network is not None and few == self._few_kernels:
+            return
+        self._few_kernels = few
+        network = build_network(
+            self.artifact.canonical,
+            self._present,
+            dtype=self._dtype,
+            exact_radial=self.precision == "double",
+            fold=True,
+            few_kernels=few,
+        )
+        self._network = network.eval()
 
     def _system(self) -> dict[str, Any]:
         """What the modules of this system have in common, with buffers as they are now."""
@@ -279,8 +302,8 @@ class SystemModel:
             device=device,
         )
 
-    def _compiled(self, model: nn.Module, scripted: Module) -> Module:
-        """The compiled module; on a CPU every block of a large system would be compiled anew."""
+    def _compiled(self, model: Module, scripted: Module) -> Module:
+        """The compiled method; on a CPU every block of a large system would be compiled anew."""
         if self.device.type == "cpu" and len(self.numbers) * self.capacity > _MOST_PAIRS_COMPILED:
             logger.warning(
                 "engine='compile' is for at most %d atoms with %d neighbours each on a CPU, using "
@@ -340,8 +363,9 @@ class SystemModel:
         """
         array, box = self._checked_structure(positions, cell)
         with self._lock:
-            charges, born = self._run(self._respond, array, box)
-        return Response(charges, None if self.periodic else charges @ array, born)
+            charges, born, les_energy = self._run(self._respond, array, box)
+        dipole = None if self.periodic else charges @ array
+        return Response(charges, dipole, born, float(les_energy))
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
         """Charges that dipoles are made of, as in `response`, from those of an `Evaluation`.
@@ -378,11 +402,12 @@ class SystemModel:
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         """Results of the response module and its status."""
         if self._response_module is None:
-            module = ResponseModule(self._physical, **self._system()).eval()
-            self._response_module = script(module.to(self.device))
-        with torch.inference_mode():
+            response = ResponseModule(self._kernel, self._physical, **self._system()).eval()
+            self._response_module = script(response.to(self.device))
+        with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
-            *results, status = self._response_module(*inputs)
+            evaluate = self._response_module.evaluate
+            *results, status = self._response_threads.run(lambda: evaluate(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_structure(

@@ -236,3 +236,67 @@ def test_two_contexts_share_a_system(water_artifact):
         for atoms, context in zip((first, second), contexts, strict=True):
             expected = evaluate(water_artifact, atoms, precision="double")
             assert_same(energy_and_forces(context), expected)
+
+
+COPY = """
+import copy, gc, sys
+import numpy as np
+import openmm
+
+def megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+def use(system, positions):
+    integrator = openmm.VerletIntegrator(0.0005)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, integrator, platform)
+    context.setPositions(positions * 0.1)
+    return context.getState(energy=True).getPotentialEnergy()._value
+
+system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
+positions = np.load(sys.argv[2])
+expected = use(copy.deepcopy(system), positions)
+gc.collect()
+before = megabytes()
+for i in range(50):
+    moved = positions + 1e-3 * (i % 2)  # copies do not mind where the others are
+    assert abs(use(copy.deepcopy(system), moved) - expected) < 1e-3
+gc.collect()
+print(megabytes() - before)
+"""
+
+
+def test_copies_share_one_model(dipeptide_artifact, tmp_path):
+    """OpenMM never frees what it has unpickled; 50 copies would take 250 MB."""
+    atoms = dipeptide(0)
+    xml = openmm.XmlSerializer.serialize(create_system(dipeptide_artifact, atoms))
+    (tmp_path / "system.xml").write_text(xml)
+    np.save(tmp_path / "positions.npy", atoms.positions)
+    files = [str(tmp_path / name) for name in ("system.xml", "positions.npy")]
+    child = subprocess.run(
+        [sys.executable, "-c", COPY, *files],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert float(child.stdout) < 50
+
+
+def test_other_settings_are_another_model(dipeptide_artifact, water_artifact):
+    """Shared is what was made of the same model with the same settings alone."""
+    atoms = water_frame(0)[:3]
+    atoms.set_pbc(False)
+    atoms.set_cell(None)
+    expected = {}
+    for path in (dipeptide_artifact, water_artifact):
+        for precision in ("single", "double"):
+            system = create_system(path, atoms, precision=precision)
+            expected[path, precision] = energy_and_forces(create_context(system, atoms.positions))
+            same = copy.deepcopy(system)
+            assert_same(
+                energy_and_forces(create_context(same, atoms.positions)), expected[path, precision]
+            )
+    assert len({energy for energy, _ in expected.values()}) == 4

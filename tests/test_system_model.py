@@ -171,7 +171,7 @@ def test_edges_on_the_cutoff_are_told_once(water_artifact, caplog, monkeypatch):
     def agrees(edge):
         model = SystemModel(
             artifact,
-            water_frame(0).numbers,
+            atoms.numbers,
             periodic=True,
             cell=np.eye(3) * edge,
             precision="double",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import openmm
 
-from openmm_les.forces import backends
+from openmm_les.forces import backends, present
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
 
@@ -37,13 +37,15 @@ def add_force(
         The LES force, which now belongs to `system`.
 
     Raises:
-        InputError: a backend was asked for that cannot work here, or the box is too small.
+        InputError: a backend was asked for that cannot work here, the box is too small, or a model
+            in `system` describes some of the particles already.
     """
+    present.refuse_second_model(system, region.particles)
     backend = backends.choose(
         options.backend,
         device=options.device,
         is_placeholder=region.is_placeholder,
-        needs_python="engine='compile' needs a PythonForce" if options.engine == "compile" else "",
+        needs_python=_needs_python(options),
     )
     # The backend modules import torch, so only the chosen one is imported.
     if backend == "torchforce":
@@ -56,6 +58,21 @@ def add_force(
         force = pythonforce.build(artifact, region, options)
     install(force, system, region, options.forceGroup)
     return force
+
+
+def _needs_python(options: ForceOptions) -> str:
+    """Why a TorchForce cannot do what is asked for; empty if it can."""
+    from openmm_les.arithmetic import reduced_precision
+
+    if options.engine == "compile":
+        return "engine='compile' needs a PythonForce"
+    if options.precision == "single" and (precision := reduced_precision()):
+        return (
+            f"torch is set to replace float32 by {precision} in matrix products, which changes the "
+            "forces, and only a PythonForce can do without: "
+            "torch.set_float32_matmul_precision('highest')"
+        )
+    return ""
 
 
 def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:

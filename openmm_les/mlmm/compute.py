@@ -1,4 +1,4 @@
-"""What the `PythonForce` of a mixed System calls: link atoms around the model, and lambda."""
+"""What the `PythonForce` of a mixed System calls: the model with link atoms, unless lambda is 0."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(
         region: the ML atoms.
         options: how the model is computed.
         links: cut bonds; the MM atoms of these become particles of the force.
-        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+        interpolate: whether the model is left out where the global parameter `LAMBDA` is 0.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small.
@@ -86,17 +86,14 @@ class MixedCompute(LESCompute):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Those of `LESCompute`, and lambda if the force is interpolated."""
+        """Those of `LESCompute`, and lambda if the model may be left out."""
         return super().parameters | ({LAMBDA: 1.0} if self._settings["interpolate"] else {})
 
     def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
-        if not self._settings["interpolate"]:
-            return super()._evaluate(state)
-        fraction = state.getParameters()[LAMBDA]
-        if fraction == 0.0:  # the model need not be good for what the force field samples
+        asleep = self._settings["interpolate"] and state.getParameters()[LAMBDA] == 0.0
+        if asleep:  # the model need not be good for what the force field samples
             return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
-        energy, forces = super()._evaluate(state)
-        return fraction * energy, fraction * forces
+        return super()._evaluate(state)
 
     def _compute(
         self, positions: FloatArray, cell: FloatArray | None, field: FloatArray | None

@@ -53,7 +53,7 @@ def build(
         links: cut bonds, whose link atoms the force places itself.
         options: how the model is computed.
         electrostatic: how it is embedded.
-        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+        interpolate: whether the model is left out where the global parameter `LAMBDA` is 0.
         num_particles: of the System, with link atoms that are particles too.
 
     Raises:
