@@ -62,6 +62,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     implemented_properties = [  # noqa: RUF012
         "energy",
         "free_energy",
+        "les_energy",
         "forces",
         "charges",
         "stress",
@@ -185,6 +186,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         results = {
             "energy": energy,
             "free_energy": energy,
+            "les_energy": result.les_energy,
             "forces": result.forces,
             "charges": result.charges,
         }

@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,12 +64,14 @@ def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """All that a `SpecializedModel` returns in one array, so that it is copied at once.
 
     Args:
-        results: energy [], forces [n, 3], charges [n], dE/dstrain [3, 3] and status [].
+        results: energy [], forces [n, 3], charges [n], dE/dstrain [3, 3], perhaps the energy of the
+            charges [], and status [].
 
     Returns:
-        Status, energy, dE/dstrain, forces and charges, float64, shape [11 + 4 n].
+        Status, energy, dE/dstrain, forces, charges, and perhaps the energy of the charges, float64,
+        shape [11 + 4 n] or one more.
     """
-    energy, forces, charges, virial, status = results
+    energy, forces, charges, virial, *of_charges, status = results
     return torch.cat(
         [
             status.to(torch.float64).view(1),
@@ -76,6 +79,7 @@ def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
             virial.reshape(-1),
             forces.reshape(-1),
             charges,
+            *[part.view(1) for part in of_charges],
         ]
     )
 
@@ -115,7 +119,7 @@ class Evaluator:
         shapes = [(num_atoms, 3), (3, 3), *further]
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self._host_input = _buffer(ends[-1], pinned=on_gpu)
-        self._host_output = _buffer(11 + 4 * num_atoms, pinned=on_gpu)
+        self._host_output = _buffer(12 + 4 * num_atoms, pinned=on_gpu)
         self._input = self._host_input.to(device)
         self._inputs = [
             self._input[end - math.prod(shape) : end].view(shape)
@@ -129,9 +133,7 @@ class Evaluator:
         self._module = module
         self._graph = None
 
-    def __call__(
-        self, *inputs: FloatArray
-    ) -> tuple[float, FloatArray, FloatArray, FloatArray, int]:
+    def __call__(self, *inputs: FloatArray) -> tuple[Any, ...]:
         """Evaluate the module.
 
         Args:
@@ -140,7 +142,7 @@ class Evaluator:
 
         Returns:
             What the module returns: energy [eV], forces (n, 3) [eV/A], charges (n,) [e], dE/dstrain
-            (3, 3) [eV] and status.
+            (3, 3) [eV], the energy of the charges [eV] where it returns that, and status.
 
         Raises:
             SimulationError: graphs are required and the module cannot be recorded.
@@ -160,8 +162,9 @@ class Evaluator:
             if self._graphs and self._graph is None and status == 0:
                 self._record()
         n = self._num_atoms
-        forces = result[11 : 11 + 3 * n].reshape(n, 3)
-        return float(result[1]), forces, result[11 + 3 * n :], result[2:11].reshape(3, 3), status
+        virial, forces = result[2:11].reshape(3, 3), result[11 : 11 + 3 * n].reshape(n, 3)
+        charges, of_charges = result[11 + 3 * n : 11 + 4 * n], result[11 + 4 * n :].tolist()
+        return float(result[1]), forces, charges, virial, *of_charges, status
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:
@@ -178,9 +181,10 @@ class Evaluator:
     def _to_host(self, output: torch.Tensor) -> FloatArray:
         if self._stream is None:
             return np.asarray(output.numpy())
-        self._host_output.copy_(output, non_blocking=True)
+        host = self._host_output[: len(output)]
+        host.copy_(output, non_blocking=True)
         self._stream.synchronize()
-        return np.array(self._host_output.numpy())
+        return np.array(host.numpy())
 
     def _record(self) -> None:
         try:
@@ -223,6 +227,8 @@ def compare(expected: FloatArray, got: FloatArray) -> None:
     n = (len(expected) - 11) // 4
     pieces = {"status": (0, 1), "energy": (1, 2), "strain derivative": (2, 11)}
     pieces |= {"forces": (11, 11 + 3 * n), "charges": (11 + 3 * n, 11 + 4 * n)}
+    if len(expected) > 11 + 4 * n:
+        pieces["energy of the charges"] = (11 + 4 * n, 12 + 4 * n)
     for name, (first, last) in pieces.items():
         one, other = expected[first:last], got[first:last]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max()

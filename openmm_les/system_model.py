@@ -51,12 +51,16 @@ class Evaluation:
         forces: shape (n, 3) [eV/A].
         charges: latent charges with the model's own sign, 0 for MM charges, shape (n,) [e].
         virial: dE/dstrain, shape (3, 3) [eV].
+        les_energy: the part of `energy` that latent charges have, the LES sum of the model [eV];
+            the rest is short-range. Among MM charges it includes the coupling to them, in an
+            electric field the term -E mu.
     """
 
     energy: float
     forces: FloatArray
     charges: FloatArray
     virial: FloatArray
+    les_energy: float
 
 
 class SystemModel:
@@ -202,7 +206,10 @@ class SystemModel:
         model = model.eval().to(self.device)
         script = torch.jit.script(model)
         compiled = self._engine == "compile"
-        self._evaluator.load(self._compiled(model, script) if compiled else script)
+        self._evaluator.load(
+            self._compiled(model.evaluate, script.evaluate) if compiled else script.evaluate
+        )
+        self._kernel = electrostatics
         self._response_module: torch.jit.ScriptModule | None = None
         return script
 
@@ -247,8 +254,8 @@ class SystemModel:
             device=device,
         )
 
-    def _compiled(self, model: nn.Module, script: Module) -> Module:
-        """The compiled module; on a CPU every block of a large system would be compiled anew."""
+    def _compiled(self, model: Module, script: Module) -> Module:
+        """The compiled method; on a CPU every block of a large system would be compiled anew."""
         if self.device.type == "cpu" and len(self.numbers) * self.capacity > _MOST_PAIRS_COMPILED:
             logger.warning(
                 "engine='compile' is for at most %d atoms with %d neighbours each on a CPU, using "
@@ -306,8 +313,9 @@ class SystemModel:
             SimulationError: a structure that is not valid.
         """
         array, box = self._checked_structure(positions, cell)
-        charges, born = self._run(self._respond, array, box)
-        return Response(charges, None if self.periodic else charges @ array, born)
+        charges, born, les_energy = self._run(self._respond, array, box)
+        dipole = None if self.periodic else charges @ array
+        return Response(charges, dipole, born, float(les_energy))
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
         """Charges that dipoles are made of, as in `response`, from those of an `Evaluation`.
@@ -344,11 +352,11 @@ class SystemModel:
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         """Results of the response module and its status."""
         if self._response_module is None:
-            module = ResponseModule(self._physical, **self._system()).eval()
+            module = ResponseModule(self._kernel, self._physical, **self._system()).eval()
             self._response_module = torch.jit.script(module.to(self.device))
         with torch.inference_mode():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
-            *results, status = self._response_module(*inputs)
+            *results, status = self._response_module.evaluate(*inputs)
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_structure(
