@@ -11,7 +11,8 @@ from openmm import app, unit
 from runs import PEPTIDE, Recorder, config
 from test_run_region import IN_WATER, write
 
-from openmm_les import InputError, SimulationError, md
+from openmm_les import InputError, SimulationError, catalog, md
+from openmm_les.analysis import formats
 from openmm_les.guard import TemperatureGuard
 from openmm_les.md import runner, simulation, wording
 
@@ -153,9 +154,26 @@ def test_energies_that_nothing_has(tmp_path, monkeypatch, energy):
 
 
 def test_rare_rows_are_told_before_anything_is_computed(tmp_path, caplog):
-    fields = {"response": "current", "response_interval": 20}
-    md.run(config(tmp_path, **SHORT, **fields, minimise_iterations=0))
-    assert "response_interval: rows every 10 fs are too rare for bonds to hydrogen" in caplog.text
+    """And once, though the reporter of the simulation says the same."""
+    fields = {"response": "current,les_energy", "response_interval": 20, "temperature": 350}
+    told = []
+    recorder = Recorder(lambda progress: told.append(len(caplog.records)))
+    md.run(config(tmp_path, **SHORT, **fields, minimise_iterations=2), listener=recorder)
+    rare = [r.getMessage() for r in caplog.records if "folds back" in r.getMessage()]
+    assert len(rare) == 1
+    assert rare[0].startswith("rows every 10 fs show vibrations up to")
+    assert "write rows more often, every 3.0 fs" in rare[0]
+    assert told[0] >= 1
+
+
+def test_the_response_tells_temperature_and_model(tmp_path):
+    """Also of NVE, which has no thermostat that could be asked."""
+    fields = {"response": "current,les_energy", "response_interval": 4, "temperature": 350}
+    md.run(config(tmp_path, "NVE", **SHORT, **fields, minimise_iterations=0))
+    series = formats.read(tmp_path / "run" / "response.csv")
+    assert series.header.temperature == 350.0
+    assert series.header.model_sha256 == catalog.open_model("les-demo").sha256
+    assert np.isfinite(series.get("les_energy")).all()
 
 
 def test_kinetic_temperature_is_that_of_openmm():
