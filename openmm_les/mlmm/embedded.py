@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -166,8 +167,11 @@ class EmbeddedCompute(MixedCompute):
         if self._misses >= _PATIENCE:
             raise SimulationError(
                 f"embedding='electrostatic': the latent charges of the ML region add up to "
-                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance); "
-                "the model does not describe this region, or the option `charge` is wrong"
+                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e: the model does not "
+                "describe this region well, or its charge is wrong. To go on, with the difference "
+                "spread evenly over the atoms of the region, give "
+                f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
+                "charge or embedding='mechanical' does without"
             )
 
     def _arrange(self, positions: FloatArray, cell: FloatArray | None) -> tuple[FloatArray, Spread]:
@@ -208,6 +212,11 @@ def _scaled_pairs(
         for (atom, particle), factor in sorted(field.factors.items())
         for j in columns.get(particle, [])
     ]
+
+
+def _next_tenth(value: float) -> float:
+    """The first multiple of 0.1 that is above a value with some room."""
+    return math.ceil(10.0 * (value + 0.05)) / 10.0
 
 
 def _pack(charges: FloatArray) -> bytes:
