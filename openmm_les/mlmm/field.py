@@ -47,6 +47,8 @@ class MMField:
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
         total: charge of the ML region [e].
+        taken: by MM atom at a cut bond, what it takes of the region's MM charge for all others, too
+            [e]; part of `charges`.
     """
 
     charges: NDArray[np.float64]
@@ -56,6 +58,7 @@ class MMField:
     cutoff: float
     dielectric: float
     total: int
+    taken: dict[int, float]
 
 
 def read_field(
@@ -102,9 +105,11 @@ def read_field(
 
     around, hosts = charges.copy(), [link.mm_atom for link in links]
     around[inner] = 0.0
-    if hosts and options.boundaryCharges in ("shift", "rcd"):
+    taken = {}
+    if options.boundaryCharges in ("shift", "rcd"):
         # With the charge of the region, that of all is the force field's.
-        around[hosts] += (classical - total) / len(hosts)
+        taken = {host: (classical - total) / len(hosts) for host in hosts}
+        around[hosts] += [taken[host] for host in hosts]
     around, on_bonds = redistribute(
         around, hosts, region.graph.neighbors, region.inside, options.boundaryCharges
     )
@@ -116,6 +121,7 @@ def read_field(
         cutoff=cutoff * ANGSTROM_PER_NM,
         dielectric=force.getReactionFieldDielectric(),
         total=total,
+        taken=taken,
     )
     _tell_charge(charges, classical, field, len(hosts), options.boundaryCharges)
     return field
