@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.forces import pythonforce
+from openmm_les.forces.pythonforce import LESCompute
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.compute import MixedCompute, Spread
 from openmm_les.mlmm.images import Cluster, nearest
@@ -77,6 +78,7 @@ def build(
         options,
         EmbeddedCompute,
         numbers=list(plain.numbers) + [1] * len(links),
+        particles=None,
         links=[(link.ml_atom, link.mm_atom, link.distance * ANGSTROM_PER_NM) for link in links],
         interpolate=interpolate,
         atoms=list(plain.particles),
@@ -156,6 +158,11 @@ class EmbeddedCompute(MixedCompute):
             images=settings["ml_images"],
             tolerance=min(settings["ewald"]["tolerance"], 1e-4),
         )
+
+    def _name(self, atom: int) -> str:
+        if atom < len(self._atoms):
+            return LESCompute._name(self, int(self._atoms[atom]))
+        return super()._name(atom)
 
     def _check(self, result: Evaluation) -> None:
         total = self._sign * float(result.charges.sum())
