@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,7 +15,7 @@ from openmm import app
 from openmmml.mlpotential import MLPotential, MLPotentialImpl
 
 from openmm_les import artifact as artifacts
-from openmm_les import mlmm
+from openmm_les import catalog, mlmm
 from openmm_les.errors import InputError
 from openmm_les.forces import ForceOptions, Region, add_force
 
@@ -32,7 +31,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     Args:
         name: the name given to ``MLPotential``.
-        modelPath: path of the artifact (``*.les.pt``).
+        modelPath: the artifact (``*.les.pt``), or the name of a model.
 
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
@@ -40,7 +39,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     def __init__(self, name: str, modelPath: str | os.PathLike[str]) -> None:
         self.name = name
-        self.modelPath = Path(modelPath).absolute()
+        self.modelPath = catalog.find(modelPath)
         artifacts.inspect(self.modelPath)  # a wrong file is told here, not in createSystem
 
     def addForces(

@@ -42,9 +42,7 @@ def assert_same(contexts) -> None:
 def test_lambda(make, method):
     """The kernel of Ewald sums takes the charges of the first NonbondedForce of a Context."""
     structure = peptide_in_water()
-    system = make(
-        structure, force_field(structure, method), structure.side_chain, interpolate=True
-    )
+    system = make(structure, force_field(structure, method), structure.side_chain, interpolate=True)
     contexts = both(system, structure.positions)
     for value in (0.5, 0.0):
         for each in contexts:

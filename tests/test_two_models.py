@@ -62,7 +62,9 @@ def test_the_same_region_twice_is_refused(make, method, interpolate):
     structure = peptide_in_water()
     system = classical(structure, method)
     once = make(structure, system, structure.side_chain, interpolate=interpolate)
-    message = r"no model describes the chosen atoms yet, got the force 'LES' on {} of them \(atom 12 "
+    message = (
+        r"no model describes the chosen atoms yet, got the force 'LES' on {} of them \(atom 12 "
+    )
     for atoms, number in (
         (structure.side_chain, 4),
         ([structure.side_chain[0], *structure.waters(1)], 1),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
+from openmm_les.files import user_path
 
 _EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
 
@@ -42,8 +43,8 @@ def read_atomic_energies(
 
 
 def _entries(given: str | os.PathLike[str]) -> list[tuple[Any, Any]]:
-    if Path(given).is_file():
-        return _of_file(Path(given))
+    if user_path(given).is_file():
+        return _of_file(user_path(given))
     pairs = [term.split(":") for term in str(given).split(",")]
     if not all(len(pair) == 2 for pair in pairs):
         raise InputError(f"atomic energies: {_EXPECTED}, got {str(given)!r}")

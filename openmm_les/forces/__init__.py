@@ -45,7 +45,7 @@ def add_force(
         options.backend,
         device=options.device,
         is_placeholder=region.is_placeholder,
-        needs_python="engine='compile' needs a PythonForce" if options.engine == "compile" else "",
+        needs_python=_needs_python(options),
     )
     # The backend modules import torch, so only the chosen one is imported.
     if backend == "torchforce":
@@ -58,6 +58,21 @@ def add_force(
         force = pythonforce.build(artifact, region, options)
     install(force, system, region, options.forceGroup)
     return force
+
+
+def _needs_python(options: ForceOptions) -> str:
+    """Why a TorchForce cannot do what is asked for; empty if it can."""
+    from openmm_les.arithmetic import reduced_precision
+
+    if options.engine == "compile":
+        return "engine='compile' needs a PythonForce"
+    if options.precision == "single" and (precision := reduced_precision()):
+        return (
+            f"torch is set to replace float32 by {precision} in matrix products, which changes the "
+            "forces, and only a PythonForce can do without: "
+            "torch.set_float32_matmul_precision('highest')"
+        )
+    return ""
 
 
 def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:

@@ -49,7 +49,9 @@ def models_in(system: openmm.System) -> list[Present]:
 
 
 def refuse_second_model(
-    system: openmm.System, atoms: Iterable[int], name_of: Callable[[int], str] = "particle {}".format
+    system: openmm.System,
+    atoms: Iterable[int],
+    name_of: Callable[[int], str] = "particle {}".format,
 ) -> None:
     """Refuse a System in which a model describes some of these particles already.
 

@@ -12,10 +12,12 @@ import numpy as np
 import openmm
 
 from openmm_les import artifact as artifacts
+from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.forces.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -77,11 +79,6 @@ def build(
     return force
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> LESCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return LESCompute(path, sha256, settings)
-
-
 class LESCompute:
     """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
 
@@ -97,6 +94,9 @@ class LESCompute:
             (those of the force, None for all); the last four may be missing.
     """
 
+    #: Its name in saved Systems.
+    kind = "model"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         self._path = path
         self._sha256 = sha256
@@ -105,8 +105,8 @@ class LESCompute:
         # Contexts made from one System share this object and may run in different threads.
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return saved.reduced(self.kind, self._path, self._sha256, self._settings)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -158,6 +158,7 @@ class LESCompute:
         """MM charges around the atoms of the model, if it feels any."""
         return None
 
+    @called_by_openmm
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
 
@@ -168,13 +169,11 @@ class LESCompute:
             LESError: named in its message: positions that are not finite, a box too small, ...
         """
         try:
-            # OpenMM calls from a thread of its own, in which a context of its own may be current.
-            with self._lock, torch_context(self._settings.get("device")):
+            # OpenMM calls with a CUDA context of its own, which may be current.
+            with handed_over(), self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
         except LESError:
             raise
-        except KeyboardInterrupt:
-            raise SimulationError("interrupted from the keyboard") from None
         except Exception as error:
             logger.exception("the LES force failed")
             what = f"{type(error).__name__}: {error}"

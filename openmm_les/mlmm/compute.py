@@ -62,11 +62,6 @@ def build(
     )
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> MixedCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return MixedCompute(path, sha256, settings)
-
-
 class MixedCompute(LESCompute):
     """A model on ML atoms and on link atoms that are no particles.
 
@@ -80,15 +75,14 @@ class MixedCompute(LESCompute):
             [A]), and ``interpolate``.
     """
 
+    kind = "mixed"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         links = settings["links"]
         self._ml_ends = np.array([link[0] for link in links], dtype=np.int64)
         self._mm_ends = np.array([link[1] for link in links], dtype=np.int64)
         self._distances = np.array([link[2] for link in links], dtype=np.float64)
-
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
 
     @property
     def parameters(self) -> dict[str, float]:

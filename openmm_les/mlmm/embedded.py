@@ -95,11 +95,6 @@ def build(
     )
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> EmbeddedCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return EmbeddedCompute(path, sha256, settings)
-
-
 class EmbeddedCompute(MixedCompute):
     """A model on ML and link atoms that feels the charges of all other particles.
 
@@ -120,6 +115,8 @@ class EmbeddedCompute(MixedCompute):
             `openmm_les.coupling.Surroundings`.
     """
 
+    kind = "embedded"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         atoms = settings["atoms"]
@@ -136,9 +133,6 @@ class EmbeddedCompute(MixedCompute):
         self._mm_charges = [*charges[self._charged].tolist(), *(charge[3] for charge in on_bonds)]
         self._sign = 1.0
         self._misses = _PATIENCE  # none is allowed at the start
-
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
 
     def _surroundings(self, artifact: Artifact) -> Surroundings:
         from openmm_les.coupling import Surroundings, charge_factor
