@@ -95,10 +95,9 @@ def _tell_box(region: Region) -> None:
         )
     elif region.loose:
         logger.warning(
-            "topology: no bonds for all atoms of %s: OpenMM takes each atom for a molecule of its "
-            "own, which a barostat moves and wrapping tears apart from the others; give the "
-            "topology its bonds (Topology.addBond, createStandardBonds, CONECT records of a PDB "
-            "file)",
+            "no bonds for all atoms of %s: OpenMM takes each of them for a molecule of its own, so "
+            "that a barostat will move and the trajectory will wrap their atoms one by one; give "
+            "the topology their bonds (CONECT records of a PDB file, Topology.addBond)",
             few(region.loose),
         )
 

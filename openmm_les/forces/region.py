@@ -176,7 +176,9 @@ def residue_number(residue: app.topology.Residue) -> str:
     return f"{residue.id}{residue.insertionCode.strip()}"
 
 
-def loose_residues(topology: app.Topology, atoms: Iterable[int]) -> list[app.topology.Residue]:
+def loose_residues(
+    topology: app.Topology, atoms: Iterable[int] | None = None
+) -> list[app.topology.Residue]:
     """Residues of which atoms are bonded to nothing, so that OpenMM takes these for molecules.
 
     Atoms without an element (virtual sites) go with others. A residue of one atom is an ion or an
@@ -184,10 +186,10 @@ def loose_residues(topology: app.Topology, atoms: Iterable[int]) -> list[app.top
 
     Args:
         topology: atoms and bonds.
-        atoms: indices of those that are looked at.
+        atoms: indices of those that are looked at; None for all.
     """
     bonded = {atom.index for bond in topology.bonds() for atom in bond}
-    chosen = set(atoms)
+    chosen = set(range(topology.getNumAtoms()) if atoms is None else atoms)
     found = []
     for residue in topology.residues():
         real = [atom for atom in residue.atoms() if atom.element is not None]
