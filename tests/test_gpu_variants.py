@@ -13,6 +13,7 @@ import torch
 from contexts import PLATFORMS
 from helpers import dipeptide
 from openmm import app
+from openmm_les_export import read_model
 from oracles.cace_models import synthetic_cace
 from oracles.chgnet_models import synthetic_chgnet
 from oracles.nequip_models import synthetic_allegro, synthetic_nequip
@@ -26,7 +27,6 @@ from openmm_les.networks import blocking
 from openmm_les.networks.blocking import GPU_ELEMENTS, fit_blocks, gpu_elements
 from openmm_les.networks.product_basis import _DenseForms, _SplitForms
 from openmm_les.system_model import SystemModel
-from openmm_les_export import read_model
 
 CHARGES = {"norm_factor": 9.05, "self_interaction": "removed"}
 
@@ -196,7 +196,7 @@ def test_what_waits_is_known_before_it_is_recorded(demo, monkeypatch, caplog, ch
     calls.load(waits)
     calls._graphs = choice
     if choice is True:
-        with pytest.raises(SimulationError, match="recorded .*a synchronizing CUDA operation"):
+        with pytest.raises(SimulationError, match=r"recorded .*a synchronizing CUDA operation"):
             calls(atoms.positions, np.zeros((3, 3)))
     else:
         calls(atoms.positions, np.zeros((3, 3)))
@@ -347,7 +347,7 @@ def test_forces_beyond_any_structure_stop_it(demo, monkeypatch):
     atoms = dipeptide(0)
     largest = np.abs(model_for(demo, atoms).evaluate(atoms.positions).forces).max()
     monkeypatch.setattr("openmm_les.specialized.LARGEST_FORCE", float(largest) * 0.99)
-    with pytest.raises(SimulationError, match="a force is above .* reduce the time step"):
+    with pytest.raises(SimulationError, match=r"a force is above .* reduce the time step"):
         model_for(demo, atoms).evaluate(atoms.positions)
 
 

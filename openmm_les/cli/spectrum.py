@@ -98,8 +98,7 @@ def command(
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
-    from openmm_les.files import check_output
-    from openmm_les.files import write_atomically
+    from openmm_les.files import check_output, write_atomically
 
     options = spectra.SpectrumOptions(
         source=source,
