@@ -186,8 +186,8 @@ class Evaluator:
             return np.asarray(output.numpy())
         self._host_output.copy_(output, non_blocking=True)
         # By an event: waiting for the stream is an error while another thread is in `_unwaiting`.
-        self._done.record(self._stream)
-        self._done.synchronize()
+        self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
+        self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
         return np.array(self._host_output.numpy())
 
     def _record(self, first: FloatArray) -> None:
