@@ -126,7 +126,7 @@ def test_cells_in_blocks_wait_for_nothing(demo, monkeypatch):
 
 def test_the_variant_follows_the_capacity(demo):
     """A PythonForce has no positions when it is made, and begins with a small capacity."""
-    atoms = waters(5, 5, 4)
+    atoms = waters(5, 5, 5)
     model = SystemModel(
         demo, atoms.numbers, periodic=True, cell=atoms.cell.array, to_gpu=True, static_shapes=True
     )
@@ -277,7 +277,7 @@ def recorded(demo):
 
 def test_a_recorded_torchforce_fails_for_good(recorded):
     module, positions, broken = (torch.tensor(x) if i else x for i, x in enumerate(recorded))
-    with pytest.raises(RuntimeError, match="same place"):
+    with pytest.raises(torch.jit.Error, match="same place"):
         module(broken)
     expected = [result.clone() for result in module(positions)]
     module(positions)
@@ -289,7 +289,6 @@ def test_a_recorded_torchforce_fails_for_good(recorded):
         energy, forces = module(structure)
         assert torch.isnan(energy)
         assert not forces.any()
-        assert energy is not None
 
 
 @pytest.mark.torchforce
