@@ -34,14 +34,13 @@ class Kind:
     Attributes:
         error: class of errors about such a file.
         argument: by which people give it.
-        damaged: what such a file is whose content makes no sense.
-        remedy: what to do then.
+        damaged: the message about such a file whose content makes no sense, with places for
+            ``file`` and ``reason``.
     """
 
     error: type[LESError]
     argument: str
     damaged: str
-    remedy: str
 
 
 @contextmanager
@@ -74,9 +73,7 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
         reason = error.strerror or _reason(error)
         raise kind.error(f"{kind.argument}: cannot read {file}: {reason}") from error
     except Exception as error:
-        raise kind.error(
-            f"{kind.argument}: {file} {kind.damaged} ({_reason(error)}); {kind.remedy}"
-        ) from error
+        raise kind.error(kind.damaged.format(file=file, reason=_reason(error))) from error
 
 
 def _reason(error: Exception) -> str:

@@ -277,7 +277,7 @@ NO_ENERGIES = {
 @pytest.mark.parametrize("content", NO_ENERGIES, ids=range(len(NO_ENERGIES)))
 def test_files_that_are_no_energies_are_refused_by_name(folder, content):
     (folder / "wrong.yaml").write_text(content)
-    with pytest.raises(InputError, match="^atomic energies: ") as caught:
+    with pytest.raises(InputError, match=r"^atomic energies: ") as caught:
         read_model(file_of(folder, "plain"), folder / "wrong.yaml")
     text = str(caught.value)
     assert NO_ENERGIES[content] in text

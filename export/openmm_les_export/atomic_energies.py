@@ -10,10 +10,13 @@ from typing import Any
 
 from openmm_les.errors import InputError
 from openmm_les.reading import Damage, Kind, boundary, read_file
-from openmm_les.files import user_path
 
 _EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
-_FILE = Kind(InputError, "atomic energies", "cannot be used", "write lines such as 'O: -2041.8'")
+_FILE = Kind(
+    InputError,
+    "atomic energies",
+    "atomic energies: {file} cannot be used ({reason}); write lines such as 'O: -2041.8'",
+)
 #: Letters of a wrong value that a message shows.
 _SHOWN = 40
 
@@ -51,7 +54,9 @@ def _checked(entries: Iterable[tuple[Any, Any]]) -> dict[int, float]:
         except (TypeError, ValueError):
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"atomic energies: {_EXPECTED}, got {str(energy)[:_SHOWN]!r} for {element}")
+            raise InputError(
+                f"atomic energies: {_EXPECTED}, got {str(energy)[:_SHOWN]!r} for {element}"
+            )
         if number in energies:
             raise InputError(f"atomic energies: expected every element once, got {element} twice")
         energies[number] = value
