@@ -105,7 +105,7 @@ def read_frames(
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
     path = path.expanduser()
-    structures = _read(path, limit)
+    structures = read_structures(path, limit)
     frames = []
     for index, atoms in enumerate(structures):
         where = f"{path}, structure {index}"
@@ -164,7 +164,12 @@ def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
                 )
 
 
-def _read(path: Path, limit: int | None) -> list[Any]:
+def read_structures(path: Path, limit: int | None = None) -> list[Any]:
+    """The structures of a file as ASE's ``Atoms``, at least one.
+
+    Raises:
+        InputError: the file cannot be read, or ASE is not installed.
+    """
     try:
         import ase.io
     except ModuleNotFoundError as error:
