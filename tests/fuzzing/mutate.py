@@ -385,7 +385,7 @@ def mutated(rng: Random, data: bytes) -> tuple[bytes, str]:
 @functools.lru_cache(maxsize=64)
 def _is_text(data: bytes) -> bool:
     sample = data[:_ENCODED]
-    return b"\0" not in sample and sum(c < 9 or 126 < c for c in sample) * 20 <= len(sample)
+    return b"\0" not in sample and sum(c < 9 or c > 126 for c in sample) * 20 <= len(sample)
 
 
 @functools.lru_cache(maxsize=64)
