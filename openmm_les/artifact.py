@@ -3,7 +3,8 @@
 A TorchScript archive that plain `torch.jit.load` opens, with two extra files: ``metadata.json``
 (what the model is, where it came from, how it was verified) and ``canonical.pt`` (the weights in
 full, from which the run time builds networks specialised to one system). Both can be read
-without running anything from the file.
+without running anything from the file; the script, which plain torch runs as soon as it reads it,
+is for others, and nothing in this package needs it.
 """
 
 import hashlib
@@ -11,22 +12,20 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, InputError, OutputError
-from openmm_les.files import check_output
+from openmm_les.errors import ArtifactError, InputError
+from openmm_les.files import check_output, write_atomically
+from openmm_les.reading import Damage, Kind, boundary, parse_json, read_file
 
 if TYPE_CHECKING:
     import torch
 
+    from openmm_les.archives import Archive
     from openmm_les.networks.canonical import CanonicalModel
 
 logger = logging.getLogger(__name__)
@@ -38,9 +37,13 @@ SUFFIX = ".les.pt"
 
 _METADATA = "metadata.json"
 _CANONICAL = "canonical.pt"
-#: What reading a damaged zip archive raises.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
 _EXPORT_AGAIN = "export it again with 'openmm-les export'"
+_KIND = Kind(
+    ArtifactError,
+    "modelPath",
+    "modelPath: {file} is corrupt or not an artifact ({reason}); copy it again, or export it again "
+    "with 'openmm-les export'",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class Artifact:
     sha256: str
     metadata: dict[str, Any]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without weights and module, which are read again where they are needed."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     @property
     def elements(self) -> list[int]:
         """Atomic numbers the model knows."""
@@ -70,28 +77,45 @@ class Artifact:
     @cached_property
     def canonical(self) -> "CanonicalModel":
         """Hyper-parameters and weights, float64 on the CPU."""
-        import torch
-
+        from openmm_les.archives import Archive
         from openmm_les.networks.canonical import CanonicalModel
+        from openmm_les.pickles import load as load_pickle
 
-        blob = _read_member(self.path, _CANONICAL)
-        state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-        return CanonicalModel(
-            family=self.metadata["family"],
-            hyper=self.metadata["hyper"],
-            state=state,
-            les=self.metadata["les"],
-            source=self.metadata["source"],
-            provenance=self.metadata.get("provenance", {}),
-        )
+        with boundary(self.path, _KIND):
+            extra = Archive(self._content()).read(f"extra/{_CANONICAL}")
+            state = load_pickle(Archive(extra))
+            if type(state) is not dict:
+                raise Damage(f"{_CANONICAL}: expected tensors by name, got {type(state).__name__}")
+            canonical = CanonicalModel(
+                family=self.metadata["family"],
+                hyper=self.metadata["hyper"],
+                state=state,
+                les=self.metadata["les"],
+                source=self.metadata["source"],
+                provenance=self.metadata.get("provenance", {}),
+            )
+            canonical.check()
+        return canonical
 
     @cached_property
     def module(self) -> "torch.jit.ScriptModule":
-        """The portable module, on the CPU."""
+        """The portable module, on the CPU: the one thing that runs the script of the file."""
         import torch
 
-        module: torch.jit.ScriptModule = torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-untyped-call]
+        with boundary(self.path, _KIND):
+            stream = io.BytesIO(self._content())
+            module: torch.jit.ScriptModule = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
         return module
+
+    def _content(self) -> bytes:
+        """The file, which must still be the one that `metadata` and `sha256` are of."""
+        content = read_file(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ArtifactError(
+                f"modelPath: {self.path} has changed since it was opened (expected sha256 "
+                f"{self.sha256[:12]}...); open it again"
+            )
+        return content
 
 
 def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptModule":
@@ -101,17 +125,16 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
         canonical: the model.
         dtype: ``"float32"`` or ``"float64"``, the precision of the network.
     """
-    import torch
-
     from openmm_les.networks import build_network
     from openmm_les.portable import PortableModel
+    from openmm_les.scripting import script
 
     elements = canonical.hyper["elements"]
     network = build_network(
         canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
     )
     model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
-    return torch.jit.script(model.eval())
+    return script(model.eval())
 
 
 def _dtype(name: str) -> "torch.dtype":
@@ -153,11 +176,16 @@ def save(
         The absolute path.
 
     Raises:
+        InputError: no such model can be.
         OutputError: the path exists or cannot be written.
     """
     import torch
 
     output = check_output(path, overwrite, inputs={})
+    try:
+        canonical.check()
+    except Damage as error:
+        raise InputError(f"canonical: {error}; nothing was written") from error
     module = build_module(canonical, dtype) if module is None else module
     weights = io.BytesIO()
     torch.save(dict(canonical.state), weights)
@@ -180,99 +208,86 @@ def save(
         "hyper": canonical.hyper,
     }
     extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{output.name}.", suffix=".part", dir=output.parent
-    )
-    os.close(handle)
-    try:
-        torch.jit.save(module, temporary, _extra_files=extra)  # type: ignore[no-untyped-call]
-        os.chmod(temporary, 0o666 & ~_umask())
-        if overwrite:
-            os.replace(temporary, output)
-        else:
-            os.link(temporary, output)  # fails, unlike replace, if somebody was faster
-    except FileExistsError:
-        raise OutputError(f"output: {output} appeared meanwhile; nothing was written") from None
-    except OSError as error:
-        raise OutputError(f"output: cannot write {output}: {error.strerror or error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    # In memory: on a full disk torch ends the process, and leaves half a file.
+    content = io.BytesIO()
+    torch.jit.save(module, content, _extra_files=extra)  # type: ignore[no-untyped-call]
+    write_atomically(output, content.getvalue(), overwrite=overwrite)
     return output
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of an artifact, without torch and without running anything from the file.
 
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
-    file = Path(path).absolute()
+    from openmm_les import catalog
+
+    file = catalog.find(path)
+    with boundary(file, _KIND):
+        return _metadata(file, _open(file)[1])
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Opens an artifact and checks that it is whole.
+
+    Args:
+        path: path or name of the model; see `openmm_les.catalog.find`.
+
+    Raises:
+        ArtifactError: see `inspect`; also a damaged archive.
+    """
+    from openmm_les import catalog
+
+    file = catalog.find(path)
+    with boundary(file, _KIND):
+        content, archive = _open(file)
+        metadata = _metadata(file, archive)
+        archive.check()
+    return Artifact(path=file, sha256=hashlib.sha256(content).hexdigest(), metadata=metadata)
+
+
+def _open(file: Path) -> "tuple[bytes, Archive]":
+    """The file, read once, and the archive in it."""
+    from openmm_les.archives import Archive
+
     if not file.is_file():
         what = "is a directory" if file.is_dir() else "does not exist"
         raise ArtifactError(f"modelPath: {file} {what}; expected an artifact (*{SUFFIX})")
-    try:
-        metadata = json.loads(_read_member(file, _METADATA))
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"modelPath: {file}: metadata is not JSON; {_EXPORT_AGAIN}") from error
+    content = read_file(file)
+    return content, Archive(content)
+
+
+def _metadata(file: Path, archive: "Archive") -> dict[str, Any]:
+    """What an artifact says of itself, checked."""
+    from openmm_les.schema import check_metadata
+
+    if f"extra/{_METADATA}" not in archive:
+        if "constants.pkl" in archive:
+            raise ArtifactError(
+                f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; "
+                "export the original model with 'openmm-les export'"
+            )
+        raise ArtifactError(
+            f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "
+            f"'openmm-les export {file.name} -o model{SUFFIX}'"
+        )
+    metadata = parse_json(archive.read(f"extra/{_METADATA}"))
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
         raise ArtifactError(f"modelPath: {file} was not written by openmm-les; {_EXPORT_AGAIN}")
     version = metadata.get("format_version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise ArtifactError(f"modelPath: {file} has no valid format version; {_EXPORT_AGAIN}")
     if version > FORMAT_VERSION:
         raise ArtifactError(
             f"modelPath: {file} has format version {version}, this openmm-les {__version__} "
             f"reads up to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
         )
+    check_metadata(metadata)
     return metadata
-
-
-def load(path: str | os.PathLike[str]) -> Artifact:
-    """Opens an artifact and checks that it is whole.
-
-    Raises:
-        ArtifactError: see `inspect`; also a damaged archive.
-    """
-    metadata = inspect(path)
-    file = Path(path).absolute()
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except _DAMAGE as error:
-        damaged = str(error)
-    if damaged is not None:
-        raise ArtifactError(f"modelPath: {file} is corrupt ({damaged}); {_EXPORT_AGAIN}")
-    return Artifact(path=file, sha256=file_hash(file), metadata=metadata)
-
-
-def _read_member(file: Path, name: str) -> bytes:
-    """An extra file of a TorchScript archive (``<anything>/extra/<name>``)."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = [m for m in archive.namelist() if m.split("/")[1:] == ["extra", name]]
-            if members:
-                return archive.read(members[0])
-            scripted = any(m.split("/")[1:] == ["constants.pkl"] for m in archive.namelist())
-    except _DAMAGE as error:
-        raise ArtifactError(
-            f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written "
-            "by 'openmm-les export'"
-        ) from error
-    if scripted:
-        raise ArtifactError(
-            f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; export "
-            "the original model with 'openmm-les export'"
-        )
-    raise ArtifactError(
-        f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "
-        f"'openmm-les export {file.name} -o model{SUFFIX}'"
-    )
 
 
 def file_hash(path: Path) -> str:
@@ -300,21 +315,18 @@ def _cached_path(sha256: str) -> Path:
 def store_in_cache(artifact: Artifact) -> None:
     """Keeps a copy for Systems saved to XML, which name an artifact by path and sha256.
 
+    A damaged copy is replaced.
+
     A cache that cannot be written is no error: the System then depends on the path alone.
     """
     target = _cached_path(artifact.sha256)
-    if target.exists():
-        return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as stream:
-            temporary = Path(stream.name)
-        try:
-            shutil.copyfile(artifact.path, temporary)
-            if file_hash(temporary) == artifact.sha256:
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if target.is_file() and file_hash(target) == artifact.sha256:
+            return
+        content = artifact.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == artifact.sha256:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, content)
     except OSError as error:
         logger.info("no copy of %s in the cache: %s", artifact.path, error)
 
@@ -330,18 +342,15 @@ def find(path: str | os.PathLike[str], sha256: str) -> Path:
         ``path`` if the same file is still there, else the copy in the cache.
 
     Raises:
-        ArtifactError: neither exists.
+        ArtifactError: neither exists, or holds what it should.
     """
     original, cached = Path(path), _cached_path(sha256)
-    changed = False
-    if original.is_file():
-        if file_hash(original) == sha256:
-            return original
-        changed = True
-    if cached.is_file() and file_hash(cached) == sha256:
-        return cached
-    state = "holds another model now" if changed else "does not exist"
+    for file in (original, cached):
+        if file.is_file() and file_hash(file) == sha256:
+            return file
+    state = "holds another model now" if original.is_file() else "does not exist"
+    copy = "a damaged" if cached.is_file() else "no"
     raise ArtifactError(
-        f"modelPath: {original} {state}, and there is no copy in the cache ({cached}); put the "
+        f"modelPath: {original} {state}, and there is {copy} copy in the cache ({cached}); put the "
         f"artifact with sha256 {sha256[:12]}... at one of these places"
     )

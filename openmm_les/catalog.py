@@ -9,17 +9,19 @@ uses, also without a network, take the exported artifact from the cache. Nothing
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, DownloadError, InputError
+from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError
+from openmm_les.files import user_path
+from openmm_les.names import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Entry:
         blob: git object id of the file's content, which names one content only; empty likewise.
         licence: of the weights.
         citation: what to cite.
+        largest: bytes after which a download is given up; generous, for `blob` decides.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Entry:
     blob: str
     licence: str
     citation: str
+    largest: int = 0
 
     @property
     def bundled(self) -> Path | None:
@@ -87,6 +91,7 @@ MODELS: tuple[Entry, ...] = (
             "Kim et al., J. Chem. Theory Comput. (2025), doi 10.1021/acs.jctc.5c01400; "
             "Cheng, npj Comput. Mater. 11, 80 (2025)"
         ),
+        largest=50_000_000,
     ),
     Entry(
         name="les-demo",
@@ -115,24 +120,17 @@ def entry(name: str) -> Entry:
     for model in MODELS:
         if name in (model.name, *model.aliases):
             return model
-    raise InputError(f"model: expected one of {', '.join(names())}, got {name!r}{meant(name)}")
-
-
-def meant(name: str) -> str:
-    """For the end of a message: the model that was probably meant, if any."""
-    close = difflib.get_close_matches(name.lower(), names(), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    raise InputError(
+        f"model: expected one of {', '.join(names())}, got {name!r}{did_you_mean(name, names())}"
+    )
 
 
 def where(name: str) -> Path | None:
     """The exported model; None if it is not in the cache, where this version would put it."""
-    model = entry(name)
-    path = model.bundled or _exported_path(model)
     try:
-        artifacts.inspect(path)
+        return artifacts.load(_exported_path(entry(name))).path
     except ArtifactError:  # absent, or damaged and soon replaced
         return None
-    return path
 
 
 def artifact_path(name: str, *, base_url: str | None = None) -> Path:
@@ -151,12 +149,16 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
     Raises:
         InputError: there is no model of this name.
         DownloadError: the file cannot be had, or the cache cannot be written; says what to do.
+        ArtifactError: the file of a bundled model is damaged.
     """
     model = entry(name)
-    if model.bundled is not None:
-        return model.bundled
     if (ready := where(name)) is not None:
         return ready
+    if model.bundled is not None:
+        raise ArtifactError(
+            f"{model.name}: {model.bundled}, which comes with openmm-les, is missing or damaged; "
+            "install it again with 'pip install --force-reinstall --no-deps openmm-les'"
+        )
     with _alone(model):
         if (ready := where(name)) is not None:
             return ready
@@ -164,29 +166,41 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
         return _export(model, source)
 
 
-def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
-    """Open a model, downloading a published one if need be.
+def find(model: str | os.PathLike[str]) -> Path:
+    """The artifact that users mean, wherever they may give a name or a path.
 
     Args:
-        model: a name (see `names`) or the path of an artifact.
+        model: a name (see `names`), which downloads a published model if need be, or the path of an
+            artifact, which may begin with ``~``.
 
     Raises:
-        InputError: neither a known name nor a file.
+        ArtifactError: neither a known name nor a file.
+        DownloadError: the model cannot be had.
+    """
+    given = os.fspath(model)
+    if given in names():
+        return artifact_path(given)
+    path = user_path(given)
+    if not path.exists():
+        raise ArtifactError(
+            f"model: {path} does not exist; expected a name ({', '.join(names())}; `openmm-les "
+            f"models list` shows them) or an exported model (*{artifacts.SUFFIX})"
+            f"{did_you_mean(path.name, names())}"
+        )
+    return path
+
+
+def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
+    """Open a model; see `find`.
+
+    Raises:
         ArtifactError, DownloadError: the model cannot be had.
     """
-    if model in names():
-        return artifacts.load(artifact_path(str(model)))
-    path = Path(model).absolute()
-    if not path.exists():
-        raise InputError(
-            f"model: expected a name ({', '.join(names())}) or an exported model "
-            f"(*{artifacts.SUFFIX}), got {path}, which does not exist{meant(path.name)}"
-        )
     try:
-        return artifacts.load(path)
+        return artifacts.load(model)
     except ArtifactError as error:
         # The text begins with the name that openmm-ml has for this.
-        raise ArtifactError(f"model: {str(error).removeprefix('modelPath: ')}") from error
+        raise ArtifactError(str(error).replace("modelPath: ", "model: ", 1)) from error
 
 
 def git_blob_id(path: Path) -> str:
@@ -203,6 +217,8 @@ def _folder() -> Path:
 
 
 def _exported_path(model: Entry) -> Path:
+    if model.bundled is not None:
+        return model.bundled
     key = f"{model.name}-{model.blob[:12]}-{__version__}-{DTYPE}"
     return (_folder() / f"{key}{artifacts.SUFFIX}").absolute()
 
@@ -253,15 +269,29 @@ def _download(model: Entry, url: str, part: Path) -> None:
     import requests
 
     logger.info("downloading %s", url)
-    # Not streamed: the file fits in memory, and pooch leaves a failed stream's connection open.
-    downloader = pooch.HTTPDownloader(chunk_size=1 << 20, timeout=_SILENCE, stream=False)
+    answers: list[requests.Response] = []  # pooch leaves a failed one open
+    downloader = pooch.HTTPDownloader(
+        chunk_size=1 << 16,
+        timeout=_SILENCE,
+        stream=True,
+        hooks={"response": lambda answer, *_, **__: answers.append(answer)},
+    )
     try:
-        downloader(url, part, None)
+        with part.open("wb") as stream:
+            downloader(url, _Bounded(stream, model.largest), None)
+    except _TooLong:
+        raise DownloadError(
+            f"{model.name}: what comes from {url} is not the published file: expected less than "
+            f"{model.largest} bytes, got more; try again, or {_by_hand(model)}"
+        ) from None
     except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
         logger.debug("cannot download %s", url, exc_info=True)
         raise DownloadError(
             f"{model.name}: cannot download {url}: {_reason(error)}; {_by_hand(model)}"
         ) from None  # three tracebacks of libraries would hide the reason
+    finally:
+        for answer in answers:
+            answer.close()
     found = git_blob_id(part)
     if found != model.blob:
         raise DownloadError(
@@ -269,6 +299,27 @@ def _download(model: Entry, url: str, part: Path) -> None:
             f"id {model.blob}, got {found} ({part.stat().st_size} bytes); try again, or "
             f"{_by_hand(model)}"
         )
+
+
+class _TooLong(Exception):
+    """More came than the published file can have."""
+
+
+class _Bounded:
+    """A file that takes so many bytes and no more: some bodies never end."""
+
+    def __init__(self, stream: IO[bytes], largest: int) -> None:
+        self._stream = stream
+        self._left = largest
+
+    def write(self, block: bytes) -> None:
+        self._left -= len(block)
+        if self._left < 0:
+            raise _TooLong
+        self._stream.write(block)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _reason(error: Exception) -> str:
@@ -309,11 +360,14 @@ def _export(model: Entry, source: Path) -> Path:
     from openmm_les_export import export
 
     logger.info("exporting %s", source)
-    return export(
-        source,
-        _exported_path(model),
-        dtype=DTYPE,
-        overwrite=True,  # only a damaged one can be there
-        licence=model.licence,
-        citation=model.citation,
-    )
+    try:
+        return export(
+            source,
+            _exported_path(model),
+            dtype=DTYPE,
+            overwrite=True,  # only a damaged one can be there
+            licence=model.licence,
+            citation=model.citation,
+        )
+    except OutputError as error:
+        raise _cache_error(model, error) from error

@@ -6,6 +6,7 @@ child processes (`probes`), so that no installation is too broken to be examined
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import tempfile
@@ -14,18 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from openmm_les import probes
+from openmm_les import probes, waiting
 from openmm_les._version import __version__
-from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, numbers_of, version_of
+from openmm_les.compatibility import (
+    OPENMMTORCH_BUILT_FOR,
+    REQUIREMENTS,
+    extras,
+    numbers_of,
+    version_of,
+)
 from openmm_les.probes import Outcome
 
 Status = Literal["ok", "warning", "error"]
 
-# Packages that add something, and what is missing without them.
-_OPTIONAL = {
-    "mace-torch": ("mace", "exports are not compared with mace-torch"),
-    "ase": ("ase", "no ASE calculator"),
+#: What is missing without an extra. Others hold no package of their own, or are for developers.
+_WITHOUT = {
+    "ase": "no ASE calculator",
+    "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
+    "examples": "one of the examples does not run",
+    "mace": "exports are not compared with mace-torch",
+    "nequip": "exports are not compared with nequip",
+    "torchforce": "no TorchForce",
 }
+#: Extras that pip cannot have together, and the package of the other one.
+_EXCLUDED_BY = {"mace": "nequip", "nequip": "mace-torch"}
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
 
@@ -57,9 +70,12 @@ def examine() -> list[Finding]:
         outcomes = {name: Outcome(failure=f"could not be tried ({error})") for name in probes.CODE}
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "packages": lambda: _packages(outcomes["torch"]),
+        "extras": _extras,
         "combinations": lambda: _combinations(outcomes["torch"]),
         "platforms": lambda: _platforms(outcomes["openmm"]),
         "gpu": lambda: _gpu(outcomes),
+        "arithmetic": lambda: _arithmetic(outcomes["torch"]),
+        "threads": lambda: _threads(outcomes["torch"]),
         "backends": lambda: _backends(outcomes),
         "entry-point": lambda: _entry_point(outcomes["entry-point"]),
         "cache": _cache,
@@ -97,16 +113,34 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
             yield _torch(version, torch)
         else:
             yield Finding(name, "ok", version)
-    for name, (extra, loss) in _OPTIONAL.items():
-        version = version_of(name)
-        if version is None:
-            fix = f"pip install 'openmm-les[{extra}]'"
-            yield Finding(name, "warning", f"not installed (optional): {loss}", fix)
-        else:
-            yield Finding(name, "ok", version)
-    # No command for it: its torch may be older than the one here, and PythonForce works with any.
-    text = version_of("openmmtorch") or "not installed (optional): no TorchForce"
-    yield Finding("openmmtorch", "ok" if version_of("openmmtorch") else "warning", text)
+
+
+def _extras() -> Iterator[Finding]:
+    """Packages that add something; one of several extras counts for the first."""
+    listed = extras()
+    optional: dict[str, tuple[str, str]] = {}
+    for extra in _WITHOUT:
+        for requirement in listed.get(extra, ()):
+            name = re.split(r"[^\w.-]", requirement)[0]
+            if name not in REQUIREMENTS:
+                optional.setdefault(name, (extra, requirement))
+    for name, (extra, requirement) in optional.items():
+        yield _optional(name, extra, requirement)
+
+
+def _optional(name: str, extra: str, requirement: str) -> Finding:
+    version, other = version_of(name), _EXCLUDED_BY.get(extra)
+    # No command for TorchForce: its torch may be older than the one here, and PythonForce works
+    # with any.
+    fix = None if extra == "torchforce" else f"pip install 'openmm-les[{extra}]'"
+    if version is None and other and version_of(other):
+        text = f"not installed (optional): {_WITHOUT[extra]}; it cannot be where {other} is"
+        return Finding(name, "ok", text)
+    if version is None:
+        return Finding(name, "warning", f"not installed (optional): {_WITHOUT[extra]}", fix)
+    if numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
+        return Finding(name, "warning", f"{version} is too old, needed: {requirement}", fix)
+    return Finding(name, "ok", version)
 
 
 def _torch(version: str, outcome: Outcome) -> Finding:
@@ -208,6 +242,27 @@ def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
         yield Finding("gpu", "warning", text)
     else:
         yield Finding("gpu", "ok", "none: models run on the CPU")
+
+
+def _arithmetic(torch: Outcome) -> Iterator[Finding]:
+    """Whether torch begins with other products than float32 ones, as some containers say."""
+    precision = torch.data.get("products", "none")
+    if precision not in ("none", "ieee"):
+        text = (
+            f"torch replaces float32 by {precision} in matrix products here "
+            "(TORCH_ALLOW_TF32_CUBLAS_OVERRIDE): a PythonForce does without, a TorchForce cannot"
+        )
+        yield Finding("arithmetic", "warning", text, "unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+def _threads(torch: Outcome) -> Iterator[Finding]:
+    """How many threads there are, and how they should wait where others want the cores too."""
+    if "threads" not in torch.data:
+        return
+    text = f"{torch.data['threads']} for torch, load of the machine {os.getloadavg()[0]:.1f}"
+    if torch.data["threads"] > 1 and not waiting.is_chosen():
+        text += "; for scripts on a machine that others use too: export OMP_WAIT_POLICY=passive"
+    yield Finding("threads", "ok", text)
 
 
 def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:

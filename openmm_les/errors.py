@@ -4,8 +4,22 @@ A message names the argument, what was expected, what came, and what to do about
 """
 
 
+def printable(text: str) -> str:
+    """Text without what would steer a terminal, such as the escapes of colours and titles.
+
+    Strings in files of others are shown to people; such characters are shown as ``\\u001b``.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else f"\\u{ord(letter):04x}"
+        for letter in text
+    )
+
+
 class LESError(Exception):
-    """Base class of all errors raised by openmm-les."""
+    """Base class of all errors raised by openmm-les; their text never steers a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(LESError, ValueError):
@@ -25,7 +39,7 @@ class ArtifactError(LESError, ValueError):
 
 
 class OutputError(LESError, OSError):
-    """A file that cannot be written: it exists, is an input, the disk is full, no permission, ..."""
+    """A file that cannot be written: it exists, is an input, the disk is full, no permission."""
 
 
 class DownloadError(LESError):
@@ -37,4 +51,10 @@ class VerificationError(LESError):
 
 
 class SimulationError(LESError, RuntimeError):
-    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...)."""
+    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...).
+
+    Attributes:
+        atoms: indices, among the atoms of the model, of those that the message names.
+    """
+
+    atoms: tuple[int, ...] = ()

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from openmm_les.arithmetic import as_written
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,7 @@ FloatArray = npt.NDArray[np.float64]
 #: From positions and cell, and whatever else it was made for, to what `pack` takes.
 Module = Callable[..., tuple[torch.Tensor, ...]]
 
-#: Calls between the first one and the recording: TorchScript optimises what it has seen before, and
-#: libraries set themselves up.
+#: Calls before the recording, in which libraries set themselves up.
 _WARM_UP = 3
 #: A graph is compared with its module for two structures, of which one is larger by this factor.
 _STRETCH = 1.002
@@ -87,9 +88,10 @@ def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
 class Evaluator:
     """Evaluates one module after another for the same atoms.
 
-    On a GPU it works on a stream of its own, with one copy to the device and one back, through
-    pinned memory. The first call of a module is an ordinary one; if that succeeds, the module is
-    recorded, and the graph is compared with the module before it is used.
+    On a CPU it uses as many of torch's threads as are fastest. On a GPU it works on a stream of its
+    own, with one copy to the device and one back, through pinned memory. The first call of a module
+    is an ordinary one; if that succeeds, the module is recorded, and the graph is compared with
+    ordinary calls before it is used.
 
     Args:
         num_atoms: number of atoms n.
@@ -113,9 +115,12 @@ class Evaluator:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._num_atoms = num_atoms
+        self._threads = Threads(device)
         self._stream: torch.cuda.Stream | None = None
+        self._done: torch.cuda.Event | None = None
         if on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
         shapes = [(num_atoms, 3), (3, 3), *further]
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self._host_input = _buffer(ends[-1], pinned=on_gpu)
@@ -153,14 +158,14 @@ class Evaluator:
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
             if self._graph is None:
-                output = self._evaluate()
+                output = self._threads.run(self._evaluate)
             else:
                 graph, output = self._graph
                 graph.replay()
             result = self._to_host(output)
             status = int(result[0])
             if self._graphs and self._graph is None and status == 0:
-                self._record()
+                self._record(result)
         n = self._num_atoms
         virial, forces = result[2:11].reshape(3, 3), result[11 : 11 + 3 * n].reshape(n, 3)
         charges, of_charges = result[11 + 3 * n : 11 + 4 * n], result[11 + 4 * n :].tolist()
@@ -176,20 +181,24 @@ class Evaluator:
 
     def _evaluate(self) -> torch.Tensor:
         assert self._module is not None  # our own code loads one first
-        return pack(self._module(*self._inputs))
+        with as_written():
+            return pack(self._module(*self._inputs))
 
     def _to_host(self, output: torch.Tensor) -> FloatArray:
-        if self._stream is None:
+        if self._done is None:
             return np.asarray(output.numpy())
         host = self._host_output[: len(output)]
         host.copy_(output, non_blocking=True)
-        self._stream.synchronize()
+        # By an event: waiting for the stream is an error while another thread is in `_unwaiting`.
+        self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
+        self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
         return np.array(host.numpy())
 
-    def _record(self) -> None:
+    def _record(self, first: FloatArray) -> None:
+        """Go on with a graph of the module; `first` is what it gave for the present input."""
         try:
             with _recording:
-                self._graph = self._capture()
+                self._graph = self._capture(first)
         except RuntimeError as error:  # torch has no narrower class for what CUDA refuses
             reason = _reason(error)
             if self._graphs is True:
@@ -202,20 +211,41 @@ class Evaluator:
         # What the ordinary calls used, the graph has a second time.
         torch.cuda.empty_cache()
 
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         """Records the module and compares. The input is not what it was afterwards."""
+        graph = torch.cuda.CUDAGraph()
+        # Ordinary calls come first, so that nothing is compared with itself.
+        present = self._input.clone()
+        self._input.mul_(_STRETCH)
+        expected = [first, self._to_host(self._evaluate())]
         for _ in range(_WARM_UP):
             self._evaluate()
-        graph = torch.cuda.CUDAGraph()
+        with _unwaiting():
+            self._evaluate()
         # Other threads, such as OpenMM's, may allocate memory meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             output = self._evaluate()
-        for _ in range(2):
-            expected = self._to_host(self._evaluate())
+        self._input.copy_(present)
+        for result in expected:
             graph.replay()
-            compare(expected, self._to_host(output))
+            compare(result, self._to_host(output))
             self._input.mul_(_STRETCH)
         return graph, output
+
+
+@contextlib.contextmanager
+def _unwaiting() -> Iterator[None]:
+    """Raise a RuntimeError where the host waits for the GPU, which no graph can hold.
+
+    A recording that fails leaves torch's allocator unable to free memory for the rest of the
+    process, so it is begun only with what has passed here. The setting is one of the process.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def compare(expected: FloatArray, got: FloatArray) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from openmm_les.errors import OutputError
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path that a user means, who may begin it with ``~``."""
+    return Path(os.path.expanduser(path)).absolute()  # Path raises for "~nobody"
 
 
 def check_output(
@@ -32,10 +38,11 @@ def check_output(
     Raises:
         OutputError: with the reason.
     """
-    output = Path(path).expanduser().absolute()
+    output = user_path(path)
+    if output.exists() and not output.is_file():
+        kind = "a directory" if output.is_dir() else "not a regular file"
+        raise OutputError(f"output: {output} is {kind}; give a file name such as {example}")
     refuse_inputs(output, inputs)
-    if output.is_dir():
-        raise OutputError(f"output: {output} is a directory; give a file name such as {example}")
     if (output.exists() or output.is_symlink()) and not overwrite:
         raise OutputError(f"output: {output} exists; choose another name or pass --overwrite")
     if not output.parent.is_dir():
@@ -60,11 +67,11 @@ def refuse_inputs(
     Raises:
         OutputError: `output` is one of them, or contains one.
     """
-    target = Path(output).expanduser()
+    target = user_path(output)
     for name, given in inputs.items():
         if given is None:
             continue
-        source = Path(given).expanduser()
+        source = user_path(given)
         if _same_file(target, source):
             raise OutputError(
                 f"output: {target} is the file that {name} reads ({source}); choose another output"
@@ -120,23 +127,32 @@ def _free_space(path: Path) -> str:
     return ""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write a file so that it appears complete, also after a crash of the machine.
+
+    Args:
+        path: the file; its permissions are those of any new file.
+        content: all of it.
+        overwrite: whether a file that is there meanwhile is replaced.
 
     Raises:
         OutputError: it cannot be written; an older file of the name stays as it was.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         try:
-            with part.open("wb") as stream:
+            with part.open("xb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(part, path)
-        except BaseException:
+            if overwrite:
+                os.replace(part, path)
+            else:
+                os.link(part, path)  # fails, unlike replace, if somebody was faster
+        except FileExistsError:
+            raise OutputError(f"output: {path} appeared meanwhile; nothing was written") from None
+        finally:
             part.unlink(missing_ok=True)
-            raise
         sync_directory(path.parent)
 
 

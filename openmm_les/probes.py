@@ -7,6 +7,7 @@ other versions do not raise: they end the process, so nothing of the kind is imp
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+from openmm_les import waiting
 
 # Children import what this process would: an editable checkout, no modules of the working folder.
 _PRELUDE = """
@@ -28,7 +31,9 @@ import torch
 devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 if not torch.cuda.is_available():
     devices = []
-print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "devices": devices}))
+products = torch.backends.cuda.matmul.fp32_precision
+print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "devices": devices,
+                  "threads": torch.get_num_threads(), "products": products}))
 """
 
 _OPENMM = """
@@ -114,18 +119,34 @@ def run_all(names: Iterable[str] = tuple(CODE)) -> dict[str, Outcome]:
 
 def run(name: str) -> Outcome:
     """Run one probe; whatever happens to the child is an outcome."""
+    return run_code(CODE[name], seconds=SECONDS)
+
+
+def run_code(
+    code: str, *arguments: str, seconds: float, folder: str | os.PathLike[str] | None = None
+) -> Outcome:
+    """Run a piece of Python in a child process; whatever happens to it is an outcome.
+
+    Args:
+        code: prints one line of JSON.
+        *arguments: ``sys.argv[1:]`` of the child.
+        seconds: after which it is ended.
+        folder: where it works.
+    """
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + CODE[name]],
+            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=SECONDS,
+            timeout=seconds,
+            cwd=folder,
             check=False,
+            env=waiting.of_children(),
         )
     except subprocess.TimeoutExpired:
-        return Outcome(failure=f"takes longer than {SECONDS:g} s")
+        return Outcome(failure=f"takes longer than {seconds:g} s")
     except (OSError, subprocess.SubprocessError) as error:
         return Outcome(failure=f"could not be tried ({error})")
     data = _last_object(child.stdout)

@@ -24,6 +24,7 @@ from openmm_les.errors import InputError, OutputError
 from openmm_les.files import refuse_inputs, writing
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.names import both_spellings
 from openmm_les.observed import Observed
 from openmm_les.system_model import SystemModel
 from openmm_les.thermostats import temperature_of
@@ -79,6 +80,7 @@ class LESReporter:
         OutputError: the file holds something else than a time series, or somebody writes it.
     """
 
+    @both_spellings("LESReporter")
     def __init__(
         self,
         file: str | os.PathLike[str],

@@ -169,7 +169,9 @@ def _outputs(arguments: list[str]) -> set[str]:
 
 _FORMAT = re.compile(r"%[-+\d.]*[srdfg]")
 GAP = "\0"
-_ERRORS = r"(LES|Input|Artifact|ModelFile|UnsupportedModel|Download|Verification|Simulation)Error"
+_ERRORS = (
+    r"(LES|Input|Artifact|ModelFile|UnsupportedModel|Output|Download|Verification|Simulation)Error"
+)
 _TELLS = re.compile(rf"{_ERRORS}|RuntimeError|PropertyNotImplementedError|warning|warn|info")
 
 

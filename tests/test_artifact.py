@@ -266,20 +266,6 @@ def test_save_refuses_paths_that_cannot_be_written(dipeptide_artifact, tmp_path,
     assert os.listdir(tmp_path) == []
 
 
-def test_failing_write_leaves_nothing_behind(dipeptide_artifact, tmp_path, monkeypatch):
-    canonical = artifacts.load(dipeptide_artifact).canonical
-
-    def full(module, path, **_):
-        with open(path, "wb") as stream:
-            stream.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch.jit, "save", full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        artifacts.save(canonical, tmp_path / "x.les.pt")
-    assert os.listdir(tmp_path) == []
-
-
 def test_save_refuses_an_unknown_dtype(dipeptide_artifact, tmp_path):
     canonical = artifacts.load(dipeptide_artifact).canonical
     with pytest.raises(InputError, match="dtype: expected 'float32' or 'float64', got 'float16'"):
@@ -308,3 +294,19 @@ def test_find_prefers_the_path_then_the_cache(dipeptide_artifact, tmp_path, monk
     assert artifacts.find(gone, artifact.sha256) != gone
     with pytest.raises(ArtifactError, match="holds another model now"):
         artifacts.find(gone, "0" * 64)
+
+
+def test_damaged_copy_in_the_cache_is_replaced(dipeptide_artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
+    artifact = artifacts.load(dipeptide_artifact)
+    artifacts.store_in_cache(artifact)
+    (copy,) = (tmp_path / "cache").rglob("*.les.pt")
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    copy.write_bytes(content)
+    gone = tmp_path / "gone.les.pt"
+    with pytest.raises(ArtifactError, match="does not exist, and there is a damaged copy in the"):
+        artifacts.find(gone, artifact.sha256)
+    artifacts.store_in_cache(artifact)
+    assert artifacts.find(gone, artifact.sha256) == copy
+    assert copy.read_bytes() == artifact.path.read_bytes()

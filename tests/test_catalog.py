@@ -29,7 +29,7 @@ from oracles.models import TINY, needs_mace
 
 from openmm_les import artifact, catalog
 from openmm_les.cli import main
-from openmm_les.errors import ArtifactError, DownloadError, InputError
+from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError
 from openmm_les.potential import LESPotentialImplFactory
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
@@ -57,6 +57,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.payload = payload
         self.sent: int | None = None  # bytes of the payload that are sent; None for all
+        self.endless = False  # whether the payload is sent again and again
         self.hold = False  # whether to wait in the middle for `go_on`
         self.half_way, self.go_on = threading.Event(), threading.Event()
         self.requests = 0
@@ -76,6 +77,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
+        if server.endless:
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while not server.go_on.is_set():
+                    self.wfile.write(server.payload)
+            return
         self.send_header("Content-Length", str(len(server.payload)))
         self.end_headers()
         body = server.payload[: server.sent]
@@ -234,9 +241,13 @@ def test_first_use_downloads_and_later_ones_need_no_server(serve, tiny):
 def test_damaged_cache_mends_itself(serve, tiny):
     server = serve(tiny)
     path = catalog.artifact_path("maceles-off")
-    path.write_bytes(path.read_bytes()[:1000])
-    assert catalog.where("maceles-off") is None
-    artifact.load(catalog.artifact_path("maceles-off"))
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[content.index(b"extra/canonical.pt") + 5000] ^= 0xFF
+    for damaged in (content[:1000], bytes(flipped), b""):
+        path.write_bytes(damaged)
+        assert catalog.where("maceles-off") is None
+        artifact.load("maceles-off")
     assert server.requests == 1  # the published file is still there
 
     (source,) = path.parent.glob("*.model")
@@ -273,6 +284,45 @@ def test_wrong_content_is_refused(serve):
     assert "expected the git blob id " + catalog.MODELS[0].blob in str(caught.value)
     assert_tells_the_way_by_hand(str(caught.value))
     assert in_cache() == []
+
+
+def test_endless_body_is_given_up(serve, monkeypatch):
+    """A server, or what stands between, may send for ever."""
+    server = serve(bytes(100_000))
+    server.endless = True
+    monkeypatch.setattr(catalog, "MODELS", (replace(catalog.MODELS[0], largest=1_000_000),))
+    with pytest.raises(DownloadError, match="expected less than 1000000 bytes, got more") as caught:
+        catalog.artifact_path("maceles-off")
+    assert_tells_the_way_by_hand(str(caught.value))
+    assert in_cache() == []
+
+
+def test_published_models_have_a_largest_size():
+    assert all(model.largest >= 1_000_000 for model in catalog.MODELS if model.url)
+
+
+def test_damaged_bundled_model_says_how_to_get_it_back(tmp_path, monkeypatch):
+    content = bytearray(catalog.artifact_path("les-demo").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "les-demo.les.pt").write_bytes(content)
+    monkeypatch.setattr(catalog, "_BUNDLED", tmp_path)
+    assert catalog.where("les-demo") is None
+    with pytest.raises(ArtifactError, match="pip install --force-reinstall --no-deps openmm-les"):
+        artifact.load("les-demo")
+
+
+@needs_mace
+def test_cache_on_a_full_disk(serve, tiny, monkeypatch):
+    """The export fails where the download succeeded, and leaves nothing."""
+    serve(tiny)
+
+    def full(*_, **__):
+        raise OutputError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(artifact, "write_atomically", full)
+    with pytest.raises(DownloadError, match=r"No space left on device; set OPENMM_LES_CACHE_DIR"):
+        catalog.artifact_path("maceles-off")
+    assert [name for name in in_cache() if not name.endswith(".model")] == []
 
 
 def test_missing_file(serve):

@@ -180,7 +180,7 @@ def test_every_message_is_explained():
 def test_every_error_class_is_explained():
     text = TROUBLESHOOTING.read_text()
     classes = [c for c in vars(errors).values() if isinstance(c, type)]
-    assert len(classes) == 8
+    assert len(classes) == 9
     for error in classes:
         assert f"| `{error.__name__}` |" in text
 

@@ -29,7 +29,7 @@ from runs import (
     water_box,
 )
 
-from openmm_les import InputError, catalog, md
+from openmm_les import ArtifactError, InputError, catalog, md
 from openmm_les.md import config as configs
 from openmm_les.md import output, simulation, structure
 from openmm_les.md.checkpoint import Checkpoint
@@ -590,7 +590,7 @@ def test_atoms_at_one_place(tmp_path):
 
 
 def test_names_of_models(tmp_path):
-    with pytest.raises(InputError, match=r"expected a name \(maceles.* did you mean les-demo\?"):
+    with pytest.raises(ArtifactError, match=r"expected a name \(maceles.* did you mean les-demo\?"):
         md.run(config(tmp_path, model="les-dmo"))
 
 

@@ -53,10 +53,11 @@ def read_model(
         UnsupportedModelError: names the option that openmm-les does not implement.
         InputError: what only the user knows is missing, wrong, or not wanted.
     """
+    from openmm_les.files import user_path
     from openmm_les_export.unpickle import open_model
 
     told = Told(atomic_energies, head, norm_factor, self_interaction, calibrate)
-    return canonical_model(open_model(path), told)
+    return canonical_model(open_model(user_path(path)), told)
 
 
 def export(
@@ -95,15 +96,15 @@ def export(
         VerificationError: the result differs from the original; nothing is written.
     """
     from openmm_les import artifact
-    from openmm_les.files import check_output
+    from openmm_les.files import check_output, user_path
     from openmm_les_export.charge_sign import charge_sign
     from openmm_les_export.unpickle import open_model
 
     inputs = {"the model": model_path, "--calibrate": calibrate}
-    if isinstance(atomic_energies, str | os.PathLike) and os.path.exists(atomic_energies):
+    if isinstance(atomic_energies, str | os.PathLike) and user_path(atomic_energies).exists():
         inputs["--atomic-energies"] = atomic_energies
     destination = check_output(output, overwrite, inputs=inputs)
-    opened = open_model(model_path)
+    opened = open_model(user_path(model_path))
     told = Told(atomic_energies, head, norm_factor, self_interaction, calibrate)
     canonical = canonical_model(opened, told)
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
@@ -129,10 +130,13 @@ def _verify(
     head: str | None = None,
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
+    from openmm_les.reading import boundary
+    from openmm_les_export.unpickle import CONTENT
     from openmm_les_export.verify import probe_structures, verify_forward
 
     try:
-        reference, against, versions = reference_model(opened, canonical, head)
+        with boundary(opened.file, CONTENT):
+            reference, against, versions = reference_model(opened, canonical, head)
     except ImportError as error:
         package, extra = ORIGINALS[canonical.family]
         reason = f"{package} is not installed here ({error})"

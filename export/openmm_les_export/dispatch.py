@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from openmm_les.errors import InputError
+from openmm_les.files import user_path
 
 if TYPE_CHECKING:
     from openmm_les.networks.canonical import CanonicalModel
@@ -116,7 +117,7 @@ def _with_choice(
     if told.calibrate is not None:
         from openmm_les_export.calibration import calibrate
 
-        choice = calibrate(read, told.calibrate, choice, prefactors)
+        choice = calibrate(read, user_path(told.calibrate), choice, prefactors)
     return read(choice)
 
 

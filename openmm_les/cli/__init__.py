@@ -6,6 +6,7 @@ Commands import what they need when they run, so that ``--help`` answers at once
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 import traceback
@@ -15,7 +16,9 @@ from typing import NoReturn
 import click
 
 from openmm_les._version import __version__
+from openmm_les.cli.terminal import PrintableFormatter, echo
 from openmm_les.errors import LESError, SimulationError
+from openmm_les.waiting import wait_passively
 
 COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 
@@ -41,10 +44,9 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show log messages, and tracebacks of errors.")
 def cli(debug: bool) -> None:
     """LES machine-learning potentials in OpenMM."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="openmm-les: %(levelname)s: %(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("openmm-les: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -54,10 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: the command line without the program name; None takes that of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    wait_passively()
     try:
         status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        echo(text.getvalue(), err=True, nl=False)
         status = error.exit_code
     except click.Abort:
         status = _report("interrupted", FAILURE)
@@ -67,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         status = _report(f"{type(error).__name__}: {error}", FAILURE, debug="--debug" in given)
         if "--debug" not in given:
-            click.echo("`openmm-les --debug ...` shows where it happened", err=True)
+            echo("`openmm-les --debug ...` shows where it happened", err=True)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _report(message: str, status: int, *, debug: bool = False) -> int:
     if debug:
-        traceback.print_exc()
-    click.echo(f"openmm-les: error: {message}", err=True)
+        echo(traceback.format_exc(), err=True, nl=False)
+    echo(f"openmm-les: error: {message}", err=True)
     return status

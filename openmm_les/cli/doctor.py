@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openmm_les.cli.terminal import echo
+
 if TYPE_CHECKING:
     from openmm_les.doctor import Finding
 
@@ -33,7 +35,7 @@ def command(context: click.Context, as_json: bool) -> None:
             "status": status,
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
-        click.echo(json.dumps(report, indent=2))
+        echo(json.dumps(report, indent=2))
     else:
         _print(findings)
     context.exit(1 if status == "error" else 0)
@@ -42,15 +44,15 @@ def command(context: click.Context, as_json: bool) -> None:
 def _print(findings: list[Finding]) -> None:
     width = max(len(finding.name) for finding in findings) + 2
     for finding in findings:
-        click.echo(f"{_MARKS[finding.status]}  {finding.name:<{width}}{finding.text}")
+        echo(f"{_MARKS[finding.status]}  {finding.name:<{width}}{finding.text}")
         # Plugins that are rightly absent are for --json; the cached files are worth a look.
         shown = finding.status != "ok" or finding.name == "cached"
         for line in finding.details if shown else ():
-            click.echo(" " * (4 + width) + line)
+            echo(" " * (4 + width) + line)
     # Errors first, and a command that mends two findings once.
     ordered = sorted(findings, key=lambda finding: finding.status != "error")
     commands = dict.fromkeys(finding.fix for finding in ordered if finding.fix)
     if commands:
-        click.echo("\nto mend or add what is marked:")
+        echo("\nto mend or add what is marked:")
         for fix in commands:
-            click.echo(f"  {fix}")
+            echo(f"  {fix}")

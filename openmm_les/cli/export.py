@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
+from openmm_les.cli.terminal import UserPath, echo
+
 
 @click.command("export")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=UserPath())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="File to write, by convention NAME.les.pt.",
 )
 @click.option(
@@ -49,7 +51,7 @@ import click
 )
 @click.option(
     "--calibrate",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="FILE",
     help="NequIP-LES, CHGNet-LES: find what the two options before do not say from structures "
     "with the energies of the training (any format of ASE, such as extended XYZ).",
@@ -90,6 +92,6 @@ def command(
         self_interaction=self_interaction,
         calibrate=calibrate,
     )
-    click.echo(f"wrote {path}")
-    click.echo(f"what is in it:  openmm-les inspect {path}")
-    click.echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")
+    echo(f"wrote {path}")
+    echo(f"what is in it:  openmm-les inspect {path}")
+    echo(f"in OpenMM:      MLPotential('les', modelPath='{path}').createSystem(topology)")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.terminal import UserPath, echo
+
 _AS_THEY_ARE = (
     "source",
     "dtype",
@@ -21,23 +23,37 @@ _AS_THEY_ARE = (
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=UserPath())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(file: Path, as_json: bool) -> None:
-    """Show the model, licence and verification of an exported FILE (*.les.pt)."""
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Run the script in FILE, which torch.jit.load would run, in a child process that can open "
+    "no file, and compare it with the weights.",
+)
+def command(file: Path, as_json: bool, verify: bool) -> None:
+    """Show the model, licence and verification of an exported FILE (*.les.pt).
+
+    FILE may be the name of a model. Nothing in it is run, except with --verify.
+    """
     from openmm_les import artifact
 
-    metadata = artifact.inspect(file)
+    opened = artifact.load(file)
+    metadata = opened.metadata | {"sha256": opened.sha256}
+    if verify:
+        from openmm_les_export.script_check import check_script
+
+        metadata["script"] = check_script(opened)
     if as_json:
-        click.echo(json.dumps(metadata, indent=2))
+        echo(json.dumps(metadata, indent=2))
         return
-    rows = [("file", str(file)), *_rows(metadata)]
+    rows = [("file", str(opened.path)), ("sha256", opened.sha256), *_rows(metadata)]
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         first, *others = text.splitlines()
-        click.echo(f"{name:<{width}}{first}")
+        echo(f"{name:<{width}}{first}")
         for line in others:
-            click.echo(" " * width + line)
+            echo(" " * width + line)
 
 
 def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -59,6 +75,9 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in _AS_THEY_ARE:
         yield name.replace("_", " "), _text(metadata.get(name))
     yield "format", str(metadata["format_version"])
+    if "script" in metadata:
+        number = metadata["script"]["structures"]
+        yield "script", f"gives what the weights give, on {number} structures"
 
 
 def _by_origin(provenance: Mapping[str, str]) -> dict[str, str]:

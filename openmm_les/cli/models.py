@@ -6,6 +6,8 @@ import json
 
 import click
 
+from openmm_les.cli.terminal import echo
+
 
 @click.group("models")
 def command() -> None:
@@ -26,15 +28,15 @@ def list_models(as_json: bool) -> None:
             asdict(model) | {"url": model.url, "path": None if path is None else str(path)}
             for model, path in found
         ]
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     for model, path in found:
-        click.echo(" or ".join((model.name, *model.aliases)))
-        click.echo(f"  {model.description}")
-        click.echo(f"  licence   {model.licence}")
-        click.echo(f"  citation  {model.citation}")
-        click.echo(f"  source    {model.url or 'comes with openmm-les'}")
-        click.echo(f"  exported  {'not yet' if path is None else path}")
+        echo(" or ".join((model.name, *model.aliases)))
+        echo(f"  {model.description}")
+        echo(f"  licence   {model.licence}")
+        echo(f"  citation  {model.citation}")
+        echo(f"  source    {model.url or 'comes with openmm-les'}")
+        echo(f"  exported  {'not yet' if path is None else path}")
 
 
 @command.command("download")
@@ -45,11 +47,11 @@ def download(name: str) -> None:
 
     model = catalog.entry(name)
     if catalog.where(name) is None and model.url:
-        click.echo(f"source:     {model.url}")
+        echo(f"source:     {model.url}")
     path = catalog.artifact_path(name)
-    click.echo(f"licence:    {model.licence}")
-    click.echo(f"exported:   {path}")
-    click.echo(f"in OpenMM:  MLPotential({name!r}).createSystem(topology)")
+    echo(f"licence:    {model.licence}")
+    echo(f"exported:   {path}")
+    echo(f"in OpenMM:  MLPotential({name!r}).createSystem(topology)")
 
 
 @command.command("where")
@@ -64,4 +66,4 @@ def where(name: str) -> None:
         raise InputError(
             f"{name} is not in the cache; get it with `openmm-les models download {name}`"
         )
-    click.echo(str(path))
+    echo(str(path))

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.terminal import UserPath, echo
 from openmm_les.md import config as configs
 from openmm_les.md.listener import Listener, Progress
 
@@ -34,7 +35,7 @@ def _flags(function: Any) -> Any:
 
 
 @click.command("run")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=UserPath())
 @_flags
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, or start.")
 @click.option("--overwrite", is_flag=True, help="Replace a run in the output directory.")
@@ -56,7 +57,7 @@ def command(
     """
     flags = {name: value for name, value in fields.items() if value is not None}
     if print_config:
-        click.echo(configs.draft(config, flags), nl=False)
+        echo(configs.draft(config, flags), nl=False)
         return
     settings = configs.load(config, flags)
 
@@ -73,7 +74,7 @@ def command(
         raise
     finally:
         listener.close()
-    click.echo(result.to_json() if as_json else result.table() + "\n", nl=False)
+    echo(result.to_json() if as_json else result.table() + "\n", nl=False)
 
 
 def _tell_how_to_resume(settings: configs.RunConfig) -> None:
@@ -81,7 +82,7 @@ def _tell_how_to_resume(settings: configs.RunConfig) -> None:
     if file.exists():
         path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         words = ["openmm-les", "run", os.fspath(path), "--resume"]
-        click.echo(f"continue with:  {shlex.join(words)}", err=True)
+        echo(f"continue with:  {shlex.join(words)}", err=True)
 
 
 class _Lines(Listener):
@@ -91,7 +92,7 @@ class _Lines(Listener):
         self._last = ("", 0)
 
     def message(self, text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     def progress(self, progress: Progress) -> None:
         part = _PARTS * progress.step // progress.steps
@@ -99,7 +100,7 @@ class _Lines(Listener):
             self._last = (progress.phase, part if progress.step < progress.steps else 0)
         if part > self._last[1]:
             self._last = (progress.phase, part)
-            click.echo(
+            echo(
                 f"{progress.phase} {100 * part // _PARTS} %: step {progress.step} of "
                 f"{progress.steps}, {progress.ns_per_day:.3g} ns/day",
                 err=True,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from openmm_les.cli.terminal import UserPath, echo
+
 
 @click.command("spectrum")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Table to write (CSV)."
-)
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture to draw (png, pdf, svg).")
+@click.argument("file", type=UserPath())
+@click.option("-o", "--output", required=True, type=UserPath(), help="Table to write (CSV).")
+@click.option("--plot", type=UserPath(), help="Picture to draw (png, pdf, svg).")
 @click.option("--overwrite", is_flag=True, help="Replace output files that exist.")
 @click.option(
     "--from",
@@ -123,7 +123,7 @@ def command(
     if plot is not None and picture is not None:
         write_atomically(plot, picture)
     if as_json:
-        click.echo(json.dumps(spectrum.figures(), indent=2))
+        echo(json.dumps(spectrum.figures(), indent=2))
         return
-    click.echo(spectrum.summary())
-    click.echo(f"wrote {output}{'' if plot is None else f' and {plot}'}")
+    echo(spectrum.summary())
+    echo(f"wrote {output}{'' if plot is None else f' and {plot}'}")

@@ -10,14 +10,16 @@ from typing import Any
 
 import click
 
+from openmm_les.cli.terminal import UserPath, echo
+
 
 @click.command("validate")
 @click.argument("model")
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=UserPath())
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="Directory for frames.csv, statistics.json and, with matplotlib, parity.png.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace such files that exist.")
@@ -94,13 +96,13 @@ def command(
     )
     rows = result.statistics()
     if as_json:
-        click.echo(json.dumps(report.as_dict(result), indent=2))
+        echo(json.dumps(report.as_dict(result), indent=2))
     else:
-        click.echo(report.table(rows))
-        click.echo(report.origin(result))
+        echo(report.table(rows))
+        echo(report.origin(result))
     if directory is not None:
         for path in report.write(result, directory):
-            click.echo(f"wrote {path}", err=as_json)
+            echo(f"wrote {path}", err=as_json)
 
 
 def _bar(items: Iterable[int]) -> Iterable[Any]:

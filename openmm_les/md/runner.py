@@ -24,6 +24,7 @@ from openmm_les.md.signals import StopRequest, held_back
 from openmm_les.md.simulation import Phase, State
 from openmm_les.md.summary import Summary
 from openmm_les.md.wording import of_run
+from openmm_les.threads import unmeasured
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -
     start = structure.read(config.structure)
     artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
-    with held_back() as stop, directory.locked():
+    # To the last bit, as a resumed run is, results need the same threads.
+    with held_back() as stop, directory.locked(), unmeasured():
         job = Job(config, config, start, artifact, directory, listener, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from openmm_les.reading import Damage
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,3 +33,29 @@ class CanonicalModel:
     les: dict[str, float | bool]
     source: dict[str, Any]
     provenance: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuses a model that cannot be: parameters out of bounds, weights of other shapes.
+
+        Raises:
+            Damage: names what is wrong, what was expected and what came.
+        """
+        import torch
+
+        from openmm_les.schema import check_model
+        from openmm_les.shapes import check_state
+
+        if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
+            raise Damage("weights: expected tensors, got something else")
+        hyper = check_model(self.family, self.hyper, self.les)
+        if hyper is not None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+            check_state(self.family, hyper, shapes)
+        broken = [name for name, t in self.state.items() if not bool(t.isfinite().all())]
+        if broken:
+            raise Damage(
+                "weights: expected finite numbers, got NaN or infinity in " + ", ".join(broken[:5])
+            )
+        others = {str(t.dtype) for t in self.state.values()} - {"torch.float64"}
+        if others:
+            raise Damage(f"weights: expected torch.float64, got {min(others)}")

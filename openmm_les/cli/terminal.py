@@ -1,0 +1,35 @@
+"""How every command reads paths and writes text."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openmm_les.errors import printable
+from openmm_les.files import user_path
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text that may come from a file: what would steer the terminal is shown instead."""
+    click.echo(printable(text), err=err, nl=nl)
+
+
+class PrintableFormatter(logging.Formatter):
+    """The same for log messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Text of the record."""
+        return printable(super().format(record))
+
+
+class UserPath(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A path; it may begin with ``~`` where the shell leaves that alone, as in ``--output=~/x``."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        """The same with the home directory in place of ``~``."""
+        return user_path(value) if str(value).startswith("~") else Path(value)
