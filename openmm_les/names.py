@@ -15,6 +15,27 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 
 
+_FORCE_FIELD = (
+    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem takes."
+)
+#: Options that people know from OpenMM, without case and underscores, and where they belong.
+_OF_OTHERS = dict.fromkeys(
+    (
+        "constraints",
+        "ewalderrortolerance",
+        "flexibleconstraints",
+        "nonbondedcutoff",
+        "nonbondedmethod",
+        "rigidwater",
+        "switchdistance",
+    ),
+    _FORCE_FIELD,
+) | {
+    "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
+    "hydrogen atoms with system.setParticleMass.",
+}
+
+
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     """``"; did you mean NAME?"`` for the nearest accepted name, or nothing if none is near.
 
@@ -33,9 +54,9 @@ def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) ->
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if unknown:
+        hint = _OF_OTHERS.get(_plain(unknown[0])) or did_you_mean(unknown[0], accepted) or "."
         raise InputError(
-            f"{where}: unknown argument {', '.join(unknown)}"
-            f"{did_you_mean(unknown[0], accepted) or '.'} Accepted: {', '.join(accepted)}."
+            f"{where}: unknown argument {', '.join(unknown)}{hint} Accepted: {', '.join(accepted)}."
         )
 
 

@@ -34,14 +34,13 @@ class Kind:
     Attributes:
         error: class of errors about such a file.
         argument: by which people give it.
-        damaged: what such a file is whose content makes no sense.
-        remedy: what to do then.
+        damaged: the message about such a file whose content makes no sense, with places for
+            ``file`` and ``reason``.
     """
 
     error: type[LESError]
     argument: str
     damaged: str
-    remedy: str
 
 
 @contextmanager
@@ -74,9 +73,7 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
         reason = error.strerror or _reason(error)
         raise kind.error(f"{kind.argument}: cannot read {file}: {reason}") from error
     except Exception as error:
-        raise kind.error(
-            f"{kind.argument}: {file} {kind.damaged} ({_reason(error)}); {kind.remedy}"
-        ) from error
+        raise kind.error(kind.damaged.format(file=file, reason=_reason(error))) from error
 
 
 def _reason(error: Exception) -> str:
@@ -117,7 +114,7 @@ def read_file(file: Path) -> bytes:
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """What a JSON text says, in printable strings and finite numbers.
+    """What a JSON text says, with printable strings and short numbers.
 
     Raises:
         Damage: it is no JSON, or longer than any description of a model.
@@ -126,11 +123,9 @@ def parse_json(content: bytes | memoryview) -> Any:
     if len(content) > _LARGEST_JSON:
         raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
     try:
-        value = json.loads(
-            bytes(content), parse_constant=_refuse_constant, parse_int=_short_integer
-        )
+        value = json.loads(bytes(content), parse_int=_short_integer)
     except ValueError as error:  # also of bytes that are no text
-        raise Damage(f"not JSON: {error}") from error
+        raise Damage(f"it is not JSON: {error}") from error
     return _printable_strings(value)
 
 
@@ -138,10 +133,6 @@ def _short_integer(digits: str) -> int:
     if len(digits) > 20:
         raise Damage(f"an integer of {len(digits)} digits")
     return int(digits)
-
-
-def _refuse_constant(name: str) -> float:
-    raise Damage(f"expected finite numbers, got {name}")
 
 
 def _printable_strings(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -126,7 +127,7 @@ class MACE(Bessel):
         node_lmax = 0
         for layer in self.layers:
             highest = (node_lmax, self.lmax, self.lmax)
-            if layer.node_lmax != node_lmax or layer.output_lmax > self.lmax:
+            if layer.node_lmax != node_lmax:
                 raise ValueError(
                     "expected each layer to take the degrees that the one before makes"
                 )
@@ -198,7 +199,7 @@ class NequIP(Bessel):
 
     @model_validator(mode="after")
     def _check_layers(self) -> NequIP:
-        for before, layer in zip(self.layers, self.layers[1:], strict=False):
+        for before, layer in pairwise(self.layers):
             if layer.nodes != [slot[:2] for slot in before.outputs]:
                 raise ValueError("expected each layer to take the slots that the one before makes")
         if any(edge > self.lmax for layer in self.layers for _, edge, _ in layer.paths):
@@ -303,7 +304,8 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
     _validate(LES, les, "les")
     if family not in FAMILIES:
         return None
-    return _validate(FAMILIES[family], hyper, "hyper")
+    checked: Hyper = _validate(FAMILIES[family], hyper, "hyper")
+    return checked
 
 
 def _validate(model: type[Any], values: Any, where: str) -> Any:

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import logging
 
 import ase.build
 import ase.io
@@ -257,12 +256,3 @@ def test_the_nearest_pair_is_found(box):
         else:
             assert found[2] == pytest.approx(expected)
             assert lengths[found[0], found[1]] == pytest.approx(expected)
-
-
-def test_steps_and_rows_too_long_for_hydrogen(caplog):
-    caplog.set_level(logging.WARNING)
-    topology = app.PDBFile(str(PEPTIDE)).topology
-    structure.check_rows(topology, 2.0)
-    assert not caplog.text
-    structure.check_rows(topology, 10.0)
-    assert "response_interval: rows every 10 fs are too rare for bonds to hydrogen" in caplog.text

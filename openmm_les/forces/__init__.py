@@ -9,7 +9,7 @@ import openmm
 
 from openmm_les.forces import backends, present
 from openmm_les.forces.options import ForceOptions
-from openmm_les.forces.region import Region
+from openmm_les.forces.region import Region, few
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
@@ -77,12 +77,29 @@ def _needs_python(options: ForceOptions) -> str:
 
 def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:
     """Give a System the force of a model, and what keeps the molecules of its region together."""
+    _tell_box(region)
     force.setName(FORCE_NAME)
     force.setForceGroup(force_group)
     system.addForce(force)
     # In a placeholder only real forces are collected, each as a variable of its own.
     if region.bonds and not region.is_placeholder:
         system.addForce(_molecules(region, force_group))
+
+
+def _tell_box(region: Region) -> None:
+    """Say what a box, or its absence, means for the molecules of a region."""
+    if not region.periodic:
+        logger.info(
+            "the model has no periodic images, since the topology (or the force field) has no box; "
+            "box vectors that the System or a Context gets later do not change that"
+        )
+    elif region.loose:
+        logger.warning(
+            "no bonds for all atoms of %s: OpenMM takes each of them for a molecule of its own, so "
+            "that a barostat will move and the trajectory will wrap their atoms one by one; give "
+            "the topology their bonds (CONECT records of a PDB file, Topology.addBond)",
+            few(region.loose),
+        )
 
 
 def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FEW = 5
+
 
 def build(
     artifact: Artifact,
@@ -63,6 +65,7 @@ def build(
         "engine": options.engine,
         "cuda_graphs": options.cudaGraphs,
         "electric_field": options.field,
+        "particles": None if region.is_whole_system else list(region.particles),
         **further,
     }
     compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
@@ -87,8 +90,8 @@ class LESCompute:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
         settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
-            ``max_neighbors``, ``ewald``, ``cuda_graphs`` and ``electric_field``; the last three
-            may be missing.
+            ``max_neighbors``, ``ewald``, ``cuda_graphs``, ``electric_field`` and ``particles``
+            (those of the force, None for all); the last four may be missing.
     """
 
     #: Its name in saved Systems.
@@ -198,12 +201,33 @@ class LESCompute:
         model = self._model
         if model is None:
             model = self.prepare(self.artifact(), cell, positions)
-        result = model.evaluate(positions, cell, field)
+        try:
+            result = model.evaluate(positions, cell, field)
+        except SimulationError as error:
+            raise self._in_system(error) from None
         self._check(result)
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
         return energy, result.forces
+
+    def _in_system(self, error: SimulationError) -> SimulationError:
+        """The same error with particles of the System in place of atoms of the model."""
+        if not error.atoms:
+            return error
+        named = ", ".join(self._name(atom) for atom in error.atoms[:_FEW])
+        more = len(error.atoms) - _FEW
+        cause = str(error).partition(" (of the model's atoms")[0]
+        return SimulationError(f"{cause}: {named}" + (f" and {more} more" if more > 0 else ""))
+
+    def _name(self, atom: int) -> str:
+        """An atom of the model, for messages."""
+        return f"atom {self._particle(atom)} (of the System)"
+
+    def _particle(self, place: int) -> int:
+        """The particle of the System at a place among those of the force."""
+        particles: list[int] | None = self._settings.get("particles")
+        return place if particles is None else particles[place]
 
     def _check(self, result: Evaluation) -> None:
         """Raise a `SimulationError` for results that must not be used; here none."""

@@ -39,7 +39,7 @@ _FILES = ("force_field",)
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: What a run can follow of the model's electric properties.
-RESPONSES = ("dipole", "current", "charges", "born_charges", "velocities")
+RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
 
 
 #: What is usual; other values are most often meant in another unit (ps, Celsius, 1/s, Pa, A).
@@ -97,7 +97,8 @@ class RunConfig(BaseModel):
     )
     response: Texts | None = Field(
         None,
-        description="what response.csv holds: dipole, current, charges, born_charges, velocities",
+        description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
+        " velocities",
     )
     response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(

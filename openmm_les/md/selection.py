@@ -19,9 +19,8 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few
+from openmm_les.forces.region import few, residue_name, residue_number
 from openmm_les.md.structure import real_atoms
-from openmm_les.md.wording import residue_name, residue_number
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
 #: Selectors that do without mdtraj, with what a residue has to be like.

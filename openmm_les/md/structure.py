@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few
+from openmm_les.forces.region import few, loose_residues
 from openmm_les.md import contacts, hydrogens, structure_file
 from openmm_les.md.hydrogens import HYDROGEN
 from openmm_les.md.wording import atom_name, residue_names
@@ -28,8 +28,6 @@ FloatArray = NDArray[np.float64]
 _NO_BOX = 0.1001
 #: Time step [fs] beyond which bonds to hydrogen, with periods of 9 fs, are badly integrated.
 _LONG_STEP = 1.0
-#: Time [fs] between rows up to which a vibration of that period is seen.
-_LONG_ROWS = 4.0
 #: Names of particles without an element: the sites of water models and lone pairs.
 _SITE = re.compile(r"(M|EP|E|LP|V)\w{0,2}")
 #: Nothing is this far from the origin [nm].
@@ -103,32 +101,21 @@ def real_atoms(atoms: Iterable[app.topology.Atom]) -> list[app.topology.Atom]:
 
 
 def check_bonds(topology: app.Topology, ensemble: str) -> None:
-    """Refuse molecules that a barostat would tear, and warn of those torn in the trajectory.
+    """Refuse molecules that a barostat would tear; ``createSystem`` warns of them elsewhere.
 
     OpenMM knows molecules by their bonds, and a PDB file gives those of ligands by CONECT records.
-    Virtual sites go with their atoms.
 
     Raises:
         InputError: the ensemble is NPT, and molecules have atoms without bonds.
     """
-    if topology.getPeriodicBoxVectors() is None:
+    if topology.getPeriodicBoxVectors() is None or ensemble != "NPT":
         return
-    bonded = {atom.index for bond in topology.bonds() for atom in bond}
-    loose = []
-    for residue in topology.residues():
-        atoms = real_atoms(residue.atoms())
-        if len(atoms) > 1 and any(atom.index not in bonded for atom in atoms):
-            loose.append(residue)
-    if not loose:
-        return
-    which = f"no bonds for all atoms of {residue_names(loose)}"
-    remedy = "add CONECT records to the PDB file, or give an mmCIF file with bonds"
-    if ensemble == "NPT":
+    if loose := loose_residues(topology):
         raise InputError(
-            f"structure: expected the bonds of every molecule, since a barostat moves molecules as "
-            f"a whole, got {which}; {remedy}"
+            "structure: expected the bonds of every molecule, since a barostat moves molecules as "
+            f"a whole, got no bonds for all atoms of {residue_names(loose)}; add CONECT records to "
+            "the PDB file, or give an mmCIF file with bonds"
         )
-    logger.warning("%s: the trajectory will wrap their atoms one by one; %s", which, remedy)
 
 
 def check_time_step(
@@ -139,16 +126,6 @@ def check_time_step(
     if time_step > _LONG_STEP and any(atom.element in HYDROGEN for atom in free):
         logger.warning(
             "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
-        )
-
-
-def check_rows(topology: app.Topology, interval: float) -> None:
-    """Warn of rows of a time series [fs] in which vibrations of hydrogen cannot be seen."""
-    if interval > _LONG_ROWS and any(atom.element in HYDROGEN for atom in topology.atoms()):
-        logger.warning(
-            "response_interval: rows every %g fs are too rare for bonds to hydrogen, which fold "
-            "back to wrong places of a spectrum; 2 to 3 fs show them",
-            interval,
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from openmm import app
 
 from openmm_les.errors import InputError
+from openmm_les.forces.region import residue_name
 
 #: Options of createSystem and createMixedSystem, and what a run calls them.
 _FIELDS = {
@@ -29,17 +30,6 @@ _KEYWORD = re.compile(
 _FEW = 3
 _SWITCHES = {"True": "on", "False": "off"}
 _ATOM = re.compile(r"\batom (\d+) \([^()]*\)")
-
-
-def residue_name(residue: app.topology.Residue) -> str:
-    """A residue as one can select it, such as ``ALA A:17``."""
-    chain = f"{residue.chain.id.strip()}:" if residue.chain.id.strip() else ""
-    return f"{residue.name} {chain}{residue_number(residue)}"
-
-
-def residue_number(residue: app.topology.Residue) -> str:
-    """Number and insertion code, as in the file."""
-    return f"{residue.id}{residue.insertionCode.strip()}"
 
 
 def residue_names(residues: Iterable[app.topology.Residue]) -> str:

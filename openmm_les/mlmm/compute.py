@@ -95,6 +95,13 @@ class MixedCompute(LESCompute):
             return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
         return super()._evaluate(state)
 
+    def _name(self, atom: int) -> str:
+        link = atom - len(self._settings["numbers"]) + len(self._distances)
+        if link < 0:
+            return super()._name(atom)
+        first, second = map(super()._name, (int(self._ml_ends[link]), int(self._mm_ends[link])))
+        return f"the link atom between {first} and {second}"
+
     def _compute(
         self, positions: FloatArray, cell: FloatArray | None, field: FloatArray | None
     ) -> tuple[float, FloatArray]:

@@ -92,11 +92,13 @@ def create_mixed_system(
         warn_of_missing_bonds(system, region)
         for force in removed:
             sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
-        fade = nonbonded.fade_charges if field else nonbonded.fade
-        fade(mixed, region.particles, sums)
+        if field:
+            nonbonded.fade_charges(mixed, region.particles, field.taken, sums)
+        else:
+            nonbonded.fade(mixed, region.particles, sums)
     else:
         if field:
-            nonbonded.remove_charges(mixed, region.particles)
+            nonbonded.remove_charges(mixed, region.particles, field.taken)
         nonbonded.remove(mixed, region.particles, sums)
     sums.add_to(mixed)
 

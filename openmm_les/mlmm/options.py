@@ -91,8 +91,8 @@ class ElectrostaticOptions:
             raise InputError(
                 f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
                 f"MM charges add up to {classical:+.3f} e): models trained on neutral molecules "
-                "know no others; if this one does, allowNetCharge=True, and if the sum is wrong, "
-                "charge=0"
+                "know no others. If the region is neutral once its cut bonds are capped, charge=0; "
+                f"if the model knows ions, charge={total} with allowNetCharge=True"
             )
         return total
 

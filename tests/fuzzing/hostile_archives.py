@@ -7,6 +7,7 @@ Here the container is hostile, or what an artifact says of its model; hostile pi
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import zipfile
@@ -204,7 +205,11 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "les.remove_self_interaction": ("no", 2, None, []),
 }
 #: Hyper-parameters of the first seed's family.
-_COUNTS = (0, -5, 10**9, 1.5, "5", None, True, [], 10**30)
+_COUNTS = (0, -5, 10**9, "5", None, True, [], 10**30)
+
+
+def _shown(value: Any) -> str:
+    return "gone" if value is _GONE else ascii(value)[:20]
 
 
 def metadata() -> dict[str, Change]:
@@ -212,8 +217,7 @@ def metadata() -> dict[str, Change]:
     found: dict[str, Change] = {}
     for path, values in _VALUES.items():
         for value in values:
-            shown = "gone" if value is _GONE else repr(value)[:20].replace("/", " ")
-            found[f"{path} {shown}"] = _with(path, value)
+            found[f"{path} {_shown(value)}"] = _with(path, value)
     deep = b"[" * 200_000 + b"]" * 200_000
     found |= {
         "deep metadata": _metadata(lambda _: deep),
@@ -243,28 +247,17 @@ def metadata() -> dict[str, Change]:
     return found
 
 
-def _counts(seed: Seed) -> dict[str, Change]:
-    """Every hyper-parameter of this artifact at impossible values."""
-    content = next(
-        c for n, c, _ in members(seed.content(seed.files[0])) if n.endswith("/metadata.json")
-    )
-    names = [name for name in json.loads(content)["hyper"] if name not in ("elements", "cutoff")]
-    return {
-        f"hyper.{name} {str(value)[:12]}": _with(f"hyper.{name}", value)
-        for name in names
-        for value in (*_COUNTS, _GONE)
-    }
-
-
 def _inner(change: Change) -> Change:
     """A change of the weights' own archive."""
     return lambda data: with_member(data, "/canonical.pt", change)
 
 
-def _hyper(index: int, seed: Seed) -> bytes:
-    """The change of this number; those beyond the last repeat the first ones."""
-    changes = list(_counts(seed).values())
-    return changes[index % len(changes)](seed.content(seed.files[0]))
+def _hyper(position: int, value: Any, seed: Seed) -> bytes:
+    """Another value of the hyper-parameter at this position; beyond the last the first again."""
+    data = seed.content(seed.files[0])
+    content = next(c for name, c, _ in members(data) if name.endswith("/metadata.json"))
+    names = [name for name in json.loads(content)["hyper"] if name not in ("elements", "cutoff")]
+    return _with(f"hyper.{names[position % len(names)]}", value)(data)
 
 
 def artifacts() -> dict[str, Hostile]:
@@ -277,8 +270,8 @@ def artifacts() -> dict[str, Hostile]:
         found[f"weights: {name}"] = partial(_of_seed, _inner(in_front))
     for name, change in metadata().items():
         found[name] = partial(_of_seed, change)
-    for index in range(len(_COUNTS) * 12):
-        found[f"hyper-parameter {index}"] = partial(_hyper, index)
+    for position, value in itertools.product(range(6), (*_COUNTS, _GONE)):
+        found[f"hyper-parameter {position} {_shown(value)}"] = partial(_hyper, position, value)
     return found
 
 

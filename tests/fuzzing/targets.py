@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuzzing import hostile_archives, hostile_pickles, hostile_texts, seeds
+from fuzzing import hostile_archives, hostile_hdf5, hostile_pickles, hostile_texts, seeds
 from fuzzing.cases import Numbers, SilentlyLost, Target
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _table() -> list[Target]:
         Target("run-checkpoint", seeds.checkpoint, _run_checkpoint, hostile_archives.containers()),
         Target("series-csv", partial(seeds.series, suffix=".csv"), _series, hostile_texts.tables(), _HARMLESS),
         Target("series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()),
-        Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series),
+        Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series, hostile_hdf5.series()),
         Target("references", seeds.references, _references, hostile_texts.references(), _HARMLESS),
         Target("calibration", seeds.references, _calibration),
         Target("energies-json", partial(seeds.energies, suffix=".json"), _energies),
