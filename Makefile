@@ -25,7 +25,8 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-minimal test-nequip test-matgl test-all lint docs benchmark dist test-dist clean
+.PHONY: demo test test-minimal test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
 $(STAMP): pyproject.toml
@@ -40,7 +41,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
-	$(BIN)/$(PYTEST) -m 'not slow and not network'
+	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl'
 
 $(MINIMAL)/.installed: PACKAGES = -e '.[test]'
 $(NEQUIP)/.installed: PACKAGES = -e '.[nequip,test]'
@@ -51,13 +52,11 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
 	touch $@
 
-# Documents, ML/MM, examples, continued runs, statistics and much of CHGNet run once, in `make test`: they take minutes and do not depend on
-# torch's version.
+# What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
+VERSIONED := artifact ase backends capture catalog cli electric_field engine hostile_files networks openmm references response \
+	saved_systems system_model unpickle
 test-minimal: $(MINIMAL)/.installed
-	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network' --ignore=tests/test_documents.py \
-		--ignore-glob='tests/test_mixed_*.py' --ignore-glob='tests/test_electrostatic_*.py' \
-		--ignore-glob='tests/test_coupling*.py' --ignore-glob='tests/test_run_*.py' \
-		--ignore=tests/test_examples.py --ignore=tests/test_validation.py --ignore=tests/test_read_chgnet.py
+	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED:%=tests/test_%.py)
 
 # What needs nequip, and nothing else.
 test-nequip: $(NEQUIP)/.installed
@@ -67,8 +66,20 @@ test-nequip: $(NEQUIP)/.installed
 test-matgl: $(MATGL)/.installed
 	$(MATGL)/bin/$(PYTEST) -m matgl tests/test_read_chgnet.py
 
+# OpenMM's kernels for GPUs on a CPU: needs an OpenCL device, as Debian's pocl-opencl-icd is one.
+test-opencl: $(STAMP)
+	$(BIN)/$(PYTEST) -m 'opencl and not slow' tests/test_opencl*.py
+
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
+
+# Damaged and hostile files of every kind, in child processes; two minutes, or a quarter of an hour.
+fuzz-short fuzz: FUZZ = PYTHONPATH=tests $(BIN)/python -m fuzzing --jobs $(JOBS)
+fuzz-short: $(STAMP)
+	$(FUZZ) --count 500
+
+fuzz: $(STAMP)
+	$(FUZZ) --count 5000
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -86,6 +97,10 @@ docs: $(VENV)/.docs
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/md_step.py
+
+# All about a GPU in a few minutes; without one, the same on the CPU with small systems.
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py --output build/gpu_check.json
 
 # The files for a release: a wheel and a source distribution in dist/.
 dist: $(STAMP)

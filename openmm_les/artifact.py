@@ -12,9 +12,7 @@ import io
 import json
 import logging
 import os
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.files import check_output, write_atomically
+from openmm_les.reading import Damage, Kind, boundary, parse_json, read_file
 
 if TYPE_CHECKING:
     import torch
 
+    from openmm_les.archives import Archive
     from openmm_les.networks.canonical import CanonicalModel
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,13 @@ SUFFIX = ".les.pt"
 
 _METADATA = "metadata.json"
 _CANONICAL = "canonical.pt"
-#: What reading a damaged zip archive raises.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
 _EXPORT_AGAIN = "export it again with 'openmm-les export'"
+_KIND = Kind(
+    ArtifactError,
+    "modelPath",
+    "modelPath: {file} is corrupt or not an artifact ({reason}); copy it again, or export it again "
+    "with 'openmm-les export'",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class Artifact:
     sha256: str
     metadata: dict[str, Any]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without weights and module, which are read again where they are needed."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     @property
     def elements(self) -> list[int]:
         """Atomic numbers the model knows."""
@@ -69,28 +77,45 @@ class Artifact:
     @cached_property
     def canonical(self) -> "CanonicalModel":
         """Hyper-parameters and weights, float64 on the CPU."""
-        import torch
-
+        from openmm_les.archives import Archive
         from openmm_les.networks.canonical import CanonicalModel
+        from openmm_les.pickles import load as load_pickle
 
-        blob = _read_member(self.path, _CANONICAL)
-        state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-        return CanonicalModel(
-            family=self.metadata["family"],
-            hyper=self.metadata["hyper"],
-            state=state,
-            les=self.metadata["les"],
-            source=self.metadata["source"],
-            provenance=self.metadata.get("provenance", {}),
-        )
+        with boundary(self.path, _KIND):
+            extra = Archive(self._content()).read(f"extra/{_CANONICAL}")
+            state = load_pickle(Archive(extra))
+            if type(state) is not dict:
+                raise Damage(f"{_CANONICAL}: expected tensors by name, got {type(state).__name__}")
+            canonical = CanonicalModel(
+                family=self.metadata["family"],
+                hyper=self.metadata["hyper"],
+                state=state,
+                les=self.metadata["les"],
+                source=self.metadata["source"],
+                provenance=self.metadata.get("provenance", {}),
+            )
+            canonical.check()
+        return canonical
 
     @cached_property
     def module(self) -> "torch.jit.ScriptModule":
         """The portable module, on the CPU: the one thing that runs the script of the file."""
         import torch
 
-        module: torch.jit.ScriptModule = torch.jit.load(str(self.path), map_location="cpu")  # type: ignore[no-untyped-call]
+        with boundary(self.path, _KIND):
+            stream = io.BytesIO(self._content())
+            module: torch.jit.ScriptModule = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
         return module
+
+    def _content(self) -> bytes:
+        """The file, which must still be the one that `metadata` and `sha256` are of."""
+        content = read_file(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ArtifactError(
+                f"modelPath: {self.path} has changed since it was opened (expected sha256 "
+                f"{self.sha256[:12]}...); open it again"
+            )
+        return content
 
 
 def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptModule":
@@ -100,17 +125,16 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
         canonical: the model.
         dtype: ``"float32"`` or ``"float64"``, the precision of the network.
     """
-    import torch
-
     from openmm_les.networks import build_network
     from openmm_les.portable import PortableModel
+    from openmm_les.scripting import script
 
     elements = canonical.hyper["elements"]
     network = build_network(
         canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
     )
     model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
-    return torch.jit.script(model.eval())
+    return script(model.eval())
 
 
 def _dtype(name: str) -> "torch.dtype":
@@ -152,11 +176,16 @@ def save(
         The absolute path.
 
     Raises:
+        InputError: no such model can be.
         OutputError: the path exists or cannot be written.
     """
     import torch
 
     output = check_output(path, overwrite, inputs={})
+    try:
+        canonical.check()
+    except Damage as error:
+        raise InputError(f"canonical: {error}; nothing was written") from error
     module = build_module(canonical, dtype) if module is None else module
     weights = io.BytesIO()
     torch.save(dict(canonical.state), weights)
@@ -198,23 +227,8 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     from openmm_les import catalog
 
     file = catalog.find(path)
-    if not file.is_file():
-        raise ArtifactError(f"modelPath: {file} is no file; expected an artifact (*{SUFFIX})")
-    try:
-        metadata = json.loads(_read_member(file, _METADATA))
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"modelPath: {file}: metadata is not JSON; {_EXPORT_AGAIN}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
-        raise ArtifactError(f"modelPath: {file} was not written by openmm-les; {_EXPORT_AGAIN}")
-    version = metadata.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise ArtifactError(f"modelPath: {file} has no valid format version; {_EXPORT_AGAIN}")
-    if version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"modelPath: {file} has format version {version}, this openmm-les {__version__} "
-            f"reads up to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
-        )
-    return metadata
+    with boundary(file, _KIND):
+        return _metadata(file, _open(file)[1])
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -229,39 +243,51 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     from openmm_les import catalog
 
     file = catalog.find(path)
-    metadata = inspect(file)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except _DAMAGE as error:
-        damaged = str(error)
-    if damaged is not None:
-        raise ArtifactError(f"modelPath: {file} is corrupt ({damaged}); {_EXPORT_AGAIN}")
-    return Artifact(path=file, sha256=file_hash(file), metadata=metadata)
+    with boundary(file, _KIND):
+        content, archive = _open(file)
+        metadata = _metadata(file, archive)
+        archive.check()
+    return Artifact(path=file, sha256=hashlib.sha256(content).hexdigest(), metadata=metadata)
 
 
-def _read_member(file: Path, name: str) -> bytes:
-    """An extra file of a TorchScript archive (``<anything>/extra/<name>``)."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = [m for m in archive.namelist() if m.split("/")[1:] == ["extra", name]]
-            if members:
-                return archive.read(members[0])
-            scripted = any(m.split("/")[1:] == ["constants.pkl"] for m in archive.namelist())
-    except _DAMAGE as error:
+def _open(file: Path) -> "tuple[bytes, Archive]":
+    """The file, read once, and the archive in it."""
+    from openmm_les.archives import Archive
+
+    if not file.is_file():
+        what = "is a directory" if file.is_dir() else "does not exist"
+        raise ArtifactError(f"modelPath: {file} {what}; expected an artifact (*{SUFFIX})")
+    content = read_file(file)
+    return content, Archive(content)
+
+
+def _metadata(file: Path, archive: "Archive") -> dict[str, Any]:
+    """What an artifact says of itself, checked."""
+    from openmm_les.schema import check_metadata
+
+    if f"extra/{_METADATA}" not in archive:
+        if "constants.pkl" in archive:
+            raise ArtifactError(
+                f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; "
+                "export the original model with 'openmm-les export'"
+            )
         raise ArtifactError(
-            f"modelPath: {file} is corrupt or not an artifact ({error}); expected a file written "
-            "by 'openmm-les export'"
-        ) from error
-    if scripted:
-        raise ArtifactError(
-            f"modelPath: {file} is a TorchScript archive but not an openmm-les artifact; export "
-            "the original model with 'openmm-les export'"
+            f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "
+            f"'openmm-les export {file.name} -o model{SUFFIX}'"
         )
-    raise ArtifactError(
-        f"modelPath: {file} is not an artifact; if it is a trained model, convert it with "
-        f"'openmm-les export {file.name} -o model{SUFFIX}'"
-    )
+    metadata = parse_json(archive.read(f"extra/{_METADATA}"))
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_NAME:
+        raise ArtifactError(f"modelPath: {file} was not written by openmm-les; {_EXPORT_AGAIN}")
+    version = metadata.get("format_version")
+    if type(version) is not int or version < 1:
+        raise ArtifactError(f"modelPath: {file} has no valid format version; {_EXPORT_AGAIN}")
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"modelPath: {file} has format version {version}, this openmm-les {__version__} "
+            f"reads up to {FORMAT_VERSION}; upgrade with 'pip install -U openmm-les'"
+        )
+    check_metadata(metadata)
+    return metadata
 
 
 def file_hash(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,11 @@ from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.backends import find_device
+from openmm_les.names import both_spellings, spellings
 from openmm_les.system_model import FloatArray, SystemModel, check_sign
+
+#: What every calculator of ASE accepts.
+_OF_ASE = tuple(inspect.signature(Calculator.__init__).parameters)[1:-1]
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -37,8 +43,13 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     atom, polarization, displacement) are computed when they are asked for, with the physical sign;
     see `openmm_les.response.Response`.
 
+    Options may be spelled as in OpenMM, too: ``maxNeighbors`` for ``max_neighbors``. They are fixed
+    when the calculator is made. A pickle or a copy of a calculator holds its options, the path of
+    the artifact and the last results; it builds the model again when it needs it.
+
     Args:
-        path: the artifact (``*.les.pt``), or the name of a model, such as ``'les-demo'``.
+        path: the artifact (``*.les.pt``), or the name of a model, such as ``'les-demo'``;
+            ``modelPath`` means the same.
         precision: ``'double'`` (default: optimisations, phonons and finite differences need it) or
             ``'single'``, about twice as fast.
         device: torch device, such as ``'cpu'`` or ``'cuda'``; None takes a GPU where there is one.
@@ -52,16 +63,18 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         electric_field: three components [V/A] of a uniform field; None for none. The energy of a
             molecule then has the term -E mu. A periodic structure feels forces without a term in
             its energy and its stress: no line searches, no variable cells.
-        **kwargs: passed to `ase.calculators.calculator.Calculator`.
+        **kwargs: ``label``, ``atoms``, ``directory``, as every calculator of ASE has them.
 
     Raises:
-        InputError: an unknown precision or device, or an option of the periodic sum out of range.
+        InputError: an unknown argument, precision or device, or an option of the periodic sum out
+            of range.
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
 
     implemented_properties = [  # noqa: RUF012
         "energy",
         "free_energy",
+        "les_energy",
         "forces",
         "charges",
         "stress",
@@ -69,6 +82,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         "born_effective_charges",
     ]
 
+    @both_spellings("LESCalculator", _OF_ASE, {"modelPath": "path"})
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -83,6 +97,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         electric_field: ArrayLike | None = None,
         **kwargs: Any,
     ) -> None:
+        self._lock = threading.RLock()
         super().__init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]
         if precision not in ("single", "double"):
             raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
@@ -115,6 +130,38 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             )
         self._field = _components(value)
         self.reset()  # type: ignore[no-untyped-call, unused-ignore]
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse options: they are fixed when the calculator is made.
+
+        Raises:
+            InputError: there are any.
+        """
+        for name in kwargs:
+            _refuse_change(name)
+        return {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "electric_field" and set(spellings(name)) & _OPTIONS:
+            _refuse_change(name)
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self), _model=None, results=dict(self.results))
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """As ASE has it, for one thread at a time: results belong to the structure asked for."""
+        with self._lock:
+            return super().get_property(  # type: ignore[no-untyped-call, unused-ignore]
+                name, atoms, allow_calculation
+            )
 
     def calculate(
         self,
@@ -185,6 +232,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         results = {
             "energy": energy,
             "free_energy": energy,
+            "les_energy": result.les_energy,
             "forces": result.forces,
             "charges": result.charges,
         }
@@ -193,6 +241,16 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             # Voigt order of ASE: xx, yy, zz, yz, xz, xy.
             results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         return results
+
+
+_OPTIONS = frozenset(inspect.signature(LESCalculator.__init__).parameters) - {"self", "kwargs"}
+
+
+def _refuse_change(name: str) -> None:
+    raise InputError(
+        f"{name}: the options of a LESCalculator are fixed when it is made, except electric_field "
+        f"where there is one; make a new LESCalculator(path, ...)"
+    )
 
 
 def _components(field: ArrayLike) -> FloatArray:

@@ -6,6 +6,7 @@ child processes (`probes`), so that no installation is too broken to be examined
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import tempfile
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from openmm_les import probes
+from openmm_les import probes, waiting
 from openmm_les._version import __version__
 from openmm_les.compatibility import (
     OPENMMTORCH_BUILT_FOR,
@@ -73,6 +74,8 @@ def examine() -> list[Finding]:
         "combinations": lambda: _combinations(outcomes["torch"]),
         "platforms": lambda: _platforms(outcomes["openmm"]),
         "gpu": lambda: _gpu(outcomes),
+        "arithmetic": lambda: _arithmetic(outcomes["torch"]),
+        "threads": lambda: _threads(outcomes["torch"]),
         "backends": lambda: _backends(outcomes),
         "entry-point": lambda: _entry_point(outcomes["entry-point"]),
         "cache": _cache,
@@ -239,6 +242,27 @@ def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
         yield Finding("gpu", "warning", text)
     else:
         yield Finding("gpu", "ok", "none: models run on the CPU")
+
+
+def _arithmetic(torch: Outcome) -> Iterator[Finding]:
+    """Whether torch begins with other products than float32 ones, as some containers say."""
+    precision = torch.data.get("products", "none")
+    if precision not in ("none", "ieee"):
+        text = (
+            f"torch replaces float32 by {precision} in matrix products here "
+            "(TORCH_ALLOW_TF32_CUBLAS_OVERRIDE): a PythonForce does without, a TorchForce cannot"
+        )
+        yield Finding("arithmetic", "warning", text, "unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+def _threads(torch: Outcome) -> Iterator[Finding]:
+    """How many threads there are, and how they should wait where others want the cores too."""
+    if "threads" not in torch.data:
+        return
+    text = f"{torch.data['threads']} for torch, load of the machine {os.getloadavg()[0]:.1f}"
+    if torch.data["threads"] > 1 and not waiting.is_chosen():
+        text += "; for scripts on a machine that others use too: export OMP_WAIT_POLICY=passive"
+    yield Finding("threads", "ok", text)
 
 
 def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:

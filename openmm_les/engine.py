@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import nn
 
 from openmm_les.errors import InputError
 from openmm_les.evaluator import Module, compare, pack
@@ -33,11 +32,11 @@ class CompiledModule:
     script; otherwise, and where nothing can be compiled, the script runs and a warning says why.
 
     Args:
-        module: the module, with static shapes.
+        module: the module with static shapes, or a method of it.
         script: the same, scripted.
     """
 
-    def __init__(self, module: nn.Module, script: Module) -> None:
+    def __init__(self, module: Module, script: Module) -> None:
         self._module = module
         self._script = script
         self._chosen: Module | None = None

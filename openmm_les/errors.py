@@ -51,4 +51,10 @@ class VerificationError(LESError):
 
 
 class SimulationError(LESError, RuntimeError):
-    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...)."""
+    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...).
+
+    Attributes:
+        atoms: indices, among the atoms of the model, of those that the message names.
+    """
+
+    atoms: tuple[int, ...] = ()

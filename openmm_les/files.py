@@ -117,6 +117,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _free_space(path: Path) -> str:
     for folder in (path.absolute(), *path.absolute().parents):
+        if not folder.is_dir():
+            continue
         try:
             free = shutil.disk_usage(folder).free
         except OSError:

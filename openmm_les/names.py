@@ -3,7 +3,38 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+Called = TypeVar("Called", bound=Callable[..., Any])
+
+#: Names whose two spellings mean different things, with their units.
+_UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
+
+
+_FORCE_FIELD = (
+    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem "
+    "takes."
+)
+#: Options that people know from OpenMM, without case and underscores, and where they belong.
+_OF_OTHERS = dict.fromkeys(
+    (
+        "constraints",
+        "ewalderrortolerance",
+        "flexibleconstraints",
+        "nonbondedcutoff",
+        "nonbondedmethod",
+        "rigidwater",
+        "switchdistance",
+    ),
+    _FORCE_FIELD,
+) | {
+    "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
+    "hydrogen atoms with system.setParticleMass.",
+}
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
@@ -24,10 +55,88 @@ def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) ->
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if unknown:
+        hint = _OF_OTHERS.get(_plain(unknown[0])) or did_you_mean(unknown[0], accepted) or "."
         raise InputError(
-            f"{where}: unknown argument {', '.join(unknown)}"
-            f"{did_you_mean(unknown[0], accepted) or '.'} Accepted: {', '.join(accepted)}."
+            f"{where}: unknown argument {', '.join(unknown)}{hint} Accepted: {', '.join(accepted)}."
         )
+
+
+def read_arguments(
+    where: str,
+    given: Mapping[str, Any],
+    accepted: Iterable[str],
+    aliases: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Arguments under the names that a function has for them, from either spelling.
+
+    OpenMM says ``maxNeighbors`` where ASE says ``max_neighbors``; both are understood everywhere.
+
+    Args:
+        where: the function, for messages.
+        given: as the user gave them.
+        accepted: names that the function has.
+        aliases: further names, and those of `accepted` that they stand for.
+
+    Raises:
+        InputError: an unknown name, one argument under two names, or a name that means another unit
+            elsewhere.
+    """
+    from openmm_les.errors import InputError
+
+    accepted = tuple(accepted)
+    meant = {name: name for name in accepted} | dict(aliases or {})
+    meant = {each: name for alias, name in meant.items() for each in spellings(alias)} | meant
+    refuse_unknown(where, (name for name in given if name not in meant), accepted)
+    found: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for name, value in given.items():
+        own = meant[name]
+        if name != own and name in _UNITS:
+            raise InputError(
+                f"{where}: expected {own} [{_UNITS[own]}], got {name}, which is a field in "
+                f"{_UNITS[name]} elsewhere; convert the value"
+            )
+        if own in found:
+            raise InputError(
+                f"{where}: {spelled[own]} and {name} are the same argument; give one of them"
+            )
+        found[own], spelled[own] = value, name
+    return found
+
+
+def both_spellings(
+    where: str, further: Iterable[str] = (), aliases: Mapping[str, str] | None = None
+) -> Callable[[Called], Called]:
+    """Let a function take its arguments in the spelling of OpenMM and of ASE; see `read_arguments`.
+
+    Args:
+        where: what users call it.
+        further: names that its ``**kwargs`` accept.
+        aliases: other names for its arguments.
+    """
+
+    def decorate(function: Called) -> Called:
+        parameters = inspect.signature(function).parameters.values()
+        positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        named = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        accepted = (*positional[1:], *named, *further)
+
+        @functools.wraps(function)
+        def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+            by_place = dict(zip(positional[1:], args, strict=False))
+            read_arguments(where, by_place | kwargs, accepted, aliases)
+            return function(self, *args, **read_arguments(where, kwargs, accepted, aliases))
+
+        return read  # type: ignore[return-value]
+
+    return decorate
+
+
+def spellings(name: str) -> tuple[str, str]:
+    """``maxNeighbors`` and ``max_neighbors``, from either."""
+    camel = re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
+    snake = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name)
+    return camel, snake
 
 
 def _plain(name: str) -> str:

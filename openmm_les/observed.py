@@ -7,10 +7,8 @@ and of a model that takes no part in the simulation, the user says it.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from xml.etree import ElementTree
 
 import numpy as np
 import openmm
@@ -19,7 +17,7 @@ from openmm import app, unit
 from openmm_les import catalog
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
-from openmm_les.forces.pythonforce import LESCompute
+from openmm_les.forces.present import models_in
 from openmm_les.forces.region import Region, few, name_of
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.images import Cluster, FloatArray
@@ -110,52 +108,32 @@ def in_system(system: openmm.System) -> Observed:
     Raises:
         InputError: there is none, or several.
     """
-    found = [
-        (force, compute)
-        for force in system.getForces()
-        if isinstance(force, openmm.PythonForce) and (compute := _compute(force)) is not None
-    ]
+    found = models_in(system)
     if len(found) != 1:
         raise InputError(
             f"model: expected one LES model in the System (as a PythonForce), got {len(found)}; "
             "say which one is meant with model=... (a name or path), and atoms=... for a part"
         )
-    force, compute = found[0]
-    settings = compute.settings
-    artifact = compute.artifact()
+    model = found[0]
+    settings = model.compute.settings
+    artifact = model.compute.artifact()
     numbers = tuple(settings["numbers"])
     links = settings.get("links", [])
-    if (
-        "atoms" in settings
-    ):  # among MM charges the region is one piece, and its links name particles
-        atoms = settings["atoms"]
-        place = {atom: i for i, atom in enumerate(atoms)}
-        return Observed(
-            artifact,
-            numbers,
-            (*atoms, *(other for _, other, _ in links)),
-            periodic=False,
-            links=tuple(
-                (place[host], len(atoms) + k, distance)
-                for k, (host, _, distance) in enumerate(links)
-            ),
-            cluster=Cluster(len(atoms), settings["bonds"]),
-        )
-    particles = tuple(force.getParticles()) or tuple(range(system.getNumParticles()))
+    if "atoms" not in settings:
+        places = tuple(tuple(link) for link in links)
+        return Observed(artifact, numbers, model.particles, settings["periodic"], places)
+    # Among MM charges the region is one piece, and its links name particles.
+    place = {atom: i for i, atom in enumerate(model.atoms)}
     return Observed(
-        artifact, numbers, particles, settings["periodic"], tuple(tuple(link) for link in links)
+        artifact,
+        numbers,
+        (*model.atoms, *(other for _, other, _ in links)),
+        periodic=False,
+        links=tuple(
+            (place[host], len(place) + k, distance) for k, (host, _, distance) in enumerate(links)
+        ),
+        cluster=Cluster(len(place), settings["bonds"]),
     )
-
-
-def _compute(force: openmm.PythonForce) -> LESCompute | None:
-    """What a force of this package calls; None for other forces."""
-    try:
-        xml = openmm.XmlSerializer.serialize(force)
-    except openmm.OpenMMException:  # a function that does not pickle
-        return None
-    # OpenMM hands out the function in no other way. It unpickles it itself where it needs it.
-    compute = pickle.loads(bytes.fromhex(ElementTree.fromstring(xml).attrib["function"]))
-    return compute if isinstance(compute, LESCompute) else None
 
 
 def in_topology(

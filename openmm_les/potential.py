@@ -28,16 +28,14 @@ class LESPotentialImplFactory:
         MLPotential.registerImplFactory('les', LESPotentialImplFactory())
     """
 
-    def createImpl(
-        self, name: str, modelPath: str | os.PathLike[str] | None = None, **args: Any
-    ) -> LESPotentialImpl:
+    def createImpl(self, name: str, **args: Any) -> LESPotentialImpl:
         """Open the artifact and return the potential.
 
         Args:
             name: the name given to ``MLPotential``.
-            modelPath: path of an exported model (``*.les.pt``), or a name; may be left out where
-                `name` is that of a model, and is used in its place where it is given.
-            **args: refused; options of a simulation belong to ``createSystem``.
+            **args: ``modelPath``, path of an exported model (``*.les.pt``), or a name; it may be
+                left out where `name` is that of a model, and is used in its place where it is
+                given. Options of a simulation are refused: they belong to ``createSystem``.
 
         Raises:
             InputError: `modelPath` is missing, or an unknown argument was given.
@@ -47,16 +45,17 @@ class LESPotentialImplFactory:
         from openmm_les import catalog
         from openmm_les.errors import InputError
         from openmm_les.forces.options import ForceOptions
-        from openmm_les.names import refuse_unknown
+        from openmm_les.names import read_arguments, spellings
         from openmm_les.potential_impl import LESPotentialImpl
 
-        options = sorted(set(args) & set(ForceOptions.accepted()))
+        options = [each for each in args if set(spellings(each)) & set(ForceOptions.accepted())]
         if options:
             raise InputError(
                 f"MLPotential({name!r}): {', '.join(options)} is an option of the simulation, not "
                 "of the model: give it to createSystem() or createMixedSystem()"
             )
-        refuse_unknown(f"MLPotential({name!r})", args, ("modelPath",))
+        given = read_arguments(f"MLPotential({name!r})", args, ("modelPath",))
+        modelPath: str | os.PathLike[str] | None = given.get("modelPath")
         if modelPath is None and name in catalog.names():
             modelPath = name
         if modelPath is None:

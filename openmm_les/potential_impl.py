@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import openmm
 from openmm import app
-from openmmml.mlpotential import MLPotentialImpl
+from openmmml.mlpotential import MLPotential, MLPotentialImpl
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog, mlmm
+from openmm_les.errors import InputError
 from openmm_les.forces import ForceOptions, Region, add_force
 
 logger = logging.getLogger(__name__)
@@ -103,6 +106,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
                 used, each named.
             ArtifactError: the model file cannot be read.
         """
+        _refuse_one_shot(atoms, sys._getframe(1))
         options, electrostatic, force_options = mlmm.read_options(forceGroup, embedding, args)
         artifact = artifacts.load(self.modelPath)
         _tell_licence(artifact)
@@ -131,6 +135,30 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
     def getSupportedEmbeddings(self) -> list[str]:
         """Embeddings of our own; they take the place of openmm-ml's generic ones."""
         return ["mechanical", "electrostatic"]
+
+
+def _refuse_one_shot(atoms: list[int], caller: FrameType) -> None:
+    """Refuse `atoms` of ``createMixedSystem`` that cannot be read twice, such as a generator.
+
+    openmm-ml reads what the user gave once for this package and once more afterwards, when it takes
+    constraints out of the region. In a generator nothing is left then, so that all would stay. Only
+    its own frame tells what the user gave.
+
+    Args:
+        atoms: what openmm-ml has read.
+        caller: who calls ``createMixedSystem`` of this package.
+
+    Raises:
+        InputError: the second reading gives fewer.
+    """
+    if caller.f_code is not MLPotential.createMixedSystem.__code__:
+        return
+    given = caller.f_locals.get("atoms", atoms)
+    if len(list(given)) != len(atoms):
+        raise InputError(
+            f"atoms: expected a list of indices, got a {type(given).__name__}, which can be read "
+            "only once, while openmm-ml reads it twice; write list(...) around it"
+        )
 
 
 def _tell_licence(artifact: artifacts.Artifact) -> None:

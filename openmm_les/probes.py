@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from openmm_les import waiting
+
 # Children import what this process would: an editable checkout, no modules of the working folder.
 _PRELUDE = """
 import sys
@@ -29,7 +31,9 @@ import torch
 devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 if not torch.cuda.is_available():
     devices = []
-print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "devices": devices}))
+products = torch.backends.cuda.matmul.fp32_precision
+print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "devices": devices,
+                  "threads": torch.get_num_threads(), "products": products}))
 """
 
 _OPENMM = """
@@ -139,6 +143,7 @@ def run_code(
             timeout=seconds,
             cwd=folder,
             check=False,
+            env=waiting.of_children(),
         )
     except subprocess.TimeoutExpired:
         return Outcome(failure=f"takes longer than {seconds:g} s")

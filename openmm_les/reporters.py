@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import os
 from collections.abc import Iterable
@@ -14,15 +15,24 @@ import openmm
 from openmm import app, unit
 
 from openmm_les import observed
-from openmm_les.analysis.formats import SeriesFile, open_series
-from openmm_les.analysis.series import QUANTITIES, FloatArray
-from openmm_les.errors import InputError
+from openmm_les.analysis.formats import open_series, read
+from openmm_les.analysis.series import QUANTITIES, FloatArray, Header
+from openmm_les.analysis.series_file import SeriesFile
+from openmm_les.analysis.spectra import check_sampling
+from openmm_les.claims import Claim
+from openmm_les.errors import InputError, OutputError
+from openmm_les.files import refuse_inputs, writing
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.names import both_spellings
 from openmm_les.observed import Observed
 from openmm_les.system_model import SystemModel
+from openmm_les.thermostats import temperature_of
 
 logger = logging.getLogger(__name__)
+
+#: What spectra are made of.
+_FOR_SPECTRA = ("dipole", "current", "velocities")
 
 
 class LESReporter:
@@ -31,7 +41,8 @@ class LESReporter:
     Append it to ``simulation.reporters``. `openmm_les.analysis.formats.read` and
     ``openmm-les spectrum`` read the file. A CSV file has OpenMM's kind of header; an HDF5 file is
     the choice for quantities that every atom has; an NPZ file is written again as a whole at every
-    report, for short series. After each report the file is complete.
+    report, for short series. After each report the file is complete. It tells the temperature and
+    the model of the simulation.
 
     The response of the model is evaluated at each report, beside what the simulation does by
     itself. For 22 atoms on one CPU thread (model ``les-demo``, single precision) a report of
@@ -54,17 +65,22 @@ class LESReporter:
         bornCharges: Born effective charges dP_a/dr_b of every atom [e].
         current: J = sum_i Z*_i v_i, the time derivative of the dipole [e A/ps]. Its
             autocorrelation gives the infrared spectrum, periodic or not.
+        lesEnergy: the part of the model's energy that its latent charges have [eV], the long-range
+            one; of the region by itself, without MM charges.
         velocities: velocities times the square root of the mass [u^1/2 A/ps], for power spectra.
         append: continue a file: rows from this simulation's step on are replaced, so that one
             which was continued from a checkpoint has every row once.
         precision: of the model: ``'single'`` or ``'double'``.
         device: torch device; None takes a GPU where torch has one.
+        temperature: of the simulation [K], for the file; None takes that of its thermostat.
 
     Raises:
         InputError: nothing to report, a file or interval that cannot be used. What depends on the
-            simulation is told at its first report.
+            simulation is told when it begins to step, or at its first report.
+        OutputError: the file holds something else than a time series, or somebody writes it.
     """
 
+    @both_spellings("LESReporter")
     def __init__(
         self,
         file: str | os.PathLike[str],
@@ -76,23 +92,26 @@ class LESReporter:
         dipole: bool = False,
         bornCharges: bool = False,
         current: bool = False,
+        lesEnergy: bool = False,
         velocities: bool = False,
         append: bool = False,
         precision: str = "single",
         device: str | None = None,
+        temperature: Any = None,
     ) -> None:
         wanted = {
             "dipole": dipole,
             "current": current,
             "charges": charges,
             "born_charges": bornCharges,
+            "les_energy": lesEnergy,
             "velocities": velocities,
         }
         self._names = [name for name, value in wanted.items() if value]
         if not self._names:
             raise InputError(
                 "LESReporter: expected something to report, got nothing; give charges=True, "
-                "dipole=True, bornCharges=True, current=True or velocities=True"
+                "dipole=True, bornCharges=True, current=True, lesEnergy=True or velocities=True"
             )
         self._interval = _positive(reportInterval)
         if atoms is not None and model is None:
@@ -102,20 +121,25 @@ class LESReporter:
         self._append = append
         self._precision = precision
         self._device = find_device(device)
-        self._path = Path(file).absolute()
-        open_series(self._path)  # refuses a wrong name
-        if not self._path.parent.is_dir():
-            raise InputError(
-                f"file: the directory {self._path.parent} does not exist; create it first"
-            )
+        self._temperature = _kelvin(temperature)
+        self._path = Path(file).expanduser().absolute()
+        _check_file(self._path, model)
         # Known at the first report.
         self._file: SeriesFile | None = None
         self._observed: Observed
         self._model: SystemModel
         self._root_masses: FloatArray
+        self._claim: Claim | None = None
+        self._told_temperature = False
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
-        """What the next report needs, as OpenMM asks."""
+        """What the next report needs, as OpenMM asks.
+
+        Raises:
+            OutputError: the first time: somebody else writes the file.
+        """
+        if self._claim is None:
+            self._prepare(simulation)
         steps = self._interval - simulation.currentStep % self._interval
         include = ["positions"] + ["velocities"] * self._needs_velocities
         return {"steps": steps, "periodic": False, "include": include}
@@ -125,8 +149,13 @@ class LESReporter:
 
         Raises:
             InputError: the first time: a model, its atoms or the file do not fit the simulation.
+            OutputError: a row that cannot be written; the file is as it was before.
             SimulationError: a structure that has no valid response.
         """
+        if self._claim is None:
+            self._prepare(simulation)
+        assert self._claim is not None
+        self._claim.check()
         cell = None
         if simulation.topology.getPeriodicBoxVectors() is not None or (
             simulation.system.usesPeriodicBoundaryConditions()
@@ -143,8 +172,43 @@ class LESReporter:
                 self._begin(simulation, positions, cell)
             values = self._evaluate(positions, velocities, cell)
         assert self._file is not None
+        self._check_temperature(simulation)
         time = state.getTime().value_in_unit(unit.picosecond)
-        self._file.append(simulation.currentStep, time, values)
+        with writing(self._path):
+            self._file.append(simulation.currentStep, time, values)
+
+    def close(self) -> None:
+        """Let others write the file. It is complete without, after every report."""
+        if self._claim is not None:
+            self._claim.release()
+
+    def _prepare(self, simulation: app.Simulation) -> None:
+        """Claim the file before the simulation begins, and tell what would be of no use."""
+        self._claim = Claim(self._path, self, simulation, takes_over=self._append)
+        has_hydrogen = any(
+            atom.element is not None and atom.element.atomic_number == 1
+            for atom in simulation.topology.atoms()
+        )
+        if has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
+            step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+            check_sampling(self._interval * step)
+
+    def _check_temperature(self, simulation: app.Simulation) -> None:
+        """Say once if the thermostat has left the temperature that the file tells."""
+        now = temperature_of(simulation.context) if self._temperature is None else None
+        assert self._file is not None
+        told = self._file.header.temperature
+        if now is None or told is None or now == told or self._told_temperature:
+            return
+        self._told_temperature = True
+        logger.warning(
+            "%s says %g K, but the thermostat has %g K from step %d on: take a new file for each "
+            "temperature",
+            self._path,
+            told,
+            now,
+            simulation.currentStep,
+        )
 
     @property
     def _needs_velocities(self) -> bool:
@@ -162,14 +226,16 @@ class LESReporter:
             found["volume"] = np.asarray(1e-3 * np.linalg.det(cell))
         if "current" in self._names or "born_charges" in self._names:
             response = self._model.response(placed.positions, box)
-            charges = response.charges
+            charges, les_energy = response.charges, response.les_energy
             found["born_charges"] = placed.born_charges(response.born_charges)
-        elif "charges" in self._names or "dipole" in self._names:
+        elif self._names != ["velocities"]:
             # Without derivatives of the charges one evaluation is enough.
-            latent = self._model.evaluate(placed.positions, box).charges
-            charges = self._model.physical_charges(latent)
+            result = self._model.evaluate(placed.positions, box)
+            charges = self._model.physical_charges(result.charges)
+            les_energy = result.les_energy
         else:
-            charges = np.zeros(0)
+            charges, les_energy = np.zeros(0), math.nan
+        found["les_energy"] = np.asarray(les_energy)
         found["charges"] = placed.charges(charges)
         if "dipole" in self._names:
             found["dipole"] = charges @ placed.positions
@@ -211,11 +277,19 @@ class LESReporter:
         names = [name for name in QUANTITIES if name in self._names]
         if cell is not None:
             names.insert(0, "volume")
-        file = open_series(self._path, names, look.particles)
-        if self._append and self._path.exists():
-            self._continue(file, simulation.currentStep)
-        else:
-            file.create()
+        refuse_inputs(self._path, {"model": look.artifact.path})
+        header = Header(
+            temperature=self._temperature or temperature_of(simulation.context),
+            model=look.artifact.path.name,
+            model_sha256=look.artifact.sha256,
+            charge_sign="physical" if look.artifact.metadata["charge_sign"] else "unknown",
+        )
+        file = open_series(self._path, names, look.particles, header)
+        with writing(self._path):
+            if self._append and self._path.exists():
+                self._continue(file, simulation.currentStep)
+            else:
+                file.create()
         self._file = file
 
     def _continue(self, file: SeriesFile, step: int) -> None:
@@ -224,8 +298,9 @@ class LESReporter:
         Raises:
             InputError: it holds other columns, or nothing from before.
         """
-        series = file.read()
+        series = read(self._path)
         file.check_columns(series)
+        file.header = series.header  # what is there stays
         if series.steps is None:
             raise InputError(f"append: expected a file with steps, got {self._path} without")
         keep = int((series.steps < step).sum())
@@ -243,6 +318,43 @@ class LESReporter:
                 series.steps[keep - 1],
             )
         file.cut(keep)
+
+
+def _check_file(path: Path, model: str | os.PathLike[str] | None) -> None:
+    """Refuse a file that cannot be written, or whose content is something else.
+
+    Raises:
+        InputError: a wrong name, or no such directory.
+        OutputError: it is the model, or no time series.
+    """
+    file = open_series(path)  # refuses a wrong name
+    if not path.parent.is_dir():
+        raise InputError(f"file: the directory {path.parent} does not exist; create it first")
+    refuse_inputs(path, {"model": model})
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        is_ours = file.is_ours()
+    except Exception:  # another kind of file leads anywhere
+        is_ours = False
+    if not is_ours:
+        raise OutputError(
+            f"file: {path} exists and is no time series of LESReporter; choose another name, or "
+            "delete it"
+        )
+
+
+def _kelvin(temperature: Any) -> float | None:
+    if temperature is None:
+        return None
+    value = temperature.value_in_unit(unit.kelvin) if unit.is_quantity(temperature) else temperature
+    try:
+        kelvin = float(value)
+    except (TypeError, ValueError):
+        kelvin = math.nan
+    if not 0.0 < kelvin < math.inf:
+        raise InputError(f"temperature: expected a number above 0 [K], got {temperature!r}")
+    return kelvin
 
 
 def _positive(interval: SupportsIndex) -> int:

@@ -9,12 +9,17 @@ from openmm_les.cell_list import CellGrid, grid_suffices
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors import Neighbors, image_offsets, images_suffice, neighbor_matrix
 from openmm_les.status import (
+    FARTHEST,
+    LARGEST_FORCE,
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
     STATUS_POSITIONS,
     STATUS_RESULT,
 )
+
+#: Energy, forces, charges, dE/dstrain, energy of the charges, status.
+Results = Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SystemNetwork(nn.Module):
@@ -54,6 +59,7 @@ class SystemNetwork(nn.Module):
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
         self.no_result = STATUS_RESULT
+        self.farthest, self.largest_force = FARTHEST, LARGEST_FORCE
         self.cutoff: float = network.cutoff
         self.num_others = num_others
         order = order_by_species(species)
@@ -138,7 +144,7 @@ class SystemNetwork(nn.Module):
             outgrown: whether other buffers are too small for the box, shape [].
             broken: whether a result is not finite, shape [].
         """
-        finite = torch.isfinite(positions).all()
+        finite = positions.abs().amax() < self.farthest  # false for NaN, too
         if self.periodic:
             finite = finite & torch.isfinite(cell).all()
             inverse, _ = inverse_and_volume(cell)
@@ -182,6 +188,20 @@ class SpecializedModel(SystemNetwork):
             [eV], all float64, and the status [] int64. Where the status is not 0 energy and forces
             are NaN.
         """
+        energy, forces, charges, strain, _, status = self.evaluate(positions, cell)
+        return energy, forces, charges, strain, status
+
+    @torch.jit.export
+    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
+        """The same with the part of the energy that the charges have.
+
+        Args:
+            positions: as for `forward`.
+            cell: likewise.
+
+        Returns:
+            As `forward`, with the energy of the charges [] [eV] before the status.
+        """
         positions = positions.index_select(0, self.order)
         atoms = positions[: self.species.shape[0]]
         energies, charges, saved, neighbors = self.short_range(atoms, cell)
@@ -196,7 +216,9 @@ class SpecializedModel(SystemNetwork):
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
         energy, forces = energies.sum() + long_range, -(pulled + gradient)
         strain = pulled_strain + strain
-        return self.results(energy, forces, charges, strain, positions, cell, neighbors, outgrown)
+        return self.results(
+            energy, forces, charges, strain, long_range, positions, cell, neighbors, outgrown
+        )
 
     def results(
         self,
@@ -204,20 +226,21 @@ class SpecializedModel(SystemNetwork):
         forces: torch.Tensor,
         charges: torch.Tensor,
         strain: torch.Tensor,
+        long_range: torch.Tensor,
         positions: torch.Tensor,
         cell: torch.Tensor,
         neighbors: Neighbors,
         outgrown: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `forward` returns, from results for sorted atoms; see `status`."""
+    ) -> Results:
+        """What `evaluate` returns, from results for sorted atoms; see `status`."""
         forces = forces.index_select(0, self.original)
-        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
+        broken = ~(torch.isfinite(energy) & (forces.abs().amax() < self.largest_force))
         status = self.status(positions, cell, neighbors, outgrown, broken)
         poison = torch.where(
             status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
         )
         charges = charges.index_select(0, self.original)
-        return energy + poison, forces + poison, charges, strain, status
+        return energy + poison, forces + poison, charges, strain, long_range + poison, status
 
 
 def order_by_species(species: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,10 @@ static shapes. What does not fit any more is reported by a status, never truncat
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,27 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from openmm_les.arithmetic import as_written
 from openmm_les.artifact import Artifact
 from openmm_les.buffers import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.coupling import Surroundings
+from openmm_les.diagnosis import failure
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
+from openmm_les.electrostatics.cell import lies_on_cutoff
 from openmm_les.engine import CompiledModule, check_engine
-from openmm_les.errors import InputError, SimulationError
+from openmm_les.errors import InputError
 from openmm_les.evaluator import Evaluator, Module
 from openmm_les.networks import build_network
+from openmm_les.networks.blocking import fit_blocks
+from openmm_les.processes import check_threads
 from openmm_les.response import Response
 from openmm_les.response.field import ModelInField
 from openmm_les.response.module import ResponseModule
 from openmm_les.response.polarization import PhysicalCharges
+from openmm_les.scripting import script
 from openmm_les.specialized import SpecializedModel, order_by_species
-from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW, describe_status
+from openmm_les.status import STATUS_BOX, STATUS_OVERFLOW
+from openmm_les.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +46,9 @@ FloatArray = npt.NDArray[np.float64]
 _ATTEMPTS = 3
 #: Systems with at most this many pair slots are bound by launches on a GPU (an estimate).
 _FEW_PAIRS = 2**14
+#: Boxes whose edges were warned of, and how much longer edges are suggested.
+_told_edges: set[tuple[float, ...]] = set()
+_ELSEWHERE = 1.002
 #: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
 _MOST_PAIRS_COMPILED = 2**14
 
@@ -51,16 +62,23 @@ class Evaluation:
         forces: shape (n, 3) [eV/A].
         charges: latent charges with the model's own sign, 0 for MM charges, shape (n,) [e].
         virial: dE/dstrain, shape (3, 3) [eV].
+        les_energy: the part of `energy` that latent charges have, the LES sum of the model [eV];
+            the rest is short-range. Among MM charges it includes the coupling to them, in an
+            electric field the term -E mu.
     """
 
     energy: float
     forces: FloatArray
     charges: FloatArray
     virial: FloatArray
+    les_energy: float
 
 
 class SystemModel:
     """One artifact specialised to one system.
+
+    Several threads may use it, one after the other. A pickle or a copy holds the arguments, with
+    the box and the capacity of now, and builds its own module.
 
     Args:
         artifact: the model.
@@ -111,7 +129,20 @@ class SystemModel:
         surroundings: Surroundings | None = None,
         electric_field: bool = False,
     ) -> None:
+        check_threads()
         check_engine(engine)
+        self._lock = threading.RLock()
+        self._options: dict[str, Any] = {
+            "precision": precision,
+            "device": str(device),
+            "ewald": ewald,
+            "engine": engine,
+            "to_gpu": to_gpu,
+            "static_shapes": static_shapes,
+            "cuda_graphs": cuda_graphs,
+            "surroundings": surroundings,
+            "electric_field": electric_field,
+        }
         self._engine = engine
         self.artifact = artifact
         self.ewald = ewald or EwaldOptions()
@@ -121,13 +152,12 @@ class SystemModel:
         self._num_others = len(surroundings.charges) if surroundings else 0
         self.precision = precision
         self.device = torch.device(device)
-        self._check(precision, max_neighbors)
+        self._check(precision)
         box = checked_cell(cell, artifact.cutoff) if periodic else None
         start = None if positions is None else self._checked_positions(positions)
 
         elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
-        present = [known[z] for z in elements]
         canonical = artifact.canonical
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
@@ -139,19 +169,13 @@ class SystemModel:
             artifact.cutoff,
             box,
             start,
-            max_neighbors,
+            _checked_slots(max_neighbors),
             self._for_gpu,
             canonical.hyper.get("inner_cutoff"),
         )
-        network = build_network(
-            canonical,
-            present,
-            dtype=self._dtype,
-            exact_radial=precision == "double",
-            fold=True,
-            few_kernels=self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS,
-        )
-        self._network: Any = network.eval()
+        self._present = [known[z] for z in elements]
+        self._network: Any = None
+        self._few_kernels = False
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
@@ -159,17 +183,26 @@ class SystemModel:
         if electric_field:
             check_sign(artifact)
         further = [(3,)] if electric_field else []
+        self._response_threads = Threads(self.device)
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
+        if box is not None and self.ewald.cutoff == "hard":
+            _warn_of_edges(box, float(canonical.les["dl"]))
 
-    def _check(self, precision: str, max_neighbors: int | None) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        now: dict[str, Any] = {
+            "periodic": self.periodic,
+            "cell": self.cell,
+            "max_neighbors": self.capacity,
+        }
+        return partial(SystemModel, **now, **self._options), (self.artifact, self.numbers)
+
+    def _check(self, precision: str) -> None:
         if not self.numbers:
             raise InputError("atoms: expected at least one atom, got an empty list")
         check_elements(self.artifact, self.numbers)
         if precision not in ("single", "double"):
             raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
-        if max_neighbors is not None and max_neighbors < 1:
-            raise InputError(f"maxNeighbors: expected a positive integer, got {max_neighbors}")
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
@@ -191,6 +224,7 @@ class SystemModel:
     def _build(self) -> "torch.jit.ScriptModule":
         cell = None if self.cell is None else torch.from_numpy(self.cell)
         electrostatics = self._electrostatics(cell)
+        self._fit_network()
         if self._buffers.inner_slots:
             # Else as many as each structure needs.
             self._network.reserve(self._buffers.inner_slots if self._static_shapes else 0)
@@ -200,11 +234,32 @@ class SystemModel:
         else:
             model = SpecializedModel(electrostatics, **self._system())
         model = model.eval().to(self.device)
-        script = torch.jit.script(model)
+        if self._for_gpu:
+            fit_blocks(model, self.device)
+        scripted = script(model)
         compiled = self._engine == "compile"
-        self._evaluator.load(self._compiled(model, script) if compiled else script)
+        self._evaluator.load(
+            self._compiled(model.evaluate, scripted.evaluate) if compiled else scripted.evaluate
+        )
+        self._kernel = electrostatics
         self._response_module: torch.jit.ScriptModule | None = None
-        return script
+        return scripted
+
+    def _fit_network(self) -> None:
+        """Build the network in the variant for the present capacity, if it is not that one."""
+        few = self._for_gpu and len(self.numbers) * self.capacity <= _FEW_PAIRS
+        if self._network is not None and few == self._few_kernels:
+            return
+        self._few_kernels = few
+        network = build_network(
+            self.artifact.canonical,
+            self._present,
+            dtype=self._dtype,
+            exact_radial=self.precision == "double",
+            fold=True,
+            few_kernels=few,
+        )
+        self._network = network.eval()
 
     def _system(self) -> dict[str, Any]:
         """What the modules of this system have in common, with buffers as they are now."""
@@ -247,8 +302,8 @@ class SystemModel:
             device=device,
         )
 
-    def _compiled(self, model: nn.Module, script: Module) -> Module:
-        """The compiled module; on a CPU every block of a large system would be compiled anew."""
+    def _compiled(self, model: Module, scripted: Module) -> Module:
+        """The compiled method; on a CPU every block of a large system would be compiled anew."""
         if self.device.type == "cpu" and len(self.numbers) * self.capacity > _MOST_PAIRS_COMPILED:
             logger.warning(
                 "engine='compile' is for at most %d atoms with %d neighbours each on a CPU, using "
@@ -256,8 +311,8 @@ class SystemModel:
                 _MOST_PAIRS_COMPILED // self.capacity,
                 self.capacity,
             )
-            return script
-        return CompiledModule(model, script)
+            return scripted
+        return CompiledModule(model, scripted)
 
     def evaluate(
         self,
@@ -282,11 +337,12 @@ class SystemModel:
         """
         array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
-        result = Evaluation(*self._run(self._evaluator, array, box, *field))
-        if self.ewald.cutoff == "smooth" and not self._told_difference:
-            self._told_difference = True
-            n = len(self.numbers)
-            self._tell_difference(result.charges[:n], array[:n], box)
+        with self._lock:
+            result = Evaluation(*self._run(self._evaluator, array, box, *field))
+            if self.ewald.cutoff == "smooth" and not self._told_difference:
+                self._told_difference = True
+                n = len(self.numbers)
+                self._tell_difference(result.charges[:n], array[:n], box)
         return result
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
@@ -306,8 +362,10 @@ class SystemModel:
             SimulationError: a structure that is not valid.
         """
         array, box = self._checked_structure(positions, cell)
-        charges, born = self._run(self._respond, array, box)
-        return Response(charges, None if self.periodic else charges @ array, born)
+        with self._lock:
+            charges, born, les_energy = self._run(self._respond, array, box)
+        dipole = None if self.periodic else charges @ array
+        return Response(charges, dipole, born, float(les_energy))
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
         """Charges that dipoles are made of, as in `response`, from those of an `Evaluation`.
@@ -344,11 +402,12 @@ class SystemModel:
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         """Results of the response module and its status."""
         if self._response_module is None:
-            module = ResponseModule(self._physical, **self._system()).eval()
-            self._response_module = torch.jit.script(module.to(self.device))
-        with torch.inference_mode():
+            response = ResponseModule(self._kernel, self._physical, **self._system()).eval()
+            self._response_module = script(response.to(self.device))
+        with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self.device) for array in (positions, cell)]
-            *results, status = self._response_module(*inputs)
+            evaluate = self._response_module.evaluate
+            *results, status = self._response_threads.run(lambda: evaluate(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_structure(
@@ -384,6 +443,7 @@ class SystemModel:
         *further: FloatArray,
     ) -> tuple[Any, ...]:
         """Results without their status, after growing the buffers until the structure fits."""
+        check_threads()
         mendable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
         for _ in range(_ATTEMPTS):
@@ -394,7 +454,8 @@ class SystemModel:
                 break
             self._buffers.grow(bits, positions, cell if self.periodic else None)
             self.module = self._build()
-        raise SimulationError(describe_status(bits & ~mendable or bits))
+        atoms = positions[: len(self.numbers)]
+        raise failure(bits & ~mendable or bits, atoms, cell if self.periodic else None)
 
     def _tell_difference(
         self, charges: FloatArray, positions: FloatArray, cell: FloatArray
@@ -449,6 +510,33 @@ def check_sign(artifact: Artifact) -> None:
             f"electricField: {artifact.path} does not state the sign of its latent charges "
             "(charge_sign), without which a field might push where it should pull"
         )
+
+
+def _warn_of_edges(cell: FloatArray, dl: float) -> None:
+    """Say once of a box that its stress is no difference of energies."""
+    edges = tuple(float(edge) for edge in np.linalg.norm(cell, axis=1))
+    if edges in _told_edges or not lies_on_cutoff(torch.from_numpy(cell), dl):
+        return
+    _told_edges.add(edges)
+    logger.warning(
+        "the edges of the box (%s A) put reciprocal vectors on the cutoff of the model (dl = %g "
+        "A): no matter at constant volume, but a pressure from differences of energies is wrong "
+        "there; for barostats, variable cells and equations of state start from other edges, such "
+        "as %.3f A in place of %.3f A",
+        ", ".join(f"{edge:.3f}" for edge in edges),
+        dl,
+        _ELSEWHERE * edges[0],
+        edges[0],
+    )
+
+
+def _checked_slots(given: object) -> int | None:
+    """The option maxNeighbors as a number that TorchScript knows, or None."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise InputError(f"maxNeighbors: expected a positive integer, got {given!r}")
+    return int(given)
 
 
 def _symbols(numbers: Sequence[int]) -> str:

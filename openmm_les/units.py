@@ -48,3 +48,24 @@ PLANCK: float = (
     6.62607015e-34 * unit.joule * unit.second * unit.AVOGADRO_CONSTANT_NA  # exact, in the SI
 ).value_in_unit(unit.kilojoule_per_mole * unit.picosecond) / KJ_PER_MOL_PER_EV
 """Planck's constant [eV ps]."""
+
+# Units of others, which reference data may be in.
+
+KCAL_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilocalorie_per_mole)
+"""Energies: multiply eV by this to get kcal/mol."""
+
+HARTREE_PER_EV: float = (1.0 * _EV / unit.AVOGADRO_CONSTANT_NA).value_in_unit(unit.hartree)
+"""Energies: multiply eV by this to get Hartree."""
+
+BOHR_PER_ANGSTROM: float = (1.0 * unit.angstrom).value_in_unit(unit.bohr)
+"""Lengths: multiply Angstrom by this to get Bohr."""
+
+DEBYE_PER_E_ANGSTROM: float = (1.0 * unit.elementary_charge * unit.angstrom).value_in_unit(
+    unit.debye
+)
+"""Dipoles: multiply e A by this to get Debye."""
+
+GPA_PER_EV_PER_CUBIC_ANGSTROM: float = 1e-4 * (
+    1.0 * _EV / unit.AVOGADRO_CONSTANT_NA / unit.angstrom**3
+).value_in_unit(unit.bar)
+"""Stresses: multiply eV/A^3 by this to get GPa."""

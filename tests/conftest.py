@@ -1,8 +1,10 @@
 """Session-wide artifacts, exported once by the real exporter."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import openmm
 import pytest
 import torch
 from helpers import (
@@ -30,10 +32,25 @@ REQUIREMENTS = {
 }
 
 
+@cache
+def why_no_opencl() -> str | None:
+    """Why nothing can run on OpenMM's OpenCL platform here."""
+    system = openmm.System()
+    system.addParticle(1.0)
+    try:
+        platform = openmm.Platform.getPlatformByName("OpenCL")
+        openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    except openmm.OpenMMException as error:
+        return f"needs an OpenCL device, such as Debian's pocl-opencl-icd gives ({error})"
+    return None
+
+
 def pytest_runtest_setup(item):
     for name, (available, reason) in REQUIREMENTS.items():
         if item.get_closest_marker(name) and not available:
             pytest.skip(reason)
+    if item.get_closest_marker("opencl") and why_no_opencl():
+        pytest.skip(why_no_opencl())
 
 
 # The systems are small: more threads would only wait for each other.

@@ -92,3 +92,17 @@ def test_exponents_are_those_of_the_times(steps):
     ]
     rows[0]["ms_per_step"]["median"] = 1e6  # too small a system to count
     assert exponents({"rows": rows}) == {"m, cpu, r": pytest.approx(1.3)}
+
+
+def test_a_check_of_a_gpu_tells_what_went_wrong(tmp_path):
+    """A stage without its device fails piece by piece; one without time is not begun."""
+    output = tmp_path / "found.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--carried", str(tmp_path)]
+    command += ["--output", str(output), "--device", "cuda:77"]
+    for more, status in ((["--minutes", "0.01"], "no time left"), ([], "done")):
+        done = subprocess.run([*command, "--stages", "machine", *more], capture_output=True)
+        assert done.returncode == 1, done.stderr
+        stage = json.loads(output.read_text())["stages"]["machine"]
+        assert stage["status"] == status
+    assert "failed" in stage["found"]["copy"]
+    assert stage["found"]["openmm"]["version"]

@@ -188,7 +188,7 @@ def test_forces_saved_before_there_was_a_choice(water_artifact):
     """Settings of older XML files lack the option."""
     system = create_system(water_artifact, water_frame(0))
     artifact = artifacts.load(water_artifact)
-    from openmm_les.forces.pythonforce import restore
+    from openmm_les.forces.pythonforce import LESCompute
 
     settings = {
         "numbers": water_frame(0).numbers.tolist(),
@@ -198,7 +198,7 @@ def test_forces_saved_before_there_was_a_choice(water_artifact):
         "total_energy": False,
         "max_neighbors": None,
     }
-    compute = pickle.loads(pickle.dumps(restore(str(artifact.path), artifact.sha256, settings)))
+    compute = pickle.loads(pickle.dumps(LESCompute(str(artifact.path), artifact.sha256, settings)))
     older = openmm.PythonForce(compute)
     older.setUsesPeriodicBoundaryConditions(True)
     bare = openmm.System()

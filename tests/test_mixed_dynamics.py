@@ -197,15 +197,6 @@ def test_xml_in_a_fresh_process(options, tmp_path):
     assert openmm.XmlSerializer.serialize(openmm.XmlSerializer.deserialize(xml)) == xml
 
 
-def test_saved_function_keeps_its_name():
-    """XML files that users keep name this function; it must never move."""
-    structure = peptide()
-    system = mixed(structure, classical(structure, app.NoCutoff), structure.side_chain)
-    xml = openmm.XmlSerializer.serialize(system)
-    assert b"openmm_les.mlmm.compute".hex() in xml
-    assert b"restore".hex() in xml
-
-
 # ------------------------------------------------------------------ backends
 
 

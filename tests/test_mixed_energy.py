@@ -28,6 +28,7 @@ from openmmml import MLPotential
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
+from openmm_les.forces import FORCE_NAME
 from openmm_les.system_model import SystemModel
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
@@ -313,13 +314,14 @@ def test_restricted_custom_force_keeps_its_interaction_groups():
 @pytest.mark.parametrize("interpolate", [False, True])
 @pytest.mark.parametrize("kind", ["internal", "virtual"])
 def test_one_force_with_the_box_of_the_force_field(kind, interpolate):
-    """OpenMM computes one PythonForce beside the rest; a second one would have to wait."""
+    """Lambda times the model is a force like the model alone."""
     structure = peptide_in_water()
     options = {"linkAtoms": kind, "interpolate": interpolate, "forceGroup": 4}
     for method, periodic in ((app.PME, True), (app.CutoffPeriodic, True), (app.NoCutoff, False)):
         system = mixed(structure, classical(structure, method), structure.side_chain, **options)
-        ours = [f for f in system.getForces() if isinstance(f, openmm.PythonForce)]
+        ours = [f for f in system.getForces() if f.getName() == FORCE_NAME]
         assert len(ours) == 1
+        assert isinstance(ours[0], openmm.CustomCVForce if interpolate else openmm.PythonForce)
         assert ours[0].usesPeriodicBoundaryConditions() == periodic
         assert ours[0].getForceGroup() == 4
 

@@ -494,20 +494,39 @@ def test_topology_without_the_bonds_of_the_force_field():
         pair = bond.atom1.index, bond.atom2.index
         if set(pair) != missing:
             bare.addBond(copies[pair[0]], copies[pair[1]])
-    with pytest.raises(
-        InputError, match=r"between atom 4 \(C of residue ACE 1\) and atom 6 \(N of"
-    ):
+    with pytest.raises(InputError, match=r"between atom 4 \(C of ACE A:1\) and atom 6 \(N of"):
         mixed(without, system, structure.atoms())
 
 
 # ------------------------------------------------------------------ constraints
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array])
+class Once:
+    """No iterator itself, but whoever reads it takes from the same one."""
+
+    def __init__(self, atoms):
+        self._left = iter(atoms)
+
+    def __iter__(self):
+        return self._left
+
+
+KINDS = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "set": set,
+    "range": lambda atoms: range(atoms[0], atoms[-1] + 1),
+    "keys": lambda atoms: dict.fromkeys(atoms).keys(),
+    "values": lambda atoms: {str(atom): atom for atom in atoms}.values(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_constraints_inside_the_region_go(kind):
     structure = peptide_in_water()
     system = classical(structure, constraints=app.HBonds, rigidWater=True)
-    left = mixed(structure, system, kind(structure.peptide))
+    left = mixed(structure, system, KINDS[kind](structure.peptide))
     inside = sum(
         set(system.getConstraintParameters(i)[:2]) <= set(structure.peptide)
         for i in range(system.getNumConstraints())
@@ -520,12 +539,24 @@ def test_constraints_inside_the_region_go(kind):
     assert kept.getNumConstraints() == system.getNumConstraints()
 
 
-def test_constraints_stay_if_the_atoms_are_a_generator():
-    """openmm-ml reads `atoms` twice. It does so after this package, which cannot mend it."""
-    structure = peptide_in_water()
-    system = classical(structure, constraints=app.HBonds, rigidWater=True)
-    left = mixed(structure, system, (atom for atom in structure.peptide))
-    assert left.getNumConstraints() == system.getNumConstraints()
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (lambda atoms: (atom for atom in atoms), "generator"),
+        (lambda atoms: map(int, atoms), "map"),
+        (lambda atoms: filter(lambda atom: atom >= 0, atoms), "filter"),
+        (iter, "list_iterator"),
+        (Once, "Once"),
+    ],
+    ids=["generator", "map", "filter", "iterator", "object"],
+)
+@pytest.mark.parametrize("embedding", ["mechanical", "electrostatic"])
+def test_atoms_that_can_be_read_only_once_are_refused(kind, name, embedding):
+    """openmm-ml reads them again after this package, and would leave all constraints."""
+    structure = peptide()
+    system = classical(structure, app.NoCutoff, constraints=app.HBonds)
+    with pytest.raises(InputError, match=rf"expected a list of indices, got a {name}, which can"):
+        mixed(structure, system, kind(structure.peptide), embedding=embedding)
 
 
 @pytest.mark.parametrize("rigid", [False, True])

@@ -105,14 +105,14 @@ def test_unknown_element_is_named_with_its_atoms(water_artifact):
     topology = water_topology(("NA", app.element.sodium), ("CL", app.element.chlorine))
     with pytest.raises(
         InputError,
-        match=r"the model knows \(H, O\), got Cl, Na in atom 3 \(NA of residue NA 2\), atom 4 ",
+        match=r"the model knows \(H, O\), got Cl, Na in atom 3 \(NA of NA 2:2\), atom 4 ",
     ):
         create_system(water_artifact, topology)
 
 
 def test_many_unknown_atoms_are_summarised(water_artifact):
     topology = water_topology(*[("NA", app.element.sodium)] * 20)
-    with pytest.raises(InputError, match=r"atom 7 \(NA of residue NA 6\) and 15 more"):
+    with pytest.raises(InputError, match=r"atom 7 \(NA of NA 6:6\) and 15 more"):
         create_system(water_artifact, topology)
 
 

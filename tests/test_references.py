@@ -76,6 +76,13 @@ def true_forces(reference):
     return reference.get("forces_true_gradient", reference["forces"])
 
 
+def true_les_energy(reference):
+    """The long-range part of the energy [eV]; MatGL scales it with the rest."""
+    if "les_energy" in reference:
+        return float(reference["les_energy"])
+    return float(reference["data_std"] * reference["les_energy_unscaled"])
+
+
 def structure(model):
     """One that a model knows; a small one for the angles of CHGNet."""
     if model == CHGNET_MODEL:
@@ -109,6 +116,8 @@ def test_system_model_reproduces_the_original_code(exported, model, dtype):
         got = system.evaluate(reference["positions"])
         energy = got.energy + system.reference_energy
         assert_reproduced(reference, energy, got.forces, got.charges, dtype)
+        atol = {"float32": 1e-6, "float64": 1e-9}[dtype] * len(reference["numbers"])
+        assert got.les_energy == pytest.approx(true_les_energy(reference), abs=atol)
         stress = true_stress(model, reference)
         if stress is not None:
             atol = 1e-9 if dtype == "float64" else 1e-6

@@ -1,5 +1,10 @@
 """What LESReporter writes while a simulation runs, against the model and against itself."""
 
+import os
+import resource
+import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,9 +19,10 @@ from openmmml import MLPotential
 from openmm_les import catalog
 from openmm_les.analysis import formats
 from openmm_les.artifact import load
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, OutputError
 from openmm_les.reporters import LESReporter
 from openmm_les.system_model import SystemModel
+from openmm_les.thermostats import temperature_of
 
 MODEL = catalog.artifact_path("les-demo")
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
@@ -273,3 +279,230 @@ def test_wrong_arguments(tmp_path, monkeypatch, options, message):
     with pytest.raises(InputError, match=message):
         LESReporter(**({"file": "series.csv", "reportInterval": 1} | options))
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------ what the file says
+
+
+def langevin(temperature=350):
+    return openmm.LangevinMiddleIntegrator(temperature, 1, STEP)
+
+
+def mts(temperature):
+    step = STEP * unit.picosecond
+    return openmm.MTSLangevinIntegrator(
+        temperature * unit.kelvin, 1 / unit.picosecond, step, [(0, 1)]
+    )
+
+
+def compound():
+    integrator = openmm.CompoundIntegrator()
+    integrator.addIntegrator(openmm.VerletIntegrator(STEP))
+    integrator.addIntegrator(langevin(410))
+    integrator.setCurrentIntegrator(1)
+    return integrator
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (langevin, 350.0),
+        (lambda: openmm.NoseHooverIntegrator(320, 1, STEP), 320.0),
+        (lambda: openmm.BrownianIntegrator(310, 1, STEP), 310.0),
+        (lambda: mts(330), 330.0),
+        (compound, 410.0),
+        (lambda: openmm.VerletIntegrator(STEP), None),
+        (lambda: langevin(0), None),
+    ],
+)
+def test_temperature_is_that_of_the_thermostat(make, expected):
+    simulation = free_particles(make())
+    assert temperature_of(simulation.context) == expected
+    if expected is None:
+        simulation.system.addForce(openmm.AndersenThermostat(290, 1))
+        simulation.context.reinitialize()
+        assert temperature_of(simulation.context) == 290.0
+
+
+def free_particles(integrator) -> app.Simulation:
+    system = openmm.System()
+    for _ in range(3):
+        system.addParticle(16.0)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    return app.Simulation(topology_from_atoms(water()), system, integrator, platform)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_file_says_temperature_and_model(tmp_path, ending, caplog):
+    path = tmp_path / f"series{ending}"
+    simulation = simulation_of(water(), langevin())
+    header = reported(simulation, path, 2, dipole=True).header
+    assert header.temperature == 350.0
+    assert header.model == MODEL.name
+    assert header.model_sha256 == load(MODEL).sha256
+    assert header.charge_sign == "physical"
+    simulation.reporters = []
+    other = simulation_of(water(), langevin(300))
+    other.currentStep = 2
+    other.reporters.append(LESReporter(path, 1, dipole=True, append=True))
+    with pytest.raises(InputError, match=r"to have temperature 300\.0 as this simulation, got 350"):
+        other.step(1)
+    reporter = LESReporter(path, 1, dipole=True, append=True)
+    simulation.reporters = [reporter]
+    simulation.step(1)
+    assert not caplog.text
+    simulation.integrator.setTemperature(400)
+    simulation.step(2)
+    assert caplog.text.count("says 350 K, but the thermostat has 400 K from step") == 1
+
+
+def test_temperature_may_be_given(tmp_path):
+    series = reported(
+        simulation_of(water()), tmp_path / "a.csv", 1, dipole=True, temperature=77 * unit.kelvin
+    )
+    assert series.header.temperature == 77.0
+    for wrong in (-3, "warm", float("nan")):
+        with pytest.raises(InputError, match="temperature: expected a number above 0"):
+            LESReporter(tmp_path / "b.csv", 1, dipole=True, temperature=wrong)
+
+
+def test_les_energy_is_that_of_the_model(tmp_path):
+    for name, options in (("short", {}), ("with response", {"current": True})):
+        path = tmp_path / f"{name}.csv"
+        simulation = simulation_of(water())
+        series = reported(simulation, path, 2, lesEnergy=True, precision="double", **options)
+        state = simulation.context.getState(positions=True)
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        model = SystemModel(load(MODEL), [8, 1, 1], periodic=False, precision="double")
+        expected = model.evaluate(positions).les_energy
+        assert series.get("les_energy")[-1] == pytest.approx(expected, abs=1e-7)
+        assert '"LES Energy (eV)"' in path.read_text()
+
+
+# ------------------------------------------------------------------ one writer, and never an input
+
+
+def test_two_reporters_do_not_share_a_file(tmp_path):
+    path = tmp_path / "series.csv"
+    simulation = simulation_of(water())
+    (tmp_path / "link.csv").symlink_to(path)
+    simulation.reporters = [LESReporter(path, 1, dipole=True)]
+    for name, append in (("series.csv", False), ("series.csv", True), ("link.csv", False)):
+        second = LESReporter(tmp_path / name, 1, dipole=True, append=append)
+        simulation.reporters = [*simulation.reporters[:1], second]
+        with pytest.raises(OutputError, match="written by another reporter of this process"):
+            simulation.step(1)
+    simulation.reporters = simulation.reporters[:1]
+    simulation.step(2)
+    assert len(formats.read(path).time) == 2  # the first one goes on
+    other = simulation_of(water())
+    other.reporters = [LESReporter(path, 1, dipole=True)]
+    with pytest.raises(OutputError, match="written by another reporter of this process"):
+        other.step(1)
+    simulation.reporters[0].close()
+    other.step(1)
+    with pytest.raises(OutputError, match="was closed, or is continued by another reporter"):
+        simulation.step(1)
+    assert len(formats.read(path).time) == 1
+    other.reporters = []
+    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".lock"] == []
+
+
+def test_a_file_that_another_reporter_writes(tmp_path):
+    simulation = simulation_of(water())
+    log = tmp_path / "log.csv"
+    ours = LESReporter(log, 1, dipole=True)
+    simulation.reporters = [app.StateDataReporter(str(log), 1, step=True, time=True)]
+    simulation.step(1)
+    simulation.reporters.append(ours)
+    with pytest.raises(OutputError, match="open in this process for something else to write"):
+        simulation.step(1)
+    simulation.reporters[0]._out.close()
+    with pytest.raises(OutputError, match="exists and is no time series of LESReporter"):
+        LESReporter(log, 1, dipole=True)
+
+
+def test_two_processes_do_not_share_a_file(tmp_path):
+    path = tmp_path / "series.csv"
+    simulation = simulation_of(water())
+    simulation.reporters = [LESReporter(path, 1, dipole=True)]
+    simulation.step(1)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_reporters import *\n"
+        "simulation = simulation_of(water())\n"
+        "simulation.reporters = [LESReporter(sys.argv[1], 1, dipole=True)]\n"
+        "simulation.step(1)\n"
+    )
+    here = str(ROOT / "tests")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), here], capture_output=True, text=True, check=False
+    )
+    assert "written by another process" in done.stderr.splitlines()[-1]
+    content = path.read_text()
+    simulation.step(1)
+    assert path.read_text().startswith(content)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nothing_but_a_time_series_is_replaced(tmp_path, ending):
+    path = tmp_path / f"other{ending}"
+    if ending == ".csv":
+        path.write_text("my,precious,table\n1,2,3\n")
+    elif ending == ".npz":
+        np.savez(path, weights=np.ones(3), step=1, time=2)
+    else:
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file["time"] = file["coordinates"] = np.ones(3)
+    content = path.read_bytes()
+    with pytest.raises(OutputError, match="exists and is no time series of LESReporter"):
+        LESReporter(path, 1, dipole=True)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(OutputError, match="exists and is no time series of LESReporter"):
+        LESReporter(path, 1, dipole=True)
+
+
+def test_the_model_is_not_replaced(tmp_path):
+    model = tmp_path / "model.csv"
+    shutil.copy(MODEL, model)
+    content = model.read_bytes()
+    with pytest.raises(OutputError, match="is the file that model reads"):
+        LESReporter(model, 1, model, dipole=True)
+    link = tmp_path / "hard.csv"
+    os.link(model, link)
+    with pytest.raises(OutputError, match="is the file that model reads"):
+        LESReporter(link, 1, model, dipole=True)
+    assert model.read_bytes() == content
+
+
+def test_rows_too_rare_for_hydrogen_are_told_before_the_simulation(tmp_path, caplog):
+    simulation = simulation_of(water())
+    reporter = LESReporter(tmp_path / "a.csv", 40, current=True)
+    reporter.describeNextReport(simulation)
+    assert "rows every 10 fs show vibrations up to 1668 cm^-1" in caplog.text
+    caplog.clear()
+    for interval, options in ((10, {"current": True}), (1000, {"charges": True})):
+        reporter = LESReporter(tmp_path / f"{interval}.csv", interval, **options)
+        reporter.describeNextReport(simulation)
+    assert not caplog.text
+
+
+def test_a_simulation_stops_in_one_line_where_the_disk_is_full(tmp_path):
+    """And goes on when there is space again, without a gap."""
+    path = tmp_path / "series.csv"
+    simulation = simulation_of(water())
+    simulation.reporters = [LESReporter(path, 1, dipole=True)]
+    simulation.step(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    content = path.read_text()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 20, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*series\.csv: .* MB free"):
+            simulation.step(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == content
+    simulation.step(1)
+    assert len(formats.read(path).time) == 2

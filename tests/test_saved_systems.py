@@ -1,7 +1,9 @@
 """Systems that are saved, moved, copied and shared."""
 
 import copy
+import io
 import os
+import pickle
 import pickletools
 import shutil
 import subprocess
@@ -120,11 +122,100 @@ def test_xml_holds_no_weights(water_artifact):
     assert openmm.XmlSerializer.serialize(system) == xml
 
 
-def test_saved_function_keeps_its_name(water_artifact):
-    """XML files that users keep name this function; it must never move."""
-    xml = openmm.XmlSerializer.serialize(create_system(water_artifact, water_frame(0)))
-    assert b"openmm_les.forces.pythonforce".hex() in xml
-    assert b"restore".hex() in xml
+#: Packages that a machine lacks: not there, or kept from being imported.
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+missing = sys.argv[5].split(",")
+if sys.argv[6] == "blocked":
+    sys.modules.update(dict.fromkeys(missing))
+else:
+    sys.meta_path.insert(0, Missing)
+"""
+TRY_THERE = """
+import copy
+system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
+for attempt in range(2):
+    try:
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(copy.deepcopy(system), openmm.VerletIntegrator(1), platform)
+        context.setPositions([[0, 0, i] for i in range(system.getNumParticles())])
+        context.getState(energy=True)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("how", ["absent", "blocked"])
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("openmm_les", "OpenMMException this System needs the Python package openmm-les"),
+        ("torch", "OpenMMException this System needs the Python package torch"),
+    ],
+)
+def test_system_read_where_a_package_is_missing(tmp_path, saved_xml, missing, message, how):
+    """OpenMM dies of a function that cannot be unpickled; Python has to go on and say why."""
+    (tmp_path / "system.xml").write_text(saved_xml)
+    code = WITHOUT + "import openmm\n" + TRY_THERE
+    if missing == "openmm_les":  # where it is missing a copy cannot be made either
+        code = code.replace("copy.deepcopy(system)", "system")
+    arguments = [str(tmp_path / "system.xml"), "", "", "", missing, how]
+    child = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    told = child.stdout.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith(message) for line in told), told
+    assert all(line.endswith("pip install openmm-les") for line in told)
+
+
+@pytest.fixture
+def saved_xml(dipeptide_artifact):
+    return openmm.XmlSerializer.serialize(create_system(dipeptide_artifact, dipeptide(0)))
+
+
+def test_pickles_name_the_standard_library_alone(dipeptide_artifact):
+    """Numbers of numpy among the options, too."""
+    options = {
+        "maxNeighbors": np.int64(40),
+        "ewaldTolerance": np.float64(1e-4),
+        "electricField": np.array([0.0, 0.1, 0.0]),
+        "forceGroup": np.int64(1),
+    }
+    system = create_system(dipeptide_artifact, dipeptide(0), **options)
+    xml = openmm.XmlSerializer.serialize(system)
+    pickled = bytes.fromhex(xml.split('function="')[1].split('"')[0])
+    named = set()
+
+    class Noting(pickle.Unpickler):
+        def find_class(self, module, name):
+            named.add(module)
+            return super().find_class(module, name)
+
+    Noting(io.BytesIO(pickled)).load()
+    assert named
+    assert named <= sys.stdlib_module_names
+
+
+def test_what_is_not_understood_is_told_at_the_first_call(saved_xml):
+    """As of a newer version: a kind or settings that this one does not know."""
+    newer = saved_xml.replace(b"model\x94".hex(), b"modem\x94".hex(), 1)
+    system = openmm.XmlSerializer.deserialize(newer)
+    assert openmm.XmlSerializer.serialize(system) == newer
+    context = create_context(system, dipeptide(0).positions)
+    with pytest.raises(
+        openmm.OpenMMException, match="cannot be read by this version of openmm-les"
+    ):
+        energy_and_forces(context)
 
 
 def test_copied_system(water_artifact):

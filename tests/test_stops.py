@@ -1,5 +1,9 @@
 """What must stop a simulation, and how the user learns of it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import openmm
 import pytest
@@ -11,9 +15,11 @@ from contexts import (
     energy_and_forces,
     evaluate,
 )
-from helpers import dipeptide, water_frame
+from helpers import ROOT, dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
+from openmm_les import catalog
+from openmm_les.system_model import SystemModel
 
 
 def compressed(atoms, factor):
@@ -74,10 +80,10 @@ def test_box_that_becomes_too_small(water_artifact, platform):
 
 def test_unexpected_failure_names_itself(water_artifact, caplog):
     """OpenMM keeps the text of an exception: it names the type, and the log has the traceback."""
-    from openmm_les.forces.pythonforce import restore
+    from openmm_les.forces.pythonforce import LESCompute
 
     artifact = artifacts.load(water_artifact)
-    force = openmm.PythonForce(restore(str(artifact.path), artifact.sha256, {"periodic": False}))
+    force = openmm.PythonForce(LESCompute(str(artifact.path), artifact.sha256, {"periodic": False}))
     system = openmm.System()
     system.addParticle(1.0)
     system.addForce(force)
@@ -87,16 +93,106 @@ def test_unexpected_failure_names_itself(water_artifact, caplog):
     assert "Traceback" in caplog.text
 
 
-def test_interrupt_is_named(water_artifact, monkeypatch):
-    """Ctrl-C in a step reaches the user as an OpenMMException, which would otherwise be empty."""
-    from openmm_les.system_model import SystemModel
-
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_what_ends_python_passes_through_openmm(water_artifact, monkeypatch, end):
+    """As signal handlers raise it; OpenMM alone would make an OpenMMException of it."""
     atoms = water_frame(0)
     context = create_context(create_system(water_artifact, atoms), atoms.positions)
+    expected = energy_and_forces(context)
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def ended(*_):
+        raise end("stop")
 
-    monkeypatch.setattr(SystemModel, "evaluate", interrupted)
-    with pytest.raises(openmm.OpenMMException, match="interrupted from the keyboard"):
-        energy_and_forces(context)
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemModel, "evaluate", ended)
+        context.setPositions(atoms.positions * 0.1)
+        with pytest.raises(end, match="stop"):
+            energy_and_forces(context)
+    assert sys.getprofile() is None
+    context.setPositions(atoms.positions * 0.1)
+    assert_same(energy_and_forces(context), expected)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import numpy as np, openmm
+from ase import Atoms
+from ase.io import read
+from openmm import app
+from openmm_les.ase import LESCalculator
+from openmm_les.potential import LESPotentialImplFactory
+from openmmml import MLPotential
+
+MLPotential.registerImplFactory("les-demo", LESPotentialImplFactory())
+pdb = app.PDBFile(sys.argv[1])
+system = MLPotential("les-demo").createSystem(pdb.topology)
+platform = openmm.Platform.getPlatformByName("Reference")
+integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.0005)
+simulation = app.Simulation(pdb.topology, system, integrator, platform)
+context = simulation.context
+atoms = read(sys.argv[1])
+atoms = Atoms(atoms.get_chemical_symbols(), atoms.positions)
+atoms.calc = LESCalculator(sys.argv[2])
+
+def ask_often():
+    while True:
+        context.getState(energy=True)
+
+def ask_ase_often():
+    while True:
+        atoms.rattle(1e-3)
+        atoms.get_potential_energy()
+
+calls = {
+    "Simulation.step": lambda: simulation.step(10**7),
+    "integrator.step": lambda: integrator.step(10**7),
+    "minimise": lambda: simulation.minimizeEnergy(tolerance=1e-9, maxIterations=10**7),
+    "getState": ask_often,
+    "ASE": ask_ase_often,
+}
+
+def send(delay, times):
+    time.sleep(delay)
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+for name, call in calls.items():
+    for attempt in range(3):
+        context.setPositions(pdb.positions)
+        expected = context.getState(energy=True).getPotentialEnergy()
+        steps = simulation.currentStep
+        threading.Thread(target=send, args=(0.06 + 0.007 * attempt, 1)).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            whole = name != "Simulation.step" or (simulation.currentStep - steps) % 10 == 0
+            print(name, "interrupted", whole)
+        context.setPositions(pdb.positions)
+        assert context.getState(energy=True).getPotentialEnergy() == expected
+        assert np.isfinite(atoms.get_potential_energy())
+threading.Thread(target=send, args=(0.1, 2)).start()
+try:
+    integrator.step(10**7)
+except KeyboardInterrupt:
+    time.sleep(0.1)
+    print("twice")
+"""
+
+
+def test_ctrl_c_arrives_as_itself(tmp_path):
+    """Wherever OpenMM is, by a signal; between the steps of a Simulation, if possible."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    peptide = ROOT / "examples" / "alanine_dipeptide.pdb"
+    child = subprocess.run(
+        [sys.executable, "interrupted.py", str(peptide), catalog.artifact_path("les-demo")],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    told = [line for line in child.stdout.splitlines() if not line.startswith("WARNING")]
+    names = ("Simulation.step", "integrator.step", "minimise", "getState", "ASE")
+    assert told == [f"{name} interrupted True" for name in names for _ in range(3)] + ["twice"]

@@ -130,10 +130,13 @@ def _verify(
     head: str | None = None,
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
+    from openmm_les.reading import boundary
+    from openmm_les_export.unpickle import CONTENT
     from openmm_les_export.verify import probe_structures, verify_forward
 
     try:
-        reference, against, versions = reference_model(opened, canonical, head)
+        with boundary(opened.file, CONTENT):
+            reference, against, versions = reference_model(opened, canonical, head)
     except ImportError as error:
         package, extra = ORIGINALS[canonical.family]
         reason = f"{package} is not installed here ({error})"

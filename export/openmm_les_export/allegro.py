@@ -16,14 +16,15 @@ from openmm_les_export.canonical_form import State, canonical_form, refuse_contr
 from openmm_les_export.configuration import Options
 from openmm_les_export.families import ALLEGRO
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.named_tensors import check_large
 from openmm_les_export.nequip_checkpoint import (
-    LMAX,
     Weights,
     dense_maps,
     radial_basis,
     versions,
 )
 from openmm_les_export.nequip_options import check_configuration
+from openmm_les_export.records import LMAX
 from openmm_les_export.unpickle import Checkpoint
 
 _EMBED = "radial_chemical_embed"
@@ -65,7 +66,7 @@ def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMod
         "lmax": lmax,
         "channels": channels,
         "scalars": scalars,
-        "num_layers": options.integer("num_layers", 2, 1),
+        "num_layers": options.integer("num_layers", 2, 1, 32),
     }
     _embedding(options, weights, state, hyper)
     _layers(options, weights, state, hyper)
@@ -170,6 +171,9 @@ def _couplings(weights: Weights, name: str, channels: int, size: int) -> torch.T
     symbols, paths = weights.take_any(f"{name}.w3j"), weights.take_any(f"{name}.weights")
     if paths.ndim == 1:  # the same for all channels
         paths = paths.unsqueeze(0)
+    diagonal = symbols.shape[1:2] if symbols.ndim == 3 else ()
+    for copies in (symbols.shape[:1], (channels,)):
+        check_large(name, *copies, *symbols.shape[1:], *diagonal)
     if symbols.ndim == 3:  # of both inputs only the diagonal
         symbols = torch.diag_embed(symbols.transpose(1, 2)).permute(0, 2, 3, 1)
     fits = (

@@ -23,11 +23,14 @@ from openmm_les_export.canonical_form import (
 )
 from openmm_les_export.families import CACE
 from openmm_les_export.les_parameters import les_parameters, refuse_multipoles
+from openmm_les_export.named_tensors import check_large
 from openmm_les_export.records import Record, describe
 from openmm_les_export.unpickle import PickledModel
 
 #: Where the isolated-atom energies come from, as artifacts state it.
 GIVEN = "--atomic-energies"
+#: Of exponents in angular monomials.
+_HIGHEST = 11
 _SILU = "torch.nn.functional.silu"
 
 
@@ -163,6 +166,11 @@ def _polynomials(representation: Record) -> dict[str, Any]:
         representation.module(name) for name in ("angular_basis", "symmetrizer")
     )
     monomials = [[int(e) for e in entry] for entry in angular.value("lxlylz_list")]
+    if not all(0 <= e <= _HIGHEST for entry in monomials for e in entry):
+        raise UnsupportedModelError(
+            f"model: {angular.path}.lxlylz_list: expected exponents of 0 to {_HIGHEST}, got "
+            f"{describe(monomials)}"
+        )
     degrees = [sum(entry) for entry in monomials]
     complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees, default=0) + 1)]
     if (
@@ -256,6 +264,7 @@ def _messages(
 def _feature_order(layers: int, channels: int, invariants: int, functions: int) -> torch.Tensor:
     """Where the features of the canonical form (layer, channel, invariant, function) stand."""
     shape = (functions, invariants, channels, layers)
+    check_large("node_feats", *shape)
     return torch.arange(math.prod(shape)).view(shape).permute(3, 2, 1, 0).flatten()
 
 

@@ -8,11 +8,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from openmm_les.errors import LESError, ModelFileError, UnsupportedModelError
+from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.canonical import CanonicalModel
+from openmm_les.reading import boundary
 from openmm_les_export.families import Family
 from openmm_les_export.les_parameters import MODEL_FILE
-from openmm_les_export.unpickle import Checkpoint, PickledModel, SavedModel
+from openmm_les_export.unpickle import CONTENT, Checkpoint, PickledModel, SavedModel
 
 State = dict[str, torch.Tensor]
 
@@ -21,28 +22,19 @@ Told = ParamSpec("Told")
 Reader = Callable[Concatenate[Opened, Told], CanonicalModel]
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_CONTENT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def refuse_contradictions(reader: Reader[Opened, Told]) -> Reader[Opened, Told]:
     """Decorator: what goes wrong with the content of a file is an error about that file.
 
     Readers check what other trainings may have written; a damaged or forged file may hold anything.
-    Errors of Python and torch become a `ModelFileError`.
+    Errors of Python and torch become a `ModelFileError`, and every error names the file.
     """
 
     @functools.wraps(reader)
     def read(opened: Opened, /, *args: Told.args, **kwargs: Told.kwargs) -> CanonicalModel:
-        try:
+        with boundary(opened.file, CONTENT):
             return reader(opened, *args, **kwargs)
-        except LESError:
-            raise
-        except _CONTENT as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ModelFileError(
-                f"model: {opened.file} contradicts itself ({reason}); it is damaged, or not as its "
-                "training program writes it"
-            ) from error
 
     return read
 
@@ -73,20 +65,14 @@ def canonical_form(
         origins: where those LES parameters come from that are not from the file.
 
     Raises:
-        ModelFileError: weights that are not finite.
+        Damage: such a model cannot be, see `CanonicalModel.check`.
         UnsupportedModelError: a precision other than single and double.
     """
-    broken = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ModelFileError(
-            "model: weights: expected finite numbers, got NaN or infinity in "
-            + ", ".join(broken[:5])
-        )
     if weights.dtype not in _DTYPES:
         raise UnsupportedModelError(
             f"model: weights: expected float32 or float64, got {weights.dtype}"
         )
-    return CanonicalModel(
+    canonical = CanonicalModel(
         family=family.name,
         hyper=hyper,
         # Copies: a view would be written into the artifact with everything it is a view of.
@@ -105,6 +91,8 @@ def canonical_form(
             "reference_energies": references,
         },
     )
+    canonical.check()
+    return canonical
 
 
 def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:

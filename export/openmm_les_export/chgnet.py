@@ -109,7 +109,7 @@ class _Reader:
         # Cosines and sines alternate in the file; here the cosines come first.
         angles = self._map("angle_embedding.layers.0", 2 * fourier + 1, self._angles) / math.pi
         state["angles"] = torch.cat([angles[::2], angles[1::2]])
-        number = options.integer("num_blocks", 4, 1)
+        number = options.integer("num_blocks", 4, 1, 32)
         self._layers(number)
         self._readouts(scale)
         return {

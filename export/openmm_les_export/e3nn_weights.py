@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.named_tensors import check_large
 from openmm_les_export.records import Irrep, Record, describe
 
 
@@ -91,6 +92,8 @@ def linear_by_degree(record: Record) -> dict[int, torch.Tensor]:
     for i, irrep in enumerate(inputs):
         starts[i] = sizes.get(irrep.l, 0)
         sizes[irrep.l] = starts[i] + irrep.mul
+    for irrep in outputs:
+        check_large(record.path, sizes.get(irrep.l, 0), irrep.mul)
     maps = {
         irrep.l: torch.zeros(sizes.get(irrep.l, 0), irrep.mul, dtype=torch.float64)
         for irrep in outputs

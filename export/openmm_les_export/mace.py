@@ -5,6 +5,7 @@ torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -31,6 +32,7 @@ from openmm_les_export.mace_heads import (
 from openmm_les_export.mace_options import ACCEPTED
 from openmm_les_export.mace_radial import radial_basis, zbl_repulsion
 from openmm_les_export.monomials import CUBIC, MAX_ORDER, coupling_monomials, reduce_rank
+from openmm_les_export.named_tensors import check_large
 from openmm_les_export.records import Record
 from openmm_les_export.unpickle import PickledModel, read_pickle
 
@@ -268,6 +270,8 @@ def _contraction(
                 f"model: {record.path}.U_matrix_{nu}: expected {count} couplings of {size} "
                 f"variables, got shape {tuple(coupling.shape)}"
             )
+        check_large(record.path, *[size + 1] * highest)
+        check_large(record.path, count, 2 * degree + 1, math.comb(size + highest, highest))
         bases.append(coupling_monomials(coupling, nu, highest))
         weights.append(weight)
     return reduce_rank(bases, weights)

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+
+#: Numbers of a table that is made from weights: a hundred times those of published models.
+_LARGEST = 2**25
+
+
+def check_large(where: str, *sizes: int) -> None:
+    """Refuses a table that would not fit into memory, before it is made.
+
+    Args:
+        where: it is made from.
+        sizes: its shape.
+
+    Raises:
+        UnsupportedModelError: it is larger than any of a published model by far.
+    """
+    if math.prod(sizes) > _LARGEST:
+        raise UnsupportedModelError(
+            f"model: {where}: expected at most {_LARGEST} numbers in a table, got "
+            f"{' x '.join(map(str, sizes))}"
+        )
 
 
 class NamedTensors:

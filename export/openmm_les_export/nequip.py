@@ -20,7 +20,6 @@ from openmm_les_export.configuration import Options
 from openmm_les_export.families import NEQUIP
 from openmm_les_export.les_choice import LESChoice, les_from_arguments
 from openmm_les_export.nequip_checkpoint import (
-    LMAX,
     Weights,
     dense_maps,
     radial_basis,
@@ -29,6 +28,7 @@ from openmm_les_export.nequip_checkpoint import (
 )
 from openmm_les_export.nequip_layout import Block, Layer, convention, layers, path_scale
 from openmm_les_export.nequip_options import check_configuration
+from openmm_les_export.records import LMAX
 from openmm_les_export.unpickle import Checkpoint
 
 #: Factors by which e3nn gives silu and tanh unit second moment, from a million random numbers.
@@ -95,7 +95,7 @@ def _layers(
     scale = options.neighbors() ** -0.5
     specs, factors = [], [1.0]
     for t, layer in enumerate(
-        layers(found, options.integer("num_layers", 4, 1), embedding, features[0])
+        layers(found, options.integer("num_layers", 4, 1, 32), embedding, features[0])
     ):
         _layer(layer, f"layer{t}_convnet.conv.", f"layers.{t}.", weights, state, factors)
         _radial_network(options, layer, t, weights, state, couplings, scale)

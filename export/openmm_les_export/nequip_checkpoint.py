@@ -18,8 +18,6 @@ from openmm_les_export.unpickle import Checkpoint
 _MODEL = "model.sole_model."
 #: What the names of the network begin with.
 NETWORK = _MODEL + "model.func."
-#: The highest degree of harmonics that e3nn has.
-LMAX = 11
 #: Names in a checkpoint that are no part of the model.
 _OTHERS = ("run_stage", "loss.", "train_metrics.", "val_metrics.", "test_metrics.", "ema.")
 #: Buffers that may be parameters, and the options that make them so.

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import functools
 import math
+import reprlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.pickles import Inert
 
 if TYPE_CHECKING:
     import torch
 
 _MISSING = object()
+#: The highest degree of harmonics that e3nn has.
+LMAX = 11
+#: Channels of all representations together.
+_MOST_CHANNELS = 100_000
+#: Stops at the depth and length that a message has room for.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
 
 
 class Irrep(NamedTuple):
@@ -30,19 +39,16 @@ class Irrep(NamedTuple):
         return f"{self.mul}x{self.l}{'e' if self.p == 1 else 'o'}"
 
 
-class Record:
+class Record(Inert):
     """An object of a pickle; see the module's description.
 
     Attributes:
         qualified_name: name of the original class.
-        args: arguments of its construction.
-        state: what pickle would have put into its ``__dict__``.
         path: where in the model it was found, such as ``interactions.0.linear``.
     """
 
+    __slots__ = ("path",)
     qualified_name: ClassVar[str] = ""
-    args: tuple[Any, ...]
-    state: dict[str, Any]
     path: str
 
     def __new__(cls, *args: Any) -> Record:
@@ -205,7 +211,7 @@ class Record:
 def stand_in(qualified_name: str) -> type[Record]:
     """The inert class that stands for a global of a pickle."""
     name = qualified_name.rsplit(".", 1)[-1]
-    return type(name, (Record,), {"qualified_name": qualified_name})
+    return type(name, (Record,), {"qualified_name": qualified_name, "__slots__": ()})
 
 
 def describe(value: Any) -> str:
@@ -214,7 +220,7 @@ def describe(value: Any) -> str:
         return value.kind
     if isinstance(value, type) and issubclass(value, Record):
         return value.qualified_name
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -222,15 +228,24 @@ def parse_irreps(value: Any, path: str) -> list[Irrep]:
     """Representations from a record of e3nn's Irreps, or from text such as ``"8x0e+8x1o"``."""
     try:
         if isinstance(value, str):
-            return [_parse_term(term.strip()) for term in value.split("+")]
+            return _within_bounds([_parse_term(term.strip()) for term in value.split("+")])
         parsed = []
         for entry in value.args[0]:
             mul, irrep = _fields(entry)
             l, p = _fields(irrep)  # noqa: E741
             parsed.append(Irrep(int(mul), int(l), int(p)))
-        return parsed
+        return _within_bounds(parsed)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ModelFileError(f"model: {path}: expected irreps, got {describe(value)}") from error
+
+
+def _within_bounds(irreps: list[Irrep]) -> list[Irrep]:
+    """What follows makes lists and tables of this length, whatever weights the file has."""
+    degrees = all(0 <= irrep.l <= LMAX and irrep.p in (-1, 1) for irrep in irreps)
+    counts = all(irrep.mul >= 0 for irrep in irreps)
+    if not degrees or not counts or sum(irrep.mul for irrep in irreps) > _MOST_CHANNELS:
+        raise ValueError("out of bounds")
+    return irreps
 
 
 def _parse_term(term: str) -> Irrep:

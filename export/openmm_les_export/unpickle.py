@@ -2,51 +2,39 @@
 
 A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
 opening one is running it. Here every class of a known family (`families`) has a stand-in that only
-stores what it is given, names that are not listed are refused before anything is rebuilt, and the
-rest is left to torch's ``weights_only`` unpickler. What is scanned is what is loaded: the file is
-read once and its members are repacked, so that no second parser can see another archive.
+stores what it is given, names that are not listed are refused before anything is rebuilt, and
+`openmm_les.pickles` makes the rest. The file is read once.
 """
 
 from __future__ import annotations
 
-import _compat_pickle
 import hashlib
 import io
-import json
 import os
-import pickle
 import pickletools
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openmm_les import archives, pickles
+from openmm_les.archives import Archive
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.reading import Damage, Kind, boundary, parse_json, read_file
 from openmm_les_export.families import FAMILIES, Family, family_of
 from openmm_les_export.records import Record, stand_in
 
-#: Bytes per number in the storages that occur.
-_ITEM_SIZES = {
-    "torch.BoolStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.IntStorage": 4,
-    "torch.LongStorage": 8,
-}
-
-#: What torch itself needs to rebuild tensors. Much less than ``weights_only`` would let through.
-TENSOR_GLOBALS = frozenset(
-    {
-        "_codecs.encode",
-        "builtins.set",
-        "collections.OrderedDict",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_tensor_v2",
-        *_ITEM_SIZES,
-    }
+#: A file whose bytes make no sense, and one whose content does not.
+_FILE = Kind(
+    ModelFileError,
+    "model",
+    "model: {file} is truncated or damaged ({reason}); copy or download it again",
+)
+CONTENT = Kind(
+    ModelFileError,
+    "model",
+    "model: {file} contradicts itself ({reason}); it is damaged, or not as its training program "
+    "writes it",
 )
 
 _STRINGS = frozenset(
@@ -62,8 +50,6 @@ _STRINGS = frozenset(
 )
 #: What MatGL saves, the description first.
 MATGL_FILES = ("model.json", "model.pt", "state.pt")
-#: The pickle protocol that torch.save writes, the only one that its restricted unpickler reads.
-_PROTOCOL = 2
 _EXPECTED = "expected " + " or ".join(f"a {family.title} {family.file}" for family in FAMILIES)
 _STAND_INS = frozenset().union(*(family.names for family in FAMILIES))
 
@@ -157,6 +143,11 @@ def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
 def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint | SavedModel:
     """Opens a pickled model, a checkpoint or what MatGL saves, see `read_pickle`."""
     file = Path(path)
+    with boundary(file, _FILE):
+        return _open(file)
+
+
+def _open(file: Path) -> PickledModel | Checkpoint | SavedModel:
     folder = file.parent if file.name in MATGL_FILES else file
     if all((folder / name).is_file() for name in MATGL_FILES):
         return _open_folder(folder)
@@ -182,27 +173,30 @@ def read_archive(file: Path) -> tuple[object, str]:
     Raises:
         ModelFileError, UnsupportedModelError: see `read_pickle`.
     """
-    content = _read_bytes(file)
-    members = _archive_members(file, content)
-    pickled = _pickle_member(file, members)
-    _check_globals(file, set(scan_globals(pickled)))
-    if pickled[:1] == b"\x80" and pickled[1] > _PROTOCOL:
-        raise ModelFileError(
-            f"model: {file} is pickled with protocol {pickled[1]}, expected {_PROTOCOL}; save it "
-            "again with torch.save's default protocol"
-        )
-    _check_storages(file, pickled, members)
-    return _load(file, members), hashlib.sha256(content).hexdigest()
+    with boundary(file, _FILE):
+        content = _read_bytes(file)
+        archive = _open_archive(file, content)
+        pickled = bytes(archive.read("data.pkl"))
+        _check_globals(file, set(scan_globals(pickled)))
+        if pickled[:1] == b"\x80" and pickled[1] > pickles.PROTOCOL:
+            raise ModelFileError(
+                f"model: {file} is pickled with protocol {pickled[1]}, expected "
+                f"{pickles.PROTOCOL}; save it again with torch.save's default protocol"
+            )
+        root = pickles.load(archive, _class_of)
+    return root, hashlib.sha256(content).hexdigest()
+
+
+def _class_of(name: str) -> type[Record] | None:
+    return stand_in(name) if name in _STAND_INS else None
 
 
 def _open_folder(folder: Path) -> SavedModel:
     """Files of MatGL; the class stands in the JSON file, everything else in the other two."""
-    content = _read_bytes(folder / "model.json")
+    with boundary(folder / MATGL_FILES[0], _FILE):
+        content = _read_bytes(folder / MATGL_FILES[0])
+        description = parse_json(content)
     hashes = [hashlib.sha256(content).hexdigest()]
-    try:
-        description = json.loads(content)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"model: {folder / 'model.json'} is not JSON; {_EXPECTED}") from error
     roots = []
     for name in MATGL_FILES[1:]:
         root, sha256 = read_archive(folder / name)
@@ -227,44 +221,33 @@ def _read_bytes(file: Path) -> bytes:
     if file.is_dir():
         missing = ", ".join(name for name in MATGL_FILES if not (file / name).is_file())
         raise ModelFileError(f"model: {file} is a directory without {missing}; {_EXPECTED}")
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"model: {file} does not exist; {_EXPECTED}") from None
-    except OSError as error:
-        raise ModelFileError(f"model: cannot read {file}: {error.strerror or error}") from error
+    if not file.exists():
+        raise ModelFileError(f"model: {file} does not exist; {_EXPECTED}")
+    content = read_file(file)
     if not content:
         raise ModelFileError(f"model: {file} is empty; copy or download it again")
     return content
 
 
-def _archive_members(file: Path, content: bytes) -> dict[str, bytes]:
-    """Members of the zip archive that torch.save writes, or an error that says what the file is."""
-    if not content.startswith(b"PK\x03\x04"):
+def _open_archive(file: Path, content: bytes) -> Archive:
+    """The archive that torch.save writes, or an error that says what the file is."""
+    if not content.startswith(archives.MAGIC):
         raise _not_an_archive(file, content)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            if any(info.filename.split("/")[1:] == ["constants.pkl"] for info in infos):
-                raise ModelFileError(
-                    f"model: {file}: this is a TorchScript archive; export from the original "
-                    ".model file"
-                )
-            # Which member torch's reader takes must not be open to doubt: one folder, no name
-            # twice (it ignores case), nothing compressed.
-            names = [info.filename.lower() for info in infos]
-            folders = {name.split("/")[0] for name in names}
-            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
-            if len(set(names)) != len(names) or len(folders) != 1 or not stored:
-                raise ModelFileError(
-                    f"model: {file} is a zip archive, but not one that torch.save writes; "
-                    + _EXPECTED
-                )
-            return {info.filename: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    archive = Archive(content)
+    if "constants.pkl" in archive:
         raise ModelFileError(
-            f"model: {file} is truncated or damaged; copy or download it again"
-        ) from error
+            f"model: {file}: this is a TorchScript archive; export from the original .model file"
+        )
+    if "data.pkl" not in archive:
+        raise ModelFileError(
+            f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_EXPECTED}"
+        )
+    if not all(member.stored for member in archive.members.values()):
+        raise ModelFileError(
+            f"model: {file} is a zip archive, but not one that torch.save writes; {_EXPECTED}"
+        )
+    archive.check()
+    return archive
 
 
 def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
@@ -273,7 +256,7 @@ def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
         return ModelFileError(f"model: {file} is a tar archive; {_EXPECTED}")
     try:
         names = list(scan_globals(content))
-    except ModelFileError:
+    except Damage:
         names = []
     if names or content.startswith(b"\x80"):
         calls = f" that calls for {_listed(names)}" if names else ""
@@ -290,22 +273,13 @@ def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
     return ModelFileError(f"model: {file} is a text file; {_EXPECTED}")
 
 
-def _pickle_member(file: Path, members: dict[str, bytes]) -> bytes:
-    for name, content in members.items():
-        if name.split("/")[1:] == ["data.pkl"]:
-            return content
-    raise ModelFileError(
-        f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_EXPECTED}"
-    )
-
-
 def scan_globals(data: bytes) -> Iterator[str]:
     """Names of all classes and functions that a pickle, or a row of pickles, would import.
 
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
 
     Raises:
-        ModelFileError: the first pickle is damaged or no pickle at all.
+        Damage: the first pickle is damaged or no pickle at all.
     """
     stream = io.BytesIO(data)
     first = True
@@ -315,7 +289,7 @@ def scan_globals(data: bytes) -> Iterator[str]:
         except Exception as error:  # pickletools has no error type of its own for all of them
             # After the pickles of an old torch file come raw numbers.
             if first:
-                raise ModelFileError("model: the pickle inside the file is damaged") from error
+                raise Damage(f"no pickle ({type(error).__name__})") from error
             return
         first = False
 
@@ -323,15 +297,17 @@ def scan_globals(data: bytes) -> Iterator[str]:
 def _scan_one(stream: io.BytesIO) -> Iterator[str]:
     memo: dict[object, object] = {}
     pushed: list[object] = []  # the strings among the latest values on the stack, None for others
-    for opcode, argument, _ in pickletools.genops(stream):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if count > pickles.MOST_INSTRUCTIONS:
+            raise Damage(f"more than {pickles.MOST_INSTRUCTIONS} instructions")
         name = opcode.name
         if name in ("GLOBAL", "INST"):
-            yield _modern_name(*str(argument).split(" ", 1))
+            yield pickles.modern_name(*str(argument).split(" ", 1))
             pushed.append(None)
         elif name == "STACK_GLOBAL":
             parts = pushed[-2:]
             readable = len(parts) == 2 and all(isinstance(part, str) for part in parts)
-            yield _modern_name(*map(str, parts)) if readable else "?"
+            yield pickles.modern_name(*map(str, parts)) if readable else "?"
             pushed.append(None)
         elif name.startswith("EXT"):
             yield f"copyreg extension {argument}"
@@ -347,20 +323,11 @@ def _scan_one(stream: io.BytesIO) -> Iterator[str]:
             pushed.append(None)
 
 
-def _modern_name(module: str, name: str) -> str:
-    """Name under which Python 3 imports what protocol 2 calls by its Python 2 name."""
-    if (module, name) in _compat_pickle.NAME_MAPPING:
-        module, name = _compat_pickle.NAME_MAPPING[(module, name)]
-    else:
-        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
-    return f"{module}.{name}"
-
-
 def _check_globals(file: Path, names: set[str]) -> None:
     """Refuses what is not on the lists, by name."""
     family = family_of(names)
     families = FAMILIES if family is None else (family,)
-    unknown = names - TENSOR_GLOBALS - (frozenset() if family is None else family.names)
+    unknown = names - pickles.GLOBALS - (frozenset() if family is None else family.names)
     known = tuple(prefix for each in families for prefix in each.frameworks)
     alien = {name for name in unknown if not name.startswith(known)}
     titles = " or ".join(each.title for each in families)
@@ -398,66 +365,3 @@ def _listed(names: set[str] | list[str]) -> str:
     shown = sorted(set(names))
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     return ", ".join(shown[:5]) + more
-
-
-class _DryRun(pickle.Unpickler):
-    """Rebuilds nothing but stand-ins, torch's functions included, to see the storages asked for."""
-
-    def __init__(self, pickled: bytes, sizes: dict[str, int]) -> None:
-        super().__init__(io.BytesIO(pickled))
-        self._sizes = sizes
-
-    def find_class(self, module: str, name: str) -> Any:
-        containers = {"collections.OrderedDict": OrderedDict, "builtins.set": set}
-        return containers.get(f"{module}.{name}") or stand_in(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> None:
-        _, storage, key, _, count = pid
-        asked, held = count * _ITEM_SIZES[storage.qualified_name], self._sizes[f"data/{key}"]
-        if asked != held:
-            raise ValueError(f"storage {key}: {asked} bytes asked for, {held} in the file")
-
-
-def _check_storages(file: Path, pickled: bytes, members: dict[str, bytes]) -> None:
-    """Refuses a tensor larger than what the file holds: torch before 2.13 reads beyond the end."""
-    sizes = {name.partition("/")[2]: len(content) for name, content in members.items()}
-    try:
-        _DryRun(pickled, sizes).load()
-    except Exception as error:
-        raise ModelFileError(
-            f"model: {file} is damaged ({type(error).__name__}: {error}); copy or download it again"
-        ) from error
-
-
-def _load(file: Path, members: dict[str, bytes]) -> object:
-    import torch
-    from torch import serialization
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    buffer.seek(0)
-    stand_ins: list[Any] = [(stand_in(name), name) for name in sorted(_STAND_INS)]
-    # Classes that the program has marked as safe, e3nn's own for instance, must not take the
-    # places of the stand-ins.
-    before = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    try:
-        with serialization.safe_globals(stand_ins):
-            # Explicit: importing mace-torch switches weights_only off for the whole process.
-            return torch.load(buffer, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:
-        raise ModelFileError(
-            f"model: {file} is damaged, torch cannot rebuild its tensors ({_reason(error)}); copy "
-            "or download it again"
-        ) from error
-    finally:
-        serialization.add_safe_globals(before)
-
-
-def _reason(error: Exception) -> str:
-    """One line of torch's message, without its advice to load the file unsafely."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2]
-    lines = [line for line in text.splitlines() if not line.startswith("Weights only load failed")]
-    return next((line.strip() for line in lines if line.strip()), type(error).__name__)

@@ -1,98 +1,68 @@
 """Files of time series: CSV, NPZ and HDF5, read in whole and written row by row.
 
 Every row is complete on the disk (as far as this process is concerned) before the next one comes,
-and rows from some step on can be taken back, so that a simulation can continue its file.
+and rows from some step on can be taken back, so that a simulation can continue its file. A row
+that cannot be written is not there at all.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import warnings
-from abc import ABC, abstractmethod
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from openmm_les.analysis.hdf5 import HDF5File, h5py
 from openmm_les.analysis.series import (
     QUANTITIES,
     STEP,
     TIME,
     FloatArray,
-    Quantity,
+    Header,
     TimeSeries,
+    from_arrays,
     from_table,
+    is_series,
+    printable,
 )
-from openmm_les.errors import InputError
+from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
+from openmm_les.errors import InputError, LESError
+from openmm_les.files import write_atomically
 
 #: Digits of a number in a CSV file: more than single precision has.
 _DIGITS = 10
-
-
-class SeriesFile(ABC):
-    """A file that holds a time series.
-
-    Args:
-        path: of the file.
-        names: quantities of `QUANTITIES` in the order in which they are written.
-        atoms: indices of the atoms, for quantities that each atom has.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str] = (), atoms: Sequence[int] = ()) -> None:
-        self.path = path
-        self.atoms = tuple(atoms)
-        self.quantities: tuple[Quantity, ...] = tuple(QUANTITIES[name] for name in names)
-
-    def check_columns(self, series: TimeSeries) -> None:
-        """Refuse a file that holds other quantities or atoms than those that will be written.
-
-        Args:
-            series: what the file holds.
-
-        Raises:
-            InputError: names both.
-        """
-        wanted = [q.name for q in self.quantities]
-        per_atom = any(q.per_atom for q in self.quantities)
-        if sorted(series.values) != sorted(wanted):
-            raise InputError(
-                f"append: expected {self.path} to hold {', '.join(wanted)}, got "
-                f"{', '.join(series.values)}; report the same, or choose another file"
-            )
-        if per_atom and series.atoms != self.atoms:
-            raise InputError(
-                f"append: expected {self.path} to be of the same {len(self.atoms)} atoms, got "
-                f"{len(series.atoms)} atoms or others; choose another file"
-            )
-
-    @abstractmethod
-    def read(self) -> TimeSeries:
-        """Read all of it."""
-
-    @abstractmethod
-    def create(self) -> None:
-        """Make the file without rows; replaces one that is there."""
-
-    @abstractmethod
-    def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
-        """Write one row: step, time [ps] and all quantities in their units."""
-
-    @abstractmethod
-    def cut(self, rows: int) -> None:
-        """Keep this many rows from the beginning."""
+#: What the comment below the column names begins with; the rest is JSON.
+_MARK = "# {"
+#: Bytes that describe an array in an NPZ file, at most.
+_PREAMBLE = 10_000
 
 
 class CSVFile(SeriesFile):
-    """A table with the header that OpenMM's reporters write; anything reads it."""
+    """A table with the column names that OpenMM's reporters write; anything reads it.
+
+    What it says of the simulation stands below them, in one line that is a comment for numpy.
+    """
+
+    def is_ours(self) -> bool:
+        with self.path.open(newline="", encoding="utf-8-sig") as stream:
+            return is_series(_columns(stream))
 
     def read(self) -> TimeSeries:
         source = str(self.path)
-        with self.path.open(newline="", encoding="utf-8") as stream:
-            first = stream.readline().removeprefix("#")
-            header = next(csv.reader([first]), [])
+        with self.path.open(newline="", encoding="utf-8-sig") as stream:
+            columns = _columns(stream)
+            start = stream.tell()
+            line = stream.readline()
+            header = _header(source, line)
+            if not line.startswith(_MARK):
+                stream.seek(start)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # of numpy: no rows yet
@@ -100,132 +70,145 @@ class CSVFile(SeriesFile):
             except ValueError as error:
                 raise InputError(
                     f"{source}: expected a table of numbers below its header, got something else "
-                    f"({error}); delete the broken line if it is the last"
+                    f"({printable(str(error))}); delete the broken line if it is the last"
                 ) from None
-        if table.size and table.shape[1] != len(header):
+        if table.size and table.shape[1] != len(columns):
             raise InputError(
-                f"{source}: expected {len(header)} columns, as many as in the header, got "
+                f"{source}: expected {len(columns)} columns, as many as in the header, got "
                 f"{table.shape[1]}"
             )
-        return from_table(source, header, table.reshape(-1, max(1, len(header))))
+        return from_table(source, columns, table.reshape(-1, max(1, len(columns))), header)
 
     def check_columns(self, series: TimeSeries) -> None:
         super().check_columns(series)
         with self.path.open(encoding="utf-8") as stream:
-            header = stream.readline()
-        if header != self._header():
+            names = stream.readline()
+        if names != self._names():
             raise InputError(
                 f"append: expected {self.path} to have its columns in the order in which they are "
                 "written, got another; choose another file"
             )
 
     def create(self) -> None:
-        with self.path.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(self._header())
+        write_atomically(self.path, (self._names() + self._comment()).encode())
 
-    def _header(self) -> str:
+    def _names(self) -> str:
         quantities = (STEP, TIME, *self.quantities)
         names = [name for quantity in quantities for name in quantity.columns(self.atoms)]
         return "#" + ",".join(f'"{name}"' for name in names) + "\n"
 
+    def _comment(self) -> str:
+        entries = self.header.entries()
+        if not entries:
+            return ""
+        return "# " + json.dumps({**entries, "units": units_of(())}) + "\n"
+
     def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
         numbers = [number for q in self.quantities for number in np.ravel(values[q.name])]
         words = [str(step), *(f"{number:.{_DIGITS}g}" for number in (time, *numbers))]
-        with self.path.open("a", encoding="utf-8", newline="\n") as stream:
-            stream.write(",".join(words) + "\n")
+        line = (",".join(words) + "\n").encode()
+        with self.path.open("ab", buffering=0) as stream:
+            length = stream.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(length)
+                raise
 
     def cut(self, rows: int) -> None:
         with self.path.open("r+b") as stream:
-            for _ in range(rows + 1):  # and the header
-                stream.readline()
+            left = rows + 1  # and the column names
+            while left and (line := stream.readline()):
+                left -= not line.startswith(_MARK.encode())
+            place = stream.tell()
+            if not stream.readline().startswith(_MARK.encode()):
+                stream.seek(place)
             stream.truncate(stream.tell())
 
 
 class NPZFile(SeriesFile):
     """Arrays for numpy.load. Each row writes the whole file again, so keep these short."""
 
+    def is_ours(self) -> bool:
+        with zipfile.ZipFile(self.path) as archive:
+            names = {Path(name).stem for name in archive.namelist()}
+        others = {"atoms", "units", *Header.names(), *QUANTITIES}
+        return {STEP.name, TIME.name} <= names and names <= {STEP.name, TIME.name, *others}
+
     def read(self) -> TimeSeries:
-        try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.path}: expected an NPZ file of numbers: {error}") from None
-        units = json.loads(str(arrays.pop("units", "{}")))
-        return _from_arrays(str(self.path), arrays, units)
+        source = str(self.path)
+        with zipfile.ZipFile(self.path) as archive:
+            there = set(archive.namelist())
+
+            def get(names: Sequence[str]) -> dict[str, Any]:
+                return {
+                    name: self._array(archive, name) for name in names if f"{name}.npy" in there
+                }
+
+            units = json.loads(get(["units"]).get("units", "{}"))
+            header = Header.of(source, get(Header.names()), units)
+            arrays = get([STEP.name, TIME.name, "atoms", *QUANTITIES])
+        if TIME.name not in arrays:
+            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # to be told
+            arrays.pop(TIME.name, None)
+        return from_arrays(source, arrays, units, header)
+
+    def _array(self, archive: zipfile.ZipFile, name: str) -> Any:
+        """An array, or the text that one holds, whose size was looked at first."""
+        with archive.open(f"{name}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            reader = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, _, dtype = reader(stream)
+        is_text = dtype.kind == "U" and shape == () and dtype.itemsize <= 4 * _PREAMBLE
+        if not is_text:
+            check_array(self.path, name, shape, dtype)
+        with archive.open(f"{name}.npy") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+        return str(array) if is_text else array
 
     def create(self) -> None:
-        empty = {q.name: np.zeros((0, *_shape(q, self.atoms))) for q in self.quantities}
+        empty = {q.name: np.zeros((0, *shape_of(q, self.atoms))) for q in self.quantities}
         self._write({"step": np.zeros(0, dtype=np.int64), "time": np.zeros(0), **empty})
 
     def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
-        with np.load(self.path, allow_pickle=False) as archive:
-            row = {"step": step, "time": time, **values}
-            arrays = {
-                name: np.concatenate([archive[name], np.asarray(row[name])[None]])
-                for name in ("step", "time", *(q.name for q in self.quantities))
+        row = {"step": step, "time": time, **values}
+        self._write(
+            {
+                name: np.concatenate([array, np.asarray(row[name])[None]])
+                for name, array in self._rows().items()
             }
-        self._write(arrays)
-
-    def cut(self, rows: int) -> None:
-        with np.load(self.path, allow_pickle=False) as archive:
-            names = ("step", "time", *(q.name for q in self.quantities))
-            arrays = {name: archive[name][:rows] for name in names}
-        self._write(arrays)
-
-    def _write(self, arrays: dict[str, Any]) -> None:
-        units = {q.name: q.unit for q in (TIME, *self.quantities)}
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("wb") as stream:
-            np.savez(
-                stream,
-                **arrays,
-                atoms=np.array(self.atoms, dtype=np.int64),
-                units=json.dumps(units),
-            )
-        os.replace(part, self.path)
-
-
-class HDF5File(SeriesFile):
-    """Datasets that grow, each with an attribute ``unit``; the choice for large series."""
-
-    def read(self) -> TimeSeries:
-        try:
-            with _h5py().File(self.path, "r") as file:
-                arrays = {name: np.asarray(dataset) for name, dataset in file.items()}
-                units = {name: file[name].attrs.get("unit") for name in arrays}
-        except OSError as error:
-            raise InputError(f"{self.path}: expected an HDF5 file: {error}") from None
-        return _from_arrays(
-            str(self.path), arrays, {name: unit for name, unit in units.items() if unit is not None}
         )
 
-    def create(self) -> None:
-        with _h5py().File(self.path, "w") as file:
-            file.create_dataset("atoms", data=np.array(self.atoms, dtype=np.int64))
-            for quantity in (STEP, TIME, *self.quantities):
-                shape = _shape(quantity, self.atoms)
-                dataset = file.create_dataset(
-                    quantity.name,
-                    shape=(0, *shape),
-                    maxshape=(None, *shape),
-                    chunks=(max(1, 8192 // max(1, int(np.prod(shape)))), *shape),
-                    dtype=np.int64 if quantity is STEP else np.float64,
-                )
-                dataset.attrs["unit"] = quantity.unit
-
-    def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
-        row = {"step": step, "time": time, **values}
-        # Opened and closed for each row: a process that is killed leaves a whole file behind.
-        with _h5py().File(self.path, "r+") as file:
-            for quantity in (STEP, TIME, *self.quantities):
-                dataset = file[quantity.name]
-                dataset.resize(len(dataset) + 1, axis=0)
-                dataset[-1] = row[quantity.name]
-
     def cut(self, rows: int) -> None:
-        with _h5py().File(self.path, "r+") as file:
-            for quantity in (STEP, TIME, *self.quantities):
-                file[quantity.name].resize(rows, axis=0)
+        self._write({name: array[:rows] for name, array in self._rows().items()})
+
+    def _rows(self) -> dict[str, Any]:
+        with np.load(self.path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("step", "time", *self._quantity_names())}
+
+    def _quantity_names(self) -> list[str]:
+        return [q.name for q in self.quantities]
+
+    def _write(self, arrays: Mapping[str, Any]) -> None:
+        content = io.BytesIO()
+        np.savez(
+            content,
+            **arrays,
+            **self.header.entries(),
+            atoms=np.array(self.atoms, dtype=np.int64),
+            units=json.dumps(units_of((TIME, *self.quantities))),
+        )
+        part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            part.write_bytes(content.getvalue())
+            os.replace(part, self.path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 _FORMATS: dict[str, type[SeriesFile]] = {
@@ -237,7 +220,10 @@ _FORMATS: dict[str, type[SeriesFile]] = {
 
 
 def open_series(
-    path: str | os.PathLike[str], names: Sequence[str] = (), atoms: Sequence[int] = ()
+    path: str | os.PathLike[str],
+    names: Sequence[str] = (),
+    atoms: Sequence[int] = (),
+    header: Header | None = None,
 ) -> SeriesFile:
     """The file at `path`, in the format that its name says.
 
@@ -245,17 +231,18 @@ def open_series(
         path: ends in ``.csv``, ``.npz``, ``.h5`` or ``.hdf5``.
         names: what is written, for a file that is to be written.
         atoms: indices of the atoms, likewise.
+        header: of the simulation, likewise.
 
     Raises:
         InputError: another ending, or h5py is not installed.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
         raise InputError(f"file: expected a name that ends in {', '.join(_FORMATS)}, got {file}")
     if kind is HDF5File:
-        _h5py()
-    return kind(file, names, atoms)
+        h5py()
+    return kind(file, names, atoms, header)
 
 
 def read(path: str | os.PathLike[str]) -> TimeSeries:
@@ -270,49 +257,33 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
     file = open_series(path)
     try:
         return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"file: cannot read {file.path}: {reason}") from None
-
-
-def _from_arrays(source: str, arrays: dict[str, Any], units: Mapping[str, str]) -> TimeSeries:
-    """A time series from named arrays; without a unit they are taken to have the right one."""
-    if TIME.name not in arrays:
-        raise InputError(f"{source}: expected an array 'time' [ps], got {', '.join(arrays)}")
-    time = np.asarray(arrays.pop(TIME.name), dtype=np.float64)
-    steps = arrays.pop(STEP.name, None)
-    atoms = tuple(int(atom) for atom in arrays.pop("atoms", ()))
-    values = {}
-    for name, array in arrays.items():
-        quantity = QUANTITIES.get(name)
-        if quantity is None:
-            continue
-        if units.get(name, quantity.unit) != quantity.unit:
-            raise InputError(
-                f"{source}: expected {name} in {quantity.unit}, got {units[name]}; convert it"
-            )
-        value = np.asarray(array, dtype=np.float64)
-        inner = value.shape[1:]
-        fits = inner[1:] == quantity.shape if quantity.per_atom else inner == quantity.shape
-        if len(value) != len(time) or not fits:
-            each = ("atoms", *quantity.shape) if quantity.per_atom else quantity.shape
-            wanted = ", ".join(map(str, (len(time), *each)))
-            raise InputError(f"{source}: expected {name} of shape ({wanted}), got {value.shape}")
-        values[name] = value
-    return TimeSeries(source, time, values, steps, atoms)
-
-
-def _shape(quantity: Quantity, atoms: Sequence[int]) -> tuple[int, ...]:
-    return (len(atoms), *quantity.shape) if quantity.per_atom else quantity.shape
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        if error.name != "h5py":
-            raise
+    except LESError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged file leads to
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"file: cannot read {file.path}: {error.strerror}") from None
+        kind = {".npz": "an NPZ", ".csv": "a CSV"}.get(file.path.suffix.lower(), "an HDF5")
+        reason = printable(str(error)) or type(error).__name__
         raise InputError(
-            "file: HDF5 needs h5py: pip install 'openmm-les[analysis]', or use a .csv file"
+            f"{file.path}: expected {kind} file of numbers, got something else ({reason})"
+        ) from error
+
+
+def _columns(stream: IO[str]) -> list[str]:
+    """Names of the columns, with which a table begins."""
+    return next(csv.reader([stream.readline().removeprefix("#")]), [])
+
+
+def _header(source: str, line: str) -> Header:
+    """What the line below the names says of the simulation."""
+    if not line.startswith(_MARK):
+        return Header()
+    try:
+        entries = json.loads(line.removeprefix("#"))
+        units = dict(entries.pop("units", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise InputError(
+            f"{source}: expected JSON in the comment below the column names, got something else; "
+            "correct or delete that line"
         ) from None
-    return h5py
+    return Header.of(source, entries, units)

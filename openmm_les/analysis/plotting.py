@@ -55,6 +55,21 @@ def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> Non
     Args:
         spectra: one, or several with names for the legend.
         path: of the picture.
+
+    Raises:
+        InputError: an unknown format, or matplotlib is not installed.
+        OutputError: it cannot be written.
+    """
+    check(path)
+    write_atomically(path, draw_spectrum(spectra, path.suffix))
+
+
+def draw_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, suffix: str) -> bytes:
+    """The same picture as the content of a file.
+
+    Args:
+        spectra: one, or several with names for the legend.
+        suffix: the ending of the file's name.
     """
     named = {"": spectra} if isinstance(spectra, Spectrum) else spectra
     labels = {
@@ -85,7 +100,7 @@ def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> Non
             axis.legend()
     end = max(spectrum.wavenumber[-1] for spectrum in named.values())
     axes[-1, 0].set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0.0, end))
-    _save(pyplot, figure, path)
+    return _content(pyplot, figure, suffix)
 
 
 def plot_parity(
@@ -98,7 +113,19 @@ def plot_parity(
         path: of the picture.
         reference: what the reference is called.
         model: what the model is called.
+
+    Raises:
+        InputError: an unknown format, or matplotlib is not installed.
+        OutputError: it cannot be written.
     """
+    check(path)
+    write_atomically(path, draw_parity(quantities, path.suffix, reference, model))
+
+
+def draw_parity(
+    quantities: Sequence[Parity], suffix: str, reference: str = "reference", model: str = "model"
+) -> bytes:
+    """The same picture as the content of a file, whose name ends in `suffix`."""
     pyplot = _pyplot()
     columns = min(2, len(quantities))
     rows = -(-len(quantities) // columns)
@@ -117,14 +144,14 @@ def plot_parity(
             xlabel=f"{reference} [{parity.unit}]",
             ylabel=f"{model} [{parity.unit}]",
         )
-    _save(pyplot, figure, path)
+    return _content(pyplot, figure, suffix)
 
 
-def _save(pyplot: Any, figure: Any, path: Path) -> None:
+def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())
+    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=suffix[1:].lower())
     pyplot.close(figure)
-    write_atomically(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _pyplot() -> Any:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from openmm_les.analysis.plotting import Parity, plot_parity
+from openmm_les.analysis.plotting import Parity, draw_parity
+from openmm_les.analysis.reference_data import UNITS
 from openmm_les.analysis.validation import Statistics, Validation
-from openmm_les.errors import InputError
-from openmm_les.files import write_atomically
+from openmm_les.errors import OutputError
+from openmm_les.files import refuse_inputs, write_atomically, writing
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +24,33 @@ FRAMES, STATISTICS, PICTURE = "frames.csv", "statistics.json", "parity.png"
 _PANELS = (
     ("energy_shifted", "energy", "meV/atom", 1e3),
     ("forces", "force component", "eV/A", 1.0),
+    ("stress", "stress component", "eV/A^3", 1.0),
     ("dipole", "dipole component", "e A", 1.0),
     ("born_charges", "Born charge component", "e", 1.0),
 )
 
 
-def prepare(directory: Path, overwrite: bool) -> Path:
+def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Path:
     """Make the directory, and refuse one that has such files, before any work is done.
 
+    Args:
+        directory: where to write.
+        overwrite: whether such files may be there.
+        inputs: what is read, by the names of arguments.
+
     Raises:
-        InputError: it cannot be made, or would lose files.
+        OutputError: it cannot be made, would lose files, or holds an input.
     """
-    try:
+    directory = directory.expanduser()
+    for output in (directory, *(directory / name for name in (FRAMES, STATISTICS, PICTURE))):
+        refuse_inputs(output, inputs)
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"output: cannot make the directory {directory}: {error.strerror or error}"
-        ) from None
+    if not os.access(directory, os.W_OK):
+        raise OutputError(f"output: no permission to write in {directory}")
     there = [name for name in (FRAMES, STATISTICS, PICTURE) if (directory / name).exists()]
     if there and not overwrite:
-        raise InputError(
+        raise OutputError(
             f"output: {directory} has {', '.join(there)} already; choose another directory or pass "
             "--overwrite"
         )
@@ -76,12 +85,38 @@ def table(rows: Sequence[Statistics]) -> str:
 
 
 def as_dict(result: Validation) -> dict[str, Any]:
-    """The statistics for machines; None for what is not defined."""
+    """The statistics for machines, and what they are of; None for what is not defined."""
     rows = [
         {key: None if value != value else value for key, value in asdict(row).items()}
         for row in result.statistics()
     ]
-    return {"structures": len(result.frames), "statistics": rows}
+    return {
+        "model": dict(result.model),
+        "data": result.files,
+        "structures": len(result.frames),
+        "atoms": sum(len(frame.numbers) for frame in result.frames),
+        "keys": result.keys,
+        "not compared": result.not_compared,
+        "statistics": rows,
+    }
+
+
+def origin(result: Validation) -> str:
+    """What was compared with what, for people."""
+    about = as_dict(result)
+    keys = "; ".join(f"{name} ({UNITS[name]}): {', '.join(k)}" for name, k in result.keys.items())
+    lines = {
+        "model": f"{about['model'].get('path')}, sha256 {about['model'].get('sha256', '')[:12]}",
+        "data": ", ".join(about["data"]),
+        "keys": keys,
+        "not compared": ", ".join(about["not compared"]),
+    }
+    return "\n".join(
+        [
+            f"{about['structures']} structures, {about['atoms']} atoms",
+            *(f"{name:<14}{text}" for name, text in lines.items() if text),
+        ]
+    )
 
 
 def write(result: Validation, directory: Path) -> list[Path]:
@@ -89,18 +124,28 @@ def write(result: Validation, directory: Path) -> list[Path]:
 
     Returns:
         The files.
+
+    Raises:
+        OutputError: one of them cannot be written; then none of them is there.
     """
-    write_atomically(directory / FRAMES, result.to_csv().encode())
-    text = json.dumps(as_dict(result), indent=2) + "\n"
-    write_atomically(directory / STATISTICS, text.encode())
-    written = [directory / FRAMES, directory / STATISTICS]
+    contents = {
+        FRAMES: result.to_csv().encode(),
+        STATISTICS: (json.dumps(as_dict(result), indent=2) + "\n").encode(),
+    }
     if find_spec("matplotlib") is None:
         logger.warning(
             "no parity.png: pictures need matplotlib: pip install 'openmm-les[analysis]'"
         )
-        return written
-    plot_parity(parities(result), directory / PICTURE)
-    return [*written, directory / PICTURE]
+    else:
+        contents[PICTURE] = draw_parity(parities(result), Path(PICTURE).suffix)
+    try:
+        for name, content in contents.items():
+            write_atomically(directory / name, content)
+    except OutputError:
+        for name in contents:  # some would be of this report, and some of an older one
+            (directory / name).unlink(missing_ok=True)
+        raise
+    return [directory / name for name in contents]
 
 
 def parities(result: Validation) -> list[Parity]:

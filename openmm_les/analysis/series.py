@@ -5,10 +5,12 @@ Imports neither torch nor openmm.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,7 @@ QUANTITIES: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
         Quantity("volume", "Box Volume", "nm^3"),
+        Quantity("les_energy", "LES Energy", "eV"),
         Quantity("dipole", "Dipole", "e A", axes=_XYZ, shape=(3,)),
         Quantity("current", "Current", "e A/ps", axes=_XYZ, shape=(3,)),
         Quantity("charges", "Charge", "e", per_atom=True),
@@ -97,6 +100,84 @@ _COLUMN = re.compile(
 
 
 @dataclass(frozen=True)
+class Header:
+    """What a series says of the simulation that it comes from; None where it does not tell.
+
+    Attributes:
+        temperature: of the thermostat [K].
+        model: name of the artifact's file.
+        model_sha256: hash of that file.
+        charge_sign: of charges, dipoles and currents: ``'physical'``, or ``'unknown'`` where the
+            model does not state the sign of its charges.
+    """
+
+    temperature: float | None = None
+    model: str | None = None
+    model_sha256: str | None = None
+    charge_sign: str | None = None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of everything that can be in it."""
+        return [entry.name for entry in fields(cls)]
+
+    def entries(self) -> dict[str, Any]:
+        """What there is, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, source: str, entries: Mapping[str, Any], units: Mapping[str, str]) -> Header:
+        """From the entries of a file; others are left out.
+
+        Args:
+            source: for messages.
+            entries: values by the names of the attributes.
+            units: of entries and quantities, by their names.
+
+        Raises:
+            InputError: a temperature that is none, or is in another unit.
+        """
+        found: dict[str, Any] = {
+            name: printable(str(entries[name]))
+            for name in ("model", "model_sha256", "charge_sign")
+            if name in entries
+        }
+        if "temperature" in entries:
+            given, unit = entries["temperature"], units.get("temperature", "K")
+            try:
+                found["temperature"] = float(given)
+            except (TypeError, ValueError):
+                found["temperature"] = math.nan
+            if unit != "K" or not 0.0 < found["temperature"] < math.inf:
+                raise InputError(
+                    f"{source}: expected a temperature above 0 in K, got "
+                    f"{printable(str(given), 40)} {printable(unit, 40)}; correct its header"
+                )
+        return cls(**found)
+
+    def check_same(self, other: Header, path: object) -> None:
+        """Refuse to continue a series by a simulation that says something else.
+
+        Args:
+            other: of the simulation.
+            path: of the file, for the message.
+
+        Raises:
+            InputError: both tell, and differ; names of files may.
+        """
+        for entry in fields(self):
+            there, new = getattr(self, entry.name), getattr(other, entry.name)
+            if entry.name == "model" or there is None or new is None or there == new:
+                continue
+            if entry.name == "temperature" and math.isclose(there, new, rel_tol=1e-6):
+                continue
+            raise InputError(
+                f"append: expected {path} to have {entry.name.replace('_', ' ')} {new} as this "
+                f"simulation, got {there}; choose another file"
+            )
+
+
+@dataclass(frozen=True)
 class TimeSeries:
     """Properties at n moments.
 
@@ -106,6 +187,7 @@ class TimeSeries:
         values: arrays of shape (n, ...) by the names of `QUANTITIES`, in their units.
         steps: shape (n,); None where the file does not tell.
         atoms: indices of the atoms, for what is there for each of them.
+        header: of the simulation.
     """
 
     source: str
@@ -113,6 +195,7 @@ class TimeSeries:
     values: Mapping[str, FloatArray]
     steps: IntArray | None = None
     atoms: tuple[int, ...] = ()
+    header: Header = Header()
 
     def get(self, name: str) -> FloatArray:
         """A quantity, which is there and finite.
@@ -170,19 +253,22 @@ class TimeSeries:
         return replace(self, time=self.time[keep], values=values, steps=steps)
 
 
-def from_table(source: str, header: list[str], table: FloatArray) -> TimeSeries:
+def from_table(
+    source: str, columns: list[str], table: FloatArray, header: Header | None = None
+) -> TimeSeries:
     """A time series from the columns of a table; columns that are not known are left out.
 
     Args:
         source: for messages.
-        header: names of the columns.
+        columns: their names.
         table: shape (n, columns).
+        header: what the file says of the simulation.
 
     Raises:
-        InputError: a known quantity in another unit, or without some of its columns.
+        InputError: a known quantity in another unit, twice, or without some of its columns.
     """
     places: dict[str, dict[tuple[str, str], int]] = {}
-    for place, text in enumerate(header):
+    for place, text in enumerate(columns):
         match = _COLUMN.fullmatch(text.strip())
         if match is None:
             continue
@@ -192,12 +278,19 @@ def from_table(source: str, header: list[str], table: FloatArray) -> TimeSeries:
                 f"{source}: expected {quantity.name} in {quantity.unit or 'no unit'}, got the "
                 f"column {text.strip()!r}; convert it, and name it {quantity.columns([0])[0]!r}"
             )
-        places.setdefault(quantity.name, {})[match["atom"] or "", match["axis"] or ""] = place
-    if TIME.name not in places:
-        raise InputError(f"{source}: expected a column 'Time (ps)', got {', '.join(header)}")
-    time = table[:, places.pop(TIME.name)["", ""]]
-    step = places.pop(STEP.name, None)
-    steps = None if step is None else table[:, step["", ""]].astype(np.int64)
+        of_quantity = places.setdefault(quantity.name, {})
+        component = (match["atom"] or "", match["axis"] or "")
+        if component in of_quantity:
+            raise InputError(f"{source}: expected one column {text.strip()!r}, got two")
+        of_quantity[component] = place
+    moments = places.pop(TIME.name, {})
+    if list(moments) != [("", "")]:
+        raise InputError(
+            f"{source}: expected a column 'Time (ps)', got {printable(', '.join(columns))}"
+        )
+    time = table[:, moments["", ""]]
+    step = places.pop(STEP.name, {}).get(("", ""))
+    steps = None if step is None else as_steps(source, table[:, step])
     atoms: tuple[int, ...] = ()
     values = {}
     for name, found in places.items():
@@ -214,7 +307,79 @@ def from_table(source: str, header: list[str], table: FloatArray) -> TimeSeries:
         order = [found[key] for key in wanted]
         many = (len(words),) if quantity.per_atom else ()
         values[name] = table[:, order].reshape(len(table), *many, *quantity.shape)
-    return TimeSeries(source, time, values, steps, atoms)
+    return TimeSeries(source, time, values, steps, atoms, header or Header())
+
+
+def from_arrays(
+    source: str, arrays: Mapping[str, Any], units: Mapping[str, str], header: Header
+) -> TimeSeries:
+    """A time series from named arrays; without a unit they are taken to have the right one.
+
+    Args:
+        source: for messages.
+        arrays: of `QUANTITIES`, ``'time'``, and perhaps ``'step'`` and ``'atoms'``.
+        units: of some of them.
+        header: what the file says of the simulation.
+
+    Raises:
+        InputError: arrays of other shapes or units.
+    """
+    if TIME.name not in arrays:
+        raise InputError(
+            f"{source}: expected an array 'time' [ps], got {printable(', '.join(arrays))}"
+        )
+    values = {}
+    for name, quantity in {TIME.name: TIME, **QUANTITIES}.items():
+        if name in arrays and units.get(name, quantity.unit) != quantity.unit:
+            raise InputError(
+                f"{source}: expected {name} in {quantity.unit}, got "
+                f"{printable(str(units[name]), 40)}; convert it"
+            )
+    time = np.asarray(arrays[TIME.name], dtype=np.float64)
+    if time.ndim != 1:
+        raise InputError(f"{source}: expected time of shape (n,), got {time.shape}")
+    steps = arrays.get(STEP.name)
+    if steps is not None:
+        steps = as_steps(source, np.asarray(steps))
+        if steps.shape != time.shape:
+            raise InputError(f"{source}: expected step of shape {time.shape}, got {steps.shape}")
+    atoms = tuple(int(atom) for atom in np.ravel(arrays.get("atoms", ())))
+    for name, quantity in QUANTITIES.items():
+        if name not in arrays:
+            continue
+        value = np.asarray(arrays[name], dtype=np.float64)
+        inner = value.shape[1:]
+        fits = inner[1:] == quantity.shape if quantity.per_atom else inner == quantity.shape
+        if len(np.atleast_1d(value)) != len(time) or not fits:
+            each = ("atoms", *quantity.shape) if quantity.per_atom else quantity.shape
+            wanted = ", ".join(map(str, (len(time), *each)))
+            raise InputError(f"{source}: expected {name} of shape ({wanted}), got {value.shape}")
+        values[name] = value
+    return TimeSeries(source, time, values, steps, atoms, header)
+
+
+def as_steps(source: str, values: npt.NDArray[Any]) -> IntArray:
+    """Numbers of steps as integers.
+
+    Raises:
+        InputError: some are none.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if not (np.isfinite(numbers) & (np.abs(numbers) < 2**53)).all():
+        raise InputError(f"{source}: expected a number of steps in every row, got something else")
+    return np.asarray(values).astype(np.int64)
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text of a file in one line that is safe to print, not longer than `most`."""
+    line = " ".join(text.split())[:most]
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def is_series(columns: Iterable[str]) -> bool:
+    """Whether these columns are those of a time series, and nothing else is among them."""
+    labels = [match and match["label"] for match in map(_COLUMN.fullmatch, columns)]
+    return None not in labels and {STEP.label, TIME.label} < set(labels)
 
 
 def _rows(bad: npt.NDArray[np.bool_]) -> str:

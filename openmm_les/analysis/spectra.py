@@ -37,10 +37,14 @@ _FEWEST = 16
 _RESOLUTION = 10.0
 #: Numbers that are transformed at once, which bounds memory.
 _CHUNK = 2**22
+#: Taken where nobody says the temperature [K].
+_ROOM_TEMPERATURE = 300.0
 #: Rows of a spectrum in its resolution, by zero padding.
 _ROWS = 5
 #: Vibrations of bonds to hydrogen [1/cm].
 _HYDROGEN = 4500.0
+#: Rows that show them well are so far apart [ps].
+_FREQUENT = 0.003
 #: km/mol for each square Angstrom of cross section, per wavenumber [1/cm].
 _KM_PER_MOL = 602.214076
 
@@ -82,7 +86,7 @@ class SpectrumOptions:
         spacing: of the rows [1/cm] at the most, by zero padding; None takes a fifth of the
             resolution.
         max_wavenumber: end of the spectrum [1/cm].
-        temperature: of the simulation [K].
+        temperature: of the simulation [K]; None takes what the series says, or 300 with a warning.
         quantum_correction: one of `QUANTUM_CORRECTIONS`, of the infrared spectrum.
         volume: of the box [nm^3], for the absorption coefficient; None takes the mean of the series
             if it has one.
@@ -98,7 +102,7 @@ class SpectrumOptions:
     max_lag: float | None = None
     spacing: float | None = None
     max_wavenumber: float = 4500.0
-    temperature: float = 300.0
+    temperature: float | None = None
     quantum_correction: str = "harmonic"
     volume: float | None = None
     start: float | None = None
@@ -210,9 +214,10 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
             "some picoseconds"
         )
     source = _source(series, options.source)
+    temperature, told = _temperature(series, options.temperature)
     interval = series.interval
     lags, resolution = _longest_lag(series, options)
-    _check_sampling(interval)
+    check_sampling(interval)
     num_points = _num_points(interval, lags, options.spacing or resolution / _ROWS)
 
     def transform(values: FloatArray) -> FloatArray:
@@ -221,21 +226,21 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
     wavenumber = np.asarray(np.fft.rfftfreq(num_points, interval) / units.LIGHT_SPEED, np.float64)
     infrared = absorption = power = None
     if source is not None:
-        infrared = _infrared(series, source, transform, wavenumber, options)
+        infrared = _infrared(series, source, transform, wavenumber, options, temperature)
         volume = _volume(series, options)
         if volume is not None:
             area = infrared / _KM_PER_MOL  # [A^2]
             absorption = area / (1e3 * volume) * 1e8  # [1/A] to [1/cm]
     if "velocities" in series.values:
         momenta = series.get("velocities").reshape(number, -1)
-        thermal = units.BOLTZMANN * options.temperature / units.MASS_ENERGY
+        thermal = units.BOLTZMANN * temperature / units.MASS_ENERGY
         power = 2.0 * units.LIGHT_SPEED / thermal * transform(momenta)
     shown = wavenumber <= options.max_wavenumber
 
     def part(values: FloatArray | None) -> FloatArray | None:
         return None if values is None else values[shown]
 
-    settings = _settings(series, source, options, lags * interval, resolution)
+    settings = _settings(series, source, options, told, lags * interval, resolution)
     return Spectrum(wavenumber[shown], part(infrared), part(absorption), part(power), settings)
 
 
@@ -309,6 +314,7 @@ def _infrared(
     transform: Callable[[FloatArray], FloatArray],
     wavenumber: FloatArray,
     options: SpectrumOptions,
+    temperature: float,
 ) -> FloatArray:
     """Molar absorption [km/mol for 1/cm]."""
     if source == "current":
@@ -319,7 +325,7 @@ def _infrared(
         # would if the spectrum of the dipole itself were multiplied by the squared frequency.
         density = transform(np.diff(series.get("dipole"), axis=0) / series.interval)
         density /= np.sinc(wavenumber * units.LIGHT_SPEED * series.interval) ** 2
-    thermal = units.BOLTZMANN * options.temperature
+    thermal = units.BOLTZMANN * temperature
     speed = units.LIGHT_SPEED * 1e8  # [A/ps]
     area = 2.0 * math.pi / 3.0 * units.COULOMB_CONSTANT / (speed * thermal) * density
     x = units.PLANCK * units.LIGHT_SPEED * wavenumber / thermal
@@ -361,14 +367,37 @@ def _longest_lag(series: TimeSeries, options: SpectrumOptions) -> tuple[int, flo
     return lags, width / (lags * interval * units.LIGHT_SPEED)
 
 
-def _check_sampling(interval: float) -> None:
+def _temperature(series: TimeSeries, given: float | None) -> tuple[float, str]:
+    """Temperature [K] of the simulation, and where it comes from."""
+    stated = series.header.temperature
+    if given is not None:
+        other = "" if stated in (None, given) else f", given; the series says {stated:g} K"
+        return given, f"{given:g} K{other}"
+    if stated is not None:
+        return stated, f"{stated:g} K, of the series"
+    logger.warning(
+        "%s does not say its temperature: %g K are assumed; give that of the simulation "
+        "(--temperature)",
+        series.source,
+        _ROOM_TEMPERATURE,
+    )
+    return _ROOM_TEMPERATURE, f"{_ROOM_TEMPERATURE:g} K, assumed"
+
+
+def check_sampling(interval: float) -> None:
+    """Warn of rows that are too far apart for bonds to hydrogen.
+
+    Args:
+        interval: of time between two rows [ps].
+    """
     highest = 0.5 / (interval * units.LIGHT_SPEED)
     if highest < _HYDROGEN:
         logger.warning(
             "rows every %.3g fs show vibrations up to %.0f cm^-1; what is faster, such as bonds to "
-            "hydrogen, folds back to wrong places: write rows more often",
+            "hydrogen, folds back to wrong places: write rows more often, every %.1f fs",
             1e3 * interval,
             highest,
+            1e3 * _FREQUENT,
         )
 
 
@@ -393,6 +422,7 @@ def _settings(
     series: TimeSeries,
     source: str | None,
     options: SpectrumOptions,
+    temperature: str,
     longest: float,
     resolution: float,
 ) -> dict[str, str]:
@@ -402,11 +432,13 @@ def _settings(
         "dipole": "autocorrelation of the difference quotient of the dipole",
     }
     length = series.time[-1] - series.time[0]
+    model = series.header.model
     return {
         "source": f"{series.source}, {len(series.time)} rows in {length:.6g} ps",
         "infrared": made_of[source],
         "autocorrelation": f"unbiased, up to {longest:.6g} ps",
         "window": f"{options.window}, resolution {resolution:.4g} cm^-1",
-        "temperature": f"{options.temperature:g} K",
+        **({} if model is None else {"model": model}),
+        "temperature": temperature,
         "quantum correction": f"{options.quantum_correction} (infrared)",
     }

@@ -1,58 +1,30 @@
-"""A model against reference data: energies, forces, dipoles and Born effective charges."""
+"""A model against reference data: energies, forces, stress, dipoles, Born effective charges."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from openmm_les.analysis import unit_guess
+from openmm_les.analysis.reference_data import KEYS, UNITS, Frame, read_frames
 from openmm_les.analysis.series import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.system_model import SystemModel
 
+__all__ = ["KEYS", "Frame", "Statistics", "Validation", "formula", "read_frames", "validate"]
+
 logger = logging.getLogger(__name__)
 
-#: Names that data sets use, the first that is there is taken.
-KEYS: dict[str, tuple[str, ...]] = {
-    "energy": ("REF_energy", "energy", "dft_energy", "total_energy", "Energy"),
-    "forces": ("REF_forces", "forces", "force", "dft_forces", "Forces"),
-    "dipole": ("REF_dipole", "dipole", "dft_dipole", "dipole_moment"),
-    "born_charges": ("REF_bec", "bec", "born_charges", "born_effective_charges", "BEC"),
-}
-BORN_AXES = ("Pr", "rP")
 #: The transposed order is told to be better if it leaves less than this fraction of the error.
 _CLEARLY_BETTER = 0.9
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A structure and what its reference says of it; None for what that does not.
-
-    Attributes:
-        numbers: atomic numbers, shape (n,).
-        positions: shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None where not periodic.
-        energy: of the whole structure [eV].
-        forces: shape (n, 3) [eV/A].
-        dipole: shape (3,) [e A].
-        born_charges: shape (n, 3, 3) [e], axes atom, polarization, displacement.
-    """
-
-    numbers: tuple[int, ...]
-    positions: FloatArray
-    cell: FloatArray | None
-    energy: float | None = None
-    forces: FloatArray | None = None
-    dipole: FloatArray | None = None
-    born_charges: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +78,33 @@ class Validation:
     Attributes:
         frames: the reference.
         results: what the model says, in the same order, with the same things missing.
+        model: path of the artifact and hash of its content.
     """
 
     frames: list[Frame] = field(default_factory=list)
     results: list[Frame] = field(default_factory=list)
+    model: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[str]:
+        """Where the reference comes from."""
+        return sorted({frame.source for frame in self.frames} - {""})
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """Under which names the files have what is compared."""
+        return {
+            name: sorted({frame.keys[name] for frame in self.frames if name in frame.keys})
+            for name in KEYS
+            if self.has(name) and any(name in frame.keys for frame in self.frames)
+        }
+
+    @property
+    def not_compared(self) -> list[str]:
+        """Names of what else the files say of the structures."""
+        compared = {key for keys in self.keys.values() for key in keys}
+        there = {key for frame in self.frames for key in (*frame.unused, *frame.keys.values())}
+        return sorted(there - compared)
 
     def pairs(self, name: str) -> tuple[FloatArray, FloatArray]:
         """All values of reference and model where both have them, shape (n,) each.
@@ -160,6 +155,7 @@ class Validation:
             ("energy", "energy per atom", "meV", 1e3),
             ("energy_shifted", "energy per atom, shifted", "meV", 1e3),
             ("forces", "forces", "meV/A", 1e3),
+            ("stress", "stress", "meV/A^3", 1e3),
             ("dipole", "dipole", "e A", 1.0),
             ("born_charges", "Born charges", "e", 1.0),
         ):
@@ -180,6 +176,7 @@ class Validation:
         columns = ["frame", "formula", "atoms"]
         columns += ["energy reference (eV)", "energy model (eV)", "energy error (meV/atom)"]
         columns += ["energy error, shifted (meV/atom)", "force RMSE (meV/A)"]
+        columns += ["stress RMSE (meV/A^3)"]
         columns += [f"dipole {side} {x} (e A)" for side in ("reference", "model") for x in "XYZ"]
         columns += ["Born charge RMSE (e)"]
         table.writerow(columns)
@@ -193,6 +190,7 @@ class Validation:
                 error = (result.energy - frame.energy) / size
                 row += [frame.energy, result.energy, 1e3 * error, 1e3 * (error + next(shifts))]
             row.append(_rmse(frame.forces, result.forces, 1e3))
+            row.append(_rmse(frame.stress, result.stress, 1e3))
             if frame.dipole is None or result.dipole is None:
                 row += [""] * 6
             else:
@@ -200,54 +198,6 @@ class Validation:
             row.append(_rmse(frame.born_charges, result.born_charges))
             table.writerow(f"{value:.8g}" if isinstance(value, float) else value for value in row)
         return text.getvalue()
-
-
-def read_frames(
-    path: Path,
-    *,
-    keys: dict[str, str] | None = None,
-    born_axes: str = "Pr",
-    limit: int | None = None,
-) -> list[Frame]:
-    """Read structures with reference values.
-
-    Args:
-        path: extended XYZ, or what else ASE reads.
-        keys: under which name a quantity of `KEYS` stands, where it is not one of these.
-        born_axes: order of Born effective charges in the file: ``'Pr'`` for dP_a/dr_b, ``'rP'`` for
-            the transpose (as in SPICE).
-        limit: read so many structures.
-
-    Raises:
-        InputError: the file cannot be read, has no reference values, or wrong shapes.
-    """
-    if born_axes not in BORN_AXES:
-        raise InputError(f"born_axes: expected one of {', '.join(BORN_AXES)}, got {born_axes!r}")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit: expected a number of structures above 0, got {limit}")
-    structures = _read(path, limit)
-    frames = []
-    for index, atoms in enumerate(structures):
-        where = f"{path}, structure {index}"
-        found = _reference(atoms, keys or {}, where)
-        if born_axes == "rP" and "born_charges" in found:
-            found["born_charges"] = found["born_charges"].transpose(0, 2, 1)
-        if atoms.pbc.any() != atoms.pbc.all():
-            raise InputError(
-                f"{where}: expected all three directions periodic or none, got "
-                f"{tuple(map(bool, atoms.pbc))}; LES has no sum for slabs or wires"
-            )
-        numbers = tuple(int(z) for z in atoms.numbers)
-        cell = np.array(atoms.cell) if atoms.pbc.all() else None
-        frames.append(Frame(numbers, np.array(atoms.positions), cell, **found))
-    missing = {name for name in keys or {} if all(getattr(f, name) is None for f in frames)}
-    if missing or not any(getattr(frame, name) is not None for frame in frames for name in KEYS):
-        wanted = ", ".join((keys or {}).get(name, name) for name in sorted(missing) or KEYS)
-        raise InputError(
-            f"{path}: expected reference values ({wanted}), got {_names(structures[0])}; say what "
-            "they are called with --energy-key, --forces-key, --dipole-key or --born-key"
-        )
-    return frames
 
 
 def validate(
@@ -270,10 +220,14 @@ def validate(
         device: torch device.
         progress: wraps the loop over structures, in an order that saves time.
 
+    Values that seem to be in another unit are told by a warning.
+
     Raises:
-        InputError: an element that the model does not know, a box too small.
+        InputError: an element that the model does not know, a box too small, or positions that are
+            not in Angstrom.
         SimulationError: a structure without a valid energy.
     """
+    unit_guess.check_positions(frames)
     models: dict[tuple[tuple[int, ...], bool], SystemModel] = {}
     found: dict[int, Frame] = {}
     # Structures of the same atoms one after the other, so that one model is there at a time.
@@ -296,7 +250,10 @@ def validate(
             found[index] = _evaluate(models[key], frame)
         except (InputError, SimulationError) as error:
             raise type(error)(f"structure {index}: {error}") from error
-    result = Validation(list(frames), [found[index] for index in range(len(frames))])
+    results = [found[index] for index in range(len(frames))]
+    model = {"path": str(artifact.path), "sha256": artifact.sha256}
+    result = Validation(list(frames), results, model)
+    _check_units(result)
     _check_born_axes(result)
     return result
 
@@ -311,20 +268,50 @@ def formula(numbers: Sequence[int]) -> str:
 
 def _evaluate(model: SystemModel, frame: Frame) -> Frame:
     """What the model says of a structure, for the quantities that its reference has."""
-    energy = forces = dipole = born = None
-    if frame.energy is not None or frame.forces is not None:
+    energy = forces = dipole = born = stress = None
+    if not (frame.energy is None and frame.forces is None and frame.stress is None):
         result = model.evaluate(frame.positions, frame.cell)
         if frame.energy is not None:
             energy = result.energy + model.reference_energy
         if frame.forces is not None:
             forces = result.forces
+        if frame.stress is not None and frame.cell is not None:
+            stress = result.virial / np.linalg.det(frame.cell)
     if frame.dipole is not None or frame.born_charges is not None:
         response = model.response(frame.positions, frame.cell)
         if frame.dipole is not None:
             dipole = response.dipole
         if frame.born_charges is not None:
             born = response.born_charges
-    return Frame(frame.numbers, frame.positions, frame.cell, energy, forces, dipole, born)
+    return Frame(frame.numbers, frame.positions, frame.cell, energy, forces, dipole, born, stress)
+
+
+def _check_units(result: Validation) -> None:
+    """Tell which reference values seem to be in another unit, or to have the other sign."""
+    guesses = {
+        name: unit_guess.guess(name, *result.pairs(name))
+        for name in ("forces", "stress", "dipole", "born_charges")
+        if result.has(name)
+    }
+    if result.has("energy"):
+        guesses["energy"] = unit_guess.guess_energy(
+            [
+                (frame.numbers, frame.energy, model.energy)
+                for frame, model in zip(result.frames, result.results, strict=True)
+                if frame.energy is not None and model.energy is not None
+            ]
+        )
+    for name, guess in guesses.items():
+        if guess is not None:
+            logger.warning(
+                "the %s of the reference %s seems to be in %s, expected %s: it is %.4g times that "
+                "of the model; convert it",
+                name.replace("_", " "),
+                f"({', '.join(result.keys.get(name, [name]))})",
+                guess.unit,
+                UNITS[name],
+                guess.factor,
+            )
 
 
 def _check_born_axes(result: Validation) -> None:
@@ -342,67 +329,6 @@ def _check_born_axes(result: Validation) -> None:
             "--born-axes rP",
             (swapped / error) ** 0.5,
         )
-
-
-def _read(path: Path, limit: int | None) -> list[Any]:
-    try:
-        import ase.io
-    except ModuleNotFoundError as error:
-        if error.name != "ase":
-            raise
-        raise InputError(
-            "data: reading structures needs ASE: pip install 'openmm-les[ase]'"
-        ) from None
-    try:
-        structures = ase.io.read(path, index=slice(limit))
-    except Exception as error:  # ASE's readers raise whatever a broken line leads to
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"data: cannot read {path}: {error.strerror}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"data: {path} is not a file that ASE reads: {reason}") from error
-    found = structures if isinstance(structures, list) else [structures]
-    if not found:
-        raise InputError(f"data: expected structures, got none in {path}")
-    return found
-
-
-def _reference(atoms: Any, keys: dict[str, str], where: str) -> dict[str, Any]:
-    """Reference values of a structure by the names of `KEYS`."""
-    stored = _stored(atoms)
-    shapes = {
-        "energy": (),
-        "forces": (len(atoms), 3),
-        "dipole": (3,),
-        "born_charges": (len(atoms), 3, 3),
-    }
-    found: dict[str, Any] = {}
-    for name, shape in shapes.items():
-        candidates = (keys[name],) if name in keys else KEYS[name]
-        key = next((candidate for candidate in candidates if candidate in stored), None)
-        if key is None:
-            continue
-        value = np.asarray(stored[key], dtype=np.float64)
-        if value.size != np.prod(shape, dtype=int):
-            raise InputError(
-                f"{where}: expected {key} of shape {shape}, got {value.shape}; it is taken for "
-                f"{name}: give another key for that"
-            )
-        if not np.isfinite(value).all():
-            raise InputError(f"{where}: expected finite numbers for {key}, got NaN or infinity")
-        found[name] = float(value.item()) if name == "energy" else value.reshape(shape)
-    return found
-
-
-def _stored(atoms: Any) -> dict[str, Any]:
-    """Everything that a file says of a structure; ASE keeps what it knows in a calculator."""
-    results = {} if atoms.calc is None else atoms.calc.results
-    return {**results, **atoms.info, **atoms.arrays}
-
-
-def _names(atoms: Any) -> str:
-    return ", ".join(name for name in _stored(atoms) if name not in ("numbers", "positions")) or (
-        "none"
-    )
 
 
 def _rmse(reference: FloatArray | None, model: FloatArray | None, scale: float = 1.0) -> Any:

@@ -18,6 +18,7 @@ import click
 from openmm_les._version import __version__
 from openmm_les.cli.terminal import PrintableFormatter, echo
 from openmm_les.errors import LESError, SimulationError
+from openmm_les.waiting import wait_passively
 
 COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: the command line without the program name; None takes that of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    wait_passively()
     try:
         status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
     except click.ClickException as error:

@@ -55,9 +55,7 @@ from openmm_les.cli.terminal import UserPath, echo
     "--temperature",
     type=float,
     metavar="K",
-    default=300.0,
-    show_default=True,
-    help="Temperature of the simulation.",
+    help="Temperature of the simulation; default: what FILE says, or 300 with a warning.",
 )
 @click.option(
     "--quantum-correction",
@@ -85,7 +83,7 @@ def command(
     max_lag: float | None,
     spacing: float | None,
     max_wavenumber: float,
-    temperature: float,
+    temperature: float | None,
     quantum_correction: str,
     volume: float | None,
     start: float | None,
@@ -98,6 +96,7 @@ def command(
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
+    from openmm_les.errors import OutputError
     from openmm_les.files import check_output, write_atomically
 
     options = spectra.SpectrumOptions(
@@ -112,14 +111,17 @@ def command(
         volume=volume,
         start=start,
     )
-    check_output(output, overwrite, "spectrum.csv", inputs={"FILE": file})
+    output = check_output(output, overwrite, "spectrum.csv", inputs={"FILE": file})
     if plot is not None:
-        check_output(plot, overwrite, "spectrum.png", inputs={"FILE": file})
         plotting.check(plot)
+        plot = check_output(plot, overwrite, "spectrum.png", inputs={"FILE": file})
+        if plot.resolve() == output.resolve():
+            raise OutputError(f"plot: {plot} is the table (--output) as well; give another name")
     spectrum = spectra.compute(read(file), options)
+    picture = None if plot is None else plotting.draw_spectrum(spectrum, plot.suffix)
     write_atomically(output, spectrum.to_csv().encode())
-    if plot is not None:
-        plotting.plot_spectrum(spectrum, plot)
+    if plot is not None and picture is not None:
+        write_atomically(plot, picture)
     if as_json:
         echo(json.dumps(spectrum.figures(), indent=2))
         return

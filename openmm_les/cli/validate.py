@@ -26,6 +26,7 @@ from openmm_les.cli.terminal import UserPath, echo
 @click.option("--limit", type=int, metavar="N", help="Take the first N structures.")
 @click.option("--energy-key", metavar="NAME", help="Of the energy [eV] in DATA.")
 @click.option("--forces-key", metavar="NAME", help="Of the forces [eV/A].")
+@click.option("--stress-key", metavar="NAME", help="Of the stress [eV/A^3].")
 @click.option("--dipole-key", metavar="NAME", help="Of the dipole [e A].")
 @click.option("--born-key", metavar="NAME", help="Of the Born effective charges [e].")
 @click.option(
@@ -52,6 +53,7 @@ def command(
     limit: int | None,
     energy_key: str | None,
     forces_key: str | None,
+    stress_key: str | None,
     dipole_key: str | None,
     born_key: str | None,
     born_axes: str,
@@ -59,7 +61,7 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Compare a model with reference energies, forces, dipoles and Born charges.
+    """Compare a model with reference energies, forces, stress, dipoles and Born charges.
 
     MODEL is an artifact (*.les.pt) or the name of a model, DATA an extended XYZ file, or another
     that ASE reads. What the reference does not have is left out. Energies are compared as they are,
@@ -69,10 +71,13 @@ def command(
     from openmm_les.catalog import open_model
     from openmm_les.forces.backends import find_device
 
-    directory = None if output is None else report.prepare(output, overwrite)
+    artifact = open_model(model)
+    inputs = {"MODEL": artifact.path, "DATA": data}
+    directory = None if output is None else report.prepare(output, overwrite, inputs)
     keys = {
         "energy": energy_key,
         "forces": forces_key,
+        "stress": stress_key,
         "dipole": dipole_key,
         "born_charges": born_key,
     }
@@ -83,7 +88,7 @@ def command(
         limit=limit,
     )
     result = validation.validate(
-        open_model(model),
+        artifact,
         frames,
         precision=precision,
         device=find_device(device),
@@ -94,7 +99,7 @@ def command(
         echo(json.dumps(report.as_dict(result), indent=2))
     else:
         echo(report.table(rows))
-        echo(f"{len(frames)} structures, {sum(len(f.numbers) for f in frames)} atoms")
+        echo(report.origin(result))
     if directory is not None:
         for path in report.write(result, directory):
             echo(f"wrote {path}", err=as_json)

@@ -42,6 +42,15 @@ RULES = (
 #: Rounding in single precision spoils more than this.
 SINGLE_PRECISION_TOLERANCE = 1e-5
 
+#: What the sums take at their peak, by measurement, for each integer of the direct sum's octant and
+#: for each point of a mesh [bytes].
+_DIRECT_BYTES = 750
+_MESH_BYTES = {torch.float32: 55, torch.float64: 77}
+#: The most that a sum may take: for an empty box, and for each atom. Liquids and solids need half
+#: of the latter on a mesh.
+_BYTES = 2**31
+_BYTES_FOR_ATOM = 2**12
+
 
 @dataclass(frozen=True)
 class EwaldOptions:
@@ -120,3 +129,18 @@ def mesh_is_faster(num_atoms: int, vectors: Sequence[int], mesh: Sequence[int], 
     direct = num_atoms * octant * 1.3 + octant * 320.0
     meshed = num_atoms * order**3 * 12.0 + points * 45.0
     return meshed < direct
+
+
+def bytes_of_direct(vectors: Sequence[int]) -> int:
+    """Memory of the direct sum, from the sizes of its octant along the axes."""
+    return _DIRECT_BYTES * math.prod(vectors)
+
+
+def bytes_of_mesh(mesh: Sequence[int], dtype: torch.dtype) -> int:
+    """Memory of the mesh sum, from its points along the axes."""
+    return _MESH_BYTES[dtype] * math.prod(mesh)
+
+
+def is_affordable(memory: int, num_atoms: int) -> bool:
+    """Whether a sum may take so many bytes: a box must not be much larger than what is in it."""
+    return memory <= _BYTES + _BYTES_FOR_ATOM * num_atoms

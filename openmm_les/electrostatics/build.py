@@ -8,7 +8,10 @@ import torch
 
 from openmm_les.electrostatics.accuracy import (
     EwaldOptions,
+    bytes_of_direct,
+    bytes_of_mesh,
     find_rule,
+    is_affordable,
     mesh_is_faster,
     wants_exact,
 )
@@ -51,7 +54,7 @@ def build_electrostatics(
         The module, still on the CPU.
 
     Raises:
-        InputError: a parameter is missing or out of range.
+        InputError: a parameter is missing or out of range, or the box is far too large.
     """
     options = options or EwaldOptions()
     missing = [name for name in _NEEDED if name not in les]
@@ -85,11 +88,15 @@ def build_electrostatics(
     limits = k_limits_for(cell, kernel.k_max, margin)
     octant = [n + 1 for n in limits]
     elements = _ELEMENTS_ON_GPU if torch.device(device).type != "cpu" else None
+    direct_fits = is_affordable(bytes_of_direct(octant), num_atoms)
     if options.method == "mesh" or (options.method == "auto" and not wants_exact(options, dtype)):
         rule = find_rule(options.tolerance, dtype)
         spacing = rule.spacing * kernel.resolution
         mesh = mesh_size_for(cell, spacing, margin)
-        if options.method == "mesh" or mesh_is_faster(num_atoms, octant, mesh, rule.order):
+        preferred = options.method == "mesh" or not direct_fits
+        if is_affordable(bytes_of_mesh(mesh, dtype), num_atoms) and (
+            preferred or mesh_is_faster(num_atoms, octant, mesh, rule.order)
+        ):
             return MeshEwald(
                 mesh,
                 kernel,
@@ -98,5 +105,12 @@ def build_electrostatics(
                 dtype=dtype,
                 chunk_size=elements and max(1, elements // rule.order**3),
             )
+    if options.method == "mesh" or not direct_fits:
+        edges = " x ".join(f"{float(edge):.4g}" for edge in cell.norm(dim=1))
+        raise InputError(
+            f"cell: the box of {edges} A is too large for a periodic sum over {num_atoms} atoms, "
+            f"which would take {bytes_of_direct(octant) / 1e9:.3g} GB of memory; leave the box out "
+            "(pbc=False in ASE, a topology without box vectors in OpenMM), or use a smaller one"
+        )
     chunk_size = elements and max(1, elements // (8 * octant[0] * octant[1]))
     return DirectEwald(limits, kernel, dtype=dtype, chunk_size=chunk_size)

@@ -13,6 +13,10 @@ from openmm_les.errors import InputError
 _CUTOFF_SLACK = 2.0**-23
 """Relative slack of the comparison ``|k| <= 2 pi / dl``, see `cutoff_wavenumber`."""
 
+_ON_CUTOFF = 1e-6
+"""Relative distance at which a vector is on the sphere: less than differences of boxes that make
+sense."""
+
 
 def cutoff_wavenumber(dl: float) -> float:
     """The radius k_c = 2 pi / dl of the sphere of reciprocal vectors, slightly widened.
@@ -67,6 +71,27 @@ def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
     """
     lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
     return torch.floor(lengths * (k_max / (2.0 * math.pi)))
+
+
+def lies_on_cutoff(cell: torch.Tensor, dl: float) -> bool:
+    """Whether reciprocal vectors lie on the sphere of the cutoff, as with edges of 6 dl.
+
+    The smallest change of the box then takes them in or out, and a difference of two energies holds
+    what they contribute.
+
+    Args:
+        cell: lattice vectors in rows [A], shape [3, 3].
+        dl: resolution of the model [A].
+    """
+    most = largest_indices(cell, cutoff_wavenumber(dl) * (1.0 + _ON_CUTOFF)).to(torch.int64)
+    columns = dl * inverse_and_volume(cell)[0].t()
+    second, third = (torch.arange(-int(n), int(n) + 1, dtype=torch.float64) for n in most[1:])
+    plane = second[:, None, None] * columns[1] + third[:, None] * columns[2]
+    for first in range(int(most[0]) + 1):
+        squared = ((plane + first * columns[0]) ** 2).sum(dim=2)
+        if bool(((squared - 1.0).abs() < 2.0 * _ON_CUTOFF).any()):
+            return True
+    return False
 
 
 def self_energy_coefficient(prefactor: float, sigma: float) -> float:

@@ -14,6 +14,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 
+from openmm_les import waiting
 from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, numbers_of, version_of
 from openmm_les.errors import InputError
 
@@ -124,6 +125,7 @@ def torchforce_status() -> TorchForceStatus:
             text=True,
             timeout=_PROBE_SECONDS,
             check=False,
+            env=waiting.of_children(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         return TorchForceStatus(False, False, f"{_versions()} could not be tried ({error})")

@@ -12,7 +12,7 @@ from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
 from openmm_les.evaluator import check_cuda_graphs
 from openmm_les.forces.electric_field import Field, read_field
-from openmm_les.names import refuse_unknown
+from openmm_les.names import read_arguments
 
 # createMixedSystem hands its own options on to addForces; they are not ours to judge.
 _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
@@ -21,6 +21,8 @@ _OF_EMBEDDINGS = frozenset({"linkAtomDistances"})
 @dataclass(frozen=True)
 class ForceOptions:
     """How one LES force is computed; the names are the keyword arguments of ``createSystem``.
+
+    There they may be spelled as in Python, too: ``max_neighbors`` for ``maxNeighbors``.
 
     Attributes:
         precision: ``'single'`` or ``'double'``, the arithmetic of the network and of the Ewald sum.
@@ -94,7 +96,7 @@ class ForceOptions:
             InputError: an unknown name or a value outside its range.
         """
         given = {name: value for name, value in arguments.items() if name not in _OF_EMBEDDINGS}
-        refuse_unknown("createSystem", given, cls.accepted())
+        given = read_arguments("createSystem", given, cls.accepted())
         given.setdefault("forceGroup", force_group)
         if given.get("device") is not None:
             given["device"] = str(given["device"])  # a torch.device, too

@@ -12,11 +12,12 @@ import numpy as np
 import openmm
 
 from openmm_les import artifact as artifacts
+from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
-from openmm_les.forces.restored import shared
+from openmm_les.forces.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from openmm_les.system_model import Evaluation, SystemModel
 
 logger = logging.getLogger(__name__)
+
+_FEW = 5
 
 
 def build(
@@ -62,6 +65,7 @@ def build(
         "engine": options.engine,
         "cuda_graphs": options.cudaGraphs,
         "electric_field": options.field,
+        "particles": None if region.is_whole_system else list(region.particles),
         **further,
     }
     compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
@@ -75,11 +79,6 @@ def build(
     return force
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> LESCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return shared(LESCompute, path, sha256, settings)
-
-
 class LESCompute:
     """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
 
@@ -91,9 +90,12 @@ class LESCompute:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
         settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
-            ``max_neighbors``, ``ewald``, ``cuda_graphs`` and ``electric_field``; the last three
-            may be missing.
+            ``max_neighbors``, ``ewald``, ``cuda_graphs``, ``electric_field`` and ``particles``
+            (those of the force, None for all); the last four may be missing.
     """
+
+    #: Its name in saved Systems.
+    kind = "model"
 
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         self._path = path
@@ -103,8 +105,8 @@ class LESCompute:
         # Contexts made from one System share this object and may run in different threads.
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return saved.reduced(self.kind, self._path, self._sha256, self._settings)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -156,6 +158,7 @@ class LESCompute:
         """MM charges around the atoms of the model, if it feels any."""
         return None
 
+    @called_by_openmm
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
 
@@ -166,13 +169,11 @@ class LESCompute:
             LESError: named in its message: positions that are not finite, a box too small, ...
         """
         try:
-            # OpenMM calls from a thread of its own, in which a context of its own may be current.
-            with self._lock, torch_context(self._settings.get("device")):
+            # OpenMM calls with a CUDA context of its own, which may be current.
+            with handed_over(), self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
         except LESError:
             raise
-        except KeyboardInterrupt:
-            raise SimulationError("interrupted from the keyboard") from None
         except Exception as error:
             logger.exception("the LES force failed")
             what = f"{type(error).__name__}: {error}"
@@ -200,12 +201,33 @@ class LESCompute:
         model = self._model
         if model is None:
             model = self.prepare(self.artifact(), cell, positions)
-        result = model.evaluate(positions, cell, field)
+        try:
+            result = model.evaluate(positions, cell, field)
+        except SimulationError as error:
+            raise self._in_system(error) from None
         self._check(result)
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
         return energy, result.forces
+
+    def _in_system(self, error: SimulationError) -> SimulationError:
+        """The same error with particles of the System in place of atoms of the model."""
+        if not error.atoms:
+            return error
+        named = ", ".join(self._name(atom) for atom in error.atoms[:_FEW])
+        more = len(error.atoms) - _FEW
+        cause = str(error).partition(" (of the model's atoms")[0]
+        return SimulationError(f"{cause}: {named}" + (f" and {more} more" if more > 0 else ""))
+
+    def _name(self, atom: int) -> str:
+        """An atom of the model, for messages."""
+        return f"atom {self._particle(atom)} (of the System)"
+
+    def _particle(self, place: int) -> int:
+        """The particle of the System at a place among those of the force."""
+        particles: list[int] | None = self._settings.get("particles")
+        return place if particles is None else particles[place]
 
     def _check(self, result: Evaluation) -> None:
         """Raise a `SimulationError` for results that must not be used; here none."""

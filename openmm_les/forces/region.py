@@ -16,6 +16,7 @@ from openmm_les.units import ANGSTROM_PER_NM
 Cell = tuple[tuple[float, float, float], ...]
 
 _NAMED_ATOMS = 5
+_NEVER_ALONE = (app.element.hydrogen, app.element.deuterium)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Region:
         periodic: whether the force uses the periodic box.
         cell: rows are the box vectors [A]; None when not periodic.
         bonds: pairs of particle indices, both inside the region.
+        loose: names of residues with atoms of the region that no bond of the topology holds.
         is_placeholder: the System has no particles: openmm-ml collects the force in an empty System
             and copies it into another one (``interpolate=True``).
     """
@@ -40,6 +42,7 @@ class Region:
     cell: Cell | None
     bonds: tuple[tuple[int, int], ...]
     is_placeholder: bool
+    loose: tuple[str, ...] = ()
 
     @property
     def is_whole_system(self) -> bool:
@@ -93,6 +96,7 @@ class Region:
             cell=cell,
             bonds=bonds,
             is_placeholder=num_particles == 0 and bool(everything),
+            loose=tuple(map(residue_name, loose_residues(topology, particles))),
         )
 
 
@@ -157,8 +161,42 @@ def cell_of(vectors: Iterable[unit.Quantity]) -> Cell:
 
 
 def name_of(atom: app.topology.Atom) -> str:
-    """An atom, for messages."""
-    return f"atom {atom.index} ({atom.name} of residue {atom.residue.name} {atom.residue.id})"
+    """An atom, for messages, by its index, such as ``atom 4 (CA of ALA A:17)``."""
+    return f"atom {atom.index} ({atom.name} of {residue_name(atom.residue)})"
+
+
+def residue_name(residue: app.topology.Residue) -> str:
+    """A residue as one can select it, such as ``ALA A:17``."""
+    chain = f"{residue.chain.id.strip()}:" if residue.chain.id.strip() else ""
+    return f"{residue.name} {chain}{residue_number(residue)}"
+
+
+def residue_number(residue: app.topology.Residue) -> str:
+    """Number and insertion code, as in the file."""
+    return f"{residue.id}{residue.insertionCode.strip()}"
+
+
+def loose_residues(
+    topology: app.Topology, atoms: Iterable[int] | None = None
+) -> list[app.topology.Residue]:
+    """Residues of which atoms are bonded to nothing, so that OpenMM takes these for molecules.
+
+    Atoms without an element (virtual sites) go with others. A residue of one atom is an ion or an
+    atom of a solid, unless it is hydrogen, which is never alone.
+
+    Args:
+        topology: atoms and bonds.
+        atoms: indices of those that are looked at; None for all.
+    """
+    bonded = {atom.index for bond in topology.bonds() for atom in bond}
+    chosen = set(range(topology.getNumAtoms()) if atoms is None else atoms)
+    found = []
+    for residue in topology.residues():
+        real = [atom for atom in residue.atoms() if atom.element is not None]
+        suspects = real if len(real) > 1 else [a for a in real if a.element in _NEVER_ALONE]
+        if any(atom.index in chosen and atom.index not in bonded for atom in suspects):
+            found.append(residue)
+    return found
 
 
 def few(names: Iterable[str]) -> str:

@@ -12,11 +12,13 @@ from typing import List, Optional, Tuple
 import openmm
 import torch
 
+from openmm_les.arithmetic import forbid_fusion
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.forces import electric_field
 from openmm_les.forces.options import ForceOptions
 from openmm_les.forces.region import Region
+from openmm_les.scripting import script
 from openmm_les.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
@@ -72,12 +74,14 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         static_shapes=graphs,
         electric_field=options.field is not None,
     )
+    if torch.cuda.is_available() or graphs:
+        forbid_fusion()
     offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
     particles = None if region.is_whole_system else region.particles
     kind: type[_TorchForceModule] = PeriodicTorchForce if region.periodic else OpenTorchForce
     if options.field is not None:
         kind = PeriodicTorchForceInField if region.periodic else OpenTorchForceInField
-    module = torch.jit.script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
+    module = script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
     force = openmmtorch.TorchForce(module)
     force.setOutputsForces(True)
     for name, value in electric_field.defaults(options.field).items():
@@ -115,8 +119,9 @@ class _TorchForceModule(torch.nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
     In a CUDA graph the script cannot read the status: it can until the graph is recorded, and says
-    then what is wrong with the first structure. Afterwards energy and forces are NaN where they are
-    not valid.
+    then what is wrong with the first structure. Afterwards the first structure without a valid
+    energy makes the energy NaN and the forces zero, for good: OpenMM's forces on a GPU are fixed
+    point numbers, in which NaN would become a large one, and its integrators look at no energy.
 
     Args:
         model: scripted module of a `SystemModel`.
@@ -140,6 +145,8 @@ class _TorchForceModule(torch.nn.Module):
         self.offset = offset
         self.warm_up = warm_up
         self.calls = 0
+        self.recorded_on = "cuda"  # only OpenMM's CUDA platform records, with positions there
+        self.has_failed: torch.Tensor = torch.zeros([], dtype=torch.bool)
         self.energy_out: torch.Tensor = torch.zeros([])
         self.forces_out: torch.Tensor = torch.zeros([])
         self.angstrom = ANGSTROM_PER_NM
@@ -178,8 +185,7 @@ class _TorchForceModule(torch.nn.Module):
                 cell.to(torch.float64) * self.angstrom,
                 field,
             )
-            # Only OpenMM's CUDA platform records; it hands over positions on the device.
-            recorded = self.warm_up > 0 and positions.is_cuda
+            recorded = self.warm_up > 0 and positions.device.type == self.recorded_on
             if not recorded or self.calls < self.warm_up:
                 self.stop_at(int(status))
             # The platform chooses the type of the positions, and wants the forces in the same.
@@ -189,7 +195,7 @@ class _TorchForceModule(torch.nn.Module):
             energy = (energy + self.offset) * self.energy_unit
             if recorded:
                 self.calls += 1
-                return self.keep(energy, scaled)
+                return self.keep(energy, scaled, status)
             return energy, scaled
 
     def call(
@@ -208,14 +214,20 @@ class _TorchForceModule(torch.nn.Module):
                     message = message + text + " "
             raise RuntimeError(message)
 
-    def keep(self, energy: torch.Tensor, forces: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """The same, at places that stay the same.
+    def keep(
+        self, energy: torch.Tensor, forces: torch.Tensor, status: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The same, at places that stay the same; once a status was not 0, NaN and zero.
 
         openmm-torch records one graph with forces and one without, and reads the results of both
         from where the graph that was recorded last has put them.
         """
         if self.forces_out.dim() == 0:
             self.energy_out, self.forces_out = torch.zeros_like(energy), torch.zeros_like(forces)
+            self.has_failed = status != 0
+        self.has_failed.logical_or_(status != 0)
+        energy = energy.masked_fill(self.has_failed, float("nan"))
+        forces = forces.masked_fill(self.has_failed, 0.0)
         return self.energy_out.copy_(energy), self.forces_out.copy_(forces)
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from openmm_les.errors import InputError
 from openmm_les.files import write_atomically
+from openmm_les.md.config import RunConfig
 
-_FORMAT = 1
+_FORMAT = 2
 _METADATA, _CONTEXT = "metadata.json", "context.bin"
+PhaseName = Literal["equilibration", "production"]
+
+_Item = TypeVar("_Item")
+_Vector = Annotated[list[_Item], Field(min_length=3, max_length=3)]
+#: What a damaged archive, text or table leads to.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError),
+    *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
+)
 #: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
 _HEAD = 48
 
@@ -28,8 +41,8 @@ class FileState:
         head: first bytes in hexadecimal, the only ones that are ever written again.
     """
 
-    size: int
-    head: str
+    size: Annotated[int, Field(ge=0)]
+    head: Annotated[str, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{_HEAD}}}$")]
 
     @classmethod
     def of(cls, path: Path) -> FileState:
@@ -73,10 +86,10 @@ class Checkpoint:
         force_field_sha256: hash of the force field's System; None in a run without one.
     """
 
-    phase: str
-    step: int
+    phase: PhaseName
+    step: Annotated[int, Field(ge=0)]
     context: bytes
-    box: list[list[float]] | None
+    box: _Vector[_Vector[float]] | None
     requested: dict[str, Any]
     resolved: dict[str, Any]
     structure_sha256: str
@@ -89,7 +102,7 @@ class Checkpoint:
     def write(self, path: Path) -> None:
         """Replace the file at `path`; a reader finds the old one or this one, whatever happens."""
         metadata = {"format": _FORMAT, **asdict(self)}
-        del metadata["context"]
+        metadata["context_sha256"] = hashlib.sha256(metadata.pop("context")).hexdigest()
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as members:
             members.writestr(_METADATA, json.dumps(metadata, indent=1))
@@ -106,17 +119,34 @@ class Checkpoint:
         remedy = "start again with --overwrite"
         try:
             with zipfile.ZipFile(path) as members:
+                _check_members(path, members)
                 metadata = json.loads(members.read(_METADATA))
                 context = members.read(_CONTEXT)  # the archive checks its own sums
             version = metadata.pop("format")
-            if version != _FORMAT:
-                raise InputError(
-                    f"checkpoint: {path} has format {version}, this openmm-les reads {_FORMAT}; "
-                    f"use the version that wrote it, or {remedy}"
-                )
-            outputs = {name: FileState(**state) for name, state in metadata.pop("outputs").items()}
-            return cls(context=context, outputs=outputs, **metadata)
-        except (zipfile.BadZipFile, zlib.error, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+            if version == _FORMAT:
+                if metadata.pop("context_sha256") != hashlib.sha256(context).hexdigest():
+                    raise ValueError("the context is not the one that was saved")
+                found = TypeAdapter(cls).validate_python(metadata | {"context": context})
+                for settings in (found.requested, found.resolved):
+                    RunConfig(**settings)
+                return found
+        except ValidationError as error:
+            place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
+            raise InputError(
+                f"checkpoint: {path} is damaged ({'.'.join(map(str, place))}: {reason}); {remedy}"
+            ) from error
+        except _DAMAGE as error:
             raise InputError(f"checkpoint: {path} is damaged ({error}); {remedy}") from error
+        raise InputError(
+            f"checkpoint: {path} has format {version!r}, this openmm-les reads {_FORMAT}; use the "
+            f"version that wrote it, or {remedy}"
+        )
+
+
+def _check_members(path: Path, members: zipfile.ZipFile) -> None:
+    """Refuse an archive that is more than its file: `Checkpoint.write` compresses nothing."""
+    infos = members.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+        raise ValueError("it is compressed")
+    if sum(info.file_size for info in infos) > path.stat().st_size:
+        raise ValueError("its members are larger than the file")

@@ -5,9 +5,10 @@ Imports neither torch nor openmm, so that the command line can show its help at 
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,22 +25,49 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from openmm_les.errors import InputError
-from openmm_les.md import fields
+from openmm_les.md import fields, settings_file
 from openmm_les.md.fields import Ensemble, Integer, Number, Switch, Texts
+from openmm_les.names import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _PATHS = ("structure", "model", "output", "system")
 #: Lists of paths, or names of files that come with OpenMM.
 _FILES = ("force_field",)
 
 
+#: Name of the file in the directory of a run.
+CONFIG = "config.yaml"
 #: What a run can follow of the model's electric properties.
-RESPONSES = ("dipole", "current", "charges", "born_charges", "velocities")
+RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
+
+
+#: What is usual; other values are most often meant in another unit (ps, Celsius, 1/s, Pa, A).
+_USUAL = {
+    "temperature": (50.0, 3000.0),
+    "pressure": (0.001, 5e4),
+    "friction": (0.001, 1000.0),
+    "time_step": (0.05, 5.0),
+    "nonbonded_cutoff": (0.4, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where values came from, for messages: a file, and what flags say."""
+
+    file: str | os.PathLike[str] | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RunConfig(BaseModel):
     """What to simulate and how.
 
-    Everything is checked on construction. Numbers are bare; each description names the unit.
+    Everything is checked on construction. Numbers are in the unit that the description names, or
+    Quantities of OpenMM.
+
+    Raises:
+        InputError: one line that names each wrong field, what was expected and what came.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -69,7 +97,8 @@ class RunConfig(BaseModel):
     )
     response: Texts | None = Field(
         None,
-        description="what response.csv holds: dipole, current, charges, born_charges, velocities",
+        description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
+        " velocities",
     )
     response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(
@@ -123,11 +152,32 @@ class RunConfig(BaseModel):
         "mechanical", description="how the region feels the charges of the force field"
     )
     charge: Integer | None = Field(
-        None, description="net charge of an electrostatically embedded region [e]; null: 0"
+        None,
+        description="charge of an electrostatically embedded region [e]; null: the sum of its force"
+        " field charges, which has to be 0",
     )
     charge_tolerance: Number = Field(
         0.25, gt=0, description="how far the latent charges may add up to another charge [e]"
     )
+
+    def __init__(self, origin: _Origin = _Origin(), /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = (_explain(details, origin) for details in error.errors())
+            raise InputError("; ".join(dict.fromkeys(problems))) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise InputError(
+            f"{name}: settings do not change; make new ones, such as "
+            f"RunConfig(**config.model_dump() | {{{name!r}: ...}})"
+        )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_bare(cls, value: Any, info: ValidationInfo) -> Any:
+        """Quantities, paths and numbers of numpy as what they stand for."""
+        return fields.bare(value, cls.model_fields[str(info.field_name)])
 
     @field_validator(*_PATHS)
     @classmethod
@@ -135,6 +185,8 @@ class RunConfig(BaseModel):
         """A run can be continued from anywhere."""
         if value is None:
             return None
+        if "\0" in str(value):
+            raise ValueError("no path has this character")
         absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
         return absolute if info.field_name == "model" else Path(absolute)
 
@@ -196,13 +248,14 @@ def load(
     """Read a configuration.
 
     Args:
-        file: YAML file whose paths are relative to its directory; None for flags alone.
+        file: YAML file whose paths are relative to its directory, or the directory of a run; None
+            for flags alone.
         flags: values that override those of the file; paths relative to the working directory.
 
     Raises:
         InputError: one line that names each wrong field, what was expected and what came.
     """
-    return _validated(_values(file, flags or {}), file, flags or {})
+    return RunConfig(_Origin(file, flags or {}), **_values(file, flags or {}))
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
@@ -214,26 +267,36 @@ def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
     values = _values(file, flags)
     required = [name for name, field in RunConfig.model_fields.items() if field.is_required()]
     omit = frozenset(name for name in required if name not in values)
-    config = _validated(values | dict.fromkeys(omit, "-"), file, flags)
+    config = RunConfig(_Origin(file, flags), **values | dict.fromkeys(omit, "-"))
     return config.to_yaml(Path.cwd(), omit=omit)
 
 
 def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What file and flags give together, with absolute paths."""
-    base = Path.cwd() if file is None else Path(file).absolute().parent
+    """What file and flags give together, with absolute paths; of a run its directory will do."""
+    path = None if file is None else Path(file).expanduser()
+    if path is not None and path.is_dir():
+        path /= CONFIG
+    base = Path.cwd() if path is None else path.absolute().parent
     given = {"output": RunConfig.model_fields["output"].default}
-    given |= {} if file is None else _read(Path(file))
+    given |= {} if path is None else settings_file.read(path)
     return _absolute(given, base) | _absolute(flags, Path.cwd())
 
 
-def _validated(
-    values: Mapping[str, Any], file: str | os.PathLike[str] | None, flags: Mapping[str, Any]
-) -> RunConfig:
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        problems = (_explain(details, file, flags) for details in error.errors())
-        raise InputError("; ".join(dict.fromkeys(problems))) from None
+def warn_of_units(config: RunConfig) -> None:
+    """Tell of values that are most often meant in another unit."""
+    for name, (low, high) in _USUAL.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            unit = fields.unit_of(RunConfig.model_fields[name])
+            logger.warning(
+                "%s: %g %s is unusual (%g to %g); the unit is %s",
+                name,
+                value,
+                unit,
+                low,
+                high,
+                unit,
+            )
 
 
 def metavar(name: str) -> str:
@@ -324,57 +387,18 @@ def _relative(path: str, base: Path) -> str:
     return str(Path(path).relative_to(base)) if Path(path).is_relative_to(base) else path
 
 
-def _explain(details: ErrorDetails, file: Any, flags: Mapping[str, Any]) -> str:
+def _explain(details: ErrorDetails, origin: _Origin) -> str:
     """One problem in the words of the user: where, which field, expected, got."""
     if not details["loc"]:  # between fields; the text is ours
         return str(details["ctx"]["error"])
     name = str(details["loc"][0])
-    where = flag(name) if name in flags else name if file is None else f"{file}: {name}"
+    where = name if origin.file is None else f"{origin.file}: {name}"
+    where = flag(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name.lower(), RunConfig.model_fields, n=1, cutoff=0.5)
-        if close:
-            return f"{where}: unknown field; did you mean {close[0]}?"
-        return f"{where}: unknown field; there are {', '.join(RunConfig.model_fields)}"
+        near = did_you_mean(name, RunConfig.model_fields)
+        return f"{where}: unknown field{near or '; there are ' + ', '.join(RunConfig.model_fields)}"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
     field = RunConfig.model_fields[name]
     wanted = f"{fields.expected(field)} ({field.description})"
-    return f"{where}: expected {wanted}, got {details['input']!r}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would silently drop one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(twice)} is there more than once", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"config: cannot read {file}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(_sentences(error))
-        raise InputError(f"config: {file} is not valid YAML: {text}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(
-            f"config: expected lines such as 'steps: 1000' in {file}, got a "
-            f"{type(content).__name__}; `openmm-les run --print-config` shows a complete file"
-        )
-    return {str(name): value for name, value in content.items()}
-
-
-def _sentences(error: Exception) -> Iterator[str]:
-    mark = getattr(error, "problem_mark", None)
-    yield str(getattr(error, "problem", None) or error)
-    if mark is not None:
-        yield f"(line {mark.line + 1}, column {mark.column + 1})"
+    return f"{where}: expected {wanted}, got {fields.shown(details['input'])}"

@@ -5,6 +5,8 @@ Imports neither torch nor openmm, so that the command line can show its help at 
 
 from __future__ import annotations
 
+import os
+import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -37,6 +39,48 @@ def _on_or_off(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def unit_of(field: FieldInfo) -> str | None:
+    """The unit of a field, which its description has in brackets."""
+    found = re.search(r"\[(.+?)\]", field.description or "")
+    return found[1] if found else None
+
+
+def bare(value: Any, field: FieldInfo) -> Any:
+    """The number or text that a Quantity, a path or a number of numpy stands for.
+
+    Raises:
+        ValueError: a Quantity of another dimension.
+    """
+    if hasattr(value, "value_in_unit"):
+        from openmm import unit
+
+        units = {
+            "K": unit.kelvin,
+            "bar": unit.bar,
+            "1/ps": unit.picosecond**-1,
+            "fs": unit.femtosecond,
+            "nm": unit.nanometer,
+            "e": unit.elementary_charge,
+        }
+        try:
+            return value.value_in_unit(units[unit_of(field) or ""])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("a quantity of another dimension") from error
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [bare(part, field) for part in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def shown(value: Any) -> str:
+    """What came, for messages: short, and a Quantity with its unit."""
+    text = str(value) if hasattr(value, "value_in_unit") else repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
 def split(value: Any) -> Any:
     """The parts of a text with commas, as of a flag; anything else stays as it is."""
     if not isinstance(value, str):
@@ -57,6 +101,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Ensemble = Annotated[Literal["NVT", "NPT", "NVE"], BeforeValidator(_upper)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 
+#: Characters of a wrong value that a message shows.
+_SHOWN = 80
 _EXPECTED = {
     int: "an integer",
     float: "a bare number",

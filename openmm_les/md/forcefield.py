@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
 from openmm_les.errors import InputError
+from openmm_les.md import xml_files
 from openmm_les.md.config import RunConfig
 from openmm_les.md.structure import Structure, with_box
+from openmm_les.md.xml_files import line
 
 logger = logging.getLogger(__name__)
 
 _PERIODIC = ("CutoffPeriodic", "Ewald", "PME", "LJPME")
-#: What a run adds by itself, or what could run code from the file.
-_NOT_OF_A_FORCE_FIELD = ("Barostat", "Thermostat", "PythonForce", "TorchForce")
 
 
 def make(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.System]:
@@ -53,11 +52,12 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
             f"nonbonded_method: {method} needs a periodic box; expected box vectors in the "
             "structure (CRYST1 of a PDB file), got none"
         )
+    xml_files.refuse_scripts(names)
     try:
         field = app.ForceField(*names)
     except Exception as error:  # the parser raises whatever a broken file leads to
         raise InputError(
-            f"force_field: cannot read {', '.join(names)}: {_line(error)}; expected XML files, or "
+            f"force_field: cannot read {', '.join(names)}: {line(error)}; expected XML files, or "
             "names of those that come with OpenMM, such as amber14-all.xml and amber14/tip3p.xml"
         ) from None
     try:
@@ -71,7 +71,7 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
         )
     except Exception as error:  # ValueError or Exception itself, with the reason as text
         raise InputError(
-            f"force_field: {', '.join(names)} cannot describe the structure: {_line(error)}; a "
+            f"force_field: {', '.join(names)} cannot describe the structure: {line(error)}; a "
             "residue without a template, such as a ligand, needs a force field file of its own, or "
             "a System made elsewhere (system: FILE.xml); missing atoms and bonds have to be added "
             "to the structure"
@@ -98,28 +98,7 @@ def _with_sites(structure: Structure, field: app.ForceField) -> Structure:
 
 
 def _read(path: Path, structure: Structure) -> openmm.System:
-    try:
-        text = path.read_text(encoding="utf-8")
-        forces = [force.get("type", "") for force in ElementTree.fromstring(text).iter("Force")]
-    except OSError as error:
-        raise InputError(f"system: cannot read {path}: {error.strerror or error}") from None
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise InputError(f"system: {path} is not an XML file: {_line(error)}") from None
-    alien = [name for name in forces if name.endswith(_NOT_OF_A_FORCE_FIELD)]
-    if alien:
-        raise InputError(
-            f"system: expected a force field alone, got a {alien[0]} in {path}; leave it out: "
-            "ensemble, temperature and model are settings of the run"
-        )
-    try:
-        system = openmm.XmlSerializer.deserialize(text)
-    except Exception as error:  # OpenMMException, or ValueError for XML of something else
-        raise InputError(f"system: OpenMM cannot read {path}: {_line(error)}") from None
-    if not isinstance(system, openmm.System):
-        raise InputError(
-            f"system: expected what openmm.XmlSerializer.serialize(system) gives, got a "
-            f"{type(system).__name__} in {path}"
-        )
+    system = xml_files.read_system(path)
     expected, got = structure.topology.getNumAtoms(), system.getNumParticles()
     if got != expected:
         raise InputError(
@@ -147,7 +126,3 @@ def _check_box(config: RunConfig, structure: Structure, system: openmm.System) -
                 f"{name}: expected a cutoff of at most half the width of the box ({width:g} nm), "
                 f"got {cutoff:g} nm"
             )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -34,3 +36,28 @@ class Listener:
 
     def progress(self, progress: Progress) -> None:
         """Some steps were done; called several times a second or less often."""
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Let every warning of this package pass once: a run makes the same System several times."""
+    told: set[tuple[str, str]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        line = (record.name, record.getMessage())
+        is_known = record.levelno >= logging.WARNING and line in told
+        told.add(line)
+        return not is_known
+
+    loggers = [
+        logging.getLogger(name)
+        for name in logging.root.manager.loggerDict
+        if name.startswith("openmm_les")
+    ]
+    for each in loggers:
+        each.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(is_new)

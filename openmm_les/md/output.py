@@ -7,7 +7,7 @@ import io
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,15 +15,16 @@ from filelock import FileLock, Timeout
 from openmm import app, unit
 
 from openmm_les._version import __version__
-from openmm_les.errors import InputError
-from openmm_les.files import sync_directory, write_atomically
+from openmm_les.analysis.spectra import check_sampling
+from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.files import refuse_inputs, sync_directory, write_atomically, writing
 from openmm_les.md.checkpoint import Checkpoint, FileState
-from openmm_les.md.config import RunConfig
+from openmm_les.md.config import CONFIG, RunConfig, load
+from openmm_les.md.hydrogens import HYDROGEN
 from openmm_les.md.simulation import Phase
-from openmm_les.md.structure import FloatArray, with_box
+from openmm_les.md.structure import FloatArray, Structure, with_box
 from openmm_les.reporters import LESReporter
 
-CONFIG = "config.yaml"
 MINIMISED = "minimised.pdb"
 LOG = "log.csv"
 EQUILIBRATION_LOG = "equilibration.csv"
@@ -38,6 +39,8 @@ _GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE)
 #: Files that only a finished run has.
 _OF_THE_END = (FINAL, SUMMARY)
 ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
+#: First line of the settings, which says that files of these names here are those of a run.
+_HEAD = "# Written by openmm-les run: this directory is its own.\n"
 
 #: Where a DCD header holds the time of its creation, and for how many bytes.
 _DCD_DATE = (180, 80)
@@ -81,25 +84,94 @@ class RunDirectory:
             lock.release()
 
     def existing(self) -> list[str]:
-        """Names of the files of a run that are here; settings alone are not worth keeping."""
-        found = [name for name in ALL if (self / name).exists()]
+        """Names of the files of a run that are here; settings alone are not worth keeping.
+
+        Raises:
+            OutputError: there are some that no run wrote.
+        """
+        found = [name for name in ALL if os.path.lexists(self / name)]
+        if found and not self._is_of_a_run():
+            raise OutputError(
+                f"output: {self.path} has {', '.join(found)}, which no run wrote there; choose a "
+                "directory of its own for the output, such as output: run"
+            )
         return [] if found == [CONFIG] else found
 
+    def _is_of_a_run(self) -> bool:
+        """Either of two files says so that no other program writes."""
+        try:
+            if (self / CONFIG).read_bytes().startswith(_HEAD.encode()):
+                return True
+        except OSError:
+            pass
+        try:
+            return self.checkpoint() is not None
+        except InputError:
+            return False
+
+    def results(self) -> list[str]:
+        """Names of files with results, which cannot be had again without computing."""
+        growing = [
+            name for name in _GROWING if (self / name).exists() and FileState.of(self / name).size
+        ]
+        return growing + [name for name in _OF_THE_END if (self / name).exists()]
+
+    def refuse_inputs(self, inputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
+        """Refuse to start a run that would replace what it reads.
+
+        Raises:
+            OutputError: an input is a file that the run deletes or writes.
+        """
+        for name in ALL:
+            refuse_inputs(self / name, inputs)
+
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, if there is one."""
+        """The last checkpoint, if there is one.
+
+        Raises:
+            InputError: it is damaged.
+        """
         path = self / CHECKPOINT
-        return Checkpoint.read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = Checkpoint.read(path)
+        if alien := sorted(set(found.outputs) - set(_GROWING)):
+            raise InputError(
+                f"checkpoint: {path} is damaged ({alien[0]!r} is no file of a run); start again "
+                "with --overwrite"
+            )
+        return found
 
     def clear(self) -> None:
-        """Delete the files of a run, and nothing else; first what could continue it."""
-        for name in (CHECKPOINT, *ALL):
-            (self / name).unlink(missing_ok=True)
-            (self / f".{name}.part").unlink(missing_ok=True)
+        """Delete the results of a run, and nothing else; first what could continue it."""
+        with writing(self.path):
+            for name in (CHECKPOINT, *ALL):
+                if name != CONFIG:
+                    (self / name).unlink(missing_ok=True)
+                    (self / f".{name}.part").unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the configuration; with `--resume` it continues this run."""
-        text = config.to_yaml(self.path)
-        write_atomically(self / CONFIG, text.encode())
+        """Write the configuration; with `--resume` it continues this run.
+
+        A file with comments of the user's own stays as it is if it says the same.
+
+        Raises:
+            OutputError: it says something else, or cannot be written.
+        """
+        path = self / CONFIG
+        try:
+            before, text = load(path), path.read_text(encoding="utf-8")
+        except (LESError, OSError, UnicodeDecodeError):
+            before, text = None, ""
+        if before == config and text.startswith(_HEAD):
+            return
+        is_own = before is not None and text == _HEAD + before.to_yaml(self.path)
+        if path.exists() and not is_own:
+            raise OutputError(
+                f"output: {path} was edited and says something else than this run is asked for; "
+                "change it there, or move it away: it is not replaced"
+            )
+        write_atomically(path, (_HEAD + config.to_yaml(self.path)).encode())
 
     def file_states(self) -> dict[str, FileState]:
         """How far the growing files have been written."""
@@ -118,6 +190,11 @@ class RunDirectory:
                 (self / name).unlink(missing_ok=True)
         for name in _OF_THE_END:
             (self / name).unlink(missing_ok=True)
+
+    def take_back(self, checkpoint: Checkpoint) -> None:
+        """Do so as far as it works on a full disk; who resumes does it again."""
+        with contextlib.suppress(OSError, InputError):
+            self.restore(checkpoint)
 
     def write_structure(
         self, name: str, topology: app.Topology, positions: Any, box: FloatArray | None
@@ -149,47 +226,70 @@ class PhaseOutput:
         is_production = phase.name == "production"
         log = directory / (LOG if is_production else EQUILIBRATION_LOG)
         has_header = log.exists() and log.stat().st_size > 0
-        self._log: IO[str] = log.open("a", encoding="ascii", newline="\n")
+        with writing(log):
+            self._log: IO[str] = log.open("a", encoding="ascii", newline="\n")
         self._trajectory: _TrajectoryReporter | None = None
-        self.reporters: list[Any] = [
-            app.StateDataReporter(
-                self._log,
-                config.report_interval,
-                step=True,
-                time=True,
-                potentialEnergy=True,
-                kineticEnergy=True,
-                totalEnergy=True,
-                temperature=True,
-                volume=is_periodic,
-                density=is_periodic,
-                append=has_header,
-            )
-        ]
+        table = app.StateDataReporter(
+            self._log,
+            config.report_interval,
+            step=True,
+            time=True,
+            potentialEnergy=True,
+            kineticEnergy=True,
+            totalEnergy=True,
+            temperature=True,
+            volume=is_periodic,
+            density=is_periodic,
+            append=has_header,
+        )
+        self.reporters: list[Any] = [_Writing(log, table)]
         if is_production:
             interval = config.trajectory_interval or config.report_interval
             self._trajectory = _TrajectoryReporter(directory / TRAJECTORY, interval)
-            self.reporters.append(self._trajectory)
+            self.reporters.append(_Writing(directory / TRAJECTORY, self._trajectory))
             if config.response:
                 self.reporters.append(_response_reporter(directory / RESPONSE, config))
 
     def sync(self) -> None:
         """Bring everything that was reported to the disk, so that a checkpoint may rely on it."""
-        self._log.flush()
-        os.fsync(self._log.fileno())
-        if self._trajectory is not None:
-            self._trajectory.sync()
-        response = self._directory / RESPONSE
-        if response.exists():  # its reporter has closed it
-            with response.open("rb") as stream:
-                os.fsync(stream.fileno())
-        sync_directory(self._directory.path)
+        with writing(self._directory.path):
+            self._log.flush()
+            os.fsync(self._log.fileno())
+            if self._trajectory is not None:
+                self._trajectory.sync()
+            response = self._directory / RESPONSE
+            if response.exists():  # its reporter has closed it
+                with response.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            sync_directory(self._directory.path)
 
     def close(self) -> None:
         """Close the files."""
         self._log.close()
         if self._trajectory is not None:
             self._trajectory.close()
+
+    def abandon(self) -> None:
+        """Close the files of which one could not be written."""
+        for file in (self._log, self._trajectory):
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
+
+
+class _Writing:
+    """A reporter of which every error of the disk names its file."""
+
+    def __init__(self, path: Path, reporter: Any) -> None:
+        self._path = path
+        self._reporter = reporter
+
+    def describeNextReport(self, simulation: app.Simulation) -> Any:
+        return self._reporter.describeNextReport(simulation)
+
+    def report(self, simulation: app.Simulation, state: Any) -> None:
+        with writing(self._path):
+            self._reporter.report(simulation, state)
 
 
 def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
@@ -204,22 +304,28 @@ def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
         dipole="dipole" in wanted,
         bornCharges="born_charges" in wanted,
         current="current" in wanted,
+        lesEnergy="les_energy" in wanted,
         velocities="velocities" in wanted,
         append=True,
         precision=config.precision,
         device=config.device,
+        temperature=config.temperature,
     )
 
 
-def check_response(config: RunConfig, is_periodic: bool) -> None:
-    """Refuse a dipole that does not exist, before anything is computed.
+def check_response(config: RunConfig, structure: Structure) -> None:
+    """Refuse a dipole that does not exist, and tell of rare rows, before anything is computed.
 
     Raises:
         InputError: the model sees a periodic system, and its dipole is asked for.
     """
+    wanted = config.response or ()
     is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
-    if "dipole" in (config.response or ()) and is_periodic and not is_cluster:
+    if "dipole" in wanted and structure.box is not None and not is_cluster:
         raise InputError("response: a periodic system has no dipole, take the current")
+    has_hydrogen = any(atom.element in HYDROGEN for atom in structure.topology.atoms())
+    if has_hydrogen and {"current", "dipole", "velocities"}.intersection(wanted):
+        check_sampling(config.response_interval * config.time_step * 1e-3)
 
 
 class _TrajectoryReporter:

@@ -19,7 +19,8 @@ import openmm
 from openmm import unit
 
 from openmm_les.artifact import Artifact
-from openmm_les.errors import InputError, SimulationError
+from openmm_les.errors import InputError, OutputError, SimulationError
+from openmm_les.guard import TemperatureGuard
 from openmm_les.md import output, simulation, summary
 from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.config import RunConfig
@@ -29,16 +30,17 @@ from openmm_les.md.output import PhaseOutput, RunDirectory
 from openmm_les.md.signals import StopRequest
 from openmm_les.md.simulation import Phase, State
 from openmm_les.md.structure import FloatArray, Structure
+from openmm_les.md.wording import of_run
 
 logger = logging.getLogger(__name__)
 
 #: Steps between two looks at the signals; OpenMM itself returns to Python as often.
 _BATCH = 10
-#: Nothing is left of a molecule above this temperature [K] and this many times the target.
-_BROKEN_KELVIN, _BROKEN_FACTOR = 5000.0, 10.0
 #: Change of the volume at which the model gets new buffers. At 15 % it makes them by itself, in the
 #: middle of an interval, where a resumed run would not know of them.
 _NEW_BUFFERS = 0.10
+#: What the message about a region that the model does not describe begins with: it has its remedy.
+_OTHER_REMEDY = "the latent charges of the ML region"
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,18 @@ class PhaseRun:
         self._phase = phase
         if isinstance(entry, Checkpoint):
             self._box = None if entry.box is None else np.array(entry.box)
-            self._first_step = self._saved_step = entry.step
+            self._first_step, self._saved = entry.step, entry
             self._wall_before = entry.wall_seconds
             self._open(entry)
         else:
             self._box = entry.box
-            self._first_step = self._saved_step = 0
+            self._first_step = 0
             self._wall_before = 0.0
             self._simulation = self._create(0)
             self._set_state(entry)
         self.wall_seconds = self._wall_before
         self._output = PhaseOutput(job.directory, job.config, phase, self._box is not None)
-        self._simulation.reporters = self._output.reporters
+        self._simulation.reporters = [TemperatureGuard(_BATCH), *self._output.reporters]
         if isinstance(entry, State):
             self._checkpoint()
 
@@ -107,7 +109,11 @@ class PhaseRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._output.close()
+        if isinstance(error, OutputError):  # half a row helps nobody
+            self._output.abandon()
+            self._job.directory.take_back(self._saved)
+        else:
+            self._output.close()
 
     def advance(self) -> State:
         """Run to the end of the phase, with a checkpoint after every report.
@@ -120,11 +126,10 @@ class PhaseRun:
         while (step := self._simulation.currentStep) < self._phase.steps:
             to_report = interval - step % interval
             started = time.perf_counter()
-            with blow_ups(f"after step {step} of {self._phase.name}", self._job.directory):
+            with blow_ups(f"after step {step} of {self._phase.name}", self._job):
                 self._simulation.step(min(_BATCH, to_report))
             self.wall_seconds += time.perf_counter() - started
             if to_report <= _BATCH:
-                self._check_temperature()
                 self._checkpoint()
             self._tell_progress()
             if self._job.stop:
@@ -183,13 +188,6 @@ class PhaseRun:
         vectors = self._simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)
         return np.array(vectors.value_in_unit(unit.nanometer))
 
-    def _check_temperature(self) -> None:
-        """Stop when the atoms fly apart, to which a model may assign finite energies."""
-        kelvin = simulation.kinetic_temperature(self._simulation)
-        if kelvin > max(_BROKEN_KELVIN, _BROKEN_FACTOR * self._job.config.temperature):
-            where = f"by step {self._simulation.currentStep} of {self._phase.name}"
-            raise _broken(where, self._job.directory, f"the temperature is {kelvin:.0f} K")
-
     def _checkpoint(self) -> None:
         """Save, and go on as a run that continues from here would."""
         if not self._has_memory:
@@ -234,7 +232,7 @@ class PhaseRun:
             outputs=job.directory.file_states(),
         )
         checkpoint.write(job.directory / output.CHECKPOINT)
-        self._saved_step = checkpoint.step
+        self._saved = checkpoint
         return checkpoint
 
     def _tell_progress(self) -> None:
@@ -246,31 +244,35 @@ class PhaseRun:
     def _end_in_order(self) -> None:
         step = self._simulation.currentStep
         # With a memory a run that continued from here would take another path.
-        if not self._has_memory and step != self._saved_step:
+        if not self._has_memory and step != self._saved.step:
             self._save()
         self._job.listener.message(
             f"stopped after step {step} of {self._phase.name}; the checkpoint has step "
-            f"{self._saved_step}"
+            f"{self._saved.step}"
         )
         self._job.stop.obey()
 
 
 @contextlib.contextmanager
-def blow_ups(where: str, directory: RunDirectory) -> Iterator[None]:
+def blow_ups(where: str, job: Job) -> Iterator[None]:
     """Turn what OpenMM and its reporters raise for a broken simulation into one clear error."""
     try:
         yield
-    except openmm.OpenMMException as error:
-        raise _broken(where, directory, str(error)) from error
+    except (openmm.OpenMMException, SimulationError) as error:
+        raise _broken(where, job, str(error)) from error
     except ValueError as error:  # of reporters, by which they mean just that
         if "NaN" in str(error) or "infinite" in str(error):
-            raise _broken(where, directory, str(error)) from error
+            raise _broken(where, job, str(error)) from error
         raise
 
 
-def _broken(where: str, directory: RunDirectory, reason: str) -> SimulationError:
+def _broken(where: str, job: Job, reason: str) -> SimulationError:
+    reason = of_run(" ".join(reason.split()), job.structure.topology)
+    remedy = ""
+    if _OTHER_REMEDY not in reason:
+        remedy = "look at the start structure; a smaller time_step or more minimise_iterations may "
+        remedy += "help; "
     return SimulationError(
-        f"the simulation broke {where}: {' '.join(reason.split())} (look at the start "
-        "structure; a smaller time_step or more minimise_iterations may help; everything up to "
-        f"there is kept in {directory.path})"
+        f"the simulation broke {where}: {reason} ({remedy}everything up to there is kept in "
+        f"{job.directory.path})"
     )

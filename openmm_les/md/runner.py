@@ -5,25 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import openmm
 from openmm import unit
 
 from openmm_les import catalog
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, OutputError
 from openmm_les.files import write_atomically
+from openmm_les.md import config as configs
 from openmm_les.md import hybrid, output, simulation, structure, summary
 from openmm_les.md.checkpoint import Checkpoint
 from openmm_les.md.config import RunConfig
-from openmm_les.md.listener import Listener
+from openmm_les.md.listener import Listener, told_once
 from openmm_les.md.output import RunDirectory
 from openmm_les.md.phase import Job, PhaseRun, blow_ups
 from openmm_les.md.signals import StopRequest, held_back
 from openmm_les.md.simulation import Phase, State
 from openmm_les.md.summary import Summary
+from openmm_les.md.wording import of_run
+from openmm_les.threads import unmeasured
 
 logger = logging.getLogger(__name__)
 
+#: No atom is bound this strongly [kJ/mol], 100 eV.
+_STRONGEST = 1e4
 _REMEDY = "put it back, or choose another output directory for a new run"
 #: What may differ when a run continues; all but output and steps are compared by their content.
 _FREE = ("structure", "model", "force_field", "system", "output", "steps")
@@ -42,10 +48,16 @@ def run(
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
     listener = listener or Listener()
+    with told_once():
+        return _run(config, resume, overwrite, listener)
+
+
+def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -> Summary:
     start = structure.read(config.structure)
     artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
-    with held_back() as stop, directory.locked():
+    # To the last bit, as a resumed run is, results need the same threads.
+    with held_back() as stop, directory.locked(), unmeasured():
         job = Job(config, config, start, artifact, directory, listener, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):
@@ -56,9 +68,27 @@ def run(
         checkpoint = directory.checkpoint() if resume else None
         if checkpoint is not None:
             return _resume(job, checkpoint)
+        if resume and (results := directory.results()):
+            raise InputError(
+                f"output: {directory.path} has results ({', '.join(results)}), but no "
+                f"{output.CHECKPOINT} from which the run could continue; put it back, or start "
+                "again with --overwrite, which deletes them"
+            )
         if resume:
             listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
+        directory.refuse_inputs(_inputs(job))
         return _start(job)
+
+
+def _inputs(job: Job) -> dict[str, Path | str | None]:
+    """Files that a run reads, by the name of the setting."""
+    config = job.config
+    fields: dict[str, Path | str | None] = {
+        "structure": config.structure,
+        "model": job.artifact.path,
+        "system": config.system,
+    }
+    return fields | {f"force_field {name}": name for name in config.force_field or ()}
 
 
 def _start(job: Job) -> Summary:
@@ -76,9 +106,9 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     job = _with_force_field(job)
     _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
-    if _is_last(job, checkpoint) and finished.exists():
+    if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
         job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
-        return Summary.from_json(finished.read_text())
+        return result
     chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
     job = replace(job, config=job.config.model_copy(update=chosen))
     _warn_of_other_bits(checkpoint)
@@ -102,6 +132,18 @@ def _with_force_field(job: Job) -> Job:
 
 
 def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
+    try:
+        return _compute(job, phases, entry)
+    except OutputError as error:
+        if not (job.directory / output.CHECKPOINT).exists():
+            raise
+        raise OutputError(
+            f"{error}; everything up to the last checkpoint is kept: make room, then continue with "
+            f"openmm-les run {job.directory.path} --resume"
+        ) from error
+
+
+def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
     for phase in phases:
         with PhaseRun(job, phase, entry) as current:
             entry = current.advance()
@@ -130,46 +172,90 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
 def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
+    configs.warn_of_units(config)
     structure.check_bonds(start.topology, config.ensemble)
-    output.check_response(config, start.box is not None)
+    output.check_response(config, start)
     ensemble = simulation.phases(config)[0].ensemble
     sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
     structure.check_time_step(
         start.topology, config.time_step, simulation.constrained_particles(sim)
     )
-    job.directory.clear()
+    simulation.place(sim, start.positions)
+    before = _first_energy(job, sim)
     _write_config(job)
+    job.directory.clear()
     if config.minimise_iterations == 0:
         return State(start.positions, None, start.box)
     job.listener.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
-    simulation.place(sim, start.positions)
-    counter = _Iterations(job.stop)
-    with blow_ups("in the minimisation", job.directory):
-        before = _potential_energy(sim)
+    counter = _Iterations(job.stop, config.minimise_iterations)
+    with blow_ups("in the minimisation", job):
         sim.minimizeEnergy(maxIterations=config.minimise_iterations, reporter=counter)
         after = _potential_energy(sim)
     if job.stop:
         job.listener.message("stopped in the minimisation; continuing means starting again")
         job.stop.obey()
-    job.listener.message(
-        f"minimised in {counter.number} iterations from {before:.1f} to {after:.1f} kJ/mol"
-    )
+    _check_energy(job, after, "the minimised structure")
+    job.listener.message(f"minimised in {counter.told()} from {before:.1f} to {after:.1f} kJ/mol")
     positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
     job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
     return State(positions.value_in_unit(unit.nanometer), None, start.box)
 
 
-class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
-    """Counts iterations, and ends the minimisation when asked to stop."""
+def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
+    """Energy of the start structure [kJ/mol]; what is wrong now is wrong in the input.
 
-    def __init__(self, stop: StopRequest) -> None:
+    Raises:
+        InputError: the model, or the force field, has none.
+    """
+    try:
+        energy = _potential_energy(sim)
+    except openmm.OpenMMException as error:
+        reason = of_run(" ".join(str(error).split()), job.structure.topology)
+        raise InputError(
+            f"structure: {job.config.structure} has no energy as it is: {reason}"
+        ) from error
+    _check_energy(job, energy, f"{job.config.structure}")
+    return energy
+
+
+def _check_energy(job: Job, energy: float, what: str) -> None:
+    """Refuse energies that nothing has, as of atoms that a model lets fall into each other.
+
+    Raises:
+        InputError: says what may be the reason.
+    """
+    lowest = -_STRONGEST * len(job.structure.positions)
+    if not lowest < energy < float("inf"):
+        raise InputError(
+            f"structure: expected an energy that molecules have, got {energy:.4g} kJ/mol for "
+            f"{what}, {energy / len(job.structure.positions):.3g} for each atom; atoms are in each "
+            "other, or in their images in a small box, where the model knows nothing: look at "
+            "positions and box, whose unit is A"
+        )
+
+
+class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
+    """Counts iterations, and ends the minimisation when asked to stop, or after the last one.
+
+    OpenMM by itself begins to count again whenever it makes constraints stiffer. What is left of
+    these rounds then takes one iteration each.
+    """
+
+    def __init__(self, stop: StopRequest, most: int) -> None:
         super().__init__()
         self.number = 0
         self._stop = stop
+        self._most = most
 
     def report(self, iteration: int, x: object, gradient: object, args: object) -> bool:
         self.number += 1
-        return bool(self._stop)
+        return bool(self._stop) or self.number >= self._most
+
+    def told(self) -> str:
+        """For people."""
+        more = self.number - self._most
+        also = f" and {more} for the constraints" if more > 0 else ""
+        return f"{min(self.number, self._most)} iterations{also}"
 
 
 def _number_of_atoms(job: Job) -> int:

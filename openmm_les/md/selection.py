@@ -19,7 +19,7 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few
+from openmm_les.forces.region import few, residue_name, residue_number
 from openmm_les.md.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
@@ -29,7 +29,7 @@ _FORMS: dict[str, Callable[..., bool]] = {
     r"residue\s+(-?\d+)": lambda number, residue: bool(residue.id == number),
     r"resindex\s+(\d+)": lambda index, residue: bool(residue.index == int(index)),
     r"(\S+?):(-?\d+[A-Za-z]?)": lambda chain, number, residue: bool(
-        residue.chain.id == chain and _number(residue) == number
+        residue.chain.id == chain and residue_number(residue) == number
     ),
 }
 _AMBIGUOUS = re.compile(r"\bresid?\b")
@@ -81,7 +81,8 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
         if _is_water(residue) and 0 < len(inside) < 3:
             raise InputError(
                 f"ml_region: expected whole water molecules, got {len(inside)} of 3 atoms of "
-                f"{name_of(residue)}; select residues, such as {name_of(residue).split()[1]!r}"
+                f"{residue_name(residue)}; select residues, such as "
+                f"{residue_name(residue).split()[1]!r}"
             )
     if chosen == real:
         raise InputError(
@@ -99,9 +100,9 @@ def describe(topology: app.Topology, atoms: Iterable[int]) -> Selected:
     return Selected(
         atoms=len(inside),
         of=len(real_atoms(everything)),
-        residues=[name_of(residue) for residue in residues],
+        residues=[residue_name(residue) for residue in residues],
         cut_bonds=[
-            f"{ml.name} of {name_of(ml.residue)} to {mm.name} of {name_of(mm.residue)}"
+            f"{ml.name} of {residue_name(ml.residue)} to {mm.name} of {residue_name(mm.residue)}"
             for ml, mm in cut_bonds(topology, inside)
         ],
     )
@@ -111,12 +112,6 @@ def cut_bonds(topology: app.Topology, atoms: Collection[int]) -> list[tuple[Atom
     """Bonds between a region and the rest, each as its atom inside and the one outside."""
     ordered = (sorted(bond, key=lambda atom: atom.index not in atoms) for bond in topology.bonds())
     return [(ml, mm) for ml, mm in ordered if ml.index in atoms and mm.index not in atoms]
-
-
-def name_of(residue: Residue) -> str:
-    """A residue as one can select it, such as ``ALA A:17``."""
-    chain = f"{residue.chain.id.strip()}:" if residue.chain.id.strip() else ""
-    return f"{residue.name} {chain}{_number(residue)}"
 
 
 def _take(topology: app.Topology, selector: str) -> Iterable[int]:
@@ -162,17 +157,14 @@ def _is_water(residue: Residue) -> bool:
     return Counter(atom.element for atom in real_atoms(residue.atoms())) == _WATER
 
 
-def _number(residue: Residue) -> str:
-    return f"{residue.id}{residue.insertionCode.strip()}"
-
-
 def _contents(topology: app.Topology) -> str:
     """Names and numbers of the residues of each chain."""
     told = []
     for chain in topology.chains():
         runs = [list(group) for _, group in groupby(chain.residues(), lambda one: one.name)]
         names = (
-            f"{run[0].name} {_number(run[0])}" + (f" to {_number(run[-1])}" if run[1:] else "")
+            f"{run[0].name} {residue_number(run[0])}"
+            + (f" to {residue_number(run[-1])}" if run[1:] else "")
             for run in runs
         )
         told.append(f"chain {chain.id.strip() or 'without a name'}: {few(names)}")

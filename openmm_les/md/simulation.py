@@ -8,7 +8,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import openmm
 import torch
 from openmm import app, unit
@@ -19,10 +18,13 @@ from openmm_les.artifact import Artifact
 from openmm_les.buffers import with_headroom
 from openmm_les.errors import InputError
 from openmm_les.forces import backends
+from openmm_les.guard import TemperatureGuard
 from openmm_les.md import hybrid as hybrids
+from openmm_les.md.checkpoint import PhaseName
 from openmm_les.md.config import RunConfig
 from openmm_les.md.hybrid import Hybrid
 from openmm_les.md.structure import FloatArray, Structure, with_box
+from openmm_les.md.wording import in_words_of_a_run
 from openmm_les.neighbors import largest_number_of_neighbors
 from openmm_les.units import ANGSTROM_PER_NM
 
@@ -41,7 +43,7 @@ class Phase:
         ensemble: ``"NVT"``, ``"NPT"`` or ``"NVE"``.
     """
 
-    name: str
+    name: PhaseName
     steps: int
     ensemble: str
 
@@ -79,9 +81,10 @@ def resolve(config: RunConfig) -> RunConfig:
     reason = ""
     if config.ml_region and config.backend == "auto":
         reason = "cut bonds and electrostatic embedding need it"
-    backend = backends.choose(
-        config.backend, device=config.device, is_placeholder=False, needs_python=reason
-    )
+    with in_words_of_a_run(app.Topology()):
+        backend = backends.choose(
+            config.backend, device=config.device, is_placeholder=False, needs_python=reason
+        )
     device = backends.find_device(config.device)
     platform = config.platform
     if platform == "auto":
@@ -139,7 +142,8 @@ def create(
         InputError: the model cannot describe the structure, or the platform does not work.
     """
     topology = with_box(structure.topology, box)
-    system = _system(config, topology, artifact, hybrid)
+    with in_words_of_a_run(topology):
+        system = _system(config, topology, artifact, hybrid)
     if ensemble == "NPT":
         if box is None:
             raise InputError(
@@ -197,13 +201,8 @@ def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
 
 def kinetic_temperature(simulation: app.Simulation) -> float:
     """Temperature of the present velocities, without regard to motion of the whole [K]."""
-    state, system = simulation.context.getState(velocities=True), simulation.system
-    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
-    masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
-    twice_energy = float(np.dot(masses, (velocities**2).sum(axis=1)))  # [kJ/mol]
-    gas_constant = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
-    freedom = 3 * int(np.count_nonzero(masses)) - int(system.getNumConstraints())
-    return twice_energy / (freedom * float(gas_constant))
+    state = simulation.context.getState(velocities=True)
+    return TemperatureGuard().temperature(simulation.system, state)
 
 
 def environment() -> dict[str, Any]:

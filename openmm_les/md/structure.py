@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import warnings
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from openmm import app, unit
 
 from openmm_les.errors import InputError
+from openmm_les.forces.region import few, loose_residues
+from openmm_les.md import contacts, hydrogens, structure_file
+from openmm_les.md.hydrogens import HYDROGEN
+from openmm_les.md.wording import atom_name, residue_names
 
 logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
-_PDB = (".pdb", ".ent")
-_MMCIF = (".cif", ".mmcif", ".pdbx")
 #: The box that the PDB format prescribes for structures without one has edges of 1 A.
 _NO_BOX = 0.1001
-
-#: How OpenMM's PDB reader tells that it has lost an atom, in a Python warning.
-_LOST_ATOM = "duplicate atom"
-
 #: Time step [fs] beyond which bonds to hydrogen, with periods of 9 fs, are badly integrated.
 _LONG_STEP = 1.0
-
-_HYDROGEN = (app.element.hydrogen, app.element.deuterium)
-#: Residues that are never without hydrogen.
-_WITH_HYDROGEN = frozenset(
-    ("HOH", "WAT", "ACE", "NME", "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS")
-    + ("ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL")
-)
+#: Names of particles without an element: the sites of water models and lone pairs.
+_SITE = re.compile(r"(M|EP|E|LP|V)\w{0,2}")
+#: Nothing is this far from the origin [nm].
+_FARTHEST = 1e5
+#: No two atoms are this near [nm], nor is any solid this dense [nm^3 for each atom].
+_NEAREST = 0.05
+_DENSEST = 0.002
+#: A bond is never this long [nm].
+_LONGEST_BOND = 0.35
 
 
 @dataclass(frozen=True)
@@ -66,36 +66,26 @@ def read(path: Path) -> Structure:
     Raises:
         InputError: the file cannot be read, or its atoms are not all there.
     """
-    kind = path.suffix.lower()
-    if kind not in _PDB + _MMCIF:
-        raise InputError(
-            f"structure: expected a PDB or mmCIF file ({', '.join(_PDB + _MMCIF)}), got {path}"
-        )
-    try:
-        content = path.read_bytes()
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            file = app.PDBFile(str(path)) if kind in _PDB else app.PDBxFile(str(path))
-        positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-    except OSError as error:
-        raise InputError(f"structure: cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # the parsers raise whatever a broken line leads to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"structure: {path} is not a valid {kind[1:]} file: {reason}") from error
-    _check_names(path, told)
+    file, content = structure_file.read(path)
     topology = file.topology
-    if topology.getNumAtoms() == 0:
-        raise InputError(f"structure: expected atoms, got none in {path}")
-    if not np.isfinite(positions).all():
-        raise InputError(f"structure: {path} has coordinates that are not finite numbers")
+    positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+    if not (np.abs(positions) < _FARTHEST).all():
+        raise InputError(
+            f"structure: {path} has coordinates that are not finite numbers, or beyond "
+            f"{10 * _FARTHEST:g} A"
+        )
     if file.getNumFrames() > 1:
         logger.warning("%s has %d models; the first is used", path, file.getNumFrames())
     lengths = topology.getUnitCellDimensions()
     if lengths is not None and max(lengths.value_in_unit(unit.nanometer)) <= _NO_BOX:
         logger.info("%s: a box with edges of 1 A stands for no box", path)
         topology.setPeriodicBoxVectors(None)
-    _check_hydrogens(topology)
-    return Structure(topology, positions, hashlib.sha256(content).hexdigest())
+    found = Structure(topology, positions, hashlib.sha256(content).hexdigest())
+    _check_elements(path, topology)
+    _check_box(path, found)
+    _check_distances(path, found)
+    hydrogens.check(topology, positions, found.box)
+    return found
 
 
 def with_box(topology: app.Topology, box: FloatArray | None) -> app.Topology:
@@ -111,32 +101,21 @@ def real_atoms(atoms: Iterable[app.topology.Atom]) -> list[app.topology.Atom]:
 
 
 def check_bonds(topology: app.Topology, ensemble: str) -> None:
-    """Refuse molecules that a barostat would tear, and warn of those torn in the trajectory.
+    """Refuse molecules that a barostat would tear; ``createSystem`` warns of them elsewhere.
 
     OpenMM knows molecules by their bonds, and a PDB file gives those of ligands by CONECT records.
-    Virtual sites go with their atoms.
 
     Raises:
         InputError: the ensemble is NPT, and molecules have atoms without bonds.
     """
-    if topology.getPeriodicBoxVectors() is None:
+    if topology.getPeriodicBoxVectors() is None or ensemble != "NPT":
         return
-    bonded = {atom.index for bond in topology.bonds() for atom in bond}
-    loose = []
-    for residue in topology.residues():
-        atoms = real_atoms(residue.atoms())
-        if len(atoms) > 1 and any(atom.index not in bonded for atom in atoms):
-            loose.append(residue)
-    if not loose:
-        return
-    which = f"no bonds for all atoms of {_named(loose)}"
-    remedy = "add CONECT records to the PDB file, or give an mmCIF file with bonds"
-    if ensemble == "NPT":
+    if loose := loose_residues(topology):
         raise InputError(
-            f"structure: expected the bonds of every molecule, since a barostat moves molecules as "
-            f"a whole, got {which}; {remedy}"
+            "structure: expected the bonds of every molecule, since a barostat moves molecules as "
+            f"a whole, got no bonds for all atoms of {residue_names(loose)}; add CONECT records to "
+            "the PDB file, or give an mmCIF file with bonds"
         )
-    logger.warning("%s: the trajectory will wrap their atoms one by one; %s", which, remedy)
 
 
 def check_time_step(
@@ -144,53 +123,66 @@ def check_time_step(
 ) -> None:
     """Warn of steps [fs] that are too long for hydrogen atoms which no constraint holds."""
     free = (atom for atom in topology.atoms() if atom.index not in constrained)
-    if time_step > _LONG_STEP and any(atom.element in _HYDROGEN for atom in free):
+    if time_step > _LONG_STEP and any(atom.element in HYDROGEN for atom in free):
         logger.warning(
             "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
         )
 
 
-def _check_names(path: Path, told: Iterable[warnings.WarningMessage]) -> None:
-    """Refuse a file of which the reader lost atoms; pass its other warnings on."""
-    for warning in told:
-        if _LOST_ATOM in str(warning.message):
-            raise InputError(
-                f"structure: expected a name of its own for every atom of a residue in {path}; "
-                "atoms of the same name would be lost: name them C1, C2, ..."
-            )
-    for warning in told:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
-def _check_hydrogens(topology: app.Topology) -> None:
-    """Refuse what experiment leaves out and a force field would notice: hydrogen atoms.
-
-    Where OpenMM does not know the residue, carbon without hydrogen may be meant: a warning.
-    """
-    bare = [
-        residue
-        for residue in topology.residues()
-        if residue.name in _WITH_HYDROGEN
-        and not any(atom.element in _HYDROGEN for atom in residue.atoms())
-    ]
-    if bare:
-        raise InputError(
-            f"structure: expected all hydrogen atoms, got none in {_named(bare)}; add them, for "
-            "example with PDBFixer or openmm.app.Modeller.addHydrogens"
-        )
-    doubtful = []
+def _check_elements(path: Path, topology: app.Topology) -> None:
+    """Refuse atoms without an element, which would be taken for virtual sites."""
+    unknown = []
     for residue in topology.residues():
-        elements = {atom.element for atom in residue.atoms()}
-        if app.element.carbon in elements and elements.isdisjoint(_HYDROGEN):
-            doubtful.append(residue)
-    if doubtful:
-        logger.warning(
-            "%s: carbon without hydrogen; the structure must have all its hydrogen atoms",
-            _named(doubtful),
+        has_atoms = any(atom.element is not None for atom in residue.atoms())
+        for atom in residue.atoms():
+            if atom.element is None and not (has_atoms and _SITE.fullmatch(atom.name)):
+                unknown.append(atom)
+    if unknown:
+        raise InputError(
+            f"structure: expected the element of every atom in {path} (columns 77 and 78 of a PDB "
+            f"file, _atom_site.type_symbol of mmCIF), got none for {few(map(atom_name, unknown))}"
         )
 
 
-def _named(residues: Iterable[app.topology.Residue]) -> str:
-    names = [f"{residue.name} {residue.id}" for residue in residues]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"residue{'s' if len(names) > 1 else ''} " + ", ".join(names[:3]) + more
+def _check_box(path: Path, structure: Structure) -> None:
+    """Refuse a box that is none, or so small that it must be in another unit."""
+    if structure.box is None:
+        return
+    volume = float(np.linalg.det(structure.box))
+    if not np.isfinite(volume) or volume <= 0.0:
+        edges = ", ".join(f"{length:g}" for length in 10.0 * np.diag(structure.box))
+        raise InputError(
+            f"structure: expected box vectors with a volume in {path}, got edges along x, y and z "
+            f"of {edges} A"
+        )
+    number = len(real_atoms(structure.topology.atoms()))
+    if volume < _DENSEST * number:
+        raise InputError(
+            f"structure: expected a box with room for {number} atoms in {path}, got "
+            f"{1e3 * volume:.4g} A^3, {1e3 * volume / number:.2g} A^3 for each (diamond has 5.7); "
+            "lengths in PDB and mmCIF files are in A, not in nm"
+        )
+
+
+def _check_distances(path: Path, structure: Structure) -> None:
+    """Refuse atoms on top of each other, also of periodic images, and warn of long bonds."""
+    atoms = list(structure.topology.atoms())
+    real = [atom.index for atom in real_atoms(atoms)]
+    if pair := contacts.nearest_pair(structure.positions[real], structure.box, _NEAREST):
+        one, other = (atoms[real[index]] for index in pair[:2])
+        raise InputError(
+            f"structure: {atom_name(one)} and {atom_name(other)} are {10 * pair[2]:.2g} A apart in "
+            f"{path}, images in the box included: two atoms at the same place, a wrong box, or "
+            "lengths that are not in A"
+        )
+    bonds = [(a.index, b.index) for a, b in structure.topology.bonds()]
+    lengths = contacts.distances(structure.positions, structure.box, bonds)
+    if len(bonds) and lengths.max() > _LONGEST_BOND:
+        one, other = (atoms[index] for index in bonds[int(lengths.argmax())])
+        logger.warning(
+            "%s: the bond between %s and %s is %.3g A long; lengths are in A",
+            path,
+            atom_name(one),
+            atom_name(other),
+            10 * lengths.max(),
+        )

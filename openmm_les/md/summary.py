@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from openmm_les.md.selection import Selected
 from openmm_les.units import KJ_PER_MOL_PER_EV
@@ -65,15 +66,17 @@ class Summary:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Summary:
+    def from_json(cls, text: str | bytes) -> Summary:
         """Read what `to_json` wrote."""
-        values = json.loads(text)
-        for name in ("temperature", "potential_energy", "density"):
-            if values[name] is not None:
-                values[name] = Mean(**values[name])
-        if values.get("ml_region") is not None:
-            values["ml_region"] = Selected(**values["ml_region"])
-        return cls(**values)
+        return TypeAdapter(cls).validate_json(text)
+
+    @classmethod
+    def read(cls, path: Path) -> Summary | None:
+        """Read a file; None where there is none, or a damaged one."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
 
     def table(self) -> str:
         """For people."""

@@ -1,4 +1,4 @@
-"""What the `PythonForce` of a mixed System calls: link atoms around the model, and lambda."""
+"""What the `PythonForce` of a mixed System calls: the model with link atoms, unless lambda is 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from openmm_les.forces import pythonforce
 from openmm_les.forces.pythonforce import LESCompute
-from openmm_les.forces.restored import shared
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.interpolation import LAMBDA
 from openmm_les.units import ANGSTROM_PER_NM
@@ -41,7 +40,7 @@ def build(
         region: the ML atoms.
         options: how the model is computed.
         links: cut bonds; the MM atoms of these become particles of the force.
-        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+        interpolate: whether the model is left out where the global parameter `LAMBDA` is 0.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small.
@@ -63,11 +62,6 @@ def build(
     )
 
 
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> MixedCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return shared(MixedCompute, path, sha256, settings)
-
-
 class MixedCompute(LESCompute):
     """A model on ML atoms and on link atoms that are no particles.
 
@@ -81,6 +75,8 @@ class MixedCompute(LESCompute):
             [A]), and ``interpolate``.
     """
 
+    kind = "mixed"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         links = settings["links"]
@@ -88,22 +84,23 @@ class MixedCompute(LESCompute):
         self._mm_ends = np.array([link[1] for link in links], dtype=np.int64)
         self._distances = np.array([link[2] for link in links], dtype=np.float64)
 
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
-
     @property
     def parameters(self) -> dict[str, float]:
-        """Those of `LESCompute`, and lambda if the force is interpolated."""
+        """Those of `LESCompute`, and lambda if the model may be left out."""
         return super().parameters | ({LAMBDA: 1.0} if self._settings["interpolate"] else {})
 
     def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
-        if not self._settings["interpolate"]:
-            return super()._evaluate(state)
-        fraction = state.getParameters()[LAMBDA]
-        if fraction == 0.0:  # the model need not be good for what the force field samples
+        asleep = self._settings["interpolate"] and state.getParameters()[LAMBDA] == 0.0
+        if asleep:  # the model need not be good for what the force field samples
             return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
-        energy, forces = super()._evaluate(state)
-        return fraction * energy, fraction * forces
+        return super()._evaluate(state)
+
+    def _name(self, atom: int) -> str:
+        link = atom - len(self._settings["numbers"]) + len(self._distances)
+        if link < 0:
+            return super()._name(atom)
+        first, second = map(super()._name, (int(self._ml_ends[link]), int(self._mm_ends[link])))
+        return f"the link atom between {first} and {second}"
 
     def _compute(
         self, positions: FloatArray, cell: FloatArray | None, field: FloatArray | None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import openmm
 from openmm import app
 
-from openmm_les.forces import ForceOptions, Region, add_force, backends, install
+from openmm_les.errors import InputError
+from openmm_les.forces import ForceOptions, Region, add_force, backends, install, present
 from openmm_les.mlmm import bonded, nonbonded
 from openmm_les.mlmm.decisions import refuse_unsuitable
 from openmm_les.mlmm.field import MMField, read_field
@@ -17,6 +18,7 @@ from openmm_les.mlmm.interpolation import (
     LAMBDA,
     Sums,
     check_constraints,
+    scaled,
     warn_of_missing_bonds,
 )
 from openmm_les.mlmm.links import Link, find_links
@@ -47,7 +49,7 @@ def create_mixed_system(
     artifact: Artifact,
     topology: app.Topology,
     system: openmm.System,
-    atoms: Sequence[int],
+    atoms: Iterable[int],
     interpolate: bool,
     options: MixedOptions,
     force_options: ForceOptions,
@@ -63,7 +65,7 @@ def create_mixed_system(
         artifact: the model.
         topology: topology of `system`; stays as it is.
         system: System of a force field; stays as it is.
-        atoms: the ML region.
+        atoms: the ML region; none that a model in `system` describes already.
         interpolate: whether the global parameter ``lambda_interpolate`` leads from the force field
             (0) to the mixed System (1).
         options: link atoms, and what becomes of single forces.
@@ -74,6 +76,9 @@ def create_mixed_system(
         InputError: atoms, cut bonds or forces that cannot be used, each named.
     """
     region = MLRegion.from_topology(topology, system, atoms, artifact.elements)
+    present.refuse_second_model(system, region.atoms, region.name)
+    if electrostatic:
+        _refuse_second_field(system)
     links = find_links(region, topology, options.linkAtomDistances, artifact.elements)
     refuse_unsuitable(system, options.wishes)
     field = read_field(system, region, links, electrostatic) if electrostatic else None
@@ -87,11 +92,13 @@ def create_mixed_system(
         warn_of_missing_bonds(system, region)
         for force in removed:
             sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
-        fade = nonbonded.fade_charges if field else nonbonded.fade
-        fade(mixed, region.particles, sums)
+        if field:
+            nonbonded.fade_charges(mixed, region.particles, field.taken, sums)
+        else:
+            nonbonded.fade(mixed, region.particles, sums)
     else:
         if field:
-            nonbonded.remove_charges(mixed, region.particles)
+            nonbonded.remove_charges(mixed, region.particles, field.taken)
         nonbonded.remove(mixed, region.particles, sums)
     sums.add_to(mixed)
 
@@ -107,6 +114,22 @@ def create_mixed_system(
     return MixedSystem(mixed, topology, list(range(system.getNumParticles())))
 
 
+def _refuse_second_field(system: openmm.System) -> None:
+    """Refuse a second region among MM charges: neither would feel the latent charges of the other.
+
+    Raises:
+        InputError: there is one already.
+    """
+    charged = [model for model in present.models_in(system) if "charges" in model.compute.settings]
+    if charged:
+        raise InputError(
+            "embedding='electrostatic': expected one region among MM charges, got a System that "
+            f"has one already ({len(charged[0].atoms)} atoms of the force {charged[0].name!r}), "
+            "with which this one would not interact; give the atoms of both in one call, or embed "
+            "all but one of them mechanically"
+        )
+
+
 def _add_model(
     system: openmm.System,
     artifact: Artifact,
@@ -115,7 +138,7 @@ def _add_model(
     links: Sequence[Link],
     interpolate: bool,
 ) -> None:
-    """Add the force of the model, which computes `links` itself and obeys lambda by itself."""
+    """Add the force of the model, which computes `links` itself, times lambda."""
     if not links and not interpolate:
         add_force(system, artifact, region, options)
         return
@@ -127,7 +150,9 @@ def _add_model(
     )
     from openmm_les.mlmm import compute  # imports torch only when it is called
 
-    force = compute.build(artifact, region, options, links, interpolate)
+    force: openmm.Force = compute.build(artifact, region, options, links, interpolate)
+    if interpolate:
+        force = scaled(force, knows_slope=True)
     install(force, system, region, options.forceGroup)
 
 
@@ -151,7 +176,9 @@ def _add_embedded_model(
     from openmm_les.mlmm import embedded  # imports torch only when it is called
 
     number = system.getNumParticles()
-    force = embedded.build(
+    force: openmm.Force = embedded.build(
         artifact, region, field, links, options, electrostatic, interpolate, number
     )
+    if interpolate:
+        force = scaled(force, knows_slope=False)
     install(force, system, region.plain, options.forceGroup)

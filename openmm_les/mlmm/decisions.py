@@ -24,6 +24,7 @@ import openmm
 
 from openmm_les.errors import InputError
 from openmm_les.mlmm.described import Described
+from openmm_les.mlmm.interpolation import NAME
 from openmm_les.mlmm.region import MLRegion
 from openmm_les.mlmm.terms import BONDED, CUSTOM, Terms, is_inside
 
@@ -60,7 +61,8 @@ _REASONS = {
     "CustomGBForce": _IMPLICIT,
     "LCPOForce": _IMPLICIT,
     "ATMForce": "it holds forces of its own; make the mixed System first",
-    "TorchForce": "it cannot be copied; add it to the mixed System instead",
+    "TorchForce": "it cannot be copied; add it to the mixed System instead (if it is a model, "
+    "start again from the System of the force field; several regions need backend='pythonforce')",
 }
 # Names given by openmm.app, whose forces are the force field's for certain.
 _FORCE_FIELD_NAMES = frozenset(
@@ -133,9 +135,14 @@ def refuse_unsuitable(system: openmm.System, wishes: Wishes) -> None:
 
 
 def _is_plain_cv(force: openmm.Force) -> bool:
-    """Whether a force is a bias on collective variables, not on an energy of the force field."""
+    """Whether a force is a bias on collective variables, not on an energy of the force field.
+
+    What is scaled or subtracted for a model of other atoms is as good.
+    """
     if not isinstance(force, openmm.CustomCVForce):
         return False
+    if force.getName() == NAME:
+        return True
     variables = [force.getCollectiveVariable(i) for i in range(force.getNumCollectiveVariables())]
     kinds = {type(variable).__name__ for variable in variables}
     return kinds <= BONDED | _KEPT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.forces import pythonforce
-from openmm_les.forces.restored import shared
+from openmm_les.forces.pythonforce import LESCompute
 from openmm_les.mlmm import caps
 from openmm_les.mlmm.compute import MixedCompute, Spread
 from openmm_les.mlmm.images import Cluster, nearest
@@ -54,7 +55,7 @@ def build(
         links: cut bonds, whose link atoms the force places itself.
         options: how the model is computed.
         electrostatic: how it is embedded.
-        interpolate: whether the energy is multiplied by the global parameter `LAMBDA`.
+        interpolate: whether the model is left out where the global parameter `LAMBDA` is 0.
         num_particles: of the System, with link atoms that are particles too.
 
     Raises:
@@ -77,6 +78,7 @@ def build(
         options,
         EmbeddedCompute,
         numbers=list(plain.numbers) + [1] * len(links),
+        particles=None,
         links=[(link.ml_atom, link.mm_atom, link.distance * ANGSTROM_PER_NM) for link in links],
         interpolate=interpolate,
         atoms=list(plain.particles),
@@ -91,11 +93,6 @@ def build(
         charge_tolerance=float(electrostatic.chargeTolerance),
         ml_images=electrostatic.mlImages,
     )
-
-
-def restore(path: str, sha256: str, settings: dict[str, Any]) -> EmbeddedCompute:
-    """Rebuild the callable of a saved System; every XML file that exists names this function."""
-    return shared(EmbeddedCompute, path, sha256, settings)
 
 
 class EmbeddedCompute(MixedCompute):
@@ -118,6 +115,8 @@ class EmbeddedCompute(MixedCompute):
             `openmm_les.coupling.Surroundings`.
     """
 
+    kind = "embedded"
+
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         atoms = settings["atoms"]
@@ -134,9 +133,6 @@ class EmbeddedCompute(MixedCompute):
         self._mm_charges = [*charges[self._charged].tolist(), *(charge[3] for charge in on_bonds)]
         self._sign = 1.0
         self._misses = _PATIENCE  # none is allowed at the start
-
-    def __reduce__(self) -> tuple[Any, tuple[str, str, dict[str, Any]]]:
-        return restore, (self._path, self._sha256, self._settings)
 
     def _surroundings(self, artifact: Artifact) -> Surroundings:
         from openmm_les.coupling import Surroundings, charge_factor
@@ -157,6 +153,11 @@ class EmbeddedCompute(MixedCompute):
             tolerance=min(settings["ewald"]["tolerance"], 1e-4),
         )
 
+    def _name(self, atom: int) -> str:
+        if atom < len(self._atoms):
+            return LESCompute._name(self, int(self._atoms[atom]))
+        return super()._name(atom)
+
     def _check(self, result: Evaluation) -> None:
         total = self._sign * float(result.charges.sum())
         expected, allowed = self._settings["charge"], self._settings["charge_tolerance"]
@@ -167,8 +168,11 @@ class EmbeddedCompute(MixedCompute):
         if self._misses >= _PATIENCE:
             raise SimulationError(
                 f"embedding='electrostatic': the latent charges of the ML region add up to "
-                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance); "
-                "the model does not describe this region, or the option `charge` is wrong"
+                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e: the model does "
+                "not describe this region well, or its charge is wrong. To go on, with the "
+                "difference spread evenly over the atoms of the region, give "
+                f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
+                "charge or embedding='mechanical' does without"
             )
 
     def _arrange(self, positions: FloatArray, cell: FloatArray | None) -> tuple[FloatArray, Spread]:
@@ -209,6 +213,11 @@ def _scaled_pairs(
         for (atom, particle), factor in sorted(field.factors.items())
         for j in columns.get(particle, [])
     ]
+
+
+def _next_tenth(value: float) -> float:
+    """The first multiple of 0.1 that is above a value with some room."""
+    return math.ceil(10.0 * (value + 0.05)) / 10.0
 
 
 def _pack(charges: FloatArray) -> bytes:

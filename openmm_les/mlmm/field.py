@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 _METHODS = ("NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME")
 _PERIODIC = _METHODS[2:]
 _CHARGE_LIKE = re.compile(r"(q|charge|chg)_?\d*", re.IGNORECASE)
+# Charges of force fields add up to integers but for the first [e]. Where a bond is cut, less than
+# the second is left, unless an ion is taken for something neutral.
+_NO_CHARGE, _LARGE_CHARGE = 0.01, 0.5
 # Neighbours over one and two bonds do not interact in any force field.
 _EXCLUDED = 2
 
@@ -44,6 +47,8 @@ class MMField:
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
         total: charge of the ML region [e].
+        taken: by MM atom at a cut bond, what it takes of the region's MM charge for all others, too
+            [e]; part of `charges`.
     """
 
     charges: NDArray[np.float64]
@@ -53,6 +58,7 @@ class MMField:
     cutoff: float
     dielectric: float
     total: int
+    taken: dict[int, float]
 
 
 def read_field(
@@ -99,13 +105,15 @@ def read_field(
 
     around, hosts = charges.copy(), [link.mm_atom for link in links]
     around[inner] = 0.0
-    if hosts and options.boundaryCharges in ("shift", "rcd"):
-        # With the integer charge of the region, that of all is the force field's.
-        around[hosts] += (classical - round(classical)) / len(hosts)
+    taken = {}
+    if options.boundaryCharges in ("shift", "rcd"):
+        # With the charge of the region, that of all is the force field's.
+        taken = {host: (classical - total) / len(hosts) for host in hosts}
+        around[hosts] += [taken[host] for host in hosts]
     around, on_bonds = redistribute(
         around, hosts, region.graph.neighbors, region.inside, options.boundaryCharges
     )
-    return MMField(
+    field = MMField(
         charges=around,
         on_bonds=on_bonds,
         factors=_factors(force, charges, region),
@@ -113,7 +121,49 @@ def read_field(
         cutoff=cutoff * ANGSTROM_PER_NM,
         dielectric=force.getReactionFieldDielectric(),
         total=total,
+        taken=taken,
     )
+    _tell_charge(charges, classical, field, len(hosts), options.boundaryCharges)
+    return field
+
+
+def _tell_charge(
+    charges: NDArray[np.float64], classical: float, field: MMField, num_hosts: int, scheme: str
+) -> None:
+    """Warn where the charge of everything changes, or where a cut bond takes a large one.
+
+    Args:
+        charges: of the force field, shape (n,) [e].
+        classical: sum of those of the region [e].
+        field: what has become of them.
+        num_hosts: number of cut bonds.
+        scheme: what becomes of the charges there.
+    """
+    before = float(charges.sum())
+    on_bonds = sum(charge.charge for charge in field.on_bonds)
+    after = float(field.charges.sum()) + on_bonds + field.total
+    if abs(after - before) > _NO_CHARGE:
+        logger.warning(
+            "embedding='electrostatic': the whole system had a charge of %+.3f e and now has %+.3f "
+            "e: the ML region has charge=%d in place of the %+.3f e of its MM charges, and %s",
+            before,
+            after,
+            field.total,
+            classical,
+            f"boundaryCharges={scheme!r} leaves the rest out, which 'rcd' does not"
+            if num_hosts
+            else "no bond is cut whose MM atom could take the rest; the nearest integer is best",
+        )
+    elif abs(classical - field.total) > _LARGE_CHARGE * num_hosts > 0:
+        logger.warning(
+            "embedding='electrostatic': the ML region has charge=%d in place of the %+.3f e of its "
+            "MM charges, and the MM atom at each cut bond takes %+.3f e so that the whole system "
+            "keeps its %+.3f e; that is much for one place: is the charge right?",
+            field.total,
+            classical,
+            (classical - field.total) / num_hosts,
+            after,
+        )
 
 
 def _charged_force(system: openmm.System) -> openmm.NonbondedForce:

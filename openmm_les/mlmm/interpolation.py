@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import openmm
 
@@ -19,15 +19,21 @@ LAMBDA = "lambda_interpolate"
 NAME = "LES embedding"
 
 
-class Sums:
-    """Forces with factors, collected by force group.
+_MODEL = f"select({LAMBDA}, {LAMBDA}*term0, sqrt({LAMBDA}))"
+# Zero, with a derivative that is not a number.
+_UNKNOWN_SLOPE = f"sqrt(max(0, {LAMBDA}-2))"
 
-    One `CustomCVForce` for each group, rather than one for all: multiple time stepping stays
-    possible.
+
+class Sums:
+    """Forces with factors, each sum of them a `CustomCVForce`, which has a Context of its own.
+
+    Bonded forces are collected by force group, rather than in one sum for all: multiple time
+    stepping stays possible. Every `NonbondedForce` is alone: on a GPU the first one of a Context
+    owns the charges there, and the Ewald sum of any other one would be that of these.
     """
 
     def __init__(self) -> None:
-        self._variables: dict[int, list[tuple[str, openmm.Force]]] = {}
+        self._sums: dict[tuple[int, int], list[tuple[str, openmm.Force]]] = {}
 
     def add(self, factor: str, force: openmm.Force, group: int) -> None:
         """Add `factor` times the energy of `force`.
@@ -37,21 +43,61 @@ class Sums:
             force: belongs to no System.
             group: force group of the sum.
         """
-        self._variables.setdefault(group, []).append((factor, force))
+        number = len(self._sums) + 1 if isinstance(force, openmm.NonbondedForce) else 0
+        self._sums.setdefault((group, number), []).append((factor, force))
 
     def add_to(self, system: openmm.System) -> None:
         """Give the sums to a System."""
-        for group, variables in sorted(self._variables.items()):
-            terms = [f"({factor})*term{i}" for i, (factor, _) in enumerate(variables)]
-            total = openmm.CustomCVForce(" + ".join(terms))
-            if any(LAMBDA in term for term in terms):
-                total.addGlobalParameter(LAMBDA, 1.0)
-            for i, (_, force) in enumerate(variables):
-                force.setForceGroup(0)
-                total.addCollectiveVariable(f"term{i}", force)
+        for (group, _), terms in sorted(self._sums.items()):
+            expression = " + ".join(f"({factor})*term{i}" for i, (factor, _) in enumerate(terms))
+            total = _function_of([force for _, force in terms], expression)
             total.setForceGroup(group)
             total.setName(NAME)
             system.addForce(total)
+
+
+def scaled(model: openmm.Force, *, knows_slope: bool) -> openmm.CustomCVForce:
+    """Lambda times the energy of a model that is not computed where lambda is 0.
+
+    What it adds to the derivative by lambda is therefore not known there, and said to be infinite.
+
+    Args:
+        model: its force, which belongs to no System.
+        knows_slope: whether all other forces can tell their derivatives by lambda. OpenMM's
+            NonbondedForce has none by charges: where these follow lambda, the derivative is said to
+            be not a number.
+    """
+    return _function_of([model], _MODEL if knows_slope else f"{_MODEL} + {_UNKNOWN_SLOPE}")
+
+
+def _function_of(forces: Sequence[openmm.Force], expression: str) -> openmm.CustomCVForce:
+    """A function of the energies of forces, ``term0`` and so on, with all of their parameters.
+
+    It declares these itself, since nobody sees defaults of forces inside it: samplers that change
+    defaults (openmmtools) would leave a System with two of them for one parameter.
+    """
+    total = openmm.CustomCVForce(expression)
+    parameters = {LAMBDA: 1.0} if LAMBDA in expression else {}
+    for i, force in enumerate(forces):
+        force.setForceGroup(0)
+        parameters |= _parameters(force)
+        total.addCollectiveVariable(f"term{i}", force)
+    for name, default in parameters.items():
+        total.addGlobalParameter(name, default)
+    if LAMBDA in parameters:
+        total.addEnergyParameterDerivative(LAMBDA)
+    return total
+
+
+def _parameters(force: openmm.Force) -> dict[str, float]:
+    """Global parameters of a force, with their default values."""
+    if isinstance(force, openmm.PythonForce):
+        return dict(force.getGlobalParameters())
+    number = force.getNumGlobalParameters() if hasattr(force, "getNumGlobalParameters") else 0
+    return {
+        force.getGlobalParameterName(i): force.getGlobalParameterDefaultValue(i)
+        for i in range(number)
+    }
 
 
 def check_constraints(

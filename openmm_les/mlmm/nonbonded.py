@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 
 import openmm
@@ -51,32 +51,44 @@ def fade(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
         sums.add(f"-{LAMBDA}", restricted(force, particles), force.getForceGroup())
 
 
-def remove_charges(system: openmm.System, atoms: Collection[int]) -> None:
+def remove_charges(
+    system: openmm.System, atoms: Collection[int], taken: Mapping[int, float]
+) -> None:
     """Take the Coulomb interactions of the region with all others, for `remove` to take the rest.
 
     Args:
         system: its forces change in place.
         atoms: the region.
+        taken: charges that MM atoms at cut bonds get [e].
     """
     for force in system.getForces():
         if is_charged(force):
-            discharge(force, atoms)
+            _discharge_pairs(force, atoms)
+            for atom, change in _changes(force, atoms, taken).items():
+                charge, sigma, epsilon = force.getParticleParameters(atom)
+                force.setParticleParameters(atom, charge._value + change, sigma, epsilon)
 
 
-def fade_charges(system: openmm.System, atoms: Collection[int], sums: Sums) -> None:
-    """As `fade`, and subtract lambda times the Coulomb interactions of the region with all others.
+def fade_charges(
+    system: openmm.System, atoms: Collection[int], taken: Mapping[int, float], sums: Sums
+) -> None:
+    """As `fade`, and subtract lambda times what `remove_charges` takes.
 
-    The charges are scaled with 1 - lambda, hence the energy of the region itself with its square:
-    that is subtracted, and what is linear added.
+    The charges change in proportion to lambda, hence the energy of these changes by themselves is
+    in the sum with its square: that is made linear.
     """
     for force in _forces(system):
         group = force.getForceGroup()
+        inside = restricted(force, atoms)
         if is_charged(force):
-            sums.add(f"1-{LAMBDA}", restricted(force, atoms), group)
-            discharge(force, atoms, LAMBDA)
-            sums.add("-1", restricted(force, atoms), group)
-        else:
-            sums.add(f"-{LAMBDA}", restricted(force, atoms), group)
+            changes = _changes(force, atoms, taken)
+            sums.add(f"{LAMBDA}-{LAMBDA}^2", _charges_alone(force, changes), group)
+            for atom in atoms:
+                inside.setParticleParameters(atom, 0.0, *inside.getParticleParameters(atom)[1:])
+            _discharge_pairs(force, atoms, LAMBDA)
+            for atom, change in changes.items():
+                force.addParticleParameterOffset(LAMBDA, atom, change, 0.0, 0.0)
+        sums.add(f"-{LAMBDA}", inside, group)
 
 
 def is_charged(force: openmm.Force) -> bool:
@@ -87,27 +99,29 @@ def is_charged(force: openmm.Force) -> bool:
     return any(force.getParticleParameters(i)[0]._value != 0.0 for i in range(number))
 
 
-def discharge(
+def _changes(
+    force: openmm.NonbondedForce, atoms: Collection[int], taken: Mapping[int, float]
+) -> dict[int, float]:
+    """What becomes of charges of particles: none for the region, more for some around it [e]."""
+    inside = {atom: -force.getParticleParameters(atom)[0]._value for atom in sorted(atoms)}
+    return {atom: change for atom, change in (inside | dict(taken)).items() if change != 0.0}
+
+
+def _discharge_pairs(
     force: openmm.NonbondedForce, atoms: Collection[int], parameter: str | None = None
 ) -> None:
-    """Take the charges of a region, also from exceptions across its border, out of a force.
+    """Take the products of charges out of the exceptions across the border of a region.
 
-    `setParticleParameters` leaves the products of charges in exceptions as they are.
+    Charges of particles do not change them. Those of MM atoms stay as they are.
 
     Args:
         force: changes in place.
         atoms: the region.
-        parameter: global parameter that is 0 for all of the charges and 1 for none; without it,
+        parameter: global parameter that is 0 for all of these products and 1 for none; without it,
             none.
     """
     if parameter is not None:
         force.addGlobalParameter(parameter, 1.0)
-    for atom in sorted(atoms):
-        charge, sigma, epsilon = force.getParticleParameters(atom)
-        if parameter is None:
-            force.setParticleParameters(atom, 0.0, sigma, epsilon)
-        elif charge._value != 0.0:
-            force.addParticleParameterOffset(parameter, atom, -charge._value, 0.0, 0.0)
     for i in range(force.getNumExceptions()):
         first, second, product, sigma, epsilon = force.getExceptionParameters(i)
         if (first in atoms) == (second in atoms) or product._value == 0.0:
@@ -116,6 +130,16 @@ def discharge(
             force.setExceptionParameters(i, first, second, 0.0, sigma, epsilon)
         else:
             force.addExceptionParameterOffset(parameter, i, -product._value, 0.0, 0.0)
+
+
+def _charges_alone(
+    force: openmm.NonbondedForce, charges: Mapping[int, float]
+) -> openmm.NonbondedForce:
+    """A copy of a force with these charges [e], without Lennard-Jones terms and exceptions."""
+    alone = restricted(force, ())
+    for atom, charge in charges.items():
+        alone.setParticleParameters(atom, charge, 1.0, 0.0)
+    return alone
 
 
 def _forces(system: openmm.System) -> Iterator[openmm.Force]:

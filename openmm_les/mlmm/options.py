@@ -11,7 +11,7 @@ from openmm_les.errors import InputError
 from openmm_les.forces.options import ForceOptions
 from openmm_les.mlmm.charges import check_scheme
 from openmm_les.mlmm.decisions import Wishes, names
-from openmm_les.names import refuse_unknown
+from openmm_les.names import read_arguments
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class ElectrostaticOptions:
             raise InputError(
                 f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
                 f"MM charges add up to {classical:+.3f} e): models trained on neutral molecules "
-                "know no others; if this one does, allowNetCharge=True, and if the sum is wrong, "
-                "charge=0"
+                "know no others. If the region is neutral once its cut bonds are capped, charge=0; "
+                f"if the model knows ions, charge={total} with allowNetCharge=True"
             )
         return total
 
@@ -132,7 +132,8 @@ def read_options(
     """
     own = [field.name for field in fields(MixedOptions)]
     further = [field.name for field in fields(ElectrostaticOptions)]
-    refuse_unknown("createMixedSystem", arguments, (*own, *further, *ForceOptions.accepted()))
+    accepted = (*own, *further, *ForceOptions.accepted())
+    arguments = read_arguments("createMixedSystem", arguments, accepted)
     out_of_place = [name for name in arguments if name in further]
     if embedding != "electrostatic" and out_of_place:
         raise InputError(f"{out_of_place[0]}: this option is for embedding='electrostatic'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,7 +56,7 @@ class MLRegion:
         cls,
         topology: app.Topology,
         system: openmm.System,
-        atoms: Sequence[int],
+        atoms: Iterable[int],
         known_elements: Sequence[int],
     ) -> MLRegion:
         """Select and check atoms; virtual sites among them go with their parents.
@@ -64,6 +64,7 @@ class MLRegion:
         Raises:
             InputError: as `Region.from_topology`, or a virtual site between ML and MM atoms.
         """
+        atoms = tuple(atoms)  # they are read twice
         num_particles = system.getNumParticles()
         parents = {
             index: _parents(system.getVirtualSite(index))

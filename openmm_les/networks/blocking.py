@@ -3,12 +3,45 @@
 from typing import List
 
 import torch
+from torch import nn
 
 #: Elements of the largest temporary tensor on a CPU: it stays in the cache of one core.
 CPU_ELEMENTS = 2**18
 #: The same on a GPU, where launches cost more than memory traffic saves: 128 MB bound the memory of
 #: large systems, and 1000 atoms of the largest published model are still one block.
 GPU_ELEMENTS = 2**25
+#: A second-level cache smaller than this holds no block that is worth its launches [bytes].
+_SMALLEST_CACHE = 2**24
+
+
+def gpu_elements(cache: int) -> int:
+    """Elements of the largest temporary tensor on a GPU, a power of two.
+
+    As float32 it takes a quarter of the second-level cache at most, since what it is made from and
+    what is made from it should stay there as well.
+
+    Args:
+        cache: size of that cache [bytes]; 0 if the device does not tell.
+    """
+    if cache < _SMALLEST_CACHE:
+        return GPU_ELEMENTS
+    return int(2 ** ((cache // 16).bit_length() - 1))
+
+
+def fit_blocks(model: nn.Module, device: torch.device) -> None:
+    """Let the parts of a model for a GPU, not yet scripted, work in blocks that suit it.
+
+    Args:
+        model: the model.
+        device: where it runs; a CPU if it will be moved to a GPU later.
+    """
+    if not torch.cuda.is_available():
+        return
+    properties = torch.cuda.get_device_properties(device if device.type == "cuda" else "cuda")
+    limits = [CPU_ELEMENTS, gpu_elements(getattr(properties, "L2_cache_size", 0))]
+    for part in model.modules():
+        if isinstance(getattr(part, "limits", None), list):
+            part.limits = limits  # type: ignore[assignment]
 
 
 def block_limits() -> List[int]:

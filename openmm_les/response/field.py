@@ -9,7 +9,7 @@ from openmm_les.response.polarization import (
     born_charges,
     polarization_weights,
 )
-from openmm_les.specialized import SpecializedModel
+from openmm_les.specialized import Results, SpecializedModel
 
 
 class ModelInField(SpecializedModel):
@@ -43,14 +43,21 @@ class ModelInField(SpecializedModel):
         Returns:
             As `SpecializedModel`.
         """
+        energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
+        return energy, forces, charges, strain, status
+
+    @torch.jit.export
+    def evaluate(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Results:
+        """The same with the part of the energy that the charges have, in the field too."""
         atoms = positions.index_select(0, self.order)
         energies, latent, saved, neighbors = self.short_range(atoms, cell)
         charges = self.physical(latent)
         long_range, potential, gradient, strain, outgrown = self.electrostatics(latent, atoms, cell)
-        energy = energies.sum() + long_range
         if not self.periodic:
             along = atoms @ field
-            energy = energy - (charges * along).sum()
+            long_range = long_range - (charges * along).sum()
             potential = potential - self.physical.pull_back(along.unsqueeze(0)).squeeze(0)
             gradient = gradient - charges.unsqueeze(1) * field
             strain = strain - field.unsqueeze(1) * (charges @ atoms)
@@ -63,5 +70,7 @@ class ModelInField(SpecializedModel):
             derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
             born = born_charges(charges, derivatives, weights, cell, True)
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
-        strain = pulled_strain + strain
-        return self.results(energy, forces, latent, strain, atoms, cell, neighbors, outgrown)
+        energy, strain = energies.sum() + long_range, pulled_strain + strain
+        return self.results(
+            energy, forces, latent, strain, long_range, atoms, cell, neighbors, outgrown
+        )

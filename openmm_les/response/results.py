@@ -27,11 +27,13 @@ class Response:
             are defined. It depends on the origin if the charges do not add up to zero.
         born_charges: dP_a/dr_ib of the cell's dipole P, shape (n, 3, 3) [e]; axes are atom,
             direction a of P, direction b of the displacement.
+        les_energy: of the latent charges, as that of an `Evaluation` [eV].
     """
 
     charges: FloatArray
     dipole: FloatArray | None
     born_charges: FloatArray
+    les_energy: float = float("nan")
 
     @property
     def acoustic_sum(self) -> FloatArray:

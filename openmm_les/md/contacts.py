@@ -1,0 +1,75 @@
+"""Distances between atoms of a structure, periodic images included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def distances(
+    positions: FloatArray, box: FloatArray | None, pairs: Sequence[tuple[int, int]]
+) -> FloatArray:
+    """Distances of pairs to the image that rounding finds, which is the nearest for bonds [nm].
+
+    Args:
+        positions: shape (n, 3) [nm].
+        box: box vectors in rows [nm]; None where not periodic.
+        pairs: indices of atoms.
+    """
+    if not len(pairs):
+        return np.zeros(0)
+    one, other = np.array(pairs).T
+    apart = positions[one] - positions[other]
+    if box is not None:
+        apart = apart - np.round(apart @ np.linalg.inv(box)) @ box
+    return np.asarray(np.linalg.norm(apart, axis=-1))
+
+
+def nearest_pair(
+    positions: FloatArray, box: FloatArray | None, limit: float
+) -> tuple[int, int, float] | None:
+    """Two atoms that are nearer than `limit` [nm], the nearest ones, and their distance [nm].
+
+    Atoms are sorted into cells of that size, so that only atoms of adjacent cells are compared.
+
+    Args:
+        positions: shape (n, 3) [nm].
+        box: box vectors in rows [nm]; None where not periodic.
+        limit: less than half the width of the box [nm].
+    """
+    if box is None:
+        cells = np.floor((positions - positions.min(axis=0)) / limit).astype(np.int64)
+        shape = cells.max(axis=0) + 2  # the last one stays empty, so that nothing is around it
+    else:
+        inverse = np.linalg.inv(box)
+        # The distance between opposite faces is one over the length of a reciprocal vector.
+        shape = np.floor(1.0 / (np.linalg.norm(inverse, axis=0) * limit)).astype(np.int64)
+        shape = np.maximum(1, shape)
+        fractions = positions @ inverse
+        cells = np.floor((fractions - np.floor(fractions)) * shape).astype(np.int64) % shape
+    keys = _keys(cells, shape)
+    order = np.argsort(keys, kind="stable")
+    pairs: set[tuple[int, int]] = set()
+    for step in product((-1, 0, 1), repeat=3):
+        near = _keys((cells + step) % shape, shape)
+        first = np.searchsorted(keys, near, "left", sorter=order)
+        last = np.searchsorted(keys, near, "right", sorter=order)
+        for index in np.flatnonzero(last > first):  # few, but for an atom's own cell
+            others = order[first[index] : last[index]]
+            pairs.update((int(index), int(other)) for other in others if other > index)
+    ordered = sorted(pairs)
+    lengths = distances(positions, box, ordered)
+    if not len(lengths) or lengths.min() >= limit:
+        return None
+    place = int(lengths.argmin())
+    return (*ordered[place], float(lengths[place]))
+
+
+def _keys(cells: NDArray[np.int64], shape: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each cell."""
+    return np.asarray((cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2])

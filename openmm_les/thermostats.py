@@ -1,0 +1,53 @@
+"""The temperature at which a simulation is kept, read from its integrator or its forces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import openmm
+from openmm import unit
+
+
+def temperature_of(context: openmm.Context) -> float | None:
+    """Temperature of the thermostat.
+
+    Args:
+        context: of a simulation.
+
+    Returns:
+        Kelvin; None where there is no thermostat, or several that differ.
+    """
+    found = {*_of_integrator(context.getIntegrator()), *_of_forces(context)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _of_integrator(integrator: Any) -> Iterator[float]:
+    if isinstance(integrator, openmm.CompoundIntegrator):
+        integrator = integrator.getIntegrator(integrator.getCurrentIntegrator())
+    if isinstance(integrator, openmm.CustomIntegrator):
+        names = [
+            integrator.getGlobalVariableName(i) for i in range(integrator.getNumGlobalVariables())
+        ]
+        if "kT" in names:  # as OpenMM's MTSLangevinIntegrator and openmmtools have it [kJ/mol]
+            thermal = integrator.getGlobalVariableByName("kT") * unit.kilojoule_per_mole
+            yield from _kelvin(thermal / unit.MOLAR_GAS_CONSTANT_R)
+    elif isinstance(integrator, openmm.NoseHooverIntegrator):
+        for chain in range(integrator.getNumThermostats()):
+            yield from _kelvin(integrator.getTemperature(chain))
+    elif hasattr(integrator, "getTemperature"):
+        yield from _kelvin(integrator.getTemperature())
+
+
+def _of_forces(context: openmm.Context) -> Iterator[float]:
+    for force in context.getSystem().getForces():
+        if isinstance(force, openmm.AndersenThermostat):
+            yield from _kelvin(context.getParameter(force.Temperature()) * unit.kelvin)
+
+
+def _kelvin(temperature: Any) -> Iterator[float]:
+    """A number that is a temperature, without the noise of conversions."""
+    value = temperature.value_in_unit(unit.kelvin)
+    if 0.0 < value < math.inf:
+        yield float(f"{value:.9g}")

@@ -1,0 +1,342 @@
+"""Sound files of every kind, small, made without any framework; a developer's models where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import numpy as np
+
+from fuzzing.cases import Missing, Seed
+
+if TYPE_CHECKING:
+    from openmm_les.networks.canonical import CanonicalModel
+    from openmm_les.portable import PortableModel
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT.parent / "shared" / "models"
+PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
+DEMO_MODEL = ROOT / "training" / "les_demo" / "les-demo.model"
+DEMO_ARTIFACT = ROOT / "openmm_les" / "models" / "les-demo.les.pt"
+#: Larger models make cases slow and do not read otherwise.
+_LARGEST = 3 << 20
+#: A published model that is none, whose file a server of ours has.
+NAME = "fuzzed"
+
+
+def _folder(base: Path, name: str) -> Path:
+    folder = base / name
+    folder.mkdir()
+    return folder
+
+
+def _copied(base: Path, *files: Path) -> list[Seed]:
+    """Each file, in a folder of its own."""
+    found = []
+    for file in files:
+        target = _folder(base, str(len(list(base.iterdir())))) / file.name
+        shutil.copyfile(file, target)
+        found.append(Seed.of(target))
+    return found
+
+
+def _shared(pattern: str) -> list[Path]:
+    return [p for p in sorted(MODELS.glob(pattern)) if p.stat().st_size <= _LARGEST]
+
+
+def mace(base: Path) -> list[Seed]:
+    """The model from which les-demo was exported, and published ones."""
+    return _copied(base, DEMO_MODEL, *_shared("mace_*.model"))
+
+
+def cace(base: Path) -> list[Seed]:
+    """One with messages and without."""
+    from oracles.cace_models import synthetic_cace
+
+    made = [Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)]
+    return made + _copied(base, *_shared("cace_*.pth"))
+
+
+def nequip(base: Path) -> list[Seed]:
+    """Of both layouts."""
+    from oracles.nequip_models import synthetic_nequip
+
+    made = [
+        Seed.of(synthetic_nequip(_folder(base, f"made{old}") / "x.ckpt", old=old))
+        for old in (False, True)
+    ]
+    return made + _copied(base, *_shared("nequip_*.ckpt"))
+
+
+def allegro(base: Path) -> list[Seed]:
+    """The only layout there is."""
+    from oracles.nequip_models import synthetic_allegro
+
+    made = [Seed.of(synthetic_allegro(_folder(base, "made") / "x.ckpt"))]
+    return made + _copied(base, *_shared("allegro_*.ckpt"))
+
+
+def chgnet(base: Path) -> list[Seed]:
+    """Folders of three files."""
+    from oracles.chgnet_models import synthetic_chgnet
+
+    found = []
+    for name in ("made", *(p.name for p in MODELS.glob("chgnet_*") if p.is_dir())):
+        folder = _folder(base, name)
+        if name == "made":
+            synthetic_chgnet(folder / "chgnet")
+        else:
+            shutil.copytree(MODELS / name, folder / "chgnet", copy_function=shutil.copyfile)
+        files = tuple(f"chgnet/{p.name}" for p in sorted((folder / "chgnet").iterdir()))
+        found.append(Seed(folder, "chgnet", files))
+    return found
+
+
+def artifacts(base: Path) -> list[Seed]:
+    """One of each family; but for the first, the script inside is any."""
+    import torch
+    from openmm_les_export import read_model
+
+    from fuzzing.targets import TOLD
+    from openmm_les import artifact
+
+    script = torch.jit.script(torch.nn.Identity())
+    found = []
+    for family, make in (("cace", cace), ("nequip", nequip), ("allegro", allegro), ("chgnet", chgnet)):
+        with mock.patch(f"{__name__}.MODELS", Path("nowhere")):
+            seed = make(_folder(base, f"model-{family}"))[0]
+        model = read_model(seed.folder / seed.path, **TOLD[family])
+        path = _folder(base, family) / "x.les.pt"
+        found.append(Seed.of(artifact.save(model, path, module=script)))
+    return found + _copied(base, DEMO_ARTIFACT)
+
+
+def portable(model: CanonicalModel) -> PortableModel:
+    """The module of an artifact, not compiled: small models are evaluated in milliseconds."""
+    import torch
+
+    from openmm_les.networks import build_network
+    from openmm_les.portable import PortableModel
+
+    elements = model.hyper["elements"]
+    network = build_network(
+        model, range(len(elements)), dtype=torch.float64, exact_radial=True, fold=False
+    )
+    return PortableModel(network, elements, model.state["reference_energies"], model.les)
+
+
+def copies(base: Path) -> list[Seed]:
+    """A copy in the cache, for Systems that name an artifact by its hash."""
+    from openmm_les import artifact
+
+    with _cache(base):
+        artifact.store_in_cache(artifact.load(DEMO_ARTIFACT))
+    return [Seed(base, ".", tuple(str(p.relative_to(base)) for p in base.rglob("*.les.pt")))]
+
+
+def downloads(base: Path) -> list[Seed]:
+    """A published model in the cache, and what was exported from it."""
+    from openmm_les import catalog
+
+    with _cache(base), _server(DEMO_MODEL.parent) as url, published(url):
+        catalog.artifact_path(NAME)
+    files = [p for p in base.rglob("*") if p.is_file() and p.suffix in (".pt", ".model")]
+    return [Seed(base, ".", tuple(sorted(str(p.relative_to(base)) for p in files)))]
+
+
+@contextmanager
+def _cache(folder: Path) -> Iterator[None]:
+    with mock.patch.dict(os.environ, {"OPENMM_LES_CACHE_DIR": str(folder)}):
+        yield
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """The files of a folder, for as long as the context lasts."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def published(url: str) -> Iterator[None]:
+    """The demonstration model as one that somebody published; its export is at hand."""
+    from openmm_les import catalog
+
+    entry = catalog.Entry(
+        NAME, (), "a model", url, DEMO_MODEL.name, catalog.git_blob_id(DEMO_MODEL), "MIT", "nobody"
+    )
+
+    def export(_: object, source: Path, output: Path, **options: object) -> Path:
+        shutil.copyfile(DEMO_ARTIFACT, output)
+        return output
+
+    with (
+        mock.patch.object(catalog, "MODELS", (entry,)),
+        mock.patch("openmm_les_export.export", partial(export, None)),
+    ):
+        yield
+
+
+# --- structures and settings --------------------------------------------------------------------
+
+
+def pdb(base: Path) -> list[Seed]:
+    """A peptide, and water in a box."""
+    from runs import water_box
+
+    return [*_copied(base, PEPTIDE), Seed.of(water_box(_folder(base, "water") / "water.pdb"))]
+
+
+def cif(base: Path) -> list[Seed]:
+    """The same as mmCIF."""
+    from openmm import app
+
+    found = []
+    for seed in pdb(_folder(base, "pdb")):
+        file = app.PDBFile(str(seed.folder / seed.path))
+        path = _folder(base, Path(seed.path).stem) / f"{Path(seed.path).stem}.cif"
+        with path.open("w") as stream:
+            app.PDBxFile.writeFile(file.topology, file.positions, stream)
+        found.append(Seed.of(path))
+    return found
+
+
+def settings(base: Path) -> list[Seed]:
+    """All settings, and some."""
+    from openmm_les import md
+
+    folder = _folder(base, "all")
+    config = md.RunConfig(structure=folder / "a.pdb", model="les-demo", output=folder / "run")
+    (folder / "config.yaml").write_text(config.to_yaml(folder))
+    short = _folder(base, "short") / "config.yaml"
+    short.write_text(
+        "structure: a.pdb\nmodel: les-demo\nensemble: NPT\nsteps: 2_000\ntemperature: 3.1e+2\n"
+        "response: [dipole, charges]\nresponse_interval: 4\nreport_interval: 100\n"
+        "equilibration_steps: 0\nml_region: [residue LIG]\nforce_field: [amber14-all.xml]\n"
+    )
+    return [Seed.of(folder / "config.yaml"), Seed.of(short)]
+
+
+def system(base: Path) -> list[Seed]:
+    """The force field of a peptide, beside its structure."""
+    import openmm
+    from openmm import app
+
+    shutil.copyfile(PEPTIDE, base / PEPTIDE.name)
+    field = app.ForceField("amber14-all.xml")
+    made = field.createSystem(app.PDBFile(str(PEPTIDE)).topology, constraints=app.HBonds)
+    (base / "system.xml").write_text(openmm.XmlSerializer.serialize(made))
+    return [Seed(base, "system.xml", ("system.xml",))]
+
+
+def checkpoint(base: Path) -> list[Seed]:
+    """Of a run, with a file that grows."""
+    import openmm
+    from openmm import app
+
+    from openmm_les.md.checkpoint import Checkpoint, FileState
+
+    made = app.ForceField("amber14-all.xml").createSystem(app.PDBFile(str(PEPTIDE)).topology)
+    integrator = openmm.VerletIntegrator(0.001)
+    context = openmm.Context(made, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(app.PDBFile(str(PEPTIDE)).positions)
+    (base / "log.csv").write_text('#"Step"\n10\n20\n')
+    what = Checkpoint(
+        phase="production",
+        step=20,
+        context=context.createCheckpoint(),
+        box=[[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]],
+        requested={"steps": 100},
+        resolved={"steps": 100, "seed": 3},
+        structure_sha256="0" * 64,
+        model_sha256="1" * 64,
+        environment={"openmm": "8"},
+        wall_seconds=1.5,
+        outputs={"log.csv": FileState.of(base / "log.csv")},
+    )
+    what.write(base / "checkpoint.zip")
+    return [Seed(base, "checkpoint.zip", ("checkpoint.zip",))]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def series(base: Path, suffix: str) -> list[Seed]:
+    """Time series of the dipole, and of velocities."""
+    from openmm_les.analysis.formats import open_series
+    from openmm_les.errors import InputError
+
+    rng = np.random.default_rng(1)
+    found = []
+    for names, atoms in ((["dipole"], []), (["velocities"], [0, 1, 2])):
+        path = _folder(base, names[0]) / f"response{suffix}"
+        try:
+            file = open_series(path, names, atoms)
+        except InputError as error:
+            raise Missing(str(error)) from None
+        file.create()
+        for step in range(48):
+            values = rng.normal(size=(len(atoms), 3) if atoms else 3)
+            file.append(4 * step, 0.002 * step, {names[0]: values})
+        found.append(Seed.of(path))
+    return found
+
+
+def references(base: Path) -> list[Seed]:
+    """Structures with energies of a model in extended XYZ, open and periodic; the model beside."""
+    import torch
+    from openmm_les_export import read_model
+    from oracles.nequip_models import LES, synthetic_nequip
+
+    rng = np.random.default_rng(2)
+    model = portable(read_model(synthetic_nequip(base / "x.ckpt"), **LES))
+    numbers = torch.tensor([8, 1, 1])
+    water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    found = []
+    for name, lattice in (("open", ""), ("box", 'Lattice="9 0 0 0 9 0 0 0 9" ')):
+        rows = []
+        for _ in range(6):
+            places = np.round(water + rng.normal(scale=0.1, size=(3, 3)), 6)
+            cell = 9.0 * torch.eye(3, dtype=torch.float64)
+            energy, forces, _ = model(torch.from_numpy(places), numbers, cell, bool(lattice))
+            what = "Properties=species:S:1:pos:R:3:forces:R:3"
+            rows += ["3", f"{lattice}{what} energy={float(energy):.8f}"]
+            for symbol, atom in zip("OHH", np.hstack([places, forces.numpy()]), strict=True):
+                rows.append(f"{symbol} " + " ".join(f"{x:.6f}" for x in atom))
+        path = _folder(base, name) / "data.xyz"
+        path.write_text("\n".join(rows) + "\n")
+        shutil.copyfile(base / "x.ckpt", path.with_name("x.ckpt"))
+        found.append(Seed(path.parent, path.name, (path.name,)))
+    return found
+
+
+def energies(base: Path, suffix: str) -> list[Seed]:
+    """Energies of isolated atoms."""
+    texts = {
+        ".json": '{"H": -13.6, "8": -2.0418e3, "C": -1029}\n',
+        ".yaml": "# eV\nH: -13.6\n8: -2.0418e+3\n'C': -1029\n",
+    }
+    path = base / f"energies{suffix}"
+    path.write_text(texts[suffix])
+    return [Seed.of(path)]
