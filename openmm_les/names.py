@@ -15,7 +15,10 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 
 
-_FORCE_FIELD = "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem takes."
+_FORCE_FIELD = (
+    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem "
+    "takes."
+)
 #: Options that people know from OpenMM, without case and underscores, and where they belong.
 _OF_OTHERS = dict.fromkeys(
     (

@@ -6,21 +6,18 @@ Imports nothing heavy: `openmm_les.artifact` does without torch.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmm_les.errors import LESError
+from openmm_les.errors import LESError, printable
 
 #: Positions in a zip archive have 32 bits; no model comes near.
 _LARGEST_FILE = 2**32 - 1
 #: A JSON text takes up to 20 times its size in memory.
 _LARGEST_JSON = 8 * 2**20
-#: Control characters, invisible ones that turn text around, halves of characters.
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class Damage(ValueError):
@@ -61,8 +58,8 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
     try:
         yield
     except kind.error as error:
-        text = printable(str(error))
-        if Path(file).name not in text:
+        text = " ".join(str(error).split())
+        if printable(Path(file).name) not in text:
             text = f"{kind.argument}: {file}: {text.removeprefix(f'{kind.argument}: ')}"
         if text == str(error):
             raise
@@ -78,24 +75,11 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """One line, never empty."""
-    lines = printable(str(error)).split("\n", 1)[0].strip()
-    text = lines if len(lines) <= 200 else lines[:197] + "..."
+    line = str(error).split("\n", 1)[0].strip()
+    text = line if len(line) <= 200 else line[:197] + "..."
     if isinstance(error, Damage):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Text of a file as a terminal may show it: control characters become visible escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in _UNPRINTABLE:
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def read_file(file: Path) -> bytes:

@@ -216,7 +216,7 @@ def test_atoms_at_fault_are_named(dipeptide_artifact):
 
 @pytest.mark.parametrize("cell", [None, [[9.0, 0, 0], [4, 8, 0], [-3, 2, 7]]])
 def test_coincident_pairs_are_found(cell):
-    """In any order, over the faces of the box; not where atoms agree in one coordinate alone."""
+    """In any order, over the faces of the box, not where atoms agree in one coordinate alone."""
     random = np.random.default_rng(0)
     box = None if cell is None else np.array(cell)
     for _ in range(20):

@@ -241,7 +241,7 @@ def _of_mmcif(path: Path, text: str) -> Iterator[_Record]:
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise InputError(
-            f"structure: expected the column _atom_site.{missing[0]} in {path}, got "
+            f"structure: expected {missing[0]} among the columns of _atom_site in {path}, got "
             f"{', '.join(columns)}"
         )
 

@@ -10,6 +10,9 @@ from openmm_les.reading import Damage
 if TYPE_CHECKING:
     import torch
 
+#: No weight, in any unit that a training may have, comes near.
+_LARGEST = 1e12
+
 
 @dataclass(frozen=True)
 class CanonicalModel:
@@ -51,10 +54,11 @@ class CanonicalModel:
         if hyper is not None:
             shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
             check_state(self.family, hyper, shapes)
-        broken = [name for name, t in self.state.items() if not bool(t.isfinite().all())]
+        broken = [n for n, t in self.state.items() if not bool((t.abs() <= _LARGEST).all())]
         if broken:
             raise Damage(
-                "weights: expected finite numbers, got NaN or infinity in " + ", ".join(broken[:5])
+                f"weights: expected numbers up to {_LARGEST:g}, got NaN, infinity or more in "
+                + ", ".join(broken[:5])
             )
         others = {str(t.dtype) for t in self.state.values()} - {"torch.float64"}
         if others:
