@@ -122,7 +122,10 @@ def test_what_is_no_structure(tmp_path, content, message):
             mmcif().replace("_atom_site.type_symbol", "_atom_site.x"),
             "expected type_symbol among the columns",
         ),
-        (mmcif().replace("_atom_site.Cartn_x\n", "_atom_site.x\n"), "expected Cartn_x among the columns"),
+        (
+            mmcif().replace("_atom_site.Cartn_x\n", "_atom_site.x\n"),
+            "expected Cartn_x among the columns",
+        ),
         (mmcif()[: 2 * len(mmcif()) // 3], "not a valid cif file: it ends too early"),
     ],
 )

@@ -36,7 +36,7 @@ _LOOKS = {
 #: Of a structure itself.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
 #: Numbers of columns in the properties of an extended XYZ file, and digits of a count of atoms.
-_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d{1,18})(?![^:\s\"])"), 20
+_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])"), 20
 #: Places of the six components of a stress in its matrix, as ASE orders them.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
@@ -105,7 +105,7 @@ def read_frames(
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
     path = path.expanduser()
-    structures = _read(path, limit)
+    structures = read_structures(path, limit)
     frames = []
     for index, atoms in enumerate(structures):
         where = f"{path}, structure {index}"
@@ -164,7 +164,16 @@ def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
                 )
 
 
-def _read(path: Path, limit: int | None) -> list[Any]:
+def read_structures(path: Path, limit: int | None = None) -> list[Any]:
+    """Structures of a file as ASE reads them, with whatever it says of them.
+
+    Args:
+        path: extended XYZ, or what else ASE reads.
+        limit: read so many structures.
+
+    Raises:
+        InputError: the file cannot be read, or has no structures.
+    """
     try:
         import ase.io
     except ModuleNotFoundError as error:
@@ -208,7 +217,7 @@ def _check_counts(path: Path, limit: int | None) -> None:
             where = f"data: {path} is not a file that ASE reads: structure {index}"
             if len(lines) < count:
                 raise InputError(f"{where}: expected {count} atoms, got {len(lines)} lines of them")
-            columns = sum(int(number) for number in _COLUMNS.findall(names))
+            columns = sum(int(number[:18]) for number in _COLUMNS.findall(names))
             if lines and columns > len(lines[0].split()):
                 raise InputError(
                     f"{where}: expected {columns} columns, as many as its properties have, got "

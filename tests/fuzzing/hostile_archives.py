@@ -307,7 +307,9 @@ def series() -> dict[str, Hostile]:
     """NPZ files that claim more than they hold, or hold what is no number."""
 
     def shaped(shape: str, kind: str = "<f8") -> Hostile:
-        return _npz(time=_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n"))
+        return _npz(
+            time=_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n")
+        )
 
     return containers() | {
         "shape of 10^12": shaped("(1000000000000,)"),
@@ -345,9 +347,10 @@ def _bombed_time(seed: Seed) -> bytes:
     head = _header(text)[:-64]
     entries = [e for e in members(seed.content(seed.files[0])) if e[0] != "time.npy"]
     stream = io.BytesIO(archive(entries))
-    with zipfile.ZipFile(stream, "a") as made, made.open(
-        _deflated("time.npy"), "w", force_zip64=True
-    ) as member:
+    with (
+        zipfile.ZipFile(stream, "a") as made,
+        made.open(_deflated("time.npy"), "w", force_zip64=True) as member,
+    ):
         member.write(head)
         for _ in range(30):
             member.write(bytes(10**7))

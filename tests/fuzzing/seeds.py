@@ -1,5 +1,4 @@
-"""Sound files of every kind, small, made without any framework; a developer's models where they are.
-"""
+"""Sound files of every kind, small, made without any framework; a developer's models where they are."""
 
 from __future__ import annotations
 
@@ -62,7 +61,9 @@ def cace(base: Path) -> list[Seed]:
     """One with messages and without."""
     from oracles.cace_models import synthetic_cace
 
-    made = [Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)]
+    made = [
+        Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)
+    ]
     return made + _copied(base, *_shared("cace_*.pth"))
 
 
@@ -111,7 +112,12 @@ def artifacts(base: Path) -> list[Seed]:
 
     script = torch.jit.script(torch.nn.Identity())
     found = []
-    for family, make in (("cace", cace), ("nequip", nequip), ("allegro", allegro), ("chgnet", chgnet)):
+    for family, make in (
+        ("cace", cace),
+        ("nequip", nequip),
+        ("allegro", allegro),
+        ("chgnet", chgnet),
+    ):
         with mock.patch(f"{__name__}.MODELS", Path("nowhere")):
             seed = make(_folder(base, f"model-{family}"))[0]
         model = read_model(seed.folder / seed.path, **TOLD[family])

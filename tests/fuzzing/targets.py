@@ -226,13 +226,27 @@ def _table() -> list[Target]:
         Target("settings", seeds.settings, _settings, hostile_texts.documents(), _HARMLESS),
         Target("system", seeds.system, _system, hostile_texts.systems(), _HARMLESS),
         Target("run-checkpoint", seeds.checkpoint, _run_checkpoint, hostile_archives.containers()),
-        Target("series-csv", partial(seeds.series, suffix=".csv"), _series, hostile_texts.tables(), _HARMLESS),
-        Target("series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()),
+        Target(
+            "series-csv",
+            partial(seeds.series, suffix=".csv"),
+            _series,
+            hostile_texts.tables(),
+            _HARMLESS,
+        ),
+        Target(
+            "series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()
+        ),
         Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series, hostile_hdf5.series()),
         Target("references", seeds.references, _references, hostile_texts.references(), _HARMLESS),
         Target("calibration", seeds.references, _calibration),
         Target("energies-json", partial(seeds.energies, suffix=".json"), _energies),
-        Target("energies-yaml", partial(seeds.energies, suffix=".yaml"), _energies, hostile_texts.documents(), _HARMLESS),
+        Target(
+            "energies-yaml",
+            partial(seeds.energies, suffix=".yaml"),
+            _energies,
+            hostile_texts.documents(),
+            _HARMLESS,
+        ),
     ]
 
 
