@@ -394,7 +394,8 @@ def _relative(path: str, base: Path) -> str:
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
     """One problem in the words of the user: where, which field, expected, got."""
     if not details["loc"]:  # between fields; the text is ours
-        return str(details["ctx"]["error"])
+        text = str(details["ctx"]["error"])
+        return text if origin.file is None else f"{origin.file}: {text}"
     name = str(details["loc"][0])[:_LONGEST_NAME]
     where = name if origin.file is None else f"{origin.file}: {name}"
     where = flag(name) if name in origin.flags else where
