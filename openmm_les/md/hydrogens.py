@@ -17,7 +17,8 @@ from openmm import app
 
 from openmm_les.errors import InputError
 from openmm_les.forces.region import few
-from openmm_les.md.wording import residue_name, residue_names
+from openmm_les.forces.region import residue_name
+from openmm_les.md.wording import residue_names
 
 logger = logging.getLogger(__name__)
 

@@ -61,8 +61,8 @@ _REASONS = {
     "CustomGBForce": _IMPLICIT,
     "LCPOForce": _IMPLICIT,
     "ATMForce": "it holds forces of its own; make the mixed System first",
-    "TorchForce": "it cannot be copied; add it to the mixed System instead (if it is a model, start "
-    "again from the System of the force field; several regions need backend='pythonforce')",
+    "TorchForce": "it cannot be copied; add it to the mixed System instead (if it is a model, "
+    "start again from the System of the force field; several regions need backend='pythonforce')",
 }
 # Names given by openmm.app, whose forces are the force field's for certain.
 _FORCE_FIELD_NAMES = frozenset(

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 _METHODS = ("NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME")
 _PERIODIC = _METHODS[2:]
 _CHARGE_LIKE = re.compile(r"(q|charge|chg)_?\d*", re.IGNORECASE)
-# Charges of force fields add up to integers but for the first [e]. Where a bond is cut, less than the
-# second is left, unless an ion is taken for something neutral.
+# Charges of force fields add up to integers but for the first [e]. Where a bond is cut, less than
+# the second is left, unless an ion is taken for something neutral.
 _NO_CHARGE, _LARGE_CHARGE = 0.01, 0.5
 # Neighbours over one and two bonds do not interact in any force field.
 _EXCLUDED = 2
