@@ -278,6 +278,75 @@ def artifacts() -> dict[str, Hostile]:
 # --- archives of other readers ------------------------------------------------------------------
 
 
+_RUN: dict[str, tuple[Any, ...]] = {
+    "format": (0, 2, "1", None, True),
+    "phase": ("", "other", 3, None),
+    "step": (-20, 1.5, "20", None, 10**30, True),
+    "box": ([], [[1.0]], "box", [[float("nan")] * 3] * 3, [[[]] * 3] * 3),
+    "requested": ({}, [], None, {"steps": -1}, {"other": 1}),
+    "resolved": ({}, None, {"seed": "x"}),
+    "wall_seconds": ("1", None, float("nan")),
+    "environment": ([], None, {"openmm": "\x1b[2J"}),
+    "structure_sha256": (3, None, ""),
+    "outputs": ([], None, {"../outside.txt": {"size": 0, "head": ""}}),
+}
+_GROWN = (
+    {"size": -1, "head": ""},
+    {"size": 10**18, "head": ""},
+    {"size": 1.5, "head": ""},
+    {"size": 3, "head": "0"},
+    {"size": 3, "head": "zz"},
+    {"size": 3, "head": "00" * 100_000},
+    {"size": 3, "head": None},
+)
+
+
+def _grown(name: str, state: Any) -> Change:
+    """One file more that grew, or another state of the one there is."""
+
+    def change(content: bytes) -> bytes:
+        document = json.loads(content)
+        document["outputs"][name] = state
+        return json.dumps(document).encode()
+
+    return lambda data: with_member(data, "metadata.json", change)
+
+
+def runs() -> dict[str, Hostile]:
+    """Hostile checkpoints of runs."""
+    found = containers()
+    changes: dict[str, Change] = {
+        "half of the context": lambda data: with_member(data, ".bin", lambda c: c[: len(c) // 2]),
+        "no context": lambda data: with_member(data, ".bin", lambda _: b""),
+        "deep metadata": lambda data: with_member(data, "metadata.json", lambda _: b"[" * 10**5),
+        "metadata that swells": _bomb("metadata.json", 200),
+    }
+    for path, values in _RUN.items():
+        for value in (*values, _GONE):
+            changes[f"{path} {_shown(value)}"] = _top(path, value)
+    for number, state in enumerate(_GROWN):
+        changes[f"state {number} of a file"] = _grown("log.csv", state)
+    sound = {"size": 0, "head": ""}
+    for name in ("../outside.txt", "/tmp/outside.txt", "./../outside.txt", ".", "", "other.csv"):
+        changes[f"file {name}"] = _grown(name, sound)
+    for name, change in changes.items():
+        found[name] = partial(_of_seed, change)
+    return found
+
+
+def _top(name: str, value: Any) -> Change:
+    """Another value at the top of a checkpoint's metadata."""
+
+    def change(content: bytes) -> bytes:
+        document = json.loads(content)
+        document[name] = value
+        if value is _GONE:
+            del document[name]
+        return json.dumps(document).encode()
+
+    return lambda data: with_member(data, "metadata.json", change)
+
+
 def _npz(**arrays: Any) -> Hostile:
     """An NPZ file with other arrays than the seed's."""
 
@@ -327,7 +396,7 @@ def series() -> dict[str, Hostile]:
         "pickle as an array": _npz(time=b"\x80\x02cposix\nmkdir\nX\x03\x00\x00\x00ran\x85R."),
         "complex time": _npz(time=[1j, 2j]),
         "texts as time": _npz(time=["a", "b"]),
-        "dates as time": _npz(time=_header("{'descr': '<M8[s]', 'fortran_order': False, 'shape': (2,)}\n")),
+        "dates as time": shaped("(2,)", "<M8[s]"),
         "no dimension": _npz(time=3.0),
         "two dimensions": _npz(time=[[1.0], [2.0]]),
         "units that are none": _npz(units="3"),

@@ -366,7 +366,7 @@ def encoding(rng: Random, data: bytes) -> bytes:
 def applicable(data: bytes) -> dict[str, Mutation]:
     """The mutations that make sense for this content, by name."""
     if data[:2] == b"PK":
-        return {**RAW, "member": member, "member2": member}
+        return RAW | {f"member{k}": member for k in range(6)}
     if data[:2] == b"\x80\x02":
         return {"flip": flip, "opcode": opcode, "opcode2": opcode, "truncate": truncate}
     if _is_text(data):

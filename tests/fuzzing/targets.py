@@ -163,6 +163,8 @@ def _run_checkpoint(path: Path) -> Numbers:
 
     read = Checkpoint.read(path)
     RunDirectory(path.parent).restore(read)
+    if (path.parent.parent / seeds.OUTSIDE).read_text() != seeds.OUTSIDE:
+        raise SilentlyLost("a file outside of the directory of the run was changed")
     digest = hashlib.sha256(read.context).digest()
     return [float(read.step), *digest, *np.ravel(read.box or [])]
 
@@ -219,13 +221,19 @@ def _table() -> list[Target]:
             Target(f, make, partial(_checkpoint_of, f), pickles if f in ("mace", "nequip") else {})
             for f, make in families.items()
         ),
-        Target("cached-copy", seeds.copies, _copy, named="gone.les.pt", guarded=True),
-        Target("cached-download", seeds.downloads, _download, named=seeds.NAME, guarded=True),
+        Target("cached-copy", seeds.copies, _copy, named=("gone.les.pt",), guarded=True),
+        Target("cached-download", seeds.downloads, _download, named=(seeds.NAME,), guarded=True),
         Target("pdb", seeds.pdb, _structure, hostile_texts.structures(), _HARMLESS),
         Target("mmcif", seeds.cif, _structure, hostile_texts.structures(), _HARMLESS),
         Target("settings", seeds.settings, _settings, hostile_texts.documents(), _HARMLESS),
         Target("system", seeds.system, _system, hostile_texts.systems(), _HARMLESS),
-        Target("run-checkpoint", seeds.checkpoint, _run_checkpoint, hostile_archives.containers()),
+        Target(
+            "run-checkpoint",
+            seeds.checkpoint,
+            _run_checkpoint,
+            hostile_archives.runs(),
+            named=("log.csv",),
+        ),
         Target(
             "series-csv",
             partial(seeds.series, suffix=".csv"),
