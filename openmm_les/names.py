@@ -14,24 +14,18 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 #: Names whose two spellings mean different things, with their units.
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 
-
-_FORCE_FIELD = (
-    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem "
-    "takes."
+_FORCE_FIELD = "; this belongs to ForceField.createSystem, whose System createMixedSystem takes."
+_OF_FORCE_FIELDS = (
+    "constraints",
+    "ewalderrortolerance",
+    "flexibleconstraints",
+    "nonbondedcutoff",
+    "nonbondedmethod",
+    "rigidwater",
+    "switchdistance",
 )
-#: Options that people know from OpenMM, without case and underscores, and where they belong.
-_OF_OTHERS = dict.fromkeys(
-    (
-        "constraints",
-        "ewalderrortolerance",
-        "flexibleconstraints",
-        "nonbondedcutoff",
-        "nonbondedmethod",
-        "rigidwater",
-        "switchdistance",
-    ),
-    _FORCE_FIELD,
-) | {
+#: Where options belong that people know from OpenMM, by their names without case and underscores.
+_OF_OTHERS = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
     "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
     "hydrogen atoms with system.setParticleMass.",
 }

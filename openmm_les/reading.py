@@ -6,6 +6,7 @@ Imports nothing heavy: `openmm_les.artifact` does without torch.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,9 +90,10 @@ def read_file(file: Path) -> bytes:
         Damage: it is no file (a pipe would never end), or too large for any model.
         OSError: it cannot be read.
     """
-    if not file.is_file():
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise Damage("it is no regular file")
-    size = file.stat().st_size
+    size = status.st_size
     if size > _LARGEST_FILE:
         raise Damage(f"{size} bytes, more than the {_LARGEST_FILE} that a model may have")
     return file.read_bytes()

@@ -68,14 +68,14 @@ def any_artifact(request, tmp_path_factory):
 
 
 @contextlib.contextmanager
-def variant(few, blocks):
-    """Systems of any size with few kernels, or not; in many blocks, or one."""
+def variant(few, elements):
+    """Systems of any size with few kernels, or not; in blocks of so many elements, or one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system_model, "_FEW_PAIRS", 2**40 if few else 0)
-        if blocks:
+        if elements:
             for name in ("CPU_ELEMENTS", "GPU_ELEMENTS"):
-                patch.setattr(blocking, name, 2_000)
-            patch.setattr(blocking, "gpu_elements", lambda cache: 2_000)
+                patch.setattr(blocking, name, elements)
+            patch.setattr(blocking, "gpu_elements", lambda cache: elements)
         yield
 
 
@@ -101,7 +101,7 @@ def test_every_variant_of_every_family_waits_for_nothing(any_artifact):
     parts = list(expected_model._network.modules())
     in_blocks = any(isinstance(getattr(part, "limits", None), list) for part in parts)
     for few, blocks in VARIANTS if in_blocks else [(True, False)]:
-        with variant(few, blocks):
+        with variant(few, 2_000 if blocks else 0):
             model = model_for(any_artifact, atoms, **options)
         got = model.evaluate(atoms.positions)
         assert got.energy == pytest.approx(expected.energy, abs=1e-8)
@@ -118,7 +118,7 @@ def test_every_variant_of_every_family_waits_for_nothing(any_artifact):
 
 def test_cells_in_blocks_wait_for_nothing(demo, monkeypatch):
     monkeypatch.setattr(cell_list, "FEWEST_ATOMS_GPU", cell_list.FEWEST_ATOMS)
-    with variant(False, True):
+    with variant(False, 1_500_000):
         model = model_for(demo, waters(6, 6, 6), "mesh")
     assert model.module.grid is not None
     assert traced(model) > 200

@@ -184,3 +184,19 @@ def test_flat_box_is_refused(water_artifact):
     topology.setPeriodicBoxVectors(np.diag([2.0, 2.0, 1e-6]) * unit.nanometer)
     with pytest.raises(InputError, match=r"cell: the box is too small"):
         create_system(water_artifact, topology)
+
+
+@pytest.mark.parametrize("name", ["hydrogenMass", "hydrogen_mass"])
+def test_heavy_hydrogen_is_told_how(water_artifact, name):
+    """With a force field, whose masses a mixed System keeps, and without."""
+    with pytest.raises(
+        InputError,
+        match=rf"unknown argument {name}; this belongs to ForceField\..*setParticleMass\.",
+    ):
+        create_system(water_artifact, **{name: 3.0})
+
+
+@pytest.mark.parametrize("name", ["constraints", "rigidWater", "nonbonded_method"])
+def test_options_of_force_fields_are_told_where_they_belong(water_artifact, name):
+    with pytest.raises(InputError, match=rf"{name}; this belongs to ForceField\.createSystem"):
+        create_system(water_artifact, **{name: None})

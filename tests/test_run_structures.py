@@ -122,8 +122,11 @@ def test_what_is_no_structure(tmp_path, content, message):
             mmcif().replace("_atom_site.type_symbol", "_atom_site.x"),
             "expected type_symbol among the columns",
         ),
-        (mmcif().replace("_atom_site.Cartn_x\n", "_atom_site.x\n"), "expected Cartn_x among the columns"),
-        (mmcif()[: 2 * len(mmcif()) // 3], "not a valid cif file: it ends too early"),
+        (
+            mmcif().replace("_atom_site.Cartn_x\n", "_atom_site.x\n"),
+            "expected Cartn_x among the columns",
+        ),
+        (mmcif()[: 2 * len(mmcif()) // 3], "not a valid structure: it ends too early"),
     ],
 )
 def test_what_is_no_mmcif(tmp_path, content, message):
@@ -187,7 +190,7 @@ def test_guessed_elements_are_told(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("atom", "message"),
     [
-        ("HB2", r"expected all hydrogen atoms, got 2 of 3 on CB of ALA A:2; add them"),
+        ("HB2", r"expected all hydrogen atoms, got 2 of 3 on CB of ALA A:2 in .*; add them"),
         ("HA", r"got 0 of 1 on CA of ALA A:2"),
         ("H1", r"got 2 of 3 on CH3 of ACE A:1, 2 of 3 on C of NME A:3"),
     ],

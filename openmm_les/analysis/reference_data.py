@@ -36,7 +36,7 @@ _LOOKS = {
 #: Of a structure itself.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
 #: Numbers of columns in the properties of an extended XYZ file, and digits of a count of atoms.
-_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d{1,18})(?![^:\s\"])"), 20
+_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])"), 20
 #: Places of the six components of a stress in its matrix, as ASE orders them.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
@@ -165,10 +165,14 @@ def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
 
 
 def read_structures(path: Path, limit: int | None = None) -> list[Any]:
-    """The structures of a file as ASE's ``Atoms``, at least one.
+    """Structures of a file as ASE reads them, with whatever it says of them.
+
+    Args:
+        path: extended XYZ, or what else ASE reads.
+        limit: read so many structures.
 
     Raises:
-        InputError: the file cannot be read, or ASE is not installed.
+        InputError: the file cannot be read, or has no structures.
     """
     try:
         import ase.io
@@ -213,7 +217,7 @@ def _check_counts(path: Path, limit: int | None) -> None:
             where = f"data: {path} is not a file that ASE reads: structure {index}"
             if len(lines) < count:
                 raise InputError(f"{where}: expected {count} atoms, got {len(lines)} lines of them")
-            columns = sum(int(number) for number in _COLUMNS.findall(names))
+            columns = sum(int(number[:18]) for number in _COLUMNS.findall(names))
             if lines and columns > len(lines[0].split()):
                 raise InputError(
                     f"{where}: expected {columns} columns, as many as its properties have, got "

@@ -36,6 +36,9 @@ _PATHS = ("structure", "model", "output", "system")
 _FILES = ("force_field",)
 
 
+#: How many wrong settings a message names.
+_FEW = 5
+_LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: What a run can follow of the model's electric properties.
@@ -164,8 +167,9 @@ class RunConfig(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = (_explain(details, origin) for details in error.errors())
-            raise InputError("; ".join(dict.fromkeys(problems))) from None
+            every = dict.fromkeys(_explain(details, origin) for details in error.errors())
+            more = f"; and {len(every) - _FEW} more" if len(every) > _FEW else ""
+            raise InputError("; ".join(list(every)[:_FEW]) + more) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(
@@ -390,8 +394,9 @@ def _relative(path: str, base: Path) -> str:
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
     """One problem in the words of the user: where, which field, expected, got."""
     if not details["loc"]:  # between fields; the text is ours
-        return str(details["ctx"]["error"])
-    name = str(details["loc"][0])
+        text = str(details["ctx"]["error"])
+        return text if origin.file is None else f"{origin.file}: {text}"
+    name = str(details["loc"][0])[:_LONGEST_NAME]
     where = name if origin.file is None else f"{origin.file}: {name}"
     where = flag(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":

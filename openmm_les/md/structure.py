@@ -84,7 +84,7 @@ def read(path: Path) -> Structure:
     _check_elements(path, topology)
     _check_box(path, found)
     _check_distances(path, found)
-    hydrogens.check(topology, positions, found.box)
+    hydrogens.check(path, topology, positions, found.box)
     return found
 
 

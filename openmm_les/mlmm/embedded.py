@@ -167,7 +167,7 @@ class EmbeddedCompute(MixedCompute):
         self._misses += 1
         if self._misses >= _PATIENCE:
             raise SimulationError(
-                f"embedding='electrostatic': the latent charges of the ML region add up to "
+                "embedding='electrostatic': the latent charges of the ML region add up to "
                 f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e: the model does "
                 "not describe this region well, or its charge is wrong. To go on, with the "
                 "difference spread evenly over the atoms of the region, give "
