@@ -51,9 +51,8 @@ class CanonicalModel:
         if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
             raise Damage("weights: expected tensors, got something else")
         hyper = check_model(self.family, self.hyper, self.les)
-        if hyper is not None:
-            shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-            check_state(self.family, hyper, shapes)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        check_state(self.family, hyper, shapes)
         broken = [n for n, t in self.state.items() if not bool((t.abs() <= _LARGEST).all())]
         if broken:
             raise Damage(
