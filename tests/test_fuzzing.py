@@ -36,7 +36,7 @@ def fuzz(folder: Path, *options: object) -> tuple[int, list[dict], str]:
 @pytest.fixture(scope="module")
 def bad_readers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad_readers")
-    limits = ("--cpu", 2, "--wall", 15)
+    limits = ("--cpu", 1, "--wall", 10)
     return folder, *fuzz(folder, "--table", "fuzzing.selftest", "--count", 0, *limits)
 
 
