@@ -121,6 +121,7 @@ def _shared(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
     with _lock:
         made: Callable[..., Any] | None = _alive.get(key)
         if made is None:
+            importlib.import_module("torch")  # needed in the first call, which may be far away
             made = getattr(importlib.import_module(module), name)(path, sha256, settings)
             _alive[key] = made
         return made

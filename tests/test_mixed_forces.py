@@ -559,6 +559,28 @@ def test_atoms_that_can_be_read_only_once_are_refused(kind, name, embedding):
         mixed(structure, system, kind(structure.peptide), embedding=embedding)
 
 
+def test_options_may_be_read_once():
+    """Names of forces and distances, which this package alone reads."""
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    system.addForce(bond_length(None))
+    system.getForce(system.getNumForces() - 1).setName("length")
+    distances = [(*structure.atoms("CB", "CA"), 0.11)]
+    written = {
+        openmm.XmlSerializer.serialize(
+            mixed(
+                structure,
+                system,
+                structure.side_chain,
+                replaceForces=kind(["length"]),
+                linkAtomDistances=kind(distances),
+            )
+        )
+        for kind in (list, iter, set)
+    }
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize("rigid", [False, True])
 def test_interpolation_needs_terms_in_place_of_constraints(rigid):
     """Else, at lambda = 0, nothing holds the hydrogen atoms once openmm-ml removed constraints."""

@@ -142,9 +142,11 @@ def test_periodic_systems_have_a_current_and_a_volume(tmp_path):
         simulation.step(1)
 
 
+@pytest.mark.parametrize("interpolate", [False, True])
 @pytest.mark.parametrize("embedding", ["mechanical", "electrostatic"])
-def test_region_and_link_atom_come_from_the_system(tmp_path, embedding):
-    simulation = simulation_of_methyl(embedding)
+def test_region_and_link_atom_come_from_the_system(tmp_path, embedding, interpolate):
+    """With lambda, too, where the force of the model is inside another one."""
+    simulation = simulation_of_methyl(embedding, interpolate=interpolate)
     series = reported(simulation, tmp_path / "series.csv", 2, **EVERYTHING)
     names = [atom.name for atom in simulation.topology.atoms()]
     assert [names[i] for i in series.atoms] == [*METHYL, "CA"]

@@ -17,7 +17,13 @@ from openmm import app, unit
 from openmm_les._version import __version__
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.errors import InputError, LESError, OutputError
-from openmm_les.files import refuse_inputs, sync_directory, write_atomically, writing
+from openmm_les.files import (
+    refuse_inputs,
+    remove_parts,
+    sync_directory,
+    write_atomically,
+    writing,
+)
 from openmm_les.md.checkpoint import Checkpoint, FileState
 from openmm_les.md.config import CONFIG, RunConfig, load
 from openmm_les.md.hydrogens import HYDROGEN
@@ -68,6 +74,8 @@ class RunDirectory:
             lock = FileLock(self / ".lock", timeout=0)
             lock.acquire()
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            for name in ALL:  # of a process that was killed
+                remove_parts(self / name)
         except Timeout:
             who = owner.read_text() if owner.is_file() else "another process"
             raise InputError(
@@ -148,7 +156,6 @@ class RunDirectory:
             for name in (CHECKPOINT, *ALL):
                 if name != CONFIG:
                     (self / name).unlink(missing_ok=True)
-                    (self / f".{name}.part").unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
         """Write the configuration; with `--resume` it continues this run.

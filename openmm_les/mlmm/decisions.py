@@ -209,6 +209,8 @@ def names(argument: str, given: object) -> frozenset[str]:
         InputError: something else was given.
     """
     is_list = isinstance(given, Iterable) and not isinstance(given, str)
-    if not is_list or not all(isinstance(name, str) for name in given):  # type: ignore[attr-defined]
+    listed = list(given) if is_list else [None]  # type: ignore[call-overload]
+    found = [name for name in listed if isinstance(name, str)]
+    if len(found) < len(listed):
         raise InputError(f"{argument}: expected a list of names of forces, got {given!r}")
-    return frozenset(given)  # type: ignore[call-overload,no-any-return]
+    return frozenset(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from openmm_les.errors import InputError
@@ -37,7 +38,7 @@ class MixedOptions:
             raise InputError(f"linkAtoms: expected 'internal' or 'virtual', got {self.linkAtoms!r}")
         _ = self.wishes
 
-    @property
+    @cached_property
     def wishes(self) -> Wishes:
         """What the user decided about single forces, checked."""
         return Wishes(
