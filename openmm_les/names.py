@@ -16,7 +16,8 @@ _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 
 
 _FORCE_FIELD = (
-    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem takes."
+    "; this belongs to ForceField.createSystem, which makes the System that createMixedSystem "
+    "takes."
 )
 #: Options that people know from OpenMM, without case and underscores, and where they belong.
 _OF_OTHERS = dict.fromkeys(
