@@ -251,11 +251,16 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
         self.number += 1
         return bool(self._stop) or self.number >= self._most
 
-    def told(self) -> str:
-        """For people."""
+    @property
+    def told(self) -> int:
+        """Iterations of what was asked for."""
+        return min(self.number, self._most)
+
+    @property
+    def also(self) -> str:
+        """And what came after it, for people."""
         more = self.number - self._most
-        also = f" and {more} for the constraints" if more > 0 else ""
-        return f"{min(self.number, self._most)} iterations{also}"
+        return f", with {more} more for the constraints" if more > 0 else ""
 
 
 def _number_of_atoms(job: Job) -> int:
