@@ -241,6 +241,68 @@ def systems() -> dict[str, Hostile]:
     )
 
 
+_CODE = f"import os; os.mkdir('{SENTINEL}')"
+_CALL = f"__import__('os').mkdir('{SENTINEL}')"
+
+
+def _with_element(text: str) -> Change:
+    """The force field with one element more."""
+    return lambda data: data.replace(b"<Residues>", text.encode() + b"<Residues>")
+
+
+def force_fields() -> dict[str, Hostile]:
+    """Force fields of OpenMM that run code, lead elsewhere or swell."""
+
+    def evaluated(value: str) -> Change:
+        new = f'<NonbondedForce useDispersionCorrection="{value}" '.encode()
+        return lambda data: data.replace(b"<NonbondedForce ", new)
+
+    patch = f"<InitializationScript>{_CODE}</InitializationScript>"
+    return _all(
+        ALIENS
+        | {
+            "script": _with_element(f"<Script>{_CODE}</Script>"),
+            "initialization script": _with_element(patch),
+            "script in a residue": lambda data: data.replace(
+                b"</Residue>", f"<Script>{_CODE}</Script></Residue>".encode()
+            ),
+            "script by an entity": lambda data: (
+                (
+                    f"<!DOCTYPE x [<!ENTITY s '<Script>{_CALL.replace(chr(39), '&#34;')}</Script>'>]>"
+                ).encode()
+                + data.replace(b"<Residues>", b"&s;<Residues>")
+            ),
+            "script in UTF-16": lambda data: (
+                data.decode()
+                .replace("<Residues>", f"<Script>{_CODE}</Script><Residues>")
+                .encode("utf-16")
+            ),
+            "script as data": _with_element(f"<Script><![CDATA[{_CODE}]]></Script>"),
+            "evaluated attribute": evaluated(_CALL),
+            "evaluated attribute of another force": _with_element(
+                f'<LennardJonesForce lj14scale="0.5" useDispersionCorrection="{_CALL}"/>'
+            ),
+            "includes itself": _with_element('<Include file="field.xml"/>'),
+            "includes a password": _with_element('<Include file="/etc/passwd"/>'),
+            "includes what is not there": _with_element('<Include file="nowhere.xml"/>'),
+            "includes a device": _with_element('<Include file="/dev/zero"/>'),
+            "entities": _is(_ENTITIES),
+            "deep elements": _is(b"<ForceField>" * 100_000 + b"</ForceField>" * 100_000),
+            "a patch of itself": _with_element('<Patches><Patch name="a"/></Patches>'),
+            "a formula that swells": _with_element(
+                '<CustomBondForce energy="r^9^9^9^9^9^9^9"><Bond class1="OW" class2="HW"/>'
+                "</CustomBondForce>"
+            ),
+            "a formula deep": _with_element(
+                f'<CustomBondForce energy="{"(" * 20_000}r{")" * 20_000}">'
+                '<Bond class1="OW" class2="HW"/></CustomBondForce>'
+            ),
+            "mass of nan": lambda data: data.replace(b'mass="15.99943"', b'mass="nan"'),
+            "mass below nothing": lambda data: data.replace(b'mass="15.99943"', b'mass="-1"'),
+        }
+    )
+
+
 # --- structures, tables -------------------------------------------------------------------------
 
 

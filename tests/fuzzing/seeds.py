@@ -269,6 +269,24 @@ def system(base: Path) -> list[Seed]:
     return [Seed(base, "system.xml", ("system.xml",))]
 
 
+def force_field(base: Path) -> list[Seed]:
+    """A force field of water, beside its structure."""
+    from openmm import app
+    from runs import water_box
+
+    water_box(base / "water.pdb")
+    shutil.copyfile(Path(app.__file__).parent / "data" / "tip3p.xml", base / "field.xml")
+    return [Seed(base, "field.xml", ("field.xml",))]
+
+
+def run_log(base: Path) -> list[Seed]:
+    """What a run says of its steps."""
+    header = '#"Step","Time (ps)","Potential Energy (kJ/mole)","Temperature (K)"\n'
+    rows = [f"{20 * k},{0.01 * k},{-126.5 + 0.1 * k},{300.0 - k}\n" for k in range(1, 9)]
+    (base / "log.csv").write_text(header + "".join(rows))
+    return [Seed.of(base / "log.csv")]
+
+
 def checkpoint(base: Path) -> list[Seed]:
     """Of a run, with a file that grows, and one outside of its directory."""
     import openmm

@@ -156,6 +156,27 @@ def _system(path: Path) -> Numbers:
     return [*masses, *(force.getForceGroup() for force in system.getForces())]
 
 
+def _force_field(path: Path) -> Numbers:
+    from openmm_les import md
+    from openmm_les.md import forcefield, structure
+
+    config = md.RunConfig(
+        structure=path.with_name("water.pdb"),
+        model="les-demo",
+        force_field=(str(path),),
+        ml_region=("residue 1",),
+        nonbonded_cutoff=0.3,
+    )
+    _, system = forcefield.make(config, structure.read(config.structure))
+    return [system.getParticleMass(k)._value for k in range(system.getNumParticles())]
+
+
+def _run_log(path: Path) -> Numbers:
+    from openmm_les.md.summary import read_log
+
+    return [x for column in read_log(path).values() for x in column]
+
+
 def _run_checkpoint(path: Path) -> Numbers:
     """Reads it, and takes the files of the run back to it."""
     from openmm_les.md.checkpoint import Checkpoint
@@ -227,6 +248,14 @@ def _table() -> list[Target]:
         Target("mmcif", seeds.cif, _structure, hostile_texts.structures(), _HARMLESS),
         Target("settings", seeds.settings, _settings, hostile_texts.documents(), _HARMLESS),
         Target("system", seeds.system, _system, hostile_texts.systems(), _HARMLESS),
+        Target(
+            "force-field",
+            seeds.force_field,
+            _force_field,
+            hostile_texts.force_fields(),
+            _HARMLESS,
+        ),
+        Target("run-log", seeds.run_log, _run_log, hostile_texts.tables(), _HARMLESS),
         Target(
             "run-checkpoint",
             seeds.checkpoint,
