@@ -100,7 +100,7 @@ def read_file(file: Path) -> bytes:
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """What a JSON text says, with printable strings and short numbers.
+    """What a JSON text says, with short numbers.
 
     Raises:
         Damage: it is no JSON, or longer than any description of a model.
@@ -109,23 +109,12 @@ def parse_json(content: bytes | memoryview) -> Any:
     if len(content) > _LARGEST_JSON:
         raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
     try:
-        value = json.loads(bytes(content), parse_int=_short_integer)
+        return json.loads(bytes(content), parse_int=_short_integer)
     except ValueError as error:  # also of bytes that are no text
         raise Damage(f"it is not JSON: {error}") from error
-    return _printable_strings(value)
 
 
 def _short_integer(digits: str) -> int:
     if len(digits) > 20:
         raise Damage(f"an integer of {len(digits)} digits")
     return int(digits)
-
-
-def _printable_strings(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, list):
-        return [_printable_strings(entry) for entry in value]
-    if isinstance(value, dict):
-        return {printable(key): _printable_strings(entry) for key, entry in value.items()}
-    return value

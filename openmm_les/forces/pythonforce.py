@@ -180,6 +180,8 @@ class LESCompute:
                 return self._evaluate(state)
         except LESError as error:
             raise _ForOpenMM(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise _ForOpenMM(saved.what_is_missing(error)) from error
         except Exception as error:
             logger.exception("the LES force failed")
             what = printable(f"{type(error).__name__}: {error}")
