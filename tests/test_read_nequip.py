@@ -426,8 +426,15 @@ def test_calibration_that_cannot_tell_says_so(folder):
 
 
 DAMAGED = {
-    "nan": ("[A-Z][a-z]? +[-0-9.]+", "H nan", "expected finite numbers, .* of structure 0"),
-    "text": ("energy=[-0-9.]+", "energy=low", "expected finite numbers, .* of structure 0"),
+    "nan": ("[A-Z][a-z]? +[-0-9.]+", "H nan", "numbers of structure 0 are not finite"),
+    "text": ("energy=[-0-9.]+", "energy=low", "numbers of structure 0 are not finite"),
+    "flat box": ('Lattice="[-0-9.]+', 'Lattice="0.0', "the box of structure 0 is none"),
+    "huge box": ('Lattice="[-0-9.]+', 'Lattice="1e9', "the box of structure 0 is none"),
+    "one place": (
+        r"\n([A-Z]\S*) +(\S+ +\S+ +\S+)\n([A-Z]\S*) .*\n",
+        r"\n\1 \2\n\3 \2\n",
+        "two atoms are at the same place",
+    ),
     "more atoms": (r"\A\d+", str(10**9), r"expected 1000000000 atoms, got \d+ lines"),
     "no element": ("\n[A-Z][a-z]? ", "\nQq ", "is not a file that ASE reads"),
 }

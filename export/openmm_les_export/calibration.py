@@ -23,6 +23,7 @@ from openmm_les.errors import InputError
 from openmm_les.networks import build_network
 from openmm_les.networks.canonical import CanonicalModel
 from openmm_les.portable import PortableModel
+from openmm_les.reading import Damage, Kind, boundary
 from openmm_les_export.les_choice import PREFACTORS, LESChoice
 from openmm_les_export.reference import Array, les_energy
 
@@ -33,6 +34,13 @@ logger = logging.getLogger(__name__)
 
 #: Structures that are evaluated at least, and at most, evenly over the file.
 MIN_FRAMES, MAX_FRAMES = 5, 500
+_KIND = Kind(
+    InputError,
+    "calibration",
+    "calibration: {file} cannot be used: {reason}; leave the structure out",
+)
+#: Between opposite faces of a box at the least [A], and its volume for each atom at the most [A^3].
+_THINNEST, _LARGEST = 1.0, 1e5
 #: Standard errors by which a fit must be nearer to the best choice than to another one.
 _CLEAR = 2.0
 
@@ -72,7 +80,8 @@ def calibrate(
         for prefactor, state in itertools.product(prefactors, states)
     ]
     models = [read(candidate) for candidate in candidates]
-    errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
+    with boundary(file, _KIND):
+        errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
     sizes = np.sqrt((errors**2).mean(0))
     order = np.argsort(sizes)
     listed = "; ".join(_described(models[i], float(sizes[i])) for i in order)
@@ -119,10 +128,9 @@ def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
             continue
         values = (energy, atoms.positions, atoms.cell.array)
         if not all(_are_finite_numbers(value) for value in values) or np.size(energy) != 1:
-            raise InputError(
-                f"calibration: {file}: expected finite numbers, got others for energy or positions "
-                f"of structure {index}"
-            )
+            raise Damage(f"numbers of structure {index} are not finite")
+        if atoms.pbc.all() and not _is_a_box(atoms):
+            raise Damage(f"the box of structure {index} is none: {atoms.cell.array.tolist()} A")
         found.append((atoms, float(np.reshape(energy, ()))))
     if len(found) < MIN_FRAMES:
         raise InputError(
@@ -136,6 +144,15 @@ def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
 def _are_finite_numbers(value: object) -> bool:
     array = np.asarray(value)
     return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+
+
+def _is_a_box(atoms: Atoms) -> bool:
+    """Whether the sums over its images and wave vectors end."""
+    cell = atoms.cell.array
+    volume = abs(float(np.linalg.det(cell)))
+    faces = np.linalg.norm(np.cross(np.roll(cell, -1, 0), np.roll(cell, -2, 0)), axis=1)
+    thin = (volume < _THINNEST * faces).any() or not faces.all()
+    return not thin and volume < _LARGEST * len(atoms)
 
 
 def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
