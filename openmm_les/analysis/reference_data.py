@@ -35,8 +35,8 @@ _LOOKS = {
 }
 #: Of a structure itself.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
-#: Numbers of columns in the properties of an extended XYZ file, and digits of a count of atoms.
-_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])"), 20
+#: Numbers of columns in the properties of an extended XYZ file.
+_COLUMNS = re.compile(r":[SRIL]:(\d{1,18})(?![^:\s\"])")
 #: Places of the six components of a stress in its matrix, as ASE orders them.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
@@ -210,7 +210,7 @@ def _check_counts(path: Path, limit: int | None) -> None:
     with path.open(encoding="utf-8", errors="replace") as stream:
         for index in itertools.count():
             first = stream.readline()
-            if index == limit or not first.strip().isdecimal() or len(first) > _LONGEST_COUNT:
+            if index == limit or not first.strip().isdecimal():
                 return
             count, names = int(first), stream.readline()
             lines = [line for line in itertools.islice(stream, count) if line.strip()]
