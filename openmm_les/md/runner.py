@@ -195,7 +195,10 @@ def _minimise(job: Job) -> State:
         job.listener.message("stopped in the minimisation; continuing means starting again")
         job.stop.obey()
     _check_energy(job, after, "the minimised structure")
-    job.listener.message(f"minimised in {counter.told()} from {before:.1f} to {after:.1f} kJ/mol")
+    job.listener.message(
+        f"minimised in {counter.told} iterations from {before:.1f} to {after:.1f} kJ/mol"
+        f"{counter.also}"
+    )
     positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
     job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
     return State(positions.value_in_unit(unit.nanometer), None, start.box)
