@@ -29,7 +29,8 @@ def evaluate(atoms: int, threads: int, measured: bool, seconds: float) -> dict[s
     import torch
     from step.systems import structure
 
-    from openmm_les import artifact, threads as policy
+    from openmm_les import artifact
+    from openmm_les import threads as policy
     from openmm_les.catalog import artifact_path
     from openmm_les.system_model import SystemModel
 

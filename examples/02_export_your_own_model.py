@@ -9,19 +9,25 @@ inspect``.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-import ase.io
 import openmm
 import torch
-from ase.optimize import BFGS
 from openmm import app, unit
 from openmm_les_export import export
 from openmmml import MLPotential
 
 from openmm_les import artifact
-from openmm_les.ase import LESCalculator
 from openmm_les.units import KJ_PER_MOL_PER_EV
+
+try:
+    import ase.io
+    from ase.optimize import BFGS
+
+    from openmm_les.ase import LESCalculator
+except ModuleNotFoundError:
+    sys.exit("This needs ASE: pip install 'openmm-les[examples]'")
 
 HERE = Path(__file__).parent
 PDB = HERE / "alanine_dipeptide.pdb"

@@ -11,21 +11,25 @@ The charges were never fitted to dipoles: les-demo gives one water 1.0 D, where 
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.optimize import BFGS
-from ase.units import Debye, kJ, mol
 from pictures import draw_dimer
 
-from openmm_les import catalog
-from openmm_les.ase import LESCalculator
+try:
+    from ase import Atoms
+    from ase.optimize import BFGS
+    from ase.units import Debye, kJ, mol
+
+    from openmm_les.ase import LESCalculator
+except ModuleNotFoundError:
+    sys.exit("This needs ASE: pip install 'openmm-les[examples]'")
 
 COULOMB = 14.3996454  # eV A / e^2
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", type=Path, default=catalog.artifact_path("les-demo"))
+parser.add_argument("--model", default="les-demo", help="name of a model, or artifact")
 parser.add_argument("--points", type=int, default=40)
 parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()

@@ -23,8 +23,6 @@ import torch
 from openmm import app, unit
 from openmmml import MLPotential
 
-from openmm_les import catalog
-
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", default="les-demo", help="name of a model, or artifact (.les.pt)")
 parser.add_argument("--embedding", choices=["mechanical", "electrostatic"], default="mechanical")
@@ -88,9 +86,7 @@ ligand = [atom.index for atom in topology.atoms() if atom.residue.name == "TMP"]
 options = {"embedding": arguments.embedding}
 if arguments.embedding == "electrostatic" and arguments.model == "les-demo":
     options["chargeTolerance"] = 1.0  # its charges of p-xylene miss a sum of zero by 0.6 e
-known = arguments.model in catalog.names()
-model = catalog.artifact_path(arguments.model) if known else arguments.model
-potential = MLPotential("les", modelPath=model)
+potential = MLPotential("les", modelPath=arguments.model)
 system = potential.createMixedSystem(topology, mm_system, ligand, forceGroup=1, **options)
 print(
     f"{len(ligand)} atoms by the model, {topology.getNumAtoms() - len(ligand)} by Amber14 and TIP3P"

@@ -20,14 +20,17 @@ from pathlib import Path
 import numpy as np
 import openmm
 import torch
-from ase import Atoms
-from ase.units import Debye
 from openmm import app, unit
 from openmmml import MLPotential
 from pictures import draw_embeddings
 
-from openmm_les import catalog
-from openmm_les.ase import LESCalculator
+try:
+    from ase import Atoms
+    from ase.units import Debye
+
+    from openmm_les.ase import LESCalculator
+except ModuleNotFoundError:
+    sys.exit("This needs ASE: pip install 'openmm-les[examples]'")
 
 HERE = Path(__file__).parent
 
@@ -59,9 +62,7 @@ indices = [atom.index for atom in peptide]
 # 2. The same with the peptide from the model, in both embeddings. Images of the peptide count in
 #    the same way in both (mlImages), so that the Coulomb energy of peptide and water is what the
 #    energies of the two differ by: in the force group of the force field, and in that of the model.
-known = arguments.model in catalog.names()
-model = catalog.artifact_path(arguments.model) if known else Path(arguments.model)
-potential = MLPotential("les", modelPath=model)
+potential = MLPotential("les", modelPath=arguments.model)
 latent = {"embedding": "electrostatic", "mlImages": "native"}
 if arguments.model == "les-demo":
     latent["chargeTolerance"] = 0.5  # its charges miss a sum of zero by 0.3 e
@@ -94,7 +95,7 @@ for embedding, simulation in simulations.items():
         frames.append((embedding, state.getTime(), state.getPositions(asNumpy=True)))
 
 # 4. Charges, dipoles and energies of all frames.
-calculator = LESCalculator(model)
+calculator = LESCalculator(arguments.model)
 sign = calculator.artifact.metadata["charge_sign"]
 nonbonded = next(f for f in mm_system.getForces() if isinstance(f, openmm.NonbondedForce))
 mm_charges = np.array([nonbonded.getParticleParameters(i)[0]._value for i in indices])

@@ -27,13 +27,11 @@ from openmm import app, unit
 from openmmml import MLPotential
 from pictures import draw_overlap
 
-from openmm_les import catalog
-
 logging.getLogger("pymbar").setLevel(logging.ERROR)  # it would advertise JAX
 try:
     from pymbar import MBAR, bar, timeseries
 except ImportError:
-    sys.exit("This needs pymbar: pip install 'pymbar>=4' (the extra `examples`).")
+    sys.exit("This needs pymbar: pip install 'openmm-les[examples]'")
 
 HERE = Path(__file__).parent
 KT = (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(unit.kilojoule_per_mole)
@@ -50,8 +48,6 @@ arguments = parser.parse_args()
 arguments.output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)  # 22 atoms are too few to share
 
-known = arguments.model in catalog.names()
-model = catalog.artifact_path(arguments.model) if known else Path(arguments.model)
 options = {"embedding": arguments.embedding}
 if arguments.embedding == "electrostatic" and arguments.model == "les-demo":
     options["chargeTolerance"] = 0.5  # its charges miss a sum of zero by 0.3 e
@@ -68,7 +64,7 @@ def sample(topology, positions, **method) -> list[np.ndarray]:
     # The bonds of the peptide have to be there at small lambda: no constraints but in water.
     mm_system = forcefield.createSystem(topology, constraints=None, rigidWater=True, **method)
     peptide = [atom.index for atom in topology.atoms() if atom.residue.name != "HOH"]
-    system = MLPotential("les", modelPath=model).createMixedSystem(
+    system = MLPotential("les", modelPath=arguments.model).createMixedSystem(
         topology, mm_system, peptide, interpolate=True, **options
     )
     integrator = openmm.LangevinMiddleIntegrator(

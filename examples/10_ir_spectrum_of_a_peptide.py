@@ -23,7 +23,6 @@ from openmm import app, unit
 from openmmml import MLPotential
 from pictures import draw_infrared
 
-from openmm_les import catalog
 from openmm_les.analysis import formats, spectra
 from openmm_les.artifact import load
 from openmm_les.reporters import LESReporter
@@ -35,7 +34,7 @@ STEP = 0.5 * unit.femtosecond
 INTERVAL = 4  # steps between reports: 2 fs, a fifth of the period of a bond to hydrogen
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", type=Path, default=catalog.artifact_path("les-demo"))
+parser.add_argument("--model", default="les-demo", help="name of a model, or artifact")
 parser.add_argument("--steps", type=int, default=8000, help="steps of 0.5 fs")
 parser.add_argument("--equilibration", type=int, default=2000, help="steps before")
 parser.add_argument("--water", type=Path, help="an exported model (.les.pt) for a box of water")
@@ -46,7 +45,7 @@ arguments.output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)  # 22 atoms are too few to share
 
 
-def simulate(name: str, model: Path, topology: app.Topology, positions) -> spectra.Spectrum:
+def simulate(name: str, model: str | Path, topology: app.Topology, positions) -> spectra.Spectrum:
     """Equilibrate, simulate with a reporter, and transform what it wrote."""
     system = MLPotential("les", modelPath=model).createSystem(topology)
     integrator = openmm.LangevinMiddleIntegrator(KELVIN, 10 / unit.picosecond, STEP)
@@ -86,7 +85,7 @@ def hessian_of(model: SystemModel, masses: np.ndarray, positions: np.ndarray) ->
     return (hessian + hessian.T) / 2 * np.outer(weights, weights)
 
 
-def vibrations(path: Path, pdb: app.PDBFile) -> np.ndarray:
+def vibrations(path: str, pdb: app.PDBFile) -> np.ndarray:
     """Wavenumbers [1/cm] and intensities [km/mol] of the relaxed molecule."""
     system = MLPotential("les", modelPath=path).createSystem(pdb.topology, precision="double")
     simulation = app.Simulation(pdb.topology, system, openmm.VerletIntegrator(STEP))

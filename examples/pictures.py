@@ -1,4 +1,4 @@
-"""Pictures of what the examples write; needs matplotlib and mdtraj (the extra ``analysis``).
+"""Pictures of what the examples write; needs matplotlib and mdtraj (the extra ``examples``).
 
     python pictures.py demo-output
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-MISSING = "No picture: that takes `pip install matplotlib mdtraj` (the extra `analysis`)."
+MISSING = "No picture: that takes pip install 'openmm-les[examples]'"
 
 # Where peptides are found: regions of phi and psi and their centres [degrees].
 REGIONS = {

@@ -10,6 +10,7 @@ from openmm_les.errors import (
     InputError,
     LESError,
     ModelFileError,
+    OutputError,
     SimulationError,
     UnsupportedModelError,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "InputError",
     "LESError",
     "ModelFileError",
+    "OutputError",
     "SimulationError",
     "UnsupportedModelError",
     "__version__",

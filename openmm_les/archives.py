@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from openmm_les.reading import Damage
@@ -67,9 +68,9 @@ class Archive:
             spans.append((start, end))
             self.members[name] = member
         if len(names) != len(spans) or len(folders) > 1:
-            raise Damage("expected one folder and no name twice in the archive")
+            raise Damage("not one that torch.save writes: several folders, or a name twice")
         spans.sort()
-        if any(end > start for (_, end), (start, _) in zip(spans, spans[1:], strict=False)):
+        if any(end > start for (_, end), (start, _) in pairwise(spans)):
             raise Damage("members of the archive overlap")
 
     def __contains__(self, name: str) -> bool:

@@ -28,8 +28,14 @@ _TRUE = ("ieee", "none")
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """Run modules in true float32 and operation by operation; settings come back afterwards."""
-    with _float32, torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call, unused-ignore]
-        yield
+    # That of a thread; torch's own context manager for it has no types.
+    before = torch._C._get_graph_executor_optimize()
+    torch._C._set_graph_executor_optimize(False)
+    try:
+        with _float32:
+            yield
+    finally:
+        torch._C._set_graph_executor_optimize(before)
 
 
 def reduced_precision() -> str:

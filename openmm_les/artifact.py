@@ -3,7 +3,8 @@
 A TorchScript archive that plain `torch.jit.load` opens, with two extra files: ``metadata.json``
 (what the model is, where it came from, how it was verified) and ``canonical.pt`` (the weights in
 full, from which the run time builds networks specialised to one system). Both can be read
-without running anything from the file.
+without running anything from the file; the script, which plain torch runs as soon as it reads it,
+is for others, and nothing in this package needs it.
 """
 
 import hashlib
@@ -37,7 +38,12 @@ SUFFIX = ".les.pt"
 _METADATA = "metadata.json"
 _CANONICAL = "canonical.pt"
 _EXPORT_AGAIN = "export it again with 'openmm-les export'"
-_KIND = Kind(ArtifactError, "modelPath", "is corrupt or not an artifact", _EXPORT_AGAIN)
+_KIND = Kind(
+    ArtifactError,
+    "modelPath",
+    "modelPath: {file} is corrupt or not an artifact ({reason}); copy it again, or export it again "
+    "with 'openmm-les export'",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Artifact:
 
     @cached_property
     def module(self) -> "torch.jit.ScriptModule":
-        """The portable module, on the CPU."""
+        """The portable module, on the CPU: the one thing that runs the script of the file."""
         import torch
 
         with boundary(self.path, _KIND):

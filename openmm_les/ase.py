@@ -29,8 +29,8 @@ from openmm_les.forces.backends import find_device
 from openmm_les.names import both_spellings, spellings
 from openmm_les.system_model import FloatArray, SystemModel, check_sign
 
-#: Keyword arguments of ASE's own that make sense for any calculator.
-_OF_ASE = ("label", "atoms", "directory")
+#: What every calculator of ASE accepts.
+_OF_ASE = tuple(inspect.signature(Calculator.__init__).parameters)[1:-1]
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -63,7 +63,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         electric_field: three components [V/A] of a uniform field; None for none. The energy of a
             molecule then has the term -E mu. A periodic structure feels forces without a term in
             its energy and its stress: no line searches, no variable cells.
-        **kwargs: ``label``, ``atoms`` and ``directory``, as every calculator of ASE has them.
+        **kwargs: ``label``, ``atoms``, ``directory``, as every calculator of ASE has them.
 
     Raises:
         InputError: an unknown argument, precision or device, or an option of the periodic sum out

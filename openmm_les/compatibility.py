@@ -23,6 +23,20 @@ REQUIREMENTS = {
 OPENMMTORCH_BUILT_FOR = {"1.5": ("2.9", "8.6")}
 
 
+def extras() -> dict[str, list[str]]:
+    """Requirements of every extra of this package, as its installed metadata states them.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: this package was not installed by pip.
+    """
+    found: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("openmm-les") or ():
+        requirement, _, marker = line.partition(";")
+        if extra := re.search(r"""extra == ['"]([\w-]+)['"]""", marker):
+            found.setdefault(extra[1], []).append(requirement.strip())
+    return found
+
+
 def version_of(name: str) -> str | None:
     """Version of an installed package, such as ``2.9.1+cpu``; None where it is absent."""
     try:

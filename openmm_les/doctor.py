@@ -17,16 +17,28 @@ from typing import Literal
 
 from openmm_les import probes, waiting
 from openmm_les._version import __version__
-from openmm_les.compatibility import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, numbers_of, version_of
+from openmm_les.compatibility import (
+    OPENMMTORCH_BUILT_FOR,
+    REQUIREMENTS,
+    extras,
+    numbers_of,
+    version_of,
+)
 from openmm_les.probes import Outcome
 
 Status = Literal["ok", "warning", "error"]
 
-# Packages that add something, and what is missing without them.
-_OPTIONAL = {
-    "mace-torch": ("mace", "exports are not compared with mace-torch"),
-    "ase": ("ase", "no ASE calculator"),
+#: What is missing without an extra. Others hold no package of their own, or are for developers.
+_WITHOUT = {
+    "ase": "no ASE calculator",
+    "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
+    "examples": "one of the examples does not run",
+    "mace": "exports are not compared with mace-torch",
+    "nequip": "exports are not compared with nequip",
+    "torchforce": "no TorchForce",
 }
+#: Extras that pip cannot have together, and the package of the other one.
+_EXCLUDED_BY = {"mace": "nequip", "nequip": "mace-torch"}
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
 
@@ -58,6 +70,7 @@ def examine() -> list[Finding]:
         outcomes = {name: Outcome(failure=f"could not be tried ({error})") for name in probes.CODE}
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "packages": lambda: _packages(outcomes["torch"]),
+        "extras": _extras,
         "combinations": lambda: _combinations(outcomes["torch"]),
         "platforms": lambda: _platforms(outcomes["openmm"]),
         "gpu": lambda: _gpu(outcomes),
@@ -100,16 +113,34 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
             yield _torch(version, torch)
         else:
             yield Finding(name, "ok", version)
-    for name, (extra, loss) in _OPTIONAL.items():
-        version = version_of(name)
-        if version is None:
-            fix = f"pip install 'openmm-les[{extra}]'"
-            yield Finding(name, "warning", f"not installed (optional): {loss}", fix)
-        else:
-            yield Finding(name, "ok", version)
-    # No command for it: its torch may be older than the one here, and PythonForce works with any.
-    text = version_of("openmmtorch") or "not installed (optional): no TorchForce"
-    yield Finding("openmmtorch", "ok" if version_of("openmmtorch") else "warning", text)
+
+
+def _extras() -> Iterator[Finding]:
+    """Packages that add something; one of several extras counts for the first."""
+    listed = extras()
+    optional: dict[str, tuple[str, str]] = {}
+    for extra in _WITHOUT:
+        for requirement in listed.get(extra, ()):
+            name = re.split(r"[^\w.-]", requirement)[0]
+            if name not in REQUIREMENTS:
+                optional.setdefault(name, (extra, requirement))
+    for name, (extra, requirement) in optional.items():
+        yield _optional(name, extra, requirement)
+
+
+def _optional(name: str, extra: str, requirement: str) -> Finding:
+    version, other = version_of(name), _EXCLUDED_BY.get(extra)
+    # No command for TorchForce: its torch may be older than the one here, and PythonForce works
+    # with any.
+    fix = None if extra == "torchforce" else f"pip install 'openmm-les[{extra}]'"
+    if version is None and other and version_of(other):
+        text = f"not installed (optional): {_WITHOUT[extra]}; it cannot be where {other} is"
+        return Finding(name, "ok", text)
+    if version is None:
+        return Finding(name, "warning", f"not installed (optional): {_WITHOUT[extra]}", fix)
+    if numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
+        return Finding(name, "warning", f"{version} is too old, needed: {requirement}", fix)
+    return Finding(name, "ok", version)
 
 
 def _torch(version: str, outcome: Outcome) -> Finding:

@@ -190,8 +190,8 @@ class Evaluator:
         host = self._host_output[: len(output)]
         host.copy_(output, non_blocking=True)
         # By an event: waiting for the stream is an error while another thread is in `_unwaiting`.
-        self._done.record(self._stream)
-        self._done.synchronize()
+        self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
+        self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
         return np.array(host.numpy())
 
     def _record(self, first: FloatArray) -> None:

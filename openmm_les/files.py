@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -154,6 +155,12 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> N
         finally:
             part.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what a process that was killed in `write_atomically` has left of a file."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

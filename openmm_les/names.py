@@ -17,6 +17,7 @@ _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 _FORCE_FIELD = "; this belongs to ForceField.createSystem, whose System createMixedSystem takes."
 _OF_FORCE_FIELDS = (
     "constraints",
+    "ewalderrortolerance",
     "flexibleconstraints",
     "nonbondedcutoff",
     "nonbondedmethod",

@@ -322,15 +322,11 @@ class _Machine:
         return storage.tensor().as_strided(size, stride, 0 if empty else offset)
 
     def _parameter(self, data: Any, *_: Any) -> torch.Tensor:
-        if not _is_tensor(data):
+        import torch
+
+        if not isinstance(data, torch.Tensor):
             raise Damage("a parameter is not made from a tensor")
         return data
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
 
 
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {

@@ -33,9 +33,9 @@ class LESPotentialImplFactory:
 
         Args:
             name: the name given to ``MLPotential``.
-            **args: ``modelPath``, path of an exported model (``*.les.pt``), or a name; it may be left
-                out where `name` is that of a model, and is used in its place where it is given.
-                Options of a simulation are refused: they belong to ``createSystem``.
+            **args: ``modelPath``, path of an exported model (``*.les.pt``), or a name; it may be
+                left out where `name` is that of a model, and is used in its place where it is
+                given. Options of a simulation are refused: they belong to ``createSystem``.
 
         Raises:
             InputError: `modelPath` is missing, or an unknown argument was given.

@@ -6,21 +6,19 @@ Imports nothing heavy: `openmm_les.artifact` does without torch.
 from __future__ import annotations
 
 import json
-import unicodedata
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmm_les.errors import LESError
+from openmm_les.errors import LESError, printable
 
 #: Positions in a zip archive have 32 bits; no model comes near.
 _LARGEST_FILE = 2**32 - 1
 #: A JSON text takes up to 20 times its size in memory.
 _LARGEST_JSON = 8 * 2**20
-#: Control characters, invisible ones that turn text around, halves of characters.
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class Damage(ValueError):
@@ -34,14 +32,13 @@ class Kind:
     Attributes:
         error: class of errors about such a file.
         argument: by which people give it.
-        damaged: what such a file is whose content makes no sense.
-        remedy: what to do then.
+        damaged: the message about such a file whose content makes no sense, with places for
+            ``file`` and ``reason``.
     """
 
     error: type[LESError]
     argument: str
     damaged: str
-    remedy: str
 
 
 @contextmanager
@@ -62,8 +59,8 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
     try:
         yield
     except kind.error as error:
-        text = printable(str(error))
-        if Path(file).name not in text:
+        text = " ".join(str(error).split())
+        if printable(Path(file).name) not in text:
             text = f"{kind.argument}: {file}: {text.removeprefix(f'{kind.argument}: ')}"
         if text == str(error):
             raise
@@ -74,31 +71,16 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
         reason = error.strerror or _reason(error)
         raise kind.error(f"{kind.argument}: cannot read {file}: {reason}") from error
     except Exception as error:
-        raise kind.error(
-            f"{kind.argument}: {file} {kind.damaged} ({_reason(error)}); {kind.remedy}"
-        ) from error
+        raise kind.error(kind.damaged.format(file=file, reason=_reason(error))) from error
 
 
 def _reason(error: Exception) -> str:
     """One line, never empty."""
-    lines = printable(str(error)).split("\n", 1)[0].strip()
-    text = lines if len(lines) <= 200 else lines[:197] + "..."
+    line = str(error).split("\n", 1)[0].strip()
+    text = line if len(line) <= 200 else line[:197] + "..."
     if isinstance(error, Damage):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Text of a file as a terminal may show it: control characters become visible escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in _UNPRINTABLE:
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def read_file(file: Path) -> bytes:
@@ -108,16 +90,17 @@ def read_file(file: Path) -> bytes:
         Damage: it is no file (a pipe would never end), or too large for any model.
         OSError: it cannot be read.
     """
-    if not file.is_file():
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise Damage("it is no regular file")
-    size = file.stat().st_size
+    size = status.st_size
     if size > _LARGEST_FILE:
         raise Damage(f"{size} bytes, more than the {_LARGEST_FILE} that a model may have")
     return file.read_bytes()
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """What a JSON text says, in printable strings and finite numbers.
+    """What a JSON text says, with short numbers.
 
     Raises:
         Damage: it is no JSON, or longer than any description of a model.
@@ -126,29 +109,12 @@ def parse_json(content: bytes | memoryview) -> Any:
     if len(content) > _LARGEST_JSON:
         raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
     try:
-        value = json.loads(
-            bytes(content), parse_constant=_refuse_constant, parse_int=_short_integer
-        )
+        return json.loads(bytes(content), parse_int=_short_integer)
     except ValueError as error:  # also of bytes that are no text
-        raise Damage(f"not JSON: {error}") from error
-    return _printable_strings(value)
+        raise Damage(f"it is not JSON: {error}") from error
 
 
 def _short_integer(digits: str) -> int:
     if len(digits) > 20:
         raise Damage(f"an integer of {len(digits)} digits")
     return int(digits)
-
-
-def _refuse_constant(name: str) -> float:
-    raise Damage(f"expected finite numbers, got {name}")
-
-
-def _printable_strings(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, list):
-        return [_printable_strings(entry) for entry in value]
-    if isinstance(value, dict):
-        return {printable(key): _printable_strings(entry) for key, entry in value.items()}
-    return value

@@ -98,8 +98,7 @@ def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
     except ModuleNotFoundError as error:
         return Refusal(
             (kind, path, sha256, settings),
-            f"this System needs the Python package {error.name}, which cannot be imported here "
-            f"({error}): pip install openmm-les",
+            what_is_missing(error),
         )
     except Exception as error:  # OpenMM does not survive any
         return Refusal(
@@ -121,9 +120,18 @@ def _shared(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
     with _lock:
         made: Callable[..., Any] | None = _alive.get(key)
         if made is None:
+            importlib.import_module("torch")  # needed in the first call, which may be far away
             made = getattr(importlib.import_module(module), name)(path, sha256, settings)
             _alive[key] = made
         return made
+
+
+def what_is_missing(error: ModuleNotFoundError) -> str:
+    """The message for a package that a saved System needs."""
+    return (
+        f"this System needs the Python package {error.name}, which cannot be imported here "
+        f"({error}): pip install openmm-les"
+    )
 
 
 class Refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from openmm_les.errors import ArtifactError
 from openmm_les.reading import Damage
 
-Real = Annotated[float, Field(strict=True, ge=-1e9, le=1e9)]
-Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
+Real = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
 Length = Annotated[float, Field(strict=True, ge=0.1, le=50)]
 Element = Annotated[int, Field(strict=True, ge=1, le=118)]
 Order = Annotated[int, Field(strict=True, ge=1, le=100)]
@@ -70,7 +72,7 @@ class Bessel(Hyper):
     """Of those with Bessel functions."""
 
     num_bessel: Annotated[int, Field(strict=True, ge=1, le=1000)]
-    bessel_prefactor: Real
+    bessel_prefactor: Annotated[float, Field(strict=True, gt=0, le=100)]
 
 
 class Agnesi(_Model):
@@ -94,7 +96,7 @@ class ZBL(_Model):
 
     energy: Real
     length: Positive
-    power: Real
+    power: Annotated[float, Field(strict=True, ge=-10, le=10)]
     coefficients: Annotated[list[Real], Field(max_length=16)]
     exponents: Annotated[list[Real], Field(max_length=16)]
     cutoff_order: Order
@@ -126,7 +128,7 @@ class MACE(Bessel):
         node_lmax = 0
         for layer in self.layers:
             highest = (node_lmax, self.lmax, self.lmax)
-            if layer.node_lmax != node_lmax or layer.output_lmax > self.lmax:
+            if layer.node_lmax != node_lmax:
                 raise ValueError(
                     "expected each layer to take the degrees that the one before makes"
                 )
@@ -198,7 +200,7 @@ class NequIP(Bessel):
 
     @model_validator(mode="after")
     def _check_layers(self) -> NequIP:
-        for before, layer in zip(self.layers, self.layers[1:], strict=False):
+        for before, layer in pairwise(self.layers):
             if layer.nodes != [slot[:2] for slot in before.outputs]:
                 raise ValueError("expected each layer to take the slots that the one before makes")
         if any(edge > self.lmax for layer in self.layers for _, edge, _ in layer.paths):
@@ -286,7 +288,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
             )
 
 
-def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -> Hyper | None:
+def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -> Hyper:
     """Refuses parameters that no model can have.
 
     Args:
@@ -295,15 +297,20 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
         les: its LES parameters.
 
     Returns:
-        The hyper-parameters; None for a family that only a newer version knows.
+        The hyper-parameters.
 
     Raises:
+        ArtifactError: the family is not known to this version.
         Damage: names the parameter, what was expected and what came.
     """
-    _validate(LES, les, "les")
     if family not in FAMILIES:
-        return None
-    return _validate(FAMILIES[family], hyper, "hyper")
+        raise ArtifactError(
+            f"family: expected one of {sorted(FAMILIES)}, got {_shown(family)}; upgrade with "
+            "'pip install -U openmm-les'"
+        )
+    _validate(LES, les, "les")
+    checked: Hyper = _validate(FAMILIES[family], hyper, "hyper")
+    return checked
 
 
 def _validate(model: type[Any], values: Any, where: str) -> Any:

@@ -155,8 +155,6 @@ class SystemModel:
         self._check(precision)
         box = checked_cell(cell, artifact.cutoff) if periodic else None
         start = None if positions is None else self._checked_positions(positions)
-        if box is not None and self.ewald.cutoff == "hard":
-            _warn_of_edges(box, float(artifact.canonical.les["dl"]))
 
         elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
@@ -188,6 +186,8 @@ class SystemModel:
         self._response_threads = Threads(self.device)
         self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
+        if box is not None and self.ewald.cutoff == "hard":
+            _warn_of_edges(box, float(canonical.les["dl"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         now: dict[str, Any] = {

@@ -94,7 +94,9 @@ class Threads:
         return [
             number
             for number, times in self._times.items()
-            if (min(times) <= _HOPELESS * fastest if times else fastest * best <= _PATIENCE)
+            if (
+                min(times) <= _HOPELESS * fastest if times else fastest * best / number <= _PATIENCE
+            )
         ]
 
     def _next(self) -> int:

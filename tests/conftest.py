@@ -1,5 +1,6 @@
 """Session-wide artifacts, exported once by the real exporter."""
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,12 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("opencl") and why_no_opencl():
         pytest.skip(why_no_opencl())
 
+
+# OpenMM's minimiser ends the process on an OpenCL device that is a CPU, which OpenMM would choose.
+if "CUDA" not in (
+    openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())
+):
+    os.environ.setdefault("OPENMM_DEFAULT_PLATFORM", "CPU")
 
 # The systems are small: more threads would only wait for each other.
 torch.set_num_threads(1)

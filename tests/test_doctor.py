@@ -9,20 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from openmm_les import __version__, doctor, probes
+from openmm_les import __version__, compatibility, doctor, probes
 from openmm_les.cli import main
 from openmm_les.compatibility import REQUIREMENTS
 from openmm_les.doctor import Finding
 from openmm_les.probes import Outcome
 
+#: Packages of all extras that are not for developers, and a version of each.
+EXTRAS = {
+    "ase": "3.29.0",
+    "h5py": "3.11",
+    "matplotlib": "3.9",
+    "mdtraj": "1.10",
+    "pymbar": "4.0",
+    "mace-torch": "0.3.16",
+    "nequip": "0.19.1",
+    "nequip-allegro": "0.8.3",
+    "openmmtorch": "1.6",
+}
 KEYS = {"name", "status", "text", "fix", "details"}
 ALWAYS = {
     "python",
     "openmm-les",
     *REQUIREMENTS,
-    "mace-torch",
-    "ase",
-    "openmmtorch",
+    *EXTRAS,
     "platforms",
     "plugins",
     "gpu",
@@ -199,10 +209,10 @@ def test_failure_of_a_check_is_a_finding(monkeypatch, examined):
 
 
 def test_nothing_to_say_about_a_healthy_installation(examined):
-    findings = examined({"mace-torch": "0.3.16", "ase": "3.29.0"})
+    findings = examined(EXTRAS)
     assert set(findings) == ALWAYS
     not_ok = {name for name, finding in findings.items() if finding.status != "ok"}
-    assert not_ok == {"openmmtorch", "torchforce"}
+    assert not_ok == {"torchforce"}
     assert not any(finding.fix for finding in findings.values())
 
 
@@ -216,9 +226,36 @@ def test_old_openmm(examined):
 
 def test_missing_extras_get_their_commands(examined):
     findings = examined()
-    assert findings["mace-torch"].fix == "pip install 'openmm-les[mace]'"
-    assert findings["ase"].fix == "pip install 'openmm-les[ase]'"
-    assert findings["ase"].status == "warning"
+    extras = {"ase": "ase", "h5py": "analysis", "matplotlib": "analysis", "mdtraj": "analysis"}
+    extras |= {"pymbar": "examples", "mace-torch": "mace", "nequip": "nequip"}
+    for package, extra in extras.items():
+        assert findings[package].fix == f"pip install 'openmm-les[{extra}]'"
+        assert findings[package].status == "warning"
+    assert findings["openmmtorch"].fix is None
+    assert findings["nequip-allegro"].text.endswith("exports are not compared with nequip")
+
+
+def test_every_extra_of_the_package_is_known():
+    """A new one has to be told of, or be one of these."""
+    of_developers, of_requirements = {"docs", "release", "test"}, {"cuda12", "cuda13"}
+    assert set(compatibility.extras()) == {*doctor._WITHOUT, *of_developers, *of_requirements}
+    for extra in of_requirements:
+        names = {re.split(r"[^\w.-]", line)[0] for line in compatibility.extras()[extra]}
+        assert names <= set(REQUIREMENTS)
+
+
+def test_old_optional_package(examined):
+    finding = examined({**EXTRAS, "ase": "3.22.1"})["ase"]
+    assert (finding.status, finding.fix) == ("warning", "pip install 'openmm-les[ase]'")
+    assert finding.text == "3.22.1 is too old, needed: ase>=3.23"
+
+
+def test_extras_that_exclude_each_other(examined):
+    """Nobody can have both, so that the other one is nothing to mend."""
+    findings = examined({"mace-torch": "0.3.16"})
+    assert (findings["nequip"].status, findings["nequip"].fix) == ("ok", None)
+    assert findings["nequip"].text.endswith("it cannot be where mace-torch is")
+    assert examined({"nequip": "0.19.1", "nequip-allegro": "0.8.3"})["mace-torch"].fix is None
 
 
 def test_openmmtorch_with_others_than_it_was_built_for(examined):

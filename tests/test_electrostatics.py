@@ -34,7 +34,9 @@ from oracles.ewald import (
 )
 
 from openmm_les.electrostatics import DirectEwald, PairSum, build_electrostatics
-from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.accuracy import RULES, bytes_of_mesh, is_affordable
+from openmm_les.electrostatics.cell import inverse_and_volume, lies_on_cutoff
+from openmm_les.electrostatics.mesh import mesh_size_for
 from openmm_les.errors import InputError
 
 # --------------------------------------------------------------------------- the periodic sum
@@ -215,6 +217,35 @@ def test_vectors_on_the_cutoff_are_inside(length, dtype):
         assert energy == pytest.approx(with_shell, rel=1e-6)
     smaller = length * (1 - 1e-6) * torch.eye(3, dtype=DOUBLE)
     assert periodic_energy(q, r, smaller, dtype=dtype) == pytest.approx(without_shell, rel=4e-6)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (np.diag([12.0, 13.1, 14.3]), True),
+        (np.diag([12.0001, 13.1, 14.3]), False),
+        (np.diag([11.3, 11.3, 4.0 / 3.0 * math.sqrt(3.0)]), False),
+        # (3, 4, 0) / 10 has the length 1/2.
+        (np.diag([10.0, 10.0, 7.3]), True),
+        # a diagonal of a cube: |(1, 1, 1)| / edge = 1/2
+        (2.0 * math.sqrt(3.0) * np.eye(3), True),
+        (np.array([[12.0, 0, 0], [3.1, 12.3, 0], [2.2, -1.7, 11.9]]), False),
+    ],
+)
+def test_boxes_with_vectors_on_the_cutoff(cell, expected):
+    """Against the lengths of all vectors."""
+    assert lies_on_cutoff(tensor(cell), 2.0) == expected
+    integers = np.array(list(itertools.product(range(-9, 10), repeat=3)))
+    lengths = 2.0 * np.linalg.norm(integers @ np.linalg.inv(cell).T, axis=1)
+    assert bool((np.abs(lengths - 1.0) < 1e-6).any()) == expected
+
+
+def test_dense_matter_is_affordable_at_any_size():
+    """Sparse as ice, and in the finest mesh of single precision."""
+    for edge in (50.0, 200.0, 1000.0, 3000.0):
+        mesh = mesh_size_for(tensor(np.eye(3) * edge), 2.0 * RULES[2].spacing, 1.05)
+        assert is_affordable(bytes_of_mesh(mesh, SINGLE), int(0.09 * edge**3))
+    assert not is_affordable(bytes_of_mesh(mesh, SINGLE), 3)
 
 
 @pytest.mark.parametrize("name", CELLS)

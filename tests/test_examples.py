@@ -1,5 +1,6 @@
 """The examples run, in a short mode, and leave behind what they say."""
 
+import ast
 import csv
 import os
 import re
@@ -59,7 +60,7 @@ def test_md_of_a_peptide(tmp_path, dipeptide_artifact, own_model):
         assert (tmp_path / "out" / "picture.png").read_bytes().startswith(PNG)
         assert "phi and psi" in out
     else:
-        assert "pip install matplotlib mdtraj" in out
+        assert "pip install 'openmm-les[examples]'" in out
 
 
 def test_md_says_what_to_do_next(tmp_path):
@@ -84,8 +85,36 @@ def test_md_without_matplotlib_still_runs(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install matplotlib mdtraj" in done.stdout
+    assert "pip install 'openmm-les[examples]'" in done.stdout
     assert not (tmp_path / "demo-output" / "picture.png").exists()
+
+
+def test_examples_name_the_extra_of_what_they_lack(tmp_path):
+    """In one line: what the package can do without is imported in a `try` that says so."""
+    needed = {"numpy", "openmm", "openmmml", "openmm_les", "openmm_les_export", "pictures", "torch"}
+    for path in EXAMPLES.glob("*.py"):
+        names = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module)
+            elif isinstance(node, ast.Try):
+                text = r"This needs \w+: pip install 'openmm-les\[examples\]'"
+                assert re.search(text, ast.unparse(node.handlers[0])), path.name
+        assert "openmm_les.ase" not in names
+        assert {name.partition(".")[0] for name in names} <= needed | sys.stdlib_module_names
+
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "examples" / "ase.py").write_text("raise ModuleNotFoundError('no', name='ase')")
+    error = subprocess.run(
+        [sys.executable, "examples/05_charges_and_dipoles_with_ase.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    assert error == "This needs ASE: pip install 'openmm-les[examples]'\n"
 
 
 def test_md_without_its_model_says_what_to_give(tmp_path):

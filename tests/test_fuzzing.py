@@ -36,7 +36,7 @@ def fuzz(folder: Path, *options: object) -> tuple[int, list[dict], str]:
 @pytest.fixture(scope="module")
 def bad_readers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad_readers")
-    limits = ("--cpu", 2, "--wall", 15)
+    limits = ("--cpu", 1, "--wall", 10)
     return folder, *fuzz(folder, "--table", "fuzzing.selftest", "--count", 0, *limits)
 
 
@@ -54,9 +54,7 @@ def test_files_of_faults_are_kept_and_can_be_tried_again(bad_readers, tmp_path):
     assert set(kept) == {name for name, verdict in VERDICTS.items() if verdict not in good}
     assert (kept["raise"] / "files" / "number.txt").read_text() == "raise"
     assert "try one again with --replay" in output
-    status, (report,), _ = fuzz(
-        tmp_path, "--table", "fuzzing.selftest", "--replay", kept["raise"]
-    )
+    status, (report,), _ = fuzz(tmp_path, "--table", "fuzzing.selftest", "--replay", kept["raise"])
     assert [o["verdict"] for o in report["outcomes"]] == ["exception"]
     assert status == 1
 
@@ -66,7 +64,12 @@ def test_mutations_are_fixed_by_their_seed_and_change_something():
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/numbers", bytes(range(256)))
         archive.writestr("a/metadata.json", json.dumps({"cutoff": 4.5, "elements": [1, 8]}))
-    contents = (stream.getvalue(), b"x: 1.5\ny: [2, 3]\n", b'{"a": [1, {"b": 2.5}]}', bytes(range(160, 256)))
+    contents = (
+        stream.getvalue(),
+        b"x: 1.5\ny: [2, 3]\n",
+        b'{"a": [1, {"b": 2.5}]}',
+        bytes(range(160, 256)),
+    )
     for content in contents:
         names = set()
         for number in range(200):

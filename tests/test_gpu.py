@@ -2,6 +2,8 @@
 
 import copy
 import ctypes
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -156,6 +158,53 @@ def test_a_module_that_waits_cannot_be_recorded(dipeptide_artifact, caplog, choi
     for _ in range(3):
         assert_close(model.evaluate(atoms.positions), expected)
     assert caplog.text.count("goes on without CUDA graphs") == 1
+
+
+# What a failed recording would do lasts as long as the process.
+FAILED_RECORDING = """
+import sys
+import torch
+sys.path[:0] = {paths!r}
+from test_gpu import model_of
+from helpers import dipeptide
+atoms = dipeptide(0)
+model = model_of({artifact!r}, atoms)
+model.module.trim = True
+torch.cuda.graph = None  # nothing is recorded of what waits for the GPU
+for _ in range(3):
+    model.evaluate(atoms.positions)
+assert torch.cuda.get_sync_debug_mode() == 0
+torch.cuda.empty_cache()
+before = torch.cuda.memory_reserved()
+large = torch.empty(2**26, device="cuda")
+del large
+torch.cuda.empty_cache()
+assert torch.cuda.memory_reserved() == before
+print("freed")
+"""
+
+
+def test_memory_is_freed_after_what_cannot_be_recorded(dipeptide_artifact):
+    code = FAILED_RECORDING.format(paths=sys.path, artifact=str(dipeptide_artifact))
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == "freed\n", done.stderr
+    assert done.stderr.count("goes on without CUDA graphs (") == 1
+
+
+def test_tf32_changes_nothing(water_artifact):
+    atoms = water_frame(0)
+    model = model_of(water_artifact, atoms, cuda_graphs=False)
+    expected = model.evaluate(atoms.positions)
+    torch.set_float32_matmul_precision("high")
+    try:
+        got = model.evaluate(atoms.positions)
+        graphed = model_of(water_artifact, atoms, cuda_graphs=True)
+        recorded = [graphed.evaluate(atoms.positions) for _ in range(3)][-1]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    np.testing.assert_allclose(got.forces, expected.forces, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(recorded.forces, expected.forces, rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------ in OpenMM
@@ -355,7 +404,9 @@ def test_torchforce_with_graphs_stops_at_first_and_is_nan_later(torchforce_conte
         energy_and_forces(torchforce_context(atoms, maxNeighbors=10))
     context = torchforce_context(atoms)
     assert np.isfinite(energy_and_forces(context)[0])
-    context.setPeriodicBoxVectors(*(atoms.cell.array * 0.13))
-    energy, forces = energy_and_forces(context)
-    assert np.isnan(energy)
-    assert np.isnan(forces).all()
+    for factor in (0.13, 0.1):  # a box outgrown, and the first one again
+        context.setPeriodicBoxVectors(*(atoms.cell.array * factor))
+        energy, forces = energy_and_forces(context)
+        assert np.isnan(energy)
+        assert not forces.any()  # NaN would become large numbers in OpenMM's fixed point
+    assert np.isfinite(energy_and_forces(torchforce_context(atoms))[0])

@@ -7,6 +7,7 @@ on that device without this package, too.
 
 from functools import cache
 
+import ase.build
 import numpy as np
 import openmm
 import pytest
@@ -72,9 +73,7 @@ def test_pure_ml(precision, periodic):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_part_of_a_system(precision, reordered=(7, 3, 0, 1, 2, 4, 5, 6)):
-    import ase.build
-
+def test_a_part_of_a_system(precision):
     waters = ase.build.molecule("H2O") + ase.build.molecule("CH3CH2OH")
     waters.positions[3:] += [4.0, 0, 0]
     waters.set_cell(np.eye(3) * 18.0)
@@ -152,6 +151,6 @@ def test_what_is_not_a_number_stops(precision):
     system = MLPotential("les-demo").createSystem(structure.topology)
     made = context(system, structure.positions, precision)
     assert np.isfinite(energy(made))
-    with pytest.raises(openmm.OpenMMException, match="NaN or infinite|Particle coordinate is NaN"):
-        made.setPositions(structure.positions * np.nan)
+    made.setPositions(structure.positions * np.nan)
+    with pytest.raises(openmm.OpenMMException, match="NaN"):
         forces(made)

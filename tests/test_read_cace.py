@@ -259,11 +259,31 @@ def test_wrong_energies_are_refused(folder, given):
         read_model(file_of(folder, "plain"), given)
 
 
-def test_files_that_are_no_energies_are_refused(folder):
-    for content, message in (("- 1\n- 2\n", "without them"), ("{a: [", "cannot read")):
-        (folder / "wrong.yaml").write_text(content)
-        with pytest.raises(InputError, match=f"atomic energies: .*{message}"):
-            read_model(file_of(folder, "plain"), folder / "wrong.yaml")
+NO_ENERGIES = {
+    "- 1\n- 2\n": "got none",
+    "": "got none",
+    "{a: [": "ParserError",
+    "H: [1]\nO: 2\n": "got something else in line 1",
+    "H: 1\nH: 2\n": "every element once, got H twice",
+    "a: &a [x]\nH: *a\n": "got something else in line 1",
+    "[" * 20_000: "RecursionError",
+    "H: " + "9" * 5000: "got '999",
+    "? " + "9" * 5000 + "\n: 1": "got '999",
+    "119: 1": "expected atomic numbers or symbols, got '119'",
+    "H: \x1b": "ReaderError",
+}
+
+
+@pytest.mark.parametrize("content", NO_ENERGIES, ids=range(len(NO_ENERGIES)))
+def test_files_that_are_no_energies_are_refused_by_name(folder, content):
+    (folder / "wrong.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"^atomic energies: ") as caught:
+        read_model(file_of(folder, "plain"), folder / "wrong.yaml")
+    text = str(caught.value)
+    assert NO_ENERGIES[content] in text
+    assert "wrong.yaml" in text
+    assert text.isprintable()
+    assert len(text) < 500
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ase.io
@@ -422,6 +423,27 @@ def test_calibration_that_cannot_tell_says_so(folder):
         read_model(path, calibrate=folder / "bare.xyz")
     with pytest.raises(InputError, match=r"calibration: cannot read .*absent\.xyz"):
         read_model(path, calibrate=folder / "absent.xyz")
+
+
+DAMAGED = {
+    "nan": ("[A-Z][a-z]? +[-0-9.]+", "H nan", "expected finite numbers, .* of structure 0"),
+    "text": ("energy=[-0-9.]+", "energy=low", "expected finite numbers, .* of structure 0"),
+    "more atoms": (r"\A\d+", str(10**9), r"expected 1000000000 atoms, got \d+ lines"),
+    "no element": ("\n[A-Z][a-z]? ", "\nQq ", "is not a file that ASE reads"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_calibration_refuses_damaged_structures(folder, damage):
+    path = file_of(folder, "plain")
+    text = labelled(folder, read_model(path, **LES)).read_text()
+    old, new, message = DAMAGED[damage]
+    damaged, number = re.subn(old, new, text, count=1)
+    assert number == 1
+    (folder / "damaged.xyz").write_text(damaged)
+    with pytest.raises(InputError, match=f"^calibration: .*damaged.xyz.*{message}") as caught:
+        read_model(path, calibrate=folder / "damaged.xyz")
+    assert str(caught.value).isprintable()
 
 
 def test_calibration_of_a_trained_model():

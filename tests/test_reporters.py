@@ -347,7 +347,7 @@ def test_file_says_temperature_and_model(tmp_path, ending, caplog):
     other = simulation_of(water(), langevin(300))
     other.currentStep = 2
     other.reporters.append(LESReporter(path, 1, dipole=True, append=True))
-    with pytest.raises(InputError, match="to have temperature 300.0 as this simulation, got 350"):
+    with pytest.raises(InputError, match=r"to have temperature 300\.0 as this simulation, got 350"):
         other.step(1)
     reporter = LESReporter(path, 1, dipole=True, append=True)
     simulation.reporters = [reporter]

@@ -43,13 +43,14 @@ def test_from_every_kind_of_checkpoint(uninterrupted, tmp_path, ensemble, point)
     output = tmp_path / "run"
     shutil.copytree(complete / "run", output)
     shutil.copy(complete / point / "checkpoint.zip", output)
-    (output / ".checkpoint.zip.part").write_bytes(b"half a checkp")
+    (output / ".checkpoint.zip.0123abcd.part").write_bytes(b"half a checkp")
     recorder = Recorder()
     md.run(config(tmp_path, ensemble), resume=True, listener=recorder)
     phase, step = point.split("-")
     total = {"equilibration": 40, "production": 120}[phase]
     assert recorder.messages == [f"continuing after step {step} of {total} of {phase}"]
     assert_same_run(output, complete / "run")
+    assert not list(output.glob(".*.part"))
 
 
 @pytest.mark.parametrize("ensemble", ["NVT", "NPT"])

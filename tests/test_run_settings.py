@@ -124,3 +124,18 @@ def test_the_directory_of_a_run_stands_for_its_file(tmp_path, capsys):
     assert md.load(tmp_path).output == tmp_path
     status, _, err = command(capsys, tmp_path, "--steps", "x")
     assert (status, err.count("--steps: expected an integer")) == (2, 1)
+
+
+def test_settings_that_contradict_each_other_name_their_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"structure: {PEPTIDE}\nmodel: les-demo\nsystem: a.xml\n")
+    with pytest.raises(InputError, match=rf"^{file}: system: this goes with ml_region"):
+        md.load(file)
+
+
+def test_many_wrong_settings_are_not_all_named(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("".join(f"x{i}: {i}\n" for i in range(40)))
+    with pytest.raises(InputError, match=r"; and \d+ more$") as caught:
+        md.load(file)
+    assert len(str(caught.value)) < 6000

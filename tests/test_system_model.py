@@ -6,6 +6,9 @@ import torch
 from helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
+from openmm_les import system_model
+from openmm_les.diagnosis import coincident_pair
+from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.status import (
     STATUS_BOX,
@@ -140,6 +143,95 @@ def test_box_that_shrinks_below_the_limit_is_an_error(water_artifact):
     model, r, _ = water_model(water_artifact)
     with pytest.raises(InputError, match="the box is too small"):
         model.evaluate(r, np.diag([12.4, 12.4, 1.0]))
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_box_far_larger_than_its_atoms_is_refused(water_artifact, precision):
+    """Not with an error of the allocator; also where a box grows to that."""
+    artifact, r = artifacts.load(water_artifact), [[0.0, 0, 0], [0.96, 0, 0], [0, 0.96, 0]]
+    message = r"the box of .* A is too large for a periodic sum over 3 atoms.*leave the box out"
+    for edge in (400.0, 2000.0):
+        with pytest.raises(InputError, match=message):
+            SystemModel(
+                artifact, [8, 1, 1], periodic=True, cell=np.eye(3) * edge, precision=precision
+            )
+    model = SystemModel(artifact, [8, 1, 1], periodic=True, cell=np.eye(3) * 13.0)
+    model.evaluate(r)
+    with pytest.raises(InputError, match=message):
+        model.evaluate(r, np.eye(3) * 400.0)
+
+
+def test_edges_on_the_cutoff_are_told_once(water_artifact, caplog, monkeypatch):
+    """There the stress is not what a difference of energies gives, and elsewhere it is."""
+    monkeypatch.setattr(system_model, "_told_edges", set())
+    artifact, atoms = artifacts.load(water_artifact), water_frame(0)[:15]
+    r = atoms.positions
+    dl = artifact.canonical.les["dl"]
+
+    def agrees(edge):
+        model = SystemModel(
+            artifact,
+            atoms.numbers,
+            periodic=True,
+            cell=np.eye(3) * edge,
+            precision="double",
+        )
+        slope = np.trace(model.evaluate(r * edge / 12.4).virial)
+        energies = [
+            model.evaluate(r * edge / 12.4 * scale, np.eye(3) * edge * scale).energy
+            for scale in (1 + 1e-5, 1 - 1e-5)
+        ]
+        return slope == pytest.approx((energies[0] - energies[1]) / 2e-5, rel=1e-3)
+
+    assert not agrees(6 * dl)
+    assert caplog.text.count("put reciprocal vectors on the cutoff of the model") == 1
+    assert not agrees(6 * dl)
+    assert caplog.text.count("put reciprocal vectors") == 1
+    assert agrees(6 * dl * 1.002)
+    SystemModel(
+        artifact,
+        [8, 1, 1],
+        periodic=True,
+        cell=np.eye(3) * 5 * dl,
+        ewald=EwaldOptions(cutoff="smooth"),
+    )
+    assert caplog.text.count("put reciprocal vectors") == 1
+
+
+def test_atoms_at_fault_are_named(dipeptide_artifact):
+    atoms = dipeptide(0)
+    model = SystemModel(artifacts.load(dipeptide_artifact), atoms.numbers, periodic=False)
+    r = atoms.positions.copy()
+    r[3] = r[8]
+    with pytest.raises(SimulationError, match=r"counted from 0: 3, 8\)") as raised:
+        model.evaluate(r)
+    assert raised.value.atoms == (3, 8)
+    r[[2, 5], 1] = np.nan
+    with pytest.raises(SimulationError, match=r"counted from 0: 2, 5\)") as raised:
+        model.evaluate(r)
+    assert raised.value.atoms == (2, 5)
+    with pytest.raises(SimulationError, match=r"counted from 0: 0, 1, 2, 3, 4, \.\.\.\)"):
+        model.evaluate(r * np.nan)
+
+
+@pytest.mark.parametrize("cell", [None, [[9.0, 0, 0], [4, 8, 0], [-3, 2, 7]]])
+def test_coincident_pairs_are_found(cell):
+    """In any order, over the faces of the box, not where atoms agree in one coordinate alone."""
+    random = np.random.default_rng(0)
+    box = None if cell is None else np.array(cell)
+    for _ in range(20):
+        r = random.uniform(-20.0, 20.0, (200, 3))
+        r[:100, 0] = 1.0
+        if box is not None:
+            r[:100] = r[:100] @ np.linalg.inv(box)
+            r[:100, 0] = 1e-9
+            r[:100] = r[:100] @ box
+        assert coincident_pair(r, box) == []
+        one, other = sorted(random.choice(200, 2, replace=False).tolist())
+        r[other] = r[one] + random.uniform(-4e-4, 4e-4, 3)
+        if box is not None:
+            r[other] += random.integers(-2, 3, 3) @ box
+        assert coincident_pair(r, box) == [one, other]
 
 
 def test_charges_do_not_depend_on_order_and_forces_sum_to_zero(water_artifact):

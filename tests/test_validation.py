@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import resource
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import ase.io
@@ -14,6 +18,7 @@ from openmm_les import catalog
 from openmm_les.analysis import validation
 from openmm_les.analysis.validation import Statistics
 from openmm_les.artifact import load
+from openmm_les.ase import LESCalculator
 from openmm_les.cli import main
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.system_model import SystemModel
@@ -259,3 +264,251 @@ def test_command_with_a_model_that_does_not_exist(capsys, data):
     assert status == 2
     assert err.count("\n") == 1
     assert "did you mean les-demo?" in err
+
+
+# ------------------------------------------------------------------ units, keys, stress
+
+
+def by_the_model(artifact, atoms) -> Atoms:
+    """The structure with total energy, forces and, in a box, stress of the model, by ASE."""
+    atoms = atoms.copy()
+    atoms.calc = LESCalculator(artifact.path)
+    atoms.info["REF_energy"] = atoms.get_potential_energy()
+    atoms.arrays["REF_forces"] = atoms.get_forces()
+    if atoms.pbc.all():
+        atoms.info["REF_stress"] = atoms.get_stress(voigt=False)
+    atoms.calc = None
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def boxes(artifact) -> list[Atoms]:
+    one = Atoms("OHH", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], cell=[9, 9, 10], pbc=True)
+    two = one.copy()
+    two.positions += [3.0, 0.4, 0.2]
+    found = []
+    for seed in range(9):
+        both = one + two
+        both.rattle(0.05, seed=seed)
+        found.append(by_the_model(artifact, both))
+    return found
+
+
+def test_stress_is_compared(artifact, boxes, tmp_path):
+    """Nine numbers, or six in the order of ASE; those of molecules mean nothing."""
+    path = tmp_path / "boxes.xyz"
+    frames = [atoms.copy() for atoms in boxes[:3]]
+    frames[1].info["REF_stress"] = frames[1].info["REF_stress"].ravel()[[0, 4, 8, 5, 2, 1]]
+    frames[2].info["REF_stress"] = frames[2].info["REF_stress"] + 0.01 * np.eye(3)
+    ase.io.write(path, frames, format="extxyz")
+    result = validation.validate(artifact, validation.read_frames(path))
+    row = by_name(result)["stress"]
+    assert row.number == 27
+    assert row.rmse == pytest.approx(10.0 / 3, rel=1e-4)  # of 3 in 27, 10 meV/A^3
+    table = list(csv.DictReader(result.to_csv().splitlines()))
+    assert [float(each["stress RMSE (meV/A^3)"]) for each in table] == pytest.approx(
+        [0.0, 0.0, 10.0 / 3**0.5], abs=1e-4
+    )
+    frames[0].pbc = False
+    ase.io.write(path, frames[0], format="extxyz")
+    assert "stress" not in by_name(validation.validate(artifact, validation.read_frames(path)))
+
+
+KCAL, KJ = 23.060548, 96.485332
+HARTREE, BOHR = 27.211386, 0.52917721
+
+
+@pytest.mark.parametrize(
+    ("quantity", "factor", "unit"),
+    [
+        ("forces", KCAL, "kcal/mol/A"),
+        ("forces", KJ, "kJ/mol/A"),
+        ("forces", 10 * KJ, "kJ/mol/nm"),
+        ("forces", 1 / HARTREE, "Hartree/A"),
+        ("forces", BOHR / HARTREE, "Hartree/Bohr"),
+        ("forces", -1.0, "eV/A with the other sign, such as gradients"),
+        ("forces", -BOHR / HARTREE, "Hartree/Bohr with the other sign, such as gradients"),
+        ("energy", KCAL, "kcal/mol"),
+        ("energy", KJ, "kJ/mol"),
+        ("energy", 1 / HARTREE, "Hartree"),
+        ("stress", 160.21766, "GPa"),
+        ("stress", 1602.1766, "kbar"),
+        ("stress", -1.0, "eV/A^3 with the other sign"),
+    ],
+)
+def test_other_units_are_named(artifact, boxes, tmp_path, caplog, quantity, factor, unit):
+    path = tmp_path / "other.xyz"
+    frames = [atoms.copy() for atoms in boxes]
+    for atoms in frames:
+        store = atoms.arrays if quantity == "forces" else atoms.info
+        store[f"REF_{quantity}"] = factor * np.asarray(store[f"REF_{quantity}"])
+    ase.io.write(path, frames, format="extxyz")
+    validation.validate(artifact, validation.read_frames(path))
+    assert len(caplog.records) == 1
+    assert f"(REF_{quantity}) seems to be in {unit}, expected " in caplog.text
+
+
+def test_energies_in_other_units_and_from_other_atoms(artifact, boxes, caplog):
+    """As DFT has them: isolated atoms count otherwise than in the model."""
+    for scale, unit in ((1.0, None), (1 / HARTREE, "Hartree")):
+        frames = [
+            validation.Frame(
+                tuple(atoms.numbers),
+                atoms.positions,
+                atoms.cell.array,
+                energy=scale * (atoms.info["REF_energy"] - 4000.0),
+            )
+            for atoms in boxes
+        ]
+        caplog.clear()
+        validation.validate(artifact, frames)
+        assert (f"seems to be in {unit}" in caplog.text) == (unit is not None)
+        assert len(caplog.records) == (unit is not None)
+
+
+def test_dipoles_in_debye(artifact, structures, caplog):
+    frames = [
+        validation.Frame(
+            tuple(atoms.numbers), atoms.positions, None, dipole=6.004 * atoms.info["REF_dipole"]
+        )
+        for atoms in structures
+    ]
+    validation.validate(artifact, frames)
+    assert "the dipole of the reference (dipole) seems to be in Debye, expected e A" in caplog.text
+
+
+def test_a_model_with_errors_is_no_other_unit(artifact, boxes, caplog):
+    """Noise as large as the values, a poor slope, or a reference that is constant."""
+    generator = np.random.default_rng(3)
+    for change in (lambda f: 1.3 * f, lambda f: generator.normal(size=f.shape), np.zeros_like):
+        frames = [
+            validation.Frame(
+                tuple(atoms.numbers),
+                atoms.positions,
+                atoms.cell.array,
+                energy=atoms.info["REF_energy"] + 3.0 + 0.1 * generator.normal(),
+                forces=change(atoms.arrays["REF_forces"]),
+            )
+            for atoms in boxes
+        ]
+        validation.validate(artifact, frames)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(0.1, "seems to be in nm"), (100.0, "seems to be in pm")]
+)
+def test_positions_in_other_units(artifact, structures, tmp_path, factor, message):
+    path = tmp_path / "other.xyz"
+    frames = [atoms.copy() for atoms in structures]
+    for atoms in frames:
+        atoms.positions *= factor
+    ase.io.write(path, frames, format="extxyz")
+    with pytest.raises(InputError, match=f"expected positions in A, .*{message}"):
+        validation.validate(artifact, validation.read_frames(path))
+
+
+def test_positions_in_bohr(artifact, structures, caplog):
+    frames = [
+        validation.Frame(tuple(a.numbers), a.positions / BOHR, None, energy=0.0) for a in structures
+    ]
+    validation.validate(artifact, frames)
+    assert "the positions seem to be in Bohr, expected A" in caplog.text
+
+
+def test_what_may_be_a_reference_is_told(boxes, tmp_path, caplog):
+    path = tmp_path / "names.xyz"
+    atoms = boxes[0].copy()
+    atoms.arrays["my_forces"] = atoms.arrays.pop("REF_forces")
+    atoms.info["virial"] = atoms.info.pop("REF_stress")
+    atoms.info["temperature"] = 300.0
+    ase.io.write(path, atoms, format="extxyz")
+    frames = validation.read_frames(path)
+    assert "my_forces is not compared, since it has none of the names of forces" in caplog.text
+    assert "say so with --forces-key" in caplog.text
+    assert "virial is not compared" in caplog.text
+    assert frames[0].keys == {"energy": "REF_energy"}
+    assert set(frames[0].unused) == {"my_forces", "virial", "temperature"}
+    assert "temperature" not in caplog.text
+
+
+def test_command_says_what_it_compared(capsys, tmp_path, boxes):
+    data, output = tmp_path / "data.xyz", tmp_path / "report"
+    atoms = boxes[0].copy()
+    atoms.info["step"] = 7
+    atoms.arrays["forces"] = 0.0 * atoms.arrays["REF_forces"]
+    ase.io.write(data, atoms, format="extxyz")
+    status, out, _ = command(capsys, "les-demo", data, "-o", output)
+    assert status == 0
+    assert f"data          {data}" in out
+    assert "les-demo.les.pt, sha256" in out
+    assert "forces (eV/A): REF_forces; stress (eV/A^3): REF_stress" in out
+    about = json.loads((output / "statistics.json").read_text())
+    assert about["data"] == [str(data)]
+    assert about["model"]["sha256"] == load(catalog.artifact_path("les-demo")).sha256
+    assert about["keys"]["forces"] == ["REF_forces"]
+    assert {"step", "forces"} <= set(about["not compared"])
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_no_input_is_replaced(capsys, tmp_path, data):
+    """Nor is anything written into the directory of one, by whatever name it goes."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    inside = folder / "data.xyz"
+    inside.write_bytes(data.read_bytes())
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    os.link(data, other / "frames.csv")
+    content = data.read_bytes()
+    for path, output in ((inside, folder), (inside, tmp_path / "link"), (data, other)):
+        status, _, err = command(capsys, "les-demo", path, "-o", output, "--overwrite")
+        assert status == 2
+        assert err.count("\n") == 1
+        assert "DATA reads" in err
+    assert (other / "frames.csv").read_bytes() == content
+    assert [each.name for each in folder.iterdir()] == ["data.xyz"]
+
+
+def test_report_on_a_full_disk_is_one_line(tmp_path, data):
+    output = tmp_path / "report"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from openmm_les.cli import main; main()",
+            *("validate", "les-demo", data, "-o", output, "--limit", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700)),
+        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "cannot write" in done.stderr
+    assert "MB free" in done.stderr
+    assert not list(output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1000000000\n\nO 0 0 0\n", "structure 0: expected 1000000000 atoms, got 1 lines"),
+        ("1\nx=1\nO 0 0 0\n5\nx=1\nO 0 0 0\n", "structure 1: expected 5 atoms, got 1 lines"),
+        (
+            "1\nProperties=species:S:1:pos:R:3:x:R:999999999\nO 0 0 0\n",
+            "expected 1000000003 columns, as many as its properties have, got 4",
+        ),
+        ('1\nREF_energy="warm"\nO 0 0 0\n', "expected numbers for REF_energy, got 'warm'"),
+    ],
+)
+def test_files_that_claim_what_they_do_not_hold(tmp_path, text, message):
+    path = tmp_path / "claims@home.xyz"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        validation.read_frames(path)

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from openmm_les.arithmetic import as_written
+
 #: Operations for which the host waits for a GPU, since their result, its shape or their success is
 #: a number on it.
 WAITING = {
@@ -122,7 +124,7 @@ def trace(module, *inputs) -> tuple[list[Operation], tuple[torch.Tensor, ...]]:
 
 
 def trace_on_fake_gpu(
-    function, *shapes, module=None, dtype=torch.float64
+    function, *shapes, module=None, dtype=torch.float64, settings=as_written
 ) -> tuple[list[Operation], tuple[torch.Tensor, ...]]:
     """What a scripted module or function does on a GPU, and what it returns there.
 
@@ -131,6 +133,8 @@ def trace_on_fake_gpu(
         shapes: of its arguments.
         module: scripted module that it calls, if it is none; its tensors are fake afterwards.
         dtype: of its arguments.
+        settings: context manager of the settings of torch that it is called with, by default
+            those of production.
 
     Raises:
         NotCapturableError: something that a CUDA graph cannot hold.
@@ -143,7 +147,7 @@ def trace_on_fake_gpu(
             for name, buffer in list(part.named_buffers(recurse=False)):
                 setattr(part, name, _fake(buffer.shape, buffer.dtype, buffer.stride()))
         inputs = [_fake(shape, dtype) for shape in shapes]
-        with _no_fused_kernels(), torch.no_grad():
+        with settings(), torch.no_grad():
             for _ in range(2):  # TorchScript optimises in the second call what it saw in the first
                 with Watch("cuda") as watch:
                     results = function(*inputs)
@@ -151,14 +155,18 @@ def trace_on_fake_gpu(
 
 
 @contextlib.contextmanager
-def _no_fused_kernels():
-    """TorchScript would compile kernels for the GPU, and remember them for other tests."""
-    before = torch._C._jit_texpr_fuser_enabled()
-    torch._C._jit_set_texpr_fuser_enabled(False)
+def fusion_without_gpu():
+    """Lets TorchScript make kernels for a GPU that is not there: it then runs without them."""
+    torch._C._jit_texpr_set_fallback_allowed(True)
     try:
         yield
     finally:
-        torch._C._jit_set_texpr_fuser_enabled(before)
+        torch._C._jit_texpr_set_fallback_allowed(False)
+
+
+def fused_groups() -> int:
+    """How many groups of operations were fused in what TorchScript executed last."""
+    return str(torch.jit.last_executed_optimized_graph()).count("prim::TensorExprGroup")
 
 
 def _fake(shape, dtype, strides=None) -> torch.Tensor:

@@ -171,6 +171,8 @@ def prepare(folder: Path, small: bool) -> None:
             found = model.evaluate(structure_.positions)
             results |= {f"{name}/{size}/{key}": getattr(found, key) for key in _RESULTS}
     np.savez_compressed(folder / _REFERENCES, **results)
+    if not small:  # what travels is small; there it is made again
+        (folder / f"{OFF}.les.pt").unlink(missing_ok=True)
 
 
 def _save_maceles_off(path: Path) -> None:

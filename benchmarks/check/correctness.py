@@ -113,7 +113,7 @@ def graphs(visit: Visit) -> None:
 
 
 def torchforce_module(visit: Visit) -> None:
-    """The module of a TorchForce, frozen and recorded as openmm-torch does, without openmm-torch."""
+    """The module of a TorchForce, frozen and recorded as openmm-torch does, but without it."""
     from openmm_les.forces import torchforce
 
     for size in SMALL_COMPARED:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
-from openmm_les.files import user_path
+from openmm_les.reading import Damage, Kind, boundary, read_file
 
 _EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
+_FILE = Kind(
+    InputError,
+    "atomic energies",
+    "atomic energies: {file} cannot be used ({reason}); write lines such as 'O: -2041.8'",
+)
+#: Letters of a wrong value that a message shows.
+_SHOWN = 40
 
 
 def read_atomic_energies(
@@ -26,7 +33,19 @@ def read_atomic_energies(
     Raises:
         InputError: it is neither, or an element or energy is none.
     """
-    entries = list(given.items()) if isinstance(given, Mapping) else _entries(given)
+    if isinstance(given, Mapping):
+        return _checked(given.items())
+    path = Path(given).expanduser()
+    if path.is_file():
+        with boundary(path, _FILE):
+            return _checked(_of_file(path))
+    pairs = [term.split(":") for term in str(given).split(",")]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise InputError(f"atomic energies: {_EXPECTED}, got {str(given)!r}")
+    return _checked((pair[0], pair[1]) for pair in pairs)
+
+
+def _checked(entries: Iterable[tuple[Any, Any]]) -> dict[int, float]:
     energies: dict[int, float] = {}
     for element, energy in entries:
         number = atomic_number(str(element).strip())
@@ -35,34 +54,30 @@ def read_atomic_energies(
         except (TypeError, ValueError):
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"atomic energies: {_EXPECTED}, got {energy!r} for {element}")
+            raise InputError(
+                f"atomic energies: {_EXPECTED}, got {str(energy)[:_SHOWN]!r} for {element}"
+            )
         if number in energies:
             raise InputError(f"atomic energies: expected every element once, got {element} twice")
         energies[number] = value
     return energies
 
 
-def _entries(given: str | os.PathLike[str]) -> list[tuple[Any, Any]]:
-    if user_path(given).is_file():
-        return _of_file(user_path(given))
-    pairs = [term.split(":") for term in str(given).split(",")]
-    if not all(len(pair) == 2 for pair in pairs):
-        raise InputError(f"atomic energies: {_EXPECTED}, got {str(given)!r}")
-    return [(pair[0], pair[1]) for pair in pairs]
+def _of_file(path: Path) -> list[tuple[str, str]]:
+    """Elements and energies as they are written: YAML would read 1e-3 as text and No as False.
 
-
-def _of_file(path: Path) -> list[tuple[Any, Any]]:
+    Nothing is built but these texts, whatever else the file holds; keys that are there twice are
+    there twice.
+    """
     import yaml
 
-    try:
-        # JSON is YAML. All values stay text: YAML would read 1e-3 as text and No as False.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"atomic energies: cannot read {path}: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"atomic energies: {_EXPECTED}, got {path} without them")
-    return list(content.items())
+    root = yaml.compose(read_file(path), Loader=yaml.BaseLoader)  # JSON is YAML
+    if not isinstance(root, yaml.MappingNode):
+        raise Damage(f"{_EXPECTED}, got none")
+    for key, energy in root.value:
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(energy, yaml.ScalarNode)):
+            raise Damage(f"{_EXPECTED}, got something else in line {key.start_mark.line + 1}")
+    return [(key.value, energy.value) for key, energy in root.value]
 
 
 def atomic_number(element: str) -> int:
@@ -71,13 +86,13 @@ def atomic_number(element: str) -> int:
     Raises:
         InputError: there is no such element.
     """
-    if element.isdecimal():
-        return int(element)
     from openmm.app import Element
 
     try:
+        if element.isdecimal():
+            return int(Element.getByAtomicNumber(int(element)).atomic_number)
         return int(Element.getBySymbol(element).atomic_number)
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: thousands of digits
         raise InputError(
-            f"atomic energies: expected atomic numbers or symbols, got {element!r}"
+            f"atomic energies: expected atomic numbers or symbols, got {element[:_SHOWN]!r}"
         ) from None

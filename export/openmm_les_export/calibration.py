@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from openmm_les.analysis.reference_data import read_structures
 from openmm_les.errors import InputError
 from openmm_les.networks import build_network
 from openmm_les.networks.canonical import CanonicalModel
@@ -106,22 +107,23 @@ def _described(model: CanonicalModel, error: float) -> str:
 def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
     """Structures and their energies."""
     try:
-        import ase.io
-    except ImportError:
-        raise InputError(
-            "calibration: reading structures needs ASE; pip install 'openmm-les[ase]'"
-        ) from None
-    try:
-        frames = ase.io.read(file, index=":")
-    except Exception as error:  # every format of ASE has errors of its own
-        raise InputError(f"calibration: cannot read {file}: {error}") from error
+        frames = read_structures(file)
+    except InputError as error:
+        raise InputError(str(error).replace("data:", "calibration:", 1)) from error
     found = []
-    for atoms in frames:
+    for index, atoms in enumerate(frames):
         results: dict[str, Any] = {} if atoms.calc is None else atoms.calc.results
         energy = results.get("energy", atoms.info.get("energy"))
         known = set(atoms.numbers.tolist()) <= set(elements)
-        if energy is not None and known and len(set(atoms.pbc.tolist())) == 1:
-            found.append((atoms, float(energy)))
+        if energy is None or not known or len(set(atoms.pbc.tolist())) > 1:
+            continue
+        values = (energy, atoms.positions, atoms.cell.array)
+        if not all(_are_finite_numbers(value) for value in values) or np.size(energy) != 1:
+            raise InputError(
+                f"calibration: {file}: expected finite numbers, got others for energy or positions "
+                f"of structure {index}"
+            )
+        found.append((atoms, float(np.reshape(energy, ()))))
     if len(found) < MIN_FRAMES:
         raise InputError(
             f"calibration: expected at least {MIN_FRAMES} structures with an energy, of the "
@@ -129,6 +131,11 @@ def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
         )
     step = -(-len(found) // MAX_FRAMES)
     return found[::step]
+
+
+def _are_finite_numbers(value: object) -> bool:
+    array = np.asarray(value)
+    return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
 
 
 def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:

@@ -122,7 +122,8 @@ def _results(
     found = []
     for probe in probes:
         cell = torch.zeros(3, 3) if probe.cell is None else torch.tensor(probe.cell)
-        with torch.jit.optimized_execution(False):  # compiling takes longer than it saves
+        # Compiling would take longer than it saves.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             energy, forces, charges = module(
                 torch.tensor(probe.positions),
                 torch.tensor(probe.numbers),
@@ -131,7 +132,7 @@ def _results(
             )
         parts = energy / len(probe.numbers), forces, charges
         found.append(tuple(part.detach().cpu().double() for part in parts))
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _close_the_door() -> None:

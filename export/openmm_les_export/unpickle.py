@@ -25,12 +25,16 @@ from openmm_les_export.families import FAMILIES, Family, family_of
 from openmm_les_export.records import Record, stand_in
 
 #: A file whose bytes make no sense, and one whose content does not.
-_FILE = Kind(ModelFileError, "model", "is truncated or damaged", "copy or download it again")
+_FILE = Kind(
+    ModelFileError,
+    "model",
+    "model: {file} is truncated or damaged ({reason}); copy or download it again",
+)
 CONTENT = Kind(
     ModelFileError,
     "model",
-    "contradicts itself",
-    "it is damaged, or not as its training program writes it",
+    "model: {file} contradicts itself ({reason}); it is damaged, or not as its training program "
+    "writes it",
 )
 
 _STRINGS = frozenset(
@@ -172,7 +176,7 @@ def read_archive(file: Path) -> tuple[object, str]:
     with boundary(file, _FILE):
         content = _read_bytes(file)
         archive = _open_archive(file, content)
-        pickled = archive.read("data.pkl")
+        pickled = bytes(archive.read("data.pkl"))
         _check_globals(file, set(scan_globals(pickled)))
         if pickled[:1] == b"\x80" and pickled[1] > pickles.PROTOCOL:
             raise ModelFileError(
@@ -269,7 +273,7 @@ def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
     return ModelFileError(f"model: {file} is a text file; {_EXPECTED}")
 
 
-def scan_globals(data: bytes | memoryview) -> Iterator[str]:
+def scan_globals(data: bytes) -> Iterator[str]:
     """Names of all classes and functions that a pickle, or a row of pickles, would import.
 
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.

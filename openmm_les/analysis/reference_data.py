@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import FloatArray
+from openmm_les.analysis.series import FloatArray, printable
 from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ _LOOKS = {
 }
 #: Of a structure itself.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
+#: Numbers of columns in the properties of an extended XYZ file, and digits of a count of atoms.
+_COLUMNS, _LONGEST_COUNT = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])"), 20
 #: Places of the six components of a stress in its matrix, as ASE orders them.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
@@ -102,7 +105,7 @@ def read_frames(
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
     path = path.expanduser()
-    structures = _read(path, limit)
+    structures = read_structures(path, limit)
     frames = []
     for index, atoms in enumerate(structures):
         where = f"{path}, structure {index}"
@@ -161,7 +164,16 @@ def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
                 )
 
 
-def _read(path: Path, limit: int | None) -> list[Any]:
+def read_structures(path: Path, limit: int | None = None) -> list[Any]:
+    """Structures of a file as ASE reads them, with whatever it says of them.
+
+    Args:
+        path: extended XYZ, or what else ASE reads.
+        limit: read so many structures.
+
+    Raises:
+        InputError: the file cannot be read, or has no structures.
+    """
     try:
         import ase.io
     except ModuleNotFoundError as error:
@@ -171,16 +183,46 @@ def _read(path: Path, limit: int | None) -> list[Any]:
             "data: reading structures needs ASE: pip install 'openmm-les[ase]'"
         ) from None
     try:
-        structures = ase.io.read(path, index=slice(limit))
+        if path.suffix.lower() in (".xyz", ".extxyz"):
+            _check_counts(path, limit)
+        structures = ase.io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
+    except InputError:
+        raise
     except Exception as error:  # ASE's readers raise whatever a broken line leads to
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"data: cannot read {path}: {error.strerror}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(str(error)) or type(error).__name__
         raise InputError(f"data: {path} is not a file that ASE reads: {reason}") from error
     found = structures if isinstance(structures, list) else [structures]
     if not found:
         raise InputError(f"data: expected structures, got none in {path}")
     return found
+
+
+def _check_counts(path: Path, limit: int | None) -> None:
+    """Refuse an XYZ file that claims more than it holds, which ASE would look for without end.
+
+    What else is wrong with it, ASE says better.
+
+    Raises:
+        InputError: fewer lines than atoms, or fewer columns than named.
+    """
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for index in itertools.count():
+            first = stream.readline()
+            if index == limit or not first.strip().isdecimal() or len(first) > _LONGEST_COUNT:
+                return
+            count, names = int(first), stream.readline()
+            lines = [line for line in itertools.islice(stream, count) if line.strip()]
+            where = f"data: {path} is not a file that ASE reads: structure {index}"
+            if len(lines) < count:
+                raise InputError(f"{where}: expected {count} atoms, got {len(lines)} lines of them")
+            columns = sum(int(number[:18]) for number in _COLUMNS.findall(names))
+            if lines and columns > len(lines[0].split()):
+                raise InputError(
+                    f"{where}: expected {columns} columns, as many as its properties have, got "
+                    f"{len(lines[0].split())}"
+                )
 
 
 def _reference(

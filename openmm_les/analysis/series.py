@@ -138,7 +138,7 @@ class Header:
             InputError: a temperature that is none, or is in another unit.
         """
         found: dict[str, Any] = {
-            name: str(entries[name])
+            name: printable(str(entries[name]))
             for name in ("model", "model_sha256", "charge_sign")
             if name in entries
         }
@@ -150,8 +150,8 @@ class Header:
                 found["temperature"] = math.nan
             if unit != "K" or not 0.0 < found["temperature"] < math.inf:
                 raise InputError(
-                    f"{source}: expected a temperature above 0 in K, got {str(given)[:40]} "
-                    f"{unit[:40]}; correct its header"
+                    f"{source}: expected a temperature above 0 in K, got "
+                    f"{printable(str(given), 40)} {printable(unit, 40)}; correct its header"
                 )
         return cls(**found)
 
@@ -285,7 +285,9 @@ def from_table(
         of_quantity[component] = place
     moments = places.pop(TIME.name, {})
     if list(moments) != [("", "")]:
-        raise InputError(f"{source}: expected a column 'Time (ps)', got {', '.join(columns)[:200]}")
+        raise InputError(
+            f"{source}: expected a column 'Time (ps)', got {printable(', '.join(columns))}"
+        )
     time = table[:, moments["", ""]]
     step = places.pop(STEP.name, {}).get(("", ""))
     steps = None if step is None else as_steps(source, table[:, step])
@@ -323,12 +325,15 @@ def from_arrays(
         InputError: arrays of other shapes or units.
     """
     if TIME.name not in arrays:
-        raise InputError(f"{source}: expected an array 'time' [ps], got {', '.join(arrays)}")
+        raise InputError(
+            f"{source}: expected an array 'time' [ps], got {printable(', '.join(arrays))}"
+        )
     values = {}
     for name, quantity in {TIME.name: TIME, **QUANTITIES}.items():
         if name in arrays and units.get(name, quantity.unit) != quantity.unit:
             raise InputError(
-                f"{source}: expected {name} in {quantity.unit}, got {units[name]}; convert it"
+                f"{source}: expected {name} in {quantity.unit}, got "
+                f"{printable(str(units[name]), 40)}; convert it"
             )
     time = np.asarray(arrays[TIME.name], dtype=np.float64)
     if time.ndim != 1:
@@ -363,6 +368,12 @@ def as_steps(source: str, values: npt.NDArray[Any]) -> IntArray:
     if not (np.isfinite(numbers) & (np.abs(numbers) < 2**53)).all():
         raise InputError(f"{source}: expected a number of steps in every row, got something else")
     return np.asarray(values).astype(np.int64)
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text of a file in one line that is safe to print, not longer than `most`."""
+    line = " ".join(text.split())[:most]
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def is_series(columns: Iterable[str]) -> bool:

@@ -113,7 +113,7 @@ def check_array(path: Path, name: str, shape: Sequence[int], dtype: Any) -> None
     """
     kind = np.dtype(dtype)
     if kind.kind not in _NUMBERS or kind.subdtype is not None:
-        raise InputError(f"{path}: expected numbers for {name}, got the type {str(kind)[:40]}")
+        raise InputError(f"{path}: expected numbers for {name}, got the type {kind.kind!r}")
     size = kind.itemsize
     for length in shape:  # of Python, which do not overflow
         size *= int(length)

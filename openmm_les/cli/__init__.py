@@ -6,6 +6,7 @@ Commands import what they need when they run, so that ``--help`` answers at once
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 import traceback
@@ -16,7 +17,7 @@ import click
 
 from openmm_les._version import __version__
 from openmm_les.cli.terminal import PrintableFormatter, echo
-from openmm_les.errors import LESError, SimulationError, printable
+from openmm_les.errors import LESError, SimulationError
 from openmm_les.waiting import wait_passively
 
 COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        echo(text.getvalue(), err=True, nl=False)
         status = error.exit_code
     except click.Abort:
         status = _report("interrupted", FAILURE)

@@ -25,7 +25,7 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-class UserPath(click.ParamType):
+class UserPath(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A path; it may begin with ``~`` where the shell leaves that alone, as in ``--output=~/x``."""
 
     name = "path"

@@ -39,23 +39,28 @@ class _Waiting:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.calls = 0
+        self._caller: FrameType | None = None
         self._profiler: Any = None
 
-    def put(self, error: BaseException) -> None:
-        """Raise `error` in the first function outside of OpenMM that is entered or left."""
+    def put(self, error: BaseException, caller: FrameType | None) -> None:
+        """Raise `error` in the function that called OpenMM, before it goes on or returns."""
         if self.error is None:
             self.calls = 0
-        self.error = error
+        self.error, self._caller = error, caller
         # There is no other way into the code between OpenMM and the user.
         if sys.getprofile() != self._on_event:
             self._profiler = sys.getprofile()
             sys.setprofile(self._on_event)
 
     def _on_event(self, frame: FrameType, event: str, argument: object) -> None:
-        if _inside(frame):
+        # OpenMM itself runs Python too, as for the text of an error, and dies of what is raised.
+        outer = self._caller
+        while outer is not None and outer is not frame:
+            outer = outer.f_back
+        if outer is None:
             return
         sys.setprofile(self._profiler)
-        error, self.error = self.error, None
+        error, self.error, self._caller = self.error, None, None
         if error is not None:
             raise error
 
@@ -89,21 +94,24 @@ def handed_over() -> Iterator[None]:
                 raise _waiting.error
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        _waiting.put(error)
+        _waiting.put(error, _caller(sys._getframe()))
         raise SimulationError("interrupted from the keyboard") from None
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     """Python's own handler, except inside of a force."""
-    if _waiting.error is None and _inside(frame):
-        _waiting.put(KeyboardInterrupt())
+    caller = _caller(frame)
+    if _waiting.error is None and caller is not None:
+        _waiting.put(KeyboardInterrupt(), caller)
     else:
         signal.default_int_handler(number, frame)
 
 
-def _inside(frame: FrameType | None) -> bool:
+def _caller(frame: FrameType | None) -> FrameType | None:
+    """What called the OpenMM that called the force that a frame belongs to; None outside of any."""
+    caller = None
     while frame is not None:
         if frame.f_code in _entries:
-            return True
+            caller = frame.f_back
         frame = frame.f_back
-    return False
+    return caller

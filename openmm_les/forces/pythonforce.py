@@ -13,7 +13,7 @@ import openmm
 
 from openmm_les import artifact as artifacts
 from openmm_les import saved
-from openmm_les.errors import LESError, SimulationError
+from openmm_les.errors import LESError, SimulationError, printable
 from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FEW = 5
+
+
+class _ForOpenMM(SimulationError):
+    """An error whose text OpenMM gets without running Python, which it dies of if that raises."""
+
+    __str__ = Exception.__str__
 
 
 def build(
@@ -166,18 +172,20 @@ class LESCompute:
         the text has to say everything.
 
         Raises:
-            LESError: named in its message: positions that are not finite, a box too small, ...
+            SimulationError: positions that are not finite, a box too small, ...
         """
         try:
             # OpenMM calls with a CUDA context of its own, which may be current.
             with handed_over(), self._lock, torch_context(self._settings.get("device")):
                 return self._evaluate(state)
-        except LESError:
-            raise
+        except LESError as error:
+            raise _ForOpenMM(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise _ForOpenMM(saved.what_is_missing(error)) from error
         except Exception as error:
             logger.exception("the LES force failed")
-            what = f"{type(error).__name__}: {error}"
-            raise SimulationError(f"the LES force failed: {what}") from error
+            what = printable(f"{type(error).__name__}: {error}")
+            raise _ForOpenMM(f"the LES force failed: {what}") from error
 
     def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.

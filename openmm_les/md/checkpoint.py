@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from openmm_les.errors import InputError
 from openmm_les.files import write_atomically
 from openmm_les.md.config import RunConfig
+from openmm_les.reading import Damage, Kind, boundary, read_file
 
 _FORMAT = 2
 _METADATA, _CONTEXT = "metadata.json", "context.bin"
@@ -23,10 +23,10 @@ PhaseName = Literal["equilibration", "production"]
 
 _Item = TypeVar("_Item")
 _Vector = Annotated[list[_Item], Field(min_length=3, max_length=3)]
-#: What a damaged archive, text or table leads to.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError),
-    *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
+_KIND = Kind(
+    InputError,
+    "checkpoint",
+    "checkpoint: {file} is damaged ({reason}); start again with --overwrite",
 )
 #: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
 _HEAD = 48
@@ -116,37 +116,42 @@ class Checkpoint:
         Raises:
             InputError: the file is damaged, or from a newer version.
         """
-        remedy = "start again with --overwrite"
-        try:
-            with zipfile.ZipFile(path) as members:
+        with boundary(path, _KIND):
+            with zipfile.ZipFile(io.BytesIO(read_file(path))) as members:
                 _check_members(path, members)
                 metadata = json.loads(members.read(_METADATA))
                 context = members.read(_CONTEXT)  # the archive checks its own sums
             version = metadata.pop("format")
-            if version == _FORMAT:
-                if metadata.pop("context_sha256") != hashlib.sha256(context).hexdigest():
-                    raise ValueError("the context is not the one that was saved")
-                found = TypeAdapter(cls).validate_python(metadata | {"context": context})
-                for settings in (found.requested, found.resolved):
-                    RunConfig(**settings)
-                return found
-        except ValidationError as error:
-            place, reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
-            raise InputError(
-                f"checkpoint: {path} is damaged ({'.'.join(map(str, place))}: {reason}); {remedy}"
-            ) from error
-        except _DAMAGE as error:
-            raise InputError(f"checkpoint: {path} is damaged ({error}); {remedy}") from error
-        raise InputError(
-            f"checkpoint: {path} has format {version!r}, this openmm-les reads {_FORMAT}; use the "
-            f"version that wrote it, or {remedy}"
-        )
+            if version != _FORMAT:
+                raise InputError(
+                    f"checkpoint: {path} has format {version!r}, this openmm-les reads {_FORMAT}; "
+                    "use the version that wrote it, or start again with --overwrite"
+                )
+            if metadata.pop("context_sha256") != hashlib.sha256(context).hexdigest():
+                raise Damage("its context is not the one that was saved")
+            return _checked(metadata | {"context": context})
+
+
+def _checked(values: dict[str, Any]) -> Checkpoint:
+    try:
+        found = TypeAdapter(Checkpoint).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Damage(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    try:
+        for settings in (found.requested, found.resolved):
+            RunConfig(**settings)
+    except InputError as error:
+        raise Damage(str(error)) from error
+    return found
 
 
 def _check_members(path: Path, members: zipfile.ZipFile) -> None:
     """Refuse an archive that is more than its file: `Checkpoint.write` compresses nothing."""
     infos = members.infolist()
+    if sorted(info.filename for info in infos) != sorted((_METADATA, _CONTEXT)):
+        raise Damage(f"expected the members {_METADATA} and {_CONTEXT}")
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-        raise ValueError("it is compressed")
+        raise Damage("it is compressed")
     if sum(info.file_size for info in infos) > path.stat().st_size:
-        raise ValueError("its members are larger than the file")
+        raise Damage("its members are larger than the file")

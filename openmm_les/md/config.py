@@ -36,10 +36,13 @@ _PATHS = ("structure", "model", "output", "system")
 _FILES = ("force_field",)
 
 
+#: How many wrong settings a message names.
+_FEW = 5
+_LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: What a run can follow of the model's electric properties.
-RESPONSES = ("dipole", "current", "charges", "born_charges", "velocities")
+RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
 
 
 #: What is usual; other values are most often meant in another unit (ps, Celsius, 1/s, Pa, A).
@@ -97,7 +100,8 @@ class RunConfig(BaseModel):
     )
     response: Texts | None = Field(
         None,
-        description="what response.csv holds: dipole, current, charges, born_charges, velocities",
+        description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
+        " velocities",
     )
     response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(
@@ -163,8 +167,9 @@ class RunConfig(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = (_explain(details, origin) for details in error.errors())
-            raise InputError("; ".join(dict.fromkeys(problems))) from None
+            every = dict.fromkeys(_explain(details, origin) for details in error.errors())
+            more = f"; and {len(every) - _FEW} more" if len(every) > _FEW else ""
+            raise InputError("; ".join(list(every)[:_FEW]) + more) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(
@@ -389,8 +394,9 @@ def _relative(path: str, base: Path) -> str:
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
     """One problem in the words of the user: where, which field, expected, got."""
     if not details["loc"]:  # between fields; the text is ours
-        return str(details["ctx"]["error"])
-    name = str(details["loc"][0])
+        text = str(details["ctx"]["error"])
+        return text if origin.file is None else f"{origin.file}: {text}"
+    name = str(details["loc"][0])[:_LONGEST_NAME]
     where = name if origin.file is None else f"{origin.file}: {name}"
     where = flag(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":

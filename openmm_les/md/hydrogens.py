@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from openmm import app
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few
-from openmm_les.forces.region import residue_name
+from openmm_les.forces.region import few, residue_name
 from openmm_les.md.wording import residue_names
 
 logger = logging.getLogger(__name__)
@@ -31,13 +30,16 @@ _SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
 _BOUND = 0.135
 
 
-def check(topology: app.Topology, positions: FloatArray, box: FloatArray | None) -> None:
+def check(
+    path: Path, topology: app.Topology, positions: FloatArray, box: FloatArray | None
+) -> None:
     """Refuse what experiment leaves out and a force field would notice: hydrogen atoms.
 
     Of residues that OpenMM knows, how many are on each carbon (and in water) does not depend on the
     pH. Of others an odd number of electrons tells, or carbon without hydrogen: a warning.
 
     Args:
+        path: of the file, for messages.
         topology: elements, residues and bonds.
         positions: shape (n, 3) [nm].
         box: box vectors in rows [nm]; None where not periodic.
@@ -64,14 +66,17 @@ def check(topology: app.Topology, positions: FloatArray, box: FloatArray | None)
     remedy = "add them, for example with PDBFixer or openmm.app.Modeller.addHydrogens"
     if bare:
         raise InputError(
-            f"structure: expected all hydrogen atoms, got none in {residue_names(bare)}; {remedy}"
+            f"structure: expected all hydrogen atoms, got none in {residue_names(bare)} of "
+            f"{path}; {remedy}"
         )
     if lacking:
         told = (
             f"{got} of {wanted} on {atom.name} of {residue_name(atom.residue)}"
             for got, wanted, atom in lacking
         )
-        raise InputError(f"structure: expected all hydrogen atoms, got {few(told)}; {remedy}")
+        raise InputError(
+            f"structure: expected all hydrogen atoms, got {few(told)} in {path}; {remedy}"
+        )
     if doubtful:
         logger.warning(
             "%s: carbon without hydrogen; the structure must have all its hydrogen atoms",

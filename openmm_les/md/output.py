@@ -15,12 +15,20 @@ from filelock import FileLock, Timeout
 from openmm import app, unit
 
 from openmm_les._version import __version__
+from openmm_les.analysis.spectra import check_sampling
 from openmm_les.errors import InputError, LESError, OutputError
-from openmm_les.files import refuse_inputs, sync_directory, write_atomically, writing
+from openmm_les.files import (
+    refuse_inputs,
+    remove_parts,
+    sync_directory,
+    write_atomically,
+    writing,
+)
 from openmm_les.md.checkpoint import Checkpoint, FileState
 from openmm_les.md.config import CONFIG, RunConfig, load
+from openmm_les.md.hydrogens import HYDROGEN
 from openmm_les.md.simulation import Phase
-from openmm_les.md.structure import FloatArray, Structure, check_rows, with_box
+from openmm_les.md.structure import FloatArray, Structure, with_box
 from openmm_les.reporters import LESReporter
 
 MINIMISED = "minimised.pdb"
@@ -66,6 +74,8 @@ class RunDirectory:
             lock = FileLock(self / ".lock", timeout=0)
             lock.acquire()
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            for name in ALL:  # of a process that was killed
+                remove_parts(self / name)
         except Timeout:
             who = owner.read_text() if owner.is_file() else "another process"
             raise InputError(
@@ -146,7 +156,6 @@ class RunDirectory:
             for name in (CHECKPOINT, *ALL):
                 if name != CONFIG:
                     (self / name).unlink(missing_ok=True)
-                    (self / f".{name}.part").unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
         """Write the configuration; with `--resume` it continues this run.
@@ -246,8 +255,7 @@ class PhaseOutput:
             self._trajectory = _TrajectoryReporter(directory / TRAJECTORY, interval)
             self.reporters.append(_Writing(directory / TRAJECTORY, self._trajectory))
             if config.response:
-                path = directory / RESPONSE
-                self.reporters.append(_Writing(path, _response_reporter(path, config)))
+                self.reporters.append(_response_reporter(directory / RESPONSE, config))
 
     def sync(self) -> None:
         """Bring everything that was reported to the disk, so that a checkpoint may rely on it."""
@@ -303,10 +311,12 @@ def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
         dipole="dipole" in wanted,
         bornCharges="born_charges" in wanted,
         current="current" in wanted,
+        lesEnergy="les_energy" in wanted,
         velocities="velocities" in wanted,
         append=True,
         precision=config.precision,
         device=config.device,
+        temperature=config.temperature,
     )
 
 
@@ -320,8 +330,9 @@ def check_response(config: RunConfig, structure: Structure) -> None:
     is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
     if "dipole" in wanted and structure.box is not None and not is_cluster:
         raise InputError("response: a periodic system has no dipole, take the current")
-    if {"current", "dipole", "velocities"}.intersection(wanted):
-        check_rows(structure.topology, config.response_interval * config.time_step)
+    has_hydrogen = any(atom.element in HYDROGEN for atom in structure.topology.atoms())
+    if has_hydrogen and {"current", "dipole", "velocities"}.intersection(wanted):
+        check_sampling(config.response_interval * config.time_step * 1e-3)
 
 
 class _TrajectoryReporter:

@@ -39,8 +39,8 @@ _BATCH = 10
 #: Change of the volume at which the model gets new buffers. At 15 % it makes them by itself, in the
 #: middle of an interval, where a resumed run would not know of them.
 _NEW_BUFFERS = 0.10
-#: What the message about a region that the model does not describe begins with: it has its remedy.
-_OTHER_REMEDY = "the latent charges of the ML region"
+#: Pieces of messages that have a remedy of their own.
+_OWN_REMEDY = ("the latent charges of the ML region", "take a smaller time step")
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def blow_ups(where: str, job: Job) -> Iterator[None]:
 def _broken(where: str, job: Job, reason: str) -> SimulationError:
     reason = of_run(" ".join(reason.split()), job.structure.topology)
     remedy = ""
-    if _OTHER_REMEDY not in reason:
+    if not any(piece in reason for piece in _OWN_REMEDY):
         remedy = "look at the start structure; a smaller time_step or more minimise_iterations may "
         remedy += "help; "
     return SimulationError(

@@ -195,9 +195,7 @@ def _minimise(job: Job) -> State:
         job.listener.message("stopped in the minimisation; continuing means starting again")
         job.stop.obey()
     _check_energy(job, after, "the minimised structure")
-    job.listener.message(
-        f"minimised in {counter.number} iterations from {before:.1f} to {after:.1f} kJ/mol"
-    )
+    job.listener.message(f"minimised in {counter.told()} from {before:.1f} to {after:.1f} kJ/mol")
     positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
     job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
     return State(positions.value_in_unit(unit.nanometer), None, start.box)
@@ -239,7 +237,8 @@ def _check_energy(job: Job, energy: float, what: str) -> None:
 class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
     """Counts iterations, and ends the minimisation when asked to stop, or after the last one.
 
-    OpenMM by itself begins to count again whenever it makes constraints stiffer.
+    OpenMM by itself begins to count again whenever it makes constraints stiffer. What is left of
+    these rounds then takes one iteration each.
     """
 
     def __init__(self, stop: StopRequest, most: int) -> None:
@@ -251,6 +250,17 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
     def report(self, iteration: int, x: object, gradient: object, args: object) -> bool:
         self.number += 1
         return bool(self._stop) or self.number >= self._most
+
+    @property
+    def told(self) -> int:
+        """Iterations of what was asked for."""
+        return min(self.number, self._most)
+
+    @property
+    def also(self) -> str:
+        """And what came after it, for people."""
+        more = self.number - self._most
+        return f", with {more} more for the constraints" if more > 0 else ""
 
 
 def _number_of_atoms(job: Job) -> int:

@@ -13,6 +13,9 @@ from typing import Any
 import yaml
 
 from openmm_les.errors import InputError
+from openmm_les.reading import Damage, Kind, boundary, read_file
+
+_KIND = Kind(InputError, "config", "config: {file} is not valid YAML: {reason}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,13 +49,11 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
-    try:
-        content = yaml.load(file.read_bytes(), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"config: cannot read {file}: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of text, numbers, brackets
-        text = " ".join(" ".join(_sentences(error)).split())
-        raise InputError(f"config: {file} is not valid YAML: {text}") from None
+    with boundary(file, _KIND):
+        try:
+            content = yaml.load(read_file(file), Loader=_Loader)
+        except (yaml.YAMLError, ValueError) as error:  # of text, numbers, dates
+            raise Damage(" ".join(" ".join(_sentences(error)).split())) from error
     if content is None:
         return {}
     if not isinstance(content, dict):

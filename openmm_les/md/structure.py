@@ -28,8 +28,6 @@ FloatArray = NDArray[np.float64]
 _NO_BOX = 0.1001
 #: Time step [fs] beyond which bonds to hydrogen, with periods of 9 fs, are badly integrated.
 _LONG_STEP = 1.0
-#: Time [fs] between rows up to which a vibration of that period is seen.
-_LONG_ROWS = 4.0
 #: Names of particles without an element: the sites of water models and lone pairs.
 _SITE = re.compile(r"(M|EP|E|LP|V)\w{0,2}")
 #: Nothing is this far from the origin [nm].
@@ -86,7 +84,7 @@ def read(path: Path) -> Structure:
     _check_elements(path, topology)
     _check_box(path, found)
     _check_distances(path, found)
-    hydrogens.check(topology, positions, found.box)
+    hydrogens.check(path, topology, positions, found.box)
     return found
 
 
@@ -128,16 +126,6 @@ def check_time_step(
     if time_step > _LONG_STEP and any(atom.element in HYDROGEN for atom in free):
         logger.warning(
             "time_step: %g fs is long where bonds to hydrogen are free; 0.5 fs is safe", time_step
-        )
-
-
-def check_rows(topology: app.Topology, interval: float) -> None:
-    """Warn of rows of a time series [fs] in which vibrations of hydrogen cannot be seen."""
-    if interval > _LONG_ROWS and any(atom.element in HYDROGEN for atom in topology.atoms()):
-        logger.warning(
-            "response_interval: rows every %g fs are too rare for bonds to hydrogen, which fold "
-            "back to wrong places of a spectrum; 2 to 3 fs show them",
-            interval,
         )
 
 

@@ -23,10 +23,11 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 from openmm_les.errors import InputError
 from openmm_les.forces.region import few
 from openmm_les.md import hydrogens
-from openmm_les.md.xml_files import line as one_line
+from openmm_les.reading import Damage, Kind, boundary, read_file
 
 logger = logging.getLogger(__name__)
 
+_KIND = Kind(InputError, "structure", "structure: {file} is not a valid structure: {reason}")
 PDB = (".pdb", ".ent")
 MMCIF = (".cif", ".mmcif", ".pdbx")
 
@@ -89,26 +90,16 @@ def read(path: Path) -> tuple[Any, bytes]:
         raise InputError(
             f"structure: expected a PDB or mmCIF file ({', '.join(PDB + MMCIF)}), got {path}"
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"structure: cannot read {path}: {error.strerror or error}") from None
-    text = _text(path, content)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            records = list(_of_pdb(path, text) if kind in PDB else _of_mmcif(path, text))
-            reader = app.PDBFile if kind in PDB else app.PDBxFile
-            file = reader(io.StringIO(text))
-        except InputError:
-            raise
-        except Exception as error:  # the parsers raise whatever a broken line leads to
-            reason = one_line(error)
-            if not isinstance(error, ValueError):  # of a list, a table, None: nothing for people
-                reason = "it ends too early, or its tables are damaged"
-            raise InputError(
-                f"structure: {path} is not a valid {kind[1:]} file: {reason}"
-            ) from error
+    with boundary(path, _KIND):
+        content = read_file(path)
+        text = _text(path, content)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                records = list(_of_pdb(path, text) if kind in PDB else _of_mmcif(path, text))
+                file = (app.PDBFile if kind in PDB else app.PDBxFile)(io.StringIO(text))
+            except (AttributeError, LookupError, TypeError) as error:  # of a list, a table, None
+                raise Damage("it ends too early, or its tables are damaged") from error
     _check_names(path, told)
     _check_count(path, records, file.topology.getNumAtoms())
     if guessed := [f"{one.name} of {one.residue}" for one in records if one.is_guessed]:
@@ -241,7 +232,7 @@ def _of_mmcif(path: Path, text: str) -> Iterator[_Record]:
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise InputError(
-            f"structure: expected the column _atom_site.{missing[0]} in {path}, got "
+            f"structure: expected {missing[0]} among the columns of _atom_site in {path}, got "
             f"{', '.join(columns)}"
         )
 

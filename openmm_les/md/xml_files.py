@@ -15,6 +15,7 @@ import openmm
 from openmm.app.forcefield import _getDataDirectories
 
 from openmm_les.errors import InputError
+from openmm_les.reading import Kind, boundary, read_file
 
 #: What a run adds by itself.
 _OF_THE_RUN = ("Barostat", "Thermostat")
@@ -32,10 +33,13 @@ _HARMLESS = frozenset(
     + ("Continuous2DFunction", "Continuous3DFunction", "Discrete1DFunction", "Discrete2DFunction")
     + ("Discrete3DFunction",)
 )
+#: Characters that are shown of what another library says.
+_LONGEST = 400
 #: Elements of a force field whose text OpenMM runs, and the attribute that it evaluates.
 _SCRIPTS = ("Script", "InitializationScript")
 _EVALUATED = "useDispersionCorrection"
 _TRUTH_VALUES = ("True", "False", "0", "1")
+_KIND = Kind(InputError, "system", "system: {file} is not an XML file: {reason}")
 #: What the parser raises for something else than XML.
 _BROKEN = (ElementTree.ParseError, ValueError, LookupError, RecursionError)
 
@@ -49,12 +53,8 @@ def read_system(path: Path) -> openmm.System:
     Raises:
         InputError: there is none, or it holds what a run adds by itself or what could run code.
     """
-    try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"system: cannot read {path}: {error.strerror or error}") from None
-    except _BROKEN as error:
-        raise InputError(f"system: {path} is not an XML file: {line(error)}") from None
+    with boundary(path, _KIND):
+        root = ElementTree.fromstring(read_file(path))
     _check_types(path, root)
     try:
         system = openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
@@ -134,4 +134,5 @@ def _located(name: str, folders: Iterable[str]) -> str | None:
 
 def line(error: Exception) -> str:
     """What an error of another library says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from openmm_les.errors import ArtifactError
 from openmm_les.networks.allegro import AllegroNetwork
 from openmm_les.networks.cace import CACENetwork
 from openmm_les.networks.canonical import CanonicalModel
@@ -50,15 +49,7 @@ def build_network(
 
     Returns:
         A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
-
-    Raises:
-        ArtifactError: the family is not known to this version.
     """
-    if canonical.family not in _FAMILIES:
-        raise ArtifactError(
-            f"family: expected one of {sorted(_FAMILIES)}, got {canonical.family!r}; upgrade with "
-            "'pip install -U openmm-les'"
-        )
     return _FAMILIES[canonical.family](
         canonical.hyper,
         canonical.state,

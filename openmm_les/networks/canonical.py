@@ -10,6 +10,9 @@ from openmm_les.reading import Damage
 if TYPE_CHECKING:
     import torch
 
+#: No weight, in any unit that a training may have, comes near.
+_LARGEST = 1e12
+
 
 @dataclass(frozen=True)
 class CanonicalModel:
@@ -48,13 +51,13 @@ class CanonicalModel:
         if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
             raise Damage("weights: expected tensors, got something else")
         hyper = check_model(self.family, self.hyper, self.les)
-        if hyper is not None:
-            shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-            check_state(self.family, hyper, shapes)
-        broken = [name for name, t in self.state.items() if not bool(t.isfinite().all())]
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        check_state(self.family, hyper, shapes)
+        broken = [n for n, t in self.state.items() if not bool((t.abs() <= _LARGEST).all())]
         if broken:
             raise Damage(
-                "weights: expected finite numbers, got NaN or infinity in " + ", ".join(broken[:5])
+                f"weights: expected numbers up to {_LARGEST:g}, got NaN, infinity or more in "
+                + ", ".join(broken[:5])
             )
         others = {str(t.dtype) for t in self.state.values()} - {"torch.float64"}
         if others:

@@ -63,7 +63,7 @@ class Target:
         read: reads a file as a user's command does, and returns the numbers that come of it.
         hostile: files made on purpose, each in place of the first file of the first seed.
         accepted: names of hostile files that may be accepted.
-        named: what a message has to hold where that is not the name of the file.
+        named: what else a message may hold in place of the name of the file.
         guarded: whether every change must be noticed; else only those of the bytes of zip archives,
             whose members have checksums.
     """
@@ -73,7 +73,7 @@ class Target:
     read: Callable[[Path], Numbers]
     hostile: Mapping[str, Hostile] = field(default_factory=dict)
     accepted: frozenset[str] = frozenset()
-    named: str = ""
+    named: tuple[str, ...] = ()
     guarded: bool = False
 
 

@@ -7,6 +7,7 @@ Here the container is hostile, or what an artifact says of its model; hostile pi
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import zipfile
@@ -204,7 +205,11 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "les.remove_self_interaction": ("no", 2, None, []),
 }
 #: Hyper-parameters of the first seed's family.
-_COUNTS = (0, -5, 10**9, 1.5, "5", None, True, [], 10**30)
+_COUNTS = (0, -5, 10**9, "5", None, True, [], 10**30)
+
+
+def _shown(value: Any) -> str:
+    return "gone" if value is _GONE else ascii(value)[:20]
 
 
 def metadata() -> dict[str, Change]:
@@ -212,8 +217,7 @@ def metadata() -> dict[str, Change]:
     found: dict[str, Change] = {}
     for path, values in _VALUES.items():
         for value in values:
-            shown = "gone" if value is _GONE else repr(value)[:20].replace("/", " ")
-            found[f"{path} {shown}"] = _with(path, value)
+            found[f"{path} {_shown(value)}"] = _with(path, value)
     deep = b"[" * 200_000 + b"]" * 200_000
     found |= {
         "deep metadata": _metadata(lambda _: deep),
@@ -243,28 +247,17 @@ def metadata() -> dict[str, Change]:
     return found
 
 
-def _counts(seed: Seed) -> dict[str, Change]:
-    """Every hyper-parameter of this artifact at impossible values."""
-    content = next(
-        c for n, c, _ in members(seed.content(seed.files[0])) if n.endswith("/metadata.json")
-    )
-    names = [name for name in json.loads(content)["hyper"] if name not in ("elements", "cutoff")]
-    return {
-        f"hyper.{name} {str(value)[:12]}": _with(f"hyper.{name}", value)
-        for name in names
-        for value in (*_COUNTS, _GONE)
-    }
-
-
 def _inner(change: Change) -> Change:
     """A change of the weights' own archive."""
     return lambda data: with_member(data, "/canonical.pt", change)
 
 
-def _hyper(index: int, seed: Seed) -> bytes:
-    """The change of this number; those beyond the last repeat the first ones."""
-    changes = list(_counts(seed).values())
-    return changes[index % len(changes)](seed.content(seed.files[0]))
+def _hyper(position: int, value: Any, seed: Seed) -> bytes:
+    """Another value of the hyper-parameter at this position; beyond the last the first again."""
+    data = seed.content(seed.files[0])
+    content = next(c for name, c, _ in members(data) if name.endswith("/metadata.json"))
+    names = [name for name in json.loads(content)["hyper"] if name not in ("elements", "cutoff")]
+    return _with(f"hyper.{names[position % len(names)]}", value)(data)
 
 
 def artifacts() -> dict[str, Hostile]:
@@ -277,12 +270,81 @@ def artifacts() -> dict[str, Hostile]:
         found[f"weights: {name}"] = partial(_of_seed, _inner(in_front))
     for name, change in metadata().items():
         found[name] = partial(_of_seed, change)
-    for index in range(len(_COUNTS) * 12):
-        found[f"hyper-parameter {index}"] = partial(_hyper, index)
+    for position, value in itertools.product(range(6), (*_COUNTS, _GONE)):
+        found[f"hyper-parameter {position} {_shown(value)}"] = partial(_hyper, position, value)
     return found
 
 
 # --- archives of other readers ------------------------------------------------------------------
+
+
+_RUN: dict[str, tuple[Any, ...]] = {
+    "format": (0, 2, "1", None, True),
+    "phase": ("", "other", 3, None),
+    "step": (-20, 1.5, "20", None, 10**30, True),
+    "box": ([], [[1.0]], "box", [[float("nan")] * 3] * 3, [[[]] * 3] * 3),
+    "requested": ({}, [], None, {"steps": -1}, {"other": 1}),
+    "resolved": ({}, None, {"seed": "x"}),
+    "wall_seconds": ("1", None, float("nan")),
+    "environment": ([], None, {"openmm": "\x1b[2J"}),
+    "structure_sha256": (3, None, ""),
+    "outputs": ([], None, {"../outside.txt": {"size": 0, "head": ""}}),
+}
+_GROWN = (
+    {"size": -1, "head": ""},
+    {"size": 10**18, "head": ""},
+    {"size": 1.5, "head": ""},
+    {"size": 3, "head": "0"},
+    {"size": 3, "head": "zz"},
+    {"size": 3, "head": "00" * 100_000},
+    {"size": 3, "head": None},
+)
+
+
+def _grown(name: str, state: Any) -> Change:
+    """One file more that grew, or another state of the one there is."""
+
+    def change(content: bytes) -> bytes:
+        document = json.loads(content)
+        document["outputs"][name] = state
+        return json.dumps(document).encode()
+
+    return lambda data: with_member(data, "metadata.json", change)
+
+
+def runs() -> dict[str, Hostile]:
+    """Hostile checkpoints of runs."""
+    found = containers()
+    changes: dict[str, Change] = {
+        "half of the context": lambda data: with_member(data, ".bin", lambda c: c[: len(c) // 2]),
+        "no context": lambda data: with_member(data, ".bin", lambda _: b""),
+        "deep metadata": lambda data: with_member(data, "metadata.json", lambda _: b"[" * 10**5),
+        "metadata that swells": _bomb("metadata.json", 200),
+    }
+    for path, values in _RUN.items():
+        for value in (*values, _GONE):
+            changes[f"{path} {_shown(value)}"] = _top(path, value)
+    for number, state in enumerate(_GROWN):
+        changes[f"state {number} of a file"] = _grown("log.csv", state)
+    sound = {"size": 0, "head": ""}
+    for name in ("../outside.txt", "/tmp/outside.txt", "./../outside.txt", ".", "", "other.csv"):
+        changes[f"file {name}"] = _grown(name, sound)
+    for name, change in changes.items():
+        found[name] = partial(_of_seed, change)
+    return found
+
+
+def _top(name: str, value: Any) -> Change:
+    """Another value at the top of a checkpoint's metadata."""
+
+    def change(content: bytes) -> bytes:
+        document = json.loads(content)
+        document[name] = value
+        if value is _GONE:
+            del document[name]
+        return json.dumps(document).encode()
+
+    return lambda data: with_member(data, "metadata.json", change)
 
 
 def _npz(**arrays: Any) -> Hostile:
@@ -314,7 +376,9 @@ def series() -> dict[str, Hostile]:
     """NPZ files that claim more than they hold, or hold what is no number."""
 
     def shaped(shape: str, kind: str = "<f8") -> Hostile:
-        return _npz(time=_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n"))
+        return _npz(
+            time=_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n")
+        )
 
     return containers() | {
         "shape of 10^12": shaped("(1000000000000,)"),
@@ -332,7 +396,7 @@ def series() -> dict[str, Hostile]:
         "pickle as an array": _npz(time=b"\x80\x02cposix\nmkdir\nX\x03\x00\x00\x00ran\x85R."),
         "complex time": _npz(time=[1j, 2j]),
         "texts as time": _npz(time=["a", "b"]),
-        "dates as time": _npz(time=_header("{'descr': '<M8[s]', 'fortran_order': False, 'shape': (2,)}\n")),
+        "dates as time": shaped("(2,)", "<M8[s]"),
         "no dimension": _npz(time=3.0),
         "two dimensions": _npz(time=[[1.0], [2.0]]),
         "units that are none": _npz(units="3"),
@@ -352,9 +416,10 @@ def _bombed_time(seed: Seed) -> bytes:
     head = _header(text)[:-64]
     entries = [e for e in members(seed.content(seed.files[0])) if e[0] != "time.npy"]
     stream = io.BytesIO(archive(entries))
-    with zipfile.ZipFile(stream, "a") as made, made.open(
-        _deflated("time.npy"), "w", force_zip64=True
-    ) as member:
+    with (
+        zipfile.ZipFile(stream, "a") as made,
+        made.open(_deflated("time.npy"), "w", force_zip64=True) as member,
+    ):
         member.write(head)
         for _ in range(30):
             member.write(bytes(10**7))

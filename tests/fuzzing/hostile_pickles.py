@@ -1,7 +1,7 @@
 """Pickles that somebody made to run code, to read beyond a storage, or to take everything.
 
-Each is a row of opcodes that leaves one object on the stack. It is tried by itself, and in front of
-a sound pickle, which then throws the object away, so that what is checked at the end comes too late.
+Each is a row of opcodes that leaves one object on the stack. It is tried by itself, and in front
+of a sound pickle, which then throws the object away: what is checked at the end comes too late.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ SNIPPETS: dict[str, bytes] = {
     "operator": call("operator.methodcaller", text("mkdir"), _MKDIR),
     "torch load": call("torch.serialization.load", text("other.pt")),
     "torch jit": call("torch.jit._serialization.load", text("other.pt")),
-    "numpy": call("numpy.core.multiarray._reconstruct", class_of("numpy.ndarray"), row(0), b"C\x01b"),
-    "build of a class": class_of(_MODULE) + b"}" + text("__init__") + class_of("posix.mkdir") + b"sb",
+    "numpy": call("numpy.core.multiarray._reconstruct", class_of("numpy.ndarray"), row(0), b"N"),
+    "build of a class": class_of(_MODULE) + b"}" + text("__init__") + class_of("os.mkdir") + b"sb",
     "name with a newline of others": class_of("torch.nn.functional.silu\r"),
     "name that is no ASCII": b"cm\xc3\xa4ce\nX\n",
     # What takes everything.

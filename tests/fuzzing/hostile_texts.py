@@ -188,9 +188,7 @@ def _replaced(old: bytes, new: bytes) -> Change:
 
 _ENTITIES = (
     b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
-    + b"".join(
-        b'<!ENTITY %c "%s">' % (98 + k, b"&%c;" % (97 + k) * 10) for k in range(9)
-    )
+    + b"".join(b'<!ENTITY %c "%s">' % (98 + k, b"&%c;" % (97 + k) * 10) for k in range(9))
     + b"]><System>&j;</System>"
 )
 
@@ -206,19 +204,23 @@ def systems() -> dict[str, Hostile]:
             "PythonForce in small letters": _hidden(_typed("pythonforce")),
             "PythonForce with blanks": _hidden(_typed(" PythonForce ")),
             "PythonForce by a reference": _replaced(b'"PythonForce"', b'"&#80;ythonForce"'),
-            "PythonForce by an entity": lambda data: _python_force(data)
-            .replace(b"?>", b'?><!DOCTYPE x [<!ENTITY p "PythonForce">]>', 1)
-            .replace(b'"PythonForce"', b'"&p;"'),
+            "PythonForce by an entity": lambda data: (
+                _python_force(data)
+                .replace(b"?>", b'?><!DOCTYPE x [<!ENTITY p "PythonForce">]>', 1)
+                .replace(b'"PythonForce"', b'"&p;"')
+            ),
             "PythonForce in a namespace": _hidden(_tagged("{http://a.b}Force")),
             "PythonForce as the root": _rooted("Force"),
             "PythonForce as a System": _rooted("System"),
             "PythonForce in a variable": _collective,
             "PythonForce in a variable under another tag": _hidden(_tagged("X"), _collective),
             "PythonForce behind a comment": _replaced(b"<Forces>", b"<Forces><!-- <Force> -->"),
-            "PythonForce in UTF-16": lambda data: _python_force(data)
-            .decode()
-            .replace("?>", ' encoding="utf-16"?>', 1)
-            .encode("utf-16"),
+            "PythonForce in UTF-16": lambda data: (
+                _python_force(data)
+                .decode()
+                .replace("?>", ' encoding="utf-16"?>', 1)
+                .encode("utf-16")
+            ),
             "entities": _is(_ENTITIES),
             "entity of a file": _is(
                 b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
@@ -239,6 +241,68 @@ def systems() -> dict[str, Hostile]:
     )
 
 
+_CODE = f"import os; os.mkdir('{SENTINEL}')"
+_CALL = f"__import__('os').mkdir('{SENTINEL}')"
+
+
+def _with_element(text: str) -> Change:
+    """The force field with one element more."""
+    return lambda data: data.replace(b"<Residues>", text.encode() + b"<Residues>")
+
+
+def force_fields() -> dict[str, Hostile]:
+    """Force fields of OpenMM that run code, lead elsewhere or swell."""
+
+    def evaluated(value: str) -> Change:
+        new = f'<NonbondedForce useDispersionCorrection="{value}" '.encode()
+        return lambda data: data.replace(b"<NonbondedForce ", new)
+
+    patch = f"<InitializationScript>{_CODE}</InitializationScript>"
+    return _all(
+        ALIENS
+        | {
+            "script": _with_element(f"<Script>{_CODE}</Script>"),
+            "initialization script": _with_element(patch),
+            "script in a residue": lambda data: data.replace(
+                b"</Residue>", f"<Script>{_CODE}</Script></Residue>".encode()
+            ),
+            "script by an entity": lambda data: (
+                (
+                    f"<!DOCTYPE x [<!ENTITY s '<Script>{_CALL.replace(chr(39), '&#34;')}</Script>'>]>"
+                ).encode()
+                + data.replace(b"<Residues>", b"&s;<Residues>")
+            ),
+            "script in UTF-16": lambda data: (
+                data.decode()
+                .replace("<Residues>", f"<Script>{_CODE}</Script><Residues>")
+                .encode("utf-16")
+            ),
+            "script as data": _with_element(f"<Script><![CDATA[{_CODE}]]></Script>"),
+            "evaluated attribute": evaluated(_CALL),
+            "evaluated attribute of another force": _with_element(
+                f'<LennardJonesForce lj14scale="0.5" useDispersionCorrection="{_CALL}"/>'
+            ),
+            "includes itself": _with_element('<Include file="field.xml"/>'),
+            "includes a password": _with_element('<Include file="/etc/passwd"/>'),
+            "includes what is not there": _with_element('<Include file="nowhere.xml"/>'),
+            "includes a device": _with_element('<Include file="/dev/zero"/>'),
+            "entities": _is(_ENTITIES),
+            "deep elements": _is(b"<ForceField>" * 100_000 + b"</ForceField>" * 100_000),
+            "a patch of itself": _with_element('<Patches><Patch name="a"/></Patches>'),
+            "a formula that swells": _with_element(
+                '<CustomBondForce energy="r^9^9^9^9^9^9^9"><Bond class1="OW" class2="HW"/>'
+                "</CustomBondForce>"
+            ),
+            "a formula deep": _with_element(
+                f'<CustomBondForce energy="{"(" * 20_000}r{")" * 20_000}">'
+                '<Bond class1="OW" class2="HW"/></CustomBondForce>'
+            ),
+            "mass of nan": lambda data: data.replace(b'mass="15.99943"', b'mass="nan"'),
+            "mass below nothing": lambda data: data.replace(b'mass="15.99943"', b'mass="-1"'),
+        }
+    )
+
+
 # --- structures, tables -------------------------------------------------------------------------
 
 
@@ -252,8 +316,10 @@ def structures() -> dict[str, Hostile]:
         ALIENS
         | {
             "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
-            "byte order mark before the atoms": lambda data: b"\xef\xbb\xbf"
-            + b"".join(r for r in data.splitlines(True) if r.startswith((b"ATOM", b"HETATM"))),
+            "byte order mark before the atoms": lambda data: (
+                b"\xef\xbb\xbf"
+                + b"".join(r for r in data.splitlines(True) if r.startswith((b"ATOM", b"HETATM")))
+            ),
             "small letters": lambda data: data.lower(),
             "tabs": every(b"  ", b"\t"),
             "no ends of lines": every(b"\n", b" "),
@@ -262,12 +328,15 @@ def structures() -> dict[str, Hostile]:
             "no atoms": lambda data: b"".join(
                 r for r in data.splitlines(True) if not r.startswith((b"ATOM", b"HETATM"))
             ),
-            "box of nothing": lambda data: b"CRYST1    0.000    0.000    0.000"
-            b"  90.00  90.00  90.00 P 1           1\n" + data,
-            "box without angles": lambda data: b"CRYST1   30.000   30.000   30.000"
-            b"   0.00   0.00   0.00 P 1           1\n" + data,
-            "box of nan": lambda data: b"CRYST1      nan      nan      nan"
-            b"  90.00  90.00  90.00 P 1           1\n" + data,
+            "box of nothing": lambda data: (
+                b"CRYST1    0.000    0.000    0.000  90.00  90.00  90.00 P 1           1\n" + data
+            ),
+            "box without angles": lambda data: (
+                b"CRYST1   30.000   30.000   30.000   0.00   0.00   0.00 P 1           1\n" + data
+            ),
+            "box of nan": lambda data: (
+                b"CRYST1      nan      nan      nan  90.00  90.00  90.00 P 1           1\n" + data
+            ),
             "many models": lambda data: b"".join(
                 b"MODEL     %4d\n%sENDMDL\n" % (k, data.replace(b"END\n", b"")) for k in range(200)
             ),
@@ -297,10 +366,12 @@ def tables() -> dict[str, Hostile]:
             "one row": lambda data: b"".join(data.splitlines(True)[:2]),
             "texts": below(b"a,b,c,d,e\n"),
             "a row too short": lambda data: data + b"1,2\n",
-            "time backwards": lambda data: data.splitlines(True)[0]
-            + b"".join(data.splitlines(True)[:0:-1]),
-            "time stands still": lambda data: data.splitlines(True)[0]
-            + data.splitlines(True)[1] * 64,
+            "time backwards": lambda data: (
+                data.splitlines(True)[0] + b"".join(data.splitlines(True)[:0:-1])
+            ),
+            "time stands still": lambda data: (
+                data.splitlines(True)[0] + data.splitlines(True)[1] * 64
+            ),
             "not finite": lambda data: data.replace(b".", b"e999"),
             "many columns": _is(b"#" + b"a," * 300_000 + b"\n" + b"1," * 300_000 + b"\n"),
             "atoms by the million": lambda data: data.replace(b'"', b'"x', 1),
@@ -328,7 +399,7 @@ def references() -> dict[str, Hostile]:
             "other properties": lambda data: data.replace(b"species:S:1", b"species:R:1"),
             "deep info": lambda data: data.replace(b"energy=", b"x=" + b"[" * 5000 + b" energy="),
             "code in info": lambda data: data.replace(
-                b"energy=", b"x=\"_JSON {\\\"__import__('os')\\\": 1}\" energy="
+                b"energy=", b'x="_JSON {\\"__import__(\'os\')\\": 1}" energy='
             ),
             "energy of nan": lambda data: data.replace(b"energy=", b"energy=nan old="),
             "energy of text": lambda data: data.replace(b"energy=", b"energy=low old="),

@@ -88,7 +88,13 @@ def exchange(rng: Random, data: bytes) -> bytes:
     length = min(rng.choice((4, 512)), b - a, len(data) - b)
     if length < 1:
         return data
-    return data[:a] + data[b : b + length] + data[a + length : b] + data[a : a + length] + data[b + length :]
+    return (
+        data[:a]
+        + data[b : b + length]
+        + data[a + length : b]
+        + data[a : a + length]
+        + data[b + length :]
+    )
 
 
 def integer(rng: Random, data: bytes) -> bytes:
@@ -106,8 +112,7 @@ def _signatures(data: bytes) -> tuple[re.Match[bytes], ...]:
 
 
 RAW: dict[str, Mutation] = {
-    f.__name__: f
-    for f in (flip, overwrite, truncate, insert, delete, duplicate, exchange, integer)
+    f.__name__: f for f in (flip, overwrite, truncate, insert, delete, duplicate, exchange, integer)
 }
 
 # --- zip archives -------------------------------------------------------------------------------
@@ -219,7 +224,9 @@ def _other_argument(rng: Random, name: str, argument: Any) -> bytes:
     """The same opcode with another argument, or another value where that is the same."""
     if name.endswith(("BINPUT", "BINGET")):
         code = b"r" if name.endswith("PUT") else b"j"
-        return code + rng.choice((0, 1, argument + 1, 2**16, 2**28, 2**32 - 1)).to_bytes(4, "little")
+        return code + rng.choice((0, 1, argument + 1, 2**16, 2**28, 2**32 - 1)).to_bytes(
+            4, "little"
+        )
     if name == "GLOBAL":
         module, _, what = str(argument).partition(" ")
         other = rng.choice((("posix", "getcwd"), (module, what + "_"), ("builtins", "set")))
@@ -311,7 +318,9 @@ def line(rng: Random, data: bytes) -> bytes:
     elif action == 4:
         lines[here] = lines[here].rstrip(b"\r\n")
     elif action == 5:
-        lines.insert(here, rng.choice((b"\n", b"\t\n", b"END\n", b"<html>\n", b"- a\n", b"x" * 10**5)))
+        lines.insert(
+            here, rng.choice((b"\n", b"\t\n", b"END\n", b"<html>\n", b"- a\n", b"x" * 10**5))
+        )
     else:
         lines = lines[min(here, there) : max(here, there) + 1]
     return b"".join(lines)
@@ -335,7 +344,9 @@ def encoding(rng: Random, data: bytes) -> bytes:
     """The same text in another encoding, with other ends of lines, or with bytes that are none."""
     text = data.decode("utf-8", "replace")
     start = rng.randrange(len(data) + 1)
-    alien = rng.choice((b"\xff", b"\0", "é".encode(), "é".encode("latin-1"), b"\xe2\x80\xa8", b"\x1b"))
+    alien = rng.choice(
+        (b"\xff", b"\0", "é".encode(), "é".encode("latin-1"), b"\xe2\x80\xa8", b"\x1b")
+    )
     return rng.choice(
         (
             b"\xef\xbb\xbf" + data,
@@ -355,7 +366,7 @@ def encoding(rng: Random, data: bytes) -> bytes:
 def applicable(data: bytes) -> dict[str, Mutation]:
     """The mutations that make sense for this content, by name."""
     if data[:2] == b"PK":
-        return {**RAW, "member": member, "member2": member}
+        return RAW | {f"member{k}": member for k in range(6)}
     if data[:2] == b"\x80\x02":
         return {"flip": flip, "opcode": opcode, "opcode2": opcode, "truncate": truncate}
     if _is_text(data):
@@ -385,7 +396,7 @@ def mutated(rng: Random, data: bytes) -> tuple[bytes, str]:
 @functools.lru_cache(maxsize=64)
 def _is_text(data: bytes) -> bool:
     sample = data[:_ENCODED]
-    return b"\0" not in sample and sum(c < 9 or 126 < c for c in sample) * 20 <= len(sample)
+    return b"\0" not in sample and sum(c < 9 or c > 126 for c in sample) * 20 <= len(sample)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,6 @@
-"""Sound files of every kind, small, made without any framework; a developer's models where they are.
+"""Sound files of every kind, small, made without any framework.
+
+Where a developer has models of others, these too.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ DEMO_ARTIFACT = ROOT / "openmm_les" / "models" / "les-demo.les.pt"
 _LARGEST = 3 << 20
 #: A published model that is none, whose file a server of ours has.
 NAME = "fuzzed"
+#: A file, and its content, that no run may touch.
+OUTSIDE = "outside.txt"
 
 
 def _folder(base: Path, name: str) -> Path:
@@ -62,7 +66,9 @@ def cace(base: Path) -> list[Seed]:
     """One with messages and without."""
     from oracles.cace_models import synthetic_cace
 
-    made = [Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)]
+    made = [
+        Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)
+    ]
     return made + _copied(base, *_shared("cace_*.pth"))
 
 
@@ -111,7 +117,12 @@ def artifacts(base: Path) -> list[Seed]:
 
     script = torch.jit.script(torch.nn.Identity())
     found = []
-    for family, make in (("cace", cace), ("nequip", nequip), ("allegro", allegro), ("chgnet", chgnet)):
+    for family, make in (
+        ("cace", cace),
+        ("nequip", nequip),
+        ("allegro", allegro),
+        ("chgnet", chgnet),
+    ):
         with mock.patch(f"{__name__}.MODELS", Path("nowhere")):
             seed = make(_folder(base, f"model-{family}"))[0]
         model = read_model(seed.folder / seed.path, **TOLD[family])
@@ -184,7 +195,15 @@ def published(url: str) -> Iterator[None]:
     from openmm_les import catalog
 
     entry = catalog.Entry(
-        NAME, (), "a model", url, DEMO_MODEL.name, catalog.git_blob_id(DEMO_MODEL), "MIT", "nobody"
+        name=NAME,
+        aliases=(),
+        description="a model",
+        base_url=url,
+        file=DEMO_MODEL.name,
+        blob=catalog.git_blob_id(DEMO_MODEL),
+        licence="MIT",
+        citation="nobody",
+        largest=2 * DEMO_MODEL.stat().st_size,
     )
 
     def export(_: object, source: Path, output: Path, **options: object) -> Path:
@@ -250,33 +269,56 @@ def system(base: Path) -> list[Seed]:
     return [Seed(base, "system.xml", ("system.xml",))]
 
 
+def force_field(base: Path) -> list[Seed]:
+    """A force field of water, beside its structure."""
+    from openmm import app
+    from runs import water_box
+
+    water_box(base / "water.pdb")
+    shutil.copyfile(Path(app.__file__).parent / "data" / "tip3p.xml", base / "field.xml")
+    return [Seed(base, "field.xml", ("field.xml",))]
+
+
+def run_log(base: Path) -> list[Seed]:
+    """What a run says of its steps."""
+    header = '#"Step","Time (ps)","Potential Energy (kJ/mole)","Temperature (K)"\n'
+    rows = [f"{20 * k},{0.01 * k},{-126.5 + 0.1 * k},{300.0 - k}\n" for k in range(1, 9)]
+    (base / "log.csv").write_text(header + "".join(rows))
+    return [Seed.of(base / "log.csv")]
+
+
 def checkpoint(base: Path) -> list[Seed]:
-    """Of a run, with a file that grows."""
+    """Of a run, with a file that grows, and one outside of its directory."""
     import openmm
     from openmm import app
 
     from openmm_les.md.checkpoint import Checkpoint, FileState
+    from openmm_les.md.config import RunConfig
 
     made = app.ForceField("amber14-all.xml").createSystem(app.PDBFile(str(PEPTIDE)).topology)
     integrator = openmm.VerletIntegrator(0.001)
     context = openmm.Context(made, integrator, openmm.Platform.getPlatformByName("Reference"))
     context.setPositions(app.PDBFile(str(PEPTIDE)).positions)
-    (base / "log.csv").write_text('#"Step"\n10\n20\n')
+    folder = _folder(base, "run")
+    (base / OUTSIDE).write_text(OUTSIDE)
+    (folder / "log.csv").write_text('#"Step"\n10\n20\n')
+    config = RunConfig(structure=PEPTIDE, model="les-demo", steps=100, report_interval=10)
+    requested = config.model_dump(mode="json")
     what = Checkpoint(
         phase="production",
         step=20,
         context=context.createCheckpoint(),
         box=[[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]],
-        requested={"steps": 100},
-        resolved={"steps": 100, "seed": 3},
+        requested=requested,
+        resolved=requested | {"seed": 3},
         structure_sha256="0" * 64,
         model_sha256="1" * 64,
         environment={"openmm": "8"},
         wall_seconds=1.5,
-        outputs={"log.csv": FileState.of(base / "log.csv")},
+        outputs={"log.csv": FileState.of(folder / "log.csv")},
     )
-    what.write(base / "checkpoint.zip")
-    return [Seed(base, "checkpoint.zip", ("checkpoint.zip",))]
+    what.write(folder / "checkpoint.zip")
+    return [Seed(base, "run/checkpoint.zip", ("run/checkpoint.zip",))]
 
 
 # --- tables -------------------------------------------------------------------------------------

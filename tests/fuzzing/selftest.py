@@ -24,7 +24,7 @@ VERDICTS = {
     "ask": "memory",
     "raise": "exception",
     "lines": "message",
-    "escape": "message",
+    "endless": "message",
     "nameless": "message",
     "accept": "changed",
     "lose": "changed",
@@ -76,7 +76,7 @@ def _take_memory(wish: str) -> None:
 def _refuse(wish: str, path: Path) -> None:
     messages = {
         "lines": f"{path}\nhttps://errors.pydantic.dev",
-        "escape": f"{path}: \x1b[2J",
+        "endless": f"{path}: {5000 * '9'}",
         "nameless": "a number was expected",
         "refuse": f"{path}: expected a number",
     }

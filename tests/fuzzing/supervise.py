@@ -79,6 +79,10 @@ class Supervisor:
             self.seeds: Sequence[Seed] = target.seeds(self.folder / "seeds")
         except Missing as error:
             self.report.skipped, self.seeds = str(error), ()
+        except Exception as error:
+            what = f"no sound file: {type(error).__name__}: {error}"
+            self.seeds = ()
+            self._note(Outcome(0, "sound file", "exception", what))
         if not self.seeds:
             self._left = []
         elif numbers is None:

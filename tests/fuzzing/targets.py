@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuzzing import hostile_archives, hostile_pickles, hostile_texts, seeds
+from fuzzing import hostile_archives, hostile_hdf5, hostile_pickles, hostile_texts, seeds
 from fuzzing.cases import Numbers, SilentlyLost, Target
 
 if TYPE_CHECKING:
@@ -156,6 +156,27 @@ def _system(path: Path) -> Numbers:
     return [*masses, *(force.getForceGroup() for force in system.getForces())]
 
 
+def _force_field(path: Path) -> Numbers:
+    from openmm_les import md
+    from openmm_les.md import forcefield, structure
+
+    config = md.RunConfig(
+        structure=path.with_name("water.pdb"),
+        model="les-demo",
+        force_field=(str(path),),
+        ml_region=("residue 1",),
+        nonbonded_cutoff=0.3,
+    )
+    _, system = forcefield.make(config, structure.read(config.structure))
+    return [system.getParticleMass(k)._value for k in range(system.getNumParticles())]
+
+
+def _run_log(path: Path) -> Numbers:
+    from openmm_les.md.summary import read_log
+
+    return [x for column in read_log(path).values() for x in column]
+
+
 def _run_checkpoint(path: Path) -> Numbers:
     """Reads it, and takes the files of the run back to it."""
     from openmm_les.md.checkpoint import Checkpoint
@@ -163,6 +184,8 @@ def _run_checkpoint(path: Path) -> Numbers:
 
     read = Checkpoint.read(path)
     RunDirectory(path.parent).restore(read)
+    if (path.parent.parent / seeds.OUTSIDE).read_text() != seeds.OUTSIDE:
+        raise SilentlyLost("a file outside of the directory of the run was changed")
     digest = hashlib.sha256(read.context).digest()
     return [float(read.step), *digest, *np.ravel(read.box or [])]
 
@@ -219,20 +242,48 @@ def _table() -> list[Target]:
             Target(f, make, partial(_checkpoint_of, f), pickles if f in ("mace", "nequip") else {})
             for f, make in families.items()
         ),
-        Target("cached-copy", seeds.copies, _copy, named="gone.les.pt", guarded=True),
-        Target("cached-download", seeds.downloads, _download, named=seeds.NAME, guarded=True),
+        Target("cached-copy", seeds.copies, _copy, named=("gone.les.pt",), guarded=True),
+        Target("cached-download", seeds.downloads, _download, named=(seeds.NAME,), guarded=True),
         Target("pdb", seeds.pdb, _structure, hostile_texts.structures(), _HARMLESS),
         Target("mmcif", seeds.cif, _structure, hostile_texts.structures(), _HARMLESS),
         Target("settings", seeds.settings, _settings, hostile_texts.documents(), _HARMLESS),
         Target("system", seeds.system, _system, hostile_texts.systems(), _HARMLESS),
-        Target("run-checkpoint", seeds.checkpoint, _run_checkpoint, hostile_archives.containers()),
-        Target("series-csv", partial(seeds.series, suffix=".csv"), _series, hostile_texts.tables(), _HARMLESS),
-        Target("series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()),
-        Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series),
+        Target(
+            "force-field",
+            seeds.force_field,
+            _force_field,
+            hostile_texts.force_fields(),
+            _HARMLESS,
+        ),
+        Target("run-log", seeds.run_log, _run_log, hostile_texts.tables(), _HARMLESS),
+        Target(
+            "run-checkpoint",
+            seeds.checkpoint,
+            _run_checkpoint,
+            hostile_archives.runs(),
+            named=("log.csv",),
+        ),
+        Target(
+            "series-csv",
+            partial(seeds.series, suffix=".csv"),
+            _series,
+            hostile_texts.tables(),
+            _HARMLESS,
+        ),
+        Target(
+            "series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()
+        ),
+        Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series, hostile_hdf5.series()),
         Target("references", seeds.references, _references, hostile_texts.references(), _HARMLESS),
         Target("calibration", seeds.references, _calibration),
         Target("energies-json", partial(seeds.energies, suffix=".json"), _energies),
-        Target("energies-yaml", partial(seeds.energies, suffix=".yaml"), _energies, hostile_texts.documents(), _HARMLESS),
+        Target(
+            "energies-yaml",
+            partial(seeds.energies, suffix=".yaml"),
+            _energies,
+            hostile_texts.documents(),
+            _HARMLESS,
+        ),
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Refused by an error of ours; accepted with the same numbers; accepted with others where nothing in
-#: the file could tell.
+#: Refused by an error of ours; accepted with the same numbers; accepted with others where nothing
+#: in the file could tell.
 GOOD = ("refused", "same", "other")
 #: What must not happen.
 FAULTS = {

@@ -163,7 +163,7 @@ def _verdict(
             return "memory", _line(error)
         if not isinstance(error, LESError):
             return "exception", f"{_line(error)} [{_origin(error)}]"
-        return _judge_message(str(error), [target.named] if target.named else _names(seed, case))
+        return _judge_message(str(error), _names(target, seed, case))
     if numbers.shape == expected.shape and np.allclose(
         numbers, expected, rtol=_SAME, atol=0.0, equal_nan=True
     ):
@@ -171,9 +171,10 @@ def _verdict(
     return "changed" if case.guarded else "other", f"{expected[:4]} became {numbers[:4]}"
 
 
-def _names(seed: Seed, case: Case) -> list[str]:
-    """What a message may call the file."""
-    return [Path(case.file).name, Path(seed.path).name or str(Path(seed.path))]
+def _names(target: Target, seed: Seed, case: Case) -> list[str]:
+    """What a message may call the file; a folder that is read is no name."""
+    read = [] if seed.path == "." else [Path(seed.path).name]
+    return [Path(case.file).name, *read, *target.named]
 
 
 def _judge_message(text: str, names: list[str]) -> tuple[str, str]:
