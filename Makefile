@@ -79,7 +79,7 @@ fuzz-short: $(STAMP)
 	$(FUZZ) --count 500
 
 fuzz: $(STAMP)
-	$(FUZZ) --count 5000
+	$(FUZZ) --count 3000
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -33,7 +33,7 @@ from openmm_les import ArtifactError, InputError, catalog, md
 from openmm_les.md import config as configs
 from openmm_les.md import output, simulation, structure
 from openmm_les.md.checkpoint import Checkpoint
-from openmm_les.md.summary import duration, read_log
+from openmm_les.md.summary import duration, read_log, summarise
 
 DOCUMENT = (ROOT / "docs" / "howto" / "run.md").read_text()
 
@@ -610,3 +610,27 @@ def test_platforms_and_devices_that_are_not_here(tmp_path):
 )
 def test_durations_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["", '#"Step"\n1,2\n', '#"Step"\nlow\n', "a" * 200_000, "\x00"])
+def test_a_damaged_log_is_refused_by_name(tmp_path, text):
+    log = tmp_path / "log.csv"
+    log.write_text(text)
+    config = md.RunConfig(structure=PEPTIDE, model="les-demo").model_dump(mode="json")
+    with pytest.raises(InputError, match=r"^output: .*log\.csv is not the log of a run") as caught:
+        summarise(log, config, atoms=22, wall_seconds=1.0, files={})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": 10**30}, {"step": True}, {"box": [[float("nan")] * 3] * 3}]
+)
+def test_a_checkpoint_with_impossible_numbers_is_refused(tmp_path, change):
+    config = md.RunConfig(structure=PEPTIDE, model="les-demo").model_dump(mode="json")
+    sound = Checkpoint("production", 20, b"", None, config, config, "", "", {}, 1.0)
+    path = tmp_path / "checkpoint.zip"
+    dataclasses.replace(sound, **change).write(path)
+    with pytest.raises(InputError, match=r"checkpoint\.zip is damaged \((step|box)"):
+        Checkpoint.read(path)
+    sound.write(path)
+    assert Checkpoint.read(path) == sound

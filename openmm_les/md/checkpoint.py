@@ -21,6 +21,8 @@ _FORMAT = 2
 _METADATA, _CONTEXT = "metadata.json", "context.bin"
 PhaseName = Literal["equilibration", "production"]
 
+_Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Item = TypeVar("_Item")
 _Vector = Annotated[list[_Item], Field(min_length=3, max_length=3)]
 _KIND = Kind(
@@ -41,7 +43,7 @@ class FileState:
         head: first bytes in hexadecimal, the only ones that are ever written again.
     """
 
-    size: Annotated[int, Field(ge=0)]
+    size: _Count
     head: Annotated[str, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{_HEAD}}}$")]
 
     @classmethod
@@ -87,15 +89,15 @@ class Checkpoint:
     """
 
     phase: PhaseName
-    step: Annotated[int, Field(ge=0)]
+    step: _Count
     context: bytes
-    box: _Vector[_Vector[float]] | None
+    box: _Vector[_Vector[_Finite]] | None
     requested: dict[str, Any]
     resolved: dict[str, Any]
     structure_sha256: str
     model_sha256: str
     environment: dict[str, Any]
-    wall_seconds: float
+    wall_seconds: _Finite
     outputs: dict[str, FileState] = field(default_factory=dict)
     force_field_sha256: str | None = None
 

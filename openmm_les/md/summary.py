@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import statistics
@@ -13,9 +14,16 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from openmm_les.errors import InputError
 from openmm_les.md.selection import Selected
+from openmm_les.reading import Damage, Kind, boundary, read_file
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
+_LOG = Kind(
+    InputError,
+    "output",
+    "output: {file} is not the log of a run: {reason}; start again with --overwrite",
+)
 _MILLI = 1000.0
 _PS_PER_NS = 1000.0
 _SECONDS_PER_DAY = 86400.0
@@ -118,33 +126,38 @@ def summarise(
         wall_seconds: time spent in the steps [s].
         files: paths of what was written, by name.
         ml_region: what the model describes; None for everything.
+
+    Raises:
+        InputError: the log is something else.
     """
-    columns = read_log(log)
-    time_ps = config["steps"] * config["time_step"] * 1e-3
-    drift = None
-    if config["ensemble"] == "NVE" and len(columns["Time (ps)"]) > 1:
-        slope = np.polyfit(columns["Time (ps)"], columns["Total Energy (kJ/mole)"], 1)[0]
-        drift = float(slope) / KJ_PER_MOL_PER_EV * _MILLI / atoms
-    return Summary(
-        steps=config["steps"],
-        time_ps=time_ps,
-        wall_seconds=wall_seconds,
-        ns_per_day=speed(time_ps, wall_seconds),
-        atoms=atoms,
-        temperature=_mean(columns["Temperature (K)"]),
-        potential_energy=_mean(columns["Potential Energy (kJ/mole)"]),
-        density=_mean(columns["Density (g/mL)"]) if config["ensemble"] == "NPT" else None,
-        energy_drift=drift,
-        config=config,
-        files=files,
-        ml_region=ml_region,
-    )
+    with boundary(log, _LOG):
+        columns = read_log(log)
+        time_ps = config["steps"] * config["time_step"] * 1e-3
+        drift = None
+        if config["ensemble"] == "NVE" and len(columns["Time (ps)"]) > 1:
+            slope = np.polyfit(columns["Time (ps)"], columns["Total Energy (kJ/mole)"], 1)[0]
+            drift = float(slope) / KJ_PER_MOL_PER_EV * _MILLI / atoms
+        return Summary(
+            steps=config["steps"],
+            time_ps=time_ps,
+            wall_seconds=wall_seconds,
+            ns_per_day=speed(time_ps, wall_seconds),
+            atoms=atoms,
+            temperature=_mean(columns["Temperature (K)"]),
+            potential_energy=_mean(columns["Potential Energy (kJ/mole)"]),
+            density=_mean(columns["Density (g/mL)"]) if config["ensemble"] == "NPT" else None,
+            energy_drift=drift,
+            config=config,
+            files=files,
+            ml_region=ml_region,
+        )
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
     """Columns of a table that OpenMM's StateDataReporter wrote."""
-    with path.open(newline="") as stream:
-        header, *rows = csv.reader(stream)
+    header, *rows = csv.reader(io.StringIO(read_file(path).decode()))
+    if any(len(row) != len(header) for row in rows):
+        raise Damage(f"expected {len(header)} numbers in each row")
     names = [name.lstrip("#").strip('"') for name in header]
     return {name: [float(row[i]) for row in rows] for i, name in enumerate(names)}
 

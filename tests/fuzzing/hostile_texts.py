@@ -245,6 +245,11 @@ _CODE = f"import os; os.mkdir('{SENTINEL}')"
 _CALL = f"__import__('os').mkdir('{SENTINEL}')"
 
 
+_DECLARED = (
+    f"<!DOCTYPE x [<!ENTITY s '<Script>import os; os.mkdir(&#34;{SENTINEL}&#34;)</Script>'>]>"
+).encode()
+
+
 def _with_element(text: str) -> Change:
     """The force field with one element more."""
     return lambda data: data.replace(b"<Residues>", text.encode() + b"<Residues>")
@@ -267,10 +272,7 @@ def force_fields() -> dict[str, Hostile]:
                 b"</Residue>", f"<Script>{_CODE}</Script></Residue>".encode()
             ),
             "script by an entity": lambda data: (
-                (
-                    f"<!DOCTYPE x [<!ENTITY s '<Script>{_CALL.replace(chr(39), '&#34;')}</Script>'>]>"
-                ).encode()
-                + data.replace(b"<Residues>", b"&s;<Residues>")
+                _DECLARED + data.replace(b"<Residues>", b"&s;<Residues>")
             ),
             "script in UTF-16": lambda data: (
                 data.decode()

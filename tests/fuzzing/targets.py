@@ -87,7 +87,7 @@ def _copy(folder: Path) -> Numbers:
     os.environ["OPENMM_LES_CACHE_DIR"] = str(folder)
     (name,) = (p.name for p in folder.rglob("*.les.pt"))
     found = artifact.find("gone.les.pt", name.partition(".")[0])
-    return energies(artifact.load(found).canonical)
+    return list(bytes.fromhex(artifact.load(found).sha256))
 
 
 def _download(folder: Path) -> Numbers:
@@ -96,7 +96,7 @@ def _download(folder: Path) -> Numbers:
 
     os.environ["OPENMM_LES_CACHE_DIR"] = str(folder)
     with seeds.published("http://127.0.0.1:9"):
-        return energies(artifact.load(catalog.artifact_path(seeds.NAME)).canonical)
+        return list(bytes.fromhex(artifact.load(catalog.artifact_path(seeds.NAME)).sha256))
 
 
 class _Warnings(logging.Handler):
@@ -172,18 +172,24 @@ def _force_field(path: Path) -> Numbers:
 
 
 def _run_log(path: Path) -> Numbers:
-    from openmm_les.md.summary import read_log
+    from openmm_les import md
+    from openmm_les.md.summary import summarise
 
-    return [x for column in read_log(path).values() for x in column]
+    config = md.RunConfig(structure=seeds.PEPTIDE, model="les-demo").model_dump(mode="json")
+    found = summarise(path, config, atoms=22, wall_seconds=1.0, files={})
+    means = (found.temperature, found.potential_energy)
+    return [float("nan") if x is None else x for m in means for x in (m.mean, m.std)]
 
 
 def _run_checkpoint(path: Path) -> Numbers:
     """Reads it, and takes the files of the run back to it."""
-    from openmm_les.md.checkpoint import Checkpoint
     from openmm_les.md.output import RunDirectory
 
-    read = Checkpoint.read(path)
-    RunDirectory(path.parent).restore(read)
+    directory = RunDirectory(path.parent)
+    read = directory.checkpoint()
+    if read is None:
+        raise SilentlyLost("there is a checkpoint, but the run would start from the beginning")
+    directory.restore(read)
     if (path.parent.parent / seeds.OUTSIDE).read_text() != seeds.OUTSIDE:
         raise SilentlyLost("a file outside of the directory of the run was changed")
     digest = hashlib.sha256(read.context).digest()
