@@ -6,7 +6,7 @@ They belong to the process, and other code sets them for purposes of its own:
   0.3 meV/A and conserve no energy.
 - TorchScript's profiling executor: from the second call on it compiles groups of operations for a
   GPU, where `round` rounds halves away from zero and derivatives have been wrong (openmm-ml, issue
-  50). Without it the first two calls are also faster by half a second, and later ones as fast.
+  50). Without it the first two calls are faster by a second, and later ones slower by 0 to 10 %.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def archive(members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED)
 def torch_file(value: bytes, storages: Mapping[str, bytes] | None = None) -> bytes:
     """What torch.save writes, around any pickle."""
     data = {f"model/data/{key}": content for key, content in (storages or {}).items()}
-    return archive({"model/data.pkl": pickled(value), "model/byteorder": b"little", **data})
+    others = {"model/byteorder": b"little", "model/version": b"3\n"}
+    return archive({"model/data.pkl": pickled(value), **others, **data})
 
 
 def _entry(path: bytes, content: bytes, crc: int, place: int) -> bytes:

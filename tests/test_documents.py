@@ -15,7 +15,7 @@ from openmm import app
 from openmmml import MLPotential
 
 from openmm_les import catalog, errors
-from openmm_les.errors import ArtifactError, InputError, ModelFileError
+from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
 from openmm_les.status import _MESSAGES
 
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
@@ -191,7 +191,7 @@ def test_every_error_class_is_explained():
 @pytest.mark.parametrize("mistake", [name for name in vars(Mistakes) if name[0] != "_"])
 def test_frequent_messages_are_met_as_quoted(folder, monkeypatch, mistake):
     monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(folder / "cache"))
-    known = (InputError, ArtifactError, ModelFileError, openmm.OpenMMException)
+    known = (InputError, ArtifactError, ModelFileError, OutputError, openmm.OpenMMException)
     with pytest.raises(known) as raised:
         getattr(Mistakes(folder), mistake)()
     quoted = [q for q in documents.quotes(TROUBLESHOOTING) if documents.weight(q) > GENERAL]

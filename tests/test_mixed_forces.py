@@ -560,25 +560,15 @@ def test_atoms_that_can_be_read_only_once_are_refused(kind, name, embedding):
 
 
 def test_options_may_be_read_once():
-    """Names of forces and distances, which this package alone reads."""
+    """Names of forces, which this package alone reads."""
     structure = peptide()
     system = classical(structure, app.NoCutoff)
     system.addForce(bond_length(None))
     system.getForce(system.getNumForces() - 1).setName("length")
-    distances = [(*structure.atoms("CB", "CA"), 0.11)]
-    written = {
-        openmm.XmlSerializer.serialize(
-            mixed(
-                structure,
-                system,
-                structure.side_chain,
-                replaceForces=kind(["length"]),
-                linkAtomDistances=kind(distances),
-            )
-        )
-        for kind in (list, iter, set)
-    }
-    assert len(written) == 1
+    for option, left in (("replaceForces", 0), ("keepForces", 1)):
+        for kind in (list, iter, set):
+            made = mixed(structure, system, structure.peptide, **{option: kind(["length"])})
+            assert len(terms(made, "CustomBondForce")) == left
 
 
 @pytest.mark.parametrize("rigid", [False, True])

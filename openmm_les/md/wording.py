@@ -21,7 +21,7 @@ _FIELDS = {
 }
 _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
 #: In a run a charge that is given is allowed.
-_PERMISSION = re.compile(r" with allowNetCharge=True\b")
+_PERMISSION = re.compile(r"\ballowNetCharge\s*=\s*True\b")
 #: A setting as Python has it, ``name='value'``, ``name: True``.
 _KEYWORD = re.compile(
     rf"\b(backend|charge|device|embedding|ewald|{'|'.join(_FIELDS.values())})(?:=|: )"
@@ -61,7 +61,7 @@ def of_run(text: str, topology: app.Topology) -> str:
         value = match[2] if match[3] is None else match[3]
         return f"{match[1]}: {_SWITCHES.get(value, value)}"
 
-    text = _PERMISSION.sub("", _ATOM.sub(named, text))
+    text = _PERMISSION.sub("give it as `charge`", _ATOM.sub(named, text))
     return _KEYWORD.sub(setting, _OPTION.sub(lambda match: _FIELDS[match[1]], text))
 
 

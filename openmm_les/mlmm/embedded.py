@@ -168,9 +168,9 @@ class EmbeddedCompute(MixedCompute):
         if self._misses >= _PATIENCE:
             raise SimulationError(
                 "embedding='electrostatic': the latent charges of the ML region add up to "
-                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e: the model does "
-                "not describe this region well, or its charge is wrong. To go on, with the "
-                "difference spread evenly over the atoms of the region, give "
+                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance): "
+                "the model does not describe this region well, or its charge is wrong. To go on, "
+                "with the difference spread evenly over the atoms of the region, give "
                 f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
                 "charge or embedding='mechanical' does without"
             )

@@ -93,7 +93,7 @@ class ElectrostaticOptions:
                 f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
                 f"MM charges add up to {classical:+.3f} e): models trained on neutral molecules "
                 "know no others. If the region is neutral once its cut bonds are capped, charge=0; "
-                f"if the model knows ions, charge={total} with allowNetCharge=True"
+                "if the model knows ions, allowNetCharge=True"
             )
         return total
 
