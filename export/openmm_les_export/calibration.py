@@ -80,7 +80,7 @@ def calibrate(
         for prefactor, state in itertools.product(prefactors, states)
     ]
     models = [read(candidate) for candidate in candidates]
-    with boundary(file, _KIND):
+    with boundary(Path(file), _KIND):
         errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
     sizes = np.sqrt((errors**2).mean(0))
     order = np.argsort(sizes)

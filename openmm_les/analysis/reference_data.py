@@ -36,7 +36,7 @@ _LOOKS = {
 #: Of a structure itself.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
 #: Numbers of columns in the properties of an extended XYZ file.
-_COLUMNS = re.compile(r":[SRIL]:(\d{1,18})(?![^:\s\"])")
+_COLUMNS = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])")
 #: Places of the six components of a stress in its matrix, as ASE orders them.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
