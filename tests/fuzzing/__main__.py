@@ -81,7 +81,7 @@ def _chosen(arguments: argparse.Namespace, targets: dict[str, Target]) -> list[T
 
 def _some(hostile: Mapping[str, Hostile], number: int) -> dict[str, Hostile]:
     """So many at equal distances."""
-    step = -(-len(hostile) // number) if number else len(hostile) + 1
+    step = max(1, -(-len(hostile) // number)) if number else len(hostile) + 1
     return dict(list(hostile.items())[step - 1 :: step])
 
 
