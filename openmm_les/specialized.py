@@ -10,7 +10,6 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors import Neighbors, image_offsets, images_suffice, neighbor_matrix
 from openmm_les.status import (
     FARTHEST,
-    LARGEST_FORCE,
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
@@ -59,7 +58,7 @@ class SystemNetwork(nn.Module):
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
         self.no_result = STATUS_RESULT
-        self.farthest, self.largest_force = FARTHEST, LARGEST_FORCE
+        self.farthest = FARTHEST
         self.cutoff: float = network.cutoff
         self.num_others = num_others
         order = order_by_species(species)
@@ -234,7 +233,7 @@ class SpecializedModel(SystemNetwork):
     ) -> Results:
         """What `evaluate` returns, from results for sorted atoms; see `status`."""
         forces = forces.index_select(0, self.original)
-        broken = ~(torch.isfinite(energy) & (forces.abs().amax() < self.largest_force))
+        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         status = self.status(positions, cell, neighbors, outgrown, broken)
         poison = torch.where(
             status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))

@@ -6,10 +6,9 @@ STATUS_POSITIONS = 4
 STATUS_COINCIDENT = 8
 STATUS_RESULT = 16
 
-#: Where no simulation has its atoms [A], and forces that no structure has [eV/A]: twice the
-#: repulsion of two uranium nuclei 0.5 A apart.
+#: Where no simulation has its atoms [A]. Forces have no such bound: minimisers try structures with
+#: any of them, and give them up.
 FARTHEST = 1e6
-LARGEST_FORCE = 1e6
 
 _MESSAGES = {
     STATUS_POSITIONS: "positions or box vectors are NaN or infinite, or an atom is more than "
@@ -20,9 +19,8 @@ _MESSAGES = {
     STATUS_BOX: "the box has changed by more than the buffers made at the start allow (15 % of the "
     "volume); create the System again from the present box, or use backend='pythonforce', which "
     "makes new buffers by itself",
-    STATUS_RESULT: "energy or forces are NaN or infinite, or a force is above 1e6 eV/A; the "
-    "structure is far outside what the model can describe (minimise first, or reduce the time "
-    "step)",
+    STATUS_RESULT: "energy or forces are NaN or infinite; the structure is far outside what the "
+    "model can describe (minimise first, or reduce the time step)",
 }
 
 
