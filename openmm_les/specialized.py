@@ -9,7 +9,6 @@ from openmm_les.cell_list import CellGrid, grid_suffices
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors import Neighbors, image_offsets, images_suffice, neighbor_matrix
 from openmm_les.status import (
-    FARTHEST,
     STATUS_BOX,
     STATUS_COINCIDENT,
     STATUS_OVERFLOW,
@@ -58,7 +57,6 @@ class SystemNetwork(nn.Module):
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
         self.no_result = STATUS_RESULT
-        self.farthest = FARTHEST
         self.cutoff: float = network.cutoff
         self.num_others = num_others
         order = order_by_species(species)
@@ -143,7 +141,7 @@ class SystemNetwork(nn.Module):
             outgrown: whether other buffers are too small for the box, shape [].
             broken: whether a result is not finite, shape [].
         """
-        finite = positions.abs().amax() < self.farthest  # false for NaN, too
+        finite = torch.isfinite(positions).all()
         if self.periodic:
             finite = finite & torch.isfinite(cell).all()
             inverse, _ = inverse_and_volume(cell)

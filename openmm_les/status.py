@@ -6,13 +6,9 @@ STATUS_POSITIONS = 4
 STATUS_COINCIDENT = 8
 STATUS_RESULT = 16
 
-#: Where no simulation has its atoms [A]. Forces have no such bound: minimisers try structures with
-#: any of them, and give them up.
-FARTHEST = 1e6
-
 _MESSAGES = {
-    STATUS_POSITIONS: "positions or box vectors are NaN or infinite, or an atom is more than "
-    "0.1 mm from the origin; the simulation is unstable (minimise first, or reduce the time step)",
+    STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
+    "(minimise first, or reduce the time step)",
     STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
     STATUS_OVERFLOW: "an atom has more neighbours than the neighbour matrix holds, or a region "
     "more atoms than the search for them looks at; raise the option maxNeighbors",

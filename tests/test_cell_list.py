@@ -308,7 +308,8 @@ def test_box_changes_within_the_margin_need_no_new_cells(water_artifact, factor)
     got = model.evaluate(atoms.positions, atoms.cell.array)
     assert model.module is module
     fresh = model_of(water_artifact, atoms).evaluate(atoms.positions)
-    np.testing.assert_allclose(got.forces, fresh.forces, atol=1e-5)
+    # Other blocks, other sums: in float32 each of them is 1.5e-5 eV/A from double precision.
+    np.testing.assert_allclose(got.forces, fresh.forces, atol=3e-5)
 
 
 def test_errors_are_those_of_small_systems(water_artifact):

@@ -176,7 +176,7 @@ def test_other_errors_are_told_apart(capsys, tmp_path, monkeypatch):
     def fails(_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("openmm_les.artifact.inspect", fails)
+    monkeypatch.setattr("openmm_les.artifact.load", fails)
     status, _, err = run(capsys, "inspect", tmp_path)
     assert status == 1
     assert "openmm-les: error: ZeroDivisionError: a bug\n" in err

@@ -487,7 +487,7 @@ CONTRADICTIONS = {
     "elements": (_state(_EMBEDDING, torch.ones(4, 6)), r"the 4 elements of the embedding, got 3"),
     "no tensor": (_state("data_mean", 0.5), r"data_mean: expected a tensor, got float"),
     "no scale": (_state("data_std", torch.tensor(0.0)), r"data_std: expected a positive number"),
-    "nan": (_state(_EMBEDDING, torch.full((3, 6), np.nan)), r"NaN or infinity in atoms"),
+    "nan": (_state(_EMBEDDING, torch.full((3, 6), np.nan)), "got NaN, infinity or more in atoms"),
     "sigma": (_arguments(les_sigma=-1.0), r"option les_sigma: expected a positive number"),
     "remove mean": (_arguments(les_remove_mean=1), r"option les_remove_mean: expected True or F"),
     "list": (lambda parts: parts.update(state=[1]), r"state\.pt holds no options and tensors"),

@@ -137,7 +137,7 @@ REFUSED = {
     ),
     "not finite": (
         _put("ema.ema_weight_0", torch.full((2, 4), torch.nan, dtype=torch.float64)),
-        "expected finite numbers",
+        "got NaN, infinity or more",
     ),
 }
 
