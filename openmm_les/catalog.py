@@ -19,7 +19,7 @@ from typing import IO
 
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError
+from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError, one_line
 from openmm_les.files import user_path
 from openmm_les.names import did_you_mean
 
@@ -334,10 +334,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, exceptions.ChunkedEncodingError):
         return "the transfer was cut short"
     if isinstance(error, exceptions.ProxyError | exceptions.SSLError):
-        return " ".join(str(error).split())
+        return one_line(error)
     if isinstance(error, exceptions.ConnectionError):
         return "no connection to the server (offline?)"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _by_hand(model: Entry) -> str:

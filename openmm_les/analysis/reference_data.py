@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import FloatArray, printable
-from openmm_les.errors import InputError
+from openmm_les.analysis.series import FloatArray
+from openmm_les.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +191,7 @@ def read_structures(path: Path, limit: int | None = None) -> list[Any]:
     except Exception as error:  # ASE's readers raise whatever a broken line leads to
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"data: cannot read {path}: {error.strerror}") from None
-        reason = printable(str(error)) or type(error).__name__
-        raise InputError(f"data: {path} is not a file that ASE reads: {reason}") from error
+        raise InputError(f"data: {path} is not a file that ASE reads: {one_line(error)}") from error
     found = structures if isinstance(structures, list) else [structures]
     if not found:
         raise InputError(f"data: expected structures, got none in {path}")
