@@ -24,6 +24,7 @@ from openmm_les.errors import InputError, OutputError
 from openmm_les.files import refuse_inputs, writing
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.forces.region import HYDROGEN
 from openmm_les.names import both_spellings
 from openmm_les.observed import Observed
 from openmm_les.system_model import SystemModel
@@ -185,10 +186,7 @@ class LESReporter:
     def _prepare(self, simulation: app.Simulation) -> None:
         """Claim the file before the simulation begins, and tell what would be of no use."""
         self._claim = Claim(self._path, self, simulation, takes_over=self._append)
-        has_hydrogen = any(
-            atom.element is not None and atom.element.atomic_number == 1
-            for atom in simulation.topology.atoms()
-        )
+        has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
         if has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
             step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
             check_sampling(self._interval * step)
