@@ -67,7 +67,9 @@ class SimulationError(LESError, RuntimeError):
     """A running simulation met a state that has no valid energy (NaN positions, overflow, ...).
 
     Attributes:
-        atoms: indices, among the atoms of the model, of those that the message names.
+        reason: the message without the atoms that it names; empty if it names none.
+        atoms: indices of these, among the atoms of the model.
     """
 
+    reason: str = ""
     atoms: tuple[int, ...] = ()

@@ -116,7 +116,7 @@ class LESCompute:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the constructor got, for those who look on."""
+        """What the constructor got."""
         return self._settings
 
     def artifact(self) -> Artifact:
@@ -225,8 +225,8 @@ class LESCompute:
             return error
         named = ", ".join(self._name(atom) for atom in error.atoms[:_FEW])
         more = len(error.atoms) - _FEW
-        cause = str(error).partition(" (of the model's atoms")[0]
-        return SimulationError(f"{cause}: {named}" + (f" and {more} more" if more > 0 else ""))
+        several = f" and {more} more" if more > 0 else ""
+        return SimulationError(f"{error.reason}: {named}{several}")
 
     def _name(self, atom: int) -> str:
         """An atom of the model, for messages."""
