@@ -181,7 +181,7 @@ def find(model: str | os.PathLike[str]) -> Path:
     if given in names():
         return artifact_path(given)
     path = user_path(given)
-    if not path.exists():
+    if not os.path.exists(path):  # Path raises for a name that is too long
         raise ArtifactError(
             f"model: {path} does not exist; expected a name ({', '.join(names())}; `openmm-les "
             f"models list` shows them) or an exported model (*{artifacts.SUFFIX})"

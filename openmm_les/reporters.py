@@ -21,7 +21,7 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.claims import Claim
 from openmm_les.errors import InputError, OutputError
-from openmm_les.files import refuse_inputs, writing
+from openmm_les.files import refuse_inputs, user_path, writing
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
 from openmm_les.forces.region import HYDROGEN
@@ -123,7 +123,7 @@ class LESReporter:
         self._precision = precision
         self._device = find_device(device)
         self._temperature = _kelvin(temperature)
-        self._path = Path(file).expanduser().absolute()
+        self._path = user_path(file)
         _check_file(self._path, model)
         # Known at the first report.
         self._file: SeriesFile | None = None

@@ -235,7 +235,7 @@ def open_series(
     Raises:
         InputError: another ending, or h5py is not installed.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
         raise InputError(f"file: expected a name that ends in {', '.join(_FORMATS)}, got {file}")

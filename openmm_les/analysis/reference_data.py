@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def read_frames(
         raise InputError(f"born_axes: expected one of {', '.join(BORN_AXES)}, got {born_axes!r}")
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     structures = read_structures(path, limit)
     frames = []
     for index, atoms in enumerate(structures):
