@@ -32,7 +32,7 @@ def read_atomic_energies(
             are atomic numbers or symbols, the values energies [eV].
 
     Raises:
-        InputError: it is neither, or an element or energy is none.
+        InputError: it is neither, or an element or an energy is invalid.
     """
     if isinstance(given, Mapping):
         return _checked(given.items())

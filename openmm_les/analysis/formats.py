@@ -149,7 +149,7 @@ class NPZFile(SeriesFile):
             header = Header.of(source, get(Header.names()), units)
             arrays = get([STEP.name, TIME.name, "atoms", *QUANTITIES])
         if TIME.name not in arrays:
-            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # to be told
+            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # for the message
             arrays.pop(TIME.name, None)
         return from_arrays(source, arrays, units, header)
 

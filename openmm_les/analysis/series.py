@@ -135,7 +135,7 @@ class Header:
             units: of entries and quantities, by their names.
 
         Raises:
-            InputError: a temperature that is none, or is in another unit.
+            InputError: a temperature that is not above 0, or in another unit.
         """
         found: dict[str, Any] = {
             name: one_line(entries[name])

@@ -144,7 +144,7 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
 
 
 def _check_box(path: Path, structure: Structure) -> None:
-    """Refuse a box that is none, or so small that it must be in another unit."""
+    """Refuse a box without a volume, or so small that it must be in another unit."""
     if structure.box is None:
         return
     volume = float(np.linalg.det(structure.box))
