@@ -372,7 +372,7 @@ def test_temperature_may_be_given(tmp_path):
     )
     assert series.header.temperature == 77.0
     for wrong in (-3, "warm", float("nan")):
-        with pytest.raises(InputError, match="temperature: expected a number above 0"):
+        with pytest.raises(InputError, match="temperature: expected a temperature above 0 K"):
             LESReporter(tmp_path / "b.csv", 1, dipole=True, temperature=wrong)
 
 

@@ -76,6 +76,8 @@ def test_the_limit_of_the_guard():
         ({"reportInterval": 0}, "reportInterval: expected a number of steps above 0, got 0"),
         ({"reportInterval": 1.5}, "reportInterval: .* got 1.5"),
         ({"maxTemperature": -3}, "maxTemperature: expected a temperature above 0 K, got -3"),
+        ({"maxTemperature": "hot"}, "maxTemperature: expected a temperature above 0 K, got 'hot'"),
+        ({"maxTemperature": 3 * unit.nanometer}, "maxTemperature: .* got .*nm"),
     ],
 )
 def test_what_the_guard_refuses(options, message):
