@@ -12,7 +12,13 @@ _compiler = threading.Lock()
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
-    """What `torch.jit.script` makes of a module, from any thread."""
+    """What `torch.jit.script` makes of a module, from any thread.
+
+    Modules of one class share their compiled methods, and torch keeps the form in which a method
+    was first needed. A first call under `arithmetic.as_written` would leave calls among them
+    standing, through which `torch.jit.freeze` does not see later; so they are put in place now.
+    """
     with _compiler:
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
+        _ = scripted.inlined_graph
     return scripted
