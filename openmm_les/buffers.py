@@ -86,7 +86,7 @@ class Buffers:
         if bits & STATUS_BOX and cell is not None:
             self.cell = checked_cell(cell, self._cutoff)
             logger.info("the box has outgrown its buffers; making new ones")
-        # Counted in the box of now: a barostat may have shrunk the one that buffers were made for.
+        # Counted in the current box: a barostat may have shrunk the one that buffers were made for.
         self.capacity = max(self.capacity, self._capacity_for(positions, cell))
         self.inner_slots = max(self.inner_slots, self._inner_slots_for(positions, cell))
         self.grid = self._grid_for(positions, cell)

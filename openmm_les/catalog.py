@@ -19,7 +19,7 @@ from typing import IO
 
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
-from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError
+from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError, one_line
 from openmm_les.files import user_path
 from openmm_les.names import did_you_mean
 
@@ -181,7 +181,7 @@ def find(model: str | os.PathLike[str]) -> Path:
     if given in names():
         return artifact_path(given)
     path = user_path(given)
-    if not path.exists():
+    if not os.path.exists(path):  # Path raises for a name that is too long
         raise ArtifactError(
             f"model: {path} does not exist; expected a name ({', '.join(names())}; `openmm-les "
             f"models list` shows them) or an exported model (*{artifacts.SUFFIX})"
@@ -334,10 +334,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, exceptions.ChunkedEncodingError):
         return "the transfer was cut short"
     if isinstance(error, exceptions.ProxyError | exceptions.SSLError):
-        return " ".join(str(error).split())
+        return one_line(error)
     if isinstance(error, exceptions.ConnectionError):
         return "no connection to the server (offline?)"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _by_hand(model: Entry) -> str:

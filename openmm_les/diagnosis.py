@@ -32,8 +32,10 @@ def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> Simu
         atoms = coincident_pair(positions, cell)
     named = ", ".join(map(str, atoms[:_LISTED])) + (", ..." if len(atoms) > _LISTED else "")
     where = f" (of the model's atoms, counted from 0: {named})" if atoms else ""
-    error = SimulationError(describe_status(status) + where)
-    error.atoms = tuple(atoms)
+    reason = describe_status(status)
+    error = SimulationError(reason + where)
+    if atoms:
+        error.reason, error.atoms = reason, tuple(atoms)
     return error
 
 

@@ -15,6 +15,19 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(said: object, most: int = 400) -> str:
+    """What a file or another library says, for a message: one printable line, not too long.
+
+    Args:
+        said: a text, or an exception; one without a text is named by its class.
+        most: letters that are shown.
+    """
+    line = printable(" ".join(str(said).split()))
+    if not line and isinstance(said, BaseException):
+        line = type(said).__name__
+    return line if len(line) <= most else line[:most] + "..."
+
+
 class LESError(Exception):
     """Base class of all errors raised by openmm-les; their text never steers a terminal."""
 
@@ -54,7 +67,9 @@ class SimulationError(LESError, RuntimeError):
     """A running simulation met a state that has no valid energy (NaN positions, overflow, ...).
 
     Attributes:
-        atoms: indices, among the atoms of the model, of those that the message names.
+        reason: the message without the atoms that it names; empty if it names none.
+        atoms: indices of these, among the atoms of the model.
     """
 
+    reason: str = ""
     atoms: tuple[int, ...] = ()

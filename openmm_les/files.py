@@ -40,16 +40,19 @@ def check_output(
         OutputError: with the reason.
     """
     output = user_path(path)
-    if output.exists() and not output.is_file():
-        kind = "a directory" if output.is_dir() else "not a regular file"
-        raise OutputError(f"output: {output} is {kind}; give a file name such as {example}")
-    refuse_inputs(output, inputs)
-    if (output.exists() or output.is_symlink()) and not overwrite:
-        raise OutputError(f"output: {output} exists; choose another name or pass --overwrite")
-    if not output.parent.is_dir():
-        raise OutputError(f"output: the directory {output.parent} does not exist; create it first")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"output: no permission to write in {output.parent}")
+    with writing(output):  # such as a name that is too long
+        if output.exists() and not output.is_file():
+            kind = "a directory" if output.is_dir() else "not a regular file"
+            raise OutputError(f"output: {output} is {kind}; give a file name such as {example}")
+        refuse_inputs(output, inputs)
+        if (output.exists() or output.is_symlink()) and not overwrite:
+            raise OutputError(f"output: {output} exists; choose another name or pass --overwrite")
+        if not output.parent.is_dir():
+            raise OutputError(
+                f"output: the directory {output.parent} does not exist; create it first"
+            )
+        if not os.access(output.parent, os.W_OK):
+            raise OutputError(f"output: no permission to write in {output.parent}")
     return output
 
 
@@ -118,7 +121,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _free_space(path: Path) -> str:
     for folder in (path.absolute(), *path.absolute().parents):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # Path raises for a name that is too long
             continue
         try:
             free = shutil.disk_usage(folder).free

@@ -6,14 +6,14 @@ nothing else stops a simulation whose time step is too long.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, SupportsIndex
 
 import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les.errors import InputError, SimulationError
+from openmm_les.errors import SimulationError
+from openmm_les.reporting import read_interval, read_temperature
 
 #: Nothing is left of a molecule above this temperature [K] and this many times the target.
 _BROKEN_KELVIN, _BROKEN_FACTOR = 5000.0, 10.0
@@ -34,21 +34,8 @@ class TemperatureGuard:
     """
 
     def __init__(self, reportInterval: SupportsIndex = 10, maxTemperature: Any = None) -> None:
-        try:
-            self._interval = operator.index(reportInterval)
-        except TypeError:
-            self._interval = 0
-        if self._interval < 1:
-            raise InputError(
-                f"reportInterval: expected a number of steps above 0, got {reportInterval!r}"
-            )
-        if unit.is_quantity(maxTemperature):
-            maxTemperature = maxTemperature.value_in_unit(unit.kelvin)
-        if maxTemperature is not None and not maxTemperature > 0.0:
-            raise InputError(
-                f"maxTemperature: expected a temperature above 0 K, got {maxTemperature!r}"
-            )
-        self._limit = maxTemperature
+        self._interval = read_interval(reportInterval)
+        self._limit = read_temperature("maxTemperature", maxTemperature)
         self._masses: np.ndarray[Any, np.dtype[np.float64]] | None = None
         self._freedom = 0
 

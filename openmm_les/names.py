@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from openmm_les.errors import InputError
+
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 #: Names whose two spellings mean different things, with their units.
@@ -44,8 +46,6 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
 
 def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
     """Raise an `InputError` that names arguments nobody knows and the one probably meant."""
-    from openmm_les.errors import InputError
-
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if unknown:
@@ -75,8 +75,6 @@ def read_arguments(
         InputError: an unknown name, one argument under two names, or a name that means another unit
             elsewhere.
     """
-    from openmm_les.errors import InputError
-
     accepted = tuple(accepted)
     meant = {name: name for name in accepted} | dict(aliases or {})
     meant = {each: name for alias, name in meant.items() for each in spellings(alias)} | meant

@@ -58,6 +58,9 @@ class Inert:
     args: tuple[Any, ...]
     state: dict[str, Any]
 
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
 
 class StorageType(NamedTuple):
     """A class of storages: bytes per number and the torch dtype."""
@@ -266,7 +269,7 @@ class _Machine:
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Inert):
-            target.__setstate__(state)  # type: ignore[attr-defined]
+            target.__setstate__(state)
         elif type(target) is not OrderedDict:  # whose attributes (of a state dict) nobody reads
             raise Damage(f"the pickle changes a {type(target).__name__}")
 

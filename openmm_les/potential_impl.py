@@ -40,7 +40,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
     def __init__(self, name: str, modelPath: str | os.PathLike[str]) -> None:
         self.name = name
         self.modelPath = catalog.find(modelPath)
-        artifacts.inspect(self.modelPath)  # a wrong file is told here, not in createSystem
+        artifacts.inspect(self.modelPath)  # refuses a wrong file before createSystem does
 
     def addForces(
         self,

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmm_les.errors import LESError, printable
+from openmm_les.errors import LESError, one_line, printable
 
 #: Positions in a zip archive have 32 bits; no model comes near.
 _LARGEST_FILE = 2**32 - 1
 #: A JSON text takes up to 20 times its size in memory.
 _LARGEST_JSON = 8 * 2**20
+#: Letters that a message shows of what is wrong.
+_LONGEST_REASON = 200
 
 
 class Damage(ValueError):
@@ -76,8 +78,7 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """One line, never empty."""
-    line = str(error).split("\n", 1)[0].strip()
-    text = line if len(line) <= 200 else line[:197] + "..."
+    text = one_line(str(error).strip().split("\n", 1)[0], _LONGEST_REASON)
     if isinstance(error, Damage):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import openmm
@@ -21,11 +20,13 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.claims import Claim
 from openmm_les.errors import InputError, OutputError
-from openmm_les.files import refuse_inputs, writing
+from openmm_les.files import refuse_inputs, user_path, writing
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
+from openmm_les.forces.region import HYDROGEN
 from openmm_les.names import both_spellings
 from openmm_les.observed import Observed
+from openmm_les.reporting import read_interval, read_temperature
 from openmm_les.system_model import SystemModel
 from openmm_les.thermostats import temperature_of
 
@@ -113,7 +114,7 @@ class LESReporter:
                 "LESReporter: expected something to report, got nothing; give charges=True, "
                 "dipole=True, bornCharges=True, current=True, lesEnergy=True or velocities=True"
             )
-        self._interval = _positive(reportInterval)
+        self._interval = read_interval(reportInterval)
         if atoms is not None and model is None:
             raise InputError("atoms: this goes with model; without it the System says which atoms")
         self._model_name = model
@@ -121,8 +122,8 @@ class LESReporter:
         self._append = append
         self._precision = precision
         self._device = find_device(device)
-        self._temperature = _kelvin(temperature)
-        self._path = Path(file).expanduser().absolute()
+        self._temperature = read_temperature("temperature", temperature)
+        self._path = user_path(file)
         _check_file(self._path, model)
         # Known at the first report.
         self._file: SeriesFile | None = None
@@ -185,12 +186,10 @@ class LESReporter:
     def _prepare(self, simulation: app.Simulation) -> None:
         """Claim the file before the simulation begins, and tell what would be of no use."""
         self._claim = Claim(self._path, self, simulation, takes_over=self._append)
-        has_hydrogen = any(
-            atom.element is not None and atom.element.atomic_number == 1
-            for atom in simulation.topology.atoms()
-        )
-        if has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
-            step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+        has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
+        step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+        # An integrator that chooses its steps has none yet.
+        if step > 0.0 and has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
             check_sampling(self._interval * step)
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
@@ -342,26 +341,3 @@ def _check_file(path: Path, model: str | os.PathLike[str] | None) -> None:
             f"file: {path} exists and is no time series of LESReporter; choose another name, or "
             "delete it"
         )
-
-
-def _kelvin(temperature: Any) -> float | None:
-    if temperature is None:
-        return None
-    value = temperature.value_in_unit(unit.kelvin) if unit.is_quantity(temperature) else temperature
-    try:
-        kelvin = float(value)
-    except (TypeError, ValueError):
-        kelvin = math.nan
-    if not 0.0 < kelvin < math.inf:
-        raise InputError(f"temperature: expected a number above 0 [K], got {temperature!r}")
-    return kelvin
-
-
-def _positive(interval: SupportsIndex) -> int:
-    try:
-        steps = operator.index(interval)
-    except TypeError:
-        steps = 0
-    if steps < 1:
-        raise InputError(f"reportInterval: expected a number of steps above 0, got {interval!r}")
-    return steps

@@ -77,8 +77,8 @@ class Evaluation:
 class SystemModel:
     """One artifact specialised to one system.
 
-    Several threads may use it, one after the other. A pickle or a copy holds the arguments, with
-    the box and the capacity of now, and builds its own module.
+    Several threads may use it, one after the other. A pickle or a copy holds the arguments, the
+    current box and the current capacity, and builds its own module.
 
     Args:
         artifact: the model.

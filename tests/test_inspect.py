@@ -14,7 +14,7 @@ from test_artifact import rewrite
 from openmm_les import InputError, artifact, catalog
 from openmm_les.cli import main
 from openmm_les.cli.terminal import PrintableFormatter
-from openmm_les.errors import OutputError, printable
+from openmm_les.errors import OutputError
 
 DEMO = catalog.artifact_path("les-demo")
 #: Clears the screen, sets the title, turns text round, ends the line in other ways.
@@ -56,7 +56,7 @@ def test_strings_of_a_file_do_not_steer_the_terminal(capsys, tmp_path):
     assert r"MIT\u001b[2J\u001b]0;title\u0007\u009b31m\u202e\u007f\ud800 more" in out
     status, out, _ = run(capsys, "inspect", path, "--json")
     assert is_plain(out)
-    assert json.loads(out)["licence"] == printable(STEERS)
+    assert json.loads(out)["licence"] == STEERS
 
 
 def test_lines_of_a_file_are_no_rows_of_the_table(capsys, tmp_path):

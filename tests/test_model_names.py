@@ -15,9 +15,11 @@ from openmm_les_export.atomic_energies import read_atomic_energies
 from openmmml import MLPotential
 
 from openmm_les import artifact, catalog, observed
+from openmm_les.analysis import formats
 from openmm_les.ase import LESCalculator
 from openmm_les.cli import main
-from openmm_les.errors import ArtifactError, ModelFileError, OutputError
+from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
+from openmm_les.files import check_output
 from openmm_les.md import config as configs
 
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
@@ -114,3 +116,19 @@ def test_export_reads_and_writes_in_a_home(home):
         export("~/my.model", home / "my.model", overwrite=True)
     (home / "energies.yaml").write_text("H: -13.6")
     assert read_atomic_energies("~/energies.yaml") == {1: -13.6}
+
+
+def test_texts_that_no_path_can_be():
+    """Energies of many elements are longer than a name of a file, and no user has this name."""
+    energies = {z: -1000.125 * z for z in range(1, 31)}
+    text = ",".join(f"{z}:{energy}" for z, energy in energies.items())
+    assert len(text) > 255
+    assert read_atomic_energies(text) == energies
+    with pytest.raises(ArtifactError, match="does not exist"):
+        catalog.find(text)
+    with pytest.raises(OutputError, match=r"cannot write .*too long"):
+        check_output(text, inputs={})
+    nobody = "~no-such-user/water.pdb"
+    assert nobody in str(configs.RunConfig(structure=nobody, model="les-demo").structure)
+    with pytest.raises(InputError, match=r"cannot read .*no-such-user"):
+        formats.read("~no-such-user/water.csv")

@@ -428,8 +428,16 @@ def test_calibration_that_cannot_tell_says_so(folder):
 DAMAGED = {
     "nan": ("[A-Z][a-z]? +[-0-9.]+", "H nan", "numbers of structure 0 are not finite"),
     "text": ("energy=[-0-9.]+", "energy=low", "numbers of structure 0 are not finite"),
-    "flat box": ('Lattice="[-0-9.]+', 'Lattice="0.0', "the box of structure 0 is none"),
-    "huge box": ('Lattice="[-0-9.]+', 'Lattice="1e9', "the box of structure 0 is none"),
+    "flat box": (
+        'Lattice="[-0-9.]+',
+        'Lattice="0.0',
+        "the box of structure 0 is flat or far too large",
+    ),
+    "huge box": (
+        'Lattice="[-0-9.]+',
+        'Lattice="1e9',
+        "the box of structure 0 is flat or far too large",
+    ),
     "one place": (
         r"\n([A-Z]\S*) +(\S+ +\S+ +\S+)\n([A-Z]\S*) .*\n",
         r"\n\1 \2\n\3 \2\n",

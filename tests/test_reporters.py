@@ -124,6 +124,14 @@ def test_charges_alone_are_those_of_the_response(tmp_path):
         np.testing.assert_allclose(series.get(name), full.get(name), atol=1e-6)
 
 
+def test_steps_of_any_length(tmp_path):
+    """An integrator that chooses them says 0 before the first one."""
+    integrator = openmm.VariableVerletIntegrator(1e-3)
+    series = reported(simulation_of(water(), integrator), tmp_path / "a.csv", 3, dipole=True)
+    assert len(series.time) == 3
+    assert (np.diff(series.time) > 0.0).all()
+
+
 def test_periodic_systems_have_a_current_and_a_volume(tmp_path):
     simulation = simulation_of(water([9.0, 9.0, 10.0]))
     series = reported(simulation, tmp_path / "series.csv", 2, bornCharges=True, current=True)
@@ -364,7 +372,7 @@ def test_temperature_may_be_given(tmp_path):
     )
     assert series.header.temperature == 77.0
     for wrong in (-3, "warm", float("nan")):
-        with pytest.raises(InputError, match="temperature: expected a number above 0"):
+        with pytest.raises(InputError, match="temperature: expected a temperature above 0 K"):
             LESReporter(tmp_path / "b.csv", 1, dipole=True, temperature=wrong)
 
 

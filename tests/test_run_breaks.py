@@ -14,7 +14,7 @@ from test_run_region import IN_WATER, write
 from openmm_les import InputError, SimulationError, catalog, md
 from openmm_les.analysis import formats
 from openmm_les.guard import TemperatureGuard
-from openmm_les.md import runner, simulation, wording
+from openmm_les.md import runner, wording
 
 SHORT = {"steps": 20, "equilibration_steps": 0}
 
@@ -76,6 +76,8 @@ def test_the_limit_of_the_guard():
         ({"reportInterval": 0}, "reportInterval: expected a number of steps above 0, got 0"),
         ({"reportInterval": 1.5}, "reportInterval: .* got 1.5"),
         ({"maxTemperature": -3}, "maxTemperature: expected a temperature above 0 K, got -3"),
+        ({"maxTemperature": "hot"}, "maxTemperature: expected a temperature above 0 K, got 'hot'"),
+        ({"maxTemperature": 3 * unit.nanometer}, "maxTemperature: .* got .*nm"),
     ],
 )
 def test_what_the_guard_refuses(options, message):
@@ -176,9 +178,9 @@ def test_the_response_tells_temperature_and_model(tmp_path):
     assert np.isfinite(series.get("les_energy")).all()
 
 
-def test_kinetic_temperature_is_that_of_openmm():
+def test_temperature_is_that_of_openmm():
     made = classical(0.5)
-    kinetic = made.context.getState(energy=True).getKineticEnergy()
-    expected = 2 * kinetic / (6 * unit.MOLAR_GAS_CONSTANT_R) / unit.kelvin
+    state = made.context.getState(energy=True, velocities=True)
+    expected = 2 * state.getKineticEnergy() / (6 * unit.MOLAR_GAS_CONSTANT_R) / unit.kelvin
     # OpenMM moves leap-frog velocities to the time of the positions first.
-    assert simulation.kinetic_temperature(made) == pytest.approx(expected, rel=0.2)
+    assert TemperatureGuard().temperature(made.system, state) == pytest.approx(expected, rel=0.2)

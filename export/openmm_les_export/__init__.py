@@ -101,7 +101,10 @@ def export(
     from openmm_les_export.unpickle import open_model
 
     inputs = {"the model": model_path, "--calibrate": calibrate}
-    if isinstance(atomic_energies, str | os.PathLike) and user_path(atomic_energies).exists():
+    # Path raises for a text that is too long for a name.
+    if isinstance(atomic_energies, str | os.PathLike) and os.path.exists(
+        user_path(atomic_energies)
+    ):
         inputs["--atomic-energies"] = atomic_energies
     destination = check_output(output, overwrite, inputs=inputs)
     opened = open_model(user_path(model_path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
+from openmm_les.files import user_path
 from openmm_les.reading import Damage, Kind, boundary, read_file
 
 _EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
@@ -31,12 +32,12 @@ def read_atomic_energies(
             are atomic numbers or symbols, the values energies [eV].
 
     Raises:
-        InputError: it is neither, or an element or energy is none.
+        InputError: it is neither, or an element or an energy is invalid.
     """
     if isinstance(given, Mapping):
         return _checked(given.items())
-    path = Path(given).expanduser()
-    if path.is_file():
+    path = user_path(given)
+    if os.path.isfile(path):  # Path raises for a text that is too long for a name
         with boundary(path, _FILE):
             return _checked(_of_file(path))
     pairs = [term.split(":") for term in str(given).split(",")]

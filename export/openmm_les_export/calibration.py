@@ -130,7 +130,8 @@ def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
         if not all(_are_finite_numbers(value) for value in values) or np.size(energy) != 1:
             raise Damage(f"numbers of structure {index} are not finite")
         if atoms.pbc.all() and not _is_a_box(atoms):
-            raise Damage(f"the box of structure {index} is none: {atoms.cell.array.tolist()} A")
+            box = atoms.cell.array.tolist()
+            raise Damage(f"the box of structure {index} is flat or far too large: {box} A")
         found.append((atoms, float(np.reshape(energy, ()))))
     if len(found) < MIN_FRAMES:
         raise InputError(

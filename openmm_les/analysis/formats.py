@@ -30,10 +30,9 @@ from openmm_les.analysis.series import (
     from_arrays,
     from_table,
     is_series,
-    printable,
 )
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
-from openmm_les.errors import InputError, LESError
+from openmm_les.errors import InputError, LESError, one_line
 from openmm_les.files import write_atomically
 
 #: Digits of a number in a CSV file: more than single precision has.
@@ -70,7 +69,7 @@ class CSVFile(SeriesFile):
             except ValueError as error:
                 raise InputError(
                     f"{source}: expected a table of numbers below its header, got something else "
-                    f"({printable(str(error))}); delete the broken line if it is the last"
+                    f"({one_line(error)}); delete the broken line if it is the last"
                 ) from None
         if table.size and table.shape[1] != len(columns):
             raise InputError(
@@ -150,7 +149,7 @@ class NPZFile(SeriesFile):
             header = Header.of(source, get(Header.names()), units)
             arrays = get([STEP.name, TIME.name, "atoms", *QUANTITIES])
         if TIME.name not in arrays:
-            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # to be told
+            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # for the message
             arrays.pop(TIME.name, None)
         return from_arrays(source, arrays, units, header)
 
@@ -236,7 +235,7 @@ def open_series(
     Raises:
         InputError: another ending, or h5py is not installed.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
         raise InputError(f"file: expected a name that ends in {', '.join(_FORMATS)}, got {file}")
@@ -263,9 +262,8 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"file: cannot read {file.path}: {error.strerror}") from None
         kind = {".npz": "an NPZ", ".csv": "a CSV"}.get(file.path.suffix.lower(), "an HDF5")
-        reason = printable(str(error)) or type(error).__name__
         raise InputError(
-            f"{file.path}: expected {kind} file of numbers, got something else ({reason})"
+            f"{file.path}: expected {kind} file of numbers, got something else ({one_line(error)})"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import FloatArray, printable
-from openmm_les.errors import InputError
+from openmm_les.analysis.series import FloatArray
+from openmm_les.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def read_frames(
         raise InputError(f"born_axes: expected one of {', '.join(BORN_AXES)}, got {born_axes!r}")
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     structures = read_structures(path, limit)
     frames = []
     for index, atoms in enumerate(structures):
@@ -191,8 +192,7 @@ def read_structures(path: Path, limit: int | None = None) -> list[Any]:
     except Exception as error:  # ASE's readers raise whatever a broken line leads to
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"data: cannot read {path}: {error.strerror}") from None
-        reason = printable(str(error)) or type(error).__name__
-        raise InputError(f"data: {path} is not a file that ASE reads: {reason}") from error
+        raise InputError(f"data: {path} is not a file that ASE reads: {one_line(error)}") from error
     found = structures if isinstance(structures, list) else [structures]
     if not found:
         raise InputError(f"data: expected structures, got none in {path}")

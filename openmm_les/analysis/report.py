@@ -41,7 +41,7 @@ def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Pat
     Raises:
         OutputError: it cannot be made, would lose files, or holds an input.
     """
-    directory = directory.expanduser()
+    directory = Path(os.path.expanduser(directory))
     for output in (directory, *(directory / name for name in (FRAMES, STATISTICS, PICTURE))):
         refuse_inputs(output, inputs)
     with writing(directory):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -135,10 +135,10 @@ class Header:
             units: of entries and quantities, by their names.
 
         Raises:
-            InputError: a temperature that is none, or is in another unit.
+            InputError: a temperature that is not above 0, or in another unit.
         """
         found: dict[str, Any] = {
-            name: printable(str(entries[name]))
+            name: one_line(entries[name])
             for name in ("model", "model_sha256", "charge_sign")
             if name in entries
         }
@@ -151,7 +151,7 @@ class Header:
             if unit != "K" or not 0.0 < found["temperature"] < math.inf:
                 raise InputError(
                     f"{source}: expected a temperature above 0 in K, got "
-                    f"{printable(str(given), 40)} {printable(unit, 40)}; correct its header"
+                    f"{one_line(given, 40)} {one_line(unit, 40)}; correct its header"
                 )
         return cls(**found)
 
@@ -286,7 +286,7 @@ def from_table(
     moments = places.pop(TIME.name, {})
     if list(moments) != [("", "")]:
         raise InputError(
-            f"{source}: expected a column 'Time (ps)', got {printable(', '.join(columns))}"
+            f"{source}: expected a column 'Time (ps)', got {one_line(', '.join(columns))}"
         )
     time = table[:, moments["", ""]]
     step = places.pop(STEP.name, {}).get(("", ""))
@@ -326,14 +326,14 @@ def from_arrays(
     """
     if TIME.name not in arrays:
         raise InputError(
-            f"{source}: expected an array 'time' [ps], got {printable(', '.join(arrays))}"
+            f"{source}: expected an array 'time' [ps], got {one_line(', '.join(arrays))}"
         )
     values = {}
     for name, quantity in {TIME.name: TIME, **QUANTITIES}.items():
         if name in arrays and units.get(name, quantity.unit) != quantity.unit:
             raise InputError(
                 f"{source}: expected {name} in {quantity.unit}, got "
-                f"{printable(str(units[name]), 40)}; convert it"
+                f"{one_line(units[name], 40)}; convert it"
             )
     time = np.asarray(arrays[TIME.name], dtype=np.float64)
     if time.ndim != 1:
@@ -368,12 +368,6 @@ def as_steps(source: str, values: npt.NDArray[Any]) -> IntArray:
     if not (np.isfinite(numbers) & (np.abs(numbers) < 2**53)).all():
         raise InputError(f"{source}: expected a number of steps in every row, got something else")
     return np.asarray(values).astype(np.int64)
-
-
-def printable(text: str, most: int = 200) -> str:
-    """Text of a file in one line that is safe to print, not longer than `most`."""
-    line = " ".join(text.split())[:most]
-    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def is_series(columns: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ from openmm_les.forces import electric_field
 from openmm_les.forces.backends import find_device
 from openmm_les.forces.cuda_context import torch_context
 from openmm_les.forces.interrupts import called_by_openmm, handed_over
+from openmm_les.forces.region import few
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from openmm_les.system_model import Evaluation, SystemModel
 
 logger = logging.getLogger(__name__)
-
-_FEW = 5
 
 
 class _ForOpenMM(SimulationError):
@@ -116,7 +115,7 @@ class LESCompute:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the constructor got, for those who look on."""
+        """What the constructor got."""
         return self._settings
 
     def artifact(self) -> Artifact:
@@ -223,10 +222,7 @@ class LESCompute:
         """The same error with particles of the System in place of atoms of the model."""
         if not error.atoms:
             return error
-        named = ", ".join(self._name(atom) for atom in error.atoms[:_FEW])
-        more = len(error.atoms) - _FEW
-        cause = str(error).partition(" (of the model's atoms")[0]
-        return SimulationError(f"{cause}: {named}" + (f" and {more} more" if more > 0 else ""))
+        return SimulationError(f"{error.reason}: {few(map(self._name, error.atoms))}")
 
     def _name(self, atom: int) -> str:
         """An atom of the model, for messages."""

@@ -16,7 +16,7 @@ from openmm_les.units import ANGSTROM_PER_NM
 Cell = tuple[tuple[float, float, float], ...]
 
 _NAMED_ATOMS = 5
-_NEVER_ALONE = (app.element.hydrogen, app.element.deuterium)
+HYDROGEN = (app.element.hydrogen, app.element.deuterium)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def loose_residues(
     found = []
     for residue in topology.residues():
         real = [atom for atom in residue.atoms() if atom.element is not None]
-        suspects = real if len(real) > 1 else [a for a in real if a.element in _NEVER_ALONE]
+        suspects = real if len(real) > 1 else [a for a in real if a.element in HYDROGEN]
         if any(atom.index in chosen and atom.index not in bonded for atom in suspects):
             found.append(residue)
     return found

@@ -277,7 +277,7 @@ def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
 
 def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """What file and flags give together, with absolute paths; of a run its directory will do."""
-    path = None if file is None else Path(file).expanduser()
+    path = None if file is None else Path(os.path.expanduser(file))
     if path is not None and path.is_dir():
         path /= CONFIG
     base = Path.cwd() if path is None else path.absolute().parent
@@ -378,13 +378,13 @@ def _absolute_path(name: str, value: str, base: Path) -> str:
 
     if name == "model" and value in catalog.names():
         return value
-    return os.path.normpath(base / Path(value).expanduser())
+    return os.path.normpath(base / os.path.expanduser(value))
 
 
 def _absolute_file(value: str, base: Path) -> str:
     """A file where there is one; else it is the name of one that comes with OpenMM."""
-    path = base / Path(value).expanduser()
-    return os.path.normpath(path) if path.is_file() else value
+    path = os.path.normpath(base / os.path.expanduser(value))
+    return path if os.path.isfile(path) else value
 
 
 def _relative(path: str, base: Path) -> str:

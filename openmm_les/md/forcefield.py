@@ -10,11 +10,10 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 from openmm_les.md import xml_files
 from openmm_les.md.config import RunConfig
 from openmm_les.md.structure import Structure, with_box
-from openmm_les.md.xml_files import line
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +56,8 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
         field = app.ForceField(*names)
     except Exception as error:  # the parser raises whatever a broken file leads to
         raise InputError(
-            f"force_field: cannot read {', '.join(names)}: {line(error)}; expected XML files, or "
-            "names of those that come with OpenMM, such as amber14-all.xml and amber14/tip3p.xml"
+            f"force_field: cannot read {', '.join(names)}: {one_line(error)}; expected XML files, "
+            "or names of those that come with OpenMM, such as amber14-all.xml and amber14/tip3p.xml"
         ) from None
     try:
         structure = _with_sites(structure, field)
@@ -71,7 +70,7 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
         )
     except Exception as error:  # ValueError or Exception itself, with the reason as text
         raise InputError(
-            f"force_field: {', '.join(names)} cannot describe the structure: {line(error)}; a "
+            f"force_field: {', '.join(names)} cannot describe the structure: {one_line(error)}; a "
             "residue without a template, such as a ligand, needs a force field file of its own, or "
             "a System made elsewhere (system: FILE.xml); missing atoms and bonds have to be added "
             "to the structure"

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from openmm import app
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few, residue_name
+from openmm_les.forces.region import HYDROGEN, few, residue_name
 from openmm_les.md.wording import residue_names
 
 logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
-HYDROGEN = (app.element.hydrogen, app.element.deuterium)
 #: Names of residues that OpenMM's table has under another one.
 _SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
 #: Distance within which hydrogen is bound, where no bond says so [nm].

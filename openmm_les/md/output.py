@@ -24,9 +24,9 @@ from openmm_les.files import (
     write_atomically,
     writing,
 )
+from openmm_les.forces.region import HYDROGEN
 from openmm_les.md.checkpoint import Checkpoint, FileState
 from openmm_les.md.config import CONFIG, RunConfig, load
-from openmm_les.md.hydrogens import HYDROGEN
 from openmm_les.md.simulation import Phase
 from openmm_les.md.structure import FloatArray, Structure, with_box
 from openmm_les.reporters import LESReporter

@@ -18,7 +18,7 @@ from itertools import groupby
 from openmm import app
 from openmm.app.topology import Atom, Residue
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 from openmm_les.forces.region import few, residue_name, residue_number
 from openmm_les.md.structure import real_atoms
 
@@ -147,9 +147,9 @@ def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
     try:
         return [int(i) for i in mdtraj.Topology.from_openmm(topology).select(selection)]
     except Exception as error:  # its parser raises many kinds
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"ml_region: expected {_KINDS} or a selection of mdtraj, got {selector!r}: {reason}"
+            f"ml_region: expected {_KINDS} or a selection of mdtraj, got {selector!r}: "
+            f"{one_line(error)}"
         ) from None
 
 

@@ -18,7 +18,6 @@ from openmm_les.artifact import Artifact
 from openmm_les.buffers import with_headroom
 from openmm_les.errors import InputError
 from openmm_les.forces import backends
-from openmm_les.guard import TemperatureGuard
 from openmm_les.md import hybrid as hybrids
 from openmm_les.md.checkpoint import PhaseName
 from openmm_les.md.config import RunConfig
@@ -197,12 +196,6 @@ def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
     simulation.context.setVelocitiesToTemperature(
         config.temperature * unit.kelvin, _derive(config, "velocities", "", 0)
     )
-
-
-def kinetic_temperature(simulation: app.Simulation) -> float:
-    """Temperature of the present velocities, without regard to motion of the whole [K]."""
-    state = simulation.context.getState(velocities=True)
-    return TemperatureGuard().temperature(simulation.system, state)
 
 
 def environment() -> dict[str, Any]:

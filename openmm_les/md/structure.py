@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.forces.region import few, loose_residues
+from openmm_les.forces.region import HYDROGEN, few, loose_residues
 from openmm_les.md import contacts, hydrogens, structure_file
-from openmm_les.md.hydrogens import HYDROGEN
 from openmm_les.md.wording import atom_name, residue_names
 
 logger = logging.getLogger(__name__)
@@ -145,7 +144,7 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
 
 
 def _check_box(path: Path, structure: Structure) -> None:
-    """Refuse a box that is none, or so small that it must be in another unit."""
+    """Refuse a box without a volume, or so small that it must be in another unit."""
     if structure.box is None:
         return
     volume = float(np.linalg.det(structure.box))

@@ -115,7 +115,7 @@ def _text(path: Path, content: bytes) -> str:
     """The text of a file, whatever its encoding and line ends.
 
     Raises:
-        InputError: it is none, or no structure for certain.
+        InputError: it is not text, or certainly no structure.
     """
     found = next((name for magic, name in _COMPRESSED.items() if content.startswith(magic)), None)
     if found:

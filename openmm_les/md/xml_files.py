@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import openmm
 from openmm.app.forcefield import _getDataDirectories
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 from openmm_les.reading import Kind, boundary, read_file
 
 #: What a run adds by itself.
@@ -33,8 +33,6 @@ _HARMLESS = frozenset(
     + ("Continuous2DFunction", "Continuous3DFunction", "Discrete1DFunction", "Discrete2DFunction")
     + ("Discrete3DFunction",)
 )
-#: Characters that are shown of what another library says.
-_LONGEST = 400
 #: Elements of a force field whose text OpenMM runs, and the attribute that it evaluates.
 _SCRIPTS = ("Script", "InitializationScript")
 _EVALUATED = "useDispersionCorrection"
@@ -59,7 +57,7 @@ def read_system(path: Path) -> openmm.System:
     try:
         system = openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
     except Exception as error:  # OpenMMException, or ValueError for XML of something else
-        raise InputError(f"system: OpenMM cannot read {path}: {line(error)}") from None
+        raise InputError(f"system: OpenMM cannot read {path}: {one_line(error)}") from None
     return system
 
 
@@ -130,9 +128,3 @@ def _located(name: str, folders: Iterable[str]) -> str | None:
     """Where OpenMM finds a force field file."""
     places = (name, *(os.path.join(folder, name) for folder in folders))
     return next((place for place in places if os.path.isfile(place)), None)
-
-
-def line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

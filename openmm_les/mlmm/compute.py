@@ -90,8 +90,8 @@ class MixedCompute(LESCompute):
         return super().parameters | ({LAMBDA: 1.0} if self._settings["interpolate"] else {})
 
     def _evaluate(self, state: openmm.State) -> tuple[float, FloatArray]:
-        asleep = self._settings["interpolate"] and state.getParameters()[LAMBDA] == 0.0
-        if asleep:  # the model need not be good for what the force field samples
+        is_off = self._settings["interpolate"] and state.getParameters()[LAMBDA] == 0.0
+        if is_off:  # the model need not be good for what the force field samples
             return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
         return super()._evaluate(state)
 

@@ -11,6 +11,9 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
+from hostile import call, text
+from hostile import name as class_of
+
 from fuzzing.cases import Hostile, Seed
 from fuzzing.mutate import archive, members, with_member
 from fuzzing.worker import SENTINEL
@@ -20,26 +23,9 @@ _START = b"\x80\x02"
 STORAGE = "hostile"
 
 
-def text(value: str) -> bytes:
-    """Opcode of a string."""
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
 def whole(value: int) -> bytes:
     """Opcode of an integer."""
     return pickle.dumps(value, 2)[2:-1]
-
-
-def call(name: str, *arguments: bytes) -> bytes:
-    """Opcodes of a call of ``module.name``."""
-    module, _, function = name.rpartition(".")
-    return b"c%s\n%s\n(" % (module.encode(), function.encode()) + b"".join(arguments) + b"tR"
-
-
-def class_of(name: str) -> bytes:
-    """Opcode of a global."""
-    module, _, what = name.rpartition(".")
-    return b"c%s\n%s\n" % (module.encode(), what.encode())
 
 
 def storage(

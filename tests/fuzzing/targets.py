@@ -68,11 +68,6 @@ def _checkpoint_of(family: str, path: Path) -> Numbers:
     return energies(read_model(path, **TOLD[family]))
 
 
-def _any_checkpoint(path: Path) -> Numbers:
-    """As of MACE, which is the first seed of hostile pickles."""
-    return _checkpoint_of("mace", path)
-
-
 def _artifact(path: Path) -> Numbers:
     from openmm_les import artifact
 
