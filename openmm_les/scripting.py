@@ -7,12 +7,13 @@ import threading
 import torch
 from torch import nn
 
-# Two threads that script the same class fail with "Can't redefine method", whatever the objects.
-_compiler = threading.Lock()
+#: Two threads that script the same class fail with "Can't redefine method", whatever the objects.
+#: Whoever calls code of others that scripts holds it, too.
+compiler = threading.RLock()
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
     """What `torch.jit.script` makes of a module, from any thread."""
-    with _compiler:
+    with compiler:
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
     return scripted
