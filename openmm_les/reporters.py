@@ -191,7 +191,8 @@ class LESReporter:
         )
         if has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
             step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
-            check_sampling(self._interval * step)
+            if step > 0:  # a variable step is not known before the first
+                check_sampling(self._interval * step)
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
         """Say once if the thermostat has left the temperature that the file tells."""
