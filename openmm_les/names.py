@@ -60,6 +60,7 @@ def read_arguments(
     given: Mapping[str, Any],
     accepted: Iterable[str],
     aliases: Mapping[str, str] | None = None,
+    taken: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Arguments under the names that a function has for them, from either spelling.
 
@@ -70,6 +71,7 @@ def read_arguments(
         given: as the user gave them.
         accepted: names that the function has.
         aliases: further names, and those of `accepted` that they stand for.
+        taken: names that are accepted, too, but not among `given`: somebody has taken them before.
 
     Raises:
         InputError: an unknown name, one argument under two names, or a name that means another unit
@@ -78,7 +80,8 @@ def read_arguments(
     accepted = tuple(accepted)
     meant = {name: name for name in accepted} | dict(aliases or {})
     meant = {each: name for alias, name in meant.items() for each in spellings(alias)} | meant
-    refuse_unknown(where, (name for name in given if name not in meant), accepted)
+    unknown = (name for name in given if name not in meant)
+    refuse_unknown(where, unknown, (*accepted, *taken))
     found: dict[str, Any] = {}
     spelled: dict[str, str] = {}
     for name, value in given.items():

@@ -139,6 +139,7 @@ class _Machine:
         self._callable: set[int] = set()  # ids of those globals that are no storages
         self._storages: dict[str, Storage] = {}
         self._unusual_keys = 0
+        self._limit = self._left = _REPETITION * archive.size + _ALLOWANCE
 
     def run(self) -> object:
         """The object on the stack when the pickle says stop."""
@@ -195,6 +196,17 @@ class _Machine:
     def _get(self, layout: str) -> None:
         self._push(self._memo[self._number(layout)])
 
+    def _use(self, *values: Any) -> None:
+        """Count what an instruction is going to walk through or copy.
+
+        Two bytes of a pickle put a value on the stack again, however large it is.
+        """
+        for value in values:
+            if isinstance(value, _SIZED):
+                self._left -= len(value) if isinstance(value, str) else 16 * len(value)
+            if self._left < 0:
+                raise Damage(_REPEATS.format(self._limit))
+
     # --- containers
 
     def _mark(self) -> None:
@@ -232,6 +244,7 @@ class _Machine:
         """A key whose hash costs no time and of which not too many can be made to collide."""
         if type(key) is str:
             return key
+        self._use(key)
         parts = key if type(key) is tuple else (key,)
         if not all(type(part) in (str, int, bool, type(None)) for part in parts):
             raise Damage(f"a key of type {type(key).__name__}")
@@ -264,10 +277,13 @@ class _Machine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(arguments) is not tuple or id(function) not in self._callable:
             raise Damage("the pickle calls what it may not")
+        self._use(arguments)
+        self._use(*arguments)
         self._push(function(*arguments))
 
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
+        self._use(state)
         if isinstance(target, Inert):
             target.__setstate__(state)
         elif type(target) is not OrderedDict:  # whose attributes (of a state dict) nobody reads
@@ -414,13 +430,15 @@ def check_size(root: object, limit: int) -> None:
             own, below = done.get(id(child)) or (_weight(child), 0)
             weight, depth = weight + own, max(depth, below + 1)
         if weight > limit:
-            raise Damage(f"its parts repeat until they are more than {limit} bytes")
+            raise Damage(_REPEATS.format(limit))
         if depth > _DEEPEST:
             raise Damage(f"more than {_DEEPEST} levels of nesting")
         done[id(value)] = weight, depth
 
 
+_SIZED = (str, tuple, list, dict, set)
 _CONTAINERS = (tuple, list, dict, set, Inert)
+_REPEATS = "its parts repeat until they are more than {} bytes"
 
 
 def _children(value: Any) -> Iterable[Any]:

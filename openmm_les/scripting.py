@@ -7,8 +7,9 @@ import threading
 import torch
 from torch import nn
 
-# Two threads that script the same class fail with "Can't redefine method", whatever the objects.
-_compiler = threading.Lock()
+#: Two threads that script the same class fail with "Can't redefine method", whatever the objects.
+#: Whoever calls code of others that scripts holds it, too.
+compiler = threading.RLock()
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
@@ -18,7 +19,7 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
     was first needed. A first call under `arithmetic.as_written` would leave calls among them
     standing, through which `torch.jit.freeze` does not see later; so they are put in place now.
     """
-    with _compiler:
+    with compiler:
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
         _ = scripted.inlined_graph
     return scripted

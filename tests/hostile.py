@@ -167,6 +167,8 @@ def _pickles() -> Iterator[tuple[str, bytes, dict[str, bytes]]]:
     large = tensor(storage(text("0"), integer(10**5)), (10**5,))
     often = b"]" + large + b"q\x01a(" + b"h\x01" * 20_000 + b"e"
     yield "one_tensor_often", often, {"0": bytes(8 * 10**5)}
+    shape = source, integer(0), tuple_of(*[integer(1)] * 10_000), tuple_of(*[integer(0)] * 10_000)
+    yield "long_shape", _calls("torch._utils._rebuild_tensor_v2", *shape, count=50_000), eight
 
 
 def _programs() -> Iterator[tuple[str, bytes]]:
@@ -180,6 +182,12 @@ def _programs() -> Iterator[tuple[str, bytes]]:
     yield "many_instructions", b"(" + b"N" * 1_000_000 + b"t"
     yield "many_dictionaries", b"(" + b"}" * 1_000_000 + b"t"
     yield "many_sets", _many_sets(200_000)
+    letters = text("a" * 10**5)
+    elements = b"](" + b"".join(text(str(i)) for i in range(10_000)) + b"e"
+    yield "many_copies_of_a_text", _calls("_codecs.encode", letters, text("latin1"), count=50_000)
+    yield "many_copies_of_a_set", _calls("builtins.set", elements, count=50_000)
+    numbers = tuple_of(*[b"K\x01"] * 50_000) + b"q\x00"
+    yield "long_key", b"}(" + numbers + b"N" + b"h\x00N" * 9_000 + b"u"
     keys = b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(1, 60_000))
     yield "colliding_numbers", b"}(" + keys + b"u"
     yield "integer_of_255_bytes", b"\x8a\xff" + b"\x7f" * 255
@@ -198,6 +206,12 @@ def _programs() -> Iterator[tuple[str, bytes]]:
     yield "calls_a_text", text("x") + b")R"
     yield "calls_a_storage", name("torch.FloatStorage") + b")R"
     yield "parameter_of_nothing", call("torch._utils._rebuild_parameter", b"N", b"\x89", b"N")
+
+
+def _calls(function: str, *arguments: bytes, count: int) -> bytes:
+    """The same call again and again, in three bytes each."""
+    made = name(function) + b"q\x00" + tuple_of(*arguments) + b"q\x01"
+    return b"(" + made + b"h\x00h\x01R" * count + b"t"
 
 
 def _many_sets(count: int) -> bytes:

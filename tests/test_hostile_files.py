@@ -120,6 +120,8 @@ def test_no_hostile_file_takes_more_than_its_size_allows(outcomes):
         ("one_number_repeated.model", "reads beyond the end of its storage of 8"),
         ("overlapping.model", "members of the archive overlap"),
         ("doubled_60.model", "its parts repeat until they are more than"),
+        ("long_key.model", "its parts repeat until they are more than"),
+        ("many_copies_of_a_text.les.pt", "its parts repeat until they are more than"),
         ("deep_tuples.model", "more than 100 levels of nesting"),
         ("metadata_deflated.les.pt", "metadata.json is compressed"),
         ("without_hyper.les.pt", "hyper: field required"),

@@ -125,3 +125,10 @@ def test_options_of_a_calculator_do_not_change(demo):
             change()
     calculator.electric_field = (0, 0, 0.1)
     assert calculator.electric_field.tolist() == [0, 0, 0.1]
+
+
+@pytest.mark.parametrize("given", ["interpolat", "remove_constraints", "embeding", "return_info"])
+def test_what_openmm_ml_takes_is_meant_too(demo, given):
+    read = entry_points(demo)["createMixedSystem"][0]
+    with pytest.raises(InputError, match=r"; did you mean \w+\? Accepted: .*returnInfo"):
+        read(**{given: True})

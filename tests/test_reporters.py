@@ -499,6 +499,12 @@ def test_rows_too_rare_for_hydrogen_are_told_before_the_simulation(tmp_path, cap
     assert not caplog.text
 
 
+def test_a_variable_time_step_is_not_known_before_the_simulation(tmp_path):
+    simulation = simulation_of(water(), integrator=openmm.VariableVerletIntegrator(1e-4))
+    series = reported(simulation, tmp_path / "a.csv", 2, current=True)
+    assert len(series.time) == 2
+
+
 def test_a_simulation_stops_in_one_line_where_the_disk_is_full(tmp_path):
     """And goes on when there is space again, without a gap."""
     path = tmp_path / "series.csv"

@@ -95,6 +95,16 @@ def test_printed_config_has_what_file_and_flags_give(capsys, tmp_path, monkeypat
     assert got.output == tmp_path / "there"
 
 
+def test_null_on_the_command_line_is_none(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 5\nresponse: dipole\n")
+    flags = ["--seed", "null", "--response", "null"]
+    status, out, _ = command(capsys, "config.yaml", *flags, "--print-config")
+    assert status == 0
+    assert "\nseed: null\n" in out
+    assert "\nresponse: null\n" in out
+
+
 def test_output_is_beside_the_config_file(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(f"structure: {PEPTIDE}\nmodel: les-demo\n")

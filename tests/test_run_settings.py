@@ -41,6 +41,12 @@ def test_settings_that_are_missing():
         md.RunConfig()
 
 
+@pytest.mark.parametrize("given", ["a.pdb", {"structure": "a.pdb"}])
+def test_settings_without_names(given):
+    with pytest.raises(InputError, match=r"^RunConfig: expected settings by name, such"):
+        md.RunConfig(given)
+
+
 def test_settings_do_not_change():
     with pytest.raises(InputError, match=r"^steps: settings do not change; make new ones, such as"):
         made().steps = 3

@@ -87,6 +87,8 @@ def test_every_encoding_gives_every_atom(tmp_path, text, encode):
         ("water\n", "got none in .*a.pdb: no line begins with ATOM or HETATM"),
         (TEXT.lower(), "in the first six columns of line 2 of .*a.pdb, got 'hetatm'; OpenMM wou"),
         (TEXT.replace("HETATM    3", " HETATM   3"), "columns of line 4 of .*, got ' HETAT'"),
+        (TEXT.replace("HETATM    3", "\ufeffHETATM   3"), "of line 4 of .*, got '.ufeffHETAT'"),
+        (TEXT.replace("HETATM    3", "\u200bHETATM   3"), "of line 4 of .*, got '.u200bHETAT'"),
         (TEXT.replace("   0.059", "********", 1), "the coordinate x in columns 31 to 38 of line 2"),
         (TEXT.replace("   0.059", "     nan", 1), "line 2 of .*not finite numbers"),
         (TEXT.replace(LINES[3], LINES[3][:40] + "\n"), "coordinate y in .* line 4 of"),

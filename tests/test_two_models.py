@@ -73,6 +73,17 @@ def test_the_same_region_twice_is_refused(make, method, interpolate):
             make(structure, once, atoms, interpolate=interpolate)
 
 
+@pytest.mark.torchforce
+@pytest.mark.filterwarnings("ignore:backend='torchforce'.*:UserWarning")
+@pytest.mark.parametrize("kept", [(), ("LES",)])
+def test_after_a_torchforce_no_region_is_told_from_another(kept):
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    made = mixed(structure, system, structure.peptide, backend="torchforce")
+    with pytest.raises(InputError, match=r"^system: expected no model in a TorchForce, got the fo"):
+        mixed(structure, made, structure.peptide, keepForces=kept)
+
+
 def test_a_second_region_among_charges_is_refused():
     """Latent charges that follow the geometry would feel only those of the force field there."""
     structure = peptide_in_water()

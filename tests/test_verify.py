@@ -6,6 +6,8 @@ import builtins
 import json
 import math
 import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import openmm_les_export
 import pytest
 import torch
-from helpers import MACE_MODELS, MODELS, WATER_MODEL, references, shared_file
+from helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, shared_file
 from openmm_les_export.probes import Probe, probe_structures
 from openmm_les_export.unpickle import read_pickle
 from openmm_les_export.verify import TOLERANCES, verify_forward
@@ -328,6 +330,26 @@ def test_export_writes_the_report(small_model, tmp_path, dtype):
     for errors in report["max_errors"].values():
         for quantity, limit in report["tolerance"].items():
             assert errors[quantity] <= limit
+
+
+@needs_mace
+def test_threads_export_at_the_same_time(tmp_path):
+    """In a child: code of others that several threads script may end the process."""
+    model = ROOT / "training" / "les_demo" / "les-demo.model"
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from openmm_les import artifact
+from openmm_les_export import export
+
+def work(number):
+    path = export({str(model)!r}, f"{tmp_path}/{{number}}.les.pt")
+    return artifact.inspect(path)["verification"]["status"]
+
+with ThreadPoolExecutor(3) as pool:
+    print(*pool.map(work, range(3)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.stdout.split() == ["verified"] * 3, child.stderr
 
 
 @needs_mace

@@ -97,6 +97,7 @@ def export(
     """
     from openmm_les import artifact
     from openmm_les.files import check_output, user_path
+    from openmm_les.scripting import compiler
     from openmm_les_export.charge_sign import charge_sign
     from openmm_les_export.unpickle import open_model
 
@@ -112,6 +113,8 @@ def export(
     canonical = canonical_model(opened, told)
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
     module = artifact.build_module(canonical, precision)
+    with compiler:  # the original's code scripts, and torch's default dtype is another meanwhile
+        verification = _verify(opened, canonical, module, precision, head)
     return artifact.save(
         canonical,
         destination,
@@ -119,7 +122,7 @@ def export(
         overwrite=overwrite,
         licence=licence,
         citation=citation,
-        verification=_verify(opened, canonical, module, precision, head),
+        verification=verification,
         charge_sign=charge_sign(module, canonical.hyper["elements"]),
         module=module,
     )

@@ -55,7 +55,11 @@ def command(
     one directory, with a checkpoint at every report: with --resume the same command starts a run,
     continues a killed one bit by bit, and leaves a finished one alone.
     """
-    flags = {name: value for name, value in fields.items() if value is not None}
+    flags = {
+        name: None if value == "null" else value  # as the help and files say it
+        for name, value in fields.items()
+        if value is not None
+    }
     if print_config:
         echo(configs.draft(config, flags), nl=False)
         return

@@ -9,6 +9,7 @@ import openmm
 
 from openmm_les.forces import backends, present
 from openmm_les.forces.options import ForceOptions
+from openmm_les.forces.present import FORCE_NAME
 from openmm_les.forces.region import Region, few
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ __all__ = ["ForceOptions", "Region", "add_force", "install"]
 
 logger = logging.getLogger(__name__)
 
-FORCE_NAME = "LES"
 MOLECULES_NAME = "LES molecules"
 
 

@@ -96,7 +96,7 @@ class ForceOptions:
             InputError: an unknown name or a value outside its range.
         """
         given = {name: value for name, value in arguments.items() if name not in _OF_EMBEDDINGS}
-        given = read_arguments("createSystem", given, cls.accepted())
+        given = read_arguments("createSystem", given, cls.accepted(), taken=("removeCMMotion",))
         given.setdefault("forceGroup", force_group)
         if given.get("device") is not None:
             given["device"] = str(given["device"])  # a torch.device, too

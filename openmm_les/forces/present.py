@@ -13,6 +13,10 @@ from openmm_les.errors import InputError
 from openmm_les.forces.pythonforce import LESCompute
 from openmm_les.forces.region import few
 
+#: Name of the force of a model of ours.
+FORCE_NAME = "LES"
+#: Forces that let look into them; those of plugins have no class in Python.
+_TELLING = (openmm.PythonForce, openmm.CustomCVForce)
 #: Packages whose functions in a PythonForce are models.
 _OURS, _OPENMM_ML = b"openmm_les", b"openmmml"
 
@@ -61,8 +65,15 @@ def refuse_second_model(
         name_of: names them in the message.
 
     Raises:
-        InputError: names the force and the particles.
+        InputError: names the force and the particles; or it is a TorchForce, which does not tell.
     """
+    for force in system.getForces():
+        if force.getName() == FORCE_NAME and not isinstance(force, _TELLING):
+            raise InputError(
+                f"system: expected no model in a TorchForce, got the force {FORCE_NAME!r}, which "
+                "does not tell its atoms; start again from the System of the force field, with "
+                "backend='pythonforce' for every region"
+            )
     described = [(model.name, model.atoms) for model in models_in(system)]
     described += [
         (name, _particles(force, system))

@@ -164,6 +164,11 @@ class RunConfig(BaseModel):
     )
 
     def __init__(self, origin: _Origin = _Origin(), /, **values: Any) -> None:
+        if not isinstance(origin, _Origin):
+            raise InputError(
+                "RunConfig: expected settings by name, such as structure='a.pdb', got "
+                f"{fields.shown(origin)}"
+            )
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -41,8 +41,9 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WEB_PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
-#: A line that is meant for an atom, and how OpenMM wants it to begin.
-_ATOM_LINE = re.compile(r"\s*(ATOM|HETATM)[\s\d]", re.IGNORECASE)
+#: A line that is meant for an atom, behind what cannot be seen (marks of joined files), and how
+#: OpenMM wants it to begin.
+_ATOM_LINE = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*(ATOM|HETATM)[\s\d]", re.IGNORECASE)
 _ATOM = ("ATOM  ", "HETATM")
 #: Where a PDB line has coordinates, location, element.
 _X, _Y, _Z = slice(30, 38), slice(38, 46), slice(46, 54)

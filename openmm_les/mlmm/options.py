@@ -14,6 +14,9 @@ from openmm_les.mlmm.charges import check_scheme
 from openmm_les.mlmm.decisions import Wishes, names
 from openmm_les.names import read_arguments
 
+#: Options that openmm-ml takes for itself.
+_OF_OPENMM_ML = ("removeConstraints", "interpolate", "embedding", "returnInfo")
+
 
 @dataclass(frozen=True)
 class MixedOptions:
@@ -134,7 +137,7 @@ def read_options(
     own = [field.name for field in fields(MixedOptions)]
     further = [field.name for field in fields(ElectrostaticOptions)]
     accepted = (*own, *further, *ForceOptions.accepted())
-    arguments = read_arguments("createMixedSystem", arguments, accepted)
+    arguments = read_arguments("createMixedSystem", arguments, accepted, taken=_OF_OPENMM_ML)
     out_of_place = [name for name in arguments if name in further]
     if embedding != "electrostatic" and out_of_place:
         raise InputError(f"{out_of_place[0]}: this option is for embedding='electrostatic'")
