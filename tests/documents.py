@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -226,6 +226,13 @@ def quotes(page: Path) -> list[str]:
 def pattern(quote: str) -> re.Pattern[str]:
     """What a quoted message matches: ``...`` stands for anything."""
     return re.compile(".*?".join(map(re.escape, quote.split("..."))), re.DOTALL)
+
+
+def is_found(quote: str, texts: Iterable[str]) -> bool:
+    """Whether one of the texts is quoted; most are ruled out by the longest literal piece."""
+    longest = max(quote.split("..."), key=len)
+    sought = pattern(quote)
+    return any(longest in text and sought.search(text) for text in texts)
 
 
 def weight(text: str) -> int:

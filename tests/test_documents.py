@@ -156,7 +156,7 @@ def test_quoted_messages_stand_in_the_source():
     quoted = documents.quotes(TROUBLESHOOTING)
     assert len(quoted) > 100
     texts = documents.source_texts()
-    gone = [q for q in quoted if not any(documents.pattern(q).search(text) for text in texts)]
+    gone = [quote for quote in quoted if not documents.is_found(quote, texts)]
     assert not gone
 
 
