@@ -12,8 +12,9 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les.errors import SimulationError
+from openmm_les.errors import InputError, SimulationError
 from openmm_les.reporting import read_interval, read_temperature
+from openmm_les.thermostats import temperature_of
 
 #: Nothing is left of a molecule above this temperature [K] and this many times the target.
 _BROKEN_KELVIN, _BROKEN_FACTOR = 5000.0, 10.0
@@ -27,7 +28,7 @@ class TemperatureGuard:
     Args:
         reportInterval: steps between two looks.
         maxTemperature: a Quantity, or a number [K]; None for 5000 K, or ten times the temperature
-            of the integrator where that is more.
+            of the thermostat where that is more.
 
     Raises:
         InputError: an interval or a temperature that cannot be used.
@@ -49,9 +50,16 @@ class TemperatureGuard:
 
         Raises:
             SimulationError: the atoms fly apart.
+            InputError: the integrator has no velocities to look at.
         """
+        if isinstance(simulation.integrator, openmm.BrownianIntegrator):
+            raise InputError(
+                "TemperatureGuard: expected an integrator whose velocities are those of the atoms, "
+                "got a BrownianIntegrator, whose velocities mean nothing; leave the guard out"
+            )
         kelvin = self.temperature(simulation.system, state)
-        limit = self._limit or max(_BROKEN_KELVIN, _BROKEN_FACTOR * _target(simulation.integrator))
+        target = temperature_of(simulation.context) or 0.0
+        limit = self._limit or max(_BROKEN_KELVIN, _BROKEN_FACTOR * target)
         if kelvin <= limit:
             return
         step = simulation.integrator.getStepSize().value_in_unit(unit.femtosecond)
@@ -76,10 +84,3 @@ class TemperatureGuard:
             unit.kilojoule_per_mole / unit.kelvin
         )
         return twice_energy / (self._freedom * float(gas_constant))
-
-
-def _target(integrator: openmm.Integrator) -> float:
-    """The temperature that an integrator keeps [K]; 0 if it keeps none."""
-    if not hasattr(integrator, "getTemperature"):
-        return 0.0
-    return float(integrator.getTemperature().value_in_unit(unit.kelvin))

@@ -25,15 +25,18 @@ def in_water(tmp_path_factory):
     return IN_WATER | {"structure": path}
 
 
-def classical(time_step, **options):
+def classical(time_step, integrator=None, *forces):
     """A simulation without any model, whose energies are finite whatever happens."""
     system = openmm.System()
     bonds = openmm.HarmonicBondForce()
     for _ in range(2):
         system.addParticle(1.0)
     bonds.addBond(0, 1, 0.1, 3e5)  # a period of 8 fs
-    system.addForce(bonds)
-    integrator = openmm.LangevinMiddleIntegrator(300, 1.0, time_step * unit.femtosecond)
+    for force in (bonds, *forces):
+        system.addForce(force)
+    integrator = integrator or openmm.LangevinMiddleIntegrator(
+        300, 1.0, time_step * unit.femtosecond
+    )
     topology = app.Topology()
     residue = topology.addResidue("X", topology.addChain())
     for name in "AB":
@@ -68,6 +71,19 @@ def test_the_limit_of_the_guard():
     made.context.setVelocitiesToTemperature(1e6, 1)
     made.reporters = [TemperatureGuard(1)]
     made.step(5)
+
+
+def test_the_guard_knows_every_thermostat():
+    """That of a force, too; a Brownian integrator has no velocities to look at."""
+    hot = openmm.AndersenThermostat(1e6, 1.0)
+    made = classical(0.5, openmm.VerletIntegrator(1e-6), hot)
+    made.context.setVelocitiesToTemperature(1e5, 1)
+    made.reporters = [TemperatureGuard(1)]
+    made.step(2)
+    made = classical(0.5, openmm.BrownianIntegrator(300, 1.0, 1e-6))
+    made.reporters = [TemperatureGuard(1)]
+    with pytest.raises(InputError, match="got a BrownianIntegrator"):
+        made.step(1)
 
 
 @pytest.mark.parametrize(
