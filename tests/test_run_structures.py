@@ -11,7 +11,7 @@ from openmm import app
 from runs import PEPTIDE
 
 from openmm_les import InputError
-from openmm_les.md import contacts, structure
+from openmm_les.md import contacts, hydrogens, structure
 
 TEXT = PEPTIDE.read_text()
 LINES = TEXT.splitlines(keepends=True)
@@ -195,6 +195,7 @@ def test_guessed_elements_are_told(tmp_path, caplog):
         ("HB2", r"expected all hydrogen atoms, got 2 of 3 on CB of ALA A:2 in .*; add them"),
         ("HA", r"got 0 of 1 on CA of ALA A:2"),
         ("H1", r"got 2 of 3 on CH3 of ACE A:1, 2 of 3 on C of NME A:3"),
+        ("H", r"got 0 of 1 on N of ALA A:2, 0 of 1 on N of NME A:3"),
     ],
 )
 def test_one_missing_hydrogen_makes_a_radical(tmp_path, atom, message):
@@ -214,9 +215,48 @@ def test_half_a_water(tmp_path):
         structure.read(path)
 
 
-def test_hydrogen_on_nitrogen_is_the_users_choice(tmp_path):
-    """It depends on the pH, and a chain may end there."""
-    read(tmp_path, edited(lambda line: None if name(line) == "H" else line))
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (["O"], "got none for O of ACE A:1, O of ALA A:2 in .*PDBFixer"),
+        (["CB", "HB1", "HB2", "HB3"], "got none for CB of ALA A:2"),
+        (["N", "H"], "got none for N of ALA A:2, N of NME A:3"),
+        (["C"], "got none for C of ACE A:1, C of ALA A:2, C of NME A:3"),
+    ],
+)
+def test_other_atoms_that_are_missing(tmp_path, atoms, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, edited(lambda line: None if name(line) in atoms else line))
+
+
+def test_ends_of_chains_are_as_they_are(tmp_path):
+    """Charged and neutral ends, and nucleic acids that begin with and without phosphate."""
+    sequences = {"amber14/protein.ff14SB.xml": "ALA", "amber14/DNA.OL15.xml": "DA"}
+    for file, residue in sequences.items():
+        templates = app.ForceField(file)._templates
+        for kind in (f"N{residue}", f"C{residue}", f"{residue}5", f"{residue}3", f"{residue}N"):
+            if kind in templates:
+                topology = app.Topology()
+                made = topology.addResidue(residue, topology.addChain("A"))
+                template = templates[kind]
+                atoms = [topology.addAtom(a.name, a.element, made) for a in template.atoms]
+                for one, other in template.bonds:
+                    topology.addBond(atoms[one], atoms[other])
+                hydrogens.check(tmp_path, topology, np.zeros((len(atoms), 3)), None)
+
+
+def test_hydrogen_on_other_nitrogen_is_the_users_choice(tmp_path):
+    """It depends on the pH."""
+    topology = app.Topology()
+    template = app.ForceField("amber14/protein.ff14SB.xml")._templates["NLYS"]
+    made = topology.addResidue("LYS", topology.addChain("A"))
+    kept = [atom for atom in template.atoms if atom.name != "HZ1"]
+    atoms = {a.name: topology.addAtom(a.name, a.element, made) for a in kept}
+    for bond in template.bonds:
+        one, other = (template.atoms[end].name for end in bond)
+        if one in atoms and other in atoms:
+            topology.addBond(atoms[one], atoms[other])
+    hydrogens.check(tmp_path, topology, np.zeros((len(atoms), 3)), None)
 
 
 def test_an_odd_number_of_electrons_is_told(tmp_path, caplog):

@@ -1,6 +1,7 @@
-"""Whether a structure has all its hydrogen atoms, as far as that can be known.
+"""Whether a structure has all its atoms, as far as that can be known.
 
-A simulation without one of them is that of a radical, to which a model gives finite energies.
+A simulation without one of them, such as a hydrogen atom, is that of a radical, to which a model
+gives finite energies.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FloatArray = NDArray[np.float64]
 
 #: Names of residues that OpenMM's table has under another one.
 _SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
+#: Atoms that only the ends of chains have, or only the rest of it.
+_OF_ENDS = frozenset({"OXT", "P", "OP1", "OP2", "OP3"})
 #: Distance within which hydrogen is bound, where no bond says so [nm].
 _BOUND = 0.135
 
@@ -32,10 +35,11 @@ _BOUND = 0.135
 def check(
     path: Path, topology: app.Topology, positions: FloatArray, box: FloatArray | None
 ) -> None:
-    """Refuse what experiment leaves out and a force field would notice: hydrogen atoms.
+    """Refuse what experiment leaves out and a force field would notice, hydrogen atoms above all.
 
-    Of residues that OpenMM knows, how many are on each carbon (and in water) does not depend on the
-    pH. Of others an odd number of electrons tells, or carbon without hydrogen: a warning.
+    Of residues that OpenMM knows, all other atoms are known, and how many hydrogen atoms are on
+    each carbon, on the nitrogen of the backbone and in water does not depend on the pH. Of others
+    an odd number of electrons tells, or carbon without hydrogen: a warning.
 
     Args:
         path: of the file, for messages.
@@ -44,15 +48,16 @@ def check(
         box: box vectors in rows [nm]; None where not periodic.
 
     Raises:
-        InputError: a residue that OpenMM knows lacks hydrogen.
+        InputError: a residue that OpenMM knows lacks atoms.
     """
+    _check_heavy(path, topology)
     bound = _bound_hydrogens(topology, positions, box)
-    modified = {atom for bond in topology.bonds() for atom in bond if _joins_residues(bond)}
+    joined = Counter(atom for bond in topology.bonds() for atom in bond if _joins_residues(bond))
     bare, lacking, doubtful = [], [], []
     for residue in topology.residues():
         atoms = list(residue.atoms())
         elements = {atom.element for atom in atoms}
-        expected = _on_carbon().get(_SYNONYMS.get(residue.name, residue.name))
+        expected = _hydrogens().get(_SYNONYMS.get(residue.name, residue.name))
         if expected is None:
             if app.element.carbon in elements and elements.isdisjoint(HYDROGEN):
                 doubtful.append(residue)
@@ -60,7 +65,8 @@ def check(
             bare.append(residue)
         else:
             for atom in atoms:
-                if bound[atom.index] < expected[atom.name] and atom not in modified:
+                own = int(atom.name == "N")  # the bond to the residue before
+                if bound[atom.index] < expected[atom.name] and joined[atom] <= own:
                     lacking.append((bound[atom.index], expected[atom.name], atom))
     remedy = "add them, for example with PDBFixer or openmm.app.Modeller.addHydrogens"
     if bare:
@@ -89,20 +95,54 @@ def _joins_residues(bond: app.topology.Bond) -> bool:
     return bond[0].residue is not bond[1].residue
 
 
+def _check_heavy(path: Path, topology: app.Topology) -> None:
+    """Refuse residues that OpenMM knows and that lack other atoms than hydrogen.
+
+    Raises:
+        InputError: names them.
+    """
+    lacking = []
+    for residue in topology.residues():
+        expected = _heavy_atoms().get(_SYNONYMS.get(residue.name, residue.name), frozenset())
+        got = {atom.name for atom in residue.atoms() if atom.element not in (None, *HYDROGEN)}
+        # Where atoms have other names, nothing is known of any.
+        if got - _OF_ENDS <= expected and (missing := sorted(expected - got)):
+            lacking.append(f"{', '.join(missing)} of {residue_name(residue)}")
+    if lacking:
+        raise InputError(
+            f"structure: expected all atoms of residues that OpenMM knows, got none for "
+            f"{few(lacking)} in {path}; add them, for example with PDBFixer"
+        )
+
+
 def is_known(name: str) -> bool:
     """Whether OpenMM knows the hydrogen atoms of residues of this name."""
-    return _SYNONYMS.get(name, name) in _on_carbon()
+    return _SYNONYMS.get(name, name) in _hydrogens()
 
 
 @cache
-def _on_carbon() -> dict[str, Counter[str]]:
-    """For each residue OpenMM knows, how many hydrogen atoms its carbon (or water's oxygen) has."""
+def _heavy_atoms() -> dict[str, frozenset[str]]:
+    """For each residue OpenMM knows, names of its atoms but hydrogen and those of ends."""
+    table = ElementTree.parse(Path(app.__file__).parent / "data" / "residues.xml")
+    found = {}
+    for residue in table.iter("Residue"):
+        ends = (bond.get(end, "") for bond in residue.iter("Bond") for end in ("from", "to"))
+        heavy = {name for name in ends if name[:1] not in ("-", "+", "H")}
+        if residue.get("name") != "UNK":
+            found[residue.get("name", "")] = frozenset(heavy - _OF_ENDS)
+    return found
+
+
+@cache
+def _hydrogens() -> dict[str, Counter[str]]:
+    """For each residue OpenMM knows, how many hydrogen atoms those atoms have that always do."""
     table = ElementTree.parse(Path(app.__file__).parent / "data" / "hydrogens.xml")
     return {
         residue.get("name", ""): Counter(
             parent
             for hydrogen in residue.iter("H")
             if (parent := hydrogen.get("parent", "")).startswith("C")
+            or parent == "N"
             or residue.get("name") == "HOH"
             if hydrogen.get("terminal") is None
         )
