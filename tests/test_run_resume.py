@@ -206,7 +206,7 @@ def test_more_steps_extend_a_run(uninterrupted, tmp_path, ensemble):
     assert md.load(tmp_path / "run" / "config.yaml").steps == 120
 
 
-def test_a_finished_run_is_left_alone(uninterrupted, tmp_path):
+def test_a_finished_run_is_left_alone(uninterrupted, tmp_path, caplog):
     output = tmp_path / "run"
     shutil.copytree(uninterrupted("NVT") / "run", output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
@@ -215,6 +215,10 @@ def test_a_finished_run_is_left_alone(uninterrupted, tmp_path):
     assert recorder.messages == ["this run is finished: 120 steps are done"]
     assert result.steps == 120
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert not caplog.text
+    (output / "trajectory.dcd").unlink()
+    md.run(config(tmp_path), resume=True)
+    assert "has no trajectory.dcd any more" in caplog.text
 
 
 def test_killed_before_the_figures(uninterrupted, tmp_path):

@@ -108,6 +108,14 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     finished = job.directory / output.SUMMARY
     if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
         job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
+        names = [Path(path).name for path in result.files.values()]
+        if gone := [name for name in names if not (job.directory / name).exists()]:
+            logger.warning(
+                "output: %s has no %s any more, which this finished run wrote; put it back, or run "
+                "again with --overwrite",
+                job.directory.path,
+                ", ".join(gone),
+            )
         return result
     chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
     job = replace(job, config=job.config.model_copy(update=chosen))
