@@ -53,8 +53,7 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	touch $@
 
 # What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
-VERSIONED := arithmetic artifact ase backends capture catalog cli engine hostile_files networks openmm references saved_systems \
-	system_model unpickle
+VERSIONED := arithmetic artifact backends capture engine hostile_files openmm references saved_systems system_model unpickle
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED:%=tests/test_%.py)
 
