@@ -494,7 +494,7 @@ def test_topology_without_the_bonds_of_the_force_field():
         pair = bond.atom1.index, bond.atom2.index
         if set(pair) != missing:
             bare.addBond(copies[pair[0]], copies[pair[1]])
-    with pytest.raises(InputError, match=r"between atom 4 \(C of ACE A:1\) and atom 6 \(N of"):
+    with pytest.raises(InputError, match=r"between atom 4 \(C of ACE \w:1\) and atom 6 \(N of"):
         mixed(without, system, structure.atoms())
 
 

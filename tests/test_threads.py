@@ -185,10 +185,16 @@ def test_threads_of_the_command_sleep_unless_the_user_says_otherwise(variables, 
     assert any(f"'{policy}'" in line for line in lines), lines
 
 
-def test_probes_sleep_too(monkeypatch):
+@pytest.fixture
+def undecided(monkeypatch):
+    """Nobody has said how threads wait: no user, and no command that ran in this process before."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr("openmm_les.waiting._is_ours", False)
+
+
+def test_probes_sleep_too(monkeypatch, undecided):
     from openmm_les import probes
 
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     code = "import os\nprint(json.dumps({'policy': os.environ.get('OMP_WAIT_POLICY')}))"
     monkeypatch.setitem(probes.CODE, "policy", code)
     assert probes.run("policy").data == {"policy": "passive"}
@@ -196,11 +202,10 @@ def test_probes_sleep_too(monkeypatch):
     assert probes.run("policy").data == {"policy": "active"}
 
 
-def test_the_doctor_counts_threads(monkeypatch):
+def test_the_doctor_counts_threads(monkeypatch, undecided):
     from openmm_les import doctor
     from openmm_les.probes import Outcome
 
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     (finding,) = doctor._threads(Outcome({"threads": 8}))
     assert finding.text.startswith("8 for torch")
     assert "export OMP_WAIT_POLICY=passive" in finding.text
