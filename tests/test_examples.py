@@ -36,7 +36,7 @@ def run(name, *arguments, folder, status=0) -> str:
 
 def rows(path) -> list[list[str]]:
     with open(path, newline="") as file:
-        return [row for row in csv.reader(file) if not row[0].startswith("#")][1:]
+        return [row for row in list(csv.reader(file))[1:] if not row[0].startswith("#")]
 
 
 def numbers(text) -> list[float]:
