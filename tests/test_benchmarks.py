@@ -99,7 +99,7 @@ def test_a_check_of_a_gpu_tells_what_went_wrong(tmp_path):
     output = tmp_path / "found.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--carried", str(tmp_path)]
     command += ["--output", str(output), "--device", "cuda:77"]
-    for more, status in ((["--minutes", "0.01"], "no time left"), ([], "done")):
+    for more, status in ((["--minutes", "0.001"], "no time left"), ([], "done")):
         done = subprocess.run([*command, "--stages", "machine", *more], capture_output=True)
         assert done.returncode == 1, done.stderr
         stage = json.loads(output.read_text())["stages"]["machine"]
