@@ -5,6 +5,7 @@ import openmm
 import pytest
 from mixed import app, classical, energy, forces, mixed, nonbonded, peptide_in_water
 from test_electrostatic_system import embedded
+from test_opencl import context
 
 pytestmark = pytest.mark.opencl
 
@@ -22,13 +23,7 @@ def force_field(structure, method) -> openmm.System:
 
 def both(system, positions) -> list[openmm.Context]:
     """Contexts on the OpenCL platform, and on Reference."""
-    made = []
-    for name, properties in (("OpenCL", {"Precision": "double"}), ("Reference", {})):
-        platform = openmm.Platform.getPlatformByName(name)
-        integrator = openmm.VerletIntegrator(0.0005)
-        made.append(openmm.Context(system, integrator, platform, properties))
-        made[-1].setPositions(positions)
-    return made
+    return [context(system, positions, precision) for precision in ("double", None)]
 
 
 def assert_same(contexts) -> None:
