@@ -53,21 +53,23 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	touch $@
 
 # What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
-VERSIONED := arithmetic artifact backends capture engine hostile_files openmm references saved_systems system_model unpickle
+VERSIONED := tests/evaluation/test_arithmetic.py tests/artifact/test_artifact.py tests/conformance/test_backends.py tests/conformance/test_capture.py \
+    tests/evaluation/test_engine.py tests/files/test_hostile_files.py tests/plugin/test_openmm.py tests/conformance/test_references.py tests/plugin/test_saved_systems.py \
+    tests/evaluation/test_system_model.py tests/export/test_unpickle.py
 test-minimal: $(MINIMAL)/.installed
-	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED:%=tests/test_%.py)
+	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED)
 
 # What needs nequip, and nothing else.
 test-nequip: $(NEQUIP)/.installed
-	$(NEQUIP)/bin/$(PYTEST) -m 'nequip and not slow' tests/test_read_nequip.py
+	$(NEQUIP)/bin/$(PYTEST) -m 'nequip and not slow' tests/export/test_read_nequip.py
 
 # MatGL's own network beside ours. Not part of continuous integration: its installation takes minutes.
 test-matgl: $(MATGL)/.installed
-	$(MATGL)/bin/$(PYTEST) -m matgl tests/test_read_chgnet.py
+	$(MATGL)/bin/$(PYTEST) -m matgl tests/export/test_read_chgnet.py
 
 # OpenMM's kernels for GPUs on a CPU: needs an OpenCL device, as Debian's pocl-opencl-icd is one.
 test-opencl: $(STAMP)
-	$(BIN)/$(PYTEST) -m 'opencl and not slow' tests/test_opencl*.py
+	$(BIN)/$(PYTEST) -m 'opencl and not slow' tests/plugin/test_opencl.py tests/mixed/test_opencl_mlmm.py
 
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
@@ -109,7 +111,7 @@ dist: $(STAMP)
 
 # Installs that wheel into an environment of its own, with $(TORCH), and tries it; resolves the extras.
 test-dist: $(STAMP)
-	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/test_distribution.py
+	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/project/test_distribution.py
 
 clean:
 	rm -rf $(VENV) $(MINIMAL) $(NEQUIP) $(MATGL) demo-output example-output build dist

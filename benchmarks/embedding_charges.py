@@ -26,7 +26,7 @@ from environment import environment
 from openmm import Vec3, app, unit
 
 from openmm_les.ase import LESCalculator
-from openmm_les.coupling import build_coupling
+from openmm_les.electrostatics.embedding import build_coupling
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 Array = np.ndarray

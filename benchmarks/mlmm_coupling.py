@@ -25,7 +25,7 @@ import torch
 from environment import environment, peak_memory
 from ewald_systems import System, random_ions, strained, water
 
-from openmm_les.coupling import Coupling, build_coupling
+from openmm_les.electrostatics.embedding import Coupling, build_coupling
 
 ML_ATOMS = 50
 #: Edges of the cubes, in molecules of water.

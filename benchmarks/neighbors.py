@@ -25,9 +25,9 @@ import torch
 from environment import environment
 from ewald_systems import water
 
-from openmm_les.buffers import with_headroom
-from openmm_les.cell_list import choose_grid
-from openmm_les.neighbors import (
+from openmm_les.evaluation.capacity import with_headroom
+from openmm_les.neighbors.cells import choose_grid
+from openmm_les.neighbors.matrix import (
     image_offsets,
     image_range,
     largest_number_of_neighbors,

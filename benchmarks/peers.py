@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from openmm_les_export import read_model
-from openmm_les_export.unpickle import read_pickle
+from openmm_les_export.checkpoints.unpickle import read_pickle
 
 
 class Ewald(torch.nn.Module):

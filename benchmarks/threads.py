@@ -30,9 +30,9 @@ def evaluate(atoms: int, threads: int, measured: bool, seconds: float) -> dict[s
     from step.systems import structure
 
     from openmm_les import artifact
-    from openmm_les import threads as policy
     from openmm_les.catalog import artifact_path
-    from openmm_les.system_model import SystemModel
+    from openmm_les.evaluation.system_model import SystemModel
+    from openmm_les.processes import threads as policy
 
     torch.set_num_threads(threads)
     system = structure(atoms)

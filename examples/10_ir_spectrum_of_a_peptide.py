@@ -25,8 +25,8 @@ from pictures import draw_infrared
 
 from openmm_les.analysis import formats, spectra
 from openmm_les.artifact import load
-from openmm_les.reporters import LESReporter
-from openmm_les.system_model import SystemModel
+from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.plugin.reporter import LESReporter
 
 PDB = Path(__file__).parent / "alanine_dipeptide.pdb"
 KELVIN = 300.0

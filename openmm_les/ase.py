@@ -22,12 +22,12 @@ except ModuleNotFoundError as error:
 
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics import EwaldOptions
-from openmm_les.engine import check_engine
 from openmm_les.errors import InputError
-from openmm_les.evaluator import check_cuda_graphs
-from openmm_les.forces.backends import find_device
+from openmm_les.evaluation.engines.compiled import check_engine
+from openmm_les.evaluation.engines.evaluator import check_cuda_graphs
+from openmm_les.evaluation.system_model import FloatArray, SystemModel, check_sign
 from openmm_les.names import both_spellings, spellings
-from openmm_les.system_model import FloatArray, SystemModel, check_sign
+from openmm_les.plugin.forces.backends import find_device
 
 #: What every calculator of ASE accepts.
 _OF_ASE = tuple(inspect.signature(Calculator.__init__).parameters)[1:-1]
@@ -41,7 +41,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
 
     ``dipole`` [e A] (structures that are not periodic) and ``born_effective_charges`` [e] (axes:
     atom, polarization, displacement) are computed when they are asked for, with the physical sign;
-    see `openmm_les.response.Response`.
+    see `openmm_les.evaluation.response.Response`.
 
     Options may be spelled as in OpenMM, too: ``maxNeighbors`` for ``max_neighbors``. They are fixed
     when the calculator is made. A pickle or a copy of a calculator holds its options, the path of

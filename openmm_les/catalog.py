@@ -20,7 +20,7 @@ from typing import IO
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError, one_line
-from openmm_les.files import user_path
+from openmm_les.files.writing import user_path
 from openmm_les.names import did_you_mean
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 import openmm
 import pytest
 import torch
-from helpers import (
+from openmm_les_export import export
+from support.helpers import (
     DIPEPTIDE_MODEL,
     L2_MODEL,
     MODELS,
@@ -16,7 +17,6 @@ from helpers import (
     export_options,
     model_file,
 )
-from openmm_les_export import export
 
 from openmm_les import catalog
 

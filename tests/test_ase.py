@@ -8,7 +8,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.optimize import BFGS
-from helpers import dipeptide, water_frame
+from support.helpers import dipeptide, water_frame
 
 from openmm_les import ArtifactError, InputError, SimulationError
 from openmm_les import artifact as artifacts

@@ -20,17 +20,17 @@ import ase.build
 import numpy as np
 import pytest
 import requests
-from contexts import create_context, energy_and_forces, of_calculator
-from helpers import topology_from_atoms
 from openmm import app
 from openmmml import MLPotential
 from oracles.mace_models import synthetic_model
 from oracles.models import TINY, needs_mace
+from support.contexts import create_context, energy_and_forces, of_calculator
+from support.helpers import topology_from_atoms
 
 from openmm_les import artifact, catalog
 from openmm_les.cli import main
 from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError
-from openmm_les.potential import LESPotentialImplFactory
+from openmm_les.plugin.factory import LESPotentialImplFactory
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 PUBLISHED = catalog.entry("maceles-off")
@@ -206,7 +206,7 @@ def test_bundled_model_needs_no_cache(tmp_path, monkeypatch):
 def test_every_name_has_an_entry_point():
     text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
     for name in catalog.names():
-        assert f'\n{name} = "openmm_les.potential:LESPotentialImplFactory"\n' in text
+        assert f'\n{name} = "openmm_les.plugin.factory:LESPotentialImplFactory"\n' in text
 
 
 def test_git_blob_id(tmp_path):

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers import MODELS, ROOT, WATER_MODEL, shared_file
 from oracles.cace_models import synthetic_cace
+from support.helpers import MODELS, ROOT, WATER_MODEL, shared_file
 
 from openmm_les import __version__
 from openmm_les.cli import COMMANDS, main

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from openmm_les import __version__, compatibility, doctor, probes
+from openmm_les import __version__, doctor, versions
 from openmm_les.cli import main
-from openmm_les.compatibility import REQUIREMENTS
-from openmm_les.doctor import Finding
-from openmm_les.probes import Outcome
+from openmm_les.doctor import Finding, probes
+from openmm_les.doctor.probes import Outcome
+from openmm_les.versions import REQUIREMENTS
 
 #: Packages of all extras that are not for developers, and a version of each.
 EXTRAS = {
@@ -238,9 +238,9 @@ def test_missing_extras_get_their_commands(examined):
 def test_every_extra_of_the_package_is_known():
     """A new one has to be told of, or be one of these."""
     of_developers, of_requirements = {"docs", "release", "test"}, {"cuda12", "cuda13"}
-    assert set(compatibility.extras()) == {*doctor._WITHOUT, *of_developers, *of_requirements}
+    assert set(versions.extras()) == {*doctor._WITHOUT, *of_developers, *of_requirements}
     for extra in of_requirements:
-        names = {re.split(r"[^\w.-]", line)[0] for line in compatibility.extras()[extra]}
+        names = {re.split(r"[^\w.-]", line)[0] for line in versions.extras()[extra]}
         assert names <= set(REQUIREMENTS)
 
 

@@ -8,19 +8,20 @@ import ase.build
 import ase.io
 import openmm
 import pytest
-from helpers import ROOT
 from openmm import app
 from openmm_les_export import export, read_model
 from openmm_les_export.atomic_energies import read_atomic_energies
 from openmmml import MLPotential
+from support.helpers import ROOT
 
-from openmm_les import artifact, catalog, observed
+from openmm_les import artifact, catalog
 from openmm_les.analysis import formats
 from openmm_les.ase import LESCalculator
 from openmm_les.cli import main
 from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
-from openmm_les.files import check_output
-from openmm_les.md import config as configs
+from openmm_les.files.writing import check_output
+from openmm_les.plugin import observed
+from openmm_les.simulation import config as configs
 
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
 DEMO = catalog.artifact_path("les-demo")

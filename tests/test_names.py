@@ -1,17 +1,17 @@
 """Options under both spellings, and what is refused, at every entry point."""
 
 import pytest
-from helpers import ROOT, dipeptide, topology_from_atoms
 from openmm import app
 from openmmml import MLPotential
+from support.helpers import ROOT, dipeptide, topology_from_atoms
 
 from openmm_les import InputError, catalog
 from openmm_les.ase import LESCalculator
-from openmm_les.forces import ForceOptions
-from openmm_les.mlmm import read_options
 from openmm_les.names import read_arguments, spellings
-from openmm_les.potential import LESPotentialImplFactory
-from openmm_les.reporters import LESReporter
+from openmm_les.plugin.factory import LESPotentialImplFactory
+from openmm_les.plugin.forces import ForceOptions
+from openmm_les.plugin.mixed import read_options
+from openmm_les.plugin.reporter import LESReporter
 
 MLPotential.registerImplFactory("les", LESPotentialImplFactory())
 

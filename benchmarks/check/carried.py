@@ -15,8 +15,8 @@ import torch
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
-from openmm_les.networks.canonical import CanonicalModel
-from openmm_les.system_model import SystemModel
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.evaluation.system_model import SystemModel
 
 logger = logging.getLogger(__name__)
 

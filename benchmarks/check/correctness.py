@@ -9,7 +9,7 @@ from check.carried import DEMO, SMALL_COMPARED, system_model
 from check.stages import Visit
 from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import LESError
-from openmm_les.system_model import Evaluation
+from openmm_les.evaluation.system_model import Evaluation
 
 #: Largest error allowed: energy [eV/atom], forces [eV/A], charges [e].
 _ALLOWED = {"single": (2e-6, 2e-4, 1e-5), "double": (1e-9, 1e-8, 1e-9)}
@@ -114,7 +114,7 @@ def graphs(visit: Visit) -> None:
 
 def torchforce_module(visit: Visit) -> None:
     """The module of a TorchForce, frozen and recorded as openmm-torch does, but without it."""
-    from openmm_les.forces import torchforce
+    from openmm_les.plugin.forces import torchforce
 
     for size in SMALL_COMPARED:
         structure, artifact = visit.carried.structures[size], visit.carried.artifact(DEMO)

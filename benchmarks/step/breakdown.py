@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from openmm_les import artifact
-from openmm_les.neighbors import neighbor_matrix
-from openmm_les.system_model import SystemModel
+from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.neighbors.matrix import neighbor_matrix
 from step.steps import Case
 
 _WARM_UP = 3

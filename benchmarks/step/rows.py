@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peers import Les, register_stand_in, without_charges
 
-from openmm_les.forces import ForceOptions
+from openmm_les.plugin.forces import ForceOptions
 from step.steps import ASESteps, Case, OpenMMSteps, Steps, platform_for
 from step.systems import topology_of
 

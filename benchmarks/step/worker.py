@@ -30,7 +30,7 @@ class Worker:
         import torch
         from openmmml import MLPotential  # noqa: F401 - counted as an import, not as memory
 
-        from openmm_les import system_model  # noqa: F401 - the same
+        from openmm_les.evaluation import system_model  # noqa: F401 - the same
         from step.rows import OurRow, rows
         from step.steps import Case
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
-from openmm_les.files import user_path
-from openmm_les.reading import Damage, Kind, boundary, read_file
+from openmm_les.files.reading import Damage, Kind, boundary, read_file
+from openmm_les.files.writing import user_path
 
 _EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
 _FILE = Kind(

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from openmm_les.analysis.reference_data import read_structures
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError
+from openmm_les.evaluation.portable import PortableModel
+from openmm_les.files.reading import Damage, Kind, boundary
 from openmm_les.networks import build_network
-from openmm_les.networks.canonical import CanonicalModel
-from openmm_les.portable import PortableModel
-from openmm_les.reading import Damage, Kind, boundary
-from openmm_les_export.les_choice import PREFACTORS, LESChoice
-from openmm_les_export.reference import Array, les_energy
+from openmm_les_export.families.les_choice import PREFACTORS, LESChoice
+from openmm_les_export.verification.reference import Array, les_energy
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -33,7 +33,7 @@ from openmm_les.analysis.series import (
 )
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
 from openmm_les.errors import InputError, LESError, one_line
-from openmm_les.files import write_atomically
+from openmm_les.files.writing import write_atomically
 
 #: Digits of a number in a CSV file: more than single precision has.
 _DIGITS = 10

@@ -26,7 +26,7 @@ from openmm_les.analysis.series import (
 )
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
 from openmm_les.errors import InputError
-from openmm_les.files import write_atomically
+from openmm_les.files.writing import write_atomically
 
 #: Numbers in a chunk, about.
 _CHUNK = 8192

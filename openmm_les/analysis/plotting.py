@@ -13,7 +13,7 @@ import numpy as np
 from openmm_les.analysis.series import FloatArray
 from openmm_les.analysis.spectra import Spectrum
 from openmm_les.errors import InputError
-from openmm_les.files import write_atomically
+from openmm_les.files.writing import write_atomically
 
 _FORMATS = (".png", ".pdf", ".svg")
 _DOTS_PER_INCH = 150

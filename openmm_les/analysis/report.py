@@ -16,7 +16,7 @@ from openmm_les.analysis.plotting import Parity, draw_parity
 from openmm_les.analysis.reference_data import UNITS
 from openmm_les.analysis.validation import Statistics, Validation
 from openmm_les.errors import OutputError
-from openmm_les.files import refuse_inputs, write_atomically, writing
+from openmm_les.files.writing import refuse_inputs, write_atomically, writing
 
 logger = logging.getLogger(__name__)
 

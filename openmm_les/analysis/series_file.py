@@ -24,7 +24,7 @@ class SeriesFile(ABC):
     """A file that holds a time series.
 
     Whatever is written is written completely or not at all; what the operating system refuses
-    becomes an `OutputError` in `openmm_les.reporters`.
+    becomes an `OutputError` in `openmm_les.plugin.reporter`.
 
     Args:
         path: of the file.

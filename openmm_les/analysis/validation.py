@@ -17,7 +17,7 @@ from openmm_les.analysis.reference_data import KEYS, UNITS, Frame, read_frames
 from openmm_les.analysis.series import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, SimulationError
-from openmm_les.system_model import SystemModel
+from openmm_les.evaluation.system_model import SystemModel
 
 __all__ = ["KEYS", "Frame", "Statistics", "Validation", "formula", "read_frames", "validate"]
 

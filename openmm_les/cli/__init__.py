@@ -18,7 +18,7 @@ import click
 from openmm_les._version import __version__
 from openmm_les.cli.terminal import PrintableFormatter, echo
 from openmm_les.errors import LESError, SimulationError
-from openmm_les.waiting import wait_passively
+from openmm_les.processes.openmp import wait_passively
 
 COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 

@@ -75,7 +75,7 @@ def command(
     with the original model (MACE-LES and NequIP-LES, wherever mace-torch or nequip is installed) or
     with the published equations (CACE-LES, CHGNet-LES).
     """
-    from openmm_les.files import check_output
+    from openmm_les.files.writing import check_output
 
     check_output(output, overwrite, inputs={"MODEL": model})  # before torch is even imported
     from openmm_les_export import export

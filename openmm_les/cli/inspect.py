@@ -41,7 +41,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     opened = artifact.load(file)
     metadata = opened.metadata | {"sha256": opened.sha256}
     if verify:
-        from openmm_les_export.script_check import check_script
+        from openmm_les_export.verification.script_check import check_script
 
         metadata["script"] = check_script(opened)
     if as_json:

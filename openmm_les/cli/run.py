@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from openmm_les.cli.terminal import UserPath, echo
-from openmm_les.md import config as configs
-from openmm_les.md.listener import Listener, Progress
+from openmm_les.simulation import config as configs
+from openmm_les.simulation.listener import Listener, Progress
 
 _PARTS = 10
 
@@ -65,7 +65,7 @@ def command(
         return
     settings = configs.load(config, flags)
 
-    from openmm_les import md
+    from openmm_les import simulation as md
 
     listener = _TerminalBar() if sys.stderr.isatty() else _Lines()
     try:

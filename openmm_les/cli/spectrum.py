@@ -97,7 +97,7 @@ def command(
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read
     from openmm_les.errors import OutputError
-    from openmm_les.files import check_output, write_atomically
+    from openmm_les.files.writing import check_output, write_atomically
 
     options = spectra.SpectrumOptions(
         source=source,

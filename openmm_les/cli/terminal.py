@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from openmm_les.errors import printable
-from openmm_les.files import user_path
+from openmm_les.files.writing import user_path
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from openmm_les.networks.allegro import AllegroNetwork
-from openmm_les.networks.cace import CACENetwork
-from openmm_les.networks.canonical import CanonicalModel
-from openmm_les.networks.chgnet import CHGNetNetwork
-from openmm_les.networks.mace import MACENetwork
-from openmm_les.networks.nequip import NequIPNetwork
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.networks.cace.network import CACENetwork
+from openmm_les.networks.chgnet.network import CHGNetNetwork
+from openmm_les.networks.mace.network import MACENetwork
+from openmm_les.networks.nequip.allegro import AllegroNetwork
+from openmm_les.networks.nequip.network import NequIPNetwork
 
 __all__ = ["CanonicalModel", "build_network"]
 

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from hostile import call, text
-from hostile import name as class_of
+from support.hostile import call, text
+from support.hostile import name as class_of
 
 from fuzzing.cases import Hostile, Seed
 from fuzzing.mutate import archive, members, with_member

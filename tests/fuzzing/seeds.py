@@ -21,8 +21,8 @@ import numpy as np
 from fuzzing.cases import Missing, Seed
 
 if TYPE_CHECKING:
-    from openmm_les.networks.canonical import CanonicalModel
-    from openmm_les.portable import PortableModel
+    from openmm_les.artifact.canonical import CanonicalModel
+    from openmm_les.evaluation.portable import PortableModel
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT.parent / "shared" / "models"
@@ -135,8 +135,8 @@ def portable(model: CanonicalModel) -> PortableModel:
     """The module of an artifact, not compiled: small models are evaluated in milliseconds."""
     import torch
 
+    from openmm_les.evaluation.portable import PortableModel
     from openmm_les.networks import build_network
-    from openmm_les.portable import PortableModel
 
     elements = model.hyper["elements"]
     network = build_network(
@@ -222,7 +222,7 @@ def published(url: str) -> Iterator[None]:
 
 def pdb(base: Path) -> list[Seed]:
     """A peptide, and water in a box."""
-    from runs import water_box
+    from support.runs import water_box
 
     return [*_copied(base, PEPTIDE), Seed.of(water_box(_folder(base, "water") / "water.pdb"))]
 
@@ -243,7 +243,7 @@ def cif(base: Path) -> list[Seed]:
 
 def settings(base: Path) -> list[Seed]:
     """All settings, and some."""
-    from openmm_les import md
+    from openmm_les import simulation as md
 
     folder = _folder(base, "all")
     config = md.RunConfig(structure=folder / "a.pdb", model="les-demo", output=folder / "run")
@@ -272,7 +272,7 @@ def system(base: Path) -> list[Seed]:
 def force_field(base: Path) -> list[Seed]:
     """A force field of water, beside its structure."""
     from openmm import app
-    from runs import water_box
+    from support.runs import water_box
 
     water_box(base / "water.pdb")
     shutil.copyfile(Path(app.__file__).parent / "data" / "tip3p.xml", base / "field.xml")
@@ -292,8 +292,8 @@ def checkpoint(base: Path) -> list[Seed]:
     import openmm
     from openmm import app
 
-    from openmm_les.md.checkpoint import Checkpoint, FileState
-    from openmm_les.md.config import RunConfig
+    from openmm_les.simulation.checkpoint import Checkpoint, FileState
+    from openmm_les.simulation.config import RunConfig
 
     made = app.ForceField("amber14-all.xml").createSystem(app.PDBFile(str(PEPTIDE)).topology)
     integrator = openmm.VerletIntegrator(0.001)

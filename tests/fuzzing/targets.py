@@ -16,18 +16,17 @@ from fuzzing.cases import Numbers, SilentlyLost, Target
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
-    from openmm_les.networks.canonical import CanonicalModel
+    from openmm_les.artifact.canonical import CanonicalModel
 
 
 def prepare() -> None:
     """Imports what readers import, so that children need not."""
     import ase.io
     import openmm.app
-    import openmm_les_export
-    import torch
-
     import openmm_les.md
     import openmm_les.portable
+    import openmm_les_export
+    import torch
 
     del ase, openmm, openmm_les_export, torch, openmm_les
 
@@ -114,7 +113,7 @@ class _Warnings(logging.Handler):
 
 
 def _structure(path: Path) -> Numbers:
-    from openmm_les.md import structure
+    from openmm_les.simulation import structure
 
     told, logger = _Warnings(), logging.getLogger("openmm_les")
     logger.addHandler(told)
@@ -140,15 +139,15 @@ def _atoms_of_pdb(content: bytes) -> int:
 
 
 def _settings(path: Path) -> Numbers:
-    from openmm_les import md
+    from openmm_les import simulation as md
 
     dumped = md.load(path).model_dump(mode="json")
     return [float(v) for v in dumped.values() if isinstance(v, int | float)]
 
 
 def _system(path: Path) -> Numbers:
-    from openmm_les import md
-    from openmm_les.md import forcefield, structure
+    from openmm_les import simulation as md
+    from openmm_les.simulation import forcefield, structure
 
     start = path.with_name(seeds.PEPTIDE.name)
     config = md.RunConfig(
@@ -160,8 +159,8 @@ def _system(path: Path) -> Numbers:
 
 
 def _force_field(path: Path) -> Numbers:
-    from openmm_les import md
-    from openmm_les.md import forcefield, structure
+    from openmm_les import simulation as md
+    from openmm_les.simulation import forcefield, structure
 
     config = md.RunConfig(
         structure=path.with_name("water.pdb"),
@@ -175,8 +174,8 @@ def _force_field(path: Path) -> Numbers:
 
 
 def _run_log(path: Path) -> Numbers:
-    from openmm_les import md
-    from openmm_les.md.summary import summarise
+    from openmm_les import simulation as md
+    from openmm_les.simulation.summary import summarise
 
     config = md.RunConfig(structure=seeds.PEPTIDE, model="les-demo").model_dump(mode="json")
     found = summarise(path, config, atoms=22, wall_seconds=1.0, files={})
@@ -186,7 +185,7 @@ def _run_log(path: Path) -> Numbers:
 
 def _run_checkpoint(path: Path) -> Numbers:
     """Reads it, and takes the files of the run back to it."""
-    from openmm_les.md.output import RunDirectory
+    from openmm_les.simulation.output import RunDirectory
 
     directory = RunDirectory(path.parent)
     read = directory.checkpoint()
@@ -216,9 +215,9 @@ def _references(path: Path) -> Numbers:
 
 def _calibration(path: Path) -> Numbers:
     from openmm_les_export.calibration import calibrate
-    from openmm_les_export.dispatch import Told, canonical_model
-    from openmm_les_export.les_choice import LESChoice
-    from openmm_les_export.unpickle import open_model
+    from openmm_les_export.checkpoints.unpickle import open_model
+    from openmm_les_export.families.dispatch import Told, canonical_model
+    from openmm_les_export.families.les_choice import LESChoice
 
     opened = open_model(path.with_name("x.ckpt"))
 

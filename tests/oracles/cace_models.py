@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openmm_les_export.families import CACE
+from openmm_les_export.checkpoints.pickled_names import CACE
 from torch import nn
 
 LES = {"sigma": 1.0, "dl": 2.0, "remove_self_interaction": True, "norm_factor": 90.0474}

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     import mace.modules  # noqa: F401 - lets e3nn 0.4.4 load its constants
     from e3nn import o3
 
-from openmm_les.networks.canonical import CanonicalModel
+from openmm_les.artifact.canonical import CanonicalModel
 
 
 def short_range(

@@ -1,6 +1,7 @@
 """Charges in the field of periodic ones, by Ewald's formulas in numpy, to the last digit.
 
-Shares no code with `openmm_les.coupling`. Units: e and Angstrom, without the Coulomb constant.
+Shares no code with `openmm_les.electrostatics.embedding`. Units: e and Angstrom, without the
+Coulomb constant.
 """
 
 import itertools

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openmm_les_export.nequip_layout import convention, layers
+from openmm_les_export.families.nequip.layout import convention, layers
 
-from openmm_les.networks.angular import wigner_3j
+from openmm_les.networks.blocks.angular import wigner_3j
 
 LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
 _PREFIX = "model.sole_model.model.func."

@@ -14,7 +14,7 @@ import numpy as np
 
 from openmm_les import artifact as artifacts
 from openmm_les.analysis.plotting import Parity, plot_parity
-from openmm_les.system_model import SystemModel
+from openmm_les.evaluation.system_model import SystemModel
 
 
 def evaluate(artifact: artifacts.Artifact, data: dict[str, np.ndarray]) -> list[dict]:

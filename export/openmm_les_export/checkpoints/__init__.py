@@ -1,0 +1,1 @@
+"""Files of trained models, read without running code from them."""

@@ -1,0 +1,97 @@
+"""Options of a configuration, each of the type that it must have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from openmm_les.errors import InputError, UnsupportedModelError
+from openmm_les_export.atomic_energies import atomic_number
+from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.families.canonical_form import check_elements
+
+
+class Options:
+    """Options of a model, each of the type that its framework expects.
+
+    Args:
+        values: of the configuration.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def integer(self, name: str, default: int, least: int, most: int = 10_000) -> int:
+        """A whole number; 6.0 is one. The limit is against files that ask for all memory."""
+        value = self._values.get(name, default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most or value != int(value):
+            raise self._wrong(name, f"an integer of {least} to {most}", value)
+        return int(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or False."""
+        value = self._values.get(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "True or False", value)
+        return value
+
+    def positive(self, name: str) -> float:
+        """A positive number that must be there."""
+        value = self._values.get(name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
+            raise self._wrong(name, "a positive number", value)
+        return float(value)
+
+    def text(self, name: str, default: str | None) -> str | None:
+        """A word, or None."""
+        value = self._values.get(name, default)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(name, "a word or None", value)
+        return value
+
+    def neighbors(self) -> float:
+        """The average number of neighbours by which sums are scaled."""
+        if self._values.get("avg_num_neighbors") is None:
+            return 1.0
+        return self.positive("avg_num_neighbors")
+
+    def features(self, lmax: int) -> list[int]:
+        """Number of features of each degree."""
+        value = self._values.get("num_features", 32)
+        counts = [value] * (lmax + 1) if isinstance(value, int) else value
+        whole = isinstance(counts, list) and all(type(c) is int and c > 0 for c in counts)
+        if not whole or len(counts) != lmax + 1:
+            raise self._wrong("num_features", f"an integer or {lmax + 1} of them", value)
+        return list(counts)
+
+    def widths(self, name: str, default: tuple[int, ...] | None) -> list[int] | None:
+        """Lengths of the hidden layers of a network, none of them perhaps; or no network."""
+        value = self._values.get(name, default)
+        if value is None:
+            return None
+        whole = isinstance(value, list | tuple) and all(type(w) is int and w > 0 for w in value)
+        if not whole:
+            raise self._wrong(name, "positive integers", value)
+        return list(value)
+
+    def elements(self, name: str) -> list[int]:
+        """Atomic numbers of the types."""
+        names = self._values.get(name)
+        if not isinstance(names, list | tuple) or not names:
+            raise self._wrong(name, "symbols of elements", names)
+        try:
+            return check_elements(name, [atomic_number(str(symbol)) for symbol in names])
+        except InputError:
+            raise self._wrong(name, "symbols of elements", names) from None
+
+    @staticmethod
+    def _wrong(name: str, expected: str, value: Any) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"model: option {name}: expected {expected}, got {describe(value)}"
+        )

@@ -1,0 +1,1 @@
+"""Families of models: how each is read, and what it is compared with."""

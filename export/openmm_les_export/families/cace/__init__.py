@@ -1,0 +1,1 @@
+"""CACE with LES: reader, accepted options, reference."""

@@ -1,0 +1,1 @@
+"""CHGNet with LES: reader, accepted options, reference."""

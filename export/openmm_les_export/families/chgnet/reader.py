@@ -1,0 +1,263 @@
+"""Reads CHGNet-LES models saved by MatGL: a directory becomes the form of ``docs/design.md``.
+
+torch alone is needed, and no class that the files name is imported. The formulas are those of Deng
+et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
+from openmm_les_export.checkpoints.pickled_names import CHGNET
+from openmm_les_export.checkpoints.unpickle import SavedModel
+from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
+from openmm_les_export.families.chgnet.accepted import PREFIX, check_arguments
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+
+#: MatGL's elements where a model states none.
+_ALL = range(1, 95)
+
+
+@refuse_contradictions
+def canonical_chgnet(saved: SavedModel, choice: LESChoice) -> CanonicalModel:
+    """The canonical form of a CHGNet-LES model.
+
+    Args:
+        saved: the opened files.
+        choice: LES parameters that they do not hold.
+
+    Raises:
+        InputError: LES parameters are missing.
+        ModelFileError: a model without LES, or one that contradicts itself.
+        UnsupportedModelError: names the option that openmm-les does not implement.
+    """
+    arguments, les_arguments = check_arguments(saved)
+    les, origins = les_from_arguments(les_arguments, choice, PREFIX)
+    tensors = {name: as_tensor(name, value) for name, value in saved.state.items()}
+    weights = NamedTensors(tensors, saved.kind)
+    precision = tensors.get("model.atom_embedding.weight", torch.zeros(0))
+    scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
+    if not scale > 0:
+        raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
+    # Energies of the network and of its charges are in units of data_std.
+    les["prefactor"] = float(les["prefactor"]) * scale
+    if scale != 1.0:
+        origins["prefactor"] += f", times data_std {scale:g}"
+    reader = _Reader(Options(arguments), weights)
+    hyper = reader.network(scale)
+    elements = reader.elements(arguments.get("element_types"), saved.arguments["element_refs"])
+    weights.check_all_taken()
+    return canonical_form(
+        saved,
+        CHGNET,
+        hyper={"elements": elements, "energy_offset": offset, **hyper},
+        state=reader.state,
+        les=les,
+        vintage="MatGL with DGL",
+        weights=precision,
+        origins=origins,
+    )
+
+
+class _Reader:
+    """Takes the tensors of the network in turn.
+
+    Args:
+        options: arguments of the network.
+        weights: tensors of the file.
+    """
+
+    def __init__(self, options: Options, weights: NamedTensors) -> None:
+        self.state: State = {}
+        self._options = options
+        self._weights = weights
+        self._atoms, self._bonds, self._angles = (
+            options.integer(f"dim_{name}_embedding", 64, 1) for name in ("atom", "bond", "angle")
+        )
+        self._functions = options.integer("max_n", 9, 1)
+        self._norm = options.text("normalization", None) == "layer"
+        self._norm_hidden = options.flag("normalize_hidden", False)
+
+    def network(self, scale: float) -> dict[str, Any]:
+        """Reads all of the network.
+
+        Args:
+            scale: factor of its energy.
+
+        Returns:
+            Its hyper-parameters.
+        """
+        options, state = self._options, self.state
+        cutoffs = {name: options.positive(name) for name in ("cutoff", "threebody_cutoff")}
+        bessel, fourier = self._functions, options.integer("max_f", 4, 0)
+        state["atoms"] = self._take("atom_embedding.weight", (-1, self._atoms))
+        for name, source, cutoff in (
+            ("bond_frequencies", "bond_expansion", cutoffs["cutoff"]),
+            ("inner_frequencies", "threebody_bond_expansion", cutoffs["threebody_cutoff"]),
+        ):
+            state[name] = self._take(f"{source}.frequencies", (bessel,)) / cutoff
+        state["angle_frequencies"] = self._take("angle_expansion.frequencies", (fourier + 1,))
+        state["bonds"] = self._map("bond_embedding.layers.0", bessel, self._bonds)
+        # Cosines and sines alternate in the file; here the cosines come first.
+        angles = self._map("angle_embedding.layers.0", 2 * fourier + 1, self._angles) / math.pi
+        state["angles"] = torch.cat([angles[::2], angles[1::2]])
+        number = options.integer("num_blocks", 4, 1, 32)
+        self._layers(number)
+        self._readouts(scale)
+        return {
+            "cutoff": cutoffs["cutoff"],
+            "inner_cutoff": cutoffs["threebody_cutoff"],
+            "cutoff_order": options.integer("cutoff_exponent", 5, 2, 100),
+            "nonlinear_bonds": options.flag("non_linear_bond_embedding", False),
+            "nonlinear_angles": options.flag("non_linear_angle_embedding", False),
+            "num_layers": number,
+        }
+
+    def elements(self, symbols: Any, references: Any) -> list[int]:
+        """Atomic numbers of the rows of the embedding, and their references.
+
+        Args:
+            symbols: of the elements, None for those of MatGL.
+            references: None if the model has none.
+        """
+        number = self.state["atoms"].shape[0]
+        known = list(_ALL) if symbols is None else self._options.elements("element_types")
+        if len(known) != number:
+            raise ModelFileError(
+                f"model: element_types: expected the {number} elements of the embedding, got "
+                f"{len(known)}"
+            )
+        energies = torch.zeros(number, dtype=torch.float64)
+        if references is not None:
+            energies = self._weights.take("element_refs.property_offset", (-1,))
+            self._weights.take("element_refs.onehot", (len(energies), len(energies)))
+        # An element without a reference is one that MatGL cannot compute.
+        number = min(number, len(energies))
+        self.state["reference_energies"] = energies[:number]
+        self.state["atoms"] = self.state["atoms"][:number]
+        return known[:number]
+
+    def _layers(self, number: int) -> None:
+        options, bonds = self._options, self._bonds
+        pair = [self._atoms, bonds, self._atoms]
+        triple = [bonds, self._angles, self._atoms, bonds]
+        shared, own = (
+            options.text(f"{name}_bond_weights", default)
+            for name, default in (("shared", "both"), ("layer", None))
+        )
+        hidden = {
+            name: options.widths(f"{name}_hidden_dims", default)
+            for name, default in (
+                ("atom_conv", (64,)),
+                ("bond_update", None),
+                ("bond_conv", (64,)),
+                ("angle_update", ()),
+            )
+        }
+        if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
+            raise UnsupportedModelError(
+                "model: option atom_conv_hidden_dims, bond_conv_hidden_dims: expected integers, "
+                "got none"
+            )
+        factors: dict[str, list[torch.Tensor]] = {"atom": [], "bond": [], "line": []}
+        if shared in ("bond", "both"):
+            factors["atom"] = [self._map("atom_bond_weights", self._functions, self._atoms)]
+            factors["bond"] = [self._map("bond_bond_weights", self._functions, bonds)]
+        if shared in ("three_body_bond", "both"):
+            factors["line"] = [self._map("threebody_bond_weights", self._functions, bonds)]
+        for t in range(number):
+            source, name = f"atom_graph_layers.{t}", f"layers.{t}"
+            convolution = f"{source}.conv_layer"
+            self._block(name, "atom", f"{convolution}.node", pair, hidden["atom_conv"], factors)
+            self._block(name, "bond", f"{convolution}.edge", pair, hidden["bond_update"], factors)
+            if own in ("bond", "both"):
+                self._factor(f"{name}.atom", f"{convolution}.node_weight_func", self._atoms)
+                if hidden["bond_update"] is not None:
+                    self._factor(f"{name}.bond", f"{convolution}.edge_weight_func", bonds)
+            for norm, width in (("atom_norm", self._atoms), ("bond_norm", bonds)):
+                if self._norm:
+                    self._normalization(f"{name}.{norm}", f"{source}.{norm}", width)
+        for t in range(number - 1):
+            convolution, name = f"bond_graph_layers.{t}.conv_layer", f"layers.{t}"
+            self._block(name, "line", f"{convolution}.node", triple, hidden["bond_conv"], factors)
+            self._block(
+                name, "angle", f"{convolution}.edge", triple, hidden["angle_update"], factors
+            )
+            if own in ("three_body_bond", "both"):
+                self._factor(f"{name}.line", f"{convolution}.node_weight_func", bonds, bias=True)
+        # Nothing reads the angles that come out of the last layer.
+        for name in [n for n in self.state if n.startswith(f"layers.{number - 2}.angle.")]:
+            del self.state[name]
+
+    def _block(
+        self,
+        layer: str,
+        kind: str,
+        source: str,
+        inputs: Sequence[int],
+        hidden: Sequence[int] | None,
+        factors: dict[str, list[torch.Tensor]],
+    ) -> None:
+        """The gated network of an update, the map of its sums, and the shared factors."""
+        if hidden is None:
+            return
+        width = {"atom": self._atoms, "angle": self._angles}.get(kind, self._bonds)
+        name, widths = f"{layer}.{kind}", [sum(inputs), *hidden, width]
+        for ours, theirs in (("value", "layers"), ("gate", "gates")):
+            for k in range(len(widths) - 1):
+                key, last = f"{name}.{ours}.{k}", k == len(widths) - 2
+                branch = f"{source}_update_func.{theirs}"
+                self._affine(key, f"{branch}.layers.{k}", widths[k], widths[k + 1])
+                if self._norm and (last or self._norm_hidden):
+                    place = k if self._norm_hidden else 0
+                    self._normalization(
+                        f"{key}.norm", f"{branch}.norm_layers.{place}", widths[k + 1]
+                    )
+        if kind in ("atom", "line"):
+            self.state[f"{name}.output"] = self._map(f"{source}_out_func", width, width)
+        for k, factor in enumerate(factors.get(kind, [])):
+            self.state[f"{name}.factors.{k}.weight"] = factor
+
+    def _factor(self, name: str, source: str, width: int, bias: bool = False) -> None:
+        """The factor of one layer alone, behind the shared one."""
+        k = sum(entry.startswith(f"{name}.factors.") for entry in self.state)
+        self.state[f"{name}.factors.{k}.weight"] = self._map(source, self._functions, width)
+        if bias:
+            self.state[f"{name}.factors.{k}.bias"] = self._take(f"{source}.bias", (width,))
+
+    def _readouts(self, scale: float) -> None:
+        hidden = self._options.widths("final_hidden_dims", (64, 64))
+        widths = [self._atoms, *(hidden or []), 1]
+        for name, source in (("energy", "final_layer"), ("charge", "latent_charge_readout")):
+            for k in range(len(widths) - 1):
+                self._affine(f"{name}.{k}", f"{source}.layers.{k}", widths[k], widths[k + 1])
+        for part in ("weight", "bias"):
+            last = f"energy.{len(widths) - 2}.{part}"
+            self.state[last] = self.state[last] * scale
+        targets = self._options.integer("num_site_targets", 1, 0)
+        if targets > 0:  # magnetic moments
+            self._map("magmom_readout", self._atoms, targets)
+            self._take("magmom_readout.bias", (targets,))
+
+    def _affine(self, name: str, source: str, inputs: int, outputs: int) -> None:
+        self.state[f"{name}.weight"] = self._map(source, inputs, outputs)
+        self.state[f"{name}.bias"] = self._take(f"{source}.bias", (outputs,))
+
+    def _normalization(self, name: str, source: str, width: int) -> None:
+        for part in ("weight", "bias"):
+            self.state[f"{name}.{part}"] = self._take(f"{source}.{part}", (width,))
+
+    def _map(self, source: str, inputs: int, outputs: int) -> torch.Tensor:
+        """A linear map, [in, out]."""
+        return self._take(f"{source}.weight", (outputs, inputs)).t()
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self._weights.take(f"model.{name}", shape)

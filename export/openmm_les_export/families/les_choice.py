@@ -1,0 +1,148 @@
+"""LES parameters that a checkpoint does not hold, and that only the user knows.
+
+Checkpoints of NequIP-LES state the options of their training, but neither the prefactor nor whether
+self-interaction was removed: these were what the les package had at the time. It switched from
+keeping self-interaction to removing it in May 2025 and changed its prefactor in April 2026.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from openmm_les.errors import InputError, ModelFileError
+from openmm_les_export.families.les_parameters import MODEL_FILE
+
+#: What the les package took as 1 / (2 epsilon_0) [eV A]: until April 2026, and since.
+PREFACTORS = (90.0474, 90.4756)
+#: Where a parameter comes from that a configuration leaves out.
+DEFAULT = "default of the les package"
+_STATES = {"removed": True, "kept": False}
+#: Names of options, as people know them.
+NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
+#: What files may not hold: its name for people, and how they say it.
+_OPTIONS = {
+    "prefactor": ("norm factor", f"{NORM_FACTOR} {PREFACTORS[0]}|{PREFACTORS[1]}"),
+    "remove_self_interaction": ("self-interaction", f"{SELF_INTERACTION} removed|kept"),
+}
+
+
+@dataclass(frozen=True)
+class LESChoice:
+    """What the user says of the training, as far as it was said.
+
+    Attributes:
+        prefactor: [eV A].
+        remove_self_interaction: whether the training removed it.
+        origins: where each of them comes from, by name.
+    """
+
+    prefactor: float | None = None
+    remove_self_interaction: bool | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESChoice:
+    """From options to a choice.
+
+    Args:
+        norm_factor: prefactor 1 / (2 epsilon_0) of the training [eV A].
+        self_interaction: ``"removed"`` or ``"kept"``.
+
+    Raises:
+        InputError: something else.
+    """
+    origins = {}
+    if norm_factor is not None:
+        origins["prefactor"] = NORM_FACTOR
+        number = isinstance(norm_factor, int | float) and not isinstance(norm_factor, bool)
+        if not number or not math.isfinite(norm_factor) or norm_factor <= 0:
+            raise InputError(
+                f"norm factor: expected a positive number [eV A], such as {PREFACTORS[0]} or "
+                f"{PREFACTORS[1]}, got {norm_factor!r}"
+            )
+    if self_interaction is not None:
+        origins["remove_self_interaction"] = SELF_INTERACTION
+        if self_interaction not in _STATES:
+            raise InputError(
+                f"self-interaction: expected 'removed' or 'kept', got {self_interaction!r}"
+            )
+    return LESChoice(
+        None if norm_factor is None else float(norm_factor),
+        None if self_interaction is None else _STATES[self_interaction],
+        origins,
+    )
+
+
+def les_from_arguments(
+    arguments: Mapping[str, Any], choice: LESChoice, prefix: str = "les_args."
+) -> tuple[dict[str, float | bool], dict[str, str]]:
+    """LES parameters of a model whose configuration holds some of them.
+
+    Args:
+        arguments: the options of the les package in the file.
+        choice: what the user says of those that are not there.
+        prefix: what the file calls them by.
+
+    Returns:
+        The parameters, and where each one comes from.
+
+    Raises:
+        InputError: a parameter is missing that cannot be guessed, or was given though the file has
+            one of its own.
+        ModelFileError: a parameter of the file has no meaning.
+    """
+    origins: dict[str, str] = {}
+
+    def number(name: str, default: float, parameter: str) -> float:
+        origins[parameter] = MODEL_FILE if name in arguments else DEFAULT
+        value = arguments.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise _wrong(prefix + name, "a positive number", value)
+        return float(value)
+
+    les: dict[str, float | bool] = {
+        "sigma": number("sigma", 1.0, "sigma"),
+        "dl": number("dl", 2.0, "dl"),
+    }
+    chosen = {
+        "prefactor": ("norm_factor", choice.prefactor),
+        "remove_self_interaction": ("remove_self_interaction", choice.remove_self_interaction),
+    }
+    missing = {}
+    for parameter, (name, given) in chosen.items():
+        if name in arguments and given is not None:
+            raise InputError(
+                f"{name}: the file holds its own, {arguments[name]!r}; leave the option out"
+            )
+        if name not in arguments and given is None:
+            missing[parameter] = _OPTIONS[parameter]
+        elif given is not None:
+            les[parameter], origins[parameter] = given, choice.origins[parameter]
+        elif parameter == "prefactor":
+            les[parameter] = number(name, math.nan, parameter)
+        else:
+            les[parameter], origins[parameter] = _flag(prefix + name, arguments[name]), MODEL_FILE
+    if missing:
+        names, options = (" and ".join(entry[i] for entry in missing.values()) for i in range(2))
+        raise InputError(
+            f"{names}: the file does not hold the {' and '.join(missing)} of its training; say "
+            f"with {options} what they were, or have them found with --calibrate FILE, structures "
+            "with the energies of the training"
+        )
+    origins["bec_remove_mean"] = MODEL_FILE if "remove_mean" in arguments else DEFAULT
+    les["bec_remove_mean"] = _flag(prefix + "remove_mean", arguments.get("remove_mean", True))
+    les["bec_epsilon_factor"] = number("epsilon_factor", 1.0, "bec_epsilon_factor")
+    return les, origins
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, "True or False", value)
+    return value
+
+
+def _wrong(name: str, expected: str, value: Any) -> ModelFileError:
+    return ModelFileError(f"model: option {name}: expected {expected}, got {value!r}")

@@ -1,0 +1,119 @@
+"""The les package's objects in a model file: what is accepted in them, and the parameters."""
+
+from __future__ import annotations
+
+import math
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.accepted import ANY, OFF, Block
+from openmm_les_export.checkpoints.records import Record
+
+#: Where parameters of a file came from, as artifacts state it.
+MODEL_FILE = "model file"
+
+#: Switches of LES beyond charges, in the les package and in what calls it, and what they bring.
+_MULTIPOLES = {
+    "use_dipole": "latent dipoles",
+    "use_dipoles": "latent dipoles",
+    "use_quad": "latent quadrupoles",
+    "use_quads": "latent quadrupoles",
+    "use_quadrupole": "latent quadrupoles",
+    "use_induced_charge": "induced charges",
+    "use_induced_charges": "induced charges",
+    "use_induced_dipole": "induced dipoles",
+    "use_induced_dipoles": "induced dipoles",
+    "use_anisotropic_polarizability": "anisotropic polarisabilities",
+    "use_atomic_alpha": "atomic polarisabilities",
+    "use_fixed_atomic_charges": "fixed atomic charges",
+    "use_epsilon_r_scaling": "scaling by a dielectric constant",
+}
+
+#: For all families. ``use_atomwise`` and what is in ``Atomwise`` each has to settle by itself.
+LES_BLOCKS: dict[str, Block] = {
+    "Les": Block(
+        strict=True,
+        options={
+            **dict.fromkeys(
+                ("n_layers", "n_hidden", "add_linear_nn", "output_scaling_factor"), ANY
+            ),
+            **dict.fromkeys(("sigma", "dl", "remove_self_interaction", "norm_factor"), ANY),
+            **dict.fromkeys(("remove_mean", "epsilon_factor"), ANY),
+            "use_fixed_atomic_charges": OFF,
+            "fixed_atomic_charges_scaling_factor": ANY,  # idle without the option above
+            "use_atomic_alpha": OFF,
+            "use_epsilon_r_scaling": OFF,
+        },
+        modules={"atomwise": ("Atomwise",), "ewald": ("Ewald",), "bec": ("BEC",)},
+    ),
+    "Ewald": Block(
+        strict=True,
+        options={
+            **dict.fromkeys(("sigma", "dl", "norm_factor", "remove_self_interaction"), ANY),
+            **dict.fromkeys(("sigma_sq_half", "k_sq_max", "twopi", "twopi_sq"), ANY),
+            "use_epsilon_r_scaling": OFF,
+        },
+    ),
+    "BEC": Block(
+        strict=True,
+        options=dict.fromkeys(("remove_mean", "epsilon_factor", "normalization_factor"), ANY),
+    ),
+    "Atomwise": Block(
+        strict=True,
+        options={
+            **dict.fromkeys(("n_in", "n_out", "n_hidden", "n_layers", "activation"), ANY),
+            **dict.fromkeys(("add_linear_nn", "bias", "output_scaling_factor"), ANY),
+        },
+    ),
+}
+
+
+def refuse_multipoles(model: Record) -> None:
+    """Refuses LES with more than charges, and says what all of it is.
+
+    Raises:
+        UnsupportedModelError: names every switch that is on.
+    """
+    found = [
+        f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
+        for record in model.walk()
+        for name, what in _MULTIPOLES.items()
+        if record.state.get(name) is True
+    ]
+    if found:
+        raise UnsupportedModelError(
+            f"model: LES with {', '.join(found)}; openmm-les has the electrostatics of latent "
+            "charges alone, train without it"
+        )
+
+
+def les_parameters(les: Record) -> dict[str, float | bool]:
+    """LES parameters as the model was trained with; nothing is assumed where the file is silent."""
+    ewald, bec = les.module("ewald"), les.module("bec")
+    sigma, dl = ewald.number("sigma"), ewald.number("dl")
+    epsilon = bec.number("epsilon_factor")
+    derived = [
+        (ewald, "sigma_sq_half", sigma**2 / 2),
+        (ewald, "k_sq_max", (2 * math.pi / dl) ** 2),
+        (bec, "normalization_factor", math.sqrt(epsilon)),
+    ]
+    for record, name, expected in derived:
+        if not math.isclose(record.number(name), expected, rel_tol=1e-9):
+            raise UnsupportedModelError(
+                f"model: {record.path}.{name}: expected {expected} from the other parameters, got "
+                f"{record.number(name)}"
+            )
+    return {
+        "sigma": sigma,
+        "dl": dl,
+        "prefactor": ewald.number("norm_factor"),
+        "remove_self_interaction": _flag(ewald, "remove_self_interaction"),
+        "bec_remove_mean": _flag(bec, "remove_mean"),
+        "bec_epsilon_factor": epsilon,
+    }
+
+
+def _flag(record: Record, name: str) -> bool:
+    value = record.value(name)
+    if not isinstance(value, bool):
+        raise ModelFileError(f"model: {record.path}.{name}: expected True or False, got {value!r}")
+    return value

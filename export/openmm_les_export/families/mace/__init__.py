@@ -1,0 +1,1 @@
+"""MACE with LES: reader, accepted options, reference."""

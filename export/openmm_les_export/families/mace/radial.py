@@ -1,0 +1,102 @@
+"""Functions of a pair's distance in MACE files: radial basis, distance transform, ZBL repulsion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.families.canonical_form import State
+
+#: Constants of the screened Coulomb repulsion as mace-torch has them: 1 / (4 pi eps0) [eV A], Bohr
+#: radius [A], exponents of the universal screening function.
+_COULOMB, _BOHR = 14.3996, 0.529
+_ZBL_EXPONENTS = [3.2, 0.9423, 0.4028, 0.2016]
+
+_TRANSFORMS = {"AgnesiTransform": ("agnesi", "a", "q", "p"), "SoftTransform": ("soft", "alpha")}
+
+
+def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, Any]:
+    """Hyper-parameters of the radial basis; its weights go into the state."""
+    cutoffs = {
+        model.scalar(path)
+        for path in (
+            "r_max",
+            "radial_embedding.bessel_fn.r_max",
+            "radial_embedding.cutoff_fn.r_max",
+        )
+    }
+    if len(cutoffs) != 1 or min(cutoffs) <= 0:
+        raise ModelFileError(f"model: r_max: expected one positive cutoff, got {sorted(cutoffs)}")
+    embedding = model.module("radial_embedding")
+    basis = embedding.module("bessel_fn")
+    frequencies = basis.tensor("bessel_weights").to(torch.float64)
+    state["bessel_frequencies"] = frequencies
+    hyper: dict[str, Any] = {
+        "cutoff": cutoffs.pop(),
+        "num_bessel": frequencies.numel(),
+        "bessel_prefactor": basis.scalar("prefactor"),
+        "cutoff_order": _order(embedding.module("cutoff_fn")),
+    }
+    if "distance_transform" in embedding.modules():
+        transform = embedding.module("distance_transform")
+        kind, *names = _TRANSFORMS[transform.kind]
+        parameters = {name: transform.scalar(name) for name in names}
+        hyper["distance_transform"] = {"kind": kind, **parameters}
+        state["transform.radii"] = _covalent_radii(transform, elements)
+    return hyper
+
+
+def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float) -> dict[str, Any]:
+    """Hyper-parameters of the ZBL repulsion, if the model has it; the radii go into the state.
+
+    Args:
+        model: the model.
+        elements: its atomic numbers.
+        state: gets the radii.
+        scale: factor of the interaction energy, which mace-torch applies to the repulsion as well.
+    """
+    if not model.value("pair_repulsion", False):
+        return {}
+    repulsion = model.module("pair_repulsion_fn")
+    state["zbl.radii"] = _covalent_radii(repulsion, elements)
+    coefficients = repulsion.tensor("c").to(torch.float64).reshape(-1)
+    if len(coefficients) != len(_ZBL_EXPONENTS):
+        raise ModelFileError(
+            f"model: {repulsion.path}.c: expected {len(_ZBL_EXPONENTS)} coefficients, got "
+            f"{len(coefficients)}"
+        )
+    return {
+        "zbl": {
+            # Every pair is counted twice, once for each of its atoms.
+            "energy": 0.5 * _COULOMB * scale,
+            "length": _BOHR * repulsion.scalar("a_prefactor"),
+            "power": repulsion.scalar("a_exp"),
+            "coefficients": coefficients.tolist(),
+            "exponents": _ZBL_EXPONENTS,
+            "cutoff_order": _order(repulsion),
+        }
+    }
+
+
+def _order(record: Record) -> int:
+    """p of a polynomial cutoff."""
+    order = record.scalar("p")
+    if order != int(order) or order < 2:
+        raise UnsupportedModelError(
+            f"model: {record.path}.p: expected an integer of at least 2, got {order:g}"
+        )
+    return int(order)
+
+
+def _covalent_radii(record: Record, elements: list[int]) -> torch.Tensor:
+    """Radii of the model's elements, shape [Z] [A]."""
+    radii = record.tensor("covalent_radii").to(torch.float64).reshape(-1)
+    if len(radii) <= max(elements) or not bool((radii[elements] > 0).all()):
+        raise ModelFileError(
+            f"model: {record.path}.covalent_radii: expected a positive radius for each of the "
+            f"elements {elements}, got something else"
+        )
+    return radii[elements]

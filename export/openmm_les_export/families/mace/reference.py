@@ -1,0 +1,295 @@
+"""The original model, for verification: mace-torch's own blocks with the weights of a file.
+
+mace-torch's MACELES class needs the les package and changes its layout between versions, so the
+model is put together block by block, each from its own record. No other file imports mace-torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from openmm_les.errors import VerificationError
+from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.unpickle import PickledModel, read_pickle
+from openmm_les_export.families.les_parameters import les_parameters
+from openmm_les_export.families.mace.accepted import ACCEPTED
+from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.verification.reference import Array, AutogradReference
+
+#: mace-torch switches torch's safe loading off for the process when it is imported.
+_UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def mace_version() -> str:
+    """Version of the installed mace-torch.
+
+    Raises:
+        ImportError: there is none.
+    """
+    from importlib.metadata import version
+
+    _import_mace()
+    return version("mace-torch")
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keeps what mace-torch and e3nn print, warn of and set in the environment to themselves."""
+    before = os.environ.get(_UNSAFE_LOAD)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(_UNSAFE_LOAD, None)
+        else:
+            os.environ[_UNSAFE_LOAD] = before
+
+
+def _import_mace() -> tuple[ModuleType, ModuleType, Any]:
+    """mace-torch's blocks, e3nn's o3, and mace-torch's neighbour search."""
+    with _quiet_import():
+        import mace  # noqa: F401 - must precede e3nn, whose constants it allows to load
+        from e3nn import o3
+        from mace.data.neighborhood import get_neighborhood
+        from mace.modules import blocks
+    return blocks, o3, get_neighborhood
+
+
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """Makes float64 torch's default, which is the precision of numbers in mace-torch's code."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class MACEReference(AutogradReference):
+    """A MACE-LES model in float64, evaluated with mace-torch's blocks.
+
+    Args:
+        model: an opened model, its record, or the path of a ``.model`` file.
+        head: which head of a model with several.
+
+    Raises:
+        ImportError: mace-torch or something it needs is not installed.
+        ModelFileError: see `unpickle.read_pickle`.
+        InputError: the model has several heads and none was named, or none of that name.
+    """
+
+    def __init__(
+        self, model: PickledModel | Record | str | os.PathLike[str], head: str | None = None
+    ) -> None:
+        if isinstance(model, Record):
+            record = model
+        else:
+            record = (model if isinstance(model, PickledModel) else read_pickle(model)).root
+        ACCEPTED.check(record)
+        self._head = choose_head(record, head)
+        self._neighborhood = _import_mace()[2]
+        self.cutoff = float(record.tensor("r_max"))
+        self.elements = [int(z) for z in record.tensor("atomic_numbers")]
+        self._les = les_parameters(record.module("les"))
+        self._network = _build(record, self._head)
+
+    def _pairs(
+        self, positions: Array, cell: Array | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        edges, shifts, _, _ = self._neighborhood(
+            positions=positions,
+            cutoff=self.cutoff,
+            pbc=(cell is not None,) * 3,
+            cell=None if cell is None else cell.copy(),  # it is overwritten there
+        )
+        sender, receiver = torch.tensor(edges, dtype=torch.int64)
+        return sender, receiver, torch.tensor(shifts)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with warnings.catch_warnings(), _double_precision():
+            warnings.simplefilter("ignore")  # of e3nn's compiled code
+            yield
+
+    def _short_range(
+        self,
+        vectors: torch.Tensor,
+        sender: torch.Tensor,
+        receiver: torch.Tensor,
+        species: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        network = self._network
+        edges = torch.stack([sender, receiver])
+        species = torch.nn.functional.one_hot(species, len(self.elements)).double()
+        lengths = torch.linalg.norm(vectors, dim=-1, keepdim=True)
+        harmonics = network.spherical_harmonics(vectors)
+        pairs = (species, edges, torch.tensor(self.elements))
+        transformed = lengths
+        if network.distance_transform is not None:
+            transformed = network.distance_transform(lengths, *pairs)
+        basis = network.bessel_fn(transformed) * network.cutoff_fn(lengths)
+        nodes = network.node_embedding(species)
+        outputs = []
+        for interaction, product in zip(network.interactions, network.products, strict=True):
+            nodes, connection = interaction(
+                node_attrs=species,
+                node_feats=nodes,
+                edge_attrs=harmonics,
+                edge_feats=basis,
+                edge_index=edges,
+            )
+            nodes = product(node_feats=nodes, sc=connection, node_attrs=species)
+            outputs.append(nodes)
+        # A single readout of a deep model reads its last layer.
+        read = outputs[-len(network.readouts) :]
+        index = self._head.index
+        heads = torch.full((len(species),), index)
+        energies = sum(f(x, heads) for f, x in zip(network.readouts, read, strict=True))[:, index]
+        charges = sum(f(x, heads) for f, x in zip(network.les_readouts, read, strict=True))
+        if network.pair_repulsion_fn is not None:
+            energies = energies + network.pair_repulsion_fn(lengths, *pairs)
+        total = network.scale * energies + network.shift + species @ network.references
+        return total, charges[:, index]
+
+
+def _build(record: Record, head: Head) -> Any:
+    """The short-range network: each block made from its record, then given its weights."""
+    blocks, o3, _ = _import_mace()
+    with _double_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network: Any = torch.nn.Module()
+        network.node_embedding = blocks.LinearNodeEmbeddingBlock(
+            irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
+            irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
+        )
+        radial = record.module("radial_embedding")
+        network.bessel_fn = blocks.BesselBasis(
+            r_max=float(record.tensor("r_max")),
+            num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
+        )
+        network.cutoff_fn = blocks.PolynomialCutoff(
+            r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
+        )
+        transform = radial.modules().get("distance_transform")
+        network.distance_transform = _plain(transform)
+        network.pair_repulsion_fn = _plain(record.modules().get("pair_repulsion_fn"))
+        harmonics = record.module("spherical_harmonics")
+        network.spherical_harmonics = o3.SphericalHarmonics(
+            _irreps(o3, harmonics, "irreps_out"),
+            normalize=harmonics.value("normalize"),
+            normalization=harmonics.value("normalization"),
+        )
+        for name, build in (
+            ("interactions", _interaction),
+            ("products", _product),
+            ("readouts", _readout),
+            ("les_readouts", _readout),
+        ):
+            built = [build(blocks, o3, item) for item in record.items(name)]
+            setattr(network, name, torch.nn.ModuleList(built))
+        _give_weights(network, record, head)
+    return network.eval().requires_grad_(False)
+
+
+def _irreps(o3: Any, record: Record, name: str) -> Any:
+    return o3.Irreps([(irrep.mul, (irrep.l, irrep.p)) for irrep in record.irreps(name)])
+
+
+def _plain(record: Record | None) -> torch.nn.Module | None:
+    """A module of mace-torch's radial functions, which need no arguments; None for none."""
+    if record is None:
+        return None
+    from mace.modules import radial
+
+    module: torch.nn.Module = getattr(radial, record.kind)()
+    return module
+
+
+def _interaction(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    names = ("node_attrs", "node_feats", "edge_attrs", "edge_feats", "target", "hidden")
+    block: torch.nn.Module = getattr(blocks, record.kind)(
+        **{f"{name}_irreps": _irreps(o3, record, f"{name}_irreps") for name in names},
+        avg_num_neighbors=record.number("avg_num_neighbors"),
+        radial_MLP=[int(width) for width in record.module("conv_tp_weights").value("hs")[1:-1]],
+    )
+    return block
+
+
+def _product(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    contraction = record.module("symmetric_contractions")
+    first = contraction.items("contractions")[0]
+    block: torch.nn.Module = blocks.EquivariantProductBasisBlock(
+        node_feats_irreps=_irreps(o3, contraction, "irreps_in"),
+        target_irreps=_irreps(o3, contraction, "irreps_out"),
+        correlation=int(first.number("correlation")),
+        num_elements=first.tensor("weights_max").shape[0],
+        use_sc=record.value("use_sc"),
+    )
+    return block
+
+
+def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+    block: torch.nn.Module
+    if record.kind == "LinearReadoutBlock":
+        linear = record.module("linear")
+        block = blocks.LinearReadoutBlock(
+            _irreps(o3, linear, "irreps_in"), _irreps(o3, linear, "irreps_out")
+        )
+    else:
+        block = blocks.NonLinearReadoutBlock(
+            _irreps(o3, record.module("linear_1"), "irreps_in"),
+            _irreps(o3, record, "hidden_irreps"),
+            torch.nn.functional.silu,
+            _irreps(o3, record.module("linear_2"), "irreps_out"),
+            int(record.value("num_heads", 1)),
+        )
+    return block
+
+
+def _give_weights(network: Any, record: Record, head: Head) -> None:
+    """Copies every tensor and activation constant of the file into the freshly built blocks."""
+    pairs = [
+        (network.node_embedding, record.module("node_embedding")),
+        (network.bessel_fn, record.module("radial_embedding.bessel_fn")),
+        (network.cutoff_fn, record.module("radial_embedding.cutoff_fn")),
+    ]
+    if network.distance_transform is not None:
+        pairs.append(
+            (network.distance_transform, record.module("radial_embedding.distance_transform"))
+        )
+    if network.pair_repulsion_fn is not None:
+        pairs.append((network.pair_repulsion_fn, record.module("pair_repulsion_fn")))
+    for name in ("interactions", "products", "readouts", "les_readouts"):
+        pairs += list(zip(getattr(network, name), record.items(name), strict=True))
+    for block, source in pairs:
+        weights = source.state_dict()
+        for name, target in [*block.named_parameters(), *block.named_buffers()]:
+            if name not in weights:
+                continue  # marks that newer versions keep beside the weights
+            weight = weights.pop(name)
+            # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
+            target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
+        if weights and any(not name.endswith("_zeroed") for name in weights):
+            raise VerificationError(
+                f"verification: {source.path}: the installed mace-torch has no place for "
+                f"{sorted(weights)}; upgrade it with 'pip install -U mace-torch'"
+            )
+        for name, module in block.named_modules():
+            if type(module).__name__ == "normalize2mom":
+                module.cst = source.module(name).number("cst")
+    for name in ("scale", "shift"):
+        values = record.module("scale_shift").tensor(name).reshape(-1)
+        setattr(network, name, float(values[head.index]))
+    references = record.module("atomic_energies_fn").tensor("atomic_energies")
+    network.references = references.to(torch.float64).reshape(-1, references.shape[-1])[head.index]

@@ -1,0 +1,1 @@
+"""NequIP and Allegro with LES: reader, accepted options, reference."""

@@ -1,0 +1,182 @@
+"""What is accepted in the configurations of NequIP-LES and Allegro-LES checkpoints, in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.accepted import ANY, OFF, AnyValue, check_options
+from openmm_les_export.checkpoints.records import describe
+
+#: What a configuration may ask nequip to call, for the model: the fork of 2025 and the extension.
+FORK, EXTENSION = "nequip.model.NequIPGNNModel", "nequip_les.model.LESModel"
+#: How models are trained, and whether the weights to use are an average kept beside the others.
+TRAINING = {
+    "nequip.train.EMALightningModule": True,
+    "nequip.train.EMAConFIGLightningModule": True,
+    "nequip.train.NequIPLightningModule": False,
+    "nequip.train.ConFIGLightningModule": False,
+}
+
+_NONLINEARITIES = ({"e": "silu", "o": "tanh"},)
+#: Options of all models. What is missing has nequip's default, the same in all versions.
+_COMMON: Mapping[str, Sequence[Any] | AnyValue] = {
+    "_target_": (FORK, EXTENSION),
+    "base_model": ("nequip", "allegro"),
+    **dict.fromkeys(("LES", "les_args"), ANY),  # checked by tables of their own
+    **dict.fromkeys(("seed", "model_dtype", "do_derivatives", "compile_mode"), ANY),
+    **dict.fromkeys(("type_names", "r_max", "num_layers", "l_max"), ANY),
+    "avg_num_neighbors": ANY,
+    **dict.fromkeys(("per_type_energy_scales", "per_type_energy_shifts"), ANY),
+    **dict.fromkeys(("per_type_energy_scales_trainable", "per_type_energy_shifts_trainable"), ANY),
+    **dict.fromkeys(("readout_mlp_hidden_layers_depth", "readout_mlp_hidden_layers_width"), ANY),
+    "readout_mlp_nonlinearity": ("silu",),
+    "per_edge_type_cutoff": (None,),
+    "pair_potential": (None,),
+}
+NEQUIP: Mapping[str, Sequence[Any] | AnyValue] = {
+    **_COMMON,
+    "use_les": (True,),
+    **dict.fromkeys(("parity", "num_features", "type_embed_num_features"), ANY),
+    **dict.fromkeys(("radial_mlp_depth", "radial_mlp_width", "num_bessels"), ANY),
+    **dict.fromkeys(("bessel_trainable", "polynomial_cutoff_p"), ANY),
+    "categorical_graph_field_embed": (None,),
+    "convnet_sc": (True,),
+    "convnet_resnet": (False,),
+    "learnable_shift": (False,),
+    "convnet_nonlinearity_type": ("gate",),
+    "convnet_nonlinearity_scalars": _NONLINEARITIES,
+    "convnet_nonlinearity_gates": _NONLINEARITIES,
+}
+#: Which irreps tensors have (``parity``) stands in the tensor products of the file.
+ALLEGRO: Mapping[str, Sequence[Any] | AnyValue] = {
+    **_COMMON,
+    **dict.fromkeys(("parity", "parity_setting", "tp_path_channel_coupling"), ANY),
+    **dict.fromkeys(("num_scalar_features", "num_tensor_features"), ANY),
+    **dict.fromkeys(("radial_chemical_embed", "radial_chemical_embed_dim"), ANY),
+    **dict.fromkeys(
+        ("scalar_embed_mlp_hidden_layers_depth", "scalar_embed_mlp_hidden_layers_width"), ANY
+    ),
+    **dict.fromkeys(("allegro_mlp_hidden_layers_depth", "allegro_mlp_hidden_layers_width"), ANY),
+    "scalar_embed_mlp_nonlinearity": ("silu",),
+    "allegro_mlp_nonlinearity": ("silu",),
+    "weight_individual_irreps": (True,),
+    "scatter_features": (False,),
+    "forward_normalize": (True,),
+}
+#: The embedding of distance and elements in Allegro.
+RADIAL = "allegro.nn.TwoBodyBesselScalarEmbed"
+RADIAL_OPTIONS: Mapping[str, Sequence[Any] | AnyValue] = {
+    "_target_": (RADIAL,),
+    **dict.fromkeys(("num_bessels", "bessel_trainable", "polynomial_cutoff_p"), ANY),
+}
+#: Options of the extension.
+LES: Mapping[str, Sequence[Any] | AnyValue] = {"les_args": ANY, "compute_bec": ANY}
+#: Options of the les package. Those of its own network of charges are idle: nequip's is used.
+LES_ARGUMENTS: Mapping[str, Sequence[Any] | AnyValue] = {
+    **dict.fromkeys(("n_layers", "n_hidden", "add_linear_nn", "output_scaling_factor"), ANY),
+    **dict.fromkeys(("sigma", "dl", "norm_factor", "remove_self_interaction"), ANY),
+    **dict.fromkeys(("remove_mean", "epsilon_factor"), ANY),
+    "use_atomwise": OFF,
+    "use_fixed_atomic_charges": OFF,
+    "fixed_atomic_charges_scaling_factor": ANY,  # idle without the option above
+    "use_dipole": OFF,
+    "use_quadrupole": OFF,
+    "use_induced_charge": OFF,
+    "use_induced_dipole": OFF,
+    "use_anisotropic_polarizability": OFF,
+    "use_atomic_alpha": OFF,
+    "use_epsilon_r_scaling": OFF,
+}
+
+
+def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Refuses what openmm-les does not implement.
+
+    Args:
+        hyper: the hyper-parameters of a checkpoint.
+
+    Returns:
+        The options of the model and those of the les package.
+
+    Raises:
+        ModelFileError: a model without LES, or none.
+        UnsupportedModelError: names the option.
+    """
+    model = hyper.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
+        raise ModelFileError(
+            "model: expected the configuration of a model in the checkpoint, got none; openmm-les "
+            "reads checkpoints of nequip-train"
+        )
+    target = model["_target_"]
+    if target == FORK and not model.get("use_les"):
+        raise ModelFileError(
+            f"model: a NequIP model without LES ({target}): openmm-les runs models with LES alone; "
+            "nequip's own OpenMM integration runs it"
+        )
+    allegro = base_model(model) == "allegro"
+    for path, name in _targets(model):
+        accepted = {"": (FORK, EXTENSION), "radial_chemical_embed": (RADIAL,) if allegro else ()}
+        if name not in accepted.get(path, ()):
+            raise UnsupportedModelError(
+                f"model: {path + '.' if path else ''}_target_ {describe(name)}: openmm-les does "
+                "not implement it; nothing of it was imported"
+            )
+    check_options("model", model, ALLEGRO if allegro else NEQUIP)
+    if allegro:
+        radial = _mapping("radial_chemical_embed", model.get("radial_chemical_embed"))
+        check_options("radial_chemical_embed", radial, RADIAL_OPTIONS)
+    les = model.get("LES", {}) if target == EXTENSION else model
+    if target == EXTENSION:
+        check_options("LES", _mapping("LES", les), LES)
+    arguments = _mapping("les_args", les.get("les_args") or {})
+    check_options("les_args", arguments, LES_ARGUMENTS)
+    return model, arguments
+
+
+def base_model(model: Mapping[str, Any]) -> str:
+    """Which network a configuration asks for: ``"nequip"`` or ``"allegro"``, if it is known."""
+    return str(model.get("base_model", "nequip"))
+
+
+def averaged(hyper: Mapping[str, Any]) -> bool | None:
+    """Whether the training kept an average of the weights, which then is the model.
+
+    Returns:
+        None where the checkpoint does not say.
+
+    Raises:
+        UnsupportedModelError: a training that openmm-les does not know.
+    """
+    information = hyper.get("info_dict")
+    training = information.get("training_module") if isinstance(information, Mapping) else None
+    if not isinstance(training, Mapping):
+        return None
+    target = training.get("_target_")
+    if target not in TRAINING:
+        raise UnsupportedModelError(
+            f"model: training_module {describe(target)}: expected one of {sorted(TRAINING)}; "
+            "openmm-les cannot tell which weights are the model"
+        )
+    return TRAINING[target]
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ModelFileError(f"model: option {name}: expected options, got {describe(value)}")
+    return value
+
+
+def _targets(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything that hydra would import, with its place."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            if name == "_target_":
+                yield path, entry
+            else:
+                yield from _targets(entry, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _targets(entry, f"{path}.{i}")

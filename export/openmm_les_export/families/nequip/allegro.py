@@ -1,0 +1,186 @@
+"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+
+torch alone is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
+Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.named_tensors import check_large
+from openmm_les_export.checkpoints.pickled_names import ALLEGRO
+from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.families.nequip.accepted import check_configuration
+from openmm_les_export.families.nequip.checkpoint import Weights, dense_maps, radial_basis, versions
+
+_EMBED = "radial_chemical_embed"
+
+
+@refuse_contradictions
+def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalModel:
+    """The canonical form of an Allegro-LES model.
+
+    Args:
+        checkpoint: the opened file.
+        choice: LES parameters that it does not hold.
+
+    Raises:
+        InputError: LES parameters are missing.
+        ModelFileError: a model without LES, or one that contradicts itself.
+        UnsupportedModelError: names the option that openmm-les does not implement.
+    """
+    model, arguments = check_configuration(checkpoint.hyper)
+    les, origins = les_from_arguments(arguments, choice)
+    options, basis = Options(model), Options(model[_EMBED])
+    weights = Weights(checkpoint, {**model[_EMBED], **model})
+    precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
+    elements = options.elements("type_names")
+    lmax = options.integer("l_max", 1, 1, LMAX)
+    channels, scalars = (
+        options.integer(f"num_{name}_features", default, 1)
+        for name, default in (("tensor", 16), ("scalar", 64))
+    )
+    state: State = {
+        "reference_energies": weights.per_type(
+            "per_type_energy_scale_shift.shifts", len(elements), 0.0
+        ),
+        "energy_scales": weights.per_type("per_type_energy_scale_shift.scales", len(elements), 1.0),
+    }
+    hyper: dict[str, Any] = {
+        "elements": elements,
+        **radial_basis(options, basis, weights, state, f"{_EMBED}.bessel_encode", 1.0),
+        "lmax": lmax,
+        "channels": channels,
+        "scalars": scalars,
+        "num_layers": options.integer("num_layers", 2, 1, 32),
+    }
+    _embedding(options, weights, state, hyper)
+    _layers(options, weights, state, hyper)
+    weights.check_all_taken()
+    return canonical_form(
+        checkpoint,
+        ALLEGRO,
+        hyper=hyper,
+        state=state,
+        les=les,
+        vintage=f"allegro {versions(checkpoint.hyper).get('allegro', 'of unknown version')}",
+        weights=precision,
+        origins=origins,
+    )
+
+
+def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str, Any]) -> None:
+    """From Bessel functions and elements to the first scalars, tensors and weights of a pair."""
+    types = len(hyper["elements"])
+    centre, neighbor = (
+        weights.take(f"{_EMBED}.type_embed.{name}_embed.weight", (types, -1))
+        for name in ("center", "neighbor")
+    )
+    state["pair_types"] = torch.cat(
+        [
+            centre.unsqueeze(1).expand(-1, types, -1),
+            neighbor.unsqueeze(0).expand(types, -1, -1),
+        ],
+        2,
+    )
+    width = state["pair_types"].shape[2]
+    (state["basis"],) = dense_maps(
+        weights, f"{_EMBED}.type_embed.basis_linear.mlp", hyper["num_bessel"], 0, width
+    )
+    scalars = hyper["scalars"]
+    depth = options.integer("scalar_embed_mlp_hidden_layers_depth", 1, 0)
+    embedding = dense_maps(weights, "scalar_embed_mlp.mlp_module.mlp", width, depth, scalars)
+    for k, weight in enumerate(embedding):
+        state[f"embedding.{k}.weight"] = weight
+    signs = _signs(hyper)
+    (tensors,) = dense_maps(weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs))
+    (projection,) = dense_maps(
+        weights,
+        "allegro.first_layer_env_embed_projection.mlp",
+        scalars,
+        0,
+        scalars + len(signs),
+    )
+    state["tensors"] = tensors * signs
+    state["projection"] = _signed(projection, signs, scalars)
+
+
+def _signs(hyper: dict[str, Any]) -> torch.Tensor:
+    """(-1)^l of weights of harmonics: allegro's vector points to the neighbour, ours from it."""
+    degrees = (-1.0) ** torch.arange(hyper["lmax"] + 1, dtype=torch.float64)
+    return degrees.repeat(hyper["channels"])
+
+
+def _signed(weight: torch.Tensor, signs: torch.Tensor, scalars: int) -> torch.Tensor:
+    """A map to scalars and weights of harmonics with signs in the latter."""
+    return torch.cat([weight[:, :scalars], weight[:, scalars:] * signs], 1)
+
+
+def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, Any]) -> None:
+    """Tensor products and networks of all layers, and the readouts."""
+    scalars, channels, number = hyper["scalars"], hyper["channels"], hyper["num_layers"]
+    neighbors, signs = options.positive("avg_num_neighbors"), _signs(hyper)
+    depth = options.integer("allegro_mlp_hidden_layers_depth", 1, 0)
+    size = (hyper["lmax"] + 1) ** 2
+    inputs = size
+    for t in range(number):
+        last = t == number - 1
+        couplings = _couplings(weights, f"allegro.tps.{t}", channels, size)
+        if couplings.shape[1] != inputs or (last and couplings.shape[3] != 1):
+            raise ModelFileError(
+                f"model: allegro.tps.{t}: expected products of {inputs} components, got "
+                f"{tuple(couplings.shape[1:])}"
+            )
+        state[f"layers.{t}.couplings"] = couplings * neighbors**-0.5
+        inputs = couplings.shape[3]
+        width = scalars * (t + 1) + channels
+        outputs = scalars if last else scalars + len(signs)
+        maps = dense_maps(weights, f"allegro.latents.{t}.mlp", width, depth, outputs)
+        if not last:
+            maps[-1] = _signed(maps[-1], signs, scalars)
+        for k, weight in enumerate(maps):
+            state[f"layers.{t}.latent.{k}.weight"] = weight
+    everything = scalars * (number + 1)
+    depth = options.integer("readout_mlp_hidden_layers_depth", 1, 0)
+    for name, source, hidden in (
+        ("energy", "edge_readout", depth),
+        ("charge", "edge_latent_charge_readout", 1),
+    ):
+        maps = dense_maps(weights, f"{source}.mlp_module.mlp", everything, hidden, 1)
+        maps[-1] = maps[-1] * (2 * neighbors) ** -0.5  # of the sum over neighbours
+        for k, weight in enumerate(maps):
+            state[f"{name}.{k}.weight"] = weight
+
+
+def _couplings(weights: Weights, name: str, channels: int, size: int) -> torch.Tensor:
+    """Tensor product of channel c, [C, in, harmonics, out], from Wigner 3j symbols and weights."""
+    symbols, paths = weights.take_any(f"{name}.w3j"), weights.take_any(f"{name}.weights")
+    if paths.ndim == 1:  # the same for all channels
+        paths = paths.unsqueeze(0)
+    diagonal = symbols.shape[1:2] if symbols.ndim == 3 else ()
+    for copies in (symbols.shape[:1], (channels,)):
+        check_large(name, *copies, *symbols.shape[1:], *diagonal)
+    if symbols.ndim == 3:  # of both inputs only the diagonal
+        symbols = torch.diag_embed(symbols.transpose(1, 2)).permute(0, 2, 3, 1)
+    fits = (
+        symbols.ndim == 4
+        and symbols.shape[2] == size
+        and paths.ndim == 2
+        and paths.shape[1] == symbols.shape[0]
+        and paths.shape[0] in (1, channels)
+    )
+    if not fits:
+        raise UnsupportedModelError(
+            f"model: {name}: expected a tensor product with {size} harmonics and {channels} "
+            f"channels, got {tuple(symbols.shape)} and {tuple(paths.shape)}"
+        )
+    return torch.einsum("pijk,up->uijk", symbols, paths).expand(channels, -1, -1, -1)

@@ -1,0 +1,177 @@
+"""What the readers of checkpoints share: weights by name, averages, options, dense networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
+from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.families.canonical_form import State
+from openmm_les_export.families.nequip.accepted import averaged
+
+_MODEL = "model.sole_model."
+#: What the names of the network begin with.
+NETWORK = _MODEL + "model.func."
+#: Names in a checkpoint that are no part of the model.
+_OTHERS = ("run_stage", "loss.", "train_metrics.", "val_metrics.", "test_metrics.", "ema.")
+#: Buffers that may be parameters, and the options that make them so.
+_TRAINABLE = {
+    "bessel_weights": "bessel_trainable",
+    ".scales": "per_type_energy_scales_trainable",
+    ".shifts": "per_type_energy_shifts_trainable",
+}
+
+
+class Weights(NamedTensors):
+    """Tensors of the network by name, taken one by one so that none is left unread.
+
+    Args:
+        checkpoint: the file.
+        options: of its model, which say what was trained.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+        trained = [ending for ending, option in _TRAINABLE.items() if options.get(option)]
+        network, alien = {}, []
+        for name, value in checkpoint.state.items():
+            if name.startswith(NETWORK):
+                key = name[len(NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
+                network[key] = as_tensor(name, value)
+            elif not name.startswith(_OTHERS) and name != _MODEL + "model._empty":
+                alien.append(name)
+        if alien:
+            raise UnsupportedModelError(
+                f"model: state {alien[0]}: unknown tensor of {checkpoint.kind}; openmm-les cannot "
+                "tell what it changes in the model"
+            )
+        found = {name: tensor for name, tensor in network.items() if tensor.numel()}
+        super().__init__(found, checkpoint.kind)
+        self._replace(averaged(checkpoint.hyper), checkpoint.state, trained)
+
+    def _replace(
+        self, expected: bool | None, state: Mapping[str, Any], trained: Sequence[str]
+    ) -> None:
+        """Puts the averages in the place of the weights: they stand in order, without names."""
+        averages = [value for name, value in state.items() if name.startswith("ema.ema_weight_")]
+        if expected is None:
+            expected = bool(averages)
+        if not expected:
+            return
+        extra = state.get("ema._extra_state")
+        if not isinstance(extra, Mapping) or extra.get("is_holding_ema_weights") is not True:
+            raise ModelFileError(
+                "model: ema: expected averaged weights (is_holding_ema_weights), got none or those "
+                "of the last step; save the checkpoint again after a validation"
+            )
+        numbered = [as_tensor(n, state.get(n)) for n in _numbered("ema.ema_weight_", len(averages))]
+        names = [name for name in self._found if _is_trained(name, trained)]
+        shapes = [tuple(self._found[name].shape) for name in names]
+        if shapes != [tuple(tensor.shape) for tensor in numbered]:
+            raise ModelFileError(
+                f"model: ema: expected averages of {len(names)} weights in their order, got "
+                f"{len(numbered)} of other shapes"
+            )
+        self._found.update(zip(names, numbered, strict=True))
+
+    def per_type(self, name: str, types: int, default: float) -> torch.Tensor:
+        """A number for each element: all of them, one for all, or none."""
+        if name not in self._found:
+            return torch.full((types,), default, dtype=torch.float64)
+        tensor = self._found.pop(name).to(torch.float64).flatten()
+        if tensor.numel() not in (1, types):
+            raise ModelFileError(
+                f"model: {name}: expected one number or one for each of {types} elements, got "
+                f"{tensor.numel()}"
+            )
+        return tensor.expand(types)
+
+    def couplings(self) -> dict[str, torch.Tensor]:
+        """Wigner 3j symbols that the file keeps, by the end of their names; and no masks."""
+        found = {}
+        for name in list(self._found):
+            last = name.rpartition(".")[2]
+            if last.startswith("_w3j_"):
+                found[last[len("_w3j_") :]] = self._found.pop(name).to(torch.float64)
+            elif last == "output_mask" and bool((self._found[name] == 1).all()):
+                del self._found[name]
+        return found
+
+
+def radial_basis(
+    options: Options, basis: Options, weights: Weights, state: State, name: str, factor: float
+) -> dict[str, Any]:
+    """Hyper-parameters of the Bessel functions; their roots go into the state.
+
+    Args:
+        options: of the model.
+        basis: of the functions.
+        weights: of the file.
+        state: takes the roots.
+        name: of the module.
+        factor: what multiplies them.
+    """
+    cutoff = options.positive("r_max")
+    inverse = float(weights.take("edge_norm._rmax_recip", ()))
+    if not math.isclose(1.0 / cutoff, inverse, rel_tol=1e-6):
+        raise ModelFileError(f"model: r_max: expected one cutoff, got {cutoff} and {1 / inverse}")
+    number = basis.integer("num_bessels", 8, 1)
+    # sinc(x w) w = sin(pi w r / r_max) r_max / (pi r)
+    roots = weights.take(f"{name}.bessel_weights", (1, number)).flatten()
+    state["bessel_frequencies"] = roots * math.pi / cutoff
+    return {
+        "cutoff": cutoff,
+        "num_bessel": number,
+        "bessel_prefactor": factor * cutoff / math.pi,
+        "cutoff_order": basis.integer("polynomial_cutoff_p", 6, 2),
+    }
+
+
+def dense_maps(
+    weights: Weights, name: str, inputs: int, hidden: int, outputs: int
+) -> list[torch.Tensor]:
+    """Maps of a network with silu between them, and nequip's gains."""
+    maps: list[torch.Tensor] = []
+    for k in range(hidden + 1):
+        width = outputs if k == hidden else -1
+        weight = weights.take(f"{name}.{2 * k}.weight", (inputs, width))
+        gain = math.sqrt(2.0) if k else 1.0
+        maps.append(weight * (gain / math.sqrt(inputs)))
+        inputs = weight.shape[1]
+    return maps
+
+
+def version(hyper: Mapping[str, Any], package: str) -> tuple[int, ...]:
+    """The first two numbers of a version that was used in the training."""
+    text = str(versions(hyper).get(package))
+    numbers = text.split(".")[:2]
+    if len(numbers) != 2 or not all(part.isdecimal() for part in numbers):
+        raise ModelFileError(
+            f"model: info_dict.versions: expected the version of {package} in the training, got "
+            f"{text}; the order of weights depends on it"
+        )
+    return tuple(int(part) for part in numbers)
+
+
+def versions(hyper: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Versions of the packages that were used in the training, by name."""
+    information = hyper.get("info_dict")
+    versions = information.get("versions") if isinstance(information, Mapping) else None
+    return versions if isinstance(versions, Mapping) else {}
+
+
+def _numbered(prefix: str, number: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(number)]
+
+
+def _is_trained(name: str, trained: Sequence[str]) -> bool:
+    """Whether a tensor of the network is a parameter, or a buffer."""
+    if name.endswith(tuple(_TRAINABLE)):
+        return name.endswith(tuple(trained))
+    buffers = ("output_mask", "_rmax_recip", ".w3j")
+    return not name.endswith(buffers) and "_w3j_" not in name

@@ -1,0 +1,227 @@
+"""Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+
+torch alone is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
+names is imported. The formulas are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.networks.blocks.angular import wigner_3j
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.pickled_names import NEQUIP
+from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.families.nequip.accepted import check_configuration
+from openmm_les_export.families.nequip.checkpoint import (
+    Weights,
+    dense_maps,
+    radial_basis,
+    version,
+    versions,
+)
+from openmm_les_export.families.nequip.layout import Block, Layer, convention, layers, path_scale
+
+#: Factors by which e3nn gives silu and tanh unit second moment, from a million random numbers.
+SILU, TANH = 1.6791767923989418, 1.5937334472592695
+_ACTIVATIONS = {"silu": SILU, "tanh": TANH, "gate": SILU}
+#: e3nn's closed formula for Wigner 3j symbols, ours, exists since this version.
+_CLOSED_FORMULA = (0, 5)
+
+
+@refuse_contradictions
+def canonical_nequip(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalModel:
+    """The canonical form of a NequIP-LES model.
+
+    Args:
+        checkpoint: the opened file.
+        choice: LES parameters that it does not hold.
+
+    Raises:
+        InputError: LES parameters are missing.
+        ModelFileError: a model without LES, or one that contradicts itself.
+        UnsupportedModelError: names the option that openmm-les does not implement.
+    """
+    model, arguments = check_configuration(checkpoint.hyper)
+    les, origins = les_from_arguments(arguments, choice)
+    options, weights = Options(model), Weights(checkpoint, model)
+    precision = weights.dtype("type_embed.embed_module.weight")
+    elements = options.elements("type_names")
+    state: State = {
+        "reference_energies": weights.per_type(
+            "per_type_energy_scale_shift.shifts", len(elements), 0.0
+        ),
+        "energy_scales": weights.per_type("per_type_energy_scale_shift.scales", len(elements), 1.0),
+        "embedding": weights.take("type_embed.embed_module.weight", (len(elements), -1)),
+    }
+    # nequip scales its Bessel functions by 2 pi / r_max^2.
+    factor = 2 * math.pi / options.positive("r_max") ** 2
+    hyper: dict[str, Any] = {
+        "elements": elements,
+        **radial_basis(options, options, weights, state, "bessel_encode", factor),
+    }
+    hyper |= _layers(options, weights, state, checkpoint.hyper)
+    weights.check_all_taken()
+    return canonical_form(
+        checkpoint,
+        NEQUIP,
+        hyper=hyper,
+        state=state,
+        les=les,
+        vintage=f"nequip {versions(checkpoint.hyper).get('nequip', 'of unknown version')}",
+        weights=precision,
+        origins=origins,
+    )
+
+
+def _layers(
+    options: Options, weights: Weights, state: State, hyper: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All layers and the readouts."""
+    lmax = options.integer("l_max", 1, 0, LMAX)
+    features = options.features(lmax)
+    found = convention(version(hyper, "nequip"), lmax, options.flag("parity", True), features)
+    couplings = _coupling_scales(weights, hyper)
+    embedding = state["embedding"].shape[1]
+    scale = options.neighbors() ** -0.5
+    specs, factors = [], [1.0]
+    for t, layer in enumerate(
+        layers(found, options.integer("num_layers", 4, 1, 32), embedding, features[0])
+    ):
+        _layer(layer, f"layer{t}_convnet.conv.", f"layers.{t}.", weights, state, factors)
+        _radial_network(options, layer, t, weights, state, couplings, scale)
+        kinds = layer.kinds()
+        specs.append(
+            {
+                "nodes": [[irrep.l, irrep.mul] for irrep in layer.nodes],
+                "paths": [list(path) for path in layer.paths],
+                "outputs": [
+                    [irrep.l, irrep.mul, kind]
+                    for irrep, kind in zip(layer.outputs, kinds, strict=True)
+                ],
+                "skips": [[b.source, b.target] for b in layer.skip_blocks(1)] if t else [],
+            }
+        )
+        factors = [_ACTIVATIONS[kind] for kind in kinds]
+    depth = options.integer("readout_mlp_hidden_layers_depth", 0, 0)
+    for name, source, hidden in (
+        ("energy", "per_atom_energy_readout", depth),
+        ("charge", "latent_charge_readout", 0),
+    ):
+        maps = dense_maps(weights, f"{source}.mlp_module.mlp", features[0], hidden, 1)
+        maps[0] = maps[0] * factors[0]
+        for k, weight in enumerate(maps):
+            state[f"{name}.{k}.weight"] = weight
+    return {"lmax": lmax, "layers": specs}
+
+
+def _layer(
+    layer: Layer,
+    source: str,
+    prefix: str,
+    weights: Weights,
+    state: State,
+    factors: Sequence[float],
+) -> None:
+    """The equivariant maps of a layer; factors of its input's activations are folded in."""
+    first = layer.first_blocks()
+    for block, matrix in zip(first, _blocks(weights, source + "linear_1", first), strict=True):
+        state[f"{prefix}up.{block.source}"] = matrix * factors[block.source]
+    second = layer.second_blocks()
+    for block, matrix in zip(second, _blocks(weights, source + "linear_2", second), strict=True):
+        row = 0
+        for p, (node, _, out) in enumerate(layer.paths):
+            if out == block.target:
+                rows = layer.nodes[node].mul
+                state[f"{prefix}mix.{p}"] = matrix[row : row + rows]
+                row += rows
+    if prefix == "layers.0.":
+        return  # so that a lone atom has no features
+    embedding = state["embedding"]
+    skips = layer.skip_blocks(embedding.shape[1])
+    for block, tensor in zip(skips, _blocks(weights, source + "sc", skips), strict=True):
+        maps = torch.einsum("uvw,zv->zuw", tensor, embedding)
+        state[f"{prefix}skip.{block.target}"] = maps * factors[block.source]
+
+
+def _blocks(weights: Weights, name: str, blocks: Sequence[Block]) -> list[torch.Tensor]:
+    """Cuts a flat vector of weights, and scales as e3nn does."""
+    sizes = [math.prod(block.shape) for block in blocks]
+    flat = weights.take(f"{name}.weight", (sum(sizes),))
+    return [
+        part.view(block.shape) * block.scale
+        for part, block in zip(torch.split(flat, sizes), blocks, strict=True)
+    ]
+
+
+def _radial_network(
+    options: Options,
+    layer: Layer,
+    t: int,
+    weights: Weights,
+    state: State,
+    couplings: Mapping[tuple[int, ...], float],
+    scale: float,
+) -> None:
+    """The radial network of a layer; factors of its paths are folded into the last map."""
+    maps = dense_maps(
+        weights,
+        f"layer{t}_convnet.conv.edge_mlp.mlp",
+        state["bessel_frequencies"].numel(),
+        options.integer("radial_mlp_depth", 2, 0),
+        layer.radial_columns(),
+    )
+    columns = []
+    for node, edge, slot in layer.paths:
+        degrees = (layer.nodes[node].l, edge, layer.outputs[slot].l)
+        factor = scale * path_scale(edge, degrees[2]) * couplings.get(degrees, 1.0)
+        columns.append(torch.full((layer.nodes[node].mul,), factor, dtype=torch.float64))
+    maps[-1] = maps[-1] * torch.cat(columns)
+    for k, weight in enumerate(maps):
+        state[f"layers.{t}.radial.{k}"] = weight
+
+
+def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
+    """The multiple of a Wigner 3j symbol that a tensor is; 0 if it is none."""
+    if len(degrees) != 3 or max(degrees) > LMAX:
+        return 0.0
+    try:
+        expected = torch.from_numpy(wigner_3j(*degrees).copy())
+    except ValueError:  # they do not couple
+        return 0.0
+    if symbol.shape != expected.shape:
+        return 0.0
+    scale = float((expected * symbol).sum())
+    return scale if torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6) else 0.0
+
+
+def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[int, ...], float]:
+    """Those Wigner 3j symbols that the file holds, as multiples of ours.
+
+    Versions of e3nn before the closed formula differ in the signs of symbols with an odd sum of
+    degrees; which ones, files that keep them show. In single precision they are rounded.
+    """
+    scales = {}
+    for name, symbol in weights.couplings().items():
+        degrees = tuple(int(part) for part in name.split("_") if part.isdecimal())
+        scale = _multiple(symbol, degrees)
+        if not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
+            raise ModelFileError(
+                f"model: _w3j_{name}: expected a Wigner 3j symbol, got other numbers"
+            )
+        scales[degrees] = scale
+    if version(hyper, "e3nn") < _CLOSED_FORMULA:
+        raise UnsupportedModelError(
+            "model: e3nn: expected a training with version 0.5 or later, got "
+            f"{versions(hyper).get('e3nn')}; signs of Wigner 3j symbols differ"
+        )
+    return scales

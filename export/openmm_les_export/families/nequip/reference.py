@@ -1,0 +1,220 @@
+"""The original model, for verification: networks of nequip and allegro with the weights of a file.
+
+NequIP-LES itself needs the les package; it adds to these networks a readout of charges, which is
+made of their modules here. No other file imports nequip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from openmm_les.errors import VerificationError
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.families.nequip.accepted import base_model, check_configuration
+from openmm_les_export.families.nequip.checkpoint import NETWORK, version
+from openmm_les_export.verification.reference import AutogradReference
+
+_CHARGES = "charges_of_atoms"
+#: Options that a network does not take.
+_NOT_OF_NETWORKS = ("_target_", "base_model", "LES", "use_les", "les_args", "compile_mode")
+#: From this version on nequip's own choice of irreps is that of NequIP-LES checkpoints.
+_SAME_IRREPS = (0, 16)
+
+
+def nequip_versions() -> dict[str, str]:
+    """Versions of what the reference is made of.
+
+    Raises:
+        ImportError: nequip is not installed.
+    """
+    from importlib.metadata import version as installed
+
+    import nequip  # noqa: F401
+
+    return {name: installed(name) for name in ("nequip", "e3nn")}
+
+
+class NequIPReference(AutogradReference):
+    """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules.
+
+    Args:
+        checkpoint: the opened file.
+        les: LES parameters, see `CanonicalModel`.
+
+    Raises:
+        ImportError: nequip, or for Allegro nequip-allegro, is not installed.
+        VerificationError: the installed version has another layout.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, les: Mapping[str, float | bool]) -> None:
+        model, _ = check_configuration(checkpoint.hyper)
+        self.cutoff = Options(model).positive("r_max")
+        self.elements = Options(model).elements("type_names")
+        self._les = les
+        with _undisturbed():
+            self._network = _build(model, checkpoint)
+
+    def _short_range(
+        self,
+        vectors: torch.Tensor,
+        sender: torch.Tensor,
+        receiver: torch.Tensor,
+        species: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Their pairs go from the atom that collects to its neighbour.
+        data = {
+            "pos": torch.zeros(len(species), 3),
+            "atom_types": species,
+            "edge_index": torch.stack([receiver, sender]),
+            "edge_vectors": -vectors,
+            "edge_lengths": torch.linalg.norm(vectors, dim=1),
+        }
+        out = self._network(data)
+        return out["atomic_energy"], out[_CHARGES][:, 0]
+
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        return _undisturbed()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps warnings, default precision and random numbers as they were: nequip sets them."""
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    dtype = torch.get_default_dtype()
+    try:
+        with warnings.catch_warnings(), isolate_rng():
+            warnings.simplefilter("ignore")
+            torch.set_default_dtype(torch.float64)
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _build(model: Mapping[str, Any], checkpoint: Checkpoint) -> nn.Module:
+    """The network up to energies and charges of atoms, with the weights of the file."""
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state()
+    options = {name: value for name, value in model.items() if name not in _NOT_OF_NETWORKS}
+    options |= {"model_dtype": "float64", "do_derivatives": False}
+    # Older versions took None for this.
+    options["avg_num_neighbors"] = options.get("avg_num_neighbors") or 1.0
+    for name in ("per_type_energy_scales", "per_type_energy_shifts"):
+        options[name] = _by_type(options.get(name), model["type_names"])
+    if base_model(model) == "allegro":
+        from allegro.model import AllegroModel
+
+        made = AllegroModel(**options)
+    elif version(checkpoint.hyper, "nequip") < _SAME_IRREPS:
+        made = _older(options)
+    else:
+        from nequip.model import NequIPGNNModel
+
+        made = NequIPGNNModel(**options)
+    network = made.model.func if hasattr(made.model, "func") else made.model
+    del network._modules["total_energy_sum"]
+    for name, module in _charges(model, network).items():
+        network._modules[name] = module
+    _load(network, checkpoint)
+    return network.eval()  # type: ignore[no-any-return]
+
+
+def _by_type(value: Any, types: list[str]) -> Any:
+    """Numbers by type, as newer versions want them."""
+    if isinstance(value, list | tuple):
+        return dict(zip(types, value, strict=True))
+    return value
+
+
+def _older(options: dict[str, Any]) -> Any:
+    """A model with the irreps of nequip before 0.16, made by today's."""
+    from e3nn.o3 import Irreps
+    from nequip.model.nequip_models import FullNequIPGNNModel
+
+    chosen = Options(options)
+    lmax, parity = chosen.integer("l_max", 1, 0), chosen.flag("parity", True)
+    layers, features = chosen.integer("num_layers", 4, 1), chosen.integer("num_features", 32, 1)
+    parities = (1, -1) if parity else (1,)
+    hidden = Irreps([(features, (degree, p)) for p in parities for degree in range(lmax + 1)])
+    own = ("l_max", "parity", "num_layers", "num_features", "radial_mlp_depth", "radial_mlp_width")
+    return FullNequIPGNNModel(
+        **{name: value for name, value in options.items() if name not in own},
+        radial_mlp_depth=[chosen.integer("radial_mlp_depth", 2, 0)] * layers,
+        radial_mlp_width=[chosen.integer("radial_mlp_width", 64, 1)] * layers,
+        feature_irreps_hidden=[repr(hidden)] * (layers - 1) + [f"{features}x0e"],
+        irreps_edge_sh=repr(Irreps.spherical_harmonics(lmax, p=-1 if parity else 1)),
+        type_embed_num_features=features,
+    )
+
+
+def _charges(model: Mapping[str, Any], network: Any) -> dict[str, nn.Module]:
+    """The modules that NequIP-LES adds for the charges, by their names in checkpoints."""
+    from nequip.nn import ScalarMLP
+
+    irreps = dict(network.irreps_out)
+    if base_model(model) == "nequip":
+        return {
+            "latent_charge_readout": ScalarMLP(
+                output_dim=1, field="node_features", out_field=_CHARGES, irreps_in=irreps
+            )
+        }
+    from allegro.nn import EdgewiseReduce
+
+    readout = ScalarMLP(
+        output_dim=1,
+        hidden_layers_depth=1,
+        hidden_layers_width=model.get("readout_mlp_hidden_layers_width", 32),
+        field="edge_features",
+        out_field="edge_charges",
+        irreps_in=irreps,
+    )
+    total = EdgewiseReduce(
+        field="edge_charges",
+        out_field=_CHARGES,
+        avg_num_neighbors=model["avg_num_neighbors"],
+        type_names=model["type_names"],
+        irreps_in=readout.irreps_out,
+    )
+    return {"edge_latent_charge_readout": readout, "edge_charge_sum": total}
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Puts the weights of the file into the network, averages where there are any."""
+    given = {
+        name[len(NETWORK) :].replace(".conv.tp.", ".conv.tp_scatter.tp."): tensor
+        for name, tensor in checkpoint.state.items()
+        if name.startswith(NETWORK)
+    }
+    own = network.state_dict()
+    parameters = dict(network.named_parameters())
+    trained = [name for name in given if name in parameters and parameters[name].numel()]
+    averages = [name for name in checkpoint.state if name.startswith("ema.ema_weight_")]
+    if averages:
+        for i, name in enumerate(trained):
+            given[name] = checkpoint.state[f"ema.ema_weight_{i}"]
+    missing = sorted(set(parameters) - set(given))
+    if missing or (averages and len(averages) != len(trained)):
+        raise VerificationError(
+            f"verification: the installed nequip has another layout than {checkpoint.file}, "
+            f"without {missing or 'as many averages'}; try another version of nequip"
+        )
+    for name, tensor in own.items():
+        if name in given and tensor.numel() and not name.endswith("output_mask"):
+            target = tensor.shape
+            value = given[name].to(tensor.dtype).reshape(given[name].shape or ())
+            if name.endswith((".scales", ".shifts")):
+                value = value.reshape(-1, 1).expand(target)
+            if value.shape != target:
+                raise VerificationError(
+                    f"verification: {name}: expected shape {tuple(target)} for the installed "
+                    f"nequip, got {tuple(value.shape)}"
+                )
+            tensor.copy_(value)

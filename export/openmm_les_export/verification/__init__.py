@@ -1,0 +1,1 @@
+"""Comparison of what was exported with the original model."""

@@ -1,0 +1,165 @@
+"""Structures on which every export is verified: made of the model's own elements, without chance.
+
+Hydrides of the elements (water, methane, ...) packed at van der Waals distance, or single atoms
+at bonding distance for a model without hydrogen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from openmm_les_export.verification.reference import all_pairs
+
+Array = npt.NDArray[np.float64]
+
+#: Covalent radii of Z = 1 .. 96 [pm], Cordero et al., Dalton Trans. 2008, 2832, table 2.
+_RADII = tuple(
+    int(radius)
+    for radius in """
+31 28 128 96 84 76 71 66 57 58 166 141 121 111 107 105 102 106 203 176 170 160 153 139 139 132 126
+124 132 122 122 120 119 120 120 116 220 195 190 175 164 154 147 146 142 139 145 144 142 139 139 138
+139 140 244 215 207 204 203 201 199 198 198 196 194 192 192 189 190 187 187 175 170 162 151 144 141
+136 136 132 145 146 148 140 150 150 260 221 215 206 200 196 190 187 180 169
+""".split()  # noqa: SIM905 - a list would take a line for each
+)
+#: Hydrogens a non-metal binds.
+_VALENCES = (
+    dict.fromkeys((6, 14, 32, 50), 4)
+    | dict.fromkeys((5, 7, 15, 33, 51), 3)
+    | dict.fromkeys((8, 16, 34, 52), 2)
+    | dict.fromkeys((1, 9, 17, 35, 53), 1)
+)
+_DIRECTIONS = 100
+_FEWEST_ATOMS = 9
+#: Distance beyond the sum of the covalent radii [A]: between molecules, and between bare atoms.
+_MOLECULE_GAP, _ATOM_GAP = 1.4, 0.3
+#: How near a pair may be to a step of the energy [A].
+_STEP_MARGIN = 1e-7
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A structure to compare on.
+
+    Attributes:
+        name: what it is, for reports.
+        positions: shape (n, 3) [A].
+        numbers: atomic numbers, shape (n,).
+        cell: lattice vectors in rows [A], None for an open structure.
+    """
+
+    name: str
+    positions: Array
+    numbers: npt.NDArray[np.int64]
+    cell: Array | None = None
+
+
+def probe_structures(
+    elements: Sequence[int], cutoff: float, steps: Sequence[float] = ()
+) -> list[Probe]:
+    """Cluster, periodic and triclinic box, isolated atoms, and two fragments far from each other.
+
+    Args:
+        elements: atomic numbers the model knows; each occurs at least once.
+        cutoff: of the short-range network [A].
+        steps: distances [A] at which the energy has a step; no pair is so near to one of them that
+            rounding decides.
+    """
+    molecules = _molecules(elements)
+    numbers = np.concatenate([numbers for numbers, _ in molecules])
+    gap = _MOLECULE_GAP if 1 in elements else _ATOM_GAP
+    cluster = _pack(molecules, gap)
+    padding = 2 * max(map(_radius, elements)) + gap
+    sides = np.ptp(cluster, axis=0) + padding * np.array([1.0, 1.07, 1.13])
+    # Off the origin, so that some atoms lie outside the box.
+    boxed = cluster - cluster.min(axis=0) - 0.23 * sides
+    skewed = np.diag(sides * [1.02, 1.05, 0.99])
+    skewed[1, 0], skewed[2, 0], skewed[2, 1] = 0.31 * sides[0], -0.22 * sides[0], 0.27 * sides[1]
+    apart = cluster @ _rotation(0.7) + [3.0 * cutoff + np.ptp(cluster), 1.3, -0.4]
+    probes = [
+        Probe("cluster", cluster, numbers),
+        Probe("periodic box", boxed, numbers, np.diag(sides)),
+        Probe("triclinic box", boxed, numbers, skewed),
+        Probe("two far fragments", np.vstack([cluster, apart]), np.tile(numbers, 2)),
+    ]
+    for element in sorted(elements):
+        one = np.array([element], dtype=np.int64)
+        probes.append(Probe(f"isolated atom Z={element}", np.array([[0.4, -1.1, 2.3]]), one))
+    return [_off_steps(probe, steps) for probe in probes] if steps else probes
+
+
+def _off_steps(probe: Probe, steps: Sequence[float]) -> Probe:
+    """The structure, stretched a little where a pair is at a step."""
+    stretch = 1.0
+    while True:
+        cell = None if probe.cell is None else stretch * probe.cell
+        positions = stretch * probe.positions
+        source, target, shifts = all_pairs(positions, cell, max(steps) + 2 * _STEP_MARGIN)
+        vectors = positions[target.numpy()] - positions[source.numpy()] + shifts.numpy()
+        distances = np.linalg.norm(vectors, axis=1)
+        if all(np.all(np.abs(distances - step) > _STEP_MARGIN) for step in steps):
+            return Probe(probe.name, positions, probe.numbers, cell)
+        stretch += 1e-4
+
+
+def _molecules(elements: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Array]]:
+    """A hydride of each element, or single atoms where the model has no hydrogen.
+
+    Float32 reproduces a model to 1e-6 eV per atom only where its energies are moderate, and that a
+    model promises for structures like those it was trained on, not for atoms at random.
+    """
+    heavy = sorted(z for z in elements if z > 1) or [1]
+    tetrahedron = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
+    molecules = []
+    for z in heavy:
+        hydrogens = _VALENCES.get(z, 0) if 1 in elements else 0
+        bonds = tetrahedron[:hydrogens] * (_radius(z) + _radius(1) + (0.12 if z == 1 else 0.0))
+        molecule = np.array([z] + [1] * hydrogens, dtype=np.int64), np.vstack([np.zeros(3), bonds])
+        molecules.append(molecule)
+    if 1 in elements and all(len(numbers) == 1 for numbers, _ in molecules):
+        molecules.append((np.array([1], dtype=np.int64), np.zeros((1, 3))))
+    size = sum(len(numbers) for numbers, _ in molecules)
+    return molecules * -(-_FEWEST_ATOMS // size)
+
+
+def _radius(number: int) -> float:
+    return _RADII[min(number, len(_RADII)) - 1] / 100.0
+
+
+def _pack(molecules: list[tuple[npt.NDArray[np.int64], Array]], gap: float) -> Array:
+    """Positions [A]: each molecule, turned, as near to the first as the others leave room."""
+    # A spiral over the sphere, tilted so that nothing lies along a coordinate axis.
+    index = np.arange(_DIRECTIONS) + 0.5
+    height, angle = 1 - 2 * index / _DIRECTIONS, np.pi * (1 + 5**0.5) * index
+    flat = np.sqrt(1 - height**2)
+    directions = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], 1) @ _rotation(0.4)
+    placed, radii = np.zeros((0, 3)), np.zeros(0)
+    for i, (numbers, shape) in enumerate(molecules):
+        turned = shape @ _rotation(1.3 * i)
+        sizes = np.array([_radius(int(z)) for z in numbers])
+        contacts = sizes[:, None] + radii[None] + gap
+        distance = 0.0
+        while True:
+            # Another starting direction for each molecule keeps the cluster from being regular.
+            centres = distance * np.roll(directions, -17 * i, axis=0)
+            trials = turned[None] + centres[:, None]
+            apart = np.linalg.norm(trials[:, :, None] - placed[None, None], axis=3)
+            free = np.all(apart >= contacts, axis=(1, 2))
+            if free.any():
+                break
+            distance += 0.2
+        placed, radii = np.vstack([placed, trials[np.argmax(free)]]), np.append(radii, sizes)
+    return placed
+
+
+def _rotation(angle: float) -> Array:
+    """Rotation about z, then about x."""
+    c, s = np.cos(angle), np.sin(angle)
+    about_z = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+    rotation: Array = about_z @ about_x
+    return rotation

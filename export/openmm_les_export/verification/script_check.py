@@ -1,0 +1,147 @@
+"""The script inside an artifact against its weights.
+
+This package builds its networks from the weights and never loads the script, which is for others:
+plain `torch.jit.load`. Nothing ties the two together but this comparison. It has to run the script,
+and a script of somebody hostile can write files, so it runs in a child process that can open none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import resource
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openmm_les.errors import VerificationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from openmm_les.artifact import Artifact
+    from openmm_les_export.verification.probes import Probe
+
+_CODE = "from openmm_les_export import script_check; script_check.answer(*sys.argv[1:])"
+#: What it may take: time [s], and memory beyond what the weights have taken [bytes].
+_SECONDS, _MEMORY = 600.0, 4 << 30
+
+
+def check_script(artifact: Artifact) -> dict[str, Any]:
+    """Run the script of an artifact in a child process and compare it with the weights.
+
+    Args:
+        artifact: the artifact.
+
+    Returns:
+        ``structures``, the number of probe structures, and ``max_errors``, the largest difference
+        of each quantity.
+
+    Raises:
+        VerificationError: the script gives other numbers, or none.
+    """
+    from openmm_les.doctor import probes
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = str(artifact.path), artifact.sha256
+        outcome = probes.run_code(_CODE, *arguments, seconds=_SECONDS, folder=folder)
+    failure = outcome.failure or outcome.data.get("failure")
+    if failure:
+        raise VerificationError(
+            f"{artifact.path}: its script is not what its weights give: {failure}; do not load it "
+            "with torch.jit.load, and ask for a new file where you got it"
+        )
+    return outcome.data
+
+
+def answer(path: str, sha256: str) -> None:
+    """What the child process does; the last line that it prints is one of JSON.
+
+    Args:
+        path: of the artifact.
+        sha256: of its content, which must not change meanwhile.
+    """
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what the script prints is no answer
+    try:
+        found = _compare(Path(path), sha256)
+    except Exception as error:
+        found = {"failure": " ".join(f"{type(error).__name__}: {error}".split())[-500:]}
+    os.write(answers, json.dumps(found).encode())
+
+
+def _compare(path: Path, sha256: str) -> dict[str, Any]:
+    import torch
+
+    from openmm_les import artifact as artifacts
+    from openmm_les_export.families.dispatch import STEPS
+    from openmm_les_export.verification.compare import TOLERANCES
+    from openmm_les_export.verification.probes import probe_structures
+
+    torch.set_num_threads(1)
+    artifact = artifacts.load(path)
+    content = path.read_bytes()
+    if {sha256} != {artifact.sha256, hashlib.sha256(content).hexdigest()}:
+        raise ValueError("the file changes meanwhile")
+    hyper, dtype = artifact.canonical.hyper, artifact.metadata["dtype"]
+    steps = [hyper[name] for name in STEPS.get(artifact.canonical.family, ())]
+    probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
+    trusted = io.BytesIO()
+    torch.jit.save(artifacts.build_module(artifact.canonical, dtype), trusted)  # type: ignore[no-untyped-call]
+    trusted.seek(0)
+    # Also loads, before the door is closed, whatever torch loads at the first use.
+    expected = _results(torch.jit.load(trusted), probes)  # type: ignore[no-untyped-call]
+
+    _close_the_door()
+    found = _results(torch.jit.load(io.BytesIO(content), map_location="cpu"), probes)  # type: ignore[no-untyped-call]
+    worst: dict[str, float] = {}
+    for probe, ours, theirs in zip(probes, expected, found, strict=True):
+        for (quantity, limit), one, other in zip(
+            vars(TOLERANCES[dtype]).items(), ours, theirs, strict=True
+        ):
+            if one.shape != other.shape:
+                raise ValueError(f"{probe.name}: {quantity} of shape {tuple(other.shape)}")
+            difference = float((one - other).abs().max())
+            if not difference <= limit:  # also true for NaN
+                return {
+                    "failure": f"{quantity.replace('_', ' ')} of the structure '{probe.name}' "
+                    f"differs by {difference:.3g}, expected at most {limit:g}"
+                }
+            worst[quantity] = max(worst.get(quantity, 0.0), difference)
+    return {"structures": len(probes), "max_errors": worst}
+
+
+def _results(
+    module: torch.jit.ScriptModule, probes: list[Probe]
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Energy per atom [eV], forces [eV/A] and charges [e] of every structure."""
+    import torch
+
+    found = []
+    for probe in probes:
+        cell = torch.zeros(3, 3) if probe.cell is None else torch.tensor(probe.cell)
+        # Compiling would take longer than it saves.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            energy, forces, charges = module(
+                torch.tensor(probe.positions),
+                torch.tensor(probe.numbers),
+                cell.double(),
+                probe.cell is not None,
+            )
+        parts = energy / len(probe.numbers), forces, charges
+        found.append(tuple(part.detach().cpu().double() for part in parts))
+    return found
+
+
+def _close_the_door() -> None:
+    """From here on the process opens no file, writes to none, and takes memory up to a limit."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * resource.getpagesize() + _MEMORY
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 0),
+    ):
+        resource.setrlimit(what, (most, most))

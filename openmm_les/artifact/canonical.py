@@ -1,0 +1,64 @@
+"""What an exporter hands over: a model without its framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from openmm_les.files.reading import Damage
+
+if TYPE_CHECKING:
+    import torch
+
+#: No weight, in any unit that a training may have, comes near.
+_LARGEST = 1e12
+
+
+@dataclass(frozen=True)
+class CanonicalModel:
+    """A short-range network and its LES parameters, as ``docs/design.md`` defines them per family.
+
+    Attributes:
+        family: name of the architecture, such as ``"mace"``; decides what `hyper` and `state` mean.
+        hyper: hyper-parameters, JSON values only.
+        state: effective weights, float64 on the CPU.
+        les: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A], ``remove_self_interaction``,
+            ``bec_remove_mean``, ``bec_epsilon_factor``.
+        source: where the model came from: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``;
+            JSON values only.
+        provenance: where each LES parameter, and ``reference_energies``, came from: ``"model
+            file"`` or the option by which the user gave it.
+    """
+
+    family: str
+    hyper: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    les: dict[str, float | bool]
+    source: dict[str, Any]
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuses a model that cannot be: parameters out of bounds, weights of other shapes.
+
+        Raises:
+            Damage: names what is wrong, what was expected and what came.
+        """
+        import torch
+
+        from openmm_les.artifact.schema import check_model
+        from openmm_les.artifact.shapes import check_state
+
+        if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
+            raise Damage("weights: expected tensors, got something else")
+        hyper = check_model(self.family, self.hyper, self.les)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        check_state(self.family, hyper, shapes)
+        broken = [n for n, t in self.state.items() if not bool((t.abs() <= _LARGEST).all())]
+        if broken:
+            raise Damage(
+                f"weights: expected numbers up to {_LARGEST:g}, got NaN, infinity or more in "
+                + ", ".join(broken[:5])
+            )
+        others = {str(t.dtype) for t in self.state.values()} - {"torch.float64"}
+        if others:
+            raise Damage(f"weights: expected torch.float64, got {min(others)}")

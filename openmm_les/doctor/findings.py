@@ -1,0 +1,335 @@
+"""What works in this installation, what does not, and the command that mends it.
+
+Reads the versions of packages from their metadata and leaves everything that imports them to
+child processes (`probes`), so that no installation is too broken to be examined.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from openmm_les._version import __version__
+from openmm_les.doctor import probes
+from openmm_les.doctor.probes import Outcome
+from openmm_les.processes import openmp
+from openmm_les.versions import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, extras, numbers_of, version_of
+
+Status = Literal["ok", "warning", "error"]
+
+#: What is missing without an extra. Others hold no package of their own, or are for developers.
+_WITHOUT = {
+    "ase": "no ASE calculator",
+    "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
+    "examples": "one of the examples does not run",
+    "mace": "exports are not compared with mace-torch",
+    "nequip": "exports are not compared with nequip",
+    "torchforce": "no TorchForce",
+}
+#: Extras that pip cannot have together, and the package of the other one.
+_EXCLUDED_BY = {"mace": "nequip", "nequip": "mace-torch"}
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at; does not change between releases.
+        status: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run).
+        text: what was found.
+        fix: the pip command that mends it, or None.
+        details: lines that belong to it, such as the cached files.
+    """
+
+    name: str
+    status: Status
+    text: str
+    fix: str | None = None
+    details: tuple[str, ...] = ()
+
+
+def examine() -> list[Finding]:
+    """Look at everything (seconds); never raises, a check that fails is a finding."""
+    try:
+        outcomes = probes.run_all()
+    except Exception as error:
+        outcomes = {name: Outcome(failure=f"could not be tried ({error})") for name in probes.CODE}
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "packages": lambda: _packages(outcomes["torch"]),
+        "extras": _extras,
+        "combinations": lambda: _combinations(outcomes["torch"]),
+        "platforms": lambda: _platforms(outcomes["openmm"]),
+        "gpu": lambda: _gpu(outcomes),
+        "arithmetic": lambda: _arithmetic(outcomes["torch"]),
+        "threads": lambda: _threads(outcomes["torch"]),
+        "backends": lambda: _backends(outcomes),
+        "entry-point": lambda: _entry_point(outcomes["entry-point"]),
+        "cache": _cache,
+    }
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        try:
+            findings.extend(check())
+        except Exception as error:
+            text = f"could not be examined ({type(error).__name__}: {error})"
+            findings.append(Finding(name, "warning", text))
+    return findings
+
+
+def worst(findings: list[Finding]) -> Status:
+    """The status of the whole installation."""
+    found = {finding.status for finding in findings}
+    return "error" if "error" in found else "warning" if "warning" in found else "ok"
+
+
+# ------------------------------------------------------------------ packages
+
+
+def _packages(torch: Outcome) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding("openmm-les", "ok", f"{__version__} in {Path(__file__).parent}")
+    for name, requirement in REQUIREMENTS.items():
+        version = version_of(name)
+        fix = f"pip install '{requirement}'"
+        if version is None:
+            yield Finding(name, "error", f"not installed, needed: {requirement}", fix)
+        elif numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
+            yield Finding(name, "error", f"{version} is too old, needed: {requirement}", fix)
+        elif name == "torch":
+            yield _torch(version, torch)
+        else:
+            yield Finding(name, "ok", version)
+
+
+def _extras() -> Iterator[Finding]:
+    """Packages that add something; one of several extras counts for the first."""
+    listed = extras()
+    optional: dict[str, tuple[str, str]] = {}
+    for extra in _WITHOUT:
+        for requirement in listed.get(extra, ()):
+            name = re.split(r"[^\w.-]", requirement)[0]
+            if name not in REQUIREMENTS:
+                optional.setdefault(name, (extra, requirement))
+    for name, (extra, requirement) in optional.items():
+        yield _optional(name, extra, requirement)
+
+
+def _optional(name: str, extra: str, requirement: str) -> Finding:
+    version, other = version_of(name), _EXCLUDED_BY.get(extra)
+    # No command for TorchForce: its torch may be older than the one here, and PythonForce works
+    # with any.
+    fix = None if extra == "torchforce" else f"pip install 'openmm-les[{extra}]'"
+    if version is None and other and version_of(other):
+        text = f"not installed (optional): {_WITHOUT[extra]}; it cannot be where {other} is"
+        return Finding(name, "ok", text)
+    if version is None:
+        return Finding(name, "warning", f"not installed (optional): {_WITHOUT[extra]}", fix)
+    if numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
+        return Finding(name, "warning", f"{version} is too old, needed: {requirement}", fix)
+    return Finding(name, "ok", version)
+
+
+def _torch(version: str, outcome: Outcome) -> Finding:
+    if outcome.failure:
+        fix = f"pip install --force-reinstall '{REQUIREMENTS['torch']}'"
+        return Finding("torch", "error", f"{version}: importing it {outcome.failure}", fix)
+    return Finding("torch", "ok", f"{version} ({_build(outcome)})")
+
+
+def _build(torch: Outcome) -> str:
+    for key, name in (("cuda", "CUDA"), ("hip", "HIP")):
+        if torch.data.get(key):
+            return f"{name} {torch.data[key]} build"
+    return "CPU build"
+
+
+def _combinations(torch: Outcome) -> Iterator[Finding]:
+    """Versions that do not go together, as far as that is known without trying."""
+    openmm, openmmml = version_of("openmm"), version_of("openmmml")
+    minimum = REQUIREMENTS["openmm"].partition(">=")[2]
+    if openmmml and openmm and numbers_of(openmm) < numbers_of(minimum):
+        text = f"openmmml {openmmml} needs openmm {minimum} or newer, not {openmm}"
+        fix = f"pip install '{REQUIREMENTS['openmm']}'"
+        yield Finding("openmmml+openmm", "error", text, fix)
+
+    release, installed = version_of("openmmtorch"), version_of("torch")
+    if release not in OPENMMTORCH_BUILT_FOR:
+        return
+    built_for, crashes_from = OPENMMTORCH_BUILT_FOR[release]
+    text = f"openmmtorch {release} was built for the CUDA build of torch {built_for}"
+    if installed and numbers_of(installed)[:2] != numbers_of(built_for):
+        fix = f"pip install 'torch=={built_for}.*'"
+        yield Finding("openmmtorch+torch", "warning", f"{text}, not for {installed}", fix)
+    elif installed and (installed.endswith("+cpu") or torch.data.get("cuda", "") is None):
+        # pip takes the CPU build for the same version: it has to be told to replace it.
+        fix = f"pip install --force-reinstall 'torch=={built_for}.*'"
+        yield Finding("openmmtorch+torch", "warning", f"{text}, not for its CPU build", fix)
+    if openmm and numbers_of(openmm)[:2] >= numbers_of(crashes_from):
+        text = (
+            f"with openmmtorch {release} and openmm {openmm} the process crashes when a System "
+            "with a TorchForce is copied or read from XML; backend='auto' takes PythonForce"
+        )
+        yield Finding("openmmtorch+openmm", "warning", text)
+
+
+# ------------------------------------------------------------------ what works
+
+
+def _platforms(openmm: Outcome) -> Iterator[Finding]:
+    names = openmm.data.get("platforms", [])
+    if openmm.failure:
+        fix = f"pip install --force-reinstall '{REQUIREMENTS['openmm']}'"
+        if version_of("openmm") is None:
+            fix = f"pip install '{REQUIREMENTS['openmm']}'"
+        yield Finding("platforms", "error", f"importing openmm {openmm.failure}", fix)
+        return
+    yield Finding("platforms", "ok", ", ".join(names))
+    failures = tuple(
+        re.sub(r"Error loading library \S*/", "", text) for text in openmm.data["failures"]
+    )
+    # Plugins for absent hardware always fail; those of openmm-torch fail until torch is imported.
+    unexpected = tuple(
+        text for text in failures if not _DRIVERS.search(text) and not _follows(text, failures)
+    )
+    if unexpected:
+        text = f"{len(unexpected)} of OpenMM's plugins cannot be loaded"
+        yield Finding("plugins", "warning", text, details=unexpected)
+    elif failures:
+        text = f"{len(failures)} for hardware or drivers that are not here, or waiting for torch"
+        yield Finding("plugins", "ok", text, details=failures)
+    else:
+        yield Finding("plugins", "ok", "all loaded")
+
+
+def _follows(text: str, failures: tuple[str, ...]) -> bool:
+    """Whether a plugin only misses another one that failed itself, or belongs to openmm-torch."""
+    library, _, reason = text.partition(": ")
+    failed = {failure.partition(": ")[0] for failure in failures}
+    return "OpenMMTorch" in library or reason.partition(":")[0] in failed - {library}
+
+
+def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
+    torch, openmm = outcomes["torch"], outcomes["openmm"]
+    devices = torch.data.get("devices", [])
+    has_driver = _NVIDIA_DRIVER.exists()
+    if torch.failure:
+        yield Finding("gpu", "warning", "unknown, since torch does not work")
+    elif devices and torch.data.get("cuda") and "CUDA" not in openmm.data.get("platforms", []):
+        major = torch.data["cuda"].partition(".")[0]
+        text = f"{', '.join(devices)}; OpenMM has no CUDA platform"
+        yield Finding("gpu", "warning", text, f"pip install 'openmm[cuda{major}]'")
+    elif devices:
+        yield Finding("gpu", "ok", ", ".join(devices))
+    elif has_driver and _build(torch) == "CPU build":
+        fix = f"pip install --force-reinstall '{REQUIREMENTS['torch']}'"
+        yield Finding("gpu", "warning", "there is one, but this torch was built without CUDA", fix)
+    elif has_driver:
+        text = f"the NVIDIA driver is there, but torch ({_build(torch)}) sees no GPU: older driver?"
+        yield Finding("gpu", "warning", text)
+    else:
+        yield Finding("gpu", "ok", "none: models run on the CPU")
+
+
+def _arithmetic(torch: Outcome) -> Iterator[Finding]:
+    """Whether torch begins with other products than float32 ones, as some containers say."""
+    precision = torch.data.get("products", "none")
+    if precision not in ("none", "ieee"):
+        text = (
+            f"torch replaces float32 by {precision} in matrix products here "
+            "(TORCH_ALLOW_TF32_CUBLAS_OVERRIDE): a PythonForce does without, a TorchForce cannot"
+        )
+        yield Finding("arithmetic", "warning", text, "unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+def _threads(torch: Outcome) -> Iterator[Finding]:
+    """How many threads there are, and how they should wait where others want the cores too."""
+    if "threads" not in torch.data:
+        return
+    text = f"{torch.data['threads']} for torch, load of the machine {os.getloadavg()[0]:.1f}"
+    if torch.data["threads"] > 1 and not openmp.is_chosen():
+        text += "; for scripts on a machine that others use too: export OMP_WAIT_POLICY=passive"
+    yield Finding("threads", "ok", text)
+
+
+def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
+    python, torchforce = outcomes["pythonforce"], outcomes["torchforce"]
+    works = []
+    if python.data.get("copies") and not python.failure:
+        works.append("pythonforce")
+        yield Finding("pythonforce", "ok", "evaluates; Systems can be copied and saved as XML")
+    elif python.data.get("evaluates"):
+        works.append("pythonforce")
+        text = f"evaluates; reading a System from XML {python.failure}"
+        yield Finding("pythonforce", "warning", text)
+    else:
+        fix = f"pip install '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
+        yield Finding("pythonforce", "warning", f"trying it {python.failure}", fix)
+
+    if torchforce.failure:
+        yield Finding("torchforce", "warning", f"trying it {torchforce.failure}")
+    elif torchforce.data["copies"]:
+        works.append("torchforce")
+        yield Finding("torchforce", "ok", "evaluates; Systems can be copied and saved as XML")
+    elif torchforce.data["evaluates"]:
+        works.append("torchforce")
+        text = "evaluates; Systems can be neither copied nor read from XML"
+        yield Finding("torchforce", "warning", text)
+    else:
+        yield Finding("torchforce", "warning", torchforce.data["reason"])
+
+    if works:
+        yield Finding("backends", "ok", f"{' and '.join(works)} can be used")
+    else:
+        fix = f"pip install --force-reinstall '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
+        yield Finding("backends", "error", "none works: no simulation can run", fix)
+
+
+def _entry_point(outcome: Outcome) -> Iterator[Finding]:
+    name = "entry-point"
+    if outcome.failure:
+        fix = f"pip install '{REQUIREMENTS['openmmml']}'"
+        yield Finding(name, "warning", f"MLPotential('les') {outcome.failure}", fix)
+    elif outcome.data["registered"]:
+        yield Finding(name, "ok", "MLPotential('les') is known to openmm-ml")
+    else:
+        text = "openmm-ml does not know MLPotential('les'): this package is not installed by pip"
+        yield Finding(name, "warning", text, "pip install --force-reinstall --no-deps openmm-les")
+
+
+# ------------------------------------------------------------------ cache
+
+
+def _cache() -> Iterator[Finding]:
+    from openmm_les.artifact import SUFFIX, cache_directory
+
+    folder = cache_directory().absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        # Permission bits do not tell: root, read-only mounts and full disks are beyond them.
+        with tempfile.TemporaryFile(dir=existing) as stream:
+            stream.write(b"x")
+        note = "writable" if existing == folder else "not made yet"
+        yield Finding("cache", "ok", f"{folder} ({note})")
+    except OSError as error:
+        text = (
+            f"{folder} cannot be written ({error.strerror}): saved Systems depend on where models "
+            "are; set OPENMM_LES_CACHE_DIR to a folder that can"
+        )
+        yield Finding("cache", "warning", text)
+    files = sorted(path for path in folder.rglob(f"*{SUFFIX}") if path.is_file())
+    sizes = [path.stat().st_size / 1e6 for path in files]
+    lines = (
+        f"{path.relative_to(folder)}  {size:.1f} MB"
+        for path, size in zip(files, sizes, strict=True)
+    )
+    text = f"{sum(sizes):.1f} MB of exported models" if files else "nothing"
+    yield Finding("cached", "ok", text, details=tuple(lines))

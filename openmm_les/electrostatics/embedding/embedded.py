@@ -1,0 +1,181 @@
+"""The electrostatics of an ML region among MM charges: its own energy and the coupling, as one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.embedding.build import EWALD_METHODS, build_coupling
+from openmm_les.electrostatics.embedding.charges import ChargeCorrection
+
+
+class EmbeddedElectrostatics(nn.Module):
+    """Energy of latent charges by themselves and among MM charges.
+
+    It is called like the kernels of `openmm_les.electrostatics`, but with the positions of more
+    atoms: first those of the model, then those of the MM charges. Its gradient has as many rows.
+
+    The charges of link atoms, which no MM charge sees, are added to those of the atoms they hang
+    on; then they are corrected (`ChargeCorrection`) and coupled.
+    """
+
+    mm_charges: torch.Tensor
+    sites: torch.Tensor
+    caps: torch.Tensor
+    hosts: torch.Tensor
+
+    def __init__(
+        self,
+        own: nn.Module,
+        correction: ChargeCorrection,
+        coupling: nn.Module,
+        mm_charges: torch.Tensor,
+        sites: torch.Tensor,
+        caps: torch.Tensor,
+        hosts: torch.Tensor,
+    ) -> None:
+        """Set up the parts.
+
+        Args:
+            own: the kernel of the model, for the latent charges as they are.
+            correction: from latent charges to those of the coupling.
+            coupling: `EwaldCoupling` or `PairCoupling`.
+            mm_charges: shape [m] [e].
+            sites: indices of the atoms that the coupling knows, among those of the model.
+            caps: indices of link atoms.
+            hosts: for each of these, the place in `sites` of the atom it hangs on.
+        """
+        super().__init__()
+        self.own: Any = own
+        self.correction: Any = correction
+        self.coupling: Any = coupling
+        self.register_buffer("mm_charges", mm_charges)
+        self.register_buffer("sites", sites)
+        self.register_buffer("caps", caps)
+        self.register_buffer("hosts", hosts)
+
+    def forward(
+        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy and its first derivatives, outside the autograd graph.
+
+        Args:
+            charges: latent charges [e], shape [n].
+            positions: of the n atoms of the model and of the m MM charges [A], float64, shape
+                [n + m, 3]; the former in one piece.
+            cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
+
+        Returns:
+            Energy [eV], dE/dq [eV/e] of shape [n], dE/dr [eV/A] of shape [n + m, 3], dE/dstrain
+            [eV], all float64, and whether the box has outgrown a grid.
+        """
+        n = charges.shape[0]
+        with torch.no_grad():
+            energy, potential, gradient, strain, outgrown = self.own(charges, positions[:n], cell)
+
+            latent = charges.to(torch.float64)
+            folded = latent.index_select(0, self.sites)
+            folded = folded.index_add(0, self.hosts, latent.index_select(0, self.caps))
+            coupled = self.coupling(
+                self.correction(folded),
+                positions.index_select(0, self.sites),
+                self.mm_charges,
+                positions[n:],
+                cell,
+            )
+            pulled = self.correction.pull_back(coupled.potential)
+            further = torch.zeros_like(latent).index_add(0, self.sites, pulled)
+            further = further.index_add(0, self.caps, pulled.index_select(0, self.hosts))
+            on_atoms = torch.zeros_like(positions[:n])
+            on_atoms = on_atoms.index_add(0, self.sites, coupled.gradient)
+            return (
+                energy + coupled.energy,
+                potential.to(torch.float64) + further,
+                torch.cat([gradient.to(torch.float64) + on_atoms, coupled.mm_gradient]),
+                strain + coupled.strain,
+                outgrown | coupled.outgrown,
+            )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an ML region is embedded in, and how.
+
+    The atoms of the model are the ML atoms followed by link atoms.
+
+    Attributes:
+        charges: MM charges [e], in the order of their positions.
+        method: OpenMM's nonbonded method, one of `openmm_les.electrostatics.embedding.METHODS`.
+        total: charge of the region [e].
+        sign: by which latent charges are to be multiplied, from `charge_factor`.
+        cutoff: of the reaction field [A].
+        dielectric: of the reaction field.
+        scaled_pairs: index of the ML atom, index of the MM charge, factor.
+        hosts: for each link atom, the index of the ML atom it hangs on.
+        images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
+            images; ``'native'``: the model's own periodic sum has them.
+        tolerance: RMS force error over RMS force of Ewald methods, in single precision.
+    """
+
+    charges: Sequence[float]
+    method: str
+    total: float
+    sign: float
+    cutoff: float | None = None
+    dielectric: float = 78.3
+    scaled_pairs: Sequence[tuple[int, int, float]] = ()
+    hosts: Sequence[int] = ()
+    images: str = "exact"
+    tolerance: float = 1e-5
+
+    def embed(
+        self,
+        own: nn.Module,
+        order: torch.Tensor,
+        cell: torch.Tensor | None,
+        *,
+        width: float,
+        dtype: torch.dtype,
+        margin: float,
+        device: str | torch.device,
+    ) -> EmbeddedElectrostatics:
+        """Put the model's own electrostatics among the charges.
+
+        Args:
+            own: kernel of the model.
+            order: index of each atom of the model, in the order in which it gets them.
+            cell: lattice vectors in rows [A], shape [3, 3], if periodic.
+            width: sigma of the latent charges [A].
+            dtype: precision of the sums.
+            margin: factor by which an edge of the box may grow.
+            device: where the module will run.
+
+        Raises:
+            InputError: a parameter is missing or out of range.
+        """
+        num_sites = len(order) - len(self.hosts)
+        place = torch.argsort(order)
+        coupling = build_coupling(
+            self.method,
+            cell=cell,
+            cutoff=self.cutoff,
+            dielectric=self.dielectric,
+            width=width,
+            tolerance=self.tolerance if dtype == torch.float32 else min(self.tolerance, 1e-9),
+            images=self.images == "exact" and self.method in EWALD_METHODS,
+            scaled_pairs=self.scaled_pairs,
+            margin=margin,
+            dtype=dtype,
+            device=device,
+        )
+        return EmbeddedElectrostatics(
+            own,
+            ChargeCorrection(self.total, sign=self.sign),
+            coupling,
+            torch.tensor(self.charges, dtype=torch.float64),
+            place[:num_sites],
+            place[num_sites:],
+            torch.tensor(self.hosts, dtype=torch.int64),
+        )

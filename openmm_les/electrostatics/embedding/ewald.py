@@ -1,0 +1,239 @@
+"""The coupling in a periodic box, as an Ewald sum."""
+
+import math
+from typing import List, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.embedding.images import image_pairs
+from openmm_les.electrostatics.embedding.interactions import Coulomb, Screened
+from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK, AllPairs, ScaledPairs, total
+from openmm_les.electrostatics.embedding.terms import Coupling
+from openmm_les.electrostatics.kernel import strain_derivative
+from openmm_les.electrostatics.structure_factors import StructureFactors
+from openmm_les.errors import InputError
+from openmm_les.units import COULOMB_CONSTANT
+
+_LIMIT_SLACK = 1e-6
+"""Rounding (of a box in float32, too) may not decide whether a box has outgrown the grid."""
+
+
+def reach_for(tolerance: float) -> float:
+    """The number s for which both sums of an Ewald sum are converged to a tolerance.
+
+    Real-space terms are left out from r_c on and reciprocal ones from k_c on, where
+    splitting * r_c = k_c / (2 splitting) = s: the first of them are of the order exp(-s^2).
+
+    Args:
+        tolerance: RMS force error over RMS force.
+    """
+    return math.sqrt(-math.log(tolerance))
+
+
+class EwaldCoupling(nn.Module):
+    r"""Charges of an ML region in the field of periodic MM charges, and of their own images.
+
+    .. math::
+        E = \sum_{i,j} q_i Q_j \Big[\psi(r_{ij}) - \frac{\mathrm{erfc}(r_{ij}/w)}{r_{ij}}\Big]
+            + \frac{1}{2} \sum_{i,i'} q_i q_{i'} \Big[\psi(r_{ii'}) - \frac{1}{r_{ii'}}\Big]
+
+    with i, i' in the ML region and j in the MM region, in units of the Coulomb constant; i = i'
+    counts with the limit of the bracket at r = 0. psi is the potential of a unit charge, its
+    periodic images and a uniform background of the opposite charge, with zero average over the
+    cell,
+
+    .. math::
+        \psi(r) = \sum_n \frac{\mathrm{erfc}(a |r + n|)}{|r + n|}
+            + \frac{4\pi}{V} \sum_{k \ne 0} \frac{e^{-k^2/4a^2}}{k^2} \cos(k \cdot r)
+            - \frac{\pi}{V a^2}
+
+    for any a. The last term makes the energy independent of a where either region has a net charge
+    (de Leeuw, Perram & Smith, Proc. R. Soc. Lond. A 373, 27 (1980); Hub et al., J. Chem. Theory
+    Comput. 10, 381 (2014)), and it is what OpenMM adds.
+
+    The splitting parameter is a = s / r_c with r_c half of the smallest height of the box, so that
+    only nearest images count in real space, and is taken anew for every box. The integers of the
+    reciprocal vectors then depend on the shape of the box alone: about 8 along each axis of a cube,
+    whatever its size. All vectors of a static grid of them are summed, those beyond k_c = 2 a s
+    too, and all nearest images, those beyond r_c too: both are terms of the exact sum. So nothing
+    jumps as the box changes, nor, in rectangular boxes, as atoms move; in triclinic ones an atom
+    that passes to another image beyond r_c makes a step below the tolerance. A box whose shape
+    needs a larger grid is reported.
+    """
+
+    def __init__(
+        self,
+        cell: torch.Tensor,
+        *,
+        width: float = 0.0,
+        tolerance: float = 1e-5,
+        images: bool = True,
+        scaled_pairs: Sequence[Tuple[int, int, float]] = (),
+        margin: float = 1.04,
+        dtype: torch.dtype,
+        pairs_per_chunk: int = PAIRS_PER_CHUNK,
+        chunk_size: int | None = None,
+    ) -> None:
+        """Set up the sums.
+
+        Args:
+            cell: lattice vectors in rows [A], shape [3, 3]. Boxes of other size, and a little
+                different shape, will do as well.
+            width: w, of the ML charges as MM charges see them [A]; 0 for points.
+            tolerance: RMS force error over RMS force.
+            images: whether the region meets its own images, the second sum.
+            scaled_pairs: index of the ML atom, index of the MM atom, factor, see `ScaledPairs`.
+            margin: factor by which the ratio of an edge to the smallest height may grow before the
+                grid is outgrown.
+            dtype: precision of the sums.
+            pairs_per_chunk: pairs worked on at a time.
+            chunk_size: atoms worked on at a time in reciprocal space, see `StructureFactors`.
+
+        Raises:
+            InputError: a parameter is out of range.
+        """
+        super().__init__()
+        if not 1e-14 <= tolerance <= 1e-4:
+            raise InputError(f"tolerance: expected a number from 1e-14 to 1e-4, got {tolerance}")
+        if not margin >= 1.0:
+            raise InputError(f"margin: expected a factor of at least 1, got {margin}")
+        self.reach = reach_for(tolerance)
+        self.images = images
+        self.dtype = dtype
+        self.coulomb = COULOMB_CONSTANT
+        self.pairs_per_chunk = pairs_per_chunk
+        self.pairs = AllPairs(
+            Screened(width), periodic=True, dtype=dtype, pairs_per_chunk=pairs_per_chunk
+        )
+        self.scaled = ScaledPairs(scaled_pairs, Coulomb(width), Coulomb(width), periodic=True)
+        needed = self._needed_limits(cell, inverse_and_volume(cell)[0]) * margin
+        limits = [int(n) for n in torch.floor(needed * (1.0 + _LIMIT_SLACK)).tolist()]
+        self.structure = StructureFactors(limits, dtype=dtype, chunk_size=chunk_size)
+
+    def forward(
+        self,
+        charges: torch.Tensor,
+        positions: torch.Tensor,
+        mm_charges: torch.Tensor,
+        mm_positions: torch.Tensor,
+        cell: torch.Tensor,
+    ) -> Coupling:
+        """Energy and its first derivatives, outside the autograd graph.
+
+        Args:
+            charges: of the ML atoms [e], shape [n].
+            positions: of the ML atoms [A], float64, shape [n, 3]. They may lie outside the cell;
+                with `images` they must form the cluster whose energy the model has, unbroken.
+            mm_charges: shape [m] [e].
+            mm_positions: shape [m, 3] [A], float64; wrapped or not.
+            cell: lattice vectors in rows [A], float64, shape [3, 3].
+        """
+        with torch.no_grad():
+            charges, mm_charges = charges.to(torch.float64), mm_charges.to(torch.float64)
+            positions, mm_positions = positions.to(torch.float64), mm_positions.to(torch.float64)
+            cell = cell.to(torch.float64)
+            inverse, volume = inverse_and_volume(cell)
+            splitting = self._splitting(inverse)
+
+            near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
+            scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
+            potential, gradient, mm_gradient, strain = total([near, scaled])
+            energy = (charges * potential).sum()
+
+            partners = mm_charges.sum()
+            own = torch.zeros_like(partners)
+            if self.images:
+                own = charges.sum()
+                around, pull, turned = image_pairs(
+                    charges.to(self.dtype),
+                    positions,
+                    cell,
+                    inverse,
+                    splitting,
+                    self.pairs_per_chunk,
+                )
+                energy = energy + 0.5 * (charges * around).sum()
+                potential = potential + around
+                gradient = gradient + pull
+                strain = strain + turned
+            background = math.pi / (splitting * splitting * volume.abs())
+            level = -background * charges.sum() * (partners + 0.5 * own)
+            energy = energy + level
+            potential = potential - background * (partners + own)
+            strain = strain - level * torch.eye(3, dtype=torch.float64, device=cell.device)
+
+            waves = self._reciprocal(
+                charges, positions @ inverse, mm_charges, mm_positions @ inverse, inverse, volume
+            )
+            energy = energy + waves[0]
+            potential = potential + waves[1]
+            gradient = gradient + waves[2]
+            mm_gradient = mm_gradient + waves[3]
+            strain = strain + waves[4]
+
+            outgrown = torch.logical_not(
+                (torch.floor(self._needed_limits(cell, inverse)) <= self.structure.limits).all()
+            )
+            energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
+            return Coupling(
+                self.coulomb * energy,
+                self.coulomb * potential,
+                self.coulomb * gradient,
+                self.coulomb * mm_gradient,
+                self.coulomb * strain,
+                outgrown,
+            )
+
+    def _splitting(self, inverse: torch.Tensor) -> torch.Tensor:
+        """a = s / r_c; the heights of the cell are the inverse lengths of the columns."""
+        return 2.0 * self.reach * torch.sqrt((inverse * inverse).sum(dim=0).max())
+
+    def _needed_limits(self, cell: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        """What the integers of the vectors with k <= 2 a s stay within, shape [3]."""
+        lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
+        return lengths * self._splitting(inverse) * (self.reach / math.pi)
+
+    def _reciprocal(
+        self,
+        charges: torch.Tensor,
+        points: torch.Tensor,
+        mm_charges: torch.Tensor,
+        mm_points: torch.Tensor,
+        inverse: torch.Tensor,
+        volume: torch.Tensor,
+    ) -> List[torch.Tensor]:
+        """Sum over k, from fractional coordinates: energy and derivatives as in `Coupling`."""
+        k, weights, slopes = self._weights(inverse, volume)
+        points = points - torch.round(points)
+        mm_points = mm_points - torch.round(mm_points)
+        own = self.structure.sums(charges.to(self.dtype), points)
+        partners = self.structure.sums(mm_charges.to(self.dtype), mm_points)
+        field = partners + own if self.images else partners
+
+        # w |S|^2 holds every pair of charges twice, those within a region and those across.
+        products = (own.to(torch.float64) * (partners + field).to(torch.float64)).sum(dim=0)
+        power = products * self.structure.multiplicity
+        energy = (weights * power).sum()
+        response = (2.0 * weights * self.structure.multiplicity).to(self.dtype)
+        potential, gradient = self.structure.pull_back(response * field, points)
+        _, mm_gradient = self.structure.pull_back(response * own, mm_points)
+        potential = potential.to(torch.float64)
+        gradient = charges[:, None] * (gradient.to(torch.float64) @ inverse.t())
+        mm_gradient = mm_charges[:, None] * (mm_gradient.to(torch.float64) @ inverse.t())
+        strain = strain_derivative(k, slopes, power, energy)
+        return [energy, potential, gradient, mm_gradient, strain]
+
+    def _weights(
+        self, inverse: torch.Tensor, volume: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Vectors k [m, 3], weights of |S|^2 and -2 dw/d(k^2) at fixed volume, shape [m]."""
+        quarter = 0.25 / self._splitting(inverse) ** 2
+        k = self.structure.grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
+        k2 = (k * k).sum(dim=1)
+        finite = k2 > 0.0
+        k2 = torch.where(finite, k2, torch.ones_like(k2))
+        weights = torch.exp(-quarter * k2) / k2 * (2.0 * math.pi / volume.abs())
+        weights = torch.where(finite, weights, torch.zeros_like(weights))
+        return k, weights, 2.0 * weights * (quarter + 1.0 / k2)

@@ -1,0 +1,196 @@
+"""Sums over pairs of an ML atom and an MM atom: all of them, and a few that count differently."""
+
+from typing import Any, List, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.embedding.interactions import Coulomb
+from openmm_les.electrostatics.embedding.terms import PairTerms
+from openmm_les.errors import InputError
+
+#: Separations of this many pairs (float64) stay in a CPU's cache.
+PAIRS_PER_CHUNK = 2**15
+
+
+class AllPairs(nn.Module):
+    """Every ML atom with every MM atom, at its nearest image.
+
+    There is no list of neighbours: an ML region is small, and so is the cost, n times m. Chunks of
+    MM atoms bound memory. Differences of fractional coordinates are taken and reduced in float64,
+    the rest is done in the module's dtype: r^2 comes from the metric of the cell, and pulls are
+    summed in fractional coordinates, so that no pair has Cartesian ones.
+
+    The nearest image is that of rounded fractional coordinates. In any cell it is the true one up
+    to half of the smallest height of the cell.
+    """
+
+    def __init__(
+        self,
+        interaction: nn.Module,
+        *,
+        periodic: bool,
+        dtype: torch.dtype,
+        pairs_per_chunk: int = PAIRS_PER_CHUNK,
+    ) -> None:
+        """Set up the sum.
+
+        Args:
+            interaction: a module of `openmm_les.electrostatics.embedding.interactions`.
+            periodic: whether images are looked at.
+            dtype: precision of everything but separations and sums of chunks.
+            pairs_per_chunk: pairs worked on at a time. Changes the result by rounding only.
+        """
+        super().__init__()
+        self.interaction: Any = interaction
+        self.periodic = periodic
+        self.dtype = dtype
+        self.pairs_per_chunk = pairs_per_chunk
+
+    def forward(
+        self,
+        charges: torch.Tensor,
+        positions: torch.Tensor,
+        mm_charges: torch.Tensor,
+        mm_positions: torch.Tensor,
+        cell: torch.Tensor,
+        splitting: torch.Tensor,
+    ) -> PairTerms:
+        """The sum ``sum_ij q_i Q_j f(r_ij)``.
+
+        Args:
+            charges: of the ML atoms [e], shape [n].
+            positions: of the ML atoms [A], float64, shape [n, 3].
+            mm_charges: shape [m] [e].
+            mm_positions: shape [m, 3] [A], float64.
+            cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
+            splitting: passed on to the interaction, shape [].
+        """
+        basis = cell
+        points, mm_points = positions, mm_positions
+        if self.periodic:
+            inverse, _ = inverse_and_volume(cell)
+            points, mm_points = points @ inverse, mm_points @ inverse
+        else:
+            basis = torch.eye(3, dtype=torch.float64, device=positions.device)
+        metric = (basis @ basis.t()).to(self.dtype)
+        columns, mm_columns = points.t().contiguous(), mm_points.t().contiguous()
+        charges, mm_charges = charges.to(self.dtype), mm_charges.to(self.dtype)
+
+        n, m = charges.shape[0], mm_charges.shape[0]
+        chunk = max(1, self.pairs_per_chunk // max(1, n))
+        potential, pulls = points.new_zeros([n]), points.new_zeros([3, n])
+        # Written in place, as in `StructureFactors`.
+        mm_pulls = points.new_empty([3, m])
+        moments = points.new_zeros([3, 3])
+        for start in range(0, m, chunk):
+            end = start + chunk
+            partners = mm_charges[start:end]
+            d = columns[:, :, None] - mm_columns[:, None, start:end]
+            if self.periodic:
+                d = d - torch.round(d)
+            d = d.to(self.dtype)
+            value, slope = self.interaction(_squared(d, metric), splitting)
+            potential = potential + (value @ partners).to(torch.float64)
+            pull = d * (slope * charges[:, None] * partners)
+            pulls = pulls + pull.sum(dim=2).to(torch.float64)
+            mm_pulls[:, start:end] = -pull.sum(dim=1).to(torch.float64)
+            moments = moments + (pull.view(3, -1) @ d.view(3, -1).t()).to(torch.float64)
+        return PairTerms(
+            potential, pulls.t() @ basis, mm_pulls.t() @ basis, basis.t() @ moments @ basis
+        )
+
+
+def _squared(d: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
+    """d^T metric d of vectors in columns, shape [3, ...]."""
+    x, y, z = d.unbind(0)
+    r2 = x * (metric[0, 0] * x + 2.0 * metric[0, 1] * y + 2.0 * metric[0, 2] * z)
+    return r2 + y * (metric[1, 1] * y + 2.0 * metric[1, 2] * z) + metric[2, 2] * (z * z)
+
+
+class ScaledPairs(nn.Module):
+    """The difference that pairs near a bond make: an ML and an MM atom with a scaled interaction.
+
+    Bonded neighbours (1-2, 1-3) do not interact, 1-4 neighbours in part. What the sum over all
+    pairs has for them is taken out, and ``factor`` times the plain Coulomb interaction of nearest
+    images put in its place: without cutoff and reaction field, as OpenMM does for exceptions.
+    Images further away stay as they are. Always float64.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    factors: torch.Tensor
+
+    def __init__(
+        self,
+        pairs: Sequence[Tuple[int, int, float]],
+        counted: nn.Module,
+        coulomb: Coulomb,
+        *,
+        periodic: bool,
+    ) -> None:
+        """Set up the list.
+
+        Args:
+            pairs: index of the ML atom, index of the MM atom, factor.
+            counted: the interaction that the sum over all pairs (and images) has counted.
+            coulomb: what `factor` multiplies.
+            periodic: whether images are looked at.
+
+        Raises:
+            InputError: a pair is listed twice, or an index is negative.
+        """
+        super().__init__()
+        indices = [(int(i), int(j)) for i, j, _ in pairs]
+        if len(set(indices)) < len(indices) or any(min(pair) < 0 for pair in indices):
+            raise InputError(
+                "scaled_pairs: expected each pair of an ML and an MM atom once, by indices >= 0, "
+                f"got {indices}"
+            )
+        self.counted: Any = counted
+        self.coulomb = coulomb
+        self.periodic = periodic
+        factors = [float(factor) for _, _, factor in pairs]
+        self.register_buffer("first", torch.tensor([i for i, _ in indices], dtype=torch.int64))
+        self.register_buffer("second", torch.tensor([j for _, j in indices], dtype=torch.int64))
+        self.register_buffer("factors", torch.tensor(factors, dtype=torch.float64))
+
+    def forward(
+        self,
+        charges: torch.Tensor,
+        positions: torch.Tensor,
+        mm_charges: torch.Tensor,
+        mm_positions: torch.Tensor,
+        cell: torch.Tensor,
+        splitting: torch.Tensor,
+    ) -> PairTerms:
+        """What is to be added to `AllPairs`, whose arguments it takes."""
+        d = positions.index_select(0, self.first) - mm_positions.index_select(0, self.second)
+        if self.periodic:
+            inverse, _ = inverse_and_volume(cell)
+            d = d - torch.round(d @ inverse) @ cell
+        r2 = (d * d).sum(dim=1)
+        value, slope = self.coulomb(r2, splitting)
+        counted, counted_slope = self.counted(r2, splitting)
+        value, slope = self.factors * value - counted, self.factors * slope - counted_slope
+        partners = mm_charges.to(torch.float64).index_select(0, self.second)
+        products = charges.to(torch.float64).index_select(0, self.first) * partners
+        pull = d * (slope * products)[:, None]
+        return PairTerms(
+            positions.new_zeros([positions.shape[0]]).index_add(0, self.first, value * partners),
+            torch.zeros_like(positions).index_add(0, self.first, pull),
+            torch.zeros_like(mm_positions).index_add(0, self.second, -pull),
+            pull.t() @ d,
+        )
+
+
+def total(parts: List[PairTerms]) -> PairTerms:
+    """Sum of terms of the same atoms."""
+    potential, gradient, mm_gradient, strain = parts[0]
+    for part in parts[1:]:
+        potential = potential + part.potential
+        gradient = gradient + part.gradient
+        mm_gradient = mm_gradient + part.mm_gradient
+        strain = strain + part.strain
+    return PairTerms(potential, gradient, mm_gradient, strain)

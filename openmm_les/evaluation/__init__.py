@@ -1,0 +1,1 @@
+"""One artifact specialised to one system, and the ways of running it."""

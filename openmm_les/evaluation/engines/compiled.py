@@ -1,0 +1,65 @@
+"""What runs the module of a system: TorchScript, or code that torch.compile makes for it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from openmm_les.errors import InputError
+from openmm_les.evaluation.engines.evaluator import Module, compare, pack
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("torchscript", "compile")
+
+
+def check_engine(engine: object) -> None:
+    """Refuse a wrong value of the option `engine`.
+
+    Raises:
+        InputError: neither ``'torchscript'`` nor ``'compile'``.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine: expected 'torchscript' or 'compile', got {engine!r}")
+
+
+class CompiledModule:
+    """A module compiled by torch.compile at its first valid call, or else its script.
+
+    Compilation takes from some ten seconds to minutes; torch keeps the code in a cache on disk,
+    for the same number of atoms and neighbours. What was compiled is used only if it reproduces the
+    script; otherwise, and where nothing can be compiled, the script runs and a warning says why.
+
+    Args:
+        module: the module with static shapes, or a method of it.
+        script: the same, scripted.
+    """
+
+    def __init__(self, module: Module, script: Module) -> None:
+        self._module = module
+        self._script = script
+        self._chosen: Module | None = None
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the module returns for positions [n, 3], cell [3, 3] and whatever else it takes."""
+        if self._chosen is not None:
+            return self._chosen(*inputs)
+        expected = self._script(*inputs)
+        if int(expected[-1]) == 0:  # else its buffers are too small, and another one will be made
+            self._chosen = self._choose(inputs, expected)
+        return expected
+
+    def _choose(
+        self, inputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
+    ) -> Module:
+        logger.info("compiling the model for %d atoms; this takes a while", len(inputs[0]))
+        try:
+            compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)
+            results = compiled(*inputs)
+            compare(*(pack(values).cpu().numpy() for values in (expected, results)))
+        except Exception as error:  # whatever a compiler or a version of torch may raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning("engine='compile' does not work here, using TorchScript: %s", reason[0])
+            return self._script
+        return compiled

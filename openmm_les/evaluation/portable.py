@@ -1,0 +1,150 @@
+"""The module inside an artifact: complete by itself, for every system, without this package."""
+
+from typing import Any, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.electrostatics import PairSum
+from openmm_les.electrostatics.cell import (
+    cutoff_wavenumber,
+    inverse_and_volume,
+    self_energy_coefficient,
+)
+from openmm_les.electrostatics.dense import dense_ewald
+from openmm_les.neighbors.matrix import neighbor_matrix
+
+#: Atomic numbers above this do not exist.
+MAX_ATOMIC_NUMBER = 118
+
+
+class PortableModel(nn.Module):
+    """Total energy, forces and latent charges of any structure made of the model's elements.
+
+    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; `short_range`
+    and `pull_back` let a program compose the network with electrostatics and neighbours of its own.
+
+    Args:
+        network: the short-range network with all elements of the model.
+        elements: atomic numbers in the order of the network's species.
+        reference_energies: isolated-atom energies of the elements [eV], float64.
+        les: LES parameters, see ``docs/design.md``.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        elements: Sequence[int],
+        reference_energies: torch.Tensor,
+        les: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.cutoff: float = network.cutoff
+        self.num_species = len(elements)
+        self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
+        self.k_max = cutoff_wavenumber(float(les["dl"]))
+        remove = bool(les["remove_self_interaction"])
+        self.self_energy = self_energy_coefficient(self.prefactor, self.sigma) if remove else 0.0
+        self.pairs = PairSum(
+            sigma=self.sigma,
+            prefactor=self.prefactor,
+            remove_self_interaction=remove,
+            dtype=torch.float64,
+        )
+        species_of = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
+        species_of[torch.tensor(list(elements))] = torch.arange(self.num_species)
+        self.species_of: torch.Tensor
+        self.reference_energies: torch.Tensor
+        self.register_buffer("species_of", species_of)
+        self.register_buffer("reference_energies", reference_energies.to(torch.float64))
+
+    def forward(
+        self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, periodic: bool
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces and charges of a structure.
+
+        Args:
+            positions: shape [n, 3] [A], float64.
+            numbers: atomic numbers, shape [n], int64.
+            cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
+            periodic: periodic in all three directions, or in none.
+
+        Returns:
+            Total energy with isolated-atom references [] [eV], forces [n, 3] [eV/A] and latent
+            charges with the model's own sign [n] [e]; all float64.
+
+        Raises:
+            RuntimeError: an element the model does not know, two atoms at one place, or coordinates
+                that are not finite.
+        """
+        positions, cell = positions.to(torch.float64), cell.to(torch.float64)
+        if not bool(torch.isfinite(positions).all()):
+            raise RuntimeError("positions: expected finite coordinates, got NaN or infinity")
+        species = self.species_of.index_select(0, numbers.clamp(0, 118))
+        if bool((species < 0).any()):
+            raise RuntimeError("numbers: an atomic number is not among the elements of this model")
+        species, order = torch.sort(species, stable=True)
+        counts: List[int] = torch.bincount(species, minlength=self.num_species).tolist()
+        positions = positions.index_select(0, order)
+
+        neighbors = neighbor_matrix(
+            positions, cell, periodic, self._image_offsets(cell, periodic), self.cutoff, 0
+        )
+        if bool(neighbors.coincident):
+            raise RuntimeError("positions: two atoms are at the same place")
+        energies, charges, saved = self.network.short_range(
+            positions, neighbors.indices, neighbors.shifts, neighbors.reverse, species, counts
+        )
+        if periodic:
+            long_range, potential, gradient = dense_ewald(
+                charges, positions, cell, self.sigma, self.k_max, self.prefactor, self.self_energy
+            )
+        else:
+            long_range, potential, gradient, _, _ = self.pairs(charges, positions, cell)
+        pulled, _ = self.network.pull_back(torch.ones_like(energies), potential, saved, counts)
+
+        energy = energies.sum() + long_range
+        energy = energy + self.reference_energies.index_select(0, species).sum()
+        back = torch.argsort(order)
+        return energy, -(pulled + gradient).index_select(0, back), charges.index_select(0, back)
+
+    def _image_offsets(self, cell: torch.Tensor, periodic: bool) -> torch.Tensor:
+        """Images that can lie within the cutoff in this box, [S, 3]."""
+        if not periodic:
+            return torch.zeros(1, 3, dtype=torch.int64, device=cell.device)
+        inverse, _ = inverse_and_volume(cell)
+        ranges = torch.floor(self.cutoff * torch.sqrt((inverse * inverse).sum(0)) + 0.5)
+        limits: List[int] = ranges.to(torch.int64).tolist()
+        axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
+        return torch.cartesian_prod(axes[0], axes[1], axes[2])
+
+    @torch.jit.export
+    def short_range(
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        reverse: torch.Tensor,
+        species: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
+        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
+        result: Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]] = (
+            self.network.short_range(positions, neighbors, shifts, reverse, species, counts)
+        )
+        return result
+
+    @torch.jit.export
+    def pull_back(
+        self,
+        grad_energies: torch.Tensor,
+        grad_charges: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
+        result: Tuple[torch.Tensor, torch.Tensor] = self.network.pull_back(
+            grad_energies, grad_charges, saved, counts
+        )
+        return result

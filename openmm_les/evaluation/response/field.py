@@ -1,0 +1,76 @@
+"""A model in a uniform electric field, scripted before use."""
+
+from typing import Any, Tuple
+
+import torch
+
+from openmm_les.evaluation.assembly import Results, SpecializedModel
+from openmm_les.evaluation.response.polarization import (
+    PhysicalCharges,
+    born_charges,
+    polarization_weights,
+)
+
+
+class ModelInField(SpecializedModel):
+    r"""Energy and forces of one system in a uniform electric field.
+
+    The field pulls on Born effective charges, :math:`F_{ib} = \sum_a E_a Z_{i,ab}`. In an open
+    system that is the gradient of :math:`-E \cdot \mu`, which is part of the energy. In a periodic
+    one this energy has no lower bound, and depends on how atoms are put into the box: there are the
+    forces alone, without a term in energy and strain derivative.
+
+    Args:
+        electrostatics: a kernel such as `DirectEwald`.
+        physical: from latent charges to those that the field pulls on.
+        **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`, without others.
+    """
+
+    def __init__(self, electrostatics: Any, physical: PhysicalCharges, **system: Any) -> None:
+        super().__init__(electrostatics, **system)
+        self.physical: Any = physical
+
+    def forward(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Interaction energy and its derivatives.
+
+        Args:
+            positions: shape [n, 3] [A], float64.
+            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
+            field: electric field, shape [3] [V/A], float64.
+
+        Returns:
+            As `SpecializedModel`.
+        """
+        energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
+        return energy, forces, charges, strain, status
+
+    @torch.jit.export
+    def evaluate(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Results:
+        """The same with the part of the energy that the charges have, in the field too."""
+        atoms = positions.index_select(0, self.order)
+        energies, latent, saved, neighbors = self.short_range(atoms, cell)
+        charges = self.physical(latent)
+        long_range, potential, gradient, strain, outgrown = self.electrostatics(latent, atoms, cell)
+        if not self.periodic:
+            along = atoms @ field
+            long_range = long_range - (charges * along).sum()
+            potential = potential - self.physical.pull_back(along.unsqueeze(0)).squeeze(0)
+            gradient = gradient - charges.unsqueeze(1) * field
+            strain = strain - field.unsqueeze(1) * (charges @ atoms)
+        pulled, pulled_strain = self.network.pull_back(
+            torch.ones_like(energies), potential, saved, self.counts
+        )
+        forces = -(pulled + gradient)
+        if self.periodic:
+            weights = polarization_weights(atoms, cell, True)
+            derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
+            born = born_charges(charges, derivatives, weights, cell, True)
+            forces = forces + (field.view(1, 3, 1) * born).sum(1)
+        energy, strain = energies.sum() + long_range, pulled_strain + strain
+        return self.results(
+            energy, forces, latent, strain, long_range, atoms, cell, neighbors, outgrown
+        )

@@ -1,0 +1,1 @@
+"""Neighbour lists of static shape."""

@@ -1,0 +1,1 @@
+"""Parts from which the networks of all families are built."""

@@ -1,0 +1,71 @@
+"""What some blocks of MACE do to neighbour sums before the product basis."""
+
+from typing import List, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.blocks.angular import parity_ordered_degrees
+
+
+class DensityNormalization(nn.Module):
+    """Divides neighbour sums by 1 + rho_i, rho_i = sum_j d(r_ij) with a learned function d."""
+
+    def forward(
+        self, sums: torch.Tensor, density: torch.Tensor
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """The quotients [S, C, N], and what `backward` needs.
+
+        Args:
+            sums: A of shape [S, C, N].
+            density: d of every slot, shape [N, K, 1].
+        """
+        factor = 1.0 / (1.0 + density.sum([1, 2]))
+        out = sums * factor
+        return out, [out, factor, density]
+
+    @torch.jit.export
+    def backward(
+        self, grad: torch.Tensor, saved: List[torch.Tensor]
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(quotients) [S, C, N] to dE/dA and dE/dd [N, K, 1]."""
+        out, factor, density = saved[0], saved[1], saved[2]
+        grad_rho = -factor * (grad * out).sum([0, 1])
+        return grad * factor, grad_rho.view(-1, 1, 1).expand_as(density)
+
+
+class SpeciesMixing(nn.Module):
+    """Maps channels of neighbour sums by the species of the atom, each degree by itself.
+
+    Args:
+        maps: for each degree the maps of all species, shape [Z, C, C], acting on rows.
+    """
+
+    def __init__(self, maps: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.degrees: List[int] = parity_ordered_degrees(len(maps) - 1)
+        self.maps: torch.Tensor
+        self.register_buffer("maps", torch.stack(list(maps), 1).transpose(2, 3).contiguous())
+
+    def forward(self, sums: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
+        """A [S, C, N] to [S, C, N], or with the transposed maps (the backward pass).
+
+        Args:
+            sums: A, parity order, atoms sorted by species.
+            counts: number of atoms of each species.
+            transpose: which of the two.
+        """
+        species: List[torch.Tensor] = []
+        atom = 0
+        for z, count in enumerate(counts):
+            if count > 0:
+                parts: List[torch.Tensor] = []
+                first = 0
+                for degree in self.degrees:
+                    rows = sums[first : first + 2 * degree + 1, :, atom : atom + count]
+                    own = self.maps[z, degree].t() if transpose else self.maps[z, degree]
+                    parts.append(torch.matmul(own, rows))
+                    first += 2 * degree + 1
+                species.append(torch.cat(parts))
+                atom += count
+        return species[0] if len(species) == 1 else torch.cat(species, 2)

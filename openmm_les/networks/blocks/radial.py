@@ -1,0 +1,295 @@
+"""Radial features of a pair distance: Bessel functions through an MLP, exact or tabulated.
+
+A layer of MACE or NequIP multiplies its tensor-product paths with ``MLP(bessel(r))``. The MLP's
+last, linear layer commutes with everything that follows, so only the hidden features phi(r) and
+their derivative are computed per pair. They are smooth functions of one variable and of low
+numerical rank: in single precision a cubic Hermite table of a compressed basis replaces the MLP.
+"""
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.blocks.blocking import block_limits, block_size
+
+
+def polynomial_envelope(x: torch.Tensor, order: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Polynomial that falls from 1 at x = 0 to zero from x = 1 on, and its derivative.
+
+    Gasteiger et al., ICLR 2020, eq. 8.
+
+    Args:
+        x: distance over the cutoff.
+        order: p of 1 - O(x^p).
+    """
+    p = float(order)
+    a, b, c = 0.5 * (p + 1.0) * (p + 2.0), p * (p + 2.0), 0.5 * p * (p + 1.0)
+    lower = x ** (order - 1)
+    power = lower * x
+    inside = (x < 1.0).to(x.dtype)
+    envelope = (1.0 - a * power + b * power * x - c * power * x * x) * inside
+    slope = lower * ((b * (p + 1.0) - c * (p + 2.0) * x) * x - a * p) * inside
+    return envelope, slope
+
+
+class BesselBasis(nn.Module):
+    """prefactor * sin(w_n r) / r times the polynomial envelope of MACE, with d/dr.
+
+    Batatia et al., NeurIPS 35, 11423 (2022).
+
+    Args:
+        frequencies: w_n of shape [n], [1/A].
+        prefactor: usually sqrt(2 / cutoff).
+        cutoff: radius [A] from which on the function is exactly zero.
+        order: p of the polynomial envelope 1 - O(x^p).
+    """
+
+    def __init__(
+        self, frequencies: torch.Tensor, prefactor: float, cutoff: float, order: int
+    ) -> None:
+        super().__init__()
+        self.frequencies: torch.Tensor
+        self.register_buffer("frequencies", frequencies)
+        self.prefactor = prefactor
+        self.cutoff = cutoff
+        self.order = order
+
+    def forward(
+        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Values and derivatives [1/A], each of shape [E, n].
+
+        Args:
+            distances: shape [E] [A].
+            pairs: which pair of species each is; the functions are the same for all.
+        """
+        r = distances.unsqueeze(1)
+        envelope, slope = polynomial_envelope(r / self.cutoff, self.order)
+        bessel, bessel_slope = self.bessel(r)
+        return bessel * envelope, bessel_slope * envelope + bessel * slope / self.cutoff
+
+    def bessel(self, r: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The functions without envelope and their derivatives, [E, n] of r [E, 1]."""
+        values = self.prefactor * torch.sin(self.frequencies * r) / r
+        slopes = (self.prefactor * self.frequencies * torch.cos(self.frequencies * r) - values) / r
+        return values, slopes
+
+    def functions(self) -> Tuple[List[int], torch.Tensor]:
+        """Which functions of the distance there are for pairs of species.
+
+        Returns:
+            For each function one pair that has it; for each pair its function, shape [Z * Z] (or
+            [1], if all have the same).
+        """
+        return [0], torch.zeros(1, dtype=torch.int64)
+
+
+class _SiluLayer(nn.Module):
+    """One MLP layer with forward-mode derivative."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor, dx: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        z = x @ self.weight
+        s = torch.sigmoid(z)
+        return z * s, (dx @ self.weight) * (s * (1.0 + z * (1.0 - s)))
+
+
+class _HiddenLayers(nn.Module):
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_SiluLayer(weight) for weight in weights)
+
+    def forward(self, x: torch.Tensor, dx: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        for layer in self.layers:
+            x, dx = layer(x, dx)
+        return x, dx
+
+
+class _Density(nn.Module):
+    """tanh((f w)^2) of basis functions f, with forward-mode derivative.
+
+    Args:
+        weight: w of shape [n, 1].
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: torch.Tensor, dx: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        z = x @ self.weight
+        density = torch.tanh(z * z)
+        return density, 2.0 * z * (dx @ self.weight) * (1.0 - density * density)
+
+
+class ExactRadial(nn.Module):
+    """Hidden MLP features of all interaction layers, side by side, from the network itself.
+
+    Args:
+        basis: the radial basis shared by the layers, `BesselBasis` or `TransformedBasis`.
+        hidden_weights: for each interaction layer the hidden weight matrices [h_in, h_out].
+        density_weights: for each layer the weights [n, 1] of its density, which follows its
+            features, or None.
+    """
+
+    def __init__(
+        self,
+        basis: Any,
+        hidden_weights: Sequence[Sequence[torch.Tensor]],
+        density_weights: Sequence[Optional[torch.Tensor]] = (),
+    ) -> None:
+        super().__init__()
+        self.basis: Any = basis
+        mlps: List[nn.Module] = []
+        for layer, weights in enumerate(hidden_weights):
+            mlps.append(_HiddenLayers(weights))
+            density = density_weights[layer] if layer < len(density_weights) else None
+            if density is not None:
+                mlps.append(_Density(density))
+        self.mlps = nn.ModuleList(mlps)
+
+    def forward(
+        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Features and their derivatives, each of shape [E, P].
+
+        Args:
+            distances: shape [E] [A].
+            pairs: which pair of species each is, first * Z + second, shape [E]; None if that does
+                not matter.
+        """
+        x, dx = self.basis(distances, pairs)
+        values: List[torch.Tensor] = []
+        slopes: List[torch.Tensor] = []
+        for mlp in self.mlps:
+            value, slope = mlp(x, dx)
+            values.append(value)
+            slopes.append(slope)
+        return torch.cat(values, 1), torch.cat(slopes, 1)
+
+
+class TabulatedRadial(nn.Module):
+    """Cubic Hermite tables of radial features on a uniform grid from 0 to the cutoff.
+
+    Args:
+        values, slopes: features and derivatives at the grid points, shape [F, G, P], float64, one
+            table for each function of the distance.
+        cutoff: last grid point [A]; the features are zero from there on.
+        table_of_pair: which table a pair of species has, shape [Z * Z]; read where F > 1.
+        dtype: dtype of the tables.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        slopes: torch.Tensor,
+        cutoff: float,
+        table_of_pair: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        tables, points, self.num_features = values.shape
+        self.limits = block_limits()
+        spacing = cutoff / (points - 1)
+        self.inverse_spacing = 1.0 / spacing
+        self.last = points - 1
+        self.by_pair = tables > 1
+        f0, f1 = values[:, :-1], values[:, 1:]
+        d0, d1 = slopes[:, :-1] * spacing, slopes[:, 1:] * spacing
+        cubic = torch.stack([f0, d0, 3 * (f1 - f0) - 2 * d0 - d1, 2 * (f0 - f1) + d0 + d1], 2)
+        outside = torch.zeros(tables, 1, 4, self.num_features, dtype=values.dtype)
+        self.table: torch.Tensor
+        self.first_row: torch.Tensor
+        self.register_buffer("table", torch.cat([cubic, outside], 1).flatten(0, 1).to(dtype))
+        self.register_buffer("first_row", table_of_pair * points)
+
+    def forward(
+        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Features and their derivatives, each of shape [E, P]; see `ExactRadial.forward`."""
+        n = distances.shape[0]
+        step = block_size(distances, 4 * self.num_features, self.limits)
+        values = distances.new_empty([n, self.num_features])
+        slopes = distances.new_empty([n, self.num_features])
+        for start in range(0, n, step):
+            end = min(n, start + step)
+            t = distances[start:end] * self.inverse_spacing
+            row = t.to(torch.int64).clamp(0, self.last)
+            x = (t - row).unsqueeze(1)
+            if self.by_pair and pairs is not None:
+                row = row + self.first_row.index_select(0, pairs[start:end])
+            c = self.table.index_select(0, row)
+            value = torch.addcmul(c[:, 2], x, c[:, 3])
+            value = torch.addcmul(c[:, 1], x, value)
+            torch.addcmul(c[:, 0], x, value, out=values[start:end])
+            slope = torch.addcmul(c[:, 2], x, c[:, 3], value=1.5)
+            slope = torch.addcmul(c[:, 1], x, slope, value=2.0)
+            torch.mul(slope, self.inverse_spacing, out=slopes[start:end])
+        return values, slopes
+
+
+def tabulate(
+    exact: ExactRadial,
+    widths: Sequence[int],
+    outputs: Sequence[Optional[torch.Tensor]],
+    *,
+    dtype: torch.dtype,
+    points: int = 2048,
+    tolerance: float = 1e-7,
+) -> Tuple[TabulatedRadial, List[torch.Tensor]]:
+    """Replaces MLP features by a table of fewer, equivalent ones.
+
+    For each layer the functions of r that matter are phi(r) @ V. Their singular value decomposition
+    over the grid gives the shortest basis that spans them to `tolerance` of the largest.
+
+    Args:
+        exact: the features to tabulate, float64.
+        widths: number of features of each interaction layer, and of each density.
+        outputs: for each of them the linear map V of shape [width, outputs], float64; None for
+            features that are tabulated as they are.
+        dtype: dtype of the table.
+        points: number of grid points; 2048 keep the interpolation error under 1e-6 of the largest
+            feature, the rounding error of single precision.
+        tolerance: singular values below this fraction of the largest are dropped.
+
+    Returns:
+        The table and, for each V, the map V' of shape [reduced width, outputs] (float64).
+    """
+    cutoff = exact.basis.cutoff
+    pairs, table_of_pair = exact.basis.functions()
+    grid = torch.linspace(0.0, cutoff, points, dtype=torch.float64)
+    grid[0] = 1e-5 * cutoff  # sin(w r) / r is smooth at 0 but not computable there
+    every = [exact(grid, torch.full([points], pair, dtype=torch.int64)) for pair in pairs]
+    values, slopes = (torch.stack([one[k] for one in every]) for k in (0, 1))
+    values[:, -1], slopes[:, -1] = 0.0, 0.0
+    bases, maps = [], []
+    for value, slope, output in zip(
+        torch.split(values, list(widths), 2),
+        torch.split(slopes, list(widths), 2),
+        outputs,
+        strict=True,
+    ):
+        if output is None:
+            bases.append((value, slope))
+            continue
+        orthonormal, triangular = torch.linalg.qr(output.T)
+        functions = (value @ triangular.T).flatten(0, 1)
+        _, singular, right = torch.linalg.svd(functions, full_matrices=False)
+        rank = max(1, int((singular > tolerance * singular[0]).sum()))
+        projection = triangular.T @ right[:rank].T
+        bases.append((value @ projection, slope @ projection))
+        maps.append(right[:rank] @ orthonormal.T)
+    table = TabulatedRadial(
+        torch.cat([value for value, _ in bases], 2),
+        torch.cat([slope for _, slope in bases], 2),
+        cutoff,
+        table_of_pair,
+        dtype,
+    )
+    return table, maps

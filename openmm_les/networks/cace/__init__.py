@@ -1,0 +1,1 @@
+"""CACE with latent charges."""

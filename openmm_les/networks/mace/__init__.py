@@ -1,0 +1,1 @@
+"""MACE with latent charges."""

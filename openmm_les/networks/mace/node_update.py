@@ -1,0 +1,124 @@
+"""What a layer of MACE does with its neighbour sums: products, linear map, skip, readouts."""
+
+from typing import Any, List, Mapping, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.blocks.angular import parity_ordered_degrees
+from openmm_les.networks.blocks.normalization import DensityNormalization, SpeciesMixing
+from openmm_les.networks.blocks.product_basis import ProductBasis
+from openmm_les.networks.blocks.readout import Readout
+
+State = Mapping[str, torch.Tensor]
+
+
+class NodeUpdate(nn.Module):
+    """From neighbour sums to the next node features: product basis, linear map, skip, readout.
+
+    Blocks that are normalised by a density, or not residual, change the sums first.
+
+    Args:
+        spec: the layer's entry of the hyper-parameters.
+        state: weights of the layer, names without the ``layers.T.`` prefix.
+        lmax: highest degree of the neighbour sums.
+        fold: see `ProductBasis`.
+        few_kernels: see `ProductBasis` and `MessageConvolution`.
+    """
+
+    def __init__(
+        self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool, few_kernels: bool
+    ) -> None:
+        super().__init__()
+        output_lmax = int(spec["output_lmax"])
+        self.degrees: List[int] = parity_ordered_degrees(output_lmax)
+        outputs = range(output_lmax + 1)
+        # Lists of one module or none, as TorchScript likes them.
+        normalizations = [DensityNormalization()] if "density" in state else []
+        self.normalizations: Any = nn.ModuleList(normalizations)
+        maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
+        self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
+        self.product = ProductBasis(
+            [state[f"product.{d}.basis"] for d in outputs],
+            [state[f"product.{d}.weights"] for d in outputs],
+            lmax,
+            fold,
+            few_kernels,
+            order=max(3, int(spec["correlation"])),
+        )
+        self.output: torch.Tensor
+        self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
+        names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
+        self.readout = Readout(
+            [state[f"energy.{name}"] for name in names], [state[f"charge.{name}"] for name in names]
+        )
+
+    def forward(
+        self,
+        sums: torch.Tensor,
+        density: torch.Tensor,
+        skips: List[torch.Tensor],
+        counts: List[int],
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
+        """Node features of each degree [2l+1, N, C], readouts [N, 2], and what `backward` needs.
+
+        Node features and readouts are float64.
+
+        Args:
+            sums: A of shape [S, C, N].
+            density: what each slot adds to the density, [N, K, 1]; [N, K, 0] without one.
+            skips: self-connections of degrees 0.. [2l+1, N, C]; may hold fewer degrees than output.
+            counts: number of atoms of each species.
+        """
+        saved_density: List[torch.Tensor] = []
+        for selector in self.selectors:
+            sums = selector(sums, counts, False)
+        for normalization in self.normalizations:
+            sums, saved_density = normalization(sums, density)
+        products, saved_product = self.product(sums, counts)
+        nodes: List[torch.Tensor] = [products] * len(self.degrees)
+        first = 0
+        for degree in self.degrees:
+            size = 2 * degree + 1
+            rows = products[first : first + size].transpose(1, 2)
+            node = torch.matmul(rows, self.output[degree]).to(torch.float64)
+            if degree < len(skips):
+                node = node + skips[degree]
+            nodes[degree] = node
+            first += size
+        readout, saved_readout = self.readout(nodes[0][0])
+        return nodes, readout, [saved_product, saved_readout, saved_density]
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_nodes: List[torch.Tensor],
+        grad_readout: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, List[torch.Tensor], List[torch.Tensor]]:
+        """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to what comes before.
+
+        Returns:
+            dE/dsums, the total dE/dnodes, and dE/d(density) in a list; an empty one without it.
+        """
+        scalars = self.readout.backward(grad_readout, saved[1]).unsqueeze(0)
+        if len(grad_nodes) == 0:
+            # Nothing reads the covariant features of the last layer.
+            total = [scalars]
+            for degree in range(1, len(self.degrees)):
+                total.append(torch.zeros_like(scalars).repeat(2 * degree + 1, 1, 1))
+        else:
+            total = [grad_nodes[0] + scalars] + grad_nodes[1:]
+        grad_products: List[torch.Tensor] = []
+        for degree in self.degrees:
+            grad_node = total[degree].transpose(1, 2).to(self.output.dtype)
+            grad_products.append(torch.matmul(self.output[degree], grad_node))
+        grad_sums = self.product.backward(torch.cat(grad_products), saved[0])
+        grad_density: List[torch.Tensor] = []
+        for normalization in self.normalizations:
+            grad_sums, grad = normalization.backward(grad_sums, saved[2])
+            grad_density.append(grad)
+        for selector in self.selectors:
+            grad_sums = selector(grad_sums, counts, True)
+        return grad_sums, total, grad_density

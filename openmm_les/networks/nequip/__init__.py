@@ -1,0 +1,1 @@
+"""NequIP and Allegro with latent charges."""

@@ -1,0 +1,300 @@
+"""Allegro with latent charges: atomic energies and charges, and their pull-back to positions.
+
+Musaelian et al., Nat. Commun. 14, 579 (2023) in the algebra of a static neighbour matrix. Every
+pair of an atom and a neighbour has scalars and tensors; in each layer its tensors are multiplied
+with a sum over the atom's neighbours. That sum belongs to the atom, so that here it becomes a
+matrix which acts on the tensors of all pairs of the atom. Nothing passes from atom to atom.
+"""
+
+from typing import Any, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, below
+from openmm_les.networks.blocks.geometry import PairGeometry, species_pairs
+from openmm_les.networks.blocks.radial import BesselBasis
+
+State = Mapping[str, torch.Tensor]
+
+
+class WeightedHarmonics(nn.Module):
+    """Harmonics of a pair times weights for each channel and degree.
+
+    Args:
+        lmax: highest degree.
+        channels: number of channels.
+    """
+
+    def __init__(self, lmax: int, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.degrees = lmax + 1
+        rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
+        spread = torch.zeros(lmax + 1, len(rows), dtype=torch.float64)
+        spread[rows, list(range(len(rows)))] = 1.0
+        self.spread: torch.Tensor
+        self.register_buffer("spread", spread)
+
+    def _by_channel(self, weights: torch.Tensor) -> torch.Tensor:
+        """From [N, K, C * degrees] to [N, C, K, degrees]."""
+        n, k = weights.shape[0], weights.shape[1]
+        return weights.view(n, k, self.channels, self.degrees).transpose(1, 2)
+
+    def forward(self, harmonics: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Tensors of every pair, [N, C, K, S], from Y [N, K, S] and weights [N, K, C * degrees]."""
+        return torch.matmul(self._by_channel(weights), self.spread) * harmonics.unsqueeze(1)
+
+    @torch.jit.export
+    def backward(
+        self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(tensors) to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+        spread = torch.matmul(self._by_channel(weights), self.spread)
+        grad_weights = torch.matmul(grad * harmonics.unsqueeze(1), self.spread.t())
+        return (grad * spread).sum(1), grad_weights.transpose(1, 2).flatten(2)
+
+    @torch.jit.export
+    def summed(self, harmonics: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The same tensors summed over the neighbours of an atom, [N, C, S]."""
+        n = weights.shape[0]
+        products = torch.bmm(weights.transpose(1, 2), harmonics)
+        return (products.view(n, self.channels, self.degrees, -1) * self.spread).sum(2)
+
+    @torch.jit.export
+    def summed_backward(
+        self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(sums) [N, C, S] to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+        products = (grad.unsqueeze(2) * self.spread).flatten(1, 2)
+        grad_weights = torch.bmm(harmonics, products.transpose(1, 2))
+        return torch.bmm(weights, products), grad_weights
+
+
+class TensorTrack(nn.Module):
+    """Products of the tensors of a pair with the surroundings of its atom.
+
+    Args:
+        weights: coupling of channel c, [C, in, S, out].
+    """
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.inputs, self.outputs = weights.shape[1], weights.shape[3]
+        self.weights: torch.Tensor
+        self.register_buffer("weights", weights.transpose(1, 2).flatten(2).contiguous())
+
+    def forward(
+        self, tensors: torch.Tensor, surroundings: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Products [N, C, K, out], and the matrices [N, C, in, out] that make them.
+
+        Args:
+            tensors: of pairs, [N, C, K, in].
+            surroundings: of atoms, [N, C, S].
+        """
+        matrices = torch.bmm(surroundings.transpose(0, 1), self.weights).transpose(0, 1)
+        matrices = matrices.reshape(matrices.shape[0], matrices.shape[1], self.inputs, -1)
+        return torch.matmul(tensors, matrices), matrices
+
+    @torch.jit.export
+    def backward(
+        self, grad: torch.Tensor, tensors: torch.Tensor, matrices: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(products) to dE/d(tensors) and dE/d(surroundings)."""
+        grad_matrices = torch.matmul(tensors.transpose(2, 3), grad).flatten(2)
+        surroundings = torch.bmm(grad_matrices.transpose(0, 1), self.weights.transpose(1, 2))
+        return torch.matmul(grad, matrices.transpose(2, 3)), surroundings.transpose(0, 1)
+
+
+class Layer(nn.Module):
+    """A product of tensors, and the network from the scalars of a pair to further ones.
+
+    Args:
+        state: weights of the layer, names without the ``layers.T.`` prefix.
+        scalars: number of scalars that a layer adds.
+        harmonics: of all layers.
+    """
+
+    def __init__(self, state: State, scalars: int, harmonics: WeightedHarmonics) -> None:
+        super().__init__()
+        self.scalars = scalars
+        self.harmonics = harmonics
+        self.track = TensorTrack(state["couplings"])
+        self.latent = DenseNetwork(below(state, "latent."))
+
+    def forward(
+        self,
+        tensors: torch.Tensor,
+        features: torch.Tensor,
+        weights: torch.Tensor,
+        harmonics: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+        """Next tensors [N, C, K, out], scalars [N, K, ...] and weights, and what `backward` needs.
+
+        Args:
+            tensors: of pairs, [N, C, K, in].
+            features: all scalars so far, [N, K, F].
+            weights: of the harmonics in the surroundings, [N, K, C * degrees].
+            harmonics: Y of shape [N, K, S].
+        """
+        surroundings = self.harmonics.summed(harmonics, weights)
+        products, matrices = self.track(tensors, surroundings)
+        invariants = products[:, :, :, 0].transpose(1, 2)
+        latent, hidden = self.latent(torch.cat([features, invariants], 2))
+        more = torch.cat([features, latent[:, :, : self.scalars]], 2)
+        saved = [tensors, weights, matrices] + hidden
+        return products, more, latent[:, :, self.scalars :], saved
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_tensors: torch.Tensor,
+        grad_features: torch.Tensor,
+        grad_weights: torch.Tensor,
+        harmonics: torch.Tensor,
+        saved: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From dE/d(outputs) to dE/d of (tensors, features, weights, Y)."""
+        tensors, weights, matrices = saved[0], saved[1], saved[2]
+        before = grad_features.shape[2] - self.scalars
+        grad_latent = torch.cat([grad_features[:, :, before:], grad_weights], 2)
+        grad = self.latent.backward(grad_latent, saved[3:])
+        features = grad_features[:, :, :before] + grad[:, :, :before]
+        invariants = grad[:, :, before:].transpose(1, 2).unsqueeze(3)
+        grad_products = torch.cat(
+            [grad_tensors[:, :, :, :1] + invariants, grad_tensors[:, :, :, 1:]], 3
+        )
+        grad_inputs, surroundings = self.track.backward(grad_products, tensors, matrices)
+        grad_y, own_weights = self.harmonics.summed_backward(surroundings, harmonics, weights)
+        return grad_inputs, features, own_weights, grad_y
+
+
+class AllegroNetwork(nn.Module):
+    """Allegro energies and latent charges for inference.
+
+    Args:
+        hyper: canonical hyper-parameters of family ``allegro`` (``docs/design.md``).
+        state: canonical weights, float64.
+        species: indices of the elements to keep, in the order in which atoms are sorted.
+        dtype: dtype of all that is done for pairs.
+        **_: options that only other families have.
+    """
+
+    def __init__(
+        self,
+        hyper: Mapping[str, Any],
+        state: State,
+        species: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        **_: bool,
+    ) -> None:
+        super().__init__()
+        self.cutoff = float(hyper["cutoff"])
+        lmax = int(hyper["lmax"])
+        index = torch.tensor(list(species), dtype=torch.int64)
+        self.num_species = len(species)
+        pair_types = state["pair_types"].index_select(0, index).index_select(1, index)
+        basis = BesselBasis(
+            state["bessel_frequencies"],
+            float(hyper["bessel_prefactor"]),
+            self.cutoff,
+            int(hyper["cutoff_order"]),
+        )
+        self.geometry = PairGeometry(basis, lmax)
+        self.basis = Dense(state["basis"])
+        self.embedding = DenseNetwork(below(state, "embedding."))
+        self.tensors = Dense(state["tensors"])
+        self.projection = Dense(state["projection"])
+        harmonics = WeightedHarmonics(lmax, int(hyper["channels"]))
+        self.harmonics = harmonics
+        self.scalars = int(hyper["scalars"])
+        layers = [
+            Layer(_parity_ordered(below(state, f"layers.{t}."), t, lmax), self.scalars, harmonics)
+            for t in range(int(hyper["num_layers"]))
+        ]
+        self.layers = nn.ModuleList(layers)
+        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
+        self.reversed: Any = nn.ModuleList(layers[::-1])
+        self.energy = DenseNetwork(below(state, "energy."))
+        self.charge = DenseNetwork(below(state, "charge."))
+        self.pair_types: torch.Tensor
+        self.energy_scales: torch.Tensor
+        self.register_buffer("pair_types", pair_types.flatten(0, 1))
+        for module in self.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(dtype))
+        self.register_buffer("energy_scales", state["energy_scales"].index_select(0, index))
+
+    @torch.jit.export
+    def short_range(
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        reverse: torch.Tensor,
+        species: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
+        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        harmonics, radial, saved_pairs = self.geometry(positions, neighbors, shifts, species)
+        pairs = species_pairs(species, neighbors, self.num_species)
+        types = self.pair_types.index_select(0, pairs).view(n, k, -1)
+        scalars, saved_embedding = self.embedding(self.basis(radial) * types)
+        tensor_weights = self.tensors(scalars)
+        projected = self.projection(scalars)
+        features, weights = projected[:, :, : self.scalars], projected[:, :, self.scalars :]
+        scales = self.energy_scales.index_select(0, species)
+        saved = [saved_pairs, [reverse, scales, harmonics, types, tensor_weights], saved_embedding]
+        tensors = self.harmonics(harmonics, tensor_weights)
+        for layer in self.layers:
+            tensors, features, weights, saved_layer = layer(tensors, features, weights, harmonics)
+            saved.append(saved_layer)
+        energies, saved_energy = self.energy(features)
+        charges, saved_charge = self.charge(features)
+        saved.append(saved_energy)
+        saved.append(saved_charge)
+        energy = energies.squeeze(2).to(torch.float64).sum(1) * scales
+        return energy, charges.squeeze(2).to(torch.float64).sum(1), saved
+
+    @torch.jit.export
+    def pull_back(
+        self,
+        grad_energies: torch.Tensor,
+        grad_charges: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
+        reverse, scales, harmonics, types, tensor_weights = saved[1]
+        n, k, dtype = harmonics.shape[0], harmonics.shape[1], harmonics.dtype
+        by_energy = (grad_energies * scales).to(dtype).view(n, 1, 1).expand(n, k, 1)
+        by_charge = grad_charges.to(dtype).view(n, 1, 1).expand(n, k, 1)
+        features = self.energy.backward(by_energy, saved[-2])
+        features = features + self.charge.backward(by_charge, saved[-1])
+        # Nothing reads the tensors of the last layer, and it makes no weights.
+        tensors = harmonics.new_zeros([n, self.harmonics.channels, k, 1])
+        weights = harmonics.new_zeros([n, k, 0])
+        grad_harmonics = torch.zeros_like(harmonics)
+        for t, layer in enumerate(self.reversed):
+            tensors, features, weights, grad_y = layer.backward(
+                tensors, features, weights, harmonics, saved[len(saved) - 3 - t]
+            )
+            grad_harmonics = grad_harmonics + grad_y
+        grad_y, by_tensors = self.harmonics.backward(tensors, harmonics, tensor_weights)
+        scalars = self.projection.backward(torch.cat([features, weights], 2))
+        scalars = scalars + self.tensors.backward(by_tensors)
+        radial = self.basis.backward(self.embedding.backward(scalars, saved[2]) * types)
+        return self.geometry.backward(grad_harmonics + grad_y, radial, saved[0], reverse)
+
+
+def _parity_ordered(state: State, layer: int, lmax: int) -> State:
+    """The weights of a layer with harmonics in the order of `angular`, even degrees first."""
+    order = torch.tensor(parity_permutation(lmax))
+    couplings = state["couplings"].index_select(2, order)
+    if layer == 0:
+        couplings = couplings.index_select(1, order)
+    return {**state, "couplings": couplings}

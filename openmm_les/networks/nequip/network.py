@@ -1,0 +1,429 @@
+"""NequIP with latent charges: atomic energies and charges, and their pull-back to positions.
+
+Batzner et al., Nat. Commun. 13, 2453 (2022) in the algebra of a static neighbour matrix. Features
+come in slots, each of one degree and parity with channels of its own. A layer sums products of the
+neighbours' features and harmonics, mixes them, adds what each element makes of the atom's own
+features, and gates the result. In the first layer features are those of the element alone.
+"""
+
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
+from openmm_les.networks.blocks.blocking import block_limits
+from openmm_les.networks.blocks.convolution import (
+    NeighborSums,
+    PathGroup,
+    SpeciesConvolution,
+    collect,
+)
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, below
+from openmm_les.networks.blocks.geometry import PairGeometry
+from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
+from openmm_les.networks.blocks.readout import SpeciesLinear
+
+State = Mapping[str, torch.Tensor]
+Spec = Mapping[str, Any]
+
+#: What happens to the slots of a layer's output.
+_SILU, _TANH, _GATE = 0, 1, 2
+_KINDS = {"silu": _SILU, "tanh": _TANH, "gate": _GATE}
+
+
+def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
+    """Columns of each output slot before the gate: the even scalars also carry the gates.
+
+    Args:
+        outputs: degree, channels and kind of each slot.
+    """
+    gates = sum(channels for _, channels, kind in outputs if kind == "gate")
+    return [channels + gates if kind == "silu" else channels for _, channels, kind in outputs]
+
+
+class Gate(nn.Module):
+    """Activations of scalars, and silu of further scalars as factors of everything else.
+
+    Args:
+        outputs: degree, channels and kind of each slot: ``"silu"`` even scalars, of which there is
+            one slot, ``"tanh"`` odd scalars, ``"gate"`` all others.
+    """
+
+    def __init__(self, outputs: Sequence[Sequence[Any]]) -> None:
+        super().__init__()
+        self.kinds: List[int] = [_KINDS[kind] for _, _, kind in outputs]
+        self.scalars = self.kinds.index(_SILU)
+        self.silu, self.tanh = _SILU, _TANH
+        self.channels: List[int] = [channels for _, channels, _ in outputs]
+        self.starts: List[int] = []
+        first = self.channels[self.scalars]
+        for _, channels, kind in outputs:
+            self.starts.append(first)
+            first += channels if kind == "gate" else 0
+
+    def forward(self, columns: List[torch.Tensor]) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+        """From columns of each slot [2l+1, N, columns] to features [2l+1, N, C]."""
+        even = columns[self.scalars]
+        s = torch.sigmoid(even)
+        activated = even * s
+        nodes: List[torch.Tensor] = []
+        for i, kind in enumerate(self.kinds):
+            if kind == self.silu:
+                nodes.append(activated[:, :, : self.channels[i]])
+            elif kind == self.tanh:
+                nodes.append(torch.tanh(columns[i]))
+            else:
+                start = self.starts[i]
+                nodes.append(columns[i] * activated[:, :, start : start + self.channels[i]])
+        return nodes, [s * (1.0 + even * (1.0 - s)), activated] + columns
+
+    @torch.jit.export
+    def backward(self, grad: List[torch.Tensor], saved: List[torch.Tensor]) -> List[torch.Tensor]:
+        """From dE/d(features) to dE/d(columns)."""
+        slopes, activated = saved[0], saved[1]
+        parts: List[torch.Tensor] = [grad[self.scalars]]
+        grads: List[torch.Tensor] = []
+        for i, kind in enumerate(self.kinds):
+            own, column = grad[i], saved[2 + i]
+            if kind == self.silu:
+                grads.append(own)  # its place; gates have to come first
+            elif kind == self.tanh:
+                value = torch.tanh(column)
+                grads.append(own * (1.0 - value * value))
+            else:
+                start = self.starts[i]
+                grads.append(own * activated[:, :, start : start + self.channels[i]])
+                parts.append((own * column).sum(0, keepdim=True))
+        grads[self.scalars] = torch.cat(parts, 2) * slopes
+        return grads
+
+
+class Interaction(nn.Module):
+    """A layer after the first.
+
+    Args:
+        spec: the layer's entry of the hyper-parameters.
+        state: weights of the layer, names without the ``layers.T.`` prefix.
+        radial_weights: last map of the radial MLP for the features in use, [P, columns].
+        lmax: highest degree of the harmonics.
+        few_kernels: all paths from one slot form a group, as in
+            `openmm_les.networks.blocks.convolution.MessageConvolution`.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        state: State,
+        radial_weights: torch.Tensor,
+        lmax: int,
+        few_kernels: bool,
+    ) -> None:
+        super().__init__()
+        nodes, outputs, paths = spec["nodes"], spec["outputs"], spec["paths"]
+        self.limits = block_limits()
+        self.node_sizes: List[int] = [2 * degree + 1 for degree, _ in nodes]
+        self.node_channels: List[int] = [channels for _, channels in nodes]
+        self.output_sizes: List[int] = [2 * degree + 1 for degree, _, _ in outputs]
+        self.output_columns: List[int] = column_counts(outputs)
+        firsts = [0]
+        for size, channels in zip(self.node_sizes, self.node_channels, strict=True):
+            firsts.append(firsts[-1] + size * channels)
+
+        sizes = [self.node_channels[slot] for slot, _, _ in paths]
+        blocks = torch.split(radial_weights, sizes, 1)
+        groups = [[p] for p in range(len(paths))]
+        if few_kernels:
+            slots = dict.fromkeys(slot for slot, _, _ in paths)
+            groups = [[p for p, path in enumerate(paths) if path[0] == slot] for slot in slots]
+        members: List[PathGroup] = []
+        self.groups: List[int] = [0] * len(paths)
+        self.rows: List[int] = [0] * len(paths)
+        for g, group in enumerate(groups):
+            degrees = [(nodes[paths[p][0]][0], paths[p][1], outputs[paths[p][2]][0]) for p in group]
+            weights = torch.stack([blocks[p] for p in group])
+            members.append(PathGroup(degrees, weights, lmax, firsts[paths[group[0]][0]]))
+            row = 0
+            for p, (_, _, degree) in zip(group, degrees, strict=True):
+                self.groups[p], self.rows[p] = g, row
+                row += 2 * degree + 1
+        self.sums = NeighborSums(members)
+        self.targets: List[int] = [slot for _, _, slot in paths]
+        self.ups: Any = nn.ModuleList(Dense(state[f"up.{s}"]) for s in range(len(nodes)))
+        self.mixes: Any = nn.ModuleList(Dense(state[f"mix.{p}"]) for p in range(len(paths)))
+        self.skip_nodes: List[int] = [node for node, _ in spec["skips"]]
+        self.skip_outputs: List[int] = [slot for _, slot in spec["skips"]]
+        self.skips = nn.ModuleList(SpeciesLinear(state[f"skip.{s}"]) for s in self.skip_outputs)
+        self.gate = Gate(outputs)
+
+    def forward(
+        self,
+        nodes: List[torch.Tensor],
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        neighbors: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[List[torch.Tensor], List[List[torch.Tensor]]]:
+        """Next node features, float64, and what `backward` needs.
+
+        Args:
+            nodes: features of each slot, [2l+1, N, C], float64.
+            harmonics: Y of shape [N, K, S].
+            features: radial features of this layer, [N, K, P].
+            neighbors: neighbour indices [N, K].
+            counts: number of atoms of each species.
+        """
+        n = neighbors.shape[0]
+        raised: List[torch.Tensor] = []
+        for slot, up in enumerate(self.ups):
+            raised.append(up(nodes[slot].to(harmonics.dtype)).transpose(0, 1).reshape(n, -1))
+        sums, saved = self.sums(harmonics, features, torch.cat(raised, 1), neighbors)
+        columns: List[torch.Tensor] = []
+        for slot, size in enumerate(self.output_sizes):
+            shape = [size, n, self.output_columns[slot]]
+            columns.append(torch.zeros(shape, dtype=torch.float64, device=harmonics.device))
+        for p, mix in enumerate(self.mixes):
+            row, target = self.rows[p], self.targets[p]
+            own = sums[self.groups[p]][:, row : row + self.output_sizes[target]]
+            columns[target] = columns[target] + mix(own).transpose(0, 1)
+        for i, skip in enumerate(self.skips):
+            target = self.skip_outputs[i]
+            columns[target] = columns[target] + skip(nodes[self.skip_nodes[i]], counts, False)
+        updated, saved_gate = self.gate(columns)
+        return updated, [saved, saved_gate]
+
+    @torch.jit.export
+    def backward(
+        self,
+        grad_nodes: List[torch.Tensor],
+        saved: List[List[torch.Tensor]],
+        reverse: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
+        grad_columns = self.gate.backward(grad_nodes, saved[1])
+        harmonics = saved[0][0]
+        n = harmonics.shape[0]
+        grad_sums: List[torch.Tensor] = []
+        for group in self.sums.groups:
+            grad_sums.append(harmonics.new_empty([n, group.rows, group.channels]))
+        for p, mix in enumerate(self.mixes):
+            row, target = self.rows[p], self.targets[p]
+            own = grad_columns[target].transpose(0, 1).to(harmonics.dtype)
+            rows = grad_sums[self.groups[p]][:, row : row + self.output_sizes[target]]
+            rows.copy_(mix.backward(own))
+        grad_harmonics, grad_features, gathered = self.sums.backward(grad_sums, saved[0])
+        senders = collect(gathered, reverse, self.limits)
+        grads: List[torch.Tensor] = []
+        first = 0
+        for slot, up in enumerate(self.ups):
+            size, channels = self.node_sizes[slot], self.node_channels[slot]
+            own = senders[:, first : first + size * channels].reshape(n, size, channels)
+            grads.append(up.backward(own.transpose(0, 1)).to(torch.float64))
+            first += size * channels
+        for i, skip in enumerate(self.skips):
+            node = self.skip_nodes[i]
+            grads[node] = grads[node] + skip(grad_columns[self.skip_outputs[i]], counts, True)
+        return grads, grad_harmonics, grad_features
+
+
+class FirstLayer(nn.Module):
+    """The first layer: one path to each degree, from features that depend on the element alone.
+
+    Args:
+        spec: the layer's entry of the hyper-parameters.
+        weights: radial MLP's last map, embedding, linear maps in one, [lmax + 1, columns, Z, P].
+        lmax: highest degree of the harmonics.
+    """
+
+    def __init__(self, spec: Spec, weights: torch.Tensor, lmax: int) -> None:
+        super().__init__()
+        offsets = degree_offsets(lmax)
+        self.firsts: List[int] = [offsets[degree] for degree, _, _ in spec["outputs"]]
+        self.sizes: List[int] = [2 * degree + 1 for degree, _, _ in spec["outputs"]]
+        self.columns: List[int] = column_counts(spec["outputs"])
+        self.shape: List[int] = [(lmax + 1) ** 2, weights.shape[1]]
+        self.convolution = SpeciesConvolution(weights, lmax)
+        self.gate = Gate(spec["outputs"])
+
+    def forward(
+        self, harmonics: torch.Tensor, features: torch.Tensor, onehot: torch.Tensor
+    ) -> Tuple[List[torch.Tensor], List[List[torch.Tensor]]]:
+        """Node features of each slot [2l+1, N, C], float64, and what `backward` needs.
+
+        Args:
+            harmonics: Y of shape [N, K, S].
+            features: radial features of this layer, [N, K, P].
+            onehot: species of the neighbour, shape [N, K, Z].
+        """
+        sums, saved = self.convolution(harmonics, features, onehot)
+        columns: List[torch.Tensor] = []
+        for slot, first in enumerate(self.firsts):
+            own = sums[first : first + self.sizes[slot], : self.columns[slot]]
+            columns.append(own.transpose(1, 2).to(torch.float64))
+        nodes, saved_gate = self.gate(columns)
+        return nodes, [saved, saved_gate]
+
+    @torch.jit.export
+    def backward(
+        self, grad_nodes: List[torch.Tensor], saved: List[List[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From dE/d(nodes) to dE/d of (Y [N, K, S], radial features [N, K, P])."""
+        grad_columns = self.gate.backward(grad_nodes, saved[1])
+        harmonics = saved[0][0]
+        grad_sums = harmonics.new_zeros([self.shape[0], self.shape[1], harmonics.shape[0]])
+        for slot, first in enumerate(self.firsts):
+            own = grad_sums[first : first + self.sizes[slot], : self.columns[slot]]
+            own.copy_(grad_columns[slot].transpose(1, 2))
+        grads: Tuple[torch.Tensor, torch.Tensor] = self.convolution.backward(grad_sums, saved[0])
+        return grads
+
+
+class NequIPNetwork(nn.Module):
+    """NequIP energies and latent charges for inference.
+
+    Args:
+        hyper: canonical hyper-parameters of family ``nequip`` (``docs/design.md``).
+        state: canonical weights, float64.
+        species: indices of the elements to keep, in the order in which atoms are sorted.
+        dtype: dtype of all that is done for pairs.
+        exact_radial: evaluate the radial MLPs instead of their table.
+        few_kernels: see `Interaction`.
+        **_: options that only other families have.
+    """
+
+    def __init__(
+        self,
+        hyper: Mapping[str, Any],
+        state: State,
+        species: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        exact_radial: bool,
+        few_kernels: bool = False,
+        **_: bool,
+    ) -> None:
+        super().__init__()
+        self.cutoff = float(hyper["cutoff"])
+        specs = hyper["layers"]
+        # Harmonics start at degree 1; a model without them has no weights for it.
+        lmax = max(1, int(hyper["lmax"]))
+        state = _select_species(state, species)
+        layers = [below(state, f"layers.{t}.") for t in range(len(specs))]
+        outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], lmax)]
+        outputs += [last_radial(layer) for layer in layers[1:]]
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        self.widths: List[int] = [output.shape[0] for output in outputs]
+
+        self.geometry = PairGeometry(radial, lmax)
+        columns = max(column_counts(specs[0]["outputs"]))
+        first = outputs[0].T.reshape(lmax + 1, columns, len(species), self.widths[0])
+        self.first = FirstLayer(specs[0], first, lmax)
+        interactions = [
+            Interaction(spec, layer, output, lmax, few_kernels)
+            for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
+        ]
+        self.interactions = nn.ModuleList(interactions)
+        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
+        self.reversed: Any = nn.ModuleList(interactions[::-1])
+        self.energy = DenseNetwork(below(state, "energy."))
+        self.charge = DenseNetwork(below(state, "charge."))
+        self.onehot: torch.Tensor
+        self.energy_scales: torch.Tensor
+        self.register_buffer("onehot", torch.eye(len(species), dtype=torch.float64))
+        self.register_buffer("energy_scales", state["energy_scales"])
+        self._cast(dtype)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        """Casts all weights but those of single nodes, as `MACENetwork._cast` explains."""
+        nodes = {*self.energy.modules(), *self.charge.modules()}
+        for module in self.modules():
+            if module in nodes or isinstance(module, SpeciesLinear):
+                continue
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_floating_point() and name != "energy_scales":
+                    setattr(module, name, buffer.to(dtype))
+
+    @torch.jit.export
+    def short_range(
+        self,
+        positions: torch.Tensor,
+        neighbors: torch.Tensor,
+        shifts: torch.Tensor,
+        reverse: torch.Tensor,
+        species: torch.Tensor,
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
+        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts, species)
+        by_layer = features.split(self.widths, 2)
+        onehot = self.onehot.index_select(0, species)
+        onehot = onehot.index_select(0, neighbors.view(-1)).view(n, k, -1)
+        nodes, saved_first = self.first(harmonics, by_layer[0], onehot)
+        scales = self.energy_scales.index_select(0, species)
+        saved = [saved_pairs, [reverse, scales]] + saved_first
+        for t, interaction in enumerate(self.interactions):
+            nodes, saved_layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors, counts)
+            saved += saved_layer
+        energies, saved_energy = self.energy(nodes[0][0])
+        charges, saved_charge = self.charge(nodes[0][0])
+        saved.append(saved_energy)
+        saved.append(saved_charge)
+        return energies.squeeze(1) * scales, charges.squeeze(1), saved
+
+    @torch.jit.export
+    def pull_back(
+        self,
+        grad_energies: torch.Tensor,
+        grad_charges: torch.Tensor,
+        saved: List[List[torch.Tensor]],
+        counts: List[int],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
+        reverse, scales = saved[1]
+        grad = self.energy.backward((grad_energies * scales).unsqueeze(1), saved[-2])
+        grad = grad + self.charge.backward(grad_charges.to(torch.float64).unsqueeze(1), saved[-1])
+        grad_nodes: List[torch.Tensor] = [grad.unsqueeze(0)]
+        grad_features: List[torch.Tensor] = []
+        grad_harmonics: List[torch.Tensor] = []
+        last = len(saved) - 2
+        for interaction in self.reversed:
+            grad_nodes, grad_y, grad_phi = interaction.backward(
+                grad_nodes, saved[last - 2 : last], reverse, counts
+            )
+            grad_harmonics.append(grad_y)
+            grad_features.append(grad_phi)
+            last -= 2
+        grad_y, grad_phi = self.first.backward(grad_nodes, saved[2:4])
+        grad_features.append(grad_phi)
+        grad_features.reverse()
+        for other in grad_harmonics:
+            grad_y = grad_y.add_(other)
+        return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved[0], reverse)
+
+
+#: Canonical tensors whose first axis runs over the elements.
+_PER_SPECIES = ("embedding", "reference_energies", "energy_scales")
+
+
+def _select_species(state: State, species: Sequence[int]) -> Dict[str, torch.Tensor]:
+    index = torch.tensor(list(species), dtype=torch.int64)
+    return {
+        name: tensor.index_select(0, index) if name in _PER_SPECIES or ".skip." in name else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _first_layer_map(spec: Spec, layer: State, embedding: torch.Tensor, lmax: int) -> torch.Tensor:
+    """Everything linear between the radial features and the sums, [P, (lmax + 1) * columns * Z]."""
+    last, channels = last_radial(layer), embedding.shape[1]
+    senders = embedding @ layer["up.0"]
+    width = max(column_counts(spec["outputs"]))
+    out = torch.zeros(lmax + 1, width, len(embedding), last.shape[0], dtype=torch.float64)
+    for p, (_, degree, _) in enumerate(spec["paths"]):
+        coupling = float(wigner_3j(0, degree, degree)[0, 0, 0])
+        radial = coupling * last[:, p * channels : (p + 1) * channels]
+        mix = layer[f"mix.{p}"]
+        out[degree, : mix.shape[1]] = torch.einsum("pk,zk,kc->czp", radial, senders, mix)
+    return out.flatten(0, 2).T

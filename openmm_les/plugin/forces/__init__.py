@@ -1,0 +1,112 @@
+"""OpenMM forces that compute an LES model, whatever the backend."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import openmm
+
+from openmm_les.plugin.forces import backends, present
+from openmm_les.plugin.forces.options import ForceOptions
+from openmm_les.plugin.forces.present import FORCE_NAME
+from openmm_les.plugin.forces.region import Region, few
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+
+__all__ = ["ForceOptions", "Region", "add_force", "install"]
+
+logger = logging.getLogger(__name__)
+
+MOLECULES_NAME = "LES molecules"
+
+
+def add_force(
+    system: openmm.System, artifact: Artifact, region: Region, options: ForceOptions
+) -> openmm.Force:
+    """Add the model to a System, and bonds of zero energy that keep its molecules together.
+
+    Args:
+        system: gets the new forces.
+        artifact: the model.
+        region: which particles it describes.
+        options: how it is computed.
+
+    Returns:
+        The LES force, which now belongs to `system`.
+
+    Raises:
+        InputError: a backend was asked for that cannot work here, the box is too small, or a model
+            in `system` describes some of the particles already.
+    """
+    present.refuse_second_model(system, region.particles)
+    backend = backends.choose(
+        options.backend,
+        device=options.device,
+        is_placeholder=region.is_placeholder,
+        needs_python=_needs_python(options),
+    )
+    # The backend modules import torch, so only the chosen one is imported.
+    if backend == "torchforce":
+        from openmm_les.plugin.forces import torchforce
+
+        force = torchforce.build(artifact, region, options)
+    else:
+        from openmm_les.plugin.forces import pythonforce
+
+        force = pythonforce.build(artifact, region, options)
+    install(force, system, region, options.forceGroup)
+    return force
+
+
+def _needs_python(options: ForceOptions) -> str:
+    """Why a TorchForce cannot do what is asked for; empty if it can."""
+    from openmm_les.evaluation.engines.arithmetic import reduced_precision
+
+    if options.engine == "compile":
+        return "engine='compile' needs a PythonForce"
+    if options.precision == "single" and (precision := reduced_precision()):
+        return (
+            f"torch is set to replace float32 by {precision} in matrix products, which changes the "
+            "forces, and only a PythonForce can do without: "
+            "torch.set_float32_matmul_precision('highest')"
+        )
+    return ""
+
+
+def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:
+    """Give a System the force of a model, and what keeps the molecules of its region together."""
+    _tell_box(region)
+    force.setName(FORCE_NAME)
+    force.setForceGroup(force_group)
+    system.addForce(force)
+    # In a placeholder only real forces are collected, each as a variable of its own.
+    if region.bonds and not region.is_placeholder:
+        system.addForce(_molecules(region, force_group))
+
+
+def _tell_box(region: Region) -> None:
+    """Say what a box, or its absence, means for the molecules of a region."""
+    if not region.periodic:
+        logger.info(
+            "the model has no periodic images, since the topology (or the force field) has no box; "
+            "box vectors that the System or a Context gets later do not change that"
+        )
+    elif region.loose:
+        logger.warning(
+            "no bonds for all atoms of %s: OpenMM takes each of them for a molecule of its own, so "
+            "that a barostat will move and the trajectory will wrap their atoms one by one; give "
+            "the topology their bonds (CONECT records of a PDB file, Topology.addBond)",
+            few(region.loose),
+        )
+
+
+def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:
+    """Bonds without energy: OpenMM keeps what they connect whole in wrapping and barostats."""
+    bonds = openmm.CustomBondForce("0")
+    bonds.setName(MOLECULES_NAME)
+    bonds.setForceGroup(force_group)
+    for first, second in region.bonds:
+        bonds.addBond(first, second, [])
+    return bonds

@@ -1,0 +1,195 @@
+"""Which way of calling the model works in this installation.
+
+openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or takes
+the process down. So it is never imported before a child process has tried it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+
+from openmm_les.errors import InputError
+from openmm_les.processes import openmp
+from openmm_les.versions import OPENMMTORCH_BUILT_FOR, numbers_of, version_of
+
+logger = logging.getLogger(__name__)
+
+_COPY_CRASH = "crashes the process when a System is copied or read from XML"
+
+# Runs in a child process. Every line that it prints is something that works; a crash ends the list.
+_PROBE = """
+import copy, resource, torch, openmm, openmmtorch
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+class Spring(torch.nn.Module):
+    def forward(self, positions):
+        return (positions * positions).sum(), -2.0 * positions
+system = openmm.System()
+system.addParticle(1.0)
+force = openmmtorch.TorchForce(torch.jit.trace(Spring(), torch.zeros(1, 3)))
+force.setOutputsForces(True)
+system.addForce(force)
+platform = openmm.Platform.getPlatformByName("Reference")
+context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+context.setPositions([[0.0, 0.0, 1.0]])
+state = context.getState(energy=True, forces=True)
+assert abs(state.getPotentialEnergy()._value - 1.0) < 1e-6
+assert abs(state.getForces()[0][2]._value + 2.0) < 1e-6
+print("evaluates", flush=True)
+copy.deepcopy(system)
+print("copies", flush=True)
+"""
+_PROBE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class TorchForceStatus:
+    """What openmmtorch can do here.
+
+    Attributes:
+        evaluates: a TorchForce computes energies and forces.
+        copies: a System with a TorchForce survives XML and `copy.deepcopy`.
+        reason: what does not work, why, and the command that mends it; empty if all works.
+    """
+
+    evaluates: bool
+    copies: bool
+    reason: str
+
+
+def choose(
+    requested: str, *, device: str | None, is_placeholder: bool, needs_python: str = ""
+) -> str:
+    """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
+
+    Args:
+        requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
+        device: the device the user asked for; a TorchForce always runs where its Context runs.
+        is_placeholder: the force will be copied into another System (``interpolate=True``).
+        needs_python: why only a PythonForce will do; empty if that is not so.
+
+    Raises:
+        InputError: a TorchForce was asked for by name and cannot work.
+    """
+    if requested == "pythonforce":
+        return requested
+    if needs_python:
+        return _refuse_or_fall_back(requested, needs_python)
+    if device is not None:
+        reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
+        return _refuse_or_fall_back(requested, reason)
+    if requested == "auto" and _is_known_to_crash():
+        return _refuse_or_fall_back(requested, f"{_versions()} {_COPY_CRASH}")
+    status = torchforce_status()
+    if not status.evaluates:
+        return _refuse_or_fall_back(requested, status.reason)
+    if status.copies:
+        return "torchforce"
+    if requested == "auto":
+        return _refuse_or_fall_back(requested, status.reason)
+    if is_placeholder:
+        reason = f"interpolate=True copies the force, and {status.reason}"
+        return _refuse_or_fall_back(requested, reason)
+    warnings.warn(
+        f"backend='torchforce': {status.reason}; writing XML works, reading or copying does not",
+        stacklevel=2,
+    )
+    return "torchforce"
+
+
+def _refuse_or_fall_back(requested: str, reason: str) -> str:
+    if requested == "torchforce":
+        raise InputError(
+            f"backend: 'torchforce' cannot be used here: {reason}; or use backend='pythonforce'"
+        )
+    logger.info("backend='auto' takes PythonForce: %s", reason)
+    return "pythonforce"
+
+
+@functools.cache
+def torchforce_status() -> TorchForceStatus:
+    """Find out in a child process what openmmtorch can do here (seconds, once per process)."""
+    if importlib.util.find_spec("openmmtorch") is None:
+        return TorchForceStatus(
+            False, False, "openmmtorch is not installed (pip install 'openmm-les[torchforce]')"
+        )
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+            env=openmp.of_children(),
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return TorchForceStatus(False, False, f"{_versions()} could not be tried ({error})")
+    works = child.stdout.split()
+    if child.returncode == 0:
+        return TorchForceStatus(True, True, "")
+    if "evaluates" in works:
+        return TorchForceStatus(True, False, f"{_versions()} {_COPY_CRASH}")
+    if child.returncode < 0:
+        failure = "crashes the process"
+    else:
+        failure = f"fails ({(child.stderr.strip().splitlines() or ['no message'])[-1]})"
+    return TorchForceStatus(False, False, f"{_versions()} {failure}{_remedy()}")
+
+
+def _is_known_to_crash() -> bool:
+    """Whether the version table alone rules out copies, so that no child has to try."""
+    release, openmm = version_of("openmmtorch"), version_of("openmm")
+    if release not in OPENMMTORCH_BUILT_FOR or openmm is None:
+        return False
+    return numbers_of(openmm)[:2] >= numbers_of(OPENMMTORCH_BUILT_FOR[release][1])
+
+
+def _remedy() -> str:
+    """The pip command that mends a wrong torch, as far as the installed openmmtorch is known."""
+    release, installed = version_of("openmmtorch"), version_of("torch")
+    if release not in OPENMMTORCH_BUILT_FOR or installed is None:
+        return ""
+    needed, _ = OPENMMTORCH_BUILT_FOR[release]
+    same_number = numbers_of(installed)[:2] == numbers_of(needed)
+    if same_number and not installed.endswith("+cpu"):
+        return ""
+    # For pip the CPU build satisfies the same version: it has to be told to replace it.
+    force = "--force-reinstall " if same_number else ""
+    return (
+        f"; openmmtorch {release} was built for the CUDA build of torch {needed}: "
+        f"pip install {force}'torch=={needed}.*'"
+    )
+
+
+def _versions() -> str:
+    names = ("openmmtorch", "openmm", "torch")
+    release, openmm, torch = (f"{name} {version_of(name) or '(unknown version)'}" for name in names)
+    return f"{release} with {openmm} and {torch}"
+
+
+def find_device(requested: str | None) -> str:
+    """Name of the torch device to run on.
+
+    Args:
+        requested: such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where torch has one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    import torch
+
+    if requested is None:
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # With its number: another thread may have another current device.
+        return str(torch.empty(0, device=requested).device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise InputError(
+            f"device: expected a torch device of this machine, got {requested!r} "
+            f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
+        ) from error

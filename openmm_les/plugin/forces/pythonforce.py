@@ -1,0 +1,237 @@
+"""LES through `openmm.PythonForce`: works with every torch, one trip through Python a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openmm
+
+from openmm_les import artifact as artifacts
+from openmm_les import saved
+from openmm_les.errors import LESError, SimulationError, printable
+from openmm_les.plugin.forces import electric_field
+from openmm_les.plugin.forces.backends import find_device
+from openmm_les.plugin.forces.cuda_context import torch_context
+from openmm_les.plugin.forces.region import few
+from openmm_les.processes.interrupts import called_by_openmm, handed_over
+from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from openmm_les.artifact import Artifact
+    from openmm_les.electrostatics.embedding import Surroundings
+    from openmm_les.evaluation.system_model import Evaluation, SystemModel
+    from openmm_les.plugin.forces.options import ForceOptions
+    from openmm_les.plugin.forces.region import Region
+
+logger = logging.getLogger(__name__)
+
+
+class _ForOpenMM(SimulationError):
+    """An error whose text OpenMM gets without running Python, which it dies of if that raises."""
+
+    __str__ = Exception.__str__
+
+
+def build(
+    artifact: Artifact,
+    region: Region,
+    options: ForceOptions,
+    kind: type[LESCompute] | None = None,
+    **further: Any,
+) -> openmm.PythonForce:
+    """Return a `PythonForce` for `region`; its force group is still the default.
+
+    Args:
+        artifact: the model.
+        region: the particles whose positions come and whose forces go.
+        options: how it is computed.
+        kind: what the force calls, by default `LESCompute`.
+        **further: settings for `kind`, beside or instead of those of `LESCompute`.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small.
+    """
+    artifacts.store_in_cache(artifact)
+    settings = {
+        "numbers": list(region.numbers),
+        "periodic": region.periodic,
+        "precision": options.precision,
+        "device": options.device,
+        "total_energy": options.returnEnergyType == "energy",
+        "max_neighbors": options.maxNeighbors,
+        "ewald": dataclasses.asdict(options.ewald_options),
+        "engine": options.engine,
+        "cuda_graphs": options.cudaGraphs,
+        "electric_field": options.field,
+        "particles": None if region.is_whole_system else list(region.particles),
+        **further,
+    }
+    compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
+    with torch_context(options.device):
+        compute.prepare(artifact, region.cell)
+    force = openmm.PythonForce(compute, compute.parameters)
+    # Set also for a subset: OpenMM may hand over positions wrapped into the box.
+    force.setUsesPeriodicBoundaryConditions(region.periodic)
+    if not region.is_whole_system:
+        force.setParticles(region.particles)
+    return force
+
+
+class LESCompute:
+    """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
+
+    It pickles to the path and hash of the artifact and to plain settings, so that a saved System
+    stays small, holds no weights and can move to another machine. There the first call builds the
+    model, for the positions and the box of that call.
+
+    Args:
+        path: where the artifact was when the force was made.
+        sha256: hash of the artifact, by which it is found again if `path` is gone.
+        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
+            ``max_neighbors``, ``ewald``, ``cuda_graphs``, ``electric_field`` and ``particles``
+            (those of the force, None for all); the last four may be missing.
+    """
+
+    #: Its name in saved Systems.
+    kind = "model"
+
+    def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
+        self._path = path
+        self._sha256 = sha256
+        self._settings = settings
+        self._model: SystemModel | None = None
+        # Contexts made from one System share this object and may run in different threads.
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return saved.reduced(self.kind, self._path, self._sha256, self._settings)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the constructor got."""
+        return self._settings
+
+    def artifact(self) -> Artifact:
+        """The model.
+
+        Raises:
+            ArtifactError: its file is gone, and there is no copy in the cache.
+        """
+        return artifacts.load(artifacts.find(self._path, self._sha256))
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Global parameters of the force, and their values in a new Context."""
+        return electric_field.defaults(self._settings.get("electric_field"))
+
+    def prepare(
+        self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
+    ) -> SystemModel:
+        """Build the model now; without `positions` its neighbour capacity grows in the first call.
+
+        Raises:
+            InputError: the model cannot describe this system.
+        """
+        from openmm_les.electrostatics import EwaldOptions
+        from openmm_les.evaluation.system_model import SystemModel
+
+        self._model = SystemModel(
+            artifact,
+            self._settings["numbers"],
+            periodic=self._settings["periodic"],
+            cell=cell,
+            positions=positions,
+            precision=self._settings["precision"],
+            device=find_device(self._settings["device"]),
+            max_neighbors=self._settings["max_neighbors"],
+            ewald=EwaldOptions(**self._settings.get("ewald", {})),
+            engine=self._settings.get("engine", "torchscript"),
+            cuda_graphs=self._settings.get("cuda_graphs", "auto"),
+            surroundings=self._surroundings(artifact),
+            electric_field=self._settings.get("electric_field") is not None,
+        )
+        return self._model
+
+    def _surroundings(self, artifact: Artifact) -> Surroundings | None:
+        """MM charges around the atoms of the model, if it feels any."""
+        return None
+
+    @called_by_openmm
+    def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
+        """Evaluate the model.
+
+        OpenMM turns whatever is raised here into an `OpenMMException` that keeps only the text, so
+        the text has to say everything.
+
+        Raises:
+            SimulationError: positions that are not finite, a box too small, ...
+        """
+        try:
+            # OpenMM calls with a CUDA context of its own, which may be current.
+            with handed_over(), self._lock, torch_context(self._settings.get("device")):
+                return self._evaluate(state)
+        except LESError as error:
+            raise _ForOpenMM(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise _ForOpenMM(saved.what_is_missing(error)) from error
+        except Exception as error:
+            logger.exception("the LES force failed")
+            what = printable(f"{type(error).__name__}: {error}")
+            raise _ForOpenMM(f"the LES force failed: {what}") from error
+
+    def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
+        # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.
+        positions = state.getPositions(asNumpy=True)._value * ANGSTROM_PER_NM
+        cell = None
+        if self._settings["periodic"]:
+            cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
+        field = None
+        if self._settings.get("electric_field") is not None:
+            field = np.array(electric_field.field_of(state.getParameters()))
+        energy, forces = self._compute(positions, cell, field)
+        return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
+
+    def _compute(
+        self,
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64] | None,
+        field: NDArray[np.float64] | None,
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
+        model = self._model
+        if model is None:
+            model = self.prepare(self.artifact(), cell, positions)
+        try:
+            result = model.evaluate(positions, cell, field)
+        except SimulationError as error:
+            raise self._in_system(error) from None
+        self._check(result)
+        energy = result.energy
+        if self._settings["total_energy"]:
+            energy += model.reference_energy
+        return energy, result.forces
+
+    def _in_system(self, error: SimulationError) -> SimulationError:
+        """The same error with particles of the System in place of atoms of the model."""
+        if not error.atoms:
+            return error
+        return SimulationError(f"{error.reason}: {few(map(self._name, error.atoms))}")
+
+    def _name(self, atom: int) -> str:
+        """An atom of the model, for messages."""
+        return f"atom {self._particle(atom)} (of the System)"
+
+    def _particle(self, place: int) -> int:
+        """The particle of the System at a place among those of the force."""
+        particles: list[int] | None = self._settings.get("particles")
+        return place if particles is None else particles[place]
+
+    def _check(self, result: Evaluation) -> None:
+        """Raise a `SimulationError` for results that must not be used; here none."""

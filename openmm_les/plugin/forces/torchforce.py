@@ -1,0 +1,286 @@
+"""LES through openmm-torch: positions stay on the device and no Python runs in a step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import openmm
+import torch
+
+from openmm_les.artifact import Artifact
+from openmm_les.errors import InputError
+from openmm_les.evaluation.engines.arithmetic import forbid_fusion
+from openmm_les.evaluation.engines.torchscript import script
+from openmm_les.evaluation.status import (
+    STATUS_BOX,
+    STATUS_COINCIDENT,
+    STATUS_OVERFLOW,
+    STATUS_POSITIONS,
+    STATUS_RESULT,
+    describe_status,
+)
+from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.plugin.forces import electric_field
+from openmm_les.plugin.forces.options import ForceOptions
+from openmm_les.plugin.forces.region import Region
+from openmm_les.units import (
+    ANGSTROM_PER_NM,
+    FORCE_PER_EV_PER_ANGSTROM,
+    KJ_PER_MOL_PER_EV,
+    VOLT_PER_ANGSTROM_PER_VOLT_PER_NM,
+)
+
+#: How often openmm-torch calls a module before it records a CUDA graph.
+_WARM_UP = 10
+# Atoms per cubic Angstrom; water, proteins and polymers have 0.10 to 0.12, the rest is head-room.
+_DENSE = 0.15
+
+
+def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
+    """Return a `TorchForce` for `region`; its force group is still the default.
+
+    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what dense
+    organic matter needs, and a simulation for which that is too little stops with an error that
+    names the option.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small; an
+            electric field with CUDA graphs.
+    """
+    import openmmtorch  # only after torch, without which it does not find its libraries
+
+    _load_kernels()
+    graphs = options.cudaGraphs is True
+    if graphs and options.field is not None:
+        # openmm-torch hands over parameters in new tensors, of which a graph keeps the first ones.
+        raise InputError(
+            "cudaGraphs: a TorchForce cannot change electricField in a CUDA graph; leave "
+            "cudaGraphs out, or use backend='pythonforce'"
+        )
+    model = SystemModel(
+        artifact,
+        region.numbers,
+        periodic=region.periodic,
+        cell=region.cell,
+        precision=options.precision,
+        max_neighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
+        ewald=options.ewald_options,
+        to_gpu=torch.cuda.is_available() or graphs,
+        static_shapes=graphs,
+        electric_field=options.field is not None,
+    )
+    if torch.cuda.is_available() or graphs:
+        forbid_fusion()
+    offset = model.reference_energy if options.returnEnergyType == "energy" else 0.0
+    particles = None if region.is_whole_system else region.particles
+    kind: type[_TorchForceModule] = PeriodicTorchForce if region.periodic else OpenTorchForce
+    if options.field is not None:
+        kind = PeriodicTorchForceInField if region.periodic else OpenTorchForceInField
+    module = script(kind(model.module, particles, offset, _WARM_UP if graphs else 0))
+    force = openmmtorch.TorchForce(module)
+    force.setOutputsForces(True)
+    for name, value in electric_field.defaults(options.field).items():
+        force.addGlobalParameter(name, value)
+    if graphs:  # which OpenMM's CUDA platform records, and others do not
+        force.setProperty("useCUDAGraphs", "true")
+        force.setProperty("CUDAGraphWarmupSteps", str(_WARM_UP))
+    force.setUsesPeriodicBoundaryConditions(region.periodic)
+    return force
+
+
+@functools.cache
+def _load_kernels() -> None:
+    """Load the kernels that OpenMM could not load when it was imported before torch."""
+    folder = os.environ.get("OPENMM_PLUGIN_DIR")
+    if folder is None:
+        folder = os.path.join(openmm.version.openmm_library_path, "plugins")
+    loaded = {Path(library).name for library in openmm.pluginLoadedLibNames}
+    for library in sorted(Path(folder).glob("*OpenMMTorch*")):
+        if library.name not in loaded:
+            # Those of platforms that this machine lacks fail again, as they should.
+            with contextlib.suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(str(library))
+
+
+def _usual_neighbors(artifact: Artifact, region: Region) -> int:
+    """Neighbours in dense organic matter, since a TorchForce is made without a start structure."""
+    dense = math.ceil(_DENSE * 4.0 / 3.0 * math.pi * artifact.cutoff**3)
+    if region.periodic:
+        return dense
+    return max(1, min(dense, len(region.numbers) - 1))
+
+
+class _TorchForceModule(torch.nn.Module):
+    """Translates between what openmm-torch calls and `SystemModel.module`.
+
+    In a CUDA graph the script cannot read the status: it can until the graph is recorded, and says
+    then what is wrong with the first structure. Afterwards the first structure without a valid
+    energy makes the energy NaN and the forces zero, for good: OpenMM's forces on a GPU are fixed
+    point numbers, in which NaN would become a large one, and its integrators look at no energy.
+
+    Args:
+        model: scripted module of a `SystemModel`.
+        particles: indices of the model's atoms among the particles; None for all.
+        offset: added to the energy [eV].
+        warm_up: calls before a CUDA graph is recorded; 0 if there will be none.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        particles: Optional[Tuple[int, ...]],
+        offset: float,
+        warm_up: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.is_subset = particles is not None
+        self.particles: torch.Tensor
+        self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
+        self.offset = offset
+        self.warm_up = warm_up
+        self.calls = 0
+        self.recorded_on = "cuda"  # only OpenMM's CUDA platform records, with positions there
+        self.has_failed: torch.Tensor = torch.zeros([], dtype=torch.bool)
+        self.energy_out: torch.Tensor = torch.zeros([])
+        self.forces_out: torch.Tensor = torch.zeros([])
+        self.angstrom = ANGSTROM_PER_NM
+        self.energy_unit = KJ_PER_MOL_PER_EV
+        self.force_unit = FORCE_PER_EV_PER_ANGSTROM
+        self.field_unit = VOLT_PER_ANGSTROM_PER_VOLT_PER_NM
+        # describe_status is Python; a script can only look its texts up.
+        self.problems: List[Tuple[int, str]] = [
+            (flag, describe_status(flag))
+            for flag in (
+                STATUS_POSITIONS,
+                STATUS_COINCIDENT,
+                STATUS_OVERFLOW,
+                STATUS_BOX,
+                STATUS_RESULT,
+            )
+        ]
+
+    def evaluate(
+        self,
+        positions: torch.Tensor,
+        cell: torch.Tensor,
+        field: Optional[List[torch.Tensor]] = None,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm.
+
+        Raises:
+            RuntimeError: the model has no valid energy here; the text says why and what to do.
+        """
+        with torch.no_grad():  # openmm-torch asks for gradients although the forces are an output
+            chosen = positions.detach()
+            if self.is_subset:
+                chosen = chosen[self.particles]
+            energy, forces, status = self.call(
+                chosen.to(torch.float64) * self.angstrom,
+                cell.to(torch.float64) * self.angstrom,
+                field,
+            )
+            recorded = self.warm_up > 0 and positions.device.type == self.recorded_on
+            if not recorded or self.calls < self.warm_up:
+                self.stop_at(int(status))
+            # The platform chooses the type of the positions, and wants the forces in the same.
+            scaled = (forces * self.force_unit).to(positions.dtype)
+            if self.is_subset:
+                scaled = torch.zeros_like(positions).index_copy(0, self.particles, scaled)
+            energy = (energy + self.offset) * self.energy_unit
+            if recorded:
+                self.calls += 1
+                return self.keep(energy, scaled, status)
+            return energy, scaled
+
+    def call(
+        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces and status of the model, which knows no field."""
+        energy, forces, _, _, status = self.model(positions, cell)
+        return energy, forces, status
+
+    def stop_at(self, status: int) -> None:
+        """Raise the texts that belong to a status."""
+        if status != 0:
+            message = ""
+            for flag, text in self.problems:
+                if (status & flag) != 0:
+                    message = message + text + " "
+            raise RuntimeError(message)
+
+    def keep(
+        self, energy: torch.Tensor, forces: torch.Tensor, status: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The same, at places that stay the same; once a status was not 0, NaN and zero.
+
+        openmm-torch records one graph with forces and one without, and reads the results of both
+        from where the graph that was recorded last has put them.
+        """
+        if self.forces_out.dim() == 0:
+            self.energy_out, self.forces_out = torch.zeros_like(energy), torch.zeros_like(forces)
+            self.has_failed = status != 0
+        self.has_failed.logical_or_(status != 0)
+        energy = energy.masked_fill(self.has_failed, float("nan"))
+        forces = forces.masked_fill(self.has_failed, 0.0)
+        return self.energy_out.copy_(energy), self.forces_out.copy_(forces)
+
+
+class PeriodicTorchForce(_TorchForceModule):
+    """Called with positions [N, 3] and box vectors [3, 3], both in nanometers."""
+
+    def forward(
+        self, positions: torch.Tensor, boxvectors: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(positions, boxvectors)
+
+
+class OpenTorchForce(_TorchForceModule):
+    """Called with positions [N, 3] in nanometers."""
+
+    def forward(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(
+            positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
+        )
+
+
+class _TorchForceInField(_TorchForceModule):
+    """Of a model in an electric field."""
+
+    def call(
+        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces and status of the model in a field, three components [V/nm]."""
+        assert field is not None
+        components = torch.stack(field).to(positions.device, torch.float64)
+        energy, forces, _, _, status = self.model(positions, cell, components * self.field_unit)
+        return energy, forces, status
+
+
+class PeriodicTorchForceInField(_TorchForceInField):
+    """`PeriodicTorchForce`, called with the three parameters of the field [V/nm] too."""
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        boxvectors: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        z: torch.Tensor,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.evaluate(positions, boxvectors, [x, y, z])
+
+
+class OpenTorchForceInField(_TorchForceInField):
+    """`OpenTorchForce`, called with the three parameters of the field [V/nm] too."""
+
+    def forward(
+        self, positions: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        cell = torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
+        return self.evaluate(positions, cell, [x, y, z])

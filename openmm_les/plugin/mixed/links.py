@@ -1,0 +1,166 @@
+"""Bonds that the border of the ML region cuts, and the hydrogen atoms that cap them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openmm import app, unit
+
+from openmm_les.errors import InputError
+from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.mixed.region import MLRegion
+
+logger = logging.getLogger(__name__)
+
+# Single-bond covalent radii [nm]: P. Pyykkö and M. Atsumi, Chem. Eur. J. 15, 186 (2009), table 2.
+_RADIUS = {1: 0.032, 6: 0.075, 7: 0.071, 8: 0.063, 14: 0.116, 15: 0.111, 16: 0.103, 34: 0.116}
+# Bonds of a saturated atom; one with fewer neighbours may have a multiple bond.
+_VALENCE = {6: 4, 7: 3, 8: 2, 14: 4, 15: 4, 16: 2, 34: 2}
+_MULTIPLE = {"Double", "Triple", "Aromatic"}
+# Larger rings, as through the disulphide bridge of a protein, have no strain to lose.
+_LARGEST_RING = 8
+_CARBON, _HYDROGEN = 6, 1
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cut bond.
+
+    Attributes:
+        ml_atom: its atom inside the ML region (L1).
+        mm_atom: its atom outside (M1).
+        distance: from L1 to the hydrogen atom that stands for M1 [nm].
+    """
+
+    ml_atom: int
+    mm_atom: int
+    distance: float
+
+
+def find_links(
+    region: MLRegion,
+    topology: app.Topology,
+    distances: Iterable[tuple[int, int, Any]],
+    known_elements: Collection[int],
+) -> tuple[Link, ...]:
+    """Find the cut bonds, and refuse those that a hydrogen atom cannot stand for.
+
+    Args:
+        region: the ML region.
+        topology: its bonds, with orders where they are known.
+        distances: triples of two atoms in any order and the distance of the link atom from the
+            first [nm]; for the other cut bonds it is the sum of covalent radii (C-H 0.107 nm).
+        known_elements: atomic numbers the model was trained for.
+
+    Returns:
+        Links in the order of the bonds in the topology.
+
+    Raises:
+        InputError: a cut through a bond to hydrogen, a ring or a multiple bond, two cuts at one MM
+            atom, an atom without a known radius, a distance for something else, or a model without
+            hydrogen.
+    """
+    given = _given_distances(distances)
+    links = []
+    for bond in topology.bonds():
+        pair = bond.atom1.index, bond.atom2.index
+        if (pair[0] in region.inside) == (pair[1] in region.inside):
+            continue
+        ml_atom, mm_atom = pair if pair[0] in region.inside else pair[::-1]
+        _check_bond(region, bond, ml_atom, mm_atom)
+        distance = given.pop(frozenset(pair), None)
+        if distance is None:
+            distance = _usual_distance(region, ml_atom, mm_atom)
+        links.append(Link(ml_atom, mm_atom, distance))
+    if given:
+        pairs = few(" and ".join(map(str, sorted(pair))) for pair in given)
+        raise InputError(
+            f"linkAtomDistances: expected bonds between the ML region and the rest, got {pairs}"
+        )
+    _check_hosts(region, links)
+    if links and _HYDROGEN not in known_elements:
+        raise InputError(
+            "atoms: the border of the ML region cuts bonds, but the model has no hydrogen for link "
+            "atoms; take whole molecules"
+        )
+    return tuple(links)
+
+
+def _given_distances(distances: Iterable[tuple[int, int, Any]]) -> dict[frozenset[int], float]:
+    """The `linkAtomDistances` of openmm-ml, by bond [nm]."""
+    given: dict[frozenset[int], float] = {}
+    try:
+        for first, second, distance in distances:
+            if unit.is_quantity(distance):
+                distance = distance.value_in_unit(unit.nanometer)
+            given[frozenset((int(first), int(second)))] = float(distance)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "linkAtomDistances: expected a list of (atom, atom, distance), such as "
+            f"[(4, 8, 0.107 * nanometer)]: {error}"
+        ) from None
+    for distance in given.values():
+        if not (math.isfinite(distance) and distance > 0.0):
+            raise InputError(f"linkAtomDistances: expected distances above 0 nm, got {distance}")
+    return given
+
+
+def _check_bond(region: MLRegion, bond: app.topology.Bond, ml_atom: int, mm_atom: int) -> None:
+    """Refuse a cut that a hydrogen atom cannot heal; warn of one that changes the chemistry."""
+    elements = [region.topology_atoms[atom].element for atom in (ml_atom, mm_atom)]
+    what = f"the bond from {region.name(ml_atom)} to {region.name(mm_atom)}"
+    advice = "move the border of the ML region, at best to a single bond between carbon atoms"
+    if _HYDROGEN in (element and element.atomic_number for element in elements):
+        raise InputError(f"atoms: {what} cuts off a hydrogen atom; {advice}")
+    ring = region.graph.smallest_ring(ml_atom, mm_atom, _LARGEST_RING)
+    if ring is not None:
+        raise InputError(f"atoms: {what} is part of a ring of {ring} atoms; {advice}")
+    unsaturated = [_is_unsaturated(region, atom) for atom in (ml_atom, mm_atom)]
+    terminal = any(
+        len(region.graph.neighbors[atom]) == 1 and element.atomic_number != _CARBON
+        for atom, element in zip((ml_atom, mm_atom), elements, strict=True)
+        if element is not None
+    )
+    known = str(bond.type) if bond.type is not None else None
+    is_multiple = known in _MULTIPLE or (bond.order or 1) > 1
+    if is_multiple or (known is None and all(unsaturated) and terminal):
+        raise InputError(f"atoms: {what} is a multiple bond; {advice}")
+    if known is None and bond.order is None and all(unsaturated):
+        logger.warning(
+            "%s may be a multiple or conjugated bond, for which hydrogen is no cap", what
+        )
+    if any(element is None or element.atomic_number != _CARBON for element in elements):
+        logger.warning("%s is polar: hydrogen is a poor cap for it; %s", what, advice)
+
+
+def _is_unsaturated(region: MLRegion, atom: int) -> bool:
+    element = region.topology_atoms[atom].element
+    valence = _VALENCE.get(element.atomic_number, 0) if element is not None else 0
+    return len(region.graph.neighbors[atom]) < valence
+
+
+def _usual_distance(region: MLRegion, ml_atom: int, mm_atom: int) -> float:
+    element = region.topology_atoms[ml_atom].element
+    if element.atomic_number not in _RADIUS:
+        raise InputError(
+            f"linkAtomDistances: expected the distance of a link atom from {region.name(ml_atom)}, "
+            f"since none is known for {element.symbol}; give linkAtomDistances="
+            f"[({ml_atom}, {mm_atom}, distance)]"
+        )
+    return _RADIUS[element.atomic_number] + _RADIUS[_HYDROGEN]
+
+
+def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
+    """Two hydrogen atoms in place of one MM atom would be on top of each other."""
+    counts: Mapping[int, int] = Counter(link.mm_atom for link in links)
+    crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
+    if crowded:
+        raise InputError(
+            f"atoms: expected at most one cut bond at an MM atom, got several at {few(crowded)}; "
+            "take this atom into the ML region, or leave one of its neighbours out"
+        )

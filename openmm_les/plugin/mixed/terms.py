@@ -1,0 +1,122 @@
+"""The terms of a bonded force: which atoms they join, and copies of the force with some of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from xml.etree import ElementTree
+
+import openmm
+
+from openmm_les.plugin.mixed.graph import BondGraph
+
+# Where the terms are in the XML of a force.
+_ELEMENTS = {
+    "HarmonicBondForce": "Bonds",
+    "HarmonicAngleForce": "Angles",
+    "PeriodicTorsionForce": "Torsions",
+    "RBTorsionForce": "Torsions",
+    "CMAPTorsionForce": "Torsions",
+    "CustomBondForce": "Bonds",
+    "CustomAngleForce": "Angles",
+    "CustomTorsionForce": "Torsions",
+    "CustomCompoundBondForce": "Bonds",
+}
+
+BONDED = frozenset(_ELEMENTS)
+"""Names of the classes whose terms are taken apart."""
+
+CUSTOM = frozenset(name for name in BONDED if name.startswith("Custom"))
+"""Those that a force field and a user's restraint may both have made."""
+
+
+class Terms:
+    """A bonded force, as the element of a System's XML, where all classes look alike.
+
+    Args:
+        element: changes when terms are taken out.
+    """
+
+    def __init__(self, element: ElementTree.Element) -> None:
+        self._element = element
+        self.kind = element.attrib["type"]
+        self.name = element.attrib["name"]
+
+    @cached_property
+    def atoms(self) -> list[tuple[int, ...]]:
+        """Particles of each term, in the order in which the force had them at first."""
+        found = []
+        for term in self._list(self._element):
+            names = [name for name in term.attrib if _is_particle(name)]
+            names.sort(key=lambda name: (name[0], int(name[1:])))
+            found.append(tuple(int(term.attrib[name]) for name in names))
+        return found
+
+    def take(self, chosen: Sequence[bool]) -> openmm.Force:
+        """Take terms out of the element, and return a force that has these alone.
+
+        Args:
+            chosen: for each of `atoms`.
+        """
+        taken = copy.deepcopy(self._element)
+        for element, wanted in ((taken, True), (self._element, False)):
+            terms = self._list(element)
+            terms[:] = [term for term, is_in in zip(terms, chosen, strict=True) if is_in is wanted]
+        return openmm.XmlSerializer.deserialize(ElementTree.tostring(taken, encoding="unicode"))
+
+    def _list(self, element: ElementTree.Element) -> ElementTree.Element:
+        terms = element.find(_ELEMENTS[self.kind])
+        assert terms is not None  # OpenMM writes it even if it is empty
+        return terms
+
+
+def _is_particle(attribute: str) -> bool:
+    """Whether an attribute of a term is a particle: p1, p2, ... or a1 to b4 of a CMAP torsion."""
+    return attribute[0] in "pab" and attribute[1:].isdigit()
+
+
+def is_inside(
+    kind: str, atoms: Sequence[int], graph: BondGraph, inside: frozenset[int]
+) -> bool | None:
+    """Whether the model takes the place of a term, if the term is the force field's.
+
+    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it takes
+    the place of bonds inside the region, of angles and impropers centred there, of torsions
+    around a bond in there. The cut bond itself, and what turns around it, stays.
+
+    Args:
+        kind: name of the class of the force.
+        atoms: particles of the term.
+        graph: bonds of the topology.
+        inside: the ML atoms.
+
+    Returns:
+        None where the atoms are not joined by bonds as in a force field: then it is a restraint.
+    """
+    if len(atoms) == 2:
+        return _is_pair_inside(atoms[0], atoms[1], graph, inside)
+    if kind == "CMAPTorsionForce":
+        halves = [is_inside("", half, graph, inside) for half in (atoms[:4], atoms[4:])]
+        return None if None in halves else all(halves)
+    if kind == "CustomCompoundBondForce":
+        return inside.issuperset(atoms) if graph.is_connected(atoms) else None
+    if len(atoms) == 3:
+        return atoms[1] in inside if graph.is_chain(atoms) else None
+    if graph.is_chain(atoms):
+        return inside.issuperset(atoms[1:3])
+    centre = graph.centre_of(atoms)
+    return None if centre is None else centre in inside
+
+
+def _is_pair_inside(
+    first: int, second: int, graph: BondGraph, inside: frozenset[int]
+) -> bool | None:
+    """Bonds and 1-4 pairs by their atoms, 1-3 pairs (Urey-Bradley) by the atom between."""
+    both = first in inside and second in inside
+    if second in graph.neighbors[first]:
+        return both
+    between = graph.neighbors[first] & graph.neighbors[second]
+    if between:
+        return not inside.isdisjoint(between)
+    return None if both and graph.separation(first, second, 3) is None else both

@@ -1,0 +1,343 @@
+"""Reporters of OpenMM simulations: charges, dipole, Born effective charges and current."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_les.analysis.formats import open_series, read
+from openmm_les.analysis.series import QUANTITIES, FloatArray, Header
+from openmm_les.analysis.series_file import SeriesFile
+from openmm_les.analysis.spectra import check_sampling
+from openmm_les.errors import InputError, OutputError
+from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.files.locks import Claim
+from openmm_les.files.writing import refuse_inputs, user_path, writing
+from openmm_les.names import both_spellings
+from openmm_les.plugin import observed
+from openmm_les.plugin.arguments import read_interval, read_temperature
+from openmm_les.plugin.forces.backends import find_device
+from openmm_les.plugin.forces.cuda_context import torch_context
+from openmm_les.plugin.forces.region import HYDROGEN
+from openmm_les.plugin.observed import Observed
+from openmm_les.plugin.thermostats import temperature_of
+
+logger = logging.getLogger(__name__)
+
+#: What spectra are made of.
+_FOR_SPECTRA = ("dipole", "current", "velocities")
+
+
+class LESReporter:
+    """Writes electric properties of a model while a simulation runs.
+
+    Append it to ``simulation.reporters``. `openmm_les.analysis.formats.read` and
+    ``openmm-les spectrum`` read the file. A CSV file has OpenMM's kind of header; an HDF5 file is
+    the choice for quantities that every atom has; an NPZ file is written again as a whole at every
+    report, for short series. After each report the file is complete. It tells the temperature and
+    the model of the simulation.
+
+    The response of the model is evaluated at each report, beside what the simulation does by
+    itself. For 22 atoms on one CPU thread (model ``les-demo``, single precision) a report of
+    charges and dipole took as long as 1.2 steps, one of the current or Born charges 1.9 steps.
+
+    Positions and velocities are those of the State. With leap-frog integrators (Langevin,
+    LangevinMiddle, Verlet) velocities are half a step earlier than positions: in the current this
+    mixes charges and velocities that are half a step apart, which shifts no line of a spectrum.
+
+    Args:
+        file: to write; ends in ``.csv``, ``.npz``, ``.h5`` or ``.hdf5``.
+        reportInterval: steps between reports. Bonds to hydrogen need reports every 2 to 3 fs.
+        model: name, or path of an artifact. None takes model, atoms and link atoms from the
+            PythonForce of the simulated System; a TorchForce does not tell.
+        atoms: indices of the atoms that `model` describes; None for all. Molecules must be whole.
+        charges: latent charges in their physical sign [e]. An ML atom's includes that of its link
+            atom.
+        dipole: sum of charges times positions [e A]; not for periodic systems. About the origin,
+            if the charges do not add up to zero.
+        bornCharges: Born effective charges dP_a/dr_b of every atom [e].
+        current: J = sum_i Z*_i v_i, the time derivative of the dipole [e A/ps]. Its
+            autocorrelation gives the infrared spectrum, periodic or not.
+        lesEnergy: the part of the model's energy that its latent charges have [eV], the long-range
+            one; of the region by itself, without MM charges.
+        velocities: velocities times the square root of the mass [u^1/2 A/ps], for power spectra.
+        append: continue a file: rows from this simulation's step on are replaced, so that one
+            which was continued from a checkpoint has every row once.
+        precision: of the model: ``'single'`` or ``'double'``.
+        device: torch device; None takes a GPU where torch has one.
+        temperature: of the simulation [K], for the file; None takes that of its thermostat.
+
+    Raises:
+        InputError: nothing to report, a file or interval that cannot be used. What depends on the
+            simulation is told when it begins to step, or at its first report.
+        OutputError: the file holds something else than a time series, or somebody writes it.
+    """
+
+    @both_spellings("LESReporter")
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        reportInterval: int,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        atoms: Iterable[int] | None = None,
+        charges: bool = False,
+        dipole: bool = False,
+        bornCharges: bool = False,
+        current: bool = False,
+        lesEnergy: bool = False,
+        velocities: bool = False,
+        append: bool = False,
+        precision: str = "single",
+        device: str | None = None,
+        temperature: Any = None,
+    ) -> None:
+        wanted = {
+            "dipole": dipole,
+            "current": current,
+            "charges": charges,
+            "born_charges": bornCharges,
+            "les_energy": lesEnergy,
+            "velocities": velocities,
+        }
+        self._names = [name for name, value in wanted.items() if value]
+        if not self._names:
+            raise InputError(
+                "LESReporter: expected something to report, got nothing; give charges=True, "
+                "dipole=True, bornCharges=True, current=True, lesEnergy=True or velocities=True"
+            )
+        self._interval = read_interval(reportInterval)
+        if atoms is not None and model is None:
+            raise InputError("atoms: this goes with model; without it the System says which atoms")
+        self._model_name = model
+        self._atoms = atoms
+        self._append = append
+        self._precision = precision
+        self._device = find_device(device)
+        self._temperature = read_temperature("temperature", temperature)
+        self._path = user_path(file)
+        _check_file(self._path, model)
+        # Known at the first report.
+        self._file: SeriesFile | None = None
+        self._observed: Observed
+        self._model: SystemModel
+        self._root_masses: FloatArray
+        self._claim: Claim | None = None
+        self._told_temperature = False
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """What the next report needs, as OpenMM asks.
+
+        Raises:
+            OutputError: the first time: somebody else writes the file.
+        """
+        if self._claim is None:
+            self._prepare(simulation)
+        steps = self._interval - simulation.currentStep % self._interval
+        include = ["positions"] + ["velocities"] * self._needs_velocities
+        return {"steps": steps, "periodic": False, "include": include}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:
+        """Write a row.
+
+        Raises:
+            InputError: the first time: a model, its atoms or the file do not fit the simulation.
+            OutputError: a row that cannot be written; the file is as it was before.
+            SimulationError: a structure that has no valid response.
+        """
+        if self._claim is None:
+            self._prepare(simulation)
+        assert self._claim is not None
+        self._claim.check()
+        cell = None
+        if simulation.topology.getPeriodicBoxVectors() is not None or (
+            simulation.system.usesPeriodicBoundaryConditions()
+        ):
+            vectors = state.getPeriodicBoxVectors(asNumpy=True)
+            cell = np.array(vectors.value_in_unit(unit.angstrom))
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        velocities = None
+        if self._needs_velocities:
+            every = state.getVelocities(asNumpy=True)
+            velocities = every.value_in_unit(unit.angstrom / unit.picosecond)
+        with torch_context(self._device):  # OpenMM's context may be current
+            if self._file is None:
+                self._begin(simulation, positions, cell)
+            values = self._evaluate(positions, velocities, cell)
+        assert self._file is not None
+        self._check_temperature(simulation)
+        time = state.getTime().value_in_unit(unit.picosecond)
+        with writing(self._path):
+            self._file.append(simulation.currentStep, time, values)
+
+    def close(self) -> None:
+        """Let others write the file. It is complete without, after every report."""
+        if self._claim is not None:
+            self._claim.release()
+
+    def _prepare(self, simulation: app.Simulation) -> None:
+        """Claim the file before the simulation begins, and tell what would be of no use."""
+        self._claim = Claim(self._path, self, simulation, takes_over=self._append)
+        has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
+        step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
+        # An integrator that chooses its steps has none yet.
+        if step > 0.0 and has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
+            check_sampling(self._interval * step)
+
+    def _check_temperature(self, simulation: app.Simulation) -> None:
+        """Say once if the thermostat has left the temperature that the file tells."""
+        now = temperature_of(simulation.context) if self._temperature is None else None
+        assert self._file is not None
+        told = self._file.header.temperature
+        if now is None or told is None or now == told or self._told_temperature:
+            return
+        self._told_temperature = True
+        logger.warning(
+            "%s says %g K, but the thermostat has %g K from step %d on: take a new file for each "
+            "temperature",
+            self._path,
+            told,
+            now,
+            simulation.currentStep,
+        )
+
+    @property
+    def _needs_velocities(self) -> bool:
+        return "current" in self._names or "velocities" in self._names
+
+    def _evaluate(
+        self, positions: FloatArray, velocities: FloatArray | None, cell: FloatArray | None
+    ) -> dict[str, FloatArray]:
+        """All quantities of a structure, by name, from positions and velocities of everything."""
+        particles = list(self._observed.particles)
+        placed = self._observed.place(positions[particles], cell)
+        box = cell if self._observed.periodic else None
+        found: dict[str, FloatArray] = {}
+        if cell is not None:
+            found["volume"] = np.asarray(1e-3 * np.linalg.det(cell))
+        if "current" in self._names or "born_charges" in self._names:
+            response = self._model.response(placed.positions, box)
+            charges, les_energy = response.charges, response.les_energy
+            found["born_charges"] = placed.born_charges(response.born_charges)
+        elif self._names != ["velocities"]:
+            # Without derivatives of the charges one evaluation is enough.
+            result = self._model.evaluate(placed.positions, box)
+            charges = self._model.physical_charges(result.charges)
+            les_energy = result.les_energy
+        else:
+            charges, les_energy = np.zeros(0), math.nan
+        found["les_energy"] = np.asarray(les_energy)
+        found["charges"] = placed.charges(charges)
+        if "dipole" in self._names:
+            found["dipole"] = charges @ placed.positions
+        if velocities is not None:
+            velocities = velocities[particles]
+            if "current" in self._names:
+                found["current"] = np.einsum("iab,ib->a", found["born_charges"], velocities)
+            found["velocities"] = self._root_masses[:, None] * velocities
+        return found
+
+    def _begin(
+        self, simulation: app.Simulation, positions: FloatArray, cell: FloatArray | None
+    ) -> None:
+        """Find the model and its atoms, and open the file."""
+        system = simulation.system
+        if self._model_name is None:
+            self._observed = observed.in_system(system)
+        else:
+            self._observed = observed.in_topology(
+                self._model_name, simulation.topology, system, self._atoms
+            )
+        look = self._observed
+        if look.periodic and "dipole" in self._names:
+            raise InputError(
+                "dipole: a periodic system has none, only changes of it; use current=True"
+            )
+        if self._needs_velocities:
+            self._root_masses = np.sqrt(observed.masses(system, look.particles))
+        placed = look.place(positions[list(look.particles)], cell)
+        self._model = SystemModel(
+            look.artifact,
+            look.numbers,
+            periodic=look.periodic,
+            cell=cell if look.periodic else None,
+            positions=placed.positions,
+            precision=self._precision,
+            device=self._device,
+        )
+        names = [name for name in QUANTITIES if name in self._names]
+        if cell is not None:
+            names.insert(0, "volume")
+        refuse_inputs(self._path, {"model": look.artifact.path})
+        header = Header(
+            temperature=self._temperature or temperature_of(simulation.context),
+            model=look.artifact.path.name,
+            model_sha256=look.artifact.sha256,
+            charge_sign="physical" if look.artifact.metadata["charge_sign"] else "unknown",
+        )
+        file = open_series(self._path, names, look.particles, header)
+        with writing(self._path):
+            if self._append and self._path.exists():
+                self._continue(file, simulation.currentStep)
+            else:
+                file.create()
+        self._file = file
+
+    def _continue(self, file: SeriesFile, step: int) -> None:
+        """Take back the rows of a file from `step` on.
+
+        Raises:
+            InputError: it holds other columns, or nothing from before.
+        """
+        series = read(self._path)
+        file.check_columns(series)
+        file.header = series.header  # what is there stays
+        if series.steps is None:
+            raise InputError(f"append: expected a file with steps, got {self._path} without")
+        keep = int((series.steps < step).sum())
+        if len(series.steps) and keep == 0:
+            raise InputError(
+                f"append: expected {self._path} to end before step {step}, got steps "
+                f"{series.steps[0]} to {series.steps[-1]}, all of which would be replaced; load "
+                "the checkpoint to continue from, or choose another file"
+            )
+        if keep and series.steps[keep - 1] != step - self._interval:
+            logger.warning(
+                "append: %s has a gap: step %d comes after step %d",
+                self._path,
+                step,
+                series.steps[keep - 1],
+            )
+        file.cut(keep)
+
+
+def _check_file(path: Path, model: str | os.PathLike[str] | None) -> None:
+    """Refuse a file that cannot be written, or whose content is something else.
+
+    Raises:
+        InputError: a wrong name, or no such directory.
+        OutputError: it is the model, or no time series.
+    """
+    file = open_series(path)  # refuses a wrong name
+    if not path.parent.is_dir():
+        raise InputError(f"file: the directory {path.parent} does not exist; create it first")
+    refuse_inputs(path, {"model": model})
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        is_ours = file.is_ours()
+    except Exception:  # another kind of file leads anywhere
+        is_ours = False
+    if not is_ours:
+        raise OutputError(
+            f"file: {path} exists and is no time series of LESReporter; choose another name, or "
+            "delete it"
+        )

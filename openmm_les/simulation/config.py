@@ -1,0 +1,414 @@
+"""The settings of a run: one flat model, whose fields are the keys of a file and the flags.
+
+Imports neither torch nor openmm, so that the command line can show its help at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from openmm_les.errors import InputError
+from openmm_les.names import did_you_mean
+from openmm_les.simulation import fields, settings_file
+from openmm_les.simulation.fields import Ensemble, Integer, Number, Switch, Texts
+
+logger = logging.getLogger(__name__)
+
+_PATHS = ("structure", "model", "output", "system")
+#: Lists of paths, or names of files that come with OpenMM.
+_FILES = ("force_field",)
+
+
+#: How many wrong settings a message names.
+_FEW = 5
+_LONGEST_NAME = 60
+#: Name of the file in the directory of a run.
+CONFIG = "config.yaml"
+#: What a run can follow of the model's electric properties.
+RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
+
+
+#: What is usual; other values are most often meant in another unit (ps, Celsius, 1/s, Pa, A).
+_USUAL = {
+    "temperature": (50.0, 3000.0),
+    "pressure": (0.001, 5e4),
+    "friction": (0.001, 1000.0),
+    "time_step": (0.05, 5.0),
+    "nonbonded_cutoff": (0.4, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where values came from, for messages: a file, and what flags say."""
+
+    file: str | os.PathLike[str] | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunConfig(BaseModel):
+    """What to simulate and how.
+
+    Everything is checked on construction. Numbers are in the unit that the description names, or
+    Quantities of OpenMM.
+
+    Raises:
+        InputError: one line that names each wrong field, what was expected and what came.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    structure: Path = Field(description="PDB or mmCIF file to start from")
+    model: str = Field(description="model name (`openmm-les models list`) or path of a *.les.pt")
+    output: Path = Field(
+        Path("run"), validate_default=True, description="directory for everything that is written"
+    )
+    ensemble: Ensemble = Field(
+        "NVT", description="ensemble of production; NVE is equilibrated as NVT"
+    )
+    temperature: Number = Field(300.0, gt=0, description="temperature [K]")
+    pressure: Number = Field(1.0, description="pressure of NPT [bar]")
+    friction: Number = Field(1.0, gt=0, description="friction of the Langevin thermostat [1/ps]")
+    time_step: Number = Field(0.5, gt=0, description="time step [fs]")
+    steps: Integer = Field(100_000, ge=1, description="steps of production")
+    equilibration_steps: Integer = Field(10_000, ge=0, description="steps before production")
+    minimise_iterations: Integer = Field(
+        1000, ge=0, description="most iterations of the energy minimisation; 0 leaves it out"
+    )
+    report_interval: Integer = Field(
+        1000, ge=1, description="steps between rows of log.csv, and between checkpoints"
+    )
+    trajectory_interval: Integer | None = Field(
+        None, ge=1, description="steps between frames of trajectory.dcd; null: report_interval"
+    )
+    response: Texts | None = Field(
+        None,
+        description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
+        " velocities",
+    )
+    response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
+    barostat_interval: Integer = Field(
+        25, ge=1, description="steps between attempts of the NPT barostat to change the volume"
+    )
+    seed: Integer | None = Field(
+        None, ge=1, le=2**31 - 1, description="random seed; null: a new one, which is recorded"
+    )
+    precision: Literal["single", "double"] = Field("single", description="precision of the model")
+    device: str | None = Field(
+        None, description="torch device, such as cpu or cuda:0; null: a GPU where there is one"
+    )
+    backend: Literal["auto", "pythonforce", "torchforce"] = Field(
+        "auto", description="how OpenMM calls the model"
+    )
+    platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = Field(
+        "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else CPU or Reference"
+    )
+    cuda_graphs: Switch = Field(
+        "auto", description="replay the model as a CUDA graph; auto: with PythonForce on a GPU"
+    )
+    max_neighbors: Integer | None = Field(
+        None, ge=1, description="slots for each atom's neighbours; null: from the structure"
+    )
+    ewald: Literal["auto", "direct", "mesh"] = Field(
+        "auto", description="periodic sum: exact, on a mesh, or as it is faster"
+    )
+    ewald_tolerance: Number = Field(
+        1e-5, gt=0, description="RMS force error of the mesh over the RMS force"
+    )
+    les_cutoff: Literal["hard", "smooth"] = Field(
+        "hard", description="k-space cutoff; smooth changes the energy of the model"
+    )
+    ml_region: Texts | None = Field(
+        None, description="selectors of what the model describes; null: everything"
+    )
+    force_field: Texts | None = Field(
+        None, description="XML files of the force field around it: of OpenMM, by name, or paths"
+    )
+    system: Path | None = Field(
+        None, description="XML file of an openmm.System, in place of force_field"
+    )
+    nonbonded_method: Literal[
+        "auto", "NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"
+    ] = Field("auto", description="of the force field; auto: PME in a box, else NoCutoff")
+    nonbonded_cutoff: Number = Field(0.9, gt=0, description="cutoff of the force field [nm]")
+    constraints: Literal["HBonds", "AllBonds", "none"] = Field(
+        "HBonds", description="rigid bonds outside the region, water included; none: all are free"
+    )
+    embedding: Literal["mechanical", "electrostatic"] = Field(
+        "mechanical", description="how the region feels the charges of the force field"
+    )
+    charge: Integer | None = Field(
+        None,
+        description="charge of an electrostatically embedded region [e]; null: the sum of its force"
+        " field charges, which has to be 0",
+    )
+    charge_tolerance: Number = Field(
+        0.25, gt=0, description="how far the latent charges may add up to another charge [e]"
+    )
+
+    def __init__(self, origin: _Origin = _Origin(), /, **values: Any) -> None:
+        if not isinstance(origin, _Origin):
+            raise InputError(
+                "RunConfig: expected settings by name, such as structure='a.pdb', got "
+                f"{fields.shown(origin)}"
+            )
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            every = dict.fromkeys(_explain(details, origin) for details in error.errors())
+            more = f"; and {len(every) - _FEW} more" if len(every) > _FEW else ""
+            raise InputError("; ".join(list(every)[:_FEW]) + more) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise InputError(
+            f"{name}: settings do not change; make new ones, such as "
+            f"RunConfig(**config.model_dump() | {{{name!r}: ...}})"
+        )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_bare(cls, value: Any, info: ValidationInfo) -> Any:
+        """Quantities, paths and numbers of numpy as what they stand for."""
+        return fields.bare(value, cls.model_fields[str(info.field_name)])
+
+    @field_validator(*_PATHS)
+    @classmethod
+    def _is_absolute(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
+        """A run can be continued from anywhere."""
+        if value is None:
+            return None
+        if "\0" in str(value):
+            raise ValueError("no path has this character")
+        absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
+        return absolute if info.field_name == "model" else Path(absolute)
+
+    @field_validator(*_FILES)
+    @classmethod
+    def _are_absolute(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(_absolute_file(name, Path.cwd()) for name in value)
+
+    @model_validator(mode="after")
+    def _intervals_fit(self) -> RunConfig:
+        """Everything ends and is written at a checkpoint, from which a run can continue."""
+        _check_multiple(self, "steps", "report_interval")
+        _check_multiple(self, "equilibration_steps", "report_interval")
+        _check_multiple(self, "trajectory_interval", "report_interval")
+        if self.ensemble == "NPT":
+            _check_multiple(self, "report_interval", "barostat_interval")
+        return self
+
+    @model_validator(mode="after")
+    def _response_is_known(self) -> RunConfig:
+        unknown = [name for name in self.response or () if name not in RESPONSES]
+        if unknown:
+            raise ValueError(
+                f"response: expected some of {', '.join(RESPONSES)}, got {', '.join(unknown)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _region_is_described(self) -> RunConfig:
+        """A region of the model has a force field around it, and nothing is said in vain."""
+        _check_region(self)
+        return self
+
+    def to_yaml(self, base: Path, *, omit: frozenset[str] = frozenset()) -> str:
+        """This configuration as a commented file that `load` reads.
+
+        Args:
+            base: directory of the file; paths inside it are written relative to it.
+            omit: fields to show as comments, to be filled in.
+        """
+        lines = ["# Paths are relative to the directory of this file."]
+        for name, value in self.model_dump(mode="json").items():
+            field = type(self).model_fields[name]
+            lines += ["", f"# {field.description}"]
+            if name in omit:
+                lines.append(f"# {name}: {metavar(name)}  (required)")
+                continue
+            if name in _PATHS and value is not None:
+                value = _relative(value, base)
+            if name in _FILES and value is not None:
+                value = [_relative(path, base) for path in value]
+            lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
+        return "\n".join(lines) + "\n"
+
+
+def load(
+    file: str | os.PathLike[str] | None = None, flags: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        file: YAML file whose paths are relative to its directory, or the directory of a run; None
+            for flags alone.
+        flags: values that override those of the file; paths relative to the working directory.
+
+    Raises:
+        InputError: one line that names each wrong field, what was expected and what came.
+    """
+    return RunConfig(_Origin(file, flags or {}), **_values(file, flags or {}))
+
+
+def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
+    """The configuration as a commented file in the working directory, also an unfinished one.
+
+    Raises:
+        InputError: what is given is wrong.
+    """
+    values = _values(file, flags)
+    required = [name for name, field in RunConfig.model_fields.items() if field.is_required()]
+    omit = frozenset(name for name in required if name not in values)
+    config = RunConfig(_Origin(file, flags), **values | dict.fromkeys(omit, "-"))
+    return config.to_yaml(Path.cwd(), omit=omit)
+
+
+def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What file and flags give together, with absolute paths; of a run its directory will do."""
+    path = None if file is None else Path(os.path.expanduser(file))
+    if path is not None and path.is_dir():
+        path /= CONFIG
+    base = Path.cwd() if path is None else path.absolute().parent
+    given = {"output": RunConfig.model_fields["output"].default}
+    given |= {} if path is None else settings_file.read(path)
+    return _absolute(given, base) | _absolute(flags, Path.cwd())
+
+
+def warn_of_units(config: RunConfig) -> None:
+    """Tell of values that are most often meant in another unit."""
+    for name, (low, high) in _USUAL.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            unit = fields.unit_of(RunConfig.model_fields[name])
+            logger.warning(
+                "%s: %g %s is unusual (%g to %g); the unit is %s",
+                name,
+                value,
+                unit,
+                low,
+                high,
+                unit,
+            )
+
+
+def metavar(name: str) -> str:
+    """How help names the value of a flag."""
+    return fields.metavar(RunConfig.model_fields[name])
+
+
+def default(name: str) -> str:
+    """The default of a field as it is written in a file."""
+    return fields.default(RunConfig.model_fields[name])
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_multiple(config: RunConfig, name: str, of: str) -> None:
+    value, unit = getattr(config, name), getattr(config, of)
+    if value is not None and value % unit:
+        below, above = value // unit * unit, (value // unit + 1) * unit
+        near = f"{above}" if below == 0 else f"{below} or {above}"
+        raise ValueError(
+            f"{name}: expected a multiple of {of} ({unit}), such as {near}, got {value}; or give "
+            f"another {of}"
+        )
+
+
+#: What is said about the force field around a region, and what only serves one kind of it.
+_OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
+_OF_ELECTROSTATICS = ("charge", "charge_tolerance")
+_OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECTROSTATICS)
+
+
+def _check_region(config: RunConfig) -> None:
+    def first(names: tuple[str, ...]) -> str | None:
+        known = RunConfig.model_fields
+        return next((n for n in names if getattr(config, n) != known[n].default), None)
+
+    if config.ml_region is None:
+        if name := first(_OF_REGION):
+            raise ValueError(
+                f"{name}: this goes with ml_region; without it the model describes everything"
+            )
+        return
+    if (config.force_field is None) == (config.system is None):
+        got = "neither" if config.system is None else "both"
+        raise ValueError(
+            f"force_field and system: expected one of them for what surrounds ml_region, got {got}"
+        )
+    if config.system and (name := first(_OF_FORCE_FIELD)):
+        raise ValueError(f"{name}: this goes with force_field; a System has its own: leave it out")
+    if config.embedding != "electrostatic" and (name := first(_OF_ELECTROSTATICS)):
+        raise ValueError(f"{name}: this is for embedding: electrostatic")
+
+
+def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The same values with absolute paths; names of models and wrong types are left alone."""
+    result = dict(values)
+    for name in _PATHS:
+        value = result.get(name)
+        if isinstance(value, str | Path) and str(value):
+            result[name] = _absolute_path(name, str(value), base)
+    for name in _FILES:
+        parts = fields.split(result.get(name))
+        if isinstance(parts, list | tuple):
+            result[name] = [
+                _absolute_file(part, base) if isinstance(part, str) else part for part in parts
+            ]
+    return result
+
+
+def _absolute_path(name: str, value: str, base: Path) -> str:
+    from openmm_les import catalog
+
+    if name == "model" and value in catalog.names():
+        return value
+    return os.path.normpath(base / os.path.expanduser(value))
+
+
+def _absolute_file(value: str, base: Path) -> str:
+    """A file where there is one; else it is the name of one that comes with OpenMM."""
+    path = os.path.normpath(base / os.path.expanduser(value))
+    return path if os.path.isfile(path) else value
+
+
+def _relative(path: str, base: Path) -> str:
+    return str(Path(path).relative_to(base)) if Path(path).is_relative_to(base) else path
+
+
+def _explain(details: ErrorDetails, origin: _Origin) -> str:
+    """One problem in the words of the user: where, which field, expected, got."""
+    if not details["loc"]:  # between fields; the text is ours
+        text = str(details["ctx"]["error"])
+        return text if origin.file is None else f"{origin.file}: {text}"
+    name = str(details["loc"][0])[:_LONGEST_NAME]
+    where = name if origin.file is None else f"{origin.file}: {name}"
+    where = flag(name) if name in origin.flags else where
+    if details["type"] == "extra_forbidden":
+        near = did_you_mean(name, RunConfig.model_fields)
+        return f"{where}: unknown field{near or '; there are ' + ', '.join(RunConfig.model_fields)}"
+    if details["type"] == "missing":
+        return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
+    field = RunConfig.model_fields[name]
+    wanted = f"{fields.expected(field)} ({field.description})"
+    return f"{where}: expected {wanted}, got {fields.shown(details['input'])}"

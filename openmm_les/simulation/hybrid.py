@@ -1,0 +1,99 @@
+"""The two parts of an ML/MM run: the region of the model, and the System of the force field."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import openmm
+from openmm import app
+from openmmml import MLPotential
+
+from openmm_les.artifact import Artifact
+from openmm_les.simulation import forcefield, selection
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.selection import Selected
+from openmm_les.simulation.structure import Structure, real_atoms
+
+#: Force group of the model, for multiple time steps and for questions about its energy.
+_MODEL_GROUP = 1
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """A region described by the model, and the force field of everything.
+
+    Attributes:
+        atoms: the ML region.
+        ends: atoms behind the cut bonds, where link atoms are.
+        system: of the force field.
+        sha256: hash of `system`, wherever it was read from.
+        selected: the region, for people.
+    """
+
+    atoms: tuple[int, ...]
+    ends: tuple[int, ...]
+    system: openmm.System
+    sha256: str
+    selected: Selected
+
+
+def prepare(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid | None]:
+    """Select the region and make the force field, if the run has them.
+
+    Returns:
+        The structure with the virtual sites of the force field, and the rest.
+
+    Raises:
+        InputError: a selection or a force field that does not fit the structure.
+    """
+    if config.ml_region is None:
+        return structure, None
+    chosen = selection.select(structure.topology, config.ml_region)
+    selected = selection.describe(structure.topology, chosen)
+    complete, system = forcefield.make(config, structure)
+    # Virtual sites come and go; the real atoms keep their order.
+    before, after = (real_atoms(each.topology.atoms()) for each in (structure, complete))
+    place = {old.index: new.index for old, new in zip(before, after, strict=True)}
+    atoms = tuple(place[index] for index in chosen)
+    cut = selection.cut_bonds(complete.topology, set(atoms))
+    ends = tuple(sorted({mm.index for _, mm in cut}))
+    content = hashlib.sha256(openmm.XmlSerializer.serialize(system).encode()).hexdigest()
+    return complete, Hybrid(atoms, ends, system, content, selected)
+
+
+def create_system(
+    config: RunConfig,
+    hybrid: Hybrid,
+    topology: app.Topology,
+    artifact: Artifact,
+    options: Mapping[str, Any],
+) -> openmm.System:
+    """The mixed System in the box of the topology.
+
+    Args:
+        config: how the region is embedded.
+        hybrid: from `prepare`.
+        topology: with virtual sites.
+        artifact: the model.
+        options: how the model is computed, as for ``createSystem``.
+
+    Raises:
+        InputError: the model cannot describe the region, or a bond cannot be cut.
+    """
+    system = openmm.XmlSerializer.clone(hybrid.system)
+    box = topology.getPeriodicBoxVectors()
+    if box is not None:  # grids of the force field are a function of this box, too
+        system.setDefaultPeriodicBoxVectors(*box)
+    further: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
+    if config.embedding == "electrostatic":
+        further |= {
+            "charge": config.charge,
+            "allowNetCharge": config.charge is not None,
+            "chargeTolerance": config.charge_tolerance,
+        }
+    return MLPotential("les", modelPath=artifact.path).createMixedSystem(
+        topology, system, list(hybrid.atoms), **further, **options
+    )

@@ -1,0 +1,211 @@
+"""Whether a structure has all its atoms, as far as that can be known.
+
+A simulation without one of them, such as a hydrogen atom, is that of a radical, to which a model
+gives finite energies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from openmm import app
+
+from openmm_les.errors import InputError
+from openmm_les.plugin.forces.region import HYDROGEN, few, residue_name
+from openmm_les.simulation.wording import residue_names
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+#: Names of residues that OpenMM's table has under another one.
+_SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
+#: Atoms that only the ends of chains have, or only the rest of it.
+_OF_ENDS = frozenset({"OXT", "P", "OP1", "OP2", "OP3"})
+#: Distance within which hydrogen is bound, where no bond says so [nm].
+_BOUND = 0.135
+
+
+def check(
+    path: Path, topology: app.Topology, positions: FloatArray, box: FloatArray | None
+) -> None:
+    """Refuse what experiment leaves out and a force field would notice, hydrogen atoms above all.
+
+    Of residues that OpenMM knows, all other atoms are known, and how many hydrogen atoms are on
+    each carbon, on the nitrogen of the backbone and in water does not depend on the pH. Of others
+    an odd number of electrons tells, or carbon without hydrogen: a warning.
+
+    Args:
+        path: of the file, for messages.
+        topology: elements, residues and bonds.
+        positions: shape (n, 3) [nm].
+        box: box vectors in rows [nm]; None where not periodic.
+
+    Raises:
+        InputError: a residue that OpenMM knows lacks atoms.
+    """
+    _check_heavy(path, topology)
+    bound = _bound_hydrogens(topology, positions, box)
+    joined = Counter(atom for bond in topology.bonds() for atom in bond if _joins_residues(bond))
+    bare, lacking, doubtful = [], [], []
+    for residue in topology.residues():
+        atoms = list(residue.atoms())
+        elements = {atom.element for atom in atoms}
+        expected = _hydrogens().get(_SYNONYMS.get(residue.name, residue.name))
+        if expected is None:
+            if app.element.carbon in elements and elements.isdisjoint(HYDROGEN):
+                doubtful.append(residue)
+        elif elements.isdisjoint(HYDROGEN):
+            bare.append(residue)
+        else:
+            for atom in atoms:
+                own = int(atom.name == "N")  # the bond to the residue before
+                if bound[atom.index] < expected[atom.name] and joined[atom] <= own:
+                    lacking.append((bound[atom.index], expected[atom.name], atom))
+    remedy = "add them, for example with PDBFixer or openmm.app.Modeller.addHydrogens"
+    if bare:
+        raise InputError(
+            f"structure: expected all hydrogen atoms, got none in {residue_names(bare)} of "
+            f"{path}; {remedy}"
+        )
+    if lacking:
+        told = (
+            f"{got} of {wanted} on {atom.name} of {residue_name(atom.residue)}"
+            for got, wanted, atom in lacking
+        )
+        raise InputError(
+            f"structure: expected all hydrogen atoms, got {few(told)} in {path}; {remedy}"
+        )
+    if doubtful:
+        logger.warning(
+            "%s: carbon without hydrogen; the structure must have all its hydrogen atoms",
+            residue_names(doubtful),
+        )
+    _check_electrons(topology)
+
+
+def _joins_residues(bond: app.topology.Bond) -> bool:
+    """Such a bond takes the place of hydrogen, where something was attached to a residue."""
+    return bond[0].residue is not bond[1].residue
+
+
+def _check_heavy(path: Path, topology: app.Topology) -> None:
+    """Refuse residues that OpenMM knows and that lack other atoms than hydrogen.
+
+    Raises:
+        InputError: names them.
+    """
+    lacking = []
+    for residue in topology.residues():
+        expected = _heavy_atoms().get(_SYNONYMS.get(residue.name, residue.name), frozenset())
+        got = {atom.name for atom in residue.atoms() if atom.element not in (None, *HYDROGEN)}
+        # Where atoms have other names, nothing is known of any.
+        if got - _OF_ENDS <= expected and (missing := sorted(expected - got)):
+            lacking.append(f"{', '.join(missing)} of {residue_name(residue)}")
+    if lacking:
+        raise InputError(
+            f"structure: expected all atoms of residues that OpenMM knows, got none for "
+            f"{few(lacking)} in {path}; add them, for example with PDBFixer"
+        )
+
+
+def is_known(name: str) -> bool:
+    """Whether OpenMM knows the hydrogen atoms of residues of this name."""
+    return _SYNONYMS.get(name, name) in _hydrogens()
+
+
+@cache
+def _heavy_atoms() -> dict[str, frozenset[str]]:
+    """For each residue OpenMM knows, names of its atoms but hydrogen and those of ends."""
+    table = ElementTree.parse(Path(app.__file__).parent / "data" / "residues.xml")
+    found = {}
+    for residue in table.iter("Residue"):
+        ends = (bond.get(end, "") for bond in residue.iter("Bond") for end in ("from", "to"))
+        heavy = {name for name in ends if name[:1] not in ("-", "+", "H")}
+        if residue.get("name") != "UNK":
+            found[residue.get("name", "")] = frozenset(heavy - _OF_ENDS)
+    return found
+
+
+@cache
+def _hydrogens() -> dict[str, Counter[str]]:
+    """For each residue OpenMM knows, how many hydrogen atoms those atoms have that always do."""
+    table = ElementTree.parse(Path(app.__file__).parent / "data" / "hydrogens.xml")
+    return {
+        residue.get("name", ""): Counter(
+            parent
+            for hydrogen in residue.iter("H")
+            if (parent := hydrogen.get("parent", "")).startswith("C")
+            or parent == "N"
+            or residue.get("name") == "HOH"
+            if hydrogen.get("terminal") is None
+        )
+        for residue in table.iter("Residue")
+        if residue.get("name") != "UNK"  # a name that programs also give to ligands
+    }
+
+
+def _bound_hydrogens(
+    topology: app.Topology, positions: FloatArray, box: FloatArray | None
+) -> Counter[int]:
+    """How many hydrogen atoms each atom has, by bonds, or where these are none, by distance."""
+    bound: Counter[int] = Counter()
+    bonded = set()
+    for one, other in topology.bonds():
+        for hydrogen, host in ((one, other), (other, one)):
+            if hydrogen.element in HYDROGEN:
+                bound[host.index] += 1
+                bonded.add(hydrogen.index)
+    inverse = None if box is None else np.linalg.inv(box)
+    for residue in topology.residues():
+        atoms = list(residue.atoms())
+        loose = [a.index for a in atoms if a.element in HYDROGEN and a.index not in bonded]
+        hosts = [a.index for a in atoms if a.element not in (None, *HYDROGEN)]
+        if not loose or not hosts:
+            continue
+        apart = positions[loose][:, None] - positions[hosts][None]
+        if box is not None and inverse is not None:
+            apart -= np.round(apart @ inverse) @ box
+        lengths = np.linalg.norm(apart, axis=-1)
+        nearest = lengths.argmin(axis=1)
+        for row, place in enumerate(nearest):
+            bound[hosts[place]] += int(lengths[row, place] < _BOUND)
+    return bound
+
+
+def _check_electrons(topology: app.Topology) -> None:
+    """Warn of molecules that OpenMM does not know with an odd number of electrons.
+
+    A neutral one is a radical then; most often a hydrogen atom is missing.
+    """
+    group = {residue: residue for residue in topology.residues()}
+
+    def head(residue: app.topology.Residue) -> app.topology.Residue:
+        while group[residue] is not residue:
+            residue = group[residue]
+        return residue
+
+    for one, other in topology.bonds():
+        group[head(one.residue)] = head(other.residue)
+    members: dict[app.topology.Residue, list[app.topology.Residue]] = defaultdict(list)
+    for residue in group:
+        members[head(residue)].append(residue)
+    odd = []
+    for residues in members.values():
+        if any(is_known(each.name) for each in residues):
+            continue
+        numbers = [a.element.atomic_number for each in residues for a in each.atoms() if a.element]
+        if len(numbers) > 1 and sum(numbers) % 2:
+            odd.extend(residues)
+    if odd:
+        logger.warning(
+            "%s: an odd number of electrons if neutral; unless this is an ion or a radical, a "
+            "hydrogen atom is missing",
+            residue_names(odd),
+        )

@@ -1,0 +1,383 @@
+"""The directory of a run: who works in it, what is in it, and the files that grow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from openmm import app, unit
+
+from openmm_les._version import __version__
+from openmm_les.analysis.spectra import check_sampling
+from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.files.writing import (
+    refuse_inputs,
+    remove_parts,
+    sync_directory,
+    write_atomically,
+    writing,
+)
+from openmm_les.plugin.forces.region import HYDROGEN
+from openmm_les.plugin.reporter import LESReporter
+from openmm_les.simulation.checkpoint import Checkpoint, FileState
+from openmm_les.simulation.config import CONFIG, RunConfig, load
+from openmm_les.simulation.setup import Phase
+from openmm_les.simulation.structure import FloatArray, Structure, with_box
+
+MINIMISED = "minimised.pdb"
+LOG = "log.csv"
+EQUILIBRATION_LOG = "equilibration.csv"
+TRAJECTORY = "trajectory.dcd"
+RESPONSE = "response.csv"
+CHECKPOINT = "checkpoint.zip"
+FINAL = "final.pdb"
+SUMMARY = "summary.json"
+
+#: Files that grow; a resumed run takes back what they hold beyond its checkpoint.
+_GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE)
+#: Files that only a finished run has.
+_OF_THE_END = (FINAL, SUMMARY)
+ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
+#: First line of the settings, which says that files of these names here are those of a run.
+_HEAD = "# Written by openmm-les run: this directory is its own.\n"
+
+#: Where a DCD header holds the time of its creation, and for how many bytes.
+_DCD_DATE = (180, 80)
+
+
+class RunDirectory:
+    """Paths and state of the output directory of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; a killed process lets go by itself.
+
+        Raises:
+            InputError: another process works here, or the directory cannot be written.
+        """
+        owner = self / ".owner"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self / ".lock", timeout=0)
+            lock.acquire()
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            for name in ALL:  # of a process that was killed
+                remove_parts(self / name)
+        except Timeout:
+            who = owner.read_text() if owner.is_file() else "another process"
+            raise InputError(
+                f"output: {self.path} is in use by {who}; wait for it, or choose another directory"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"output: cannot write in {self.path}: {error.strerror or error}"
+            ) from error
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def existing(self) -> list[str]:
+        """Names of the files of a run that are here; settings alone are not worth keeping.
+
+        Raises:
+            OutputError: there are some that no run wrote.
+        """
+        found = [name for name in ALL if os.path.lexists(self / name)]
+        if found and not self._is_of_a_run():
+            raise OutputError(
+                f"output: {self.path} has {', '.join(found)}, which no run wrote there; choose a "
+                "directory of its own for the output, such as output: run"
+            )
+        return [] if found == [CONFIG] else found
+
+    def _is_of_a_run(self) -> bool:
+        """Either of two files says so that no other program writes."""
+        try:
+            if (self / CONFIG).read_bytes().startswith(_HEAD.encode()):
+                return True
+        except OSError:
+            pass
+        try:
+            return self.checkpoint() is not None
+        except InputError:
+            return False
+
+    def results(self) -> list[str]:
+        """Names of files with results, which cannot be had again without computing."""
+        growing = [
+            name for name in _GROWING if (self / name).exists() and FileState.of(self / name).size
+        ]
+        return growing + [name for name in _OF_THE_END if (self / name).exists()]
+
+    def refuse_inputs(self, inputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
+        """Refuse to start a run that would replace what it reads.
+
+        Raises:
+            OutputError: an input is a file that the run deletes or writes.
+        """
+        for name in ALL:
+            refuse_inputs(self / name, inputs)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, if there is one.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self / CHECKPOINT
+        if not path.exists():
+            return None
+        found = Checkpoint.read(path)
+        if alien := sorted(set(found.outputs) - set(_GROWING)):
+            raise InputError(
+                f"checkpoint: {path} is damaged ({alien[0]!r} is no file of a run); start again "
+                "with --overwrite"
+            )
+        return found
+
+    def clear(self) -> None:
+        """Delete the results of a run, and nothing else; first what could continue it."""
+        with writing(self.path):
+            for name in (CHECKPOINT, *ALL):
+                if name != CONFIG:
+                    (self / name).unlink(missing_ok=True)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the configuration; with `--resume` it continues this run.
+
+        A file with comments of the user's own stays as it is if it says the same.
+
+        Raises:
+            OutputError: it says something else, or cannot be written.
+        """
+        path = self / CONFIG
+        try:
+            before, text = load(path), path.read_text(encoding="utf-8")
+        except (LESError, OSError, UnicodeDecodeError):
+            before, text = None, ""
+        if before == config and text.startswith(_HEAD):
+            return
+        is_own = before is not None and text == _HEAD + before.to_yaml(self.path)
+        if path.exists() and not is_own:
+            raise OutputError(
+                f"output: {path} was edited and says something else than this run is asked for; "
+                "change it there, or move it away: it is not replaced"
+            )
+        write_atomically(path, (_HEAD + config.to_yaml(self.path)).encode())
+
+    def file_states(self) -> dict[str, FileState]:
+        """How far the growing files have been written."""
+        return {name: FileState.of(self / name) for name in _GROWING if (self / name).exists()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the files back to the state of a checkpoint.
+
+        Raises:
+            InputError: some of what they held is gone.
+        """
+        for name, state in checkpoint.outputs.items():
+            state.restore(self / name)
+        for name in _GROWING:
+            if name not in checkpoint.outputs:
+                (self / name).unlink(missing_ok=True)
+        for name in _OF_THE_END:
+            (self / name).unlink(missing_ok=True)
+
+    def take_back(self, checkpoint: Checkpoint) -> None:
+        """Do so as far as it works on a full disk; who resumes does it again."""
+        with contextlib.suppress(OSError, InputError):
+            self.restore(checkpoint)
+
+    def write_structure(
+        self, name: str, topology: app.Topology, positions: Any, box: FloatArray | None
+    ) -> None:
+        """Write a PDB file that depends on nothing but its content.
+
+        Args:
+            name: of the file.
+            topology: atoms and bonds.
+            positions: Quantity or array [nm].
+            box: box vectors in rows [nm]; None where not periodic.
+        """
+        text = io.StringIO()
+        if not unit.is_quantity(positions):
+            positions = positions * unit.nanometer
+        app.PDBFile.writeFile(with_box(topology, box), positions, text, keepIds=True)
+        lines = text.getvalue().splitlines(keepends=True)
+        undated = [line for line in lines if not line.startswith("REMARK   1 CREATED WITH")]
+        write_atomically(self / name, "".join(undated).encode())
+
+
+class PhaseOutput:
+    """The growing files of one phase, as reporters of a Simulation."""
+
+    def __init__(
+        self, directory: RunDirectory, config: RunConfig, phase: Phase, is_periodic: bool
+    ) -> None:
+        self._directory = directory
+        is_production = phase.name == "production"
+        log = directory / (LOG if is_production else EQUILIBRATION_LOG)
+        has_header = log.exists() and log.stat().st_size > 0
+        with writing(log):
+            self._log: IO[str] = log.open("a", encoding="ascii", newline="\n")
+        self._trajectory: _TrajectoryReporter | None = None
+        table = app.StateDataReporter(
+            self._log,
+            config.report_interval,
+            step=True,
+            time=True,
+            potentialEnergy=True,
+            kineticEnergy=True,
+            totalEnergy=True,
+            temperature=True,
+            volume=is_periodic,
+            density=is_periodic,
+            append=has_header,
+        )
+        self.reporters: list[Any] = [_Writing(log, table)]
+        if is_production:
+            interval = config.trajectory_interval or config.report_interval
+            self._trajectory = _TrajectoryReporter(directory / TRAJECTORY, interval)
+            self.reporters.append(_Writing(directory / TRAJECTORY, self._trajectory))
+            if config.response:
+                self.reporters.append(_response_reporter(directory / RESPONSE, config))
+
+    def sync(self) -> None:
+        """Bring everything that was reported to the disk, so that a checkpoint may rely on it."""
+        with writing(self._directory.path):
+            self._log.flush()
+            os.fsync(self._log.fileno())
+            if self._trajectory is not None:
+                self._trajectory.sync()
+            response = self._directory / RESPONSE
+            if response.exists():  # its reporter has closed it
+                with response.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            sync_directory(self._directory.path)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close()
+        if self._trajectory is not None:
+            self._trajectory.close()
+
+    def abandon(self) -> None:
+        """Close the files of which one could not be written."""
+        for file in (self._log, self._trajectory):
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
+
+
+class _Writing:
+    """A reporter of which every error of the disk names its file."""
+
+    def __init__(self, path: Path, reporter: Any) -> None:
+        self._path = path
+        self._reporter = reporter
+
+    def describeNextReport(self, simulation: app.Simulation) -> Any:
+        return self._reporter.describeNextReport(simulation)
+
+    def report(self, simulation: app.Simulation, state: Any) -> None:
+        with writing(self._path):
+            self._reporter.report(simulation, state)
+
+
+def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
+    """Writes the electric properties that the settings ask for; continues a file."""
+    wanted = set(config.response or ())
+    return LESReporter(
+        path,
+        config.response_interval,
+        # A TorchForce does not tell its model; a region with link atoms is told by its force.
+        config.model if config.ml_region is None else None,
+        charges="charges" in wanted,
+        dipole="dipole" in wanted,
+        bornCharges="born_charges" in wanted,
+        current="current" in wanted,
+        lesEnergy="les_energy" in wanted,
+        velocities="velocities" in wanted,
+        append=True,
+        precision=config.precision,
+        device=config.device,
+        temperature=config.temperature,
+    )
+
+
+def check_response(config: RunConfig, structure: Structure) -> None:
+    """Refuse a dipole that does not exist, and tell of rare rows, before anything is computed.
+
+    Raises:
+        InputError: the model sees a periodic system, and its dipole is asked for.
+    """
+    wanted = config.response or ()
+    is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
+    if "dipole" in wanted and structure.box is not None and not is_cluster:
+        raise InputError("response: a periodic system has no dipole, take the current")
+    has_hydrogen = any(atom.element in HYDROGEN for atom in structure.topology.atoms())
+    if has_hydrogen and {"current", "dipole", "velocities"}.intersection(wanted):
+        check_sampling(config.response_interval * config.time_step * 1e-3)
+
+
+class _TrajectoryReporter:
+    """Writes a DCD file whose bytes depend on the frames alone, not on the time of day."""
+
+    def __init__(self, path: Path, interval: int) -> None:
+        self._path = path
+        self._interval = interval
+        self._stream: IO[bytes] | None = None
+        self._file: app.DCDFile | None = None
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        steps = self._interval - simulation.currentStep % self._interval
+        return {"steps": steps, "periodic": None, "include": ["positions"]}
+
+    def report(self, simulation: app.Simulation, state: Any) -> None:
+        if self._file is None:
+            self._open(simulation)
+        assert self._file is not None
+        self._file.writeModel(
+            state.getPositions(asNumpy=True), periodicBoxVectors=state.getPeriodicBoxVectors()
+        )
+
+    def _open(self, simulation: app.Simulation) -> None:
+        is_new = not self._path.exists()
+        self._stream = self._path.open("w+b" if is_new else "r+b")
+        self._file = app.DCDFile(
+            self._stream,
+            simulation.topology,
+            simulation.integrator.getStepSize(),
+            firstStep=self._interval,
+            interval=self._interval,
+            append=not is_new,
+        )
+        if is_new:
+            position, length = _DCD_DATE
+            self._stream.seek(position)
+            remark = f"Created by openmm-les {__version__}"
+            self._stream.write(struct.pack(f"<{length}s", remark.encode()))
+
+    def sync(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()

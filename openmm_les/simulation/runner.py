@@ -1,0 +1,344 @@
+"""A run from its start, or from its last checkpoint, to its figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import openmm
+from openmm import unit
+
+from openmm_les import catalog
+from openmm_les.errors import InputError, OutputError
+from openmm_les.files.writing import write_atomically
+from openmm_les.processes.signals import StopRequest, held_back
+from openmm_les.processes.threads import unmeasured
+from openmm_les.simulation import config as configs
+from openmm_les.simulation import hybrid, output, structure, summary
+from openmm_les.simulation import setup as simulation
+from openmm_les.simulation.checkpoint import Checkpoint
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.listener import Listener, told_once
+from openmm_les.simulation.output import RunDirectory
+from openmm_les.simulation.phase import Job, PhaseRun, blow_ups
+from openmm_les.simulation.setup import Phase, State
+from openmm_les.simulation.summary import Summary
+from openmm_les.simulation.wording import of_run
+
+logger = logging.getLogger(__name__)
+
+#: No atom is bound this strongly [kJ/mol], 100 eV.
+_STRONGEST = 1e4
+_REMEDY = "put it back, or choose another output directory for a new run"
+#: What may differ when a run continues; all but output and steps are compared by their content.
+_FREE = ("structure", "model", "force_field", "system", "output", "steps")
+#: What `simulation.resolve` chooses, and a continued run takes from its checkpoint.
+_CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
+
+
+def run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Summary:
+    """See `openmm_les.simulation.run`."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: expected one of them, got both")
+    listener = listener or Listener()
+    with told_once():
+        return _run(config, resume, overwrite, listener)
+
+
+def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -> Summary:
+    start = structure.read(config.structure)
+    artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
+    directory = RunDirectory(config.output)
+    # To the last bit, as a resumed run is, results need the same threads.
+    with held_back() as stop, directory.locked(), unmeasured():
+        job = Job(config, config, start, artifact, directory, listener, stop)
+        existing = directory.existing()
+        if existing and not (resume or overwrite):
+            raise InputError(
+                f"output: {directory.path} holds a run already ({', '.join(existing)}); "
+                "continue it with --resume, or replace it with --overwrite"
+            )
+        checkpoint = directory.checkpoint() if resume else None
+        if checkpoint is not None:
+            return _resume(job, checkpoint)
+        if resume and (results := directory.results()):
+            raise InputError(
+                f"output: {directory.path} has results ({', '.join(results)}), but no "
+                f"{output.CHECKPOINT} from which the run could continue; put it back, or start "
+                "again with --overwrite, which deletes them"
+            )
+        if resume:
+            listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
+        directory.refuse_inputs(_inputs(job))
+        return _start(job)
+
+
+def _inputs(job: Job) -> dict[str, Path | str | None]:
+    """Files that a run reads, by the name of the setting."""
+    config = job.config
+    fields: dict[str, Path | str | None] = {
+        "structure": config.structure,
+        "model": job.artifact.path,
+        "system": config.system,
+    }
+    return fields | {f"force_field {name}": name for name in config.force_field or ()}
+
+
+def _start(job: Job) -> Summary:
+    job = _with_force_field(replace(job, config=simulation.resolve(job.config)))
+    state = _minimise(job)
+    # A TorchForce cannot grow, and chooses by itself with more head-room than this.
+    if job.config.max_neighbors is None and job.config.backend == "pythonforce":
+        slots = simulation.choose_max_neighbors(job.artifact, state, job.hybrid)
+        job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
+    return _run_phases(job, simulation.phases(job.config), state)
+
+
+def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
+    _check_same_run(job, checkpoint)
+    job = _with_force_field(job)
+    _check_force_field(job, checkpoint)
+    finished = job.directory / output.SUMMARY
+    if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
+        job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
+        names = [Path(path).name for path in result.files.values()]
+        if gone := [name for name in names if not (job.directory / name).exists()]:
+            logger.warning(
+                "output: %s has no %s any more, which this finished run wrote; put it back, or run "
+                "again with --overwrite",
+                job.directory.path,
+                ", ".join(gone),
+            )
+        return result
+    chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
+    job = replace(job, config=job.config.model_copy(update=chosen))
+    _warn_of_other_bits(checkpoint)
+    phases = simulation.phases(job.config)
+    while phases[0].name != checkpoint.phase:
+        phases.pop(0)
+    job.listener.message(
+        f"continuing after step {checkpoint.step} of {phases[0].steps} of {checkpoint.phase}"
+    )
+    job.directory.restore(checkpoint)
+    _write_config(job)  # `steps` may have grown
+    return _run_phases(job, phases, checkpoint)
+
+
+def _with_force_field(job: Job) -> Job:
+    """The same job with the region of the model and the force field around it, if it has one."""
+    complete, parts = hybrid.prepare(job.config, job.structure)
+    if parts is not None:
+        job.listener.message(f"ML region: {parts.selected.text()}")
+    return replace(job, structure=complete, hybrid=parts)
+
+
+def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
+    try:
+        return _compute(job, phases, entry)
+    except OutputError as error:
+        if not (job.directory / output.CHECKPOINT).exists():
+            raise
+        raise OutputError(
+            f"{error}; everything up to the last checkpoint is kept: make room, then continue with "
+            f"openmm-les run {job.directory.path} --resume"
+        ) from error
+
+
+def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
+    for phase in phases:
+        with PhaseRun(job, phase, entry) as current:
+            entry = current.advance()
+    current.write_structure(output.FINAL)
+    directory, config = job.directory, job.config
+    names = (
+        output.LOG,
+        output.TRAJECTORY,
+        output.RESPONSE,
+        output.FINAL,
+        output.CHECKPOINT,
+    )
+    files = {name: str(directory / name) for name in names if (directory / name).exists()}
+    result = summary.summarise(
+        directory / output.LOG,
+        config.model_dump(mode="json"),
+        atoms=_number_of_atoms(job),
+        wall_seconds=current.wall_seconds,
+        files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
+        ml_region=None if job.hybrid is None else job.hybrid.selected,
+    )
+    write_atomically(directory / output.SUMMARY, result.to_json().encode())
+    return result
+
+
+def _minimise(job: Job) -> State:
+    """Relax the start structure; nothing is deleted or written before the model has accepted it."""
+    config, start = job.config, job.structure
+    configs.warn_of_units(config)
+    structure.check_bonds(start.topology, config.ensemble)
+    output.check_response(config, start)
+    ensemble = simulation.phases(config)[0].ensemble
+    sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
+    structure.check_time_step(
+        start.topology, config.time_step, simulation.constrained_particles(sim)
+    )
+    simulation.place(sim, start.positions)
+    before = _first_energy(job, sim)
+    _write_config(job)
+    job.directory.clear()
+    if config.minimise_iterations == 0:
+        return State(start.positions, None, start.box)
+    job.listener.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
+    counter = _Iterations(job.stop, config.minimise_iterations)
+    with blow_ups("in the minimisation", job):
+        sim.minimizeEnergy(maxIterations=config.minimise_iterations, reporter=counter)
+        after = _potential_energy(sim)
+    if job.stop:
+        job.listener.message("stopped in the minimisation; continuing means starting again")
+        job.stop.obey()
+    _check_energy(job, after, "the minimised structure")
+    job.listener.message(
+        f"minimised in {counter.told} iterations from {before:.1f} to {after:.1f} kJ/mol"
+        f"{counter.also}"
+    )
+    positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
+    job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
+    return State(positions.value_in_unit(unit.nanometer), None, start.box)
+
+
+def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
+    """Energy of the start structure [kJ/mol]; what is wrong now is wrong in the input.
+
+    Raises:
+        InputError: the model, or the force field, has none.
+    """
+    try:
+        energy = _potential_energy(sim)
+    except openmm.OpenMMException as error:
+        reason = of_run(" ".join(str(error).split()), job.structure.topology)
+        raise InputError(
+            f"structure: {job.config.structure} has no energy as it is: {reason}"
+        ) from error
+    _check_energy(job, energy, f"{job.config.structure}")
+    return energy
+
+
+def _check_energy(job: Job, energy: float, what: str) -> None:
+    """Refuse energies that nothing has, as of atoms that a model lets fall into each other.
+
+    Raises:
+        InputError: says what may be the reason.
+    """
+    lowest = -_STRONGEST * len(job.structure.positions)
+    if not lowest < energy < float("inf"):
+        raise InputError(
+            f"structure: expected an energy that molecules have, got {energy:.4g} kJ/mol for "
+            f"{what}, {energy / len(job.structure.positions):.3g} for each atom; atoms are in each "
+            "other, or in their images in a small box, where the model knows nothing: look at "
+            "positions and box, whose unit is A"
+        )
+
+
+class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
+    """Counts iterations, and ends the minimisation when asked to stop, or after the last one.
+
+    OpenMM by itself begins to count again whenever it makes constraints stiffer. What is left of
+    these rounds then takes one iteration each.
+    """
+
+    def __init__(self, stop: StopRequest, most: int) -> None:
+        super().__init__()
+        self.number = 0
+        self._stop = stop
+        self._most = most
+
+    def report(self, iteration: int, x: object, gradient: object, args: object) -> bool:
+        self.number += 1
+        return bool(self._stop) or self.number >= self._most
+
+    @property
+    def told(self) -> int:
+        """Iterations of what was asked for."""
+        return min(self.number, self._most)
+
+    @property
+    def also(self) -> str:
+        """And what came after it, for people."""
+        more = self.number - self._most
+        return f", with {more} more for the constraints" if more > 0 else ""
+
+
+def _number_of_atoms(job: Job) -> int:
+    """Without virtual sites."""
+    return len(structure.real_atoms(job.structure.topology.atoms()))
+
+
+def _potential_energy(sim: openmm.app.Simulation) -> float:
+    energy = sim.context.getState(energy=True).getPotentialEnergy()
+    return float(energy.value_in_unit(unit.kilojoule_per_mole))
+
+
+def _write_config(job: Job) -> None:
+    """As requested, so that choices for this machine do not bind another; but with the seed."""
+    job.directory.write_config(job.requested.model_copy(update={"seed": job.config.seed}))
+
+
+def _is_last(job: Job, checkpoint: Checkpoint) -> bool:
+    return checkpoint.phase == "production" and checkpoint.step == job.config.steps
+
+
+def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
+    """Refuse to continue a run with anything but what it was started with, or more steps.
+
+    Raises:
+        InputError: names what has changed.
+    """
+    for name, path, expected, got in (
+        ("structure", job.requested.structure, checkpoint.structure_sha256, job.structure.sha256),
+        ("model", job.artifact.path, checkpoint.model_sha256, job.artifact.sha256),
+    ):
+        if got != expected:
+            raise InputError(
+                f"{name}: the content of {path} is not what this run was started with: expected "
+                f"sha256 {expected[:12]}..., got {got[:12]}...; {_REMEDY}"
+            )
+    changed = []
+    for name, value in job.requested.model_dump(mode="json").items():
+        before = checkpoint.requested.get(name, RunConfig.model_fields[name].default)
+        if name not in _FREE and value not in (before, checkpoint.resolved.get(name)):
+            changed.append(f"{name}: this run was started with {before}, got {value}")
+    if changed:
+        raise InputError(f"{'; '.join(changed)}; only steps may change: {_REMEDY}")
+    if checkpoint.phase == "production" and job.requested.steps < checkpoint.step:
+        raise InputError(
+            f"steps: expected at least the {checkpoint.step} that this run has done, got "
+            f"{job.requested.steps}"
+        )
+
+
+def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
+    """Likewise for what force field files, or a System in a file, make of the same settings."""
+    if job.hybrid is None or job.hybrid.sha256 == checkpoint.force_field_sha256:
+        return
+    files = job.config.force_field or (str(job.config.system),)
+    raise InputError(
+        f"force_field: the System from {', '.join(files)} is not what this run was started with; "
+        f"{_REMEDY}"
+    )
+
+
+def _warn_of_other_bits(checkpoint: Checkpoint) -> None:
+    now = simulation.environment()
+    before = checkpoint.environment
+    changed = [f"{k}: {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    if changed:
+        logger.warning(
+            "the run continues, but not to the last bit as it would have: %s", "; ".join(changed)
+        )

@@ -1,0 +1,172 @@
+"""The ML region of a run, from selectors to atoms.
+
+A selector is one of ``resname LIG``, ``residue 17`` (the number in the file), ``A:17`` (the same in
+one chain), ``resindex 16`` (the position in the file, from 0), or a selection of mdtraj. The first
+and the second mean what they mean there. Its word ``resid`` is an index, in most other programs a
+number: it is refused, and ``resindex`` stands for it, also inside a selection of mdtraj.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from openmm import app
+from openmm.app.topology import Atom, Residue
+
+from openmm_les.errors import InputError, one_line
+from openmm_les.plugin.forces.region import few, residue_name, residue_number
+from openmm_les.simulation.structure import real_atoms
+
+_KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
+#: Selectors that do without mdtraj, with what a residue has to be like.
+_FORMS: dict[str, Callable[..., bool]] = {
+    r"resname\s+([^\s'\"()=<>!]+)": lambda name, residue: bool(residue.name == name),
+    r"residue\s+(-?\d+)": lambda number, residue: bool(residue.id == number),
+    r"resindex\s+(\d+)": lambda index, residue: bool(residue.index == int(index)),
+    r"(\S+?):(-?\d+[A-Za-z]?)": lambda chain, number, residue: bool(
+        residue.chain.id == chain and residue_number(residue) == number
+    ),
+}
+_AMBIGUOUS = re.compile(r"\bresid?\b")
+_WATER = Counter({app.element.hydrogen: 2, app.element.oxygen: 1})
+_FEW_CHAINS = 6
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What is in the ML region, for people.
+
+    Attributes:
+        atoms: how many, without virtual sites.
+        of: how many there are.
+        residues: those that they are in.
+        cut_bonds: bonds between them and the rest.
+    """
+
+    atoms: int
+    of: int
+    residues: list[str]
+    cut_bonds: list[str]
+
+    def text(self) -> str:
+        """In one line."""
+        bonds = few(self.cut_bonds) or "none"
+        return f"{self.atoms} of {self.of} atoms in {few(self.residues)}; bonds cut: {bonds}"
+
+
+def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
+    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites.
+
+    Raises:
+        InputError: a selector that cannot be read, or takes nothing; a part of a water molecule, or
+            everything.
+    """
+    real = {atom.index for atom in real_atoms(topology.atoms())}
+    chosen: set[int] = set()
+    for selector in selectors:
+        taken = real.intersection(_take(topology, selector))
+        if not taken:
+            raise InputError(
+                f"ml_region: expected atoms for {selector!r}, got none; there are "
+                f"{_contents(topology)}"
+            )
+        chosen |= taken
+    for residue in topology.residues():
+        inside = chosen.intersection(atom.index for atom in residue.atoms())
+        if _is_water(residue) and 0 < len(inside) < 3:
+            raise InputError(
+                f"ml_region: expected whole water molecules, got {len(inside)} of 3 atoms of "
+                f"{residue_name(residue)}; select residues, such as "
+                f"{residue_name(residue).split()[1]!r}"
+            )
+    if chosen == real:
+        raise InputError(
+            f"ml_region: expected a part of the structure, got all of its {len(real)} atoms; "
+            "without ml_region (and force_field) the model describes everything"
+        )
+    return tuple(sorted(chosen))
+
+
+def describe(topology: app.Topology, atoms: Iterable[int]) -> Selected:
+    """Say what was selected."""
+    inside = set(atoms)
+    everything = list(topology.atoms())
+    residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
+    return Selected(
+        atoms=len(inside),
+        of=len(real_atoms(everything)),
+        residues=[residue_name(residue) for residue in residues],
+        cut_bonds=[
+            f"{ml.name} of {residue_name(ml.residue)} to {mm.name} of {residue_name(mm.residue)}"
+            for ml, mm in cut_bonds(topology, inside)
+        ],
+    )
+
+
+def cut_bonds(topology: app.Topology, atoms: Collection[int]) -> list[tuple[Atom, Atom]]:
+    """Bonds between a region and the rest, each as its atom inside and the one outside."""
+    ordered = (sorted(bond, key=lambda atom: atom.index not in atoms) for bond in topology.bonds())
+    return [(ml, mm) for ml, mm in ordered if ml.index in atoms and mm.index not in atoms]
+
+
+def _take(topology: app.Topology, selector: str) -> Iterable[int]:
+    if word := _AMBIGUOUS.search(selector):
+        raise InputError(
+            f"ml_region: {word[0]} in {selector!r} is the number in the file for some programs, an "
+            "index for others; write residue 17 or A:17 for the number, resindex 16 for the index "
+            "from 0"
+        )
+    fits = _test(selector)
+    if fits is None:
+        return _by_mdtraj(topology, selector)
+    return [atom.index for atom in topology.atoms() if fits(atom.residue)]
+
+
+def _test(selector: str) -> Callable[[Residue], bool] | None:
+    """The test of residues that a selector is, or None for one that only mdtraj can read."""
+    for form, test in _FORMS.items():
+        if match := re.fullmatch(form, selector):
+            return partial(test, *match.groups())
+    return None
+
+
+def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
+    try:
+        import mdtraj
+    except ImportError:
+        raise InputError(
+            f"ml_region: expected {_KINDS}, got {selector!r}; selections of mdtraj need "
+            "pip install 'openmm-les[analysis]'"
+        ) from None
+    selection = re.sub(r"\bresindex\b", "resid", selector)
+    try:
+        return [int(i) for i in mdtraj.Topology.from_openmm(topology).select(selection)]
+    except Exception as error:  # its parser raises many kinds
+        raise InputError(
+            f"ml_region: expected {_KINDS} or a selection of mdtraj, got {selector!r}: "
+            f"{one_line(error)}"
+        ) from None
+
+
+def _is_water(residue: Residue) -> bool:
+    return Counter(atom.element for atom in real_atoms(residue.atoms())) == _WATER
+
+
+def _contents(topology: app.Topology) -> str:
+    """Names and numbers of the residues of each chain."""
+    told = []
+    for chain in topology.chains():
+        runs = [list(group) for _, group in groupby(chain.residues(), lambda one: one.name)]
+        names = (
+            f"{run[0].name} {residue_number(run[0])}"
+            + (f" to {residue_number(run[-1])}" if run[1:] else "")
+            for run in runs
+        )
+        told.append(f"chain {chain.id.strip() or 'without a name'}: {few(names)}")
+    more = len(told) - _FEW_CHAINS
+    return "; ".join(told[:_FEW_CHAINS]) + (f"; and {more} more chains" if more > 0 else "")

@@ -1,0 +1,190 @@
+"""The figures of a finished run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from openmm_les.errors import InputError
+from openmm_les.files.reading import Damage, Kind, boundary, read_file
+from openmm_les.simulation.selection import Selected
+from openmm_les.units import KJ_PER_MOL_PER_EV
+
+_LOG = Kind(
+    InputError,
+    "output",
+    "output: {file} is not the log of a run: {reason}; start again with --overwrite",
+)
+_MILLI = 1000.0
+_PS_PER_NS = 1000.0
+_SECONDS_PER_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and standard deviation over the rows of the log, which is nan for a single row."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
+
+    Attributes:
+        steps: of production.
+        time_ps: simulated by them [ps].
+        wall_seconds: time they took, in all processes that worked on them [s].
+        ns_per_day: simulated time by wall time [ns/day].
+        atoms: number of atoms, without virtual sites.
+        temperature: [K].
+        potential_energy: [kJ/mol].
+        density: [g/mL]; None unless the ensemble is NPT.
+        energy_drift: slope of the total energy [meV/atom/ps]; None unless the ensemble is NVE.
+        config: every setting, with the choices made for this machine.
+        files: paths of what was written, by name.
+        ml_region: what the model describes; None for everything.
+    """
+
+    steps: int
+    time_ps: float
+    wall_seconds: float
+    ns_per_day: float
+    atoms: int
+    temperature: Mean
+    potential_energy: Mean
+    density: Mean | None
+    energy_drift: float | None
+    config: dict[str, Any]
+    files: dict[str, str]
+    ml_region: Selected | None = None
+
+    def to_json(self) -> str:
+        """As it is in ``summary.json``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Summary:
+        """Read what `to_json` wrote."""
+        return TypeAdapter(cls).validate_json(text)
+
+    @classmethod
+    def read(cls, path: Path) -> Summary | None:
+        """Read a file; None where there is none, or a damaged one."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def table(self) -> str:
+        """For people."""
+        config = self.config
+        logged = self.steps // config["report_interval"]
+        rows = [
+            ("steps", f"{self.steps} of {config['time_step']:g} fs, {self.time_ps:g} ps"),
+            ("wall time", f"{duration(self.wall_seconds)}, {self.ns_per_day:.3g} ns/day"),
+            ("temperature", f"{_text(self.temperature)} K"),
+            ("potential energy", f"{_text(self.potential_energy)} kJ/mol"),
+        ]
+        if self.ml_region is not None:
+            rows.append(("ML region", self.ml_region.text()))
+        if self.density is not None:
+            rows.append(("density", f"{_text(self.density)} g/mL"))
+        if self.energy_drift is not None:
+            rows.append(("energy drift", f"{self.energy_drift:.4g} meV/atom/ps"))
+        rows.append(("averages", f"over {logged} row{'s' if logged > 1 else ''} of log.csv"))
+        rows += self.files.items()
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
+
+
+def summarise(
+    log: Path,
+    config: dict[str, Any],
+    *,
+    atoms: int,
+    wall_seconds: float,
+    files: dict[str, str],
+    ml_region: Selected | None = None,
+) -> Summary:
+    """Compute the figures from the log of production.
+
+    Args:
+        log: ``log.csv``.
+        config: every setting.
+        atoms: number of atoms, without virtual sites.
+        wall_seconds: time spent in the steps [s].
+        files: paths of what was written, by name.
+        ml_region: what the model describes; None for everything.
+
+    Raises:
+        InputError: the log is something else.
+    """
+    with boundary(log, _LOG):
+        columns = read_log(log)
+        time_ps = config["steps"] * config["time_step"] * 1e-3
+        drift = None
+        if config["ensemble"] == "NVE" and len(columns["Time (ps)"]) > 1:
+            slope = np.polyfit(columns["Time (ps)"], columns["Total Energy (kJ/mole)"], 1)[0]
+            drift = float(slope) / KJ_PER_MOL_PER_EV * _MILLI / atoms
+        return Summary(
+            steps=config["steps"],
+            time_ps=time_ps,
+            wall_seconds=wall_seconds,
+            ns_per_day=speed(time_ps, wall_seconds),
+            atoms=atoms,
+            temperature=_mean(columns["Temperature (K)"]),
+            potential_energy=_mean(columns["Potential Energy (kJ/mole)"]),
+            density=_mean(columns["Density (g/mL)"]) if config["ensemble"] == "NPT" else None,
+            energy_drift=drift,
+            config=config,
+            files=files,
+            ml_region=ml_region,
+        )
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """Columns of a table that OpenMM's StateDataReporter wrote."""
+    header, *rows = csv.reader(io.StringIO(read_file(path).decode()))
+    if any(len(row) != len(header) for row in rows):
+        raise Damage(f"expected {len(header)} numbers in each row")
+    names = [name.lstrip("#").strip('"') for name in header]
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(names)}
+
+
+def speed(time_ps: float, seconds: float) -> float:
+    """Simulated time by wall time [ns/day]."""
+    return time_ps / _PS_PER_NS / seconds * _SECONDS_PER_DAY if seconds > 0.0 else 0.0
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as ``2 h 05 min``."""
+    if seconds < 60.0:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _mean(values: list[float]) -> Mean:
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Mean(statistics.fmean(values), spread)
+
+
+def _text(value: Mean) -> str:
+    if not value.std:
+        return f"{value.mean:.6g}"
+    # Two digits of the scatter, and the mean to the same place.
+    decimals = max(0, 1 - math.floor(math.log10(value.std)))
+    return f"{value.mean:.{decimals}f} +- {value.std:.{decimals}f}"

@@ -1,0 +1,85 @@
+"""The compiled engine: the same answer, or the script and a reason."""
+
+import logging
+
+import numpy as np
+import openmm
+import pytest
+import torch
+from support.contexts import assert_same, create_context, create_system, energy_and_forces
+from support.helpers import dipeptide, water_frame
+
+from openmm_les import artifact as artifacts
+from openmm_les.errors import InputError
+from openmm_les.evaluation.system_model import SystemModel
+
+
+def double_water():
+    return water_frame(0).repeat((2, 1, 1))
+
+
+def model_of(path, atoms, engine) -> SystemModel:
+    periodic = bool(atoms.pbc.all())
+    return SystemModel(
+        artifacts.load(path),
+        atoms.numbers,
+        periodic=periodic,
+        cell=atoms.cell.array if periodic else None,
+        positions=atoms.positions,
+        engine=engine,
+    )
+
+
+def assert_same_results(model, other, positions) -> None:
+    one, two = model.evaluate(positions), other.evaluate(positions)
+    assert one.energy == pytest.approx(two.energy, abs=1e-6 * len(positions))
+    np.testing.assert_allclose(one.forces, two.forces, atol=1e-4)
+    np.testing.assert_allclose(one.charges, two.charges, atol=1e-5)
+    np.testing.assert_allclose(one.virial, two.virial, atol=1e-4 * len(positions))
+
+
+def test_compiled_engine_gives_the_same_forces(dipeptide_artifact, caplog):
+    atoms = dipeptide(0)
+    systems = [
+        create_system(dipeptide_artifact, atoms, engine=e) for e in ("compile", "torchscript")
+    ]
+    contexts = [create_context(system, atoms.positions, "Reference") for system in systems]
+    with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines.compiled"):
+        for scale in (1.0, 1.01, 1.02):  # the first call compiles, the others run what it made
+            results = []
+            for context in contexts:
+                context.setPositions(scale * atoms.positions * 0.1)
+                results.append(energy_and_forces(context))
+            assert_same(*results, "single")
+    said = [
+        record.message
+        for record in caplog.records
+        if record.name == "openmm_les.evaluation.engines.compiled"
+    ]
+    assert said == [f"compiling the model for {len(atoms)} atoms; this takes a while"]
+
+
+def test_what_cannot_be_compiled_runs_as_a_script(dipeptide_artifact, caplog):
+    atoms = dipeptide(0)[:15]  # not what another test has compiled
+    model, script = (model_of(dipeptide_artifact, atoms, e) for e in ("compile", "torchscript"))
+    with torch._dynamo.config.patch(recompile_limit=0):
+        assert_same_results(model, script, atoms.positions)
+    assert "engine='compile' does not work here, using TorchScript: " in caplog.text
+    assert_same_results(model, script, 1.01 * atoms.positions)
+
+
+def test_large_systems_are_not_compiled_for_a_cpu(water_artifact, caplog):
+    atoms = double_water()
+    model, script = (model_of(water_artifact, atoms, e) for e in ("compile", "torchscript"))
+    assert_same_results(model, script, atoms.positions)
+    assert "engine='compile' is for at most" in caplog.text
+
+
+def test_what_engines_there_are(dipeptide_artifact):
+    atoms = dipeptide(0)
+    with pytest.raises(InputError, match="engine: expected 'torchscript' or 'compile', got 'jit'"):
+        create_system(dipeptide_artifact, atoms, engine="jit")
+    with pytest.raises(InputError, match="engine='compile' needs a PythonForce"):
+        create_system(dipeptide_artifact, atoms, engine="compile", backend="torchforce")
+    system = create_system(dipeptide_artifact, atoms, engine="compile")
+    assert any(isinstance(force, openmm.PythonForce) for force in system.getForces())

@@ -1,0 +1,363 @@
+"""Verification on export: the original model rebuilt, the probes, and the comparison."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import openmm_les_export
+import pytest
+import torch
+from openmm_les_export.checkpoints.unpickle import read_pickle
+from openmm_les_export.verification.compare import TOLERANCES, verify_forward
+from openmm_les_export.verification.probes import Probe, probe_structures
+from oracles.models import needs_mace
+from support.helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, shared_file
+
+from openmm_les.errors import InputError, VerificationError
+
+SMALL = {"max_ell": 2, "correlation": 2, "elements": [1, 6, 8], "max_L": 1}
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    from oracles.mace_models import synthetic_model
+
+    return synthetic_model(tmp_path_factory.mktemp("synthetic_models"), **SMALL)
+
+
+# --- probes -------------------------------------------------------------------------------------
+
+ELEMENTS = (
+    [1, 8],
+    [1],
+    [8],
+    [6, 1, 8, 7],
+    [1, 6, 7, 8, 9, 15, 16, 17, 35, 53],
+    [3, 55],
+    [11, 17, 1],
+)
+
+
+@pytest.mark.parametrize("elements", ELEMENTS)
+def test_probes_cover_the_elements_at_sensible_distances(elements):
+    neighbour_list = pytest.importorskip("matscipy.neighbours").neighbour_list
+    probes = {probe.name: probe for probe in probe_structures(elements, 4.5)}
+    kinds = ["cluster", "periodic box", "triclinic box", "two far fragments"]
+    assert list(probes)[:4] == kinds
+    assert [p.numbers.tolist() for p in list(probes.values())[4:]] == [
+        [z] for z in sorted(elements)
+    ]
+    for name in kinds:
+        probe = probes[name]
+        assert set(probe.numbers.tolist()) == set(elements)
+        assert 9 <= len(probe.numbers) <= 60
+        cell = np.eye(3) * 200.0 if probe.cell is None else probe.cell
+        periodic = (probe.cell is not None,) * 3
+        distances = neighbour_list(
+            "d", positions=probe.positions, cell=cell, pbc=periodic, cutoff=6.0
+        )
+        assert distances.min() > (0.7 if elements == [1] else 0.85)
+        if probe.cell is not None:
+            assert np.linalg.det(probe.cell) > 0
+            # Every atom also meets images of the box.
+            fractional = probe.positions @ np.linalg.inv(probe.cell)
+            assert fractional.min() < 0
+    skew = probes["triclinic box"].cell
+    assert skew is not None
+    assert np.count_nonzero(skew) == 6
+    far = probes["two far fragments"].positions
+    half = len(far) // 2
+    gaps = np.linalg.norm(far[:half, None] - far[None, half:], axis=2)
+    assert gaps.min() > 2 * 4.5
+
+
+def test_probes_are_the_same_every_time():
+    pairs = zip(probe_structures([8, 1], 4.0), probe_structures([8, 1], 4.0), strict=True)
+    for first, second in pairs:
+        np.testing.assert_array_equal(first.positions, second.positions)
+
+
+# --- the original model -------------------------------------------------------------------------
+
+
+@needs_mace
+@pytest.mark.parametrize("name", MACE_MODELS)
+def test_reference_reproduces_the_original_code(name):
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    reference = MACEReference(shared_file(MODELS / f"{name}.model"))
+    # Triclinic water; three dipeptides; a box of water for the newer file.
+    structures = references(name)[3:4] if name == WATER_MODEL else references(name)[:3]
+    for entry in structures:
+        cell = entry["cell"] if entry["pbc"].any() else None
+        found = reference.evaluate(entry["positions"], entry["numbers"], cell)
+        assert abs(found.energy - entry["energy"]) / len(found.charges) <= 1e-12
+        assert np.abs(found.forces - entry["forces"]).max() <= 1e-11
+        assert np.abs(found.charges - entry["latent_charges"]).max() <= 1e-12
+
+
+@needs_mace
+def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    reference = MACEReference(read_pickle(small_model))
+    probe = probe_structures(reference.elements, reference.cutoff)[2]
+    found = reference.evaluate(probe.positions, probe.numbers, probe.cell)
+    step = 1e-4
+    for atom, axis in ((0, 0), (5, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = probe.positions.copy()
+            moved[atom, axis] += sign * step
+            energies.append(reference.evaluate(moved, probe.numbers, probe.cell).energy)
+        numeric = -(energies[0] - energies[1]) / (2 * step)
+        assert numeric == pytest.approx(found.forces[atom, axis], abs=1e-7)
+    shifted = probe.positions + np.array([[2.0, -1.0, 0.0]]) @ probe.cell
+    again = reference.evaluate(shifted, probe.numbers, probe.cell)
+    assert again.energy == pytest.approx(found.energy, abs=1e-11)
+
+
+@needs_mace
+def test_reference_accepts_a_path_a_pickle_and_a_record(small_model):
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    pickled = read_pickle(small_model)
+    probe = probe_structures([1, 6, 8], 4.0)[0]
+    energies = {
+        MACEReference(model).evaluate(probe.positions, probe.numbers).energy
+        for model in (str(small_model), pickled, pickled.root)
+    }
+    assert len(energies) == 1
+
+
+@needs_mace
+def test_reference_refuses_unknown_elements(small_model):
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    with pytest.raises(InputError, match=r"expected elements of \[1, 6, 8\], got \[26\]"):
+        MACEReference(small_model).evaluate(np.zeros((1, 3)), [26])
+
+
+@needs_mace
+def test_reference_leaves_the_process_as_it_was(small_model, monkeypatch):
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    dtype = torch.get_default_dtype()
+    MACEReference(small_model)
+    assert torch.get_default_dtype() == dtype
+    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@needs_mace
+def test_reference_takes_files_with_fewer_couplings_than_it_would_make(small_model):
+    """Files trained with a reduced set of couplings, as cuEquivariance makes them."""
+    from openmm_les_export.families.mace.reference import MACEReference
+
+    pickled = read_pickle(small_model)
+    # The last coupling of the second order, with its weights, is not there.
+    for product in pickled.root.items("products"):
+        for contraction in product.items("symmetric_contractions.contractions"):
+            buffers, parameters = contraction.state["_buffers"], contraction.state["_parameters"]
+            buffers["U_matrix_2"] = buffers["U_matrix_2"][..., :-1]
+            parameters["weights_max"] = parameters["weights_max"][:, :-1]
+    from openmm_les_export.families.mace.reader import canonical_mace
+    from oracles.canonical_mace import short_range
+
+    probe = probe_structures([1, 6, 8], 4.0)[0]
+    reference = MACEReference(pickled)
+    _, charges, _ = short_range(canonical_mace(pickled), probe.positions, probe.numbers)
+    found = reference.evaluate(probe.positions, probe.numbers)
+    np.testing.assert_allclose(found.charges, charges.detach().numpy(), rtol=0, atol=1e-13)
+
+
+# --- the electrostatics of the reference, by hand -----------------------------------------------
+
+
+def _les(**changes):
+    return {"sigma": 1.2, "dl": 2.0, "prefactor": 90.0, "remove_self_interaction": True} | changes
+
+
+def _reference_energy(charges, positions, cell=None, **changes) -> float:
+    from openmm_les_export.verification.reference import les_energy
+
+    q, r = (torch.tensor(x, dtype=torch.float64) for x in (charges, positions))
+    return float(les_energy(q, r, cell, _les(**changes)))
+
+
+def test_two_charges_in_the_open():
+    pair = -0.06 * 90.0 / (2 * math.pi) * math.erf(1.5 / (1.2 * math.sqrt(2))) / 1.5
+    own = 90.0 * 0.13 / (1.2 * (2 * math.pi) ** 1.5)
+    charges, positions = [0.3, -0.2], [[0.0, 0.0, 0.0], [0.0, 1.5, 0.0]]
+    assert _reference_energy(charges, positions) == pytest.approx(pair, rel=1e-14)
+    kept = _reference_energy(charges, positions, remove_self_interaction=False)
+    assert kept == pytest.approx(pair + own, rel=1e-14)
+
+
+def test_reciprocal_vectors_by_hand():
+    # A cube of 3 A with dl = 2 A: 6 vectors of length 1 and 12 of length sqrt(2), times 2 pi / 3.
+    energy = 0.0
+    for count, squared in ((6, 1), (12, 2)):
+        k2 = squared * (2 * math.pi / 3) ** 2
+        energy += count * math.exp(-(1.2**2) * k2 / 2) / k2 * 0.4**2
+    energy *= 90.0 / 27.0
+    found = _reference_energy(
+        [0.4], [[0.1, 0.7, -3.0]], np.eye(3) * 3, remove_self_interaction=False
+    )
+    assert found == pytest.approx(energy, rel=1e-14)
+    # Vectors that lie on the sphere itself are in: |n| = 2 in a cube of 4 A.
+    from openmm_les_export.verification.reference import reciprocal_sphere
+
+    assert len(reciprocal_sphere(np.eye(3) * 4.0, math.pi)) == 32
+
+
+# --- the comparison -----------------------------------------------------------------------------
+
+
+class FakeReference:
+    """Energy, forces and charges that are simple functions of the structure."""
+
+    def evaluate(self, positions, numbers, cell=None):
+        n = len(numbers)
+        return types.SimpleNamespace(
+            energy=-7.0 * n + (0.0 if cell is None else float(np.trace(cell))),
+            forces=np.sin(positions),
+            charges=numbers / 10.0,
+        )
+
+
+def fake_forward(energy=0.0, force=0.0, charge=0.0, only=None):
+    """The same functions with errors added, for all structures or for periodic ones only."""
+
+    def forward(positions, numbers, cell, periodic):
+        assert positions.dtype == cell.dtype == torch.float64
+        assert numbers.dtype == torch.int64
+        off = 1.0 if only is None or periodic == only else 0.0
+        n = len(numbers)
+        total = -7.0 * n + (float(cell.trace()) if periodic else 0.0) + off * energy * n
+        forces = torch.sin(positions)
+        forces[-1, 1] += off * force
+        charges = numbers.double() / 10.0 + off * charge
+        return torch.tensor(total, dtype=torch.float64), forces, charges
+
+    return forward
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_equal_models_are_verified(dtype):
+    probes = probe_structures([1, 8], 4.0)
+    report = verify_forward(fake_forward(), FakeReference(), probes, dtype)
+    assert json.loads(json.dumps(report)) == report
+    assert report["status"] == "verified"
+    assert list(report["max_errors"]) == [probe.name for probe in probes]
+    assert report["tolerance"]["energy_per_atom"] == (1e-6 if dtype == "float32" else 1e-9)
+    assert report["tolerance"]["force"] == (1e-4 if dtype == "float32" else 1e-8)
+    assert report["tolerance"]["charge"] == (1e-5 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("quantity", ["energy", "force", "charge"])
+def test_each_quantity_has_its_tolerance(dtype, quantity):
+    probes = probe_structures([1, 8], 4.0)
+    name = {"energy": "energy_per_atom"}.get(quantity, quantity)
+    limit = getattr(TOLERANCES[dtype], name)
+    verify_forward(fake_forward(**{quantity: 0.9 * limit}), FakeReference(), probes, dtype)
+    with pytest.raises(VerificationError, match="'cluster'") as caught:
+        verify_forward(fake_forward(**{quantity: 1.2 * limit}), FakeReference(), probes, dtype)
+    assert name.replace("_", " ") in str(caught.value)
+    assert f"{limit:g}" in str(caught.value)
+    with pytest.raises(VerificationError, match="'cluster'"):
+        verify_forward(fake_forward(**{quantity: math.nan}), FakeReference(), probes, dtype)
+
+
+def test_the_probe_that_differs_is_named():
+    probes = probe_structures([1, 8], 4.0)
+    with pytest.raises(VerificationError, match="'periodic box'"):
+        verify_forward(fake_forward(force=1.0, only=True), FakeReference(), probes, "float64")
+
+
+def test_wrong_shapes_are_an_error_not_a_broadcast():
+    probe = Probe("one", np.zeros((2, 3)), np.array([1, 8]))
+
+    def forward(positions, numbers, cell, periodic):
+        energy, forces, charges = fake_forward()(positions, numbers, cell, periodic)
+        return energy, forces, charges[:, None]
+
+    with pytest.raises(VerificationError, match=r"charges \(2,\), got \(2, 3\) and \(2, 1\)"):
+        verify_forward(forward, FakeReference(), [probe], "float64")
+
+
+# --- within an export ---------------------------------------------------------------------------
+
+
+@needs_mace
+def test_export_without_mace_says_so(small_model, monkeypatch, caplog):
+    genuine = builtins.__import__
+
+    def without_mace(name, *args, **kwargs):
+        if name.split(".")[0] == "mace":
+            raise ImportError("No module named 'mace'")
+        return genuine(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_mace)
+    pickled = read_pickle(small_model)
+    canonical = openmm_les_export.read_model(small_model)
+    report = openmm_les_export._verify(pickled, canonical, None, "float32")  # type: ignore[arg-type]
+    assert report["status"] == "not verified"
+    assert "mace" in report["reason"]
+    assert "not verified" in caplog.text
+
+
+@needs_mace
+@pytest.mark.parametrize("dtype", ["float32", "float64", None])
+def test_export_writes_the_report(small_model, tmp_path, dtype):
+    from openmm_les import artifact
+
+    path = openmm_les_export.export(small_model, tmp_path / "small.les.pt", dtype=dtype)
+    metadata = artifact.inspect(path)
+    assert metadata["dtype"] == (dtype or "float32")
+    report = metadata["verification"]
+    assert report["status"] == "verified"
+    assert set(report["versions"]) == {"torch", "mace-torch"}
+    for errors in report["max_errors"].values():
+        for quantity, limit in report["tolerance"].items():
+            assert errors[quantity] <= limit
+
+
+@needs_mace
+def test_threads_export_at_the_same_time(tmp_path):
+    """In a child: code of others that several threads script may end the process."""
+    model = ROOT / "training" / "les_demo" / "les-demo.model"
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from openmm_les import artifact
+from openmm_les_export import export
+
+def work(number):
+    path = export({str(model)!r}, f"{tmp_path}/{{number}}.les.pt")
+    return artifact.inspect(path)["verification"]["status"]
+
+with ThreadPoolExecutor(3) as pool:
+    print(*pool.map(work, range(3)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.stdout.split() == ["verified"] * 3, child.stderr
+
+
+@needs_mace
+def test_export_that_differs_writes_nothing(small_model, tmp_path, monkeypatch):
+    from openmm_les_export.families.mace import reader as mace
+
+    genuine = mace.les_parameters
+    monkeypatch.setattr(mace, "les_parameters", lambda les: genuine(les) | {"sigma": 1.001})
+    with pytest.raises(VerificationError, match="nothing was written"):
+        openmm_les_export.export(small_model, tmp_path / "small.les.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,164 @@
+"""The parameter of interpolation as samplers use it: defaults that are changed, derivatives."""
+
+import copy
+
+import numpy as np
+import openmm
+import pytest
+from mixed.test_electrostatic_system import embedded
+from openmm import unit
+from support.mixed import app, classical, context, energy, forces, mixed, nonbonded, peptide
+
+NAME = "lambda_interpolate"
+MAKERS = [mixed, embedded]
+
+
+def interpolated(make, method=app.NoCutoff, **options):
+    """A dipeptide with lambda; the side chain is the model's."""
+    structure = peptide() if method is app.NoCutoff else peptide().in_box(3.0 * np.eye(3))
+    system = classical(structure, method, cutoff=1.0)
+    return structure, make(structure, system, structure.side_chain, interpolate=True, **options)
+
+
+def set_default(system, name, value) -> int:
+    """What openmmtools does to a System: in every force of the System that has the parameter."""
+    changed = 0
+    for force in system.getForces():
+        number = force.getNumGlobalParameters() if hasattr(force, "getNumGlobalParameters") else 0
+        for i in range(number):
+            if force.getGlobalParameterName(i) == name:
+                force.setGlobalParameterDefaultValue(i, value)
+                changed += 1
+    return changed
+
+
+@pytest.mark.parametrize("method", [app.NoCutoff, app.Ewald, app.PME], ids=str)
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_default_can_be_changed(make, method):
+    """A new Context then has the energy at that lambda; OpenMM refuses two defaults."""
+    structure, system = interpolated(make, method)
+    made = context(system, structure.positions)
+    made.setParameter(NAME, 0.3)
+    other = copy.deepcopy(system)
+    assert set_default(other, NAME, 0.3) > 1
+    fresh = context(other, structure.positions)
+    assert fresh.getParameter(NAME) == 0.3
+    assert energy(fresh) == pytest.approx(energy(made), abs=1e-7)
+    np.testing.assert_allclose(forces(fresh), forces(made), atol=1e-6)
+
+
+def test_other_parameters_have_one_default_too():
+    """Those of a force field and of a field on the model, of which the sums have copies."""
+    structure = peptide()
+    system = classical(structure, app.NoCutoff)
+    force = nonbonded(system)
+    force.addGlobalParameter("charging", 0.0)
+    force.addParticleParameterOffset("charging", structure.side_chain[0], 0.3, 0.0, 0.0)
+    made = mixed(
+        structure, system, structure.side_chain, interpolate=True, electricField=(0.0, 0.0, 0.5)
+    )
+    running = context(made, structure.positions)
+    values = {"charging": 0.5, "electricFieldX": 0.4, NAME: 0.6}
+    for name, value in values.items():
+        running.setParameter(name, value)
+        assert set_default(made, name, value) >= 1
+    fresh = context(made, structure.positions)
+    assert energy(fresh) == pytest.approx(energy(running), abs=1e-8)
+
+
+# ------------------------------------------------------------------ derivatives
+
+
+def slope(made) -> float:
+    state = made.getState(parameterDerivatives=True)
+    return state.getEnergyParameterDerivatives()[NAME]
+
+
+@pytest.mark.parametrize("method", [app.NoCutoff, app.PME], ids=str)
+def test_derivative_by_lambda(method):
+    """The difference of the ends, since the energy is linear; at 0 the model is not computed."""
+    structure, system = interpolated(mixed, method)
+    made = context(system, structure.positions)
+    ends = []
+    for value in (0.0, 1.0):
+        made.setParameter(NAME, value)
+        ends.append(energy(made))
+    expected = ends[1] - ends[0]
+    assert abs(expected) > 1.0
+    for value in (1.0, 0.4, 1e-6):
+        made.setParameter(NAME, value)
+        assert slope(made) == pytest.approx(expected, abs=1e-6)
+    made.setParameter(NAME, 0.0)
+    assert slope(made) == np.inf
+
+
+def test_a_derivative_that_openmm_cannot_give_is_no_number():
+    """Among MM charges a part of the energy is in a NonbondedForce, which has none."""
+    structure, system = interpolated(embedded)
+    made = context(system, structure.positions)
+    for value in (1.0, 0.4, 0.0):
+        made.setParameter(NAME, value)
+        assert np.isnan(slope(made))
+        assert np.isfinite(energy(made))
+
+
+# ------------------------------------------------------------------ samplers
+
+
+def test_replica_exchange_of_openmm():
+    """What it exchanges by are the energies at each lambda of the structures that it has."""
+    structure, system = interpolated(mixed)
+    integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, 0.0005)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    simulation = app.Simulation(structure.topology, system, integrator, platform)
+    simulation.context.setPositions(structure.positions)
+    values = (0.0, 0.5, 1.0)
+    sampler = app.ReplicaExchangeSampler([{NAME: value} for value in values], simulation, 2)
+    made = context(system, structure.positions)
+
+    def check(sampler):
+        for replica, known in zip(
+            sampler.replicaConformation, sampler.replicaStateEnergy, strict=True
+        ):
+            made.setPositions(replica.getPositions())
+            for value, expected in zip(values, known, strict=True):
+                made.setParameter(NAME, value)
+                assert energy(made) == pytest.approx(expected._value, abs=1e-6)
+
+    sampler.reporters.append(check)
+    sampler.simulate(2)
+
+
+def test_replica_exchange_of_openmmtools(tmp_path):
+    """Its states are Systems with other defaults, and Contexts with other parameters."""
+    states = pytest.importorskip("openmmtools.states", exc_type=ImportError)
+    multistate = pytest.importorskip("openmmtools.multistate", exc_type=ImportError)
+    from openmmtools import mcmc
+
+    class Lambda(states.GlobalParameterState):
+        lambda_interpolate = states.GlobalParameterState.GlobalParameter(NAME, standard_value=1.0)
+
+    structure, system = interpolated(mixed)
+    common = states.ThermodynamicState(system, 300.0 * unit.kelvin)
+    values = (0.0, 0.5, 1.0)
+    ladder = [
+        states.CompoundThermodynamicState(
+            copy.deepcopy(common), composable_states=[Lambda(lambda_interpolate=value)]
+        )
+        for value in values
+    ]
+    move = mcmc.LangevinDynamicsMove(timestep=0.5 * unit.femtosecond, n_steps=2)
+    sampler = multistate.ReplicaExchangeSampler(mcmc_moves=move, number_of_iterations=1)
+    storage = multistate.MultiStateReporter(str(tmp_path / "exchange.nc"), checkpoint_interval=1)
+    sampler.create(ladder, [states.SamplerState(structure.positions * unit.nanometer)], storage)
+    sampler.run()
+    beta = 1.0 / (unit.MOLAR_GAS_CONSTANT_R * 300.0 * unit.kelvin).value_in_unit(
+        unit.kilojoule_per_mole
+    )
+    found, _, _ = storage.read_energies()
+    made = context(system, structure.positions)
+    for replica, known in zip(sampler.sampler_states, found[-1], strict=True):
+        made.setPositions(replica.positions)
+        for value, expected in zip(values, known, strict=True):
+            made.setParameter(NAME, value)
+            assert beta * energy(made) == pytest.approx(expected, abs=1e-3)

@@ -1,0 +1,108 @@
+"""The comparison of MD steps runs, and says what it was asked for."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from support.helpers import ROOT
+
+from openmm_les.catalog import artifact_path
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Makes the package of the benchmark importable."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.mace
+@pytest.mark.slow
+def test_ours_and_a_peer_are_measured(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `analysis`)")
+    output = tmp_path / "out.json"
+    command = [sys.executable, BENCHMARKS / "md_step.py", "--models", "les-demo", "--threads", "1"]
+    command += ["--sizes", "22", "--seconds", "0.2", "--device", "cpu", "--output", output]
+    command += ["--rows", "openmm-les pythonforce", "mace-torch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["row"]: row for row in json.loads(output.read_text())["rows"]}
+    ours, peer = rows["openmm-les pythonforce"], rows["mace-torch"]
+    assert ours["force_reference"] == "mace-torch"
+    assert 0.0 < ours["force_difference"] < 1e-4
+    assert 50 < ours["kernels"] < peer["kernels"]
+    for row in (ours, peer):
+        step = row["ms_per_step"]
+        assert 0.0 < step["fastest"] <= step["low"] <= step["median"] <= step["high"]
+        assert row["ns_per_day"] == pytest.approx(86.4 / step["median"])
+        assert 1.0 < row["peak_mb"] < 1000.0
+    parts = ours["breakdown"]
+    assert sum(t for name, t in parts.items() if name != "step") == pytest.approx(parts["step"])
+    assert "openmm-les pythonforce is as fast as" in done.stdout
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "seconds", "reason"),
+    [(1.0, 300.0, "over 0.000977 GB"), (4e3, 0.01, "over 0.01 s")],
+)
+def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds, reason):
+    from step import children, systems
+    from step.steps import Case
+
+    structure = tmp_path / "structure.npz"
+    systems.save(systems.structure(22), structure)
+    artifact = str(artifact_path("les-demo"))
+    case = Case("openmm-les pythonforce", artifact, "", str(structure), "cpu", 1)
+    child = children.Child(case, memory_mb, seconds)
+    try:
+        child.wait_until_ready()
+        with pytest.raises(children.Stopped, match=f"^{reason}$"):
+            child.ask("prepare", str(tmp_path / "forces.npy"))
+    finally:
+        child.close()
+
+
+def test_structures_have_no_bad_contacts(steps):
+    from ase.neighborlist import neighbor_list
+    from step.systems import structure
+
+    sizes = [len(structure(n)) for n in (24, 50, 192, 1000)]
+    assert sizes[0] == 22
+    assert sizes[2:] == [192, 1029]
+    assert all(a < b for a, b in pairwise(sizes))
+    water = structure(1000)
+    i, j, distance = neighbor_list("ijd", water, 2.0)
+    between = distance[i // 3 != j // 3]
+    assert between.min() > 1.4
+    assert water.get_volume() / 343 == pytest.approx(29.9)
+    assert np.bincount(water.numbers)[[1, 8]].tolist() == [686, 343]
+
+
+def test_exponents_are_those_of_the_times(steps):
+    from step.report import exponents
+
+    rows = [
+        {"model": "m", "device": "cpu", "row": "r", "atoms": n, "ms_per_step": {"median": n**1.3}}
+        for n in (22, 192, 1029, 5184)
+    ]
+    rows[0]["ms_per_step"]["median"] = 1e6  # too small a system to count
+    assert exponents({"rows": rows}) == {"m, cpu, r": pytest.approx(1.3)}
+
+
+def test_a_check_of_a_gpu_tells_what_went_wrong(tmp_path):
+    """A stage without its device fails piece by piece; one without time is not begun."""
+    output = tmp_path / "found.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--carried", str(tmp_path)]
+    command += ["--output", str(output), "--device", "cuda:77"]
+    for more, status in ((["--minutes", "0.001"], "no time left"), ([], "done")):
+        done = subprocess.run([*command, "--stages", "machine", *more], capture_output=True)
+        assert done.returncode == 1, done.stderr
+        stage = json.loads(output.read_text())["stages"]["machine"]
+        assert stage["status"] == status
+    assert "failed" in stage["found"]["copy"]
+    assert stage["found"]["openmm"]["version"]

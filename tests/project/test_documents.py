@@ -1,0 +1,210 @@
+"""What the documents show works, and what they say of the code is so."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
+import openmm
+import pytest
+from openmm import app
+from openmmml import MLPotential
+from support import documents
+from support.documents import DOCS, PAGES, ROOT, SOURCES
+from support.mistakes import Mistakes
+
+from openmm_les import catalog, errors
+from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
+from openmm_les.evaluation.status import _MESSAGES
+
+TROUBLESHOOTING = DOCS / "troubleshooting.md"
+CLI_PAGE = DOCS / "cli.md"
+#: A message without a longer piece of fixed text, as `NAME: expected X, got Y`, matches anything.
+GENERAL = len(": expected ")
+
+
+def name_of(page) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def run_of(page, needs):
+    """A page, with one set of the requirements that its blocks state."""
+    marks = [getattr(pytest.mark, need) for need in sorted(needs)]
+    return pytest.param(page, needs, marks=marks, id="-".join([name_of(page), *sorted(needs)]))
+
+
+RUNS = [run_of(page, needs) for page in PAGES for needs in documents.needs_of(page)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A place with the files that the pages assume."""
+    shutil.copy(catalog.artifact_path("les-demo"), tmp_path / "my.les.pt")
+    shutil.copy(ROOT / "training" / "les_demo" / "les-demo.model", tmp_path / "my.model")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    return tmp_path
+
+
+# ------------------------------------------------------------------ snippets
+
+
+@pytest.mark.parametrize(("page", "needs"), RUNS)
+def test_page_runs(folder, page, needs):
+    documents.run_page(page, needs, folder)
+
+
+def test_a_page_that_does_not_run_is_noticed(folder):
+    page = folder / "page.md"
+    for wrong in ("```python\nassert False\n```", "```\nopenmm-les inspect none.les.pt\n```"):
+        page.write_text(f"text\n{wrong}\n")
+        with pytest.raises(AssertionError):
+            documents.run_page(page, frozenset(), folder)
+    page.write_text("text\n\n<!-- needs: gpu -->\n```python\nassert False\n```\n")
+    documents.run_page(page, frozenset(), folder)
+    assert documents.needs_of(page) == [frozenset({"gpu"})]
+    page.write_text("text\n\n<!-- run by: tests/test_cli.py -->\n```python\nassert False\n```\n")
+    assert documents.needs_of(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_that_are_not_run_exist(page):
+    """Extras of pip, targets of make, files of python."""
+    project = (ROOT / "pyproject.toml").read_text()
+    optional = re.search(r"\[project\.optional-dependencies\]\n(.*?)\n\[", project, re.DOTALL)[1]
+    known = set(re.findall(r"^(\w+) = \[", optional, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for extras in re.findall(r"openmm-les\[([\w,-]+)\]", page.read_text()):
+        assert set(extras.split(",")) <= known
+    for block in documents.blocks(page):
+        assert (ROOT / block.elsewhere).exists()
+        for line in block.shell_lines():
+            arguments = line.split("#")[0].split()[1:]
+            command = documents.program(line)
+            assert command in ("openmm-les", *documents.OTHER_COMMANDS), line
+            if command == "make":
+                assert {word for word in arguments if "=" not in word} <= targets, line
+            if command.startswith("python"):
+                assert arguments[0].startswith("-") or (ROOT / arguments[0]).is_file(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    """Files, and headings in files (as the forge and Sphinx name them)."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), target
+
+
+def anchors(page) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (extra `docs`)")
+def test_site_builds_without_warnings(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "LESCalculator" in (tmp_path / "api.html").read_text()
+
+
+# ------------------------------------------------------------------ the page of the command line
+
+
+def test_help_texts_are_those_of_the_commands():
+    spec = spec_from_file_location("cli_help", DOCS / "cli_help.py")
+    cli_help = module_from_spec(spec)
+    spec.loader.exec_module(cli_help)
+    page = CLI_PAGE.read_text()
+    assert len(cli_help.commands()) >= 8
+    assert page == cli_help.updated(page), "run `python docs/cli_help.py`"
+
+
+# ------------------------------------------------------------------ the map of the code
+
+
+def test_every_module_is_in_the_map():
+    """CONTRIBUTING.md names every module in a line of its own, and no module that is gone."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"```text\nopenmm_les/\n(.*?)```", text, re.DOTALL)[0]
+    folders, listed = [], []
+    for line in tree.splitlines()[1:-1]:
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name]
+        assert len(line.split()) > 1 or name.endswith("/"), f"what is it for? {line}"
+        if name.endswith(".py"):
+            listed.append("".join(folders))
+    modules = {str(path.relative_to(ROOT)) for path in SOURCES}
+    assert sorted(listed) == sorted(modules)
+
+
+# ------------------------------------------------------------------ messages
+
+
+def test_quoted_messages_stand_in_the_source():
+    quoted = documents.quotes(TROUBLESHOOTING)
+    assert len(quoted) > 100
+    texts = documents.source_texts()
+    gone = [quote for quote in quoted if not documents.is_found(quote, texts)]
+    assert not gone
+
+
+def test_every_message_is_explained():
+    """Whatever is raised, warned of or logged is quoted; too general ones are not asked for."""
+    patterns = [
+        documents.pattern(quote)
+        for quote in documents.quotes(TROUBLESHOOTING)
+        if documents.weight(quote) > GENERAL
+    ]
+    told = [
+        *documents.told(),
+        *(("openmm_les/evaluation/status.py", m) for m in _MESSAGES.values()),
+    ]
+    assert len(told) > 140
+    missing = [
+        (place, text)
+        for place, text in told
+        if documents.weight(text) > GENERAL and not any(p.search(text) for p in patterns)
+    ]
+    assert not missing
+
+
+def test_every_error_class_is_explained():
+    text = TROUBLESHOOTING.read_text()
+    classes = [c for c in vars(errors).values() if isinstance(c, type)]
+    assert len(classes) == 9
+    for error in classes:
+        assert f"| `{error.__name__}` |" in text
+
+
+# ------------------------------------------------------------------ messages, met for real
+
+
+@pytest.mark.parametrize("mistake", [name for name in vars(Mistakes) if name[0] != "_"])
+def test_frequent_messages_are_met_as_quoted(folder, monkeypatch, mistake):
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(folder / "cache"))
+    known = (InputError, ArtifactError, ModelFileError, OutputError, openmm.OpenMMException)
+    with pytest.raises(known) as raised:
+        getattr(Mistakes(folder), mistake)()
+    quoted = [q for q in documents.quotes(TROUBLESHOOTING) if documents.weight(q) > GENERAL]
+    assert any(documents.pattern(quote).search(str(raised.value)) for quote in quoted)
+
+
+def test_embedding_that_does_not_exist_is_told_as_the_page_says(folder):
+    topology = app.PDBFile(str(folder / "examples" / "alanine_dipeptide.pdb")).topology
+    system = app.ForceField("amber14-all.xml").createSystem(topology)
+    potential = MLPotential("les", modelPath=folder / "my.les.pt")
+    with pytest.raises(KeyError) as raised:
+        potential.createMixedSystem(topology, system, [0], embedding="polarizable")
+    assert f"KeyError: {raised.value}" in (DOCS / "howto" / "ml-mm.md").read_text()
