@@ -17,8 +17,8 @@ from openmmml.mlpotential import MLPotential, MLPotentialImpl
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.errors import InputError
-from openmm_les.plugin.mixed import create_mixed_system, read_options
 from openmm_les.plugin.forces import ForceOptions, Region, add_force
+from openmm_les.plugin.mixed import create_mixed_system, read_options
 
 logger = logging.getLogger(__name__)
 
