@@ -21,11 +21,12 @@ except ModuleNotFoundError as error:
     ) from None
 
 from openmm_les import artifact as artifacts
+from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError
 from openmm_les.evaluation.engines.compiled import check_engine
 from openmm_les.evaluation.engines.evaluator import check_cuda_graphs
-from openmm_les.evaluation.system_model import FloatArray, SystemModel, check_sign
+from openmm_les.evaluation.system_model import SystemModel, check_sign
 from openmm_les.names import both_spellings, spellings
 from openmm_les.plugin.forces.backends import find_device
 

@@ -24,7 +24,6 @@ from openmm_les.analysis.series import (
     QUANTITIES,
     STEP,
     TIME,
-    FloatArray,
     Header,
     TimeSeries,
     from_arrays,
@@ -32,6 +31,7 @@ from openmm_les.analysis.series import (
     is_series,
 )
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, LESError, one_line
 from openmm_les.files.writing import write_atomically
 

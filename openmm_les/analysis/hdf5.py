@@ -19,12 +19,12 @@ from openmm_les.analysis.series import (
     QUANTITIES,
     STEP,
     TIME,
-    FloatArray,
     Header,
     TimeSeries,
     from_arrays,
 )
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import FloatArray
 from openmm_les.analysis.spectra import Spectrum
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import FloatArray
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)

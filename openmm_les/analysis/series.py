@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, one_line
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _XYZ = ("X", "Y", "Z")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import QUANTITIES, FloatArray, Header, Quantity, TimeSeries
+from openmm_les.analysis.series import QUANTITIES, Header, Quantity, TimeSeries
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 #: Arrays may take this much memory, or so many times the size of their file: what compression and

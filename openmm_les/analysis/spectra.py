@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from openmm_les import units
-from openmm_les.analysis.series import FloatArray, TimeSeries
+from openmm_les.analysis.series import TimeSeries
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from openmm_les import units
 from openmm_les.analysis.reference_data import UNITS, Frame
-from openmm_les.analysis.series import FloatArray
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)

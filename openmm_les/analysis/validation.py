@@ -14,7 +14,7 @@ import numpy as np
 
 from openmm_les.analysis import unit_guess
 from openmm_les.analysis.reference_data import KEYS, UNITS, Frame, read_frames
-from openmm_les.analysis.series import FloatArray
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluation.system_model import SystemModel

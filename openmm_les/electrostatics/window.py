@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-
-FloatArray = npt.NDArray[np.float64]
 
 #: How much steeper than for the shortest waves the window is best taken. Steeper windows alias the
 #: long waves less, which rule in long cells; found by scanning the worst force error of liquids and

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.evaluation.status import STATUS_BOX
 from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid
 from openmm_les.neighbors.matrix import image_range, largest_number_of_neighbors
 
 logger = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float64]
 
 #: A box may grow by this factor before the k-space buffers are outgrown (15 % of the volume).
 BOX_GROWTH = 1.15 ** (1 / 3)

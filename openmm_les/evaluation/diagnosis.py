@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
 from openmm_les.evaluation.status import STATUS_COINCIDENT, STATUS_POSITIONS, describe_status
 from openmm_les.neighbors.matrix import COINCIDENT_DISTANCE
-
-FloatArray = npt.NDArray[np.float64]
 
 _LISTED = 5
 

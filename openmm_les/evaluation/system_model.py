@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import lies_on_cutoff
@@ -39,8 +40,6 @@ from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads
 
 logger = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float64]
 
 #: Buffers made for a structure fit it; more attempts than two would be an error of ours.
 _ATTEMPTS = 3

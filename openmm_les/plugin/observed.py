@@ -15,12 +15,13 @@ import openmm
 from openmm import app, unit
 
 from openmm_les import catalog
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.present import models_in
-from openmm_les.plugin.forces.region import Region, few, name_of
+from openmm_les.plugin.forces.region import Region, name_of, shorten
 from openmm_les.plugin.mixed import caps
-from openmm_les.plugin.mixed.images import Cluster, FloatArray
+from openmm_les.plugin.mixed.images import Cluster
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def in_topology(
     if cut:
         raise InputError(
             "atoms: expected whole molecules, got a selection that cuts the bond between "
-            f"{few(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, or "
+            f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, or "
             "leave model and atoms out to take the region with its link atoms from the System"
         )
     return Observed(artifact, region.numbers, region.particles, region.periodic)
@@ -179,7 +180,7 @@ def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:
     if sites:
         raise InputError(
             f"current and velocities: expected atoms, got virtual sites (particles "
-            f"{few(map(str, sites))}), which OpenMM gives no velocities; make the System with "
+            f"{shorten(map(str, sites))}), which OpenMM gives no velocities; make the System with "
             "linkAtoms='internal'"
         )
     return np.array([system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles])

@@ -14,9 +14,10 @@ import openmm
 from openmm import app, unit
 
 from openmm_les.analysis.formats import open_series, read
-from openmm_les.analysis.series import QUANTITIES, FloatArray, Header
+from openmm_les.analysis.series import QUANTITIES, Header
 from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.locks import Claim

@@ -25,7 +25,7 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def obey(self) -> NoReturn:
+    def raise_deferred(self) -> NoReturn:
         """End as Python would have done at once, had the signal not been held back."""
         if self.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
@@ -33,7 +33,7 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[StopRequest]:
+def defer_signals() -> Iterator[StopRequest]:
     """Hold signals back inside the block; a second one ends the process where it is.
 
     A signal in the middle of a step would otherwise surface as an error of the force. Outside the

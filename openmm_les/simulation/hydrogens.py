@@ -13,16 +13,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 from openmm import app
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import HYDROGEN, few, residue_name
+from openmm_les.plugin.forces.region import HYDROGEN, residue_name, shorten
 from openmm_les.simulation.wording import residue_names
 
 logger = logging.getLogger(__name__)
-
-FloatArray = NDArray[np.float64]
 
 #: Names of residues that OpenMM's table has under another one.
 _SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
@@ -80,7 +78,7 @@ def check(
             for got, wanted, atom in lacking
         )
         raise InputError(
-            f"structure: expected all hydrogen atoms, got {few(told)} in {path}; {remedy}"
+            f"structure: expected all hydrogen atoms, got {shorten(told)} in {path}; {remedy}"
         )
     if doubtful:
         logger.warning(
@@ -111,7 +109,7 @@ def _check_heavy(path: Path, topology: app.Topology) -> None:
     if lacking:
         raise InputError(
             f"structure: expected all atoms of residues that OpenMM knows, got none for "
-            f"{few(lacking)} in {path}; add them, for example with PDBFixer"
+            f"{shorten(lacking)} in {path}; add them, for example with PDBFixer"
         )
 
 

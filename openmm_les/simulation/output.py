@@ -16,6 +16,7 @@ from openmm import app, unit
 
 from openmm_les._version import __version__
 from openmm_les.analysis.spectra import check_sampling
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, LESError, OutputError
 from openmm_les.files.writing import (
     refuse_inputs,
@@ -29,7 +30,7 @@ from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig, load
 from openmm_les.simulation.setup import Phase
-from openmm_les.simulation.structure import FloatArray, Structure, with_box
+from openmm_les.simulation.structure import Structure, with_box
 
 MINIMISED = "minimised.pdb"
 LOG = "log.csv"

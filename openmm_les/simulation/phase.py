@@ -18,6 +18,7 @@ import numpy as np
 import openmm
 from openmm import unit
 
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.plugin.guard import TemperatureGuard
@@ -30,7 +31,7 @@ from openmm_les.simulation.hybrid import Hybrid
 from openmm_les.simulation.listener import Listener, Progress
 from openmm_les.simulation.output import PhaseOutput, RunDirectory
 from openmm_les.simulation.setup import Phase, State
-from openmm_les.simulation.structure import FloatArray, Structure
+from openmm_les.simulation.structure import Structure
 from openmm_les.simulation.wording import of_run
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ class PhaseRun:
             f"stopped after step {step} of {self._phase.name}; the checkpoint has step "
             f"{self._saved.step}"
         )
-        self._job.stop.obey()
+        self._job.stop.raise_deferred()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from openmm import unit
 from openmm_les import catalog
 from openmm_les.errors import InputError, OutputError
 from openmm_les.files.writing import write_atomically
-from openmm_les.processes.signals import StopRequest, held_back
+from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
 from openmm_les.simulation import config as configs
 from openmm_les.simulation import hybrid, output, structure, summary
@@ -58,7 +58,7 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -
     artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
     # To the last bit, as a resumed run is, results need the same threads.
-    with held_back() as stop, directory.locked(), unmeasured():
+    with defer_signals() as stop, directory.locked(), unmeasured():
         job = Job(config, config, start, artifact, directory, listener, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):
@@ -202,7 +202,7 @@ def _minimise(job: Job) -> State:
         after = _potential_energy(sim)
     if job.stop:
         job.listener.message("stopped in the minimisation; continuing means starting again")
-        job.stop.obey()
+        job.stop.raise_deferred()
     _check_energy(job, after, "the minimised structure")
     job.listener.message(
         f"minimised in {counter.told} iterations from {before:.1f} to {after:.1f} kJ/mol"

@@ -19,7 +19,7 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError, one_line
-from openmm_les.plugin.forces.region import few, residue_name, residue_number
+from openmm_les.plugin.forces.region import residue_name, residue_number, shorten
 from openmm_les.simulation.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
@@ -55,8 +55,8 @@ class Selected:
 
     def text(self) -> str:
         """In one line."""
-        bonds = few(self.cut_bonds) or "none"
-        return f"{self.atoms} of {self.of} atoms in {few(self.residues)}; bonds cut: {bonds}"
+        bonds = shorten(self.cut_bonds) or "none"
+        return f"{self.atoms} of {self.of} atoms in {shorten(self.residues)}; bonds cut: {bonds}"
 
 
 def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
@@ -167,6 +167,6 @@ def _contents(topology: app.Topology) -> str:
             + (f" to {residue_number(run[-1])}" if run[1:] else "")
             for run in runs
         )
-        told.append(f"chain {chain.id.strip() or 'without a name'}: {few(names)}")
+        told.append(f"chain {chain.id.strip() or 'without a name'}: {shorten(names)}")
     more = len(told) - _FEW_CHAINS
     return "; ".join(told[:_FEW_CHAINS]) + (f"; and {more} more chains" if more > 0 else "")

@@ -14,6 +14,7 @@ from openmm import app, unit
 from openmmml import MLPotential
 
 from openmm_les import __version__
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.capacity import with_headroom
@@ -23,7 +24,7 @@ from openmm_les.simulation import hybrid as hybrids
 from openmm_les.simulation.checkpoint import PhaseName
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid
-from openmm_les.simulation.structure import FloatArray, Structure, with_box
+from openmm_les.simulation.structure import Structure, with_box
 from openmm_les.simulation.wording import in_words_of_a_run
 from openmm_les.units import ANGSTROM_PER_NM
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from openmm import app, unit
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import HYDROGEN, few, loose_residues
+from openmm_les.plugin.forces.region import HYDROGEN, loose_residues, shorten
 from openmm_les.simulation import contacts, hydrogens, structure_file
 from openmm_les.simulation.wording import atom_name, residue_names
 
 logger = logging.getLogger(__name__)
-
-FloatArray = NDArray[np.float64]
 
 #: The box that the PDB format prescribes for structures without one has edges of 1 A.
 _NO_BOX = 0.1001
@@ -139,7 +137,7 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
     if unknown:
         raise InputError(
             f"structure: expected the element of every atom in {path} (columns 77 and 78 of a PDB "
-            f"file, _atom_site.type_symbol of mmCIF), got none for {few(map(atom_name, unknown))}"
+            f"file, _atom_site.type_symbol of mmCIF), got none for {shorten(map(atom_name, unknown))}"
         )
 
 

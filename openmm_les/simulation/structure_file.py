@@ -22,7 +22,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 from openmm_les.simulation import hydrogens
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[Any, bytes]:
         logger.warning(
             "%s has no elements in columns 77 and 78; guessed from the names of %s",
             path,
-            few(guessed),
+            shorten(guessed),
         )
     return file, content
 
@@ -291,5 +291,5 @@ def _check_count(path: Path, records: list[_Record], number: int) -> None:
         logger.warning(
             "%s: of alternate locations the first is used; left out: %s",
             path,
-            few(f"{one.name} {one.location} of {one.residue}" for one in dropped),
+            shorten(f"{one.name} {one.location} of {one.residue}" for one in dropped),
         )

@@ -358,15 +358,15 @@ def structures() -> dict[str, Hostile]:
 def tables() -> dict[str, Hostile]:
     """Time series as text."""
 
-    def below(text: bytes) -> Change:
+    def strip_prefix(text: bytes) -> Change:
         return lambda data: data.splitlines(True)[0] + text
 
     return _all(
         ALIENS
         | {
-            "header alone": below(b""),
+            "header alone": strip_prefix(b""),
             "one row": lambda data: b"".join(data.splitlines(True)[:2]),
-            "texts": below(b"a,b,c,d,e\n"),
+            "texts": strip_prefix(b"a,b,c,d,e\n"),
             "a row too short": lambda data: data + b"1,2\n",
             "time backwards": lambda data: (
                 data.splitlines(True)[0] + b"".join(data.splitlines(True)[:0:-1])

@@ -14,7 +14,7 @@ from support.helpers import dipeptide, water_frame
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network
-from openmm_les.networks.blocks.dense import below
+from openmm_les.networks.blocks.dense import strip_prefix
 from openmm_les.networks.blocks.product_basis import ProductBasis
 from openmm_les.networks.blocks.radial import BesselBasis, ExactRadial, tabulate
 from openmm_les.networks.blocks.radial_layers import hidden_radial, last_radial
@@ -286,7 +286,7 @@ def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
     """The table reproduces all radial functions to single precision with fewer features."""
     canonical = artifacts.load(dipeptide_artifact).canonical
     hyper, state = canonical.hyper, canonical.state
-    layers = [below(state, f"layers.{t}.") for t in range(len(hyper["layers"]))]
+    layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
         state["bessel_frequencies"],
         hyper["bessel_prefactor"],

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.processes.threads import Threads
 
 logger = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float64]
 #: From positions and cell, and whatever else it was made for, to what `pack` takes.
 Module = Callable[..., tuple[torch.Tensor, ...]]
 

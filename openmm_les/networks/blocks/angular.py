@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-FloatArray = npt.NDArray[np.float64]
+from openmm_les.arrays import FloatArray
 
 
 def _complex_clebsch_gordan(l1: int, l2: int, l3: int) -> FloatArray:

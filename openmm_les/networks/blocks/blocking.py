@@ -61,7 +61,7 @@ def block_size(tensor: torch.Tensor, elements: int, limits: List[int]) -> int:
     return max(1, limit // max(1, elements))
 
 
-def piece(buffer: torch.Tensor, shape: List[int]) -> torch.Tensor:
+def prefix_view(buffer: torch.Tensor, shape: List[int]) -> torch.Tensor:
     """The beginning of a flat buffer, in some shape."""
     size = 1
     for length in shape:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.blocks.angular import degree_offsets, parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocks.blocking import block_limits, block_size, piece
+from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
 
 
 class SpeciesConvolution(nn.Module):
@@ -52,7 +52,7 @@ class SpeciesConvolution(nn.Module):
         moments = harmonics.new_empty([n, harmonics.shape[2], self.weights.shape[2]])
         for start in range(0, n, step):
             end = min(n, start + step)
-            pairs = piece(work, [end - start, k, self.num_species, self.num_features])
+            pairs = prefix_view(work, [end - start, k, self.num_species, self.num_features])
             onehot, phi = neighbor_onehot[start:end], features[start:end]
             torch.mul(onehot.unsqueeze(3), phi.unsqueeze(2), out=pairs)
             y = harmonics[start:end].transpose(1, 2)
@@ -73,7 +73,7 @@ class SpeciesConvolution(nn.Module):
         step, work = self._buffer(harmonics)
         for start in range(0, n, step):
             end = min(n, start + step)
-            pairs = piece(work, [end - start, k, self.num_species, self.num_features])
+            pairs = prefix_view(work, [end - start, k, self.num_species, self.num_features])
             onehot, phi = neighbor_onehot[start:end].unsqueeze(3), features[start:end].unsqueeze(2)
             own = grad_moments[start:end]
             torch.mul(onehot, phi, out=pairs)
@@ -163,8 +163,8 @@ class PathGroup(nn.Module):
             sums: gets the sums, shape [n, rows, C].
         """
         shape, radial_shape = self._shapes(harmonics)
-        radial = piece(work[0], radial_shape)
-        messages = piece(work[1], shape)
+        radial = prefix_view(work[0], radial_shape)
+        messages = prefix_view(work[1], shape)
         torch.mm(features.flatten(0, 1), self.weights, out=radial.view(-1, self.weights.shape[1]))
         torch.mul(radial, self._own(nodes), out=messages)
         angular = self._angular(harmonics)
@@ -194,8 +194,8 @@ class PathGroup(nn.Module):
         """
         shape, radial_shape = self._shapes(harmonics)
         n, k, columns = shape[0], shape[1], self.weights.shape[1]
-        radial = piece(work[0], radial_shape)
-        messages, grad_messages = piece(work[1], shape), piece(work[2], shape)
+        radial = prefix_view(work[0], radial_shape)
+        messages, grad_messages = prefix_view(work[1], shape), prefix_view(work[2], shape)
         node, grad_node = self._own(nodes), self._own(grad_nodes)
         angular = self._angular(harmonics)
         torch.bmm(angular, grad_sums, out=grad_messages.view(n, -1, self.channels))
@@ -340,7 +340,7 @@ class NeighborSums(nn.Module):
             sums.append(senders.new_empty([n, group.rows, group.channels]))
         for start in range(0, n, step):
             end = min(n, start + step)
-            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
             own = neighbors[start:end].reshape(-1)
             torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
             for g, member in enumerate(self.groups):
@@ -362,7 +362,7 @@ class NeighborSums(nn.Module):
         gathered = senders.new_empty([step * k * senders.shape[1]])
         for start in range(0, n, step):
             end = min(n, start + step)
-            nodes = piece(gathered, [end - start, k, senders.shape[1]])
+            nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
             own = neighbors[start:end].reshape(-1)
             torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
             for g, member in enumerate(self.groups):

@@ -81,6 +81,6 @@ def _layer(state: Mapping[str, torch.Tensor], name: str) -> Dense:
     return Dense(state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
-def below(state: Mapping[str, torch.Tensor], prefix: str) -> Dict[str, torch.Tensor]:
+def strip_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> Dict[str, torch.Tensor]:
     """The part of a state whose names begin with a prefix, without it."""
     return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

@@ -10,7 +10,7 @@ from typing import Any, List, Mapping, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.dense import Dense, below
+from openmm_les.networks.blocks.dense import Dense, strip_prefix
 
 State = Mapping[str, torch.Tensor]
 
@@ -82,7 +82,7 @@ class _Branch(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
         layers = sorted({int(name.split(".")[0]) for name in state})
-        norms = [Normalization(below(state, f"{k}.norm.")) for k in layers]
+        norms = [Normalization(strip_prefix(state, f"{k}.norm.")) for k in layers]
         steps = [
             _Step(norms[k - 1], Dense(state[f"{k}.weight"], state.get(f"{k}.bias")))
             for k in layers[1:]
@@ -118,8 +118,8 @@ class GatedNetwork(nn.Module):
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.value = _Branch(below(state, "value."))
-        self.gate = _Branch(below(state, "gate."))
+        self.value = _Branch(strip_prefix(state, "value."))
+        self.gate = _Branch(strip_prefix(state, "gate."))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., 2 H], results of the first maps of value and gate, to [..., out]."""

@@ -11,7 +11,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.dense import DenseNetwork, below
+from openmm_les.networks.blocks.dense import DenseNetwork, strip_prefix
 from openmm_les.networks.blocks.geometry import pair_vectors, pull_back_vectors
 from openmm_les.networks.blocks.radial import BesselBasis
 from openmm_les.networks.cace.invariants import InvariantFeatures
@@ -272,13 +272,14 @@ class CACENetwork(nn.Module):
         radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
         self.features = InvariantFeatures(radial, hyper["invariants"], sizes)
         messages = [
-            DenseNetwork(below(state, f"message.{t}.")) for t in range(int(hyper["num_messages"]))
+            DenseNetwork(strip_prefix(state, f"message.{t}."))
+            for t in range(int(hyper["num_messages"]))
         ]
         self.messages = nn.ModuleList(messages)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(messages[::-1])
-        self.energy = DenseNetwork(below(state, "energy."))
-        self.charge = DenseNetwork(below(state, "charge."))
+        self.energy = DenseNetwork(strip_prefix(state, "energy."))
+        self.charge = DenseNetwork(strip_prefix(state, "charge."))
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
         self.sender: torch.Tensor
         self.sender_channels: torch.Tensor

@@ -11,7 +11,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.dense import Dense, DenseNetwork, below
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, strip_prefix
 from openmm_les.networks.blocks.gated import Normalization
 from openmm_les.networks.chgnet.inner_bonds import AngleBasis, InnerBonds
 from openmm_les.networks.chgnet.messages import AngleMessages, BondBasis, BondFactors, PairMessages
@@ -60,13 +60,13 @@ class AtomLayer(nn.Module):
     def __init__(self, state: State, sizes: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__()
         atoms, bonds = sizes
-        updates = [below(state, "bond.")] if "bond.value.0.weight" in state else []
+        updates = [strip_prefix(state, "bond.")] if "bond.value.0.weight" in state else []
         self.bond_updates: Any = nn.ModuleList(
             PairMessages(each, atoms, bonds, False, dtype) for each in updates
         )
-        self.messages = PairMessages(below(state, "atom."), atoms, bonds, True, dtype)
-        self.atom_norm = Normalization(below(state, "atom_norm."))
-        norm = below(state, "bond_norm.")
+        self.messages = PairMessages(strip_prefix(state, "atom."), atoms, bonds, True, dtype)
+        self.atom_norm = Normalization(strip_prefix(state, "atom_norm."))
+        norm = strip_prefix(state, "bond_norm.")
         self.bond_norm = Normalization({name: tensor.to(dtype) for name, tensor in norm.items()})
 
     def forward(
@@ -124,10 +124,10 @@ class AngleLayer(nn.Module):
 
     def __init__(self, state: State, sizes: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__()
-        own = below(state, "line.")
+        own = strip_prefix(state, "line.")
         self.messages = AngleMessages(own, sizes, True, dtype)
         self.factors = BondFactors(own, sizes[1], dtype)
-        updates = [below(state, "angle.")] if "angle.value.0.weight" in state else []
+        updates = [strip_prefix(state, "angle.")] if "angle.value.0.weight" in state else []
         self.angle_updates: Any = nn.ModuleList(
             AngleMessages(each, sizes, False, dtype) for each in updates
         )
@@ -243,7 +243,7 @@ class CHGNetNetwork(nn.Module):
         self.angles = Embedding(state["angles"].to(dtype), bool(hyper["nonlinear_angles"]))
         sizes = [state[name].shape[1] for name in ("atoms", "bonds", "angles")]
         number = int(hyper["num_layers"])
-        states = [below(state, f"layers.{t}.") for t in range(number)]
+        states = [strip_prefix(state, f"layers.{t}.") for t in range(number)]
         layers = [AtomLayer(each, sizes[:2], dtype) for each in states]
         between = [AngleLayer(each, sizes, dtype) for each in states[:-1]]
         self.atom_layers = nn.ModuleList(layers[:-1])
@@ -252,8 +252,8 @@ class CHGNetNetwork(nn.Module):
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.atom_layers_reversed: Any = nn.ModuleList(layers[-2::-1] if number > 1 else [])
         self.angle_layers_reversed: Any = nn.ModuleList(between[::-1])
-        self.energy = DenseNetwork(below(state, "energy."))
-        self.charge = DenseNetwork(below(state, "charge."))
+        self.energy = DenseNetwork(strip_prefix(state, "energy."))
+        self.charge = DenseNetwork(strip_prefix(state, "charge."))
         index = torch.tensor(list(species), dtype=torch.int64)
         self.atoms: torch.Tensor
         self.register_buffer("atoms", state["atoms"].index_select(0, index))

@@ -14,7 +14,7 @@ from torch import nn
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, wigner_3j
 from openmm_les.networks.blocks.blocking import block_limits
 from openmm_les.networks.blocks.convolution import MessageConvolution, SpeciesConvolution, collect
-from openmm_les.networks.blocks.dense import below
+from openmm_les.networks.blocks.dense import strip_prefix
 from openmm_les.networks.blocks.geometry import PairGeometry
 from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
@@ -181,7 +181,7 @@ class MACENetwork(nn.Module):
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
         specs = hyper["layers"]
         state = select_species(state, species)
-        layers = [below(state, f"layers.{t}.") for t in range(len(specs))]
+        layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
-from openmm_les.networks.blocks.dense import Dense, DenseNetwork, below
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, strip_prefix
 from openmm_les.networks.blocks.geometry import PairGeometry, species_pairs
 from openmm_les.networks.blocks.radial import BesselBasis
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         self.scalars = scalars
         self.harmonics = harmonics
         self.track = TensorTrack(state["couplings"])
-        self.latent = DenseNetwork(below(state, "latent."))
+        self.latent = DenseNetwork(strip_prefix(state, "latent."))
 
     def forward(
         self,
@@ -205,21 +205,25 @@ class AllegroNetwork(nn.Module):
         )
         self.geometry = PairGeometry(basis, lmax)
         self.basis = Dense(state["basis"])
-        self.embedding = DenseNetwork(below(state, "embedding."))
+        self.embedding = DenseNetwork(strip_prefix(state, "embedding."))
         self.tensors = Dense(state["tensors"])
         self.projection = Dense(state["projection"])
         harmonics = WeightedHarmonics(lmax, int(hyper["channels"]))
         self.harmonics = harmonics
         self.scalars = int(hyper["scalars"])
         layers = [
-            Layer(_parity_ordered(below(state, f"layers.{t}."), t, lmax), self.scalars, harmonics)
+            Layer(
+                _parity_ordered(strip_prefix(state, f"layers.{t}."), t, lmax),
+                self.scalars,
+                harmonics,
+            )
             for t in range(int(hyper["num_layers"]))
         ]
         self.layers = nn.ModuleList(layers)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[::-1])
-        self.energy = DenseNetwork(below(state, "energy."))
-        self.charge = DenseNetwork(below(state, "charge."))
+        self.energy = DenseNetwork(strip_prefix(state, "energy."))
+        self.charge = DenseNetwork(strip_prefix(state, "charge."))
         self.pair_types: torch.Tensor
         self.energy_scales: torch.Tensor
         self.register_buffer("pair_types", pair_types.flatten(0, 1))

@@ -19,7 +19,7 @@ from openmm_les.networks.blocks.convolution import (
     SpeciesConvolution,
     collect,
 )
-from openmm_les.networks.blocks.dense import Dense, DenseNetwork, below
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, strip_prefix
 from openmm_les.networks.blocks.geometry import PairGeometry
 from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
@@ -309,7 +309,7 @@ class NequIPNetwork(nn.Module):
         # Harmonics start at degree 1; a model without them has no weights for it.
         lmax = max(1, int(hyper["lmax"]))
         state = _select_species(state, species)
-        layers = [below(state, f"layers.{t}.") for t in range(len(specs))]
+        layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
         radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
@@ -326,8 +326,8 @@ class NequIPNetwork(nn.Module):
         self.interactions = nn.ModuleList(interactions)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(interactions[::-1])
-        self.energy = DenseNetwork(below(state, "energy."))
-        self.charge = DenseNetwork(below(state, "charge."))
+        self.energy = DenseNetwork(strip_prefix(state, "energy."))
+        self.charge = DenseNetwork(strip_prefix(state, "charge."))
         self.onehot: torch.Tensor
         self.energy_scales: torch.Tensor
         self.register_buffer("onehot", torch.eye(len(species), dtype=torch.float64))

@@ -10,7 +10,7 @@ import openmm
 from openmm_les.plugin.forces import backends, present
 from openmm_les.plugin.forces.options import ForceOptions
 from openmm_les.plugin.forces.present import FORCE_NAME
-from openmm_les.plugin.forces.region import Region, few
+from openmm_les.plugin.forces.region import Region, shorten
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
@@ -98,7 +98,7 @@ def _tell_box(region: Region) -> None:
             "no bonds for all atoms of %s: OpenMM takes each of them for a molecule of its own, so "
             "that a barostat will move and the trajectory will wrap their atoms one by one; give "
             "the topology their bonds (CONECT records of a PDB file, Topology.addBond)",
-            few(region.loose),
+            shorten(region.loose),
         )
 
 

@@ -11,7 +11,7 @@ import openmm
 
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.pythonforce import LESCompute
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 
 #: Name of the force of a model of ours.
 FORCE_NAME = "LES"
@@ -86,7 +86,7 @@ def refuse_second_model(
         if twice:
             raise InputError(
                 f"system: expected one in which no model describes the chosen atoms yet, got the "
-                f"force {name!r} on {len(twice)} of them ({few(map(name_of, twice))}), which would "
+                f"force {name!r} on {len(twice)} of them ({shorten(map(name_of, twice))}), which would "
                 "count twice; start again from the System of the force field (was a cell of a "
                 "notebook run twice?)"
             )

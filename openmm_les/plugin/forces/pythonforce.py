@@ -17,7 +17,7 @@ from openmm_les.errors import LESError, SimulationError, printable
 from openmm_les.plugin.forces import electric_field
 from openmm_les.plugin.forces.backends import find_device
 from openmm_les.plugin.forces.cuda_context import torch_context
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 from openmm_les.processes.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
@@ -222,7 +222,7 @@ class LESCompute:
         """The same error with particles of the System in place of atoms of the model."""
         if not error.atoms:
             return error
-        return SimulationError(f"{error.reason}: {few(map(self._name, error.atoms))}")
+        return SimulationError(f"{error.reason}: {shorten(map(self._name, error.atoms))}")
 
     def _name(self, atom: int) -> str:
         """An atom of the model, for messages."""

@@ -113,13 +113,13 @@ def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
     outside = [index for index in indices if not 0 <= index < num_atoms]
     if outside:
         raise InputError(
-            f"atoms: expected indices from 0 to {num_atoms - 1}, got {few(map(str, outside))}; "
+            f"atoms: expected indices from 0 to {num_atoms - 1}, got {shorten(map(str, outside))}; "
             "indices count the atoms of the topology from 0"
         )
     twice = [index for index, count in Counter(indices).items() if count > 1]
     if twice:
         raise InputError(
-            f"atoms: expected every index once, got {few(map(str, twice))} more than once; "
+            f"atoms: expected every index once, got {shorten(map(str, twice))} more than once; "
             "remove the duplicates"
         )
     return indices
@@ -131,7 +131,7 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
     if bare:
         raise InputError(
             "topology: expected an element for every atom, got none for "
-            f"{few(map(name_of, bare))}; the model describes real atoms: use a water model without "
+            f"{shorten(map(name_of, bare))}; the model describes real atoms: use a water model without "
             "virtual sites, or leave these out of `atoms`"
         )
     alien = [atom for atom in atoms if atom.element.atomic_number not in known]
@@ -140,7 +140,7 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
         expected = ", ".join(app.Element.getByAtomicNumber(int(z)).symbol for z in sorted(known))
         raise InputError(
             f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} "
-            f"in {few(map(name_of, alien))}; leave these atoms out or use a model trained for them"
+            f"in {shorten(map(name_of, alien))}; leave these atoms out or use a model trained for them"
         )
 
 
@@ -199,7 +199,7 @@ def loose_residues(
     return found
 
 
-def few(names: Iterable[str]) -> str:
+def shorten(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     listed = list(names)
     more = len(listed) - _NAMED_ATOMS

@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from openmm_les.arrays import FloatArray
 from openmm_les.plugin.mixed.images import nearest
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
-from numpy.typing import NDArray
 
+from openmm_les.arrays import FloatArray
 from openmm_les.plugin.forces import pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
 from openmm_les.plugin.mixed import caps
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from openmm_les.plugin.forces.region import Region
     from openmm_les.plugin.mixed.links import Link
 
-FloatArray = NDArray[np.float64]
 Spread = Callable[[FloatArray], FloatArray]
 
 

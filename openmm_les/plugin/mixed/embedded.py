@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
-from numpy.typing import NDArray
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.plugin.forces import pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from openmm_les.plugin.mixed.links import Link
     from openmm_les.plugin.mixed.options import ElectrostaticOptions
     from openmm_les.plugin.mixed.region import MLRegion
-
-FloatArray = NDArray[np.float64]
 
 _PATIENCE = 20
 """So many evaluations in a row may miss the charge of the region: minimisers try, and turn back."""

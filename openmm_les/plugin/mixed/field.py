@@ -13,7 +13,7 @@ import openmm
 from numpy.typing import NDArray
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 from openmm_les.plugin.mixed.charges import BondCharge, redistribute
 from openmm_les.plugin.mixed.nonbonded import is_charged
 from openmm_les.units import ANGSTROM_PER_NM
@@ -82,7 +82,7 @@ def read_field(
     if region.sites:
         raise InputError(
             "embedding='electrostatic': expected an ML region without virtual sites, got "
-            f"{few(map(region.name, region.sites))}, whose charges the model does not replace; "
+            f"{shorten(map(region.name, region.sites))}, whose charges the model does not replace; "
             "leave these molecules to the force field, or use embedding='mechanical'"
         )
     force = _charged_force(system)
@@ -186,7 +186,7 @@ def _charged_force(system: openmm.System) -> openmm.NonbondedForce:
                     "one NonbondedForce"
                 )
     if len(charged) != 1:
-        found = few(force.getName() for force in charged) if charged else "none"
+        found = shorten(force.getName() for force in charged) if charged else "none"
         raise InputError(
             f"embedding='electrostatic': expected one NonbondedForce with charges, got {found}"
         )
@@ -204,7 +204,7 @@ def _check_offsets(force: openmm.NonbondedForce) -> None:
     if varying:
         raise InputError(
             "embedding='electrostatic': expected charges that do not vary, got offsets of charges "
-            f"that follow the global parameter {few(sorted(varying))} in {force.getName()}; use "
+            f"that follow the global parameter {shorten(sorted(varying))} in {force.getName()}; use "
             "embedding='mechanical'"
         )
 

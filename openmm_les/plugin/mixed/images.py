@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_les.arrays import FloatArray
 from openmm_les.plugin.mixed.graph import BondGraph
-
-FloatArray = NDArray[np.float64]
 
 
 def nearest(vectors: FloatArray, cell: FloatArray | None) -> FloatArray:

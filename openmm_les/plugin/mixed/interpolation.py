@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import openmm
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def check_constraints(
     if loose:
         raise InputError(
             "interpolate: expected bond and angle terms in place of every constraint inside the ML "
-            f"region, got a constraint alone between {few(loose)}; make the System with "
+            f"region, got a constraint alone between {shorten(loose)}; make the System with "
             "constraints=None, or with flexibleConstraints=True"
         )
 
@@ -152,7 +152,7 @@ def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
         logger.warning(
             "interpolate: the force field has no bond term between %s; at small lambda nothing "
             "may hold these atoms together",
-            few(" and ".join(map(region.name, bond)) for bond in loose),
+            shorten(" and ".join(map(region.name, bond)) for bond in loose),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import few
+from openmm_les.plugin.forces.region import shorten
 from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def find_links(
             distance = _usual_distance(region, ml_atom, mm_atom)
         links.append(Link(ml_atom, mm_atom, distance))
     if given:
-        pairs = few(" and ".join(map(str, sorted(pair))) for pair in given)
+        pairs = shorten(" and ".join(map(str, sorted(pair))) for pair in given)
         raise InputError(
             f"linkAtomDistances: expected bonds between the ML region and the rest, got {pairs}"
         )
@@ -161,6 +161,6 @@ def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
     crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
     if crowded:
         raise InputError(
-            f"atoms: expected at most one cut bond at an MM atom, got several at {few(crowded)}; "
+            f"atoms: expected at most one cut bond at an MM atom, got several at {shorten(crowded)}; "
             "take this atom into the ML region, or leave one of its neighbours out"
         )

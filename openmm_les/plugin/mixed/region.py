@@ -12,7 +12,7 @@ import openmm
 from openmm import app
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import Region, cell_of, few, name_of
+from openmm_les.plugin.forces.region import Region, cell_of, name_of, shorten
 from openmm_les.plugin.mixed.graph import BondGraph
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class MLRegion:
         if torn:
             raise InputError(
                 "atoms: expected virtual sites on atoms that are all inside the ML region, or all "
-                f"outside, got {few(name_of(everything[index]) for index in torn)}; take whole "
+                f"outside, got {shorten(name_of(everything[index]) for index in torn)}; take whole "
                 "molecules"
             )
         if plain.periodic and not system.usesPeriodicBoundaryConditions():
