@@ -82,7 +82,7 @@ print(json.dumps({"evaluates": True, "copies": True}))
 # torchforce_status tries in a child of its own; importing it takes openmm, hence in a child.
 _TORCHFORCE = """
 import dataclasses
-from openmm_les.forces import backends
+from openmm_les.plugin.forces import backends
 print(json.dumps(dataclasses.asdict(backends.torchforce_status())))
 """
 

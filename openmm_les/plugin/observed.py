@@ -164,8 +164,8 @@ def in_topology(
     if cut:
         raise InputError(
             "atoms: expected whole molecules, got a selection that cuts the bond between "
-            f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, or "
-            "leave model and atoms out to take the region with its link atoms from the System"
+            f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, "
+            "or leave model and atoms out to take the region with its link atoms from the System"
         )
     return Observed(artifact, region.numbers, region.particles, region.periodic)
 

@@ -137,7 +137,8 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
     if unknown:
         raise InputError(
             f"structure: expected the element of every atom in {path} (columns 77 and 78 of a PDB "
-            f"file, _atom_site.type_symbol of mmCIF), got none for {shorten(map(atom_name, unknown))}"
+            f"file, _atom_site.type_symbol of mmCIF), got none for "
+            f"{shorten(map(atom_name, unknown))}"
         )
 
 

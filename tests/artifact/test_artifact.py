@@ -87,8 +87,8 @@ def test_run_time_wing_never_imports_a_training_framework(dipeptide_artifact):
     code = """
 import numpy as np
 from openmm_les import artifact
-from openmm_les.system_model import SystemModel
-import openmm_les.ase, openmm_les.potential_impl
+from openmm_les.evaluation.system_model import SystemModel
+import openmm_les.ase, openmm_les.plugin.potential
 model = SystemModel(artifact.load(sys.argv[1]), [8, 1, 1], periodic=False)
 model.evaluate(np.array([[0, 0, 0], [0.95, 0, 0], [-0.2, 0.93, 0]]))
 """

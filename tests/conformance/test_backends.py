@@ -37,7 +37,7 @@ CHOOSE = """
 import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from openmm_les import InputError
-from openmm_les.forces import backends
+from openmm_les.plugin.forces import backends
 print(backends.choose("auto", device=None, is_placeholder=False))
 try:
     backends.choose("torchforce", device=None, is_placeholder=False)

@@ -30,9 +30,10 @@ SECONDS = 10  # a hundred times what it takes, for busy machines
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from openmm_les import artifact, networks, shapes
+from openmm_les import artifact, networks
+from openmm_les.artifact import shapes
 from openmm_les_export import read_model
-import openmm_les_export.cace, openmm_les_export.mace, openmm_les_export.nequip
+import openmm_les_export.families.cace.reader, openmm_les_export.families.mace.reader, openmm_les_export.families.nequip.reader
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -23,10 +23,11 @@ def prepare() -> None:
     """Imports what readers import, so that children need not."""
     import ase.io
     import openmm.app
-    import openmm_les.md
-    import openmm_les.portable
     import openmm_les_export
     import torch
+
+    import openmm_les.evaluation.portable
+    import openmm_les.simulation
 
     del ase, openmm, openmm_les_export, torch, openmm_les
 

@@ -138,7 +138,7 @@ FORKED = """
 import multiprocessing, sys, torch
 import numpy as np
 from openmm_les import artifact, catalog
-from openmm_les.system_model import SystemModel
+from openmm_les.evaluation.system_model import SystemModel
 
 torch.set_num_threads(2)
 water = np.random.default_rng(0).random((300, 3)) * 15

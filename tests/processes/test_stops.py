@@ -120,7 +120,7 @@ from ase import Atoms
 from ase.io import read
 from openmm import app
 from openmm_les.ase import LESCalculator
-from openmm_les.potential import LESPotentialImplFactory
+from openmm_les.plugin.factory import LESPotentialImplFactory
 from openmmml import MLPotential
 
 MLPotential.registerImplFactory("les-demo", LESPotentialImplFactory())

@@ -163,7 +163,7 @@ def test_signals_stop_in_order(uninterrupted, tmp_path, ensemble, number):
 # Sends signals to itself in the fifth evaluation of the model, which is one of the minimisation.
 SIGNALLING = """
 import os, signal
-from openmm_les.forces.pythonforce import LESCompute
+from openmm_les.plugin.forces.pythonforce import LESCompute
 call, calls = LESCompute.__call__, 0
 def signalling(self, state):
     global calls

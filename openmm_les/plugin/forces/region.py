@@ -131,8 +131,8 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
     if bare:
         raise InputError(
             "topology: expected an element for every atom, got none for "
-            f"{shorten(map(name_of, bare))}; the model describes real atoms: use a water model without "
-            "virtual sites, or leave these out of `atoms`"
+            f"{shorten(map(name_of, bare))}; the model describes real atoms: use a water model "
+            "without virtual sites, or leave these out of `atoms`"
         )
     alien = [atom for atom in atoms if atom.element.atomic_number not in known]
     if alien:
@@ -140,7 +140,8 @@ def _check_elements(atoms: Sequence[app.topology.Atom], known: Sequence[int]) ->
         expected = ", ".join(app.Element.getByAtomicNumber(int(z)).symbol for z in sorted(known))
         raise InputError(
             f"topology: expected elements the model knows ({expected}), got {', '.join(symbols)} "
-            f"in {shorten(map(name_of, alien))}; leave these atoms out or use a model trained for them"
+            f"in {shorten(map(name_of, alien))}; leave these atoms out or use a model trained "
+            "for them"
         )
 
 

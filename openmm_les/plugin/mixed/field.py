@@ -204,8 +204,8 @@ def _check_offsets(force: openmm.NonbondedForce) -> None:
     if varying:
         raise InputError(
             "embedding='electrostatic': expected charges that do not vary, got offsets of charges "
-            f"that follow the global parameter {shorten(sorted(varying))} in {force.getName()}; use "
-            "embedding='mechanical'"
+            f"that follow the global parameter {shorten(sorted(varying))} in {force.getName()}; "
+            "use embedding='mechanical'"
         )
 
 

@@ -161,6 +161,6 @@ def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
     crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
     if crowded:
         raise InputError(
-            f"atoms: expected at most one cut bond at an MM atom, got several at {shorten(crowded)}; "
-            "take this atom into the ML region, or leave one of its neighbours out"
+            f"atoms: expected at most one cut bond at an MM atom, got several at "
+            f"{shorten(crowded)}; take this atom into the ML region, or leave one of its neighbours out"
         )
