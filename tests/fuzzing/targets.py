@@ -281,9 +281,6 @@ def _table() -> list[Target]:
             hostile_texts.tables(),
             _HARMLESS,
         ),
-        Target(
-            "series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()
-        ),
         Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series, hostile_hdf5.series()),
         Target("references", seeds.references, _references, hostile_texts.references(), _HARMLESS),
         Target("calibration", seeds.references, _calibration),
