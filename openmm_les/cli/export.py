@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -65,7 +66,7 @@ def command(
     atomic_energies: str | None,
     head: str | None,
     norm_factor: float | None,
-    self_interaction: str | None,
+    self_interaction: Literal["removed", "kept"] | None,
     calibrate: Path | None,
 ) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.

@@ -13,7 +13,7 @@ import click
 
 from openmm_les.cli.terminal import UserPath, echo
 from openmm_les.simulation import config as configs
-from openmm_les.simulation.listener import Listener, Progress
+from openmm_les.simulation.progress import Progress, RunCallbacks
 
 _PARTS = 10
 
@@ -67,9 +67,9 @@ def command(
 
     from openmm_les import simulation as md
 
-    listener = _TerminalBar() if sys.stderr.isatty() else _Lines()
+    callbacks = _TerminalBar() if sys.stderr.isatty() else _Lines()
     try:
-        result = md.run(settings, resume=resume, overwrite=overwrite, listener=listener)
+        result = md.run(settings, resume=resume, overwrite=overwrite, callbacks=callbacks)
     except KeyboardInterrupt:
         _tell_how_to_resume(settings)
         sys.exit(128 + signal.SIGINT)
@@ -77,7 +77,7 @@ def command(
         _tell_how_to_resume(settings)
         raise
     finally:
-        listener.close()
+        callbacks.close()
     echo(result.to_json() if as_json else result.table() + "\n", nl=False)
 
 
@@ -89,7 +89,7 @@ def _tell_how_to_resume(settings: configs.RunConfig) -> None:
         echo(f"continue with:  {shlex.join(words)}", err=True)
 
 
-class _Lines(Listener):
+class _Lines(RunCallbacks):
     """Writes a line for every tenth of a phase, for log files."""
 
     def __init__(self) -> None:

@@ -91,7 +91,7 @@ def command(
 ) -> None:
     """Compute infrared and power spectra from what LESReporter wrote.
 
-    FILE is a CSV, NPZ or HDF5 file with the current or the dipole (infrared absorption) or with
+    FILE is a CSV or HDF5 file with the current or the dipole (infrared absorption) or with
     velocities (density of vibrational states), at equal intervals of time.
     """
     from openmm_les.analysis import plotting, spectra
