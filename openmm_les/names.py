@@ -1,12 +1,15 @@
-"""Names that people give: options of every entry point, read in one way."""
+"""Options of every entry point: their names, what they mean, which values they accept."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
+import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from openmm_les.errors import InputError
@@ -31,6 +34,74 @@ _OF_OTHERS = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
     "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
     "hydrogen atoms with system.setParticleMass.",
 }
+
+
+@dataclass(frozen=True)
+class Option:
+    """What one option means and which values it accepts.
+
+    Attributes:
+        description: one line, without a full stop; a unit stands in brackets.
+        choices: the accepted values; empty for others.
+        limits: the smallest and the largest accepted number; None for no largest one.
+        is_integer: whether the numbers are integers.
+        hint: what to do instead, for the message.
+    """
+
+    description: str
+    choices: tuple[object, ...] = ()
+    limits: tuple[float, float | None] | None = None
+    is_integer: bool = False
+    hint: str = ""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value, numbers as those of Python.
+
+        Raises:
+            InputError: it is not accepted.
+        """
+        if self.choices:
+            for choice in self.choices:
+                if isinstance(value, bool) is isinstance(choice, bool) and value == choice:
+                    return choice
+            expected = " or ".join(map(repr, self.choices))
+        elif self.limits:
+            kind = numbers.Integral if self.is_integer else numbers.Real
+            low, high = self.limits
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            if is_number and low <= value and (high is None or value <= high):
+                return int(value) if self.is_integer else float(value)
+            expected = "an integer" if self.is_integer else "a number"
+            expected += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+        else:
+            return value
+        raise InputError(f"{name}: expected {expected}, got {value!r}{self.hint}")
+
+
+def option(default: Any, description: str, **rules: Any) -> Any:
+    """A field of a dataclass of options; see `Option` for `rules`."""
+    return dataclasses.field(default=default, metadata={"option": Option(description, **rules)})
+
+
+def options_of(kind: Any) -> dict[str, Option]:
+    """The options that a dataclass has, by name."""
+    return {
+        field.name: field.metadata["option"]
+        for field in dataclasses.fields(kind)
+        if "option" in field.metadata
+    }
+
+
+def check_options(options: Any) -> None:
+    """Check and convert the values of a frozen dataclass; None is accepted where it is the default.
+
+    Raises:
+        InputError: names the first option whose value is not accepted.
+    """
+    for name, rule in options_of(options).items():
+        value = getattr(options, name)
+        if value is not None or type(options).__dataclass_fields__[name].default is not None:
+            object.__setattr__(options, name, rule.checked(name, value))
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ def command(
     """
     from openmm_les.analysis import report, validation
     from openmm_les.catalog import open_model
-    from openmm_les.plugin.forces.backends import find_device
+    from openmm_les.evaluation.device import find_device
 
     artifact = open_model(model)
     inputs = {"MODEL": artifact.path, "DATA": data}

@@ -7,7 +7,7 @@ static shapes. What does not fit any more is reported by a status, never truncat
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,9 +26,10 @@ from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers, checked_cell
 from openmm_les.evaluation.diagnosis import failure
 from openmm_les.evaluation.engines.arithmetic import as_written
-from openmm_les.evaluation.engines.compiled import CompiledModule, check_engine
+from openmm_les.evaluation.engines.compiled import CompiledModule
 from openmm_les.evaluation.engines.evaluator import Evaluator, Module
 from openmm_les.evaluation.engines.torchscript import script
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import Response
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
@@ -82,27 +83,22 @@ class SystemModel:
     Args:
         artifact: the model.
         numbers: atomic numbers of the atoms, in the order of the system.
+        options: how the model is computed.
         periodic: periodic in all three directions, or in none.
         cell: lattice vectors in rows, shape (3, 3) [A]; needed if periodic. The box may later
             change by 15 % of its volume; beyond that `evaluate` makes new buffers.
         positions: a structure from which the neighbour capacity is chosen, shape (n, 3) [A].
             Without one the capacity starts small and `evaluate` lets it grow.
-        precision: ``"single"``, or ``"double"`` (exact radial networks instead of tables).
-        device: where to run, such as ``"cpu"`` or ``"cuda:0"``.
-        max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
-        ewald: how the periodic sum is computed; by default as it is fastest.
-        engine: what runs the module in `evaluate`: ``"torchscript"``, or ``"compile"`` for code
-            that torch.compile makes.
-        to_gpu: the module will be moved from `device` to a GPU, as that of a TorchForce.
-        static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
-        cuda_graphs: `evaluate` replays a CUDA graph: ``"auto"`` (on a GPU, if it can), True or
-            False; see `openmm_les.evaluation.engines.evaluator.Evaluator`.
         surroundings: MM charges around the system. Their positions then follow those of the atoms,
             wherever positions or forces are handed over.
         electric_field: `evaluate` takes an electric field, and `module` a third argument for it.
+        to_gpu: the module will be moved from the device to a GPU, as that of a TorchForce.
+        static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
+        **changes: single options in place of those in `options`, such as ``precision="double"``.
 
     Attributes:
         module: the scripted `SpecializedModel`.
+        options: how it is computed, with a device of this machine.
         reference_energy: sum of the isolated-atom energies [eV].
 
     Raises:
@@ -113,45 +109,39 @@ class SystemModel:
         self,
         artifact: Artifact,
         numbers: Sequence[int],
+        options: EvaluationOptions | None = None,
         *,
         periodic: bool,
         cell: npt.ArrayLike | None = None,
         positions: npt.ArrayLike | None = None,
-        precision: str = "single",
-        device: "str | torch.device" = "cpu",
-        max_neighbors: int | None = None,
-        ewald: EwaldOptions | None = None,
-        engine: str = "torchscript",
-        to_gpu: bool = False,
-        static_shapes: bool = False,
-        cuda_graphs: "bool | str" = "auto",
         surroundings: Surroundings | None = None,
         electric_field: bool = False,
+        to_gpu: bool = False,
+        static_shapes: bool = False,
+        **changes: Any,
     ) -> None:
         check_threads()
-        check_engine(engine)
         self._lock = threading.RLock()
-        self._options: dict[str, Any] = {
-            "precision": precision,
-            "device": str(device),
-            "ewald": ewald,
-            "engine": engine,
-            "to_gpu": to_gpu,
-            "static_shapes": static_shapes,
-            "cuda_graphs": cuda_graphs,
+        options = (options or EvaluationOptions()).changed("SystemModel", changes)
+        self.options = options.on_this_machine()
+        self._arguments: dict[str, Any] = {
+            "periodic": periodic,
             "surroundings": surroundings,
             "electric_field": electric_field,
+            "to_gpu": to_gpu,
+            "static_shapes": static_shapes,
         }
-        self._engine = engine
         self.artifact = artifact
-        self.ewald = ewald or EwaldOptions()
+        self.ewald = self.options.ewald_options
         self.numbers = [int(z) for z in numbers]
         self.periodic = periodic
         self.surroundings = surroundings
         self._num_others = len(surroundings.charges) if surroundings else 0
-        self.precision = precision
-        self.device = torch.device(device)
-        self._check(precision)
+        self.precision = self.options.precision
+        self.device = torch.device(self.options.device or "cpu")
+        if not self.numbers:
+            raise InputError("atoms: expected at least one atom, got an empty list")
+        check_elements(artifact, self.numbers)
         box = checked_cell(cell, artifact.cutoff) if periodic else None
         start = None if positions is None else self._checked_positions(positions)
 
@@ -160,7 +150,7 @@ class SystemModel:
         canonical = artifact.canonical
         references = canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
-        self._dtype = torch.float32 if precision == "single" else torch.float64
+        self._dtype = torch.float32 if self.precision == "single" else torch.float64
         self._species = torch.tensor([elements.index(z) for z in self.numbers])
         self._for_gpu = self.device.type != "cpu" or to_gpu
         self._buffers = Buffers(
@@ -168,14 +158,16 @@ class SystemModel:
             artifact.cutoff,
             box,
             start,
-            _checked_slots(max_neighbors),
+            self.options.maxNeighbors,
             self._for_gpu,
             canonical.hyper.get("inner_cutoff"),
         )
         self._present = [known[z] for z in elements]
         self._network: Any = None
         self._few_kernels = False
-        self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
+        self._static_shapes = (
+            self.device.type != "cpu" or static_shapes or self.options.engine == "compile"
+        )
         self._told_difference = False
         num_positions = len(self.numbers) + self._num_others
         self._in_field = electric_field
@@ -183,25 +175,16 @@ class SystemModel:
             check_sign(artifact)
         further = [(3,)] if electric_field else []
         self._response_threads = Threads(self.device)
-        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
+        graphs = self.options.cudaGraphs
+        self._evaluator = Evaluator(num_positions, self.device, graphs, further)
         self.module = self._build()
         if box is not None and self.ewald.cutoff == "hard":
             _warn_of_edges(box, float(canonical.les["dl"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        now: dict[str, Any] = {
-            "periodic": self.periodic,
-            "cell": self.cell,
-            "max_neighbors": self.capacity,
-        }
-        return partial(SystemModel, **now, **self._options), (self.artifact, self.numbers)
-
-    def _check(self, precision: str) -> None:
-        if not self.numbers:
-            raise InputError("atoms: expected at least one atom, got an empty list")
-        check_elements(self.artifact, self.numbers)
-        if precision not in ("single", "double"):
-            raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
+        options = replace(self.options, maxNeighbors=self.capacity)
+        make = partial(SystemModel, cell=self.cell, **self._arguments)
+        return make, (self.artifact, self.numbers, options)
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
@@ -236,7 +219,7 @@ class SystemModel:
         if self._for_gpu:
             fit_blocks(model, self.device)
         scripted = script(model)
-        compiled = self._engine == "compile"
+        compiled = self.options.engine == "compile"
         self._evaluator.load(
             self._compiled(model.evaluate, scripted.evaluate) if compiled else scripted.evaluate
         )
@@ -527,15 +510,6 @@ def _warn_of_edges(cell: FloatArray, dl: float) -> None:
         _ELSEWHERE * edges[0],
         edges[0],
     )
-
-
-def _checked_slots(given: object) -> int | None:
-    """The option maxNeighbors as a number that TorchScript knows, or None."""
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
-        raise InputError(f"maxNeighbors: expected a positive integer, got {given!r}")
-    return int(given)
 
 
 def _symbols(numbers: Sequence[int]) -> str:

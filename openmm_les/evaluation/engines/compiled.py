@@ -6,22 +6,9 @@ import logging
 
 import torch
 
-from openmm_les.errors import InputError
 from openmm_les.evaluation.engines.evaluator import Module, compare, pack
 
 logger = logging.getLogger(__name__)
-
-ENGINES = ("torchscript", "compile")
-
-
-def check_engine(engine: object) -> None:
-    """Refuse a wrong value of the option `engine`.
-
-    Raises:
-        InputError: neither ``'torchscript'`` nor ``'compile'``.
-    """
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected 'torchscript' or 'compile', got {engine!r}")
 
 
 class CompiledModule:

@@ -148,7 +148,7 @@ class EmbeddedCompute(MixedCompute):
             scaled_pairs=settings["scaled_pairs"],
             hosts=self._hosts.tolist(),
             images=settings["ml_images"],
-            tolerance=min(settings["ewald"]["tolerance"], 1e-4),
+            tolerance=min(settings["options"]["ewaldTolerance"], 1e-4),
         )
 
     def _name(self, atom: int) -> str:
