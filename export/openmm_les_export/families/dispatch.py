@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openmm_les.artifact.canonical import CanonicalModel
     from openmm_les_export.checkpoints.unpickle import Checkpoint, PickledModel, SavedModel
     from openmm_les_export.families.les_choice import LESChoice
-    from openmm_les_export.verification.compare import Reference
+    from openmm_les_export.verification.reference import AutogradReference
 
 #: By family: the package with the original code, and the extra that installs it.
 ORIGINALS = {
@@ -109,7 +109,7 @@ def _with_choice(
 
 def reference_model(
     opened: PickledModel | Checkpoint | SavedModel, canonical: CanonicalModel, head: str | None
-) -> tuple[Reference, str, dict[str, str]]:
+) -> tuple[AutogradReference, str, dict[str, str]]:
     """What to compare with, what it is, and versions of its programs.
 
     Raises:
