@@ -23,8 +23,9 @@ except ModuleNotFoundError as error:
 from openmm_les import artifact as artifacts
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.evaluation.options import EvaluationOptions
-from openmm_les.evaluation.system_model import SystemModel, check_sign
+from openmm_les.evaluation.checks import check_sign
+from openmm_les.evaluation.options import EvaluationOptions, Precision
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.names import both_spellings, spellings
 
 #: What every calculator of ASE accepts.
@@ -84,7 +85,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     def __init__(
         self,
         path: str | os.PathLike[str],
-        precision: str = "double",
+        precision: Precision = "double",
         device: str | None = "cpu",
         electric_field: ArrayLike | None = None,
         **options: Any,

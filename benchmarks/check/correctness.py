@@ -8,7 +8,7 @@ import torch
 from check.carried import DEMO, SMALL_COMPARED, system_model
 from check.stages import Visit
 from openmm_les.errors import LESError
-from openmm_les.evaluation.system_model import Evaluation
+from openmm_les.evaluation.results import Evaluation
 
 #: Largest error allowed: energy [eV/atom], forces [eV/A], charges [e].
 _ALLOWED = {"single": (2e-6, 2e-4, 1e-5), "double": (1e-9, 1e-8, 1e-9)}

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from openmm_les.errors import InputError
 from openmm_les.evaluation.device import find_device
-from openmm_les.names import check_options, option, read_arguments
+from openmm_les.names import Option, check_options, described, read_arguments
 
 if TYPE_CHECKING:
     from openmm_les.electrostatics import EwaldOptions
 
 
+Precision: TypeAlias = Literal["single", "double"]
+Ewald: TypeAlias = Literal["auto", "direct", "mesh"]
+Cutoff: TypeAlias = Literal["hard", "smooth"]
+
+
+@described
 @dataclass(frozen=True)
 class EvaluationOptions:
     """How a model is computed, whoever asks for it.
@@ -28,46 +34,37 @@ class EvaluationOptions:
         InputError: a value that is not accepted.
     """
 
-    precision: str = option(
-        "single",
-        "arithmetic of the network and of the Ewald sum; double computes radial networks exactly",
-        choices=("single", "double"),
-    )
-    device: str | None = option(
-        "cpu", "torch device, such as cpu or cuda:0; None: a GPU where there is one"
-    )
-    engine: str = option(
-        "torchscript",
-        "what runs the model; compile: code that torch.compile makes for the system",
-        choices=("torchscript", "compile"),
-    )
-    maxNeighbors: int | None = option(
-        None,
-        "slots for each atom's neighbours; None: from the structure",
-        limits=(1, None),
-        is_integer=True,
-    )
-    ewald: str = option(
-        "auto",
-        "periodic sum: exact, on a mesh, or as it is faster",
-        choices=("auto", "direct", "mesh"),
-    )
-    ewaldTolerance: float = option(
-        1e-5,
-        "RMS force error of the mesh over the RMS force",
-        limits=(1e-7, 0.01),
-        hint="; for more accuracy use ewald='direct', which is exact",
-    )
-    lesCutoff: str = option(
-        "hard",
-        "k-space cutoff; smooth changes the energy of the model",
-        choices=("hard", "smooth"),
-    )
-    cudaGraphs: bool | str = option(
-        "auto",
-        "replay the model as a CUDA graph; auto: on a GPU, if it works there",
-        choices=("auto", True, False),
-    )
+    precision: Annotated[
+        Precision,
+        Option("arithmetic of the network and of the Ewald sum"),
+    ] = "single"
+    device: Annotated[
+        str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
+    ] = "cpu"
+    engine: Annotated[
+        Literal["torchscript", "compile"],
+        Option("what runs the model; compile: code that torch.compile makes for the system"),
+    ] = "torchscript"
+    maxNeighbors: Annotated[
+        int | None,
+        Option("slots for each atom's neighbours; None: from the structure", limits=(1, None)),
+    ] = None
+    ewald: Annotated[Ewald, Option("periodic sum: exact, on a mesh, or as it is faster")] = "auto"
+    ewaldTolerance: Annotated[
+        float,
+        Option(
+            "RMS force error of the mesh over the RMS force",
+            limits=(1e-7, 0.01),
+            hint="; for more accuracy use ewald='direct', which is exact",
+        ),
+    ] = 1e-5
+    lesCutoff: Annotated[
+        Cutoff, Option("k-space cutoff; smooth changes the energy of the model")
+    ] = "hard"
+    cudaGraphs: Annotated[
+        Literal["auto", True, False],
+        Option("replay the model as a CUDA graph; auto: on a GPU, if it works there"),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.device is not None:

@@ -215,16 +215,7 @@ def environment() -> dict[str, Any]:
 def _system(
     config: RunConfig, topology: app.Topology, artifact: Artifact, hybrid: Hybrid | None
 ) -> openmm.System:
-    options = {
-        "precision": config.precision,
-        "device": config.device,
-        "backend": config.backend,
-        "cudaGraphs": {"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
-        "maxNeighbors": config.max_neighbors,
-        "ewald": config.ewald,
-        "ewaldTolerance": config.ewald_tolerance,
-        "lesCutoff": config.les_cutoff,
-    }
+    options = {"backend": config.backend, **vars(config.evaluation_options)}
     if hybrid is not None:
         return create_mixed_system(config, hybrid, topology, artifact, options)
     return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)

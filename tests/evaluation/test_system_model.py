@@ -7,7 +7,7 @@ from support.helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import InputError, SimulationError
-from openmm_les.evaluation import system_model
+from openmm_les.evaluation import checks
 from openmm_les.evaluation.diagnosis import coincident_pair
 from openmm_les.evaluation.status import (
     STATUS_BOX,
@@ -162,7 +162,7 @@ def test_box_far_larger_than_its_atoms_is_refused(water_artifact, precision):
 
 def test_edges_on_the_cutoff_are_told_once(water_artifact, caplog, monkeypatch):
     """There the stress is not what a difference of energies gives, and elsewhere it is."""
-    monkeypatch.setattr(system_model, "_told_edges", set())
+    monkeypatch.setattr(checks, "_warned_edges", set())
     artifact, atoms = artifacts.load(water_artifact), water_frame(0)[:15]
     r = atoms.positions
     dl = artifact.canonical.les["dl"]

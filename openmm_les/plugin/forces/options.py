@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from openmm_les.evaluation.options import EvaluationOptions
-from openmm_les.names import option, read_arguments
+from openmm_les.names import Option, described, read_arguments
 from openmm_les.plugin.forces.electric_field import Field, read_field
 
 #: createMixedSystem has read this one, and openmm-ml hands it on to addForces all the same.
 _READ_BEFORE = "linkAtomDistances"
 
 
+@described
 @dataclass(frozen=True)
 class ForceOptions(EvaluationOptions):
     """How one LES force is computed; the names are the keyword arguments of ``createSystem``.
@@ -21,26 +22,25 @@ class ForceOptions(EvaluationOptions):
     There they may be spelled as in Python, too: ``max_neighbors`` for ``maxNeighbors``.
     """
 
-    device: str | None = option(
-        None, "torch device, such as cpu or cuda:0; None: a GPU where there is one"
-    )
-    backend: str = option(
-        "auto",
-        "how OpenMM calls the model",
-        choices=("auto", "torchforce", "pythonforce"),
-    )
-    returnEnergyType: str = option(
-        "interaction_energy",
-        "interaction_energy: without the energies of the isolated atoms; energy: with them",
-        choices=("interaction_energy", "energy"),
-    )
-    forceGroup: int = option(0, "force group of the new forces", limits=(0, 31), is_integer=True)
-    electricField: Any = option(  # noqa: RUF009
-        None,
-        "three components [V/nm] of a uniform field on the model's atoms, a Quantity or numbers: "
-        "the values in a new Context of the parameters electricFieldX, electricFieldY, "
-        "electricFieldZ; None: no field and no such parameters",
-    )
+    device: Annotated[
+        str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
+    ] = None
+    backend: Annotated[
+        Literal["auto", "torchforce", "pythonforce"], Option("how OpenMM calls the model")
+    ] = "auto"
+    returnEnergyType: Annotated[
+        Literal["interaction_energy", "energy"],
+        Option("energy without those of the isolated atoms (interaction_energy) or with them"),
+    ] = "interaction_energy"
+    forceGroup: Annotated[int, Option("force group of the new forces", limits=(0, 31))] = 0
+    electricField: Annotated[
+        Any,
+        Option(
+            "three components [V/nm] of a uniform field on the model's atoms, a Quantity or "
+            "numbers: values in a new Context of the parameters electricFieldX, electricFieldY "
+            "and electricFieldZ; None: no field and no such parameters"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

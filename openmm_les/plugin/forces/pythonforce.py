@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
-    from openmm_les.evaluation.system_model import Evaluation, SystemModel
+    from openmm_les.evaluation.results import Evaluation
+    from openmm_les.evaluation.system_model import SystemModel
     from openmm_les.plugin.forces.options import ForceOptions
     from openmm_les.plugin.forces.region import Region
 
