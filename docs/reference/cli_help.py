@@ -1,4 +1,4 @@
-"""Keeps the help texts in cli.md: `python docs/cli_help.py` writes those of today."""
+"""Keeps the help texts in cli.md: `python docs/reference/cli_help.py` writes the current ones."""
 
 from __future__ import annotations
 
