@@ -107,7 +107,7 @@ def anchors(page) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (extra `docs`)")
+@pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (group `docs`)")
 def test_site_builds_without_warnings(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, tmp_path],
