@@ -84,13 +84,12 @@ MUTATIONS = [
     ("les", "use_atomic_alpha", True),
     ("les", "use_epsilon_r_scaling", True),
     ("les", "use_dipole", True),
-    ("les", "use_dipole", False),
     ("les.ewald", "use_quadrupole", True),
     ("les.ewald", "use_epsilon_r_scaling", True),
     ("les.ewald", "k_sq_max", 4.0),
     ("les.ewald", "sigma_sq_half", 4.0),
     ("les.bec", "normalization_factor", 2.0),
-    ("", "induced_charges", None),
+    ("", "induced_charges", 0.5),
     ("", "use_embedding", True),
 ]
 
@@ -102,6 +101,15 @@ def test_changed_record_is_refused_by_name(tiny, where, name, value):
     record.state[name] = value
     with pytest.raises(UnsupportedModelError, match=name):
         canonical_model(tiny)
+
+
+@needs_mace
+def test_attributes_that_are_off_or_empty_change_nothing(tiny):
+    expected = canonical_model(tiny).state
+    for name, value in (("use_dipole", False), ("kappa_scale", None), ("extra_heads", [])):
+        tiny.root.state[name] = tiny.root.module("les").state[name] = value
+    found = canonical_model(tiny).state
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @needs_mace
