@@ -9,18 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from openmm_les.errors import InputError
+from openmm_les.names import Option
 
 FilePath: TypeAlias = str | os.PathLike[str]
-
-
-class Flag(NamedTuple):
-    """How the command line describes a field."""
-
-    description: str
-    metavar: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class ModelOptions:
 
     atomic_energies: Annotated[
         FilePath | Mapping[Any, Any] | None,
-        Flag(
+        Option(
             "CACE-LES: isolated-atom energies [eV] that its training subtracted, such as "
             "1:-13.6,8:-2041.8, or a JSON or YAML file.",
             "Z:E,...|FILE",
@@ -37,11 +31,11 @@ class ModelOptions:
     ] = None
     head: Annotated[
         str | None,
-        Flag("MACE-LES: which head of a model that has several; an artifact holds one.", "NAME"),
+        Option("MACE-LES: which head of a model that has several; an artifact holds one.", "NAME"),
     ] = None
     norm_factor: Annotated[
         float | None,
-        Flag(
+        Option(
             "NequIP-LES, CHGNet-LES: prefactor 1 / (2 epsilon_0) [eV A] of the training, where the "
             "file does not hold it: 90.0474 with the les package before April 2026, 90.4756 since.",
             "X",
@@ -49,14 +43,14 @@ class ModelOptions:
     ] = None
     self_interaction: Annotated[
         Literal["removed", "kept"] | None,
-        Flag(
+        Option(
             "NequIP-LES, CHGNet-LES: whether the training removed the self-interaction of charges, "
             "as the les package does by default since May 2025."
         ),
     ] = None
     calibrate: Annotated[
         FilePath | None,
-        Flag(
+        Option(
             "NequIP-LES, CHGNet-LES: determine the two options before from structures with the "
             "energies of the training (any format of ASE, such as extended XYZ).",
             "FILE",
@@ -92,10 +86,12 @@ class ExportOptions(ModelOptions):
 
     dtype: Annotated[
         Literal["float32", "float64"] | None,
-        Flag("Precision of the portable module in the file; default: that of the model."),
+        Option("Precision of the portable module in the file; default: that of the model."),
     ] = None
-    overwrite: Annotated[bool, Flag("Replace the output file if it exists.")] = False
-    licence: Annotated[str | None, Flag("Licence of the model, stored in the file.", "TEXT")] = None
+    overwrite: Annotated[bool, Option("Replace the output file if it exists.")] = False
+    licence: Annotated[str | None, Option("Licence of the model, stored in the file.", "TEXT")] = (
+        None
+    )
     citation: Annotated[
-        str | None, Flag("What to cite for the model, stored in the file.", "TEXT")
+        str | None, Option("What to cite for the model, stored in the file.", "TEXT")
     ] = None
