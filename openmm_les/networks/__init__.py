@@ -8,15 +8,15 @@ torch: `registry` says which families there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openmm_les.networks.registry import families
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from openmm_les.artifact.canonical import CanonicalModel
+    from openmm_les.networks.protocol import Network
 
 __all__ = ["build_network"]
 
@@ -29,7 +29,7 @@ def build_network(
     exact_radial: bool,
     fold: bool,
     few_kernels: bool = False,
-) -> nn.Module:
+) -> Network[Any]:
     """The short-range network of a model's family.
 
     Args:
@@ -40,11 +40,8 @@ def build_network(
         fold: spend memory on products of weights to save time at each call.
         few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost
             more; needs `fold`.
-
-    Returns:
-        A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
     """
-    network: nn.Module = families()[canonical.family].load("network")(
+    network: Network[Any] = families()[canonical.family].load("network")(
         canonical.hyper,
         canonical.state,
         species,
