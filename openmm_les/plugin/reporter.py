@@ -19,13 +19,13 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
+from openmm_les.evaluation.device import find_device
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.locks import Claim
 from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
 from openmm_les.plugin import observed
 from openmm_les.plugin.arguments import read_interval, read_temperature
-from openmm_les.plugin.forces.backends import find_device
 from openmm_les.plugin.forces.cuda_context import torch_context
 from openmm_les.plugin.forces.region import HYDROGEN
 from openmm_les.plugin.observed import Observed

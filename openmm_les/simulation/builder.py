@@ -18,6 +18,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.capacity import with_headroom
+from openmm_les.evaluation.device import find_device
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
 from openmm_les.simulation.checkpoint import PhaseName
@@ -84,7 +85,7 @@ def resolve_config(config: RunConfig) -> RunConfig:
         backend = backends.choose(
             config.backend, device=config.device, is_placeholder=False, needs_python=reason
         )
-    device = backends.find_device(config.device)
+    device = find_device(config.device)
     platform = config.platform
     if platform == "auto":
         # Where there is nothing but a model, Reference and CPU take the same time: 2.9 and 3.1 ms a
@@ -214,16 +215,7 @@ def environment() -> dict[str, Any]:
 def _system(
     config: RunConfig, topology: app.Topology, artifact: Artifact, hybrid: Hybrid | None
 ) -> openmm.System:
-    options = {
-        "precision": config.precision,
-        "device": config.device,
-        "backend": config.backend,
-        "cudaGraphs": {"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
-        "maxNeighbors": config.max_neighbors,
-        "ewald": config.ewald,
-        "ewaldTolerance": config.ewald_tolerance,
-        "lesCutoff": config.les_cutoff,
-    }
+    options = {"backend": config.backend, **vars(config.evaluation_options)}
     if hybrid is not None:
         return create_mixed_system(config, hybrid, topology, artifact, options)
     return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)

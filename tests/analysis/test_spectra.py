@@ -197,9 +197,9 @@ def test_start_leaves_out_the_beginning():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"window": "box"}, "window: expected one of hann, gaussian, none, got 'box'"),
-        ({"source": "charges"}, "source: expected one of auto, current, dipole"),
-        ({"quantum_correction": "egelstaff"}, "quantum_correction: expected one of harmonic"),
+        ({"window": "box"}, "window: expected 'hann' or 'gaussian' or 'none', got 'box'"),
+        ({"source": "charges"}, "source: expected 'auto' or 'current' or 'dipole'"),
+        ({"quantum_correction": "egelstaff"}, "quantum_correction: expected 'harmonic' or"),
         ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
         ({"resolution": float("nan")}, "resolution: expected a number above 0, got nan"),
         ({"resolution": 5.0, "max_lag": 1.0}, "expected one of them"),

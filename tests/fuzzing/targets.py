@@ -219,14 +219,15 @@ def _references(path: Path) -> Numbers:
 def _calibration(path: Path) -> Numbers:
     from openmm_les_export.calibration import calibrate
     from openmm_les_export.checkpoints.unpickle import open_model
-    from openmm_les_export.families.dispatch import Told, canonical_model
+    from openmm_les_export.families.dispatch import canonical_model
     from openmm_les_export.families.les_choice import LESChoice
+    from openmm_les_export.options import ModelOptions
 
     opened = open_model(path.with_name("x.ckpt"))
 
     def read(choice: LESChoice) -> CanonicalModel:
         kept = "removed" if choice.remove_self_interaction else "kept"
-        return canonical_model(opened, Told(**(_LES | {"self_interaction": kept})))
+        return canonical_model(opened, ModelOptions(**(_LES | {"self_interaction": kept})))
 
     choice = calibrate(read, path, LESChoice(_LES["norm_factor"], None, {}))
     return [choice.prefactor, choice.remove_self_interaction]
