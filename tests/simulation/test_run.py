@@ -424,7 +424,7 @@ def test_a_checkpoint_of_something_else(begun):
 def test_another_environment_is_told(begun, caplog, monkeypatch):
     monkeypatch.setenv("OPENMM_CPU_THREADS", "3")
     md.run(config(begun, **LONGER), resume=True)
-    assert "not to the last bit as it would have: OPENMM_CPU_THREADS: " in caplog.text
+    assert "but not bit-identically: OPENMM_CPU_THREADS: " in caplog.text
     assert "now 3" in caplog.text
 
 
