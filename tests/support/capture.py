@@ -7,7 +7,6 @@ from support.helpers import dipeptide
 from support.structures import sheared, waters
 from support.tracing import by_name, launches, trace, trace_on_fake_gpu
 
-from openmm_les.electrostatics import EwaldOptions
 from openmm_les.evaluation.engines.evaluator import pack
 from openmm_les.evaluation.system_model import SystemModel
 
@@ -33,8 +32,7 @@ SYSTEMS = {
 def model_for(artifact, atoms, ewald="auto", **options) -> SystemModel:
     """As it runs on a GPU."""
     periodic = bool(atoms.pbc.all())
-    method = {} if ewald == "auto" else {"ewald": EwaldOptions(ewald)}
-    options = {"to_gpu": True, "static_shapes": True} | method | options
+    options = {"to_gpu": True, "static_shapes": True, "ewald": ewald} | options
     return SystemModel(
         artifact,
         atoms.numbers,

@@ -23,7 +23,7 @@ from openmm_les.units import ANGSTROM_PER_NM
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
-    from openmm_les.evaluation.system_model import Evaluation
+    from openmm_les.evaluation.results import Evaluation
     from openmm_les.plugin.forces.options import ForceOptions
     from openmm_les.plugin.mixed.field import MMField
     from openmm_les.plugin.mixed.links import Link
@@ -148,7 +148,7 @@ class EmbeddedCompute(MixedCompute):
             scaled_pairs=settings["scaled_pairs"],
             hosts=self._hosts.tolist(),
             images=settings["ml_images"],
-            tolerance=min(settings["ewald"]["tolerance"], 1e-4),
+            tolerance=min(settings["options"]["ewaldTolerance"], 1e-4),
         )
 
     def _name(self, atom: int) -> str:

@@ -162,5 +162,6 @@ def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
     if crowded:
         raise InputError(
             f"atoms: expected at most one cut bond at an MM atom, got several at "
-            f"{shorten(crowded)}; take this atom into the ML region, or leave one of its neighbours out"
+            f"{shorten(crowded)}; take this atom into the ML region, or leave one of its "
+            "neighbours out"
         )
