@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import openmm
 
 from openmm_les.plugin.forces import backends, present
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.options import ForceOptions
 from openmm_les.plugin.forces.present import FORCE_NAME
-from openmm_les.plugin.forces.region import Region, shorten
+from openmm_les.plugin.forces.region import Region
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact

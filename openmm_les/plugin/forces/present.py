@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import openmm
 
 from openmm_les.errors import InputError
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.pythonforce import LESCompute
-from openmm_les.plugin.forces.region import shorten
 
 #: Name of the force of a model of ours.
 FORCE_NAME = "LES"
