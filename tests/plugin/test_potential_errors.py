@@ -81,7 +81,7 @@ def test_file_that_disappears_before_create_system(water_artifact, tmp_path):
     [
         ({"precison": "double"}, r"unknown argument precison; did you mean precision\? Accepted: "),
         ({"maxneighbors": 3}, r"unknown argument maxneighbors; did you mean maxNeighbors\?"),
-        ({"xyz": 1}, r"unknown argument xyz\. Accepted: precision, device, backend, "),
+        ({"xyz": 1}, r"unknown argument xyz\. Accepted: precision, device, engine, "),
         ({"precision": "half"}, r"precision: expected 'single' or 'double', got 'half'"),
         ({"backend": "cuda"}, r"backend: expected 'auto' or .*'pythonforce', got 'cuda'"),
         (

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from openmm_les.evaluation.engines.evaluator import Module, compare, pack
+from openmm_les.evaluation.engines.evaluator import Module
+from openmm_les.evaluation.engines.packing import compare, pack
 
 logger = logging.getLogger(__name__)
 

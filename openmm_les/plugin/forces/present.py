@@ -72,7 +72,7 @@ def refuse_second_model(
         if force.getName() == FORCE_NAME and not isinstance(force, _READABLE):
             raise InputError(
                 f"system: expected no model in a TorchForce, got the force {FORCE_NAME!r}, whose "
-                "atoms cannot be read from it; start again from the System of the force field, with "
+                "atoms are not known; start again from the System of the force field, with "
                 "backend='pythonforce' for every region"
             )
     described = [(model.name, model.atoms) for model in models_in(system)]
