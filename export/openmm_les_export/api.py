@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openmm_les_export.families.dispatch import ORIGINALS, canonical_model, reference_model
+from openmm_les_export.families.dispatch import canonical_model, reference_model
 from openmm_les_export.options import ExportOptions, ModelOptions
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from openmm_les.artifact import Artifact
     from openmm_les.artifact.canonical import CanonicalModel
-    from openmm_les_export.checkpoints.unpickle import Checkpoint, PickledModel, SavedModel
+    from openmm_les_export.checkpoints.unpickle import ModelFile
 
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def export(
     module = artifact.build_module(canonical, dtype)
     unsaved = artifact.Artifact.unsaved(canonical, destination, dtype=dtype)
     with compiler:  # the original's code scripts, and torch's default dtype is another meanwhile
-        verification = _verify(opened, unsaved, module, given.head)
+        verification = _verify(opened, unsaved, module)
     return artifact.save(
         canonical,
         destination,
@@ -100,36 +100,28 @@ def export(
 
 
 def _verify(
-    opened: PickledModel | Checkpoint | SavedModel,
-    artifact: Artifact,
-    module: torch.jit.ScriptModule,
-    head: str | None = None,
+    opened: ModelFile, artifact: Artifact, module: torch.jit.ScriptModule
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
     import torch
 
-    from openmm_les.files.reading import boundary
-    from openmm_les_export.checkpoints.unpickle import CONTENT
     from openmm_les_export.verification.compare import verify
     from openmm_les_export.verification.probes import probes_for
 
     canonical = artifact.canonical
     try:
-        with boundary(opened.file, CONTENT):
-            reference, against, versions = reference_model(opened, canonical, head)
+        reference = reference_model(opened, canonical)
     except ImportError as error:
-        package, extra = ORIGINALS[canonical.family]
-        reason = f"{package} is not installed here ({error})"
+        reason = f"{opened.family.original} is not installed here ({error})"
         logger.warning(
             "the export is not verified: %s; pip install 'openmm-les[%s]' and export again",
             reason,
-            extra,
+            opened.family.extra,
         )
         return {"status": "not verified", "reason": reason}
-    errors = verify(artifact, module, reference, probes_for(canonical))
     return {
         "status": "verified",
-        "against": against,
-        **errors,
-        "versions": {"torch": torch.__version__, **versions},
+        "against": reference.against,
+        **verify(artifact, module, reference, probes_for(canonical)),
+        "versions": {"torch": torch.__version__, **reference.versions},
     }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.files.reading import Damage, Kind, boundary, parse_json, read_file
-from openmm_les.files.writing import check_output, write_atomically
+from openmm_les.files.writing import check_output, user_path, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -247,14 +247,12 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of an artifact, without torch and without running anything from the file.
 
     Args:
-        path: path or name of the model; see `openmm_les.catalog.find`.
+        path: of the file; `openmm_les.catalog.find` has those of models with a name.
 
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
-    from openmm_les import catalog
-
-    file = catalog.find(path)
+    file = user_path(path)
     with boundary(file, _KIND):
         return _metadata(file, _open(file)[1])
 
@@ -263,14 +261,12 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     """Opens an artifact and checks that it is whole.
 
     Args:
-        path: path or name of the model; see `openmm_les.catalog.find`.
+        path: of the file; `openmm_les.catalog.open_model` takes names of models, too.
 
     Raises:
         ArtifactError: see `inspect`; also a damaged archive.
     """
-    from openmm_les import catalog
-
-    file = catalog.find(path)
+    file = user_path(path)
     with boundary(file, _KIND):
         content, archive = _open(file)
         metadata = _metadata(file, archive)

@@ -23,9 +23,6 @@ from openmm_les.evaluation.systems import SystemModels
 from openmm_les_export.verification.probes import Probe
 from openmm_les_export.verification.reference import AutogradReference, Evaluation
 
-#: What a comparison is with, unless it has to be with something else.
-ORIGINAL = "the original model's own code in float64"
-
 
 @dataclass(frozen=True)
 class Tolerance:

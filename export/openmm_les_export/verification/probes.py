@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les_export.families.dispatch import STEPS
+from openmm_les.networks.registry import families
 from openmm_les_export.verification.reference import all_pairs
 
 Array = npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ class Probe:
 def probes_for(canonical: CanonicalModel) -> list[Probe]:
     """The structures on which a model is compared with its original."""
     hyper = canonical.hyper
-    steps = [hyper[name] for name in STEPS.get(canonical.family, ())]
+    steps = [hyper[name] for name in families()[canonical.family].energy_steps]
     return probe_structures(hyper["elements"], hyper["cutoff"], steps)
 
 
