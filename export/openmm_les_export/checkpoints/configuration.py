@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from openmm_les.errors import InputError, UnsupportedModelError
+from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les_export.atomic_energies import atomic_number
 from openmm_les_export.checkpoints.records import describe
-from openmm_les_export.families.canonical_form import check_elements
+
+
+def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
+    """Atomic numbers of a file, in its order.
+
+    Args:
+        name: what the file calls them.
+        numbers: what it has.
+
+    Raises:
+        ModelFileError: they are not different atomic numbers.
+    """
+    elements = [int(z) for z in numbers]
+    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
+        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
+    return elements
 
 
 class Options:

@@ -168,7 +168,7 @@ class CACENetwork(NetworkModule):
     Dense networks are float64 whatever the dtype, as `cast` in `blocks.weights` explains.
 
     Args:
-        hyper: canonical hyper-parameters of family ``cace`` (``docs/design.md``).
+        hyper: canonical hyper-parameters of family ``cace`` (``docs/reference/formats/cace.md``).
         state: canonical weights, float64.
         species: indices of the elements to keep, in the order in which atoms are sorted.
         dtype: dtype of all that is done for pairs, and of the products of neighbour sums.

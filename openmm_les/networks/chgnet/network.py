@@ -97,7 +97,7 @@ class CHGNetNetwork(NetworkModule):
     Atom features are float64 whatever the dtype, as `cast` in `blocks.weights` explains.
 
     Args:
-        hyper: canonical hyper-parameters of family ``chgnet`` (``docs/design.md``).
+        hyper: hyper-parameters of family ``chgnet``, see ``docs/reference/formats/chgnet.md``.
         state: canonical weights, float64.
         species: indices of the elements to keep, in the order in which atoms are sorted.
         dtype: dtype of all that is done for pairs and angles.

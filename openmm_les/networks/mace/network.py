@@ -39,7 +39,7 @@ class MACENetwork(NetworkModule):
     """MACE energies and latent charges for inference.
 
     Args:
-        hyper: canonical hyper-parameters of family ``mace`` (``docs/design.md``).
+        hyper: canonical hyper-parameters of family ``mace`` (``docs/reference/formats/mace.md``).
         state: canonical weights, float64.
         species: indices of the elements to keep, in the order in which atoms are sorted.
         dtype: dtype of the network.

@@ -214,7 +214,7 @@ class AllegroNetwork(NetworkModule):
     """Allegro energies and latent charges for inference.
 
     Args:
-        hyper: canonical hyper-parameters of family ``allegro`` (``docs/design.md``).
+        hyper: hyper-parameters of family ``allegro``, see ``docs/reference/formats/nequip.md``.
         state: canonical weights, float64.
         species: indices of the elements to keep, in the order in which atoms are sorted.
         dtype: dtype of all that is done for pairs.

@@ -326,7 +326,7 @@ class NequIPNetwork(NetworkModule):
     """NequIP energies and latent charges for inference.
 
     Args:
-        hyper: canonical hyper-parameters of family ``nequip`` (``docs/design.md``).
+        hyper: hyper-parameters of family ``nequip``, see ``docs/reference/formats/nequip.md``.
         state: canonical weights, float64.
         species: indices of the elements to keep, in the order in which atoms are sorted.
         dtype: dtype of all that is done for pairs.
