@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import MODEL_FILE
@@ -71,22 +71,6 @@ def canonical_form(
     )
     canonical.check()
     return canonical
-
-
-def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
-    """Atomic numbers of a file, in its order.
-
-    Args:
-        name: what the file calls them.
-        numbers: what it has.
-
-    Raises:
-        ModelFileError: they are not different atomic numbers.
-    """
-    elements = [int(z) for z in numbers]
-    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
-        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
-    return elements
 
 
 def integer_order(name: str, order: float, least: int, most: float = math.inf) -> int:

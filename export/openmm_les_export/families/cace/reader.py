@@ -16,13 +16,13 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.atomic_energies import read_atomic_energies
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record, describe
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
     cutoff_order,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles

@@ -13,13 +13,13 @@ import torch
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families import e3nn_weights
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
     integer_order,
     store_network,
 )
