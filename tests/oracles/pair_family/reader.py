@@ -34,7 +34,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     options = Options(opened["pair"])
     elements = options.elements("symbols")
     weights = NamedTensors(opened["weights"], opened.kind)
-    precision = weights.dtype("energies")
+    dtype = weights.dtype("energies")
     square = (len(elements), len(elements))
     state = {name: weights.take(name, square) for name in ("energies", "charges")}
     state["reference_energies"] = weights.take("atoms", square[:1])
@@ -45,6 +45,6 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=state,
         les=les,
         vintage="pair trainer",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
