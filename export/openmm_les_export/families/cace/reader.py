@@ -67,7 +67,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(_output(model, "LesWrapper").module("les")),
         vintage="CACE",
-        weights=representation.module("node_embedding_sender").tensor("embedding_weights"),
+        dtype=representation.module("node_embedding_sender").tensor("embedding_weights").dtype,
         references=GIVEN,
     )
 

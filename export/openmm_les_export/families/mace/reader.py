@@ -75,7 +75,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(model.module("les")),
         vintage=_VINTAGES[model.qualified_name],
-        weights=model.module("node_embedding.linear").tensor("weight"),
+        dtype=model.module("node_embedding.linear").tensor("weight").dtype,
     )
     if chosen.count > 1:
         canonical.source["head"] = chosen.name

@@ -43,7 +43,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     les, origins = les_from_arguments(arguments, choice)
     options, basis = Options(model), Options(model[_EMBED])
     weights = Weights(opened, {**model[_EMBED], **model})
-    precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
+    dtype = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
     elements = options.elements("type_names")
     lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
@@ -73,7 +73,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=state,
         les=les,
         vintage=f"allegro {versions(opened[HYPER]).get('allegro', 'of unknown version')}",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 

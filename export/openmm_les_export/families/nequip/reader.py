@@ -50,7 +50,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     model, arguments = check_configuration(opened[HYPER])
     les, origins = les_from_arguments(arguments, choice)
     options, weights = Options(model), Weights(opened, model)
-    precision = weights.dtype("type_embed.embed_module.weight")
+    dtype = weights.dtype("type_embed.embed_module.weight")
     elements = options.elements("type_names")
     state: State = {
         "reference_energies": weights.per_type(
@@ -73,7 +73,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=state,
         les=les,
         vintage=f"nequip {versions(opened[HYPER]).get('nequip', 'of unknown version')}",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 
