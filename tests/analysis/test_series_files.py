@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from analysis.test_spectra import oscillator, write
+from support.series import oscillator, write
 
 from openmm_les.analysis import formats
 from openmm_les.analysis.series import Header

@@ -7,9 +7,8 @@ import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
-from simulation.test_run_region import IN_WATER, write
 from support.mixed import peptide, peptide_in_water
-from support.runs import PEPTIDE, Recorder, config
+from support.runs import IN_WATER, PEPTIDE, Recorder, config, write
 
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import simulation as md

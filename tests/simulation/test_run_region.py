@@ -15,8 +15,10 @@ import pytest
 from openmm import app
 from support.mixed import NM, bare, context, energy, mixed, peptide, peptide_in_water, villin
 from support.runs import (
+    IN_WATER,
     PEPTIDE,
     SAME,
+    TIP3P,
     Recorder,
     assert_same_run,
     command,
@@ -25,6 +27,7 @@ from support.runs import (
     rows,
     run_with_copies,
     settings,
+    write,
 )
 
 from openmm_les import InputError, artifact, catalog
@@ -43,25 +46,12 @@ from openmm_les.simulation.structures import selection
 from openmm_les.simulation.structures.structure import check_time_step, read_structure, with_box
 from openmm_les.simulation.summary import Summary
 
-TIP3P = ("amber14-all.xml", "amber14/tip3p.xml")
 TIP4P = ("amber14-all.xml", "amber14/tip4pew.xml")
-IN_WATER = {
-    "ml_region": ("resname ACE", "resname ALA", "resname NME"),
-    "force_field": TIP3P,
-    "nonbonded_cutoff": 0.65,
-}
 
 
 def solvated(water="tip3p"):
     """Alanine dipeptide in a box that is small, for speed."""
     return peptide_in_water(water, 1.6)
-
-
-def write(path, given):
-    """A structure of `mixed` as a PDB file."""
-    with path.open("w") as stream:
-        app.PDBFile.writeFile(given.topology, given.positions * NM, stream, keepIds=True)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -192,3 +192,20 @@ class Recorder(RunCallbacks):
     def progress(self, progress):
         self.steps.append((progress.phase, progress.step))
         self._at(progress)
+
+
+TIP3P = ("amber14-all.xml", "amber14/tip3p.xml")
+IN_WATER = {
+    "ml_region": ("resname ACE", "resname ALA", "resname NME"),
+    "force_field": TIP3P,
+    "nonbonded_cutoff": 0.65,
+}
+
+
+def write(path, given):
+    """A structure of `mixed` as a PDB file."""
+    with path.open("w") as stream:
+        app.PDBFile.writeFile(
+            given.topology, given.positions * unit.nanometer, stream, keepIds=True
+        )
+    return path
