@@ -3,6 +3,8 @@
 A message names the argument, what was expected, what was given, and what to do.
 """
 
+from __future__ import annotations
+
 
 def printable(text: str) -> str:
     """Text with control characters, which could steer a terminal, replaced as in ``\\u001b``."""
@@ -66,7 +68,16 @@ class SimulationError(LESError, RuntimeError):
     Attributes:
         reason: the message without the atoms it names; empty if it names none.
         atoms: indices of these atoms, among the atoms of the model.
+        has_remedy: whether the message says what to do.
     """
 
     reason: str = ""
     atoms: tuple[int, ...] = ()
+    has_remedy: bool = False
+
+    @classmethod
+    def with_remedy(cls, message: str) -> SimulationError:
+        """An error whose message says what to do."""
+        error = cls(message)
+        error.has_remedy = True
+        return error

@@ -63,7 +63,7 @@ class TemperatureGuard:
         if kelvin <= limit:
             return
         step = simulation.integrator.getStepSize().value_in_unit(unit.femtosecond)
-        raise SimulationError(
+        raise SimulationError.with_remedy(
             f"the temperature is {kelvin:.4g} K at step {simulation.currentStep}, with time steps "
             f"of {step:g} fs: the atoms fly apart; take a smaller time step (0.5 fs where bonds to "
             "hydrogen are free), and minimise the start structure"

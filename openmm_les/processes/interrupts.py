@@ -9,6 +9,7 @@ second Ctrl-C, the force raises, and the KeyboardInterrupt replaces the OpenMMEx
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 import sys
 import threading
@@ -65,6 +66,7 @@ class _Deferred:
 
 
 _deferred = _Deferred()
+_force_error: SimulationError | None = None
 
 
 def called_by_openmm(function: Called) -> Called:
@@ -73,13 +75,19 @@ def called_by_openmm(function: Called) -> Called:
     return function
 
 
+def force_error() -> SimulationError | None:
+    """The error of the last call of a force, of which OpenMM passes on the text alone; or None."""
+    return _force_error
+
+
 @contextlib.contextmanager
 def handed_over() -> Iterator[None]:
-    """Defer KeyboardInterrupt and SystemExit until OpenMM returns.
+    """Defer KeyboardInterrupt and SystemExit until OpenMM returns, and keep errors of the force.
 
     Raises:
         SimulationError: in place of them, to end the calculation.
     """
+    global _force_error
     if threading.current_thread() is not threading.main_thread():  # gets no signals
         yield
         return
@@ -91,7 +99,11 @@ def handed_over() -> Iterator[None]:
             _deferred.calls += 1
             if _deferred.calls > _MAX_CALLS:
                 raise _deferred.error
+        _force_error = None
         yield
+    except SimulationError as error:
+        _force_error = copy.copy(error)  # without traceback, which would keep the model alive
+        raise
     except (KeyboardInterrupt, SystemExit) as error:
         _deferred.put(error, _caller(sys._getframe()))
         raise SimulationError("interrupted from the keyboard") from None
