@@ -134,11 +134,7 @@ def open_series(
     atoms: Sequence[int] = (),
     header: Header | None = None,
 ) -> SeriesFile:
-    """A file of time series, in the format of its suffix; see `SeriesFile` for the arguments.
-
-    Raises:
-        InputError: another ending, or h5py is not installed.
-    """
+    """A file of time series, in the format of its suffix; see `SeriesFile` for the arguments."""
     file = Path(os.path.expanduser(path))
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
@@ -153,9 +149,6 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
 
     Args:
         path: written by LESReporter, or with the same names and units.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
     """
     file = open_series(path)
     with boundary(file.path, _KIND):

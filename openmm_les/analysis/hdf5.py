@@ -166,11 +166,7 @@ class _Overlay(io.RawIOBase):
         return self._size
 
     def apply(self) -> None:
-        """Write the changes.
-
-        Raises:
-            OSError: they cannot be written; the file is as it was.
-        """
+        """Write the changes."""
         before = [
             (offset, os.pread(self._descriptor, len(content), offset))
             for offset, content in self._changes

@@ -37,9 +37,6 @@ def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Pat
         directory: the output directory.
         overwrite: whether its files may be replaced.
         inputs: files that are read, by argument.
-
-    Raises:
-        OutputError: the directory cannot be used.
     """
     directory = Path(os.path.expanduser(directory))
     for output in (directory, *(directory / name for name in (FRAMES, STATISTICS, PICTURE))):
@@ -120,11 +117,7 @@ def origin(result: Validation) -> str:
 
 
 def write(result: Validation, directory: Path) -> list[Path]:
-    """Write table, statistics and, if matplotlib is installed, the picture; return their paths.
-
-    Raises:
-        OutputError: a file cannot be written; then none is left.
-    """
+    """Write table, statistics and, if matplotlib is installed, the picture; return their paths."""
     contents = {
         FRAMES: result.to_csv().encode(),
         STATISTICS: (json.dumps(as_dict(result), indent=2) + "\n").encode(),

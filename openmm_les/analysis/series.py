@@ -133,9 +133,6 @@ class Header:
             source: the file, for messages.
             entries: values by name.
             units: units of entries and quantities, by name.
-
-        Raises:
-            InputError: a temperature that is not above 0, or in another unit.
         """
         found: dict[str, Any] = {
             name: one_line(entries[name])
@@ -156,11 +153,7 @@ class Header:
         return cls(**found)
 
     def check_same(self, other: Header, path: object) -> None:
-        """Refuse to continue the series at `path` by a simulation with other metadata.
-
-        Raises:
-            InputError: an entry other than the file name is known to both and differs.
-        """
+        """Refuse to continue the series at `path` by a simulation with other metadata."""
         for entry in fields(self):
             there, new = getattr(self, entry.name), getattr(other, entry.name)
             if entry.name == "model" or there is None or new is None or there == new:
@@ -251,9 +244,6 @@ def from_table(
         columns: names of the columns.
         table: shape (n, columns).
         header: metadata of the simulation.
-
-    Raises:
-        InputError: a known quantity in another unit, twice, or without some of its columns.
     """
     places: dict[str, dict[tuple[str, str], int]] = {}
     for place, text in enumerate(columns):
@@ -308,9 +298,6 @@ def from_arrays(
         arrays: `QUANTITIES`, ``'time'``, and optionally ``'step'`` and ``'atoms'``.
         units: units that are known; others are assumed to be right.
         header: metadata of the simulation.
-
-    Raises:
-        InputError: arrays of other shapes or units.
     """
     if TIME.name not in arrays:
         raise InputError(

@@ -124,12 +124,7 @@ class PhaseRun:
             self._output.close()
 
     def advance(self) -> State:
-        """Run to the end of the phase, with a checkpoint after every report.
-
-        Raises:
-            SimulationError: the simulation blew up.
-            KeyboardInterrupt, SystemExit: a signal asked to stop.
-        """
+        """Run to the end of the phase, with a checkpoint after every report."""
         interval = self._job.config.report_interval
         while (step := self._simulation.currentStep) < self._phase.steps:
             to_report = interval - step % interval
