@@ -319,7 +319,7 @@ def test_cache_on_a_full_disk(serve, tiny, monkeypatch):
     def full(*_, **__):
         raise OutputError("cannot write it: No space left on device")
 
-    monkeypatch.setattr(artifact, "write_atomically", full)
+    monkeypatch.setattr("openmm_les.artifact.file.write_atomically", full)
     with pytest.raises(DownloadError, match=r"No space left on device; set OPENMM_LES_CACHE_DIR"):
         catalog.artifact_path("maceles-off")
     assert [name for name in in_cache() if not name.endswith(".model")] == []
