@@ -11,19 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from openmm_les_export.families.dispatch import (
-    ORIGINALS,
-    STEPS,
-    canonical_model,
-    reference_model,
-)
+from openmm_les_export.families.dispatch import canonical_model, reference_model
 from openmm_les_export.options import ModelOptions
 
 if TYPE_CHECKING:
     import torch
 
     from openmm_les.artifact.canonical import CanonicalModel
-    from openmm_les_export.checkpoints.unpickle import Checkpoint, PickledModel, SavedModel
+    from openmm_les_export.checkpoints.unpickle import ModelFile
 
 
 logger = logging.getLogger(__name__)
@@ -119,7 +114,7 @@ def export(
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
     module = artifact.build_module(canonical, precision)
     with compiler:  # the original's code scripts, and torch's default dtype is another meanwhile
-        verification = _verify(opened, canonical, module, precision, head)
+        verification = _verify(opened, canonical, module, precision)
     return artifact.save(
         canonical,
         destination,
@@ -134,32 +129,27 @@ def export(
 
 
 def _verify(
-    opened: PickledModel | Checkpoint | SavedModel,
+    opened: ModelFile,
     canonical: CanonicalModel,
     module: torch.jit.ScriptModule,
     dtype: str,
-    head: str | None = None,
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
-    from openmm_les.files.reading import boundary
-    from openmm_les_export.checkpoints.unpickle import CONTENT
     from openmm_les_export.verification.compare import probe_structures, verify_forward
 
     try:
-        with boundary(opened.file, CONTENT):
-            reference, against, versions = reference_model(opened, canonical, head)
+        reference = reference_model(opened, canonical)
     except ImportError as error:
-        package, extra = ORIGINALS[canonical.family]
-        reason = f"{package} is not installed here ({error})"
+        reason = f"{opened.family.original} is not installed here ({error})"
         logger.warning(
             "the export is not verified: %s; pip install 'openmm-les[%s]' and export again",
             reason,
-            extra,
+            opened.family.extra,
         )
         return {"status": "not verified", "reason": reason}
     hyper = canonical.hyper
-    steps = [hyper[name] for name in STEPS.get(canonical.family, ())]
+    steps = [hyper[name] for name in opened.family.energy_steps]
     probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
-    report = verify_forward(module, reference, probes, dtype, against)
-    report["versions"] |= versions
+    report = verify_forward(module, reference, probes, dtype, reference.against)
+    report["versions"] |= reference.versions
     return report

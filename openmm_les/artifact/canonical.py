@@ -45,8 +45,7 @@ class CanonicalModel:
         """
         import torch
 
-        from openmm_les.artifact.schema import check_model
-        from openmm_les.artifact.shapes import check_state
+        from openmm_les.artifact.schema import check_model, check_state
 
         if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
             raise Damage("weights: expected tensors, got something else")

@@ -7,7 +7,7 @@ import numpy as np
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
 from openmm_les.evaluation.status import STATUS_COINCIDENT, STATUS_POSITIONS, describe_status
-from openmm_les.neighbors.matrix import COINCIDENT_DISTANCE
+from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 
 _LISTED = 5
 

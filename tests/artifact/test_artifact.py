@@ -1,6 +1,5 @@
 """The artifact file: complete by itself, checked before use, written whole or not at all."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.helpers import DIPEPTIDE_MODEL, dipeptide
+from support.hostile import rewrite
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -35,19 +35,6 @@ def run(code: str, *arguments, blocked=()) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
-
-
-def rewrite(source, target, change):
-    """Copies an artifact with its metadata changed."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
-        for item in old.infolist():
-            content = old.read(item)
-            if item.filename.endswith("/extra/metadata.json"):
-                metadata = json.loads(content)
-                change(metadata)
-                content = json.dumps(metadata).encode()
-            new.writestr(item.filename, content)
-    return target
 
 
 def test_torch_alone_runs_an_artifact(dipeptide_artifact, tmp_path):
@@ -130,14 +117,14 @@ def test_short_range_and_pull_back_compose_to_the_forward(dipeptide_artifact):
     counts = torch.bincount(species, minlength=4).tolist()
     cell = torch.zeros(3, 3, dtype=torch.float64)
     n = neighbor_matrix(r, cell, False, image_offsets([0, 0, 0]), artifact.cutoff, 0)
-    energies, charges, saved = module.short_range(
-        r, n.indices, n.shifts, n.reverse, species, counts
-    )
+    energies, charges, tape = module.network.short_range(r, n, species, counts)
     les = build_electrostatics(
         artifact.canonical.les, False, None, torch.float64, num_atoms=len(atoms)
     )
     long_range, potential, gradient, strain, _ = les(charges, r, cell)
-    pulled, pulled_strain = module.pull_back(torch.ones_like(energies), potential, saved, counts)
+    pulled, pulled_strain = module.network.pull_back(
+        torch.ones_like(energies), potential, tape, counts
+    )
     energy, forces, all_charges = module(
         torch.tensor(atoms.positions), torch.tensor(atoms.numbers), cell, False
     )

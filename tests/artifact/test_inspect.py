@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from artifact.test_artifact import rewrite
 from support.helpers import ROOT
+from support.hostile import rewrite
 
 from openmm_les import InputError, artifact, catalog
 from openmm_les.cli import main

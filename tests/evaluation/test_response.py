@@ -7,10 +7,10 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from support.gradients import box_of, system_for
-from support.helpers import DATA, dipeptide, shared_file, water_frame
+from support.gradients import system_for
+from support.helpers import DATA, shared_file, water_frame
+from support.response import SKEWED, artifact_with, finite_differences, peptide
 
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import artifact as artifacts
@@ -19,55 +19,10 @@ from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.evaluation.response import polarization_change
 from openmm_les.evaluation.system_model import SystemModel
 
-SKEWED = np.array([[11.0, 0.0, 0.0], [-3.2, 12.0, 0.0], [2.9, 3.7, 10.5]])
-
 
 @pytest.fixture(scope="module")
 def demo():
     return artifacts.load(catalog.artifact_path("les-demo"))
-
-
-def peptide(periodic=False) -> Atoms:
-    """A peptide; periodic, it feels its images in a skewed box."""
-    atoms = dipeptide(0)[:22]
-    if periodic:
-        atoms.set_cell(SKEWED)
-        atoms.pbc = True
-    return atoms
-
-
-def artifact_with(demo, path, charge_sign=1, **les):
-    """The bundled model with other parameters of its response."""
-    canonical = dataclasses.replace(demo.canonical, les=demo.canonical.les | les)
-    artifacts.save(canonical, path, charge_sign=charge_sign, module=demo.module)
-    return artifacts.load(path)
-
-
-def polarization(charges, positions, cell):
-    """P of an open system; of a periodic one, the complex amplitude of each lattice vector."""
-    if cell is None:
-        return charges @ positions
-    phases = np.exp(2j * np.pi * positions @ np.linalg.inv(cell))
-    return charges @ phases / (2j * np.pi)
-
-
-def finite_differences(model, structure, atom, step=1e-4):
-    """dP_a/dr_b of one atom, from the charges of displaced structures alone."""
-    r, cell = structure.positions, box_of(structure)
-    born = np.zeros((3, 3))
-    for axis in range(3):
-        ends = []
-        for sign in (1, -1):
-            moved = r.copy()
-            moved[atom, axis] += sign * step
-            charges = model.physical_charges(model.evaluate(moved).charges)
-            ends.append(polarization(charges, moved, cell))
-        slope = (ends[0] - ends[1]) / (2 * step)
-        if cell is not None:  # as seen from the atom
-            turned = np.exp(-2j * np.pi * r[atom] @ np.linalg.inv(cell)) * slope
-            slope = turned.real @ cell
-        born[:, axis] = slope
-    return born
 
 
 # ------------------------------------------------------------------ against finite differences

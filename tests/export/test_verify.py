@@ -15,7 +15,7 @@ import numpy as np
 import openmm_les_export
 import pytest
 import torch
-from openmm_les_export.checkpoints.unpickle import read_pickle
+from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.verification.compare import TOLERANCES, verify_forward
 from openmm_les_export.verification.probes import Probe, probe_structures
 from oracles.models import needs_mace
@@ -93,7 +93,7 @@ def test_probes_are_the_same_every_time():
 def test_reference_reproduces_the_original_code(name):
     from openmm_les_export.families.mace.reference import MACEReference
 
-    reference = MACEReference(shared_file(MODELS / f"{name}.model"))
+    reference = MACEReference(open_model(shared_file(MODELS / f"{name}.model")).root)
     # Triclinic water; three dipeptides; a box of water for the newer file.
     structures = references(name)[3:4] if name == WATER_MODEL else references(name)[:3]
     for entry in structures:
@@ -108,7 +108,7 @@ def test_reference_reproduces_the_original_code(name):
 def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
     from openmm_les_export.families.mace.reference import MACEReference
 
-    reference = MACEReference(read_pickle(small_model))
+    reference = MACEReference(open_model(small_model).root)
     probe = probe_structures(reference.elements, reference.cutoff)[2]
     found = reference.evaluate(probe.positions, probe.numbers, probe.cell)
     step = 1e-4
@@ -126,24 +126,11 @@ def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
 
 
 @needs_mace
-def test_reference_accepts_a_path_a_pickle_and_a_record(small_model):
-    from openmm_les_export.families.mace.reference import MACEReference
-
-    pickled = read_pickle(small_model)
-    probe = probe_structures([1, 6, 8], 4.0)[0]
-    energies = {
-        MACEReference(model).evaluate(probe.positions, probe.numbers).energy
-        for model in (str(small_model), pickled, pickled.root)
-    }
-    assert len(energies) == 1
-
-
-@needs_mace
 def test_reference_refuses_unknown_elements(small_model):
     from openmm_les_export.families.mace.reference import MACEReference
 
     with pytest.raises(InputError, match=r"expected elements of \[1, 6, 8\], got \[26\]"):
-        MACEReference(small_model).evaluate(np.zeros((1, 3)), [26])
+        MACEReference(open_model(small_model).root).evaluate(np.zeros((1, 3)), [26])
 
 
 @needs_mace
@@ -152,7 +139,7 @@ def test_reference_leaves_the_process_as_it_was(small_model, monkeypatch):
 
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     dtype = torch.get_default_dtype()
-    MACEReference(small_model)
+    MACEReference(open_model(small_model).root)
     assert torch.get_default_dtype() == dtype
     assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
 
@@ -162,19 +149,19 @@ def test_reference_takes_files_with_fewer_couplings_than_it_would_make(small_mod
     """Files trained with a reduced set of couplings, as cuEquivariance makes them."""
     from openmm_les_export.families.mace.reference import MACEReference
 
-    pickled = read_pickle(small_model)
+    pickled = open_model(small_model)
     # The last coupling of the second order, with its weights, is not there.
     for product in pickled.root.items("products"):
         for contraction in product.items("symmetric_contractions.contractions"):
             buffers, parameters = contraction.state["_buffers"], contraction.state["_parameters"]
             buffers["U_matrix_2"] = buffers["U_matrix_2"][..., :-1]
             parameters["weights_max"] = parameters["weights_max"][:, :-1]
-    from openmm_les_export.families.mace.reader import canonical_mace
+    from openmm_les_export.families.dispatch import canonical_model
     from oracles.canonical_mace import short_range
 
     probe = probe_structures([1, 6, 8], 4.0)[0]
-    reference = MACEReference(pickled)
-    _, charges, _ = short_range(canonical_mace(pickled), probe.positions, probe.numbers)
+    reference = MACEReference(pickled.root)
+    _, charges, _ = short_range(canonical_model(pickled), probe.positions, probe.numbers)
     found = reference.evaluate(probe.positions, probe.numbers)
     np.testing.assert_allclose(found.charges, charges.detach().numpy(), rtol=0, atol=1e-13)
 
@@ -308,7 +295,7 @@ def test_export_without_mace_says_so(small_model, monkeypatch, caplog):
         return genuine(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_mace)
-    pickled = read_pickle(small_model)
+    pickled = open_model(small_model)
     canonical = openmm_les_export.read_model(small_model)
     report = openmm_les_export._verify(pickled, canonical, None, "float32")  # type: ignore[arg-type]
     assert report["status"] == "not verified"

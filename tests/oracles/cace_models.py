@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openmm_les_export.checkpoints.pickled_names import CACE
+from openmm_les_export.families.cace.accepted import ACCEPTED
 from torch import nn
 
 LES = {"sigma": 1.0, "dl": 2.0, "remove_self_interaction": True, "norm_factor": 90.0474}
@@ -32,7 +32,7 @@ def _named_classes(extra: Sequence[str] = ()) -> Iterator[Callable[..., Any]]:
     before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_ours(name)}
     classes: dict[str, type] = {}
     sys.modules.update({name: types.ModuleType(name) for name in _PACKAGES})
-    for full in [*CACE.names, *extra]:
+    for full in [*ACCEPTED.names, *extra]:
         if full.startswith(_ROOTS):
             module, _, name = full.rpartition(".")
             made = sys.modules.setdefault(module, types.ModuleType(module))

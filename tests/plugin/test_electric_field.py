@@ -4,13 +4,11 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from conformance.test_backends import COPY_WARNING
-from conformance.test_capture import model_for, statuses_after_the_same_work
-from evaluation.test_response import artifact_with, peptide
 from openmm import unit
 from openmmml import MLPotential
-from plugin.test_saved_systems import in_fresh_process
+from support.capture import model_for, statuses_after_the_same_work
 from support.contexts import (
+    COPY_WARNING,
     PLATFORMS,
     add_forces,
     assert_same,
@@ -18,10 +16,12 @@ from support.contexts import (
     create_system,
     empty_system,
     energy_and_forces,
+    in_fresh_process,
 )
 from support.gradients import system_for
 from support.helpers import topology_from_atoms
 from support.mixed import classical, context, forces, peptide_in_water
+from support.response import artifact_with, peptide
 from support.tracing import launches, trace_on_fake_gpu, waiting_nodes
 
 from openmm_les import InputError, catalog

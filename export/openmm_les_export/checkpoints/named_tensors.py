@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-
-#: Numbers of a table that is made from weights: a hundred times those of published models.
-_LARGEST = 2**25
-
-
-def check_large(where: str, *sizes: int) -> None:
-    """Refuses a table that would not fit into memory, before it is made.
-
-    Args:
-        where: it is made from.
-        sizes: its shape.
-
-    Raises:
-        UnsupportedModelError: it is larger than any of a published model by far.
-    """
-    if math.prod(sizes) > _LARGEST:
-        raise UnsupportedModelError(
-            f"model: {where}: expected at most {_LARGEST} numbers in a table, got "
-            f"{' x '.join(map(str, sizes))}"
-        )
+from openmm_les_export.checkpoints.accepted import unknown
 
 
 class NamedTensors:
@@ -70,11 +50,7 @@ class NamedTensors:
     def check_all_taken(self) -> None:
         """Refuses a model with weights that nobody has read."""
         if self._found:
-            name = next(iter(self._found))
-            raise UnsupportedModelError(
-                f"model: {name}: unknown tensor of {self._kind}; openmm-les cannot tell what it "
-                "changes in the model"
-            )
+            raise unknown(next(iter(self._found)), f"tensor of {self._kind}")
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les.files.reading import boundary
-from openmm_les_export.checkpoints.pickled_names import Family
-from openmm_les_export.checkpoints.unpickle import CONTENT, Checkpoint, PickledModel, SavedModel
+from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import MODEL_FILE
 
 State = dict[str, torch.Tensor]
 
-Opened = TypeVar("Opened", PickledModel, Checkpoint, SavedModel)
-Told = ParamSpec("Told")
-Reader = Callable[Concatenate[Opened, Told], CanonicalModel]
-
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def refuse_contradictions(reader: Reader[Opened, Told]) -> Reader[Opened, Told]:
-    """Decorator: what goes wrong with the content of a file is an error about that file.
-
-    Readers check what other trainings may have written; a damaged or forged file may hold anything.
-    Errors of Python and torch become a `ModelFileError`, and every error names the file.
-    """
-
-    @functools.wraps(reader)
-    def read(opened: Opened, /, *args: Told.args, **kwargs: Told.kwargs) -> CanonicalModel:
-        with boundary(opened.file, CONTENT):
-            return reader(opened, *args, **kwargs)
-
-    return read
-
-
 def canonical_form(
-    opened: PickledModel | Checkpoint | SavedModel,
-    family: Family,
+    opened: ModelFile,
     *,
     hyper: dict[str, Any],
     state: State,
@@ -55,7 +34,6 @@ def canonical_form(
 
     Args:
         opened: the file.
-        family: which it is of.
         hyper: hyper-parameters.
         state: effective weights, float64.
         les: LES parameters.
@@ -73,7 +51,7 @@ def canonical_form(
             f"model: weights: expected float32 or float64, got {weights.dtype}"
         )
     canonical = CanonicalModel(
-        family=family.name,
+        family=opened.family.name,
         hyper=hyper,
         # Copies: a view would be written into the artifact with everything it is a view of.
         state={name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()},
@@ -109,3 +87,27 @@ def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
     if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
         raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
     return elements
+
+
+def integer_order(name: str, order: float, least: int, most: float = math.inf) -> int:
+    """A number of a file that must be an integer.
+
+    Raises:
+        UnsupportedModelError: it is none, or out of bounds.
+    """
+    if order != int(order) or not least <= order <= most:
+        wanted = f"an integer of at least {least}" if most == math.inf else f"{least} to {most}"
+        raise UnsupportedModelError(f"model: {name}: expected {wanted}, got {order:g}")
+    return int(order)
+
+
+def cutoff_order(record: Record) -> int:
+    """p of a polynomial cutoff."""
+    return integer_order(f"{record.path}.p", record.scalar("p"), 2)
+
+
+def store_network(
+    state: State, prefix: str, maps: Sequence[torch.Tensor], ending: str = ""
+) -> None:
+    """Puts maps that follow each other into the state, as ``prefix.0``, ``prefix.1``, ..."""
+    state.update({f"{prefix}.{k}{ending}": weight for k, weight in enumerate(maps)})

@@ -8,12 +8,17 @@ keeping self-interaction to removing it in May 2025 and changed its prefactor in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openmm_les.errors import InputError, ModelFileError
+from openmm_les.files.writing import user_path
 from openmm_les_export.families.les_parameters import MODEL_FILE
+from openmm_les_export.options import ModelOptions
+
+if TYPE_CHECKING:
+    from openmm_les.artifact.canonical import CanonicalModel
 
 #: What the les package took as 1 / (2 epsilon_0) [eV A]: until April 2026, and since.
 PREFACTORS = (90.0474, 90.4756)
@@ -74,6 +79,26 @@ def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESCh
         None if self_interaction is None else _STATES[self_interaction],
         origins,
     )
+
+
+def read_with_choice(
+    read: Callable[[LESChoice], CanonicalModel],
+    options: ModelOptions,
+    prefactors: Sequence[float | None] = PREFACTORS,
+) -> CanonicalModel:
+    """A model whose file lacks LES parameters, which the user gives or has determined.
+
+    Args:
+        read: reads the model with a choice.
+        options: what the user says.
+        prefactors: those to choose from; None where the file has one.
+    """
+    choice = les_choice(options.norm_factor, options.self_interaction)
+    if options.calibrate is not None:
+        from openmm_les_export.calibration import calibrate
+
+        choice = calibrate(read, user_path(options.calibrate), choice, prefactors)
+    return read(choice)
 
 
 def les_from_arguments(

@@ -11,6 +11,7 @@ import torch
 
 from openmm_les.errors import VerificationError
 from openmm_les_export.verification.probes import Probe, probe_structures
+from openmm_les_export.verification.reference import ORIGINAL
 
 __all__ = ["TOLERANCES", "Probe", "Tolerance", "probe_structures", "verify_forward"]
 
@@ -20,10 +21,6 @@ Forward = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, bool],
     tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ]
-
-
-#: What a comparison is with, unless it has to be with something else.
-ORIGINAL = "the original model's own code in float64"
 
 
 @dataclass(frozen=True)

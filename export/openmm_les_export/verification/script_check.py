@@ -76,7 +76,7 @@ def _compare(path: Path, sha256: str) -> dict[str, Any]:
     import torch
 
     from openmm_les import artifact as artifacts
-    from openmm_les_export.families.dispatch import STEPS
+    from openmm_les.networks.registry import families
     from openmm_les_export.verification.compare import TOLERANCES
     from openmm_les_export.verification.probes import probe_structures
 
@@ -86,7 +86,7 @@ def _compare(path: Path, sha256: str) -> dict[str, Any]:
     if {sha256} != {artifact.sha256, hashlib.sha256(content).hexdigest()}:
         raise ValueError("the file changes meanwhile")
     hyper, dtype = artifact.canonical.hyper, artifact.metadata["dtype"]
-    steps = [hyper[name] for name in STEPS.get(artifact.canonical.family, ())]
+    steps = [hyper[name] for name in families()[artifact.canonical.family].energy_steps]
     probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
     trusted = io.BytesIO()
     torch.jit.save(artifacts.build_module(artifact.canonical, dtype), trusted)  # type: ignore[no-untyped-call]
