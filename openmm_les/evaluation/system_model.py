@@ -237,8 +237,8 @@ class SystemModel:
             self._response_module = script(self._builder.response(self._buffers))
         with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self._device) for array in (positions, cell)]
-            evaluate = self._response_module.evaluate
-            *results, status = self._response_threads.run(lambda: evaluate(*inputs))
+            module = self._response_module
+            *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
