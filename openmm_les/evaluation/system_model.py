@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,18 @@ class Evaluation:
     les_energy: float
 
 
+class Geometry(Protocol):
+    """From particles to the positions that a model among MM charges sees."""
+
+    num_particles: int
+
+    def around(self, model: nn.Module, *, in_field: bool) -> nn.Module:
+        """The module for particles, from the one for the positions that the model sees."""
+
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Any:
+        """What has these as ``positions``, a tensor."""
+
+
 class SystemModel:
     """One artifact specialised to one system.
 
@@ -100,6 +112,9 @@ class SystemModel:
         surroundings: MM charges around the system. Their positions then follow those of the atoms,
             wherever positions or forces are handed over.
         electric_field: `evaluate` takes an electric field, and `module` a third argument for it.
+        geometry: where the atoms of the model and the MM charges are, from particles, such as
+            `openmm_les.plugin.mixed.geometry.RegionGeometry`. Positions and forces are then those
+            of its particles, and charges those of the atoms of the model, then zeros.
 
     Attributes:
         module: the scripted `SpecializedModel`.
@@ -127,6 +142,7 @@ class SystemModel:
         cuda_graphs: "bool | str" = "auto",
         surroundings: Surroundings | None = None,
         electric_field: bool = False,
+        geometry: "Geometry | None" = None,
     ) -> None:
         check_threads()
         check_engine(engine)
@@ -141,6 +157,7 @@ class SystemModel:
             "cuda_graphs": cuda_graphs,
             "surroundings": surroundings,
             "electric_field": electric_field,
+            "geometry": geometry,
         }
         self._engine = engine
         self.artifact = artifact
@@ -149,11 +166,17 @@ class SystemModel:
         self.periodic = periodic
         self.surroundings = surroundings
         self._num_others = len(surroundings.charges) if surroundings else 0
+        self._geometry = geometry
+        self._num_positions = (
+            geometry.num_particles if geometry else len(self.numbers) + self._num_others
+        )
         self.precision = precision
         self.device = torch.device(device)
         self._check(precision)
         box = checked_cell(cell, artifact.cutoff) if periodic else None
-        start = None if positions is None else self._checked_positions(positions)
+        start = None
+        if positions is not None:
+            start = self._arranged(self._checked_positions(positions), box)
 
         elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
@@ -177,13 +200,12 @@ class SystemModel:
         self._few_kernels = False
         self._static_shapes = self.device.type != "cpu" or static_shapes or engine == "compile"
         self._told_difference = False
-        num_positions = len(self.numbers) + self._num_others
         self._in_field = electric_field
         if electric_field:
             check_sign(artifact)
         further = [(3,)] if electric_field else []
         self._response_threads = Threads(self.device)
-        self._evaluator = Evaluator(num_positions, self.device, cuda_graphs, further)
+        self._evaluator = Evaluator(self._num_positions, self.device, cuda_graphs, further)
         self.module = self._build()
         if box is not None and self.ewald.cutoff == "hard":
             _warn_of_edges(box, float(canonical.les["dl"]))
@@ -205,10 +227,16 @@ class SystemModel:
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
-        number = len(self.numbers) + self._num_others
-        if array.shape != (number, 3):
-            raise InputError(f"positions: expected shape ({number}, 3), got {array.shape}")
+        if array.shape != (self._num_positions, 3):
+            expected = (self._num_positions, 3)
+            raise InputError(f"positions: expected shape {expected}, got {array.shape}")
         return array
+
+    def _arranged(self, positions: FloatArray, cell: FloatArray | None) -> FloatArray:
+        """Positions of the atoms of the model, then those of MM charges."""
+        if self._geometry is None:
+            return positions
+        return np.asarray(self._geometry.arrange(positions, cell).positions)
 
     @property
     def capacity(self) -> int:
@@ -227,11 +255,13 @@ class SystemModel:
         if self._buffers.inner_slots:
             # Else as many as each structure needs.
             self._network.reserve(self._buffers.inner_slots if self._static_shapes else 0)
-        model: SpecializedModel
+        model: Any
         if self._in_field:
             model = ModelInField(electrostatics, self._physical, **self._system())
         else:
             model = SpecializedModel(electrostatics, **self._system())
+        if self._geometry is not None:
+            model = self._geometry.around(model, in_field=self._in_field)
         model = model.eval().to(self.device)
         if self._for_gpu:
             fit_blocks(model, self.device)
@@ -341,7 +371,7 @@ class SystemModel:
             if self.ewald.cutoff == "smooth" and not self._told_difference:
                 self._told_difference = True
                 n = len(self.numbers)
-                self._tell_difference(result.charges[:n], array[:n], box)
+                self._tell_difference(result.charges[:n], self._arranged(array, box)[:n], box)
         return result
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
@@ -360,6 +390,11 @@ class SystemModel:
             InputError: wrong shapes, a box too small, MM charges around the system.
             SimulationError: a structure that is not valid.
         """
+        if self._geometry is not None:
+            raise InputError(
+                "geometry: expected none for an electric response; make a SystemModel of the atoms "
+                "of the model alone"
+            )
         array, box = self._checked_structure(positions, cell)
         with self._lock:
             charges, born, les_energy = self._run(self._respond, array, box)
@@ -451,9 +486,10 @@ class SystemModel:
                 return tuple(results)
             if bits & ~mendable:
                 break
-            self._buffers.grow(bits, positions, cell if self.periodic else None)
+            box = cell if self.periodic else None
+            self._buffers.grow(bits, self._arranged(positions, box), box)
             self.module = self._build()
-        atoms = positions[: len(self.numbers)]
+        atoms = self._arranged(positions, cell)[: len(self.numbers)]
         raise failure(bits & ~mendable or bits, atoms, cell if self.periodic else None)
 
     def _tell_difference(

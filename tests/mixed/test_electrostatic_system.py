@@ -25,9 +25,9 @@ from support.mixed import (
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.embedding import build_coupling
-from openmm_les.plugin.mixed.embedded import _scaled_pairs
-from openmm_les.plugin.mixed.field import read_field
-from openmm_les.plugin.mixed.options import ElectrostaticOptions
+from openmm_les.plugin.mixed.embeddings.electrostatic import scaled_pairs
+from openmm_les.plugin.mixed.mm_field import read_field
+from openmm_les.plugin.mixed import ElectrostaticOptions
 from openmm_les.plugin.mixed.region import MLRegion
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
-    from openmm_les.evaluation.system_model import Evaluation, SystemModel
+    from openmm_les.evaluation.system_model import Evaluation, Geometry, SystemModel
     from openmm_les.plugin.forces.options import ForceOptions
     from openmm_les.plugin.forces.region import Region
 
@@ -155,9 +155,14 @@ class LESCompute:
             engine=self._settings.get("engine", "torchscript"),
             cuda_graphs=self._settings.get("cuda_graphs", "auto"),
             surroundings=self._surroundings(artifact),
+            geometry=self.geometry(),
             electric_field=self._settings.get("electric_field") is not None,
         )
         return self._model
+
+    def geometry(self) -> Geometry | None:
+        """From the particles of the force to what the model sees, if that is not the same."""
+        return None
 
     def _surroundings(self, artifact: Artifact) -> Surroundings | None:
         """MM charges around the atoms of the model, if it feels any."""
