@@ -22,16 +22,19 @@ except ModuleNotFoundError as error:
 
 from openmm_les import artifact as artifacts
 from openmm_les.arrays import FloatArray
-from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError
-from openmm_les.evaluation.engines.compiled import check_engine
-from openmm_les.evaluation.engines.evaluator import check_cuda_graphs
-from openmm_les.evaluation.system_model import SystemModel, check_sign
+from openmm_les.evaluation.checks import check_sign
+from openmm_les.evaluation.options import EvaluationOptions, Precision
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.names import both_spellings, spellings
-from openmm_les.plugin.forces.backends import find_device
 
 #: What every calculator of ASE accepts.
 _OF_ASE = tuple(inspect.signature(Calculator.__init__).parameters)[1:-1]
+_OF_OPTIONS = tuple(
+    spellings(name)[1]
+    for name in EvaluationOptions.accepted()
+    if name not in ("precision", "device")
+)
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -54,17 +57,12 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         precision: ``'double'`` (default: optimisations, phonons and finite differences need it) or
             ``'single'``, about twice as fast.
         device: torch device, such as ``'cpu'`` or ``'cuda'``; None takes a GPU where there is one.
-        max_neighbors: capacity of the neighbour list of an atom to begin with; it grows by itself.
-        ewald: ``'auto'``, ``'direct'`` or ``'mesh'``; see `openmm_les.electrostatics.EwaldOptions`.
-        ewald_tolerance: RMS force error over RMS force of the mesh.
-        les_cutoff: ``'hard'``, as models are trained, or ``'smooth'``, which changes the energy.
-        engine: ``'torchscript'``, or ``'compile'`` for code that torch.compile makes.
-        cuda_graphs: ``'auto'`` (on a GPU, if it works there), True (where it does not, an error
-            says why) or False.
         electric_field: three components [V/A] of a uniform field; None for none. The energy of a
             molecule then has the term -E mu. A periodic structure feels forces without a term in
             its energy and its stress: no line searches, no variable cells.
-        **kwargs: ``label``, ``atoms``, ``directory``, as every calculator of ASE has them.
+        **options: the others of `openmm_les.evaluation.options.EvaluationOptions`, such as
+            ``max_neighbors``; ``label``, ``atoms``, ``directory``, as every calculator of ASE has
+            them.
 
     Raises:
         InputError: an unknown argument, precision or device, or an option of the periodic sum out
@@ -83,34 +81,21 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         "born_effective_charges",
     ]
 
-    @both_spellings("LESCalculator", _OF_ASE, {"modelPath": "path"})
+    @both_spellings("LESCalculator", (*_OF_OPTIONS, *_OF_ASE), {"modelPath": "path"})
     def __init__(
         self,
         path: str | os.PathLike[str],
-        precision: str = "double",
+        precision: Precision = "double",
         device: str | None = "cpu",
-        max_neighbors: int | None = None,
-        ewald: str = "auto",
-        ewald_tolerance: float = 1e-5,
-        les_cutoff: str = "hard",
-        engine: str = "torchscript",
-        cuda_graphs: bool | str = "auto",
         electric_field: ArrayLike | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
         self._lock = threading.RLock()
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]
-        if precision not in ("single", "double"):
-            raise InputError(f"precision: expected 'single' or 'double', got {precision!r}")
+        of_ase = {name: options.pop(name) for name in _OF_ASE if name in options}
+        super().__init__(**of_ase)  # type: ignore[no-untyped-call, unused-ignore]
+        defaults = EvaluationOptions(precision, device)
+        self._options = defaults.changed("LESCalculator", options).on_this_machine()
         self.artifact = artifacts.load(path)
-        self._precision = precision
-        self._device = find_device(device)
-        check_engine(engine)
-        self._engine = engine
-        check_cuda_graphs(cuda_graphs, self._device)
-        self._cuda_graphs = cuda_graphs
-        self._max_neighbors = max_neighbors
-        self._ewald = EwaldOptions(ewald, ewald_tolerance, les_cutoff)
         self._field = None if electric_field is None else _components(electric_field)
         if self._field is not None:
             check_sign(self.artifact)
@@ -143,7 +128,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         return {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "electric_field" and set(spellings(name)) & _OPTIONS:
+        if name != "electric_field" and name in _FIXED:
             _refuse_change(name)
         super().__setattr__(name, value)
 
@@ -210,15 +195,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             self._model = SystemModel(
                 self.artifact,
                 structure.numbers.tolist(),
+                self._options,
                 periodic=periodic,
                 cell=np.array(structure.cell) if periodic else None,
                 positions=structure.get_positions(),
-                precision=self._precision,
-                device=self._device,
-                max_neighbors=self._max_neighbors,
-                ewald=self._ewald,
-                engine=self._engine,
-                cuda_graphs=self._cuda_graphs,
                 electric_field=self._field is not None,
             )
             self._built_for = kind
@@ -244,7 +224,11 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         return results
 
 
-_OPTIONS = frozenset(inspect.signature(LESCalculator.__init__).parameters) - {"self", "kwargs"}
+_FIXED = frozenset(
+    spelled
+    for name in ("path", "electric_field", *EvaluationOptions.accepted())
+    for spelled in spellings(name)
+)
 
 
 def _refuse_change(name: str) -> None:

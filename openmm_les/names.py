@@ -1,17 +1,22 @@
-"""Names that people give: options of every entry point, read in one way."""
+"""Options of every entry point: their names, what they mean, which values they accept."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
+import numbers
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from openmm_les.errors import InputError
 
 Called = TypeVar("Called", bound=Callable[..., Any])
+Options = TypeVar("Options")
 
 #: Names whose two spellings mean different things, with their units.
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
@@ -26,11 +31,119 @@ _OF_FORCE_FIELDS = (
     "rigidwater",
     "switchdistance",
 )
+#: Names that other packages have for an option of ours, without case and underscores.
+_SYNONYMS = {"dtype": "precision", "defaultdtype": "precision"}
 #: Where options belong that people know from OpenMM, by their names without case and underscores.
 _OF_OTHERS = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
     "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
     "hydrogen atoms with system.setParticleMass.",
 }
+
+
+@dataclass(frozen=True)
+class Option:
+    """What one option means; stands in the annotation of a field, ``Annotated[int, Option(...)]``.
+
+    Attributes:
+        description: a line for documents and for the help of the command line.
+        metavar: how that names the value.
+        limits: the smallest and the largest accepted number; None for no largest one.
+        hint: what to do instead of a value that is not accepted, for the message.
+        flag: on the command line, by default the name of the field.
+    """
+
+    description: str
+    metavar: str | None = None
+    limits: tuple[float, float | None] | None = None
+    hint: str = ""
+    flag: str | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a dataclass of options.
+
+    Attributes:
+        name: of the field.
+        option: what it means.
+        default: its value if nobody gives one.
+        kinds: its types, without None.
+        choices: the accepted values; empty for others.
+        is_optional: whether None is accepted.
+    """
+
+    name: str
+    option: Option
+    default: Any
+    kinds: tuple[Any, ...]
+    choices: tuple[object, ...]
+    is_optional: bool
+
+    def checked(self, value: Any) -> Any:
+        """The value, numbers as those of Python.
+
+        Raises:
+            InputError: it is not accepted.
+        """
+        if value is None and self.is_optional:
+            return None
+        if self.choices:
+            for choice in self.choices:
+                if isinstance(value, bool) is isinstance(choice, bool) and value == choice:
+                    return choice
+            expected = " or ".join(map(repr, self.choices))
+        elif self.option.limits:
+            number, kind, expected = self._number
+            low, high = self.option.limits
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            if is_number and low <= value and (high is None or value <= high):
+                return number(value)
+            expected += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+        else:
+            return value
+        raise InputError(f"{self.name}: expected {expected}, got {value!r}{self.option.hint}")
+
+    @property
+    def _number(self) -> tuple[Any, Any, str]:
+        if int in self.kinds:
+            return int, numbers.Integral, "an integer"
+        return float, numbers.Real, "a number"
+
+
+def options_of(kind: Any) -> dict[str, Field]:
+    """The options that a dataclass has, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: _field(field.name, hints[field.name], field.default)
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _field(name: str, hint: Any, default: Any) -> Field:
+    hint, option = get_args(hint)
+    args = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = tuple(each for each in args if each is not type(None))
+    choices = tuple(
+        choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)
+    )
+    return Field(name, option, default, kinds, choices, is_optional=kinds != args)
+
+
+def check_options(options: Any) -> None:
+    """Check and convert the values of a frozen dataclass.
+
+    Raises:
+        InputError: names the first option whose value is not accepted.
+    """
+    for name, field in options_of(type(options)).items():
+        object.__setattr__(options, name, field.checked(getattr(options, name)))
+
+
+def described(kind: type[Options]) -> type[Options]:
+    """Add the descriptions of its options to the docstring of a dataclass."""
+    lines = [f"    {name}: {field.option.description}" for name, field in options_of(kind).items()]
+    kind.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Attributes:", *lines])
+    return kind
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
@@ -40,12 +153,15 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     ``maxNeighbors``.
     """
     plain = {_plain(name): name for name in accepted}
-    matches = difflib.get_close_matches(_plain(given), plain, n=1)
+    synonym = _SYNONYMS.get(_plain(given))
+    matches = (
+        [synonym] if synonym in plain else difflib.get_close_matches(_plain(given), plain, n=1)
+    )
     return f"; did you mean {plain[matches[0]]}?" if matches else ""
 
 
 def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-    """Raise an `InputError` that names arguments nobody knows and the one probably meant."""
+    """Raise an `InputError` that names unknown arguments, and the accepted one nearest to them."""
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if unknown:
@@ -71,21 +187,23 @@ def read_arguments(
         given: as the user gave them.
         accepted: names that the function has.
         aliases: further names, and those of `accepted` that they stand for.
-        taken: names that are accepted, too, but not among `given`: somebody has taken them before.
+        taken: names that the caller of the function accepts and does not hand on.
 
     Raises:
         InputError: an unknown name, one argument under two names, or a name that means another unit
             elsewhere.
     """
     accepted = tuple(accepted)
-    meant = {name: name for name in accepted} | dict(aliases or {})
-    meant = {each: name for alias, name in meant.items() for each in spellings(alias)} | meant
-    unknown = (name for name in given if name not in meant)
+    canonical = {name: name for name in accepted} | dict(aliases or {})
+    canonical = {
+        each: name for alias, name in canonical.items() for each in spellings(alias)
+    } | canonical
+    unknown = (name for name in given if name not in canonical)
     refuse_unknown(where, unknown, (*accepted, *taken))
     found: dict[str, Any] = {}
     spelled: dict[str, str] = {}
     for name, value in given.items():
-        own = meant[name]
+        own = canonical[name]
         if name != own and name in _UNITS:
             raise InputError(
                 f"{where}: expected {own} [{_UNITS[own]}], got {name}, which is a field in "
@@ -100,13 +218,13 @@ def read_arguments(
 
 
 def both_spellings(
-    where: str, further: Iterable[str] = (), aliases: Mapping[str, str] | None = None
+    where: str, extra: Iterable[str] = (), aliases: Mapping[str, str] | None = None
 ) -> Callable[[Called], Called]:
     """Let a function take its arguments in the spelling of OpenMM and of ASE; see `read_arguments`.
 
     Args:
         where: what users call it.
-        further: names that its ``**kwargs`` accept.
+        extra: names that its ``**kwargs`` accept.
         aliases: other names for its arguments.
     """
 
@@ -114,7 +232,7 @@ def both_spellings(
         parameters = inspect.signature(function).parameters.values()
         positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
         named = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-        accepted = (*positional[1:], *named, *further)
+        accepted = (*positional[1:], *named, *extra)
 
         @functools.wraps(function)
         def read(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,8 +11,8 @@ import pytest
 
 from openmm_les import __version__, doctor, versions
 from openmm_les.cli import main
-from openmm_les.doctor import Finding, probes
-from openmm_les.doctor.probes import Outcome
+from openmm_les.doctor import Finding, checks, probes
+from openmm_les.processes.children import Outcome
 from openmm_les.versions import REQUIREMENTS
 
 #: Packages of all extras that are not for developers, and a version of each.
@@ -46,6 +46,7 @@ ALWAYS = {
 HEALTHY = {
     "torch": Outcome({"cuda": None, "hip": None, "devices": []}),
     "openmm": Outcome({"platforms": ["Reference", "CPU"], "failures": []}),
+    "opencl": Outcome({"vendor": "", "device": ""}),
     "entry-point": Outcome({"registered": True}),
     "pythonforce": Outcome({"evaluates": True, "copies": True}),
     "torchforce": Outcome({"evaluates": False, "copies": False, "reason": "not installed"}),
@@ -76,9 +77,9 @@ def examined(monkeypatch):
         installed = {"openmm": "8.6.1", "openmmml": "1.8", "torch": "2.9.1", "numpy": "2.0.0"}
         installed |= {"click": "8.1.0", "filelock": "3.13", "pooch": "1.8.0"}
         installed |= {"pydantic": "2.0", "pyyaml": "6.0", **(versions or {})}
-        monkeypatch.setattr(doctor, "version_of", installed.get)
+        monkeypatch.setattr(checks, "version_of", installed.get)
         monkeypatch.setattr(probes, "run_all", lambda: {**HEALTHY, **outcomes})
-        monkeypatch.setattr(doctor, "_NVIDIA_DRIVER", driver)
+        monkeypatch.setattr(checks, "_NVIDIA_DRIVER", driver)
         return by_name(doctor.examine())
 
     return examine
@@ -198,7 +199,7 @@ def test_failure_of_a_check_is_a_finding(monkeypatch, examined):
     def fails():
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(doctor, "_cache", fails)
+    monkeypatch.setattr(checks, "_cache", fails)
     findings = examined(openmm=Outcome({}))
     assert findings["cache"].text == "could not be examined (ZeroDivisionError: a bug)"
     assert "KeyError" in findings["platforms"].text
@@ -238,7 +239,7 @@ def test_missing_extras_get_their_commands(examined):
 def test_every_extra_of_the_package_is_known():
     """A new one has to be told of, or be one of these."""
     of_developers, of_requirements = {"docs", "release", "test"}, {"cuda12", "cuda13"}
-    assert set(versions.extras()) == {*doctor._WITHOUT, *of_developers, *of_requirements}
+    assert set(versions.extras()) == {*checks._WITHOUT, *of_developers, *of_requirements}
     for extra in of_requirements:
         names = {re.split(r"[^\w.-]", line)[0] for line in versions.extras()[extra]}
         assert names <= set(REQUIREMENTS)
@@ -297,6 +298,25 @@ def test_gpu_that_torch_does_not_see(examined, tmp_path):
     gpu = examined(driver=tmp_path, torch=cuda)["gpu"]
     assert (gpu.status, gpu.fix) == ("warning", None)
     assert "torch (CUDA 12.8 build) sees no GPU" in gpu.text
+
+
+def test_opencl_on_a_cpu(examined, monkeypatch):
+    assert "opencl" not in examined()
+    pocl = Outcome({"vendor": "Portable Computing Language", "device": "cpu-haswell"})
+    monkeypatch.delenv("OPENMM_DEFAULT_PLATFORM", raising=False)
+    finding = examined(opencl=pocl)["opencl"]
+    assert (finding.status, finding.fix) == ("warning", "export OPENMM_DEFAULT_PLATFORM=CPU")
+    assert "OpenCL runs on the CPU here (pocl, cpu-haswell)" in finding.text
+    monkeypatch.setenv("OPENMM_DEFAULT_PLATFORM", "CPU")
+    finding = examined(opencl=pocl)["opencl"]
+    assert (finding.status, finding.fix) == ("ok", None)
+
+
+@pytest.mark.opencl
+def test_the_device_of_opencl_is_found():
+    data = probes.run("opencl").data
+    assert data["vendor"]
+    assert data["device"]
 
 
 def test_plugins_that_should_load_are_told_apart(examined):

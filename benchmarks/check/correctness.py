@@ -7,9 +7,8 @@ import torch
 
 from check.carried import DEMO, SMALL_COMPARED, system_model
 from check.stages import Visit
-from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import LESError
-from openmm_les.evaluation.system_model import Evaluation
+from openmm_les.evaluation.results import Evaluation
 
 #: Largest error allowed: energy [eV/atom], forces [eV/A], charges [e].
 _ALLOWED = {"single": (2e-6, 2e-4, 1e-5), "double": (1e-9, 1e-8, 1e-9)}
@@ -49,7 +48,7 @@ def against_references(visit: Visit) -> None:
         if size <= _DOUBLE:
             variants["double"] = {"precision": "double", "cuda_graphs": False}
         if structure.cell is not None and size >= (_LARGE if visit.on_gpu else 0):
-            variants["mesh"] = {"ewald": EwaldOptions("mesh"), "cuda_graphs": False}
+            variants["mesh"] = {"ewald": "mesh", "cuda_graphs": False}
         for variant, options in variants.items():
             with visit.piece(f"{name}/{size}/{variant}") as found:
                 model = system_model(artifact, structure, device=visit.device, **options)

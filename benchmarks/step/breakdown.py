@@ -46,7 +46,7 @@ class Parts:
         )
         self._device, self._clock = case.device, clock
         self._module: Any = model.module
-        self.network: Any = self._module.network if scripted else model._network
+        self.network: Any = self._module.network if scripted else model.network
         self._search = torch.jit.script(neighbor_matrix)
         positions = torch.from_numpy(atoms.positions).to(case.device)
         self._positions = positions.index_select(0, self._module.order)

@@ -9,15 +9,15 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from openmm_les_export.families.dispatch import (
     ORIGINALS,
     STEPS,
-    Told,
     canonical_model,
     reference_model,
 )
+from openmm_les_export.options import ModelOptions
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def read_model(
     *,
     head: str | None = None,
     norm_factor: float | None = None,
-    self_interaction: str | None = None,
+    self_interaction: Literal["removed", "kept"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
 ) -> CanonicalModel:
     """Reads a trained model without running code from its file.
@@ -61,8 +61,8 @@ def read_model(
     from openmm_les.files.writing import user_path
     from openmm_les_export.checkpoints.unpickle import open_model
 
-    told = Told(atomic_energies, head, norm_factor, self_interaction, calibrate)
-    return canonical_model(open_model(user_path(path)), told)
+    options = ModelOptions(atomic_energies, head, norm_factor, self_interaction, calibrate)
+    return canonical_model(open_model(user_path(path)), options)
 
 
 def export(
@@ -76,7 +76,7 @@ def export(
     atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None,
     head: str | None = None,
     norm_factor: float | None = None,
-    self_interaction: str | None = None,
+    self_interaction: Literal["removed", "kept"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Turns a trained model into an artifact and verifies that it is the same model.
@@ -114,8 +114,8 @@ def export(
         inputs["--atomic-energies"] = atomic_energies
     destination = check_output(output, overwrite, inputs=inputs)
     opened = open_model(user_path(model_path))
-    told = Told(atomic_energies, head, norm_factor, self_interaction, calibrate)
-    canonical = canonical_model(opened, told)
+    options = ModelOptions(atomic_energies, head, norm_factor, self_interaction, calibrate)
+    canonical = canonical_model(opened, options)
     precision = str(canonical.source["dtype"]) if dtype is None else dtype
     module = artifact.build_module(canonical, precision)
     with compiler:  # the original's code scripts, and torch's default dtype is another meanwhile

@@ -1,46 +1,41 @@
-"""Files of time series: CSV, NPZ and HDF5, read in whole and written row by row.
+"""Files of time series: CSV and HDF5, read as a whole and written row by row.
 
-Every row is complete on the disk (as far as this process is concerned) before the next one comes,
-and rows from some step on can be taken back, so that a simulation can continue its file. A row
-that cannot be written is not there at all.
+A row is handed to the operating system before the next one comes, and is written completely or not
+at all. Rows can be removed from the end, so that a resumed simulation continues its file.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from openmm_les.analysis.hdf5 import HDF5File, h5py
 from openmm_les.analysis.series import (
-    QUANTITIES,
     STEP,
     TIME,
     Header,
     TimeSeries,
-    from_arrays,
     from_table,
     is_series,
 )
-from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
+from openmm_les.analysis.series_file import SeriesFile, units_of
 from openmm_les.arrays import FloatArray
-from openmm_les.errors import InputError, LESError, one_line
+from openmm_les.errors import InputError, one_line
+from openmm_les.files.reading import Kind, boundary
 from openmm_les.files.writing import write_atomically
 
 #: Digits of a number in a CSV file: more than single precision has.
 _DIGITS = 10
-#: What the comment below the column names begins with; the rest is JSON.
-_MARK = "# {"
-#: Bytes that describe an array in an NPZ file, at most.
-_PREAMBLE = 10_000
+_KIND = Kind(InputError, "file", "file: {file} is not a CSV or HDF5 file of numbers: {reason}")
+#: How the comment below the column names begins; the rest is JSON.
+_COMMENT = "# {"
 
 
 class CSVFile(SeriesFile):
@@ -60,7 +55,7 @@ class CSVFile(SeriesFile):
             start = stream.tell()
             line = stream.readline()
             header = _header(source, line)
-            if not line.startswith(_MARK):
+            if not line.startswith(_COMMENT):
                 stream.seek(start)
             try:
                 with warnings.catch_warnings():
@@ -119,100 +114,15 @@ class CSVFile(SeriesFile):
         with self.path.open("r+b") as stream:
             left = rows + 1  # and the column names
             while left and (line := stream.readline()):
-                left -= not line.startswith(_MARK.encode())
+                left -= not line.startswith(_COMMENT.encode())
             place = stream.tell()
-            if not stream.readline().startswith(_MARK.encode()):
+            if not stream.readline().startswith(_COMMENT.encode()):
                 stream.seek(place)
             stream.truncate(stream.tell())
 
 
-class NPZFile(SeriesFile):
-    """Arrays for numpy.load. Each row writes the whole file again, so keep these short."""
-
-    def is_ours(self) -> bool:
-        with zipfile.ZipFile(self.path) as archive:
-            names = {Path(name).stem for name in archive.namelist()}
-        others = {"atoms", "units", *Header.names(), *QUANTITIES}
-        return {STEP.name, TIME.name} <= names and names <= {STEP.name, TIME.name, *others}
-
-    def read(self) -> TimeSeries:
-        source = str(self.path)
-        with zipfile.ZipFile(self.path) as archive:
-            there = set(archive.namelist())
-
-            def get(names: Sequence[str]) -> dict[str, Any]:
-                return {
-                    name: self._array(archive, name) for name in names if f"{name}.npy" in there
-                }
-
-            units = json.loads(get(["units"]).get("units", "{}"))
-            header = Header.of(source, get(Header.names()), units)
-            arrays = get([STEP.name, TIME.name, "atoms", *QUANTITIES])
-        if TIME.name not in arrays:
-            arrays |= dict.fromkeys(Path(name).stem for name in sorted(there))  # for the message
-            arrays.pop(TIME.name, None)
-        return from_arrays(source, arrays, units, header)
-
-    def _array(self, archive: zipfile.ZipFile, name: str) -> Any:
-        """An array, or the text that one holds, whose size was looked at first."""
-        with archive.open(f"{name}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            reader = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, _, dtype = reader(stream)
-        is_text = dtype.kind == "U" and shape == () and dtype.itemsize <= 4 * _PREAMBLE
-        if not is_text:
-            check_array(self.path, name, shape, dtype)
-        with archive.open(f"{name}.npy") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-        return str(array) if is_text else array
-
-    def create(self) -> None:
-        empty = {q.name: np.zeros((0, *shape_of(q, self.atoms))) for q in self.quantities}
-        self._write({"step": np.zeros(0, dtype=np.int64), "time": np.zeros(0), **empty})
-
-    def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
-        row = {"step": step, "time": time, **values}
-        self._write(
-            {
-                name: np.concatenate([array, np.asarray(row[name])[None]])
-                for name, array in self._rows().items()
-            }
-        )
-
-    def cut(self, rows: int) -> None:
-        self._write({name: array[:rows] for name, array in self._rows().items()})
-
-    def _rows(self) -> dict[str, Any]:
-        with np.load(self.path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("step", "time", *self._quantity_names())}
-
-    def _quantity_names(self) -> list[str]:
-        return [q.name for q in self.quantities]
-
-    def _write(self, arrays: Mapping[str, Any]) -> None:
-        content = io.BytesIO()
-        np.savez(
-            content,
-            **arrays,
-            **self.header.entries(),
-            atoms=np.array(self.atoms, dtype=np.int64),
-            units=json.dumps(units_of((TIME, *self.quantities))),
-        )
-        part = self.path.with_name(f".{self.path.name}.part")
-        try:
-            part.write_bytes(content.getvalue())
-            os.replace(part, self.path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-
 _FORMATS: dict[str, type[SeriesFile]] = {
     ".csv": CSVFile,
-    ".npz": NPZFile,
     ".h5": HDF5File,
     ".hdf5": HDF5File,
 }
@@ -227,7 +137,7 @@ def open_series(
     """The file at `path`, in the format that its name says.
 
     Args:
-        path: ends in ``.csv``, ``.npz``, ``.h5`` or ``.hdf5``.
+        path: ends in ``.csv``, ``.h5`` or ``.hdf5``.
         names: what is written, for a file that is to be written.
         atoms: indices of the atoms, likewise.
         header: of the simulation, likewise.
@@ -248,23 +158,14 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
     """Read a time series.
 
     Args:
-        path: what LESReporter wrote, or a table or arrays with the same names and units.
+        path: written by LESReporter, or with the same names and units.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
     file = open_series(path)
-    try:
+    with boundary(file.path, _KIND):
         return file.read()
-    except LESError:
-        raise
-    except Exception as error:  # the libraries raise whatever a damaged file leads to
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"file: cannot read {file.path}: {error.strerror}") from None
-        kind = {".npz": "an NPZ", ".csv": "a CSV"}.get(file.path.suffix.lower(), "an HDF5")
-        raise InputError(
-            f"{file.path}: expected {kind} file of numbers, got something else ({one_line(error)})"
-        ) from error
 
 
 def _columns(stream: IO[str]) -> list[str]:
@@ -274,7 +175,7 @@ def _columns(stream: IO[str]) -> list[str]:
 
 def _header(source: str, line: str) -> Header:
     """What the line below the names says of the simulation."""
-    if not line.startswith(_MARK):
+    if not line.startswith(_COMMENT):
         return Header()
     try:
         entries = json.loads(line.removeprefix("#"))

@@ -30,7 +30,7 @@ class Quantity:
     """A property that is followed in time.
 
     Attributes:
-        name: of the array in NPZ and HDF5 files.
+        name: of the dataset in HDF5 files.
         label: how columns of a CSV file begin.
         unit: the only one in which it is written and read.
         per_atom: whether every atom has one.

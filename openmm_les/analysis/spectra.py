@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from openmm_les import units
+from openmm_les.analysis.options import SpectrumOptions
 from openmm_les.analysis.series import TimeSeries
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
@@ -69,72 +70,6 @@ r"""Quantum correction factors Q of the dipole autocorrelation (Ramirez et al., 
 $Q (1 - e^{-x}) / x$ with $x = \hbar\omega / k_B T$. With ``harmonic``, exact for harmonic
 vibrations, $Q = x / (1 - e^{-x})$ and the classical spectrum stays; ``standard`` has
 $Q = 2 / (1 + e^{-x})$, ``schofield`` $Q = e^{x/2}$, ``none`` $Q = 1$."""
-
-SOURCES = ("auto", "current", "dipole")
-
-
-@dataclass(frozen=True)
-class SpectrumOptions:
-    """How a spectrum is computed.
-
-    Attributes:
-        source: of the infrared spectrum: ``'current'``, ``'dipole'``, or ``'auto'`` for the current
-            where there is one.
-        window: one of `WINDOWS`.
-        resolution: full width at half maximum of a sharp line [1/cm]; None takes 10, or what the
-            series allows.
-        max_lag: longest lag of the autocorrelation [ps], instead of a resolution.
-        spacing: of the rows [1/cm] at the most, by zero padding; None takes a fifth of the
-            resolution.
-        max_wavenumber: end of the spectrum [1/cm].
-        temperature: of the simulation [K]; None takes what the series says, or 300 with a warning.
-        quantum_correction: one of `QUANTUM_CORRECTIONS`, of the infrared spectrum.
-        volume: of the box [nm^3], for the absorption coefficient; None takes the mean of the series
-            if it has one.
-        start: where to begin [ps].
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    source: str = "auto"
-    window: str = "hann"
-    resolution: float | None = None
-    max_lag: float | None = None
-    spacing: float | None = None
-    max_wavenumber: float = 4500.0
-    temperature: float | None = None
-    quantum_correction: str = "harmonic"
-    volume: float | None = None
-    start: float | None = None
-
-    def __post_init__(self) -> None:
-        choices = {
-            "source": SOURCES,
-            "window": tuple(WINDOWS),
-            "quantum_correction": tuple(QUANTUM_CORRECTIONS),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name in (
-            "resolution",
-            "max_lag",
-            "spacing",
-            "max_wavenumber",
-            "temperature",
-            "volume",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0.0 < value < math.inf:
-                raise InputError(f"{name}: expected a number above 0, got {value}")
-        if self.resolution is not None and self.max_lag is not None:
-            raise InputError(
-                "resolution and max_lag: expected one of them, since each follows from the other, "
-                "got both"
-            )
 
 
 @dataclass(frozen=True)

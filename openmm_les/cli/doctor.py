@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openmm_les.cli import flags
 from openmm_les.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _MARKS = {"ok": "ok", "warning": "--", "error": "!!"}
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@flags.as_json("Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """Examine this installation and print the commands that mend it.

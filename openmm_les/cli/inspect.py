@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
 
 _AS_THEY_ARE = (
@@ -24,7 +25,7 @@ _AS_THEY_ARE = (
 
 @click.command("inspect")
 @click.argument("file", type=UserPath())
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@flags.as_json("Print everything as JSON.")
 @click.option(
     "--verify",
     is_flag=True,

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from openmm_les.cli import flags
 from openmm_les.cli.terminal import echo
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@flags.as_json("Print everything as JSON.")
 def list_models(as_json: bool) -> None:
     """Show the models that MLPotential knows by name."""
     from dataclasses import asdict

@@ -11,36 +11,21 @@ from typing import Any
 
 import click
 
+from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
 from openmm_les.simulation import config as configs
-from openmm_les.simulation.listener import Listener, Progress
+from openmm_les.simulation.progress import Progress, RunCallbacks
 
 _PARTS = 10
 
 
-def _flags(function: Any) -> Any:
-    """Give a command one flag for each field of the configuration.
-
-    Values are taken as text: the configuration checks them, wherever they come from.
-    """
-    for name, field in reversed(configs.RunConfig.model_fields.items()):
-        option = click.option(
-            configs.flag(name),
-            name,
-            metavar=configs.metavar(name),
-            help=f"{field.description}  [{configs.default(name)}]",
-        )
-        function = option(function)
-    return function
-
-
 @click.command("run")
 @click.argument("config", required=False, type=UserPath())
-@_flags
+@flags.with_settings(configs.RunConfig)
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, or start.")
-@click.option("--overwrite", is_flag=True, help="Replace a run in the output directory.")
+@flags.overwrite("Replace a run in the output directory.")
 @click.option("--print-config", is_flag=True, help="Print the configuration as YAML and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the final figures as JSON.")
+@flags.as_json("Print the final figures as JSON.")
 def command(
     config: Path | None,
     resume: bool,
@@ -55,21 +40,21 @@ def command(
     one directory, with a checkpoint at every report: with --resume the same command starts a run,
     continues a killed one bit by bit, and leaves a finished one alone.
     """
-    flags = {
+    given = {
         name: None if value == "null" else value  # as the help and files say it
         for name, value in fields.items()
         if value is not None
     }
     if print_config:
-        echo(configs.draft(config, flags), nl=False)
+        echo(configs.draft(config, given), nl=False)
         return
-    settings = configs.load(config, flags)
+    settings = configs.load(config, given)
 
     from openmm_les import simulation as md
 
-    listener = _TerminalBar() if sys.stderr.isatty() else _Lines()
+    callbacks = _TerminalBar() if sys.stderr.isatty() else _Lines()
     try:
-        result = md.run(settings, resume=resume, overwrite=overwrite, listener=listener)
+        result = md.run(settings, resume=resume, overwrite=overwrite, callbacks=callbacks)
     except KeyboardInterrupt:
         _tell_how_to_resume(settings)
         sys.exit(128 + signal.SIGINT)
@@ -77,7 +62,7 @@ def command(
         _tell_how_to_resume(settings)
         raise
     finally:
-        listener.close()
+        callbacks.close()
     echo(result.to_json() if as_json else result.table() + "\n", nl=False)
 
 
@@ -89,7 +74,7 @@ def _tell_how_to_resume(settings: configs.RunConfig) -> None:
         echo(f"continue with:  {shlex.join(words)}", err=True)
 
 
-class _Lines(Listener):
+class _Lines(RunCallbacks):
     """Writes a line for every tenth of a phase, for log files."""
 
     def __init__(self) -> None:

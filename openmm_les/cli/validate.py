@@ -10,55 +10,27 @@ from typing import Any
 
 import click
 
+from openmm_les.analysis.options import ReferenceOptions
+from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.evaluation.options import EvaluationOptions
 
 
 @click.command("validate")
 @click.argument("model")
 @click.argument("data", type=UserPath())
-@click.option(
-    "-o",
-    "--output",
-    type=UserPath(),
-    help="Directory for frames.csv, statistics.json and, with matplotlib, parity.png.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace such files that exist.")
-@click.option("--limit", type=int, metavar="N", help="Take the first N structures.")
-@click.option("--energy-key", metavar="NAME", help="Of the energy [eV] in DATA.")
-@click.option("--forces-key", metavar="NAME", help="Of the forces [eV/A].")
-@click.option("--stress-key", metavar="NAME", help="Of the stress [eV/A^3].")
-@click.option("--dipole-key", metavar="NAME", help="Of the dipole [e A].")
-@click.option("--born-key", metavar="NAME", help="Of the Born effective charges [e].")
-@click.option(
-    "--born-axes",
-    type=click.Choice(["Pr", "rP"]),
-    default="Pr",
-    show_default=True,
-    help="Their order: polarization before displacement, or after it, as in SPICE.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["single", "double"]),
-    default="double",
-    show_default=True,
-    help="Precision of the model.",
-)
-@click.option("--device", default="cpu", show_default=True, help="Torch device, such as cuda:0.")
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@flags.output(help="Directory for frames.csv, statistics.json and, with matplotlib, parity.png.")
+@flags.overwrite("Replace such files that exist.")
+@flags.with_options(ReferenceOptions, "reference")
+@flags.with_options(EvaluationOptions, only=("precision", "device"), precision="double")
+@flags.as_json("Print the statistics as JSON.")
 def command(
     model: str,
     data: Path,
     output: Path | None,
     overwrite: bool,
-    limit: int | None,
-    energy_key: str | None,
-    forces_key: str | None,
-    stress_key: str | None,
-    dipole_key: str | None,
-    born_key: str | None,
-    born_axes: str,
-    precision: str,
-    device: str,
+    reference: ReferenceOptions,
+    options: EvaluationOptions,
     as_json: bool,
 ) -> None:
     """Compare a model with reference energies, forces, stress, dipoles and Born charges.
@@ -69,29 +41,19 @@ def command(
     """
     from openmm_les.analysis import report, validation
     from openmm_les.catalog import open_model
-    from openmm_les.plugin.forces.backends import find_device
+    from openmm_les.evaluation.device import find_device
 
     artifact = open_model(model)
     inputs = {"MODEL": artifact.path, "DATA": data}
     directory = None if output is None else report.prepare(output, overwrite, inputs)
-    keys = {
-        "energy": energy_key,
-        "forces": forces_key,
-        "stress": stress_key,
-        "dipole": dipole_key,
-        "born_charges": born_key,
-    }
     frames = validation.read_frames(
-        data,
-        keys={name: key for name, key in keys.items() if key is not None},
-        born_axes=born_axes,
-        limit=limit,
+        data, keys=reference.keys, born_axes=reference.born_axes, limit=reference.limit
     )
     result = validation.validate(
         artifact,
         frames,
-        precision=precision,
-        device=find_device(device),
+        precision=options.precision,
+        device=find_device(options.device),
         progress=_bar if sys.stderr.isatty() else iter,
     )
     rows = result.statistics()

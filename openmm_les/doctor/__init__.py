@@ -1,5 +1,5 @@
-"""Findings about an installation, and what mends them."""
+"""Checks of an installation, with the commands that repair it."""
 
-from openmm_les.doctor.findings import Finding, examine, worst
+from openmm_les.doctor.checks import Finding, examine, worst
 
 __all__ = ["Finding", "examine", "worst"]

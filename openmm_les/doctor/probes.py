@@ -1,30 +1,15 @@
-"""Try what may crash in child processes, so that `openmm-les doctor` survives to tell.
+"""What `openmm-les doctor` tries in child processes, which may crash.
 
-A probe is a piece of Python that prints one line of JSON. Packages compiled against each other's
-other versions do not raise: they end the process, so nothing of the kind is imported here.
+A probe is a piece of Python that prints one line of JSON. Packages that were compiled against other
+versions of each other do not raise: they end the process, so none of them is imported here.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
-from openmm_les.processes import openmp
-
-# Children import what this process would: an editable checkout, no modules of the working folder.
-_PRELUDE = """
-import sys
-sys.path[:] = {path!r}
-import json, resource
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-"""
+from openmm_les.processes.children import Outcome, run_python
 
 _TORCH = """
 import torch
@@ -40,6 +25,22 @@ _OPENMM = """
 import openmm
 names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
 print(json.dumps({"platforms": names, "failures": openmm.Platform.getPluginLoadFailures()}))
+"""
+
+# The device that OpenMM takes for OpenCL; only a Context tells.
+_OPENCL = """
+import openmm
+found = {"vendor": "", "device": ""}
+system = openmm.System()
+system.addParticle(1.0)
+try:
+    platform = openmm.Platform.getPlatformByName("OpenCL")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    found["vendor"] = platform.getPropertyValue(context, "OpenCLPlatformName")
+    found["device"] = platform.getPropertyValue(context, "DeviceName")
+except openmm.OpenMMException:
+    pass
+print(json.dumps(found))
 """
 
 # MLPotential without modelPath is refused by our factory if openmm-ml knows it, else by openmm-ml.
@@ -86,10 +87,11 @@ from openmm_les.plugin.forces import backends
 print(json.dumps(dataclasses.asdict(backends.torchforce_status())))
 """
 
-#: The probes by name. The code runs with the `sys.path` of this process.
+#: The probes by name.
 CODE = {
     "torch": _TORCH,
     "openmm": _OPENMM,
+    "opencl": _OPENCL,
     "entry-point": _ENTRY_POINT,
     "pythonforce": _PYTHONFORCE,
     "torchforce": _TORCHFORCE,
@@ -97,82 +99,13 @@ CODE = {
 SECONDS = 180.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a probe.
-
-    Attributes:
-        data: what it printed last; empty if it printed nothing.
-        failure: why it did not finish, such as ``crashes the process (SIGSEGV)``; else empty.
-    """
-
-    data: dict[str, Any] = field(default_factory=dict)
-    failure: str = ""
-
-
 def run_all(names: Iterable[str] = tuple(CODE)) -> dict[str, Outcome]:
-    """Run probes side by side: they mostly wait for the disk."""
+    """Run probes at the same time: they mostly wait for the disk."""
     names = tuple(names)
     with ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(run, names), strict=True))
 
 
 def run(name: str) -> Outcome:
-    """Run one probe; whatever happens to the child is an outcome."""
-    return run_code(CODE[name], seconds=SECONDS)
-
-
-def run_code(
-    code: str, *arguments: str, seconds: float, folder: str | os.PathLike[str] | None = None
-) -> Outcome:
-    """Run a piece of Python in a child process; whatever happens to it is an outcome.
-
-    Args:
-        code: prints one line of JSON.
-        *arguments: ``sys.argv[1:]`` of the child.
-        seconds: after which it is ended.
-        folder: where it works.
-    """
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + code, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=seconds,
-            cwd=folder,
-            check=False,
-            env=openmp.of_children(),
-        )
-    except subprocess.TimeoutExpired:
-        return Outcome(failure=f"takes longer than {seconds:g} s")
-    except (OSError, subprocess.SubprocessError) as error:
-        return Outcome(failure=f"could not be tried ({error})")
-    data = _last_object(child.stdout)
-    if child.returncode < 0:
-        return Outcome(data, f"crashes the process ({_signal_name(-child.returncode)})")
-    if child.returncode > 0:
-        lines = child.stderr.strip().splitlines() or ["no message"]
-        return Outcome(data, f"fails ({lines[-1].strip()})")
-    return Outcome(data, "" if data else "ends without an answer")
-
-
-def _last_object(text: str) -> dict[str, Any]:
-    """The last JSON object among the lines; libraries print lines of their own."""
-    for line in reversed(text.splitlines()):
-        if line.startswith("{"):
-            try:
-                data = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(data, dict):
-                return data
-    return {}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    """Run one probe."""
+    return run_python(CODE[name], seconds=SECONDS)

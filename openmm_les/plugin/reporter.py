@@ -19,13 +19,13 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
+from openmm_les.evaluation.device import find_device
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.locks import Claim
 from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
 from openmm_les.plugin import observed
 from openmm_les.plugin.arguments import read_interval, read_temperature
-from openmm_les.plugin.forces.backends import find_device
 from openmm_les.plugin.forces.cuda_context import torch_context
 from openmm_les.plugin.forces.region import HYDROGEN
 from openmm_les.plugin.observed import Observed
@@ -41,10 +41,9 @@ class LESReporter:
     """Writes electric properties of a model while a simulation runs.
 
     Append it to ``simulation.reporters``. `openmm_les.analysis.formats.read` and
-    ``openmm-les spectrum`` read the file. A CSV file has OpenMM's kind of header; an HDF5 file is
-    the choice for quantities that every atom has; an NPZ file is written again as a whole at every
-    report, for short series. After each report the file is complete. It tells the temperature and
-    the model of the simulation.
+    ``openmm-les spectrum`` read the file. A CSV file has the header of OpenMM's reporters; HDF5 is
+    better for quantities of every atom. After each report the file is complete. It records the
+    temperature and the model of the simulation.
 
     The response of the model is evaluated at each report, beside what the simulation does by
     itself. For 22 atoms on one CPU thread (model ``les-demo``, single precision) a report of
@@ -55,7 +54,7 @@ class LESReporter:
     mixes charges and velocities that are half a step apart, which shifts no line of a spectrum.
 
     Args:
-        file: to write; ends in ``.csv``, ``.npz``, ``.h5`` or ``.hdf5``.
+        file: to write; ends in ``.csv``, ``.h5`` or ``.hdf5``.
         reportInterval: steps between reports. Bonds to hydrogen need reports every 2 to 3 fs.
         model: name, or path of an artifact. None takes model, atoms and link atoms from the
             PythonForce of the simulated System; a TorchForce does not tell.

@@ -1,10 +1,10 @@
-"""How threads of OpenMP wait for each other, which is settled before torch is imported."""
+"""How OpenMP's threads wait for each other, which has to be set before torch is imported."""
 
 from __future__ import annotations
 
 import os
 
-#: What says how they wait: the standard's variable, and those of two libraries.
+#: Variables that decide it: the standard's, and those of two libraries.
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 #: Waiting threads sleep. By default they spin, on cores that other threads and programs could use.
 _PASSIVE = {"OMP_WAIT_POLICY": "passive"}
@@ -13,19 +13,19 @@ _is_ours = False
 
 
 def is_chosen() -> bool:
-    """Whether the user has decided how threads wait."""
+    """Whether the user has chosen how threads wait."""
     return not _is_ours and any(name in os.environ for name in _VARIABLES)
 
 
-def of_children() -> dict[str, str]:
-    """The environment of a child process that is ours."""
+def child_environment() -> dict[str, str]:
+    """Environment of a child process that this package starts."""
     return dict(os.environ) if is_chosen() else {**os.environ, **_PASSIVE}
 
 
 def wait_passively() -> None:
-    """Let threads of this process sleep while they wait, unless the user has decided otherwise.
+    """Let waiting threads sleep, unless the user has chosen otherwise.
 
-    For a process that is ours, before torch is imported.
+    For the command line, which owns its process; to be called before torch is imported.
     """
     global _is_ours
     if not is_chosen():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from openmm_les.simulation.config import RunConfig, load
 
 if TYPE_CHECKING:
-    from openmm_les.simulation.listener import Listener
+    from openmm_les.simulation.progress import RunCallbacks
     from openmm_les.simulation.summary import Summary
 
 __all__ = ["RunConfig", "load", "run"]
@@ -21,7 +21,7 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    listener: Listener | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> Summary:
     """Minimise, equilibrate and simulate, with checkpoints from which a killed run continues.
 
@@ -33,7 +33,7 @@ def run(
         resume: continue the run in ``config.output`` from its last checkpoint, or start it if it
             has none. Of the configuration only `steps` may have changed.
         overwrite: replace a run in ``config.output``.
-        listener: learns what happens; by default it is logged.
+        callbacks: learns what happens; by default it is logged.
 
     Returns:
         The figures of the finished run, which are also in ``summary.json``.
@@ -45,4 +45,4 @@ def run(
     """
     from openmm_les.simulation.runner import run as implementation
 
-    return implementation(config, resume=resume, overwrite=overwrite, listener=listener)
+    return implementation(config, resume=resume, overwrite=overwrite, callbacks=callbacks)

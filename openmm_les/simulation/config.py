@@ -25,9 +25,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from openmm_les.errors import InputError
-from openmm_les.names import did_you_mean
+from openmm_les.evaluation.options import Cutoff, EvaluationOptions, Ewald, Precision
+from openmm_les.names import did_you_mean, spellings
 from openmm_les.simulation import fields, settings_file
-from openmm_les.simulation.fields import Ensemble, Integer, Number, Switch, Texts
+from openmm_les.simulation.fields import Ensemble, Integer, Number, Switch, Texts, evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -110,31 +111,19 @@ class RunConfig(BaseModel):
     seed: Integer | None = Field(
         None, ge=1, le=2**31 - 1, description="random seed; null: a new one, which is recorded"
     )
-    precision: Literal["single", "double"] = Field("single", description="precision of the model")
-    device: str | None = Field(
-        None, description="torch device, such as cpu or cuda:0; null: a GPU where there is one"
-    )
+    precision: Precision = evaluation("precision")
+    device: str | None = evaluation("device", None)
     backend: Literal["auto", "pythonforce", "torchforce"] = Field(
         "auto", description="how OpenMM calls the model"
     )
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = Field(
         "auto", description="OpenMM platform; auto: CUDA on a CUDA device, else CPU or Reference"
     )
-    cuda_graphs: Switch = Field(
-        "auto", description="replay the model as a CUDA graph; auto: with PythonForce on a GPU"
-    )
-    max_neighbors: Integer | None = Field(
-        None, ge=1, description="slots for each atom's neighbours; null: from the structure"
-    )
-    ewald: Literal["auto", "direct", "mesh"] = Field(
-        "auto", description="periodic sum: exact, on a mesh, or as it is faster"
-    )
-    ewald_tolerance: Number = Field(
-        1e-5, gt=0, description="RMS force error of the mesh over the RMS force"
-    )
-    les_cutoff: Literal["hard", "smooth"] = Field(
-        "hard", description="k-space cutoff; smooth changes the energy of the model"
-    )
+    cuda_graphs: Switch = evaluation("cudaGraphs")
+    max_neighbors: Integer | None = evaluation("maxNeighbors")
+    ewald: Ewald = evaluation("ewald")
+    ewald_tolerance: Number = evaluation("ewaldTolerance")
+    les_cutoff: Cutoff = evaluation("lesCutoff")
     ml_region: Texts | None = Field(
         None, description="selectors of what the model describes; null: everything"
     )
@@ -228,6 +217,13 @@ class RunConfig(BaseModel):
         """A region of the model has a force field around it, and nothing is said in vain."""
         _check_region(self)
         return self
+
+    @property
+    def evaluation_options(self) -> EvaluationOptions:
+        """How the model is computed."""
+        values = {name: getattr(self, spellings(name)[1]) for name in fields.OF_EVALUATION}
+        values["cudaGraphs"] = {"auto": "auto", "on": True, "off": False}[self.cuda_graphs]
+        return EvaluationOptions(**values)
 
     def to_yaml(self, base: Path, *, omit: frozenset[str] = frozenset()) -> str:
         """This configuration as a commented file that `load` reads.

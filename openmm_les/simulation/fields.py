@@ -10,8 +10,23 @@ import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
+
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.names import options_of
+
+#: Options of the model that a run has. A compiled model is not among them: its first evaluation is
+#: that of TorchScript, so that a resumed run would not repeat the bits of an uninterrupted one.
+OF_EVALUATION = (
+    "precision",
+    "device",
+    "cudaGraphs",
+    "maxNeighbors",
+    "ewald",
+    "ewaldTolerance",
+    "lesCutoff",
+)
 
 
 def _number(value: Any) -> Any:
@@ -100,6 +115,21 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Ensemble = Annotated[Literal["NVT", "NPT", "NVE"], BeforeValidator(_upper)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+
+_SAME: Any = object()
+
+
+def evaluation(name: str, default: Any = _SAME) -> Any:
+    """The field for an option of `EvaluationOptions`: its default, its description, its limits."""
+    declared = options_of(EvaluationOptions)[name]
+    low, high = declared.option.limits or (None, None)
+    return Field(
+        declared.default if default is _SAME else default,
+        description=declared.option.description.replace("None", "null"),
+        ge=low,
+        le=high,
+    )
+
 
 #: Characters of a wrong value that a message shows.
 _SHOWN = 80

@@ -12,10 +12,11 @@ from openmm import app
 from openmmml import MLPotential
 
 from openmm_les.artifact import Artifact
-from openmm_les.simulation import forcefield, selection
 from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.selection import Selected
-from openmm_les.simulation.structure import Structure, real_atoms
+from openmm_les.simulation.force_field import make_force_field
+from openmm_les.simulation.structures import selection
+from openmm_les.simulation.structures.selection import SelectedRegion
+from openmm_les.simulation.structures.structure import Structure, real_atoms
 
 #: Force group of the model, for multiple time steps and for questions about its energy.
 _MODEL_GROUP = 1
@@ -37,10 +38,10 @@ class Hybrid:
     ends: tuple[int, ...]
     system: openmm.System
     sha256: str
-    selected: Selected
+    selected: SelectedRegion
 
 
-def prepare(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid | None]:
+def prepare_hybrid(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid | None]:
     """Select the region and make the force field, if the run has them.
 
     Returns:
@@ -53,7 +54,7 @@ def prepare(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid 
         return structure, None
     chosen = selection.select(structure.topology, config.ml_region)
     selected = selection.describe(structure.topology, chosen)
-    complete, system = forcefield.make(config, structure)
+    complete, system = make_force_field(config, structure)
     # Virtual sites come and go; the real atoms keep their order.
     before, after = (real_atoms(each.topology.atoms()) for each in (structure, complete))
     place = {old.index: new.index for old, new in zip(before, after, strict=True)}
@@ -64,7 +65,7 @@ def prepare(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid 
     return complete, Hybrid(atoms, ends, system, content, selected)
 
 
-def create_system(
+def create_mixed_system(
     config: RunConfig,
     hybrid: Hybrid,
     topology: app.Topology,
@@ -75,7 +76,7 @@ def create_system(
 
     Args:
         config: how the region is embedded.
-        hybrid: from `prepare`.
+        hybrid: from `prepare_hybrid`.
         topology: with virtual sites.
         artifact: the model.
         options: how the model is computed, as for ``createSystem``.

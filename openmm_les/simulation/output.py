@@ -27,10 +27,10 @@ from openmm_les.files.writing import (
 )
 from openmm_les.plugin.forces.region import HYDROGEN
 from openmm_les.plugin.reporter import LESReporter
+from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig, load
-from openmm_les.simulation.setup import Phase
-from openmm_les.simulation.structure import Structure, with_box
+from openmm_les.simulation.structures.structure import Structure, with_box
 
 MINIMISED = "minimised.pdb"
 LOG = "log.csv"

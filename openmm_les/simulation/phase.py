@@ -24,15 +24,22 @@ from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.plugin.guard import TemperatureGuard
 from openmm_les.processes.signals import StopRequest
 from openmm_les.simulation import output, summary
-from openmm_les.simulation import setup as simulation
+from openmm_les.simulation.builder import (
+    Phase,
+    State,
+    create_simulation,
+    draw_velocities,
+    environment,
+    reseed,
+    set_positions,
+)
 from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid
-from openmm_les.simulation.listener import Listener, Progress
+from openmm_les.simulation.messages import run_terms
 from openmm_les.simulation.output import PhaseOutput, RunDirectory
-from openmm_les.simulation.setup import Phase, State
-from openmm_les.simulation.structure import Structure
-from openmm_les.simulation.wording import of_run
+from openmm_les.simulation.progress import Progress, RunCallbacks
+from openmm_les.simulation.structures.structure import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +58,11 @@ class Job:
 
     Attributes:
         requested: the configuration as given.
-        config: with the choices made for this machine, from `simulation.resolve`.
+        config: with the choices made for this machine, from `resolve_config`.
         structure: the start structure, with the virtual sites of the force field.
         artifact: the model.
         directory: where everything goes.
-        listener: learns what happens.
+        callbacks: learns what happens.
         stop: whether to end.
         hybrid: region of the model and force field; None where the model describes everything.
     """
@@ -65,7 +72,7 @@ class Job:
     structure: Structure
     artifact: Artifact
     directory: RunDirectory
-    listener: Listener
+    callbacks: RunCallbacks
     stop: StopRequest
     hybrid: Hybrid | None = None
 
@@ -154,7 +161,7 @@ class PhaseRun:
     def _create(self, step: int) -> openmm.app.Simulation:
         """A Simulation whose random numbers and buffers are those of this step."""
         job = self._job
-        return simulation.create(
+        return create_simulation(
             job.config,
             job.structure,
             job.artifact,
@@ -176,9 +183,9 @@ class PhaseRun:
             ) from error
 
     def _set_state(self, state: State) -> None:
-        simulation.place(self._simulation, state.positions)
+        set_positions(self._simulation, state.positions)
         if state.velocities is None:
-            simulation.draw_velocities(self._job.config, self._simulation)
+            draw_velocities(self._job.config, self._simulation)
         else:
             self._simulation.context.setVelocities(
                 state.velocities * unit.nanometer / unit.picosecond
@@ -203,11 +210,11 @@ class PhaseRun:
             self._simulation.reporters = reporters
         else:
             step = self._save().step
-            simulation.reseed(self._job.config, self._simulation, self._phase.name, step)
+            reseed(self._job.config, self._simulation, self._phase.name, step)
 
     @property
     def _has_memory(self) -> bool:
-        """Whether the Context holds more than a checkpoint of it: see `simulation.reseed`."""
+        """Whether the Context holds more than a checkpoint of it: see `reseed`."""
         return self._phase.ensemble == "NPT" or self._job.hybrid is not None
 
     def _needs_buffers(self) -> bool:
@@ -229,7 +236,7 @@ class PhaseRun:
             structure_sha256=job.structure.sha256,
             model_sha256=job.artifact.sha256,
             force_field_sha256=None if job.hybrid is None else job.hybrid.sha256,
-            environment=simulation.environment(),
+            environment=environment(),
             wall_seconds=self.wall_seconds,
             outputs=job.directory.file_states(),
         )
@@ -241,14 +248,14 @@ class PhaseRun:
         step = self._simulation.currentStep
         done_ps = (step - self._first_step) * self._job.config.time_step * 1e-3
         speed = summary.speed(done_ps, self.wall_seconds - self._wall_before)
-        self._job.listener.progress(Progress(self._phase.name, step, self._phase.steps, speed))
+        self._job.callbacks.progress(Progress(self._phase.name, step, self._phase.steps, speed))
 
     def _end_in_order(self) -> None:
         step = self._simulation.currentStep
         # With a memory a run that continued from here would take another path.
         if not self._has_memory and step != self._saved.step:
             self._save()
-        self._job.listener.message(
+        self._job.callbacks.message(
             f"stopped after step {step} of {self._phase.name}; the checkpoint has step "
             f"{self._saved.step}"
         )
@@ -269,7 +276,7 @@ def blow_ups(where: str, job: Job) -> Iterator[None]:
 
 
 def _broken(where: str, job: Job, reason: str) -> SimulationError:
-    reason = of_run(" ".join(reason.split()), job.structure.topology)
+    reason = run_terms(" ".join(reason.split()), job.structure.topology)
     remedy = ""
     if not any(piece in reason for piece in _OWN_REMEDY):
         remedy = "look at the start structure; a smaller time_step or more minimise_iterations may "

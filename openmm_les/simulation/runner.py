@@ -15,17 +15,32 @@ from openmm_les.errors import InputError, OutputError
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
-from openmm_les.simulation import config as configs
-from openmm_les.simulation import hybrid, output, structure, summary
-from openmm_les.simulation import setup as simulation
+from openmm_les.simulation import output, summary
+from openmm_les.simulation.builder import (
+    Phase,
+    State,
+    choose_max_neighbors,
+    constrained_particles,
+    create_simulation,
+    environment,
+    plan_phases,
+    resolve_config,
+    set_positions,
+)
 from openmm_les.simulation.checkpoint import Checkpoint
-from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.listener import Listener, told_once
+from openmm_les.simulation.config import RunConfig, warn_of_units
+from openmm_les.simulation.hybrid import prepare_hybrid
+from openmm_les.simulation.messages import run_terms
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.phase import Job, PhaseRun, blow_ups
-from openmm_les.simulation.setup import Phase, State
+from openmm_les.simulation.progress import RunCallbacks, warn_once
+from openmm_les.simulation.structures.structure import (
+    check_bonds,
+    check_time_step,
+    read_structure,
+    real_atoms,
+)
 from openmm_les.simulation.summary import Summary
-from openmm_les.simulation.wording import of_run
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +49,7 @@ _STRONGEST = 1e4
 _REMEDY = "put it back, or choose another output directory for a new run"
 #: What may differ when a run continues; all but output and steps are compared by their content.
 _FREE = ("structure", "model", "force_field", "system", "output", "steps")
-#: What `simulation.resolve` chooses, and a continued run takes from its checkpoint.
+#: What `resolve_config` chooses, and a continued run takes from its checkpoint.
 _CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
 
 
@@ -43,23 +58,23 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    listener: Listener | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> Summary:
     """See `openmm_les.simulation.run`."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
-    listener = listener or Listener()
-    with told_once():
-        return _run(config, resume, overwrite, listener)
+    callbacks = callbacks or RunCallbacks()
+    with warn_once():
+        return _run(config, resume, overwrite, callbacks)
 
 
-def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -> Summary:
-    start = structure.read(config.structure)
+def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks) -> Summary:
+    start = read_structure(config.structure)
     artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
     directory = RunDirectory(config.output)
     # To the last bit, as a resumed run is, results need the same threads.
     with defer_signals() as stop, directory.locked(), unmeasured():
-        job = Job(config, config, start, artifact, directory, listener, stop)
+        job = Job(config, config, start, artifact, directory, callbacks, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):
             raise InputError(
@@ -76,7 +91,7 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, listener: Listener) -
                 "again with --overwrite, which deletes them"
             )
         if resume:
-            listener.message(f"no checkpoint in {directory.path}: starting from the beginning")
+            callbacks.message(f"no checkpoint in {directory.path}: starting from the beginning")
         directory.refuse_inputs(_inputs(job))
         return _start(job)
 
@@ -93,13 +108,13 @@ def _inputs(job: Job) -> dict[str, Path | str | None]:
 
 
 def _start(job: Job) -> Summary:
-    job = _with_force_field(replace(job, config=simulation.resolve(job.config)))
+    job = _with_force_field(replace(job, config=resolve_config(job.config)))
     state = _minimise(job)
     # A TorchForce cannot grow, and chooses by itself with more head-room than this.
     if job.config.max_neighbors is None and job.config.backend == "pythonforce":
-        slots = simulation.choose_max_neighbors(job.artifact, state, job.hybrid)
+        slots = choose_max_neighbors(job.artifact, state, job.hybrid)
         job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
-    return _run_phases(job, simulation.phases(job.config), state)
+    return _run_phases(job, plan_phases(job.config), state)
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
@@ -108,7 +123,7 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
     if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
-        job.listener.message(f"this run is finished: {checkpoint.step} steps are done")
+        job.callbacks.message(f"this run is finished: {checkpoint.step} steps are done")
         names = [Path(path).name for path in result.files.values()]
         if gone := [name for name in names if not (job.directory / name).exists()]:
             logger.warning(
@@ -121,22 +136,22 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
     job = replace(job, config=job.config.model_copy(update=chosen))
     _warn_of_other_bits(checkpoint)
-    phases = simulation.phases(job.config)
-    while phases[0].name != checkpoint.phase:
-        phases.pop(0)
-    job.listener.message(
-        f"continuing after step {checkpoint.step} of {phases[0].steps} of {checkpoint.phase}"
+    remaining = plan_phases(job.config)
+    while remaining[0].name != checkpoint.phase:
+        remaining.pop(0)
+    job.callbacks.message(
+        f"continuing after step {checkpoint.step} of {remaining[0].steps} of {checkpoint.phase}"
     )
     job.directory.restore(checkpoint)
     _write_config(job)  # `steps` may have grown
-    return _run_phases(job, phases, checkpoint)
+    return _run_phases(job, remaining, checkpoint)
 
 
 def _with_force_field(job: Job) -> Job:
     """The same job with the region of the model and the force field around it, if it has one."""
-    complete, parts = hybrid.prepare(job.config, job.structure)
+    complete, parts = prepare_hybrid(job.config, job.structure)
     if parts is not None:
-        job.listener.message(f"ML region: {parts.selected.text()}")
+        job.callbacks.message(f"ML region: {parts.selected.text()}")
     return replace(job, structure=complete, hybrid=parts)
 
 
@@ -181,30 +196,28 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
 def _minimise(job: Job) -> State:
     """Relax the start structure; nothing is deleted or written before the model has accepted it."""
     config, start = job.config, job.structure
-    configs.warn_of_units(config)
-    structure.check_bonds(start.topology, config.ensemble)
+    warn_of_units(config)
+    check_bonds(start.topology, config.ensemble)
     output.check_response(config, start)
-    ensemble = simulation.phases(config)[0].ensemble
-    sim = simulation.create(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
-    structure.check_time_step(
-        start.topology, config.time_step, simulation.constrained_particles(sim)
-    )
-    simulation.place(sim, start.positions)
+    ensemble = plan_phases(config)[0].ensemble
+    sim = create_simulation(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
+    check_time_step(start.topology, config.time_step, constrained_particles(sim))
+    set_positions(sim, start.positions)
     before = _first_energy(job, sim)
     _write_config(job)
     job.directory.clear()
     if config.minimise_iterations == 0:
         return State(start.positions, None, start.box)
-    job.listener.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
+    job.callbacks.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
     counter = _Iterations(job.stop, config.minimise_iterations)
     with blow_ups("in the minimisation", job):
         sim.minimizeEnergy(maxIterations=config.minimise_iterations, reporter=counter)
         after = _potential_energy(sim)
     if job.stop:
-        job.listener.message("stopped in the minimisation; continuing means starting again")
+        job.callbacks.message("stopped in the minimisation; continuing means starting again")
         job.stop.raise_deferred()
     _check_energy(job, after, "the minimised structure")
-    job.listener.message(
+    job.callbacks.message(
         f"minimised in {counter.told} iterations from {before:.1f} to {after:.1f} kJ/mol"
         f"{counter.also}"
     )
@@ -222,7 +235,7 @@ def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
     try:
         energy = _potential_energy(sim)
     except openmm.OpenMMException as error:
-        reason = of_run(" ".join(str(error).split()), job.structure.topology)
+        reason = run_terms(" ".join(str(error).split()), job.structure.topology)
         raise InputError(
             f"structure: {job.config.structure} has no energy as it is: {reason}"
         ) from error
@@ -277,7 +290,7 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
 
 def _number_of_atoms(job: Job) -> int:
     """Without virtual sites."""
-    return len(structure.real_atoms(job.structure.topology.atoms()))
+    return len(real_atoms(job.structure.topology.atoms()))
 
 
 def _potential_energy(sim: openmm.app.Simulation) -> float:
@@ -335,7 +348,7 @@ def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
 
 
 def _warn_of_other_bits(checkpoint: Checkpoint) -> None:
-    now = simulation.environment()
+    now = environment()
     before = checkpoint.environment
     changed = [f"{k}: {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
     if changed:

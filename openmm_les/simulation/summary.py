@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
-from openmm_les.simulation.selection import Selected
+from openmm_les.simulation.structures.selection import SelectedRegion
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 _LOG = Kind(
@@ -67,7 +67,7 @@ class Summary:
     energy_drift: float | None
     config: dict[str, Any]
     files: dict[str, str]
-    ml_region: Selected | None = None
+    ml_region: SelectedRegion | None = None
 
     def to_json(self) -> str:
         """As it is in ``summary.json``."""
@@ -115,7 +115,7 @@ def summarise(
     atoms: int,
     wall_seconds: float,
     files: dict[str, str],
-    ml_region: Selected | None = None,
+    ml_region: SelectedRegion | None = None,
 ) -> Summary:
     """Compute the figures from the log of production.
 

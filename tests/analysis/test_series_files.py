@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import zipfile
 from importlib.util import find_spec
 
 import numpy as np
@@ -20,7 +19,7 @@ from openmm_les.cli import main
 from openmm_les.errors import InputError
 
 needs_h5py = pytest.mark.skipif(find_spec("h5py") is None, reason="needs h5py")
-ENDINGS = [".csv", ".npz", pytest.param(".h5", marks=needs_h5py)]
+ENDINGS = [".csv", pytest.param(".h5", marks=needs_h5py)]
 HEADER = Header(350.0, "my.les.pt", "ab12", "physical")
 MEGABYTE = 2**20
 
@@ -33,11 +32,8 @@ def command(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def series_of(path, header, number=400):
-    """A vibration in a file, row by row where that is quick."""
+    """A vibration in a file."""
     time, dipole, *_ = oscillator(duration=number * 1e-3)
-    if path.suffix == ".npz":
-        np.savez(path, time=time, dipole=dipole, **header.entries())
-        return path
     file = formats.open_series(path, ["dipole"], [], header)
     file.create()
     for step, (moment, value) in enumerate(zip(time, dipole, strict=True)):
@@ -72,15 +68,13 @@ def test_header_is_read_again_and_stays(tmp_path, ending):
 
 @needs_h5py
 def test_other_programs_find_the_header(tmp_path):
-    """HDF5 attributes, NPZ entries, and a comment that numpy leaves out."""
+    """HDF5 attributes, and a comment that numpy leaves out."""
     import h5py
 
-    for ending in (".csv", ".npz", ".h5"):
+    for ending in (".csv", ".h5"):
         series_of(tmp_path / f"series{ending}", HEADER, 3)
     with h5py.File(tmp_path / "series.h5") as file:
         assert dict(file.attrs) == {**HEADER.entries(), "temperature_unit": "K"}
-    with np.load(tmp_path / "series.npz") as archive:
-        assert float(archive["temperature"]) == 350.0
     names, comment, *_ = (tmp_path / "series.csv").read_text().splitlines()
     assert names.startswith('#"Step","Time (ps)"')
     assert json.loads(comment.removeprefix("#")) == {
@@ -151,7 +145,7 @@ def test_tables_with_a_mark_of_their_encoding(tmp_path):
 
 
 def test_spectrum_never_writes_over_its_series(capsys, tmp_path):
-    path = series_of(tmp_path / "series.npz", HEADER)
+    path = series_of(tmp_path / "series.csv", HEADER)
     content = path.read_bytes()
     (tmp_path / "link.csv").symlink_to(path)
     os.link(path, tmp_path / "hard.csv")
@@ -241,7 +235,7 @@ def test_a_disk_that_is_full(tmp_path, ending):
 
 
 def test_spectrum_on_a_full_disk_is_one_line(tmp_path):
-    path = series_of(tmp_path / "series.npz", HEADER)
+    path = series_of(tmp_path / "series.csv", HEADER)
     done = subprocess.run(
         [sys.executable, "-c", _COMMAND, "spectrum", path, "-o", tmp_path / "out.csv"],
         capture_output=True,
@@ -254,39 +248,10 @@ def test_spectrum_on_a_full_disk_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
     assert f"cannot write {tmp_path / 'out.csv'}" in done.stderr
     assert "MB free" in done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["series.npz"]
+    assert [file.name for file in tmp_path.iterdir()] == ["series.csv"]
 
 
 # ------------------------------------------------------------------ bad intent and damage
-
-
-def hostile_npz(folder):
-    """Arrays that claim or unpack to much more than the file holds, and objects."""
-    time = np.zeros(10)
-
-    def member(shape, kind="<f8"):
-        text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
-        body = text.ljust(117) + "\n"
-        return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode()
-
-    for name, content in {
-        "claims": member((10**11, 3)),
-        "overflows": member((2**62, 3)),
-        "strides": member((10, 3), "(99999999,)<f8"),
-        "negative": member((-5, 3)),
-        "bomb": member((2**25, 3)) + bytes(3 * 2**28),
-        "garbage": b"\x93NUMPY\x07\x00" + bytes(50),
-    }.items():
-        path = folder / f"{name}.npz"
-        np.savez(path, time=time)
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("dipole.npy", content)
-        yield path
-    np.savez(folder / "objects.npz", time=np.array([{"a": 1}] * 10), dipole=np.zeros((10, 3)))
-    np.savez(folder / "texts.npz", time=np.array(["a"] * 10), dipole=np.zeros((10, 3)))
-    np.savez(folder / "units.npz", time=time, units="[" * 9000)
-    for name in ("objects", "texts", "units"):
-        yield folder / f"{name}.npz"
 
 
 def hostile_hdf5(folder):
@@ -322,14 +287,14 @@ def hostile_hdf5(folder):
         yield path(name)
 
 
-@pytest.mark.parametrize("make", [hostile_npz, pytest.param(hostile_hdf5, marks=needs_h5py)])
-def test_hostile_files_are_refused_before_they_take_memory(tmp_path, make):
+@needs_h5py
+def test_hostile_files_are_refused_before_they_take_memory(tmp_path):
     """In a process with no memory to spare: one line each, with the name of the file."""
-    paths = list(make(tmp_path))
+    paths = list(hostile_hdf5(tmp_path))
     code = f"""
         import resource, sys
         from openmm_les.analysis import formats
-        {"import h5py" if make is hostile_hdf5 else ""}
+        import h5py
         from openmm_les.errors import InputError
         pages = int(open("/proc/self/statm").read().split()[0])
         limit = pages * resource.getpagesize() + {256 * MEGABYTE}
@@ -355,12 +320,11 @@ def test_hostile_files_are_refused_before_they_take_memory(tmp_path, make):
     assert "ACCEPTED" not in done.stdout
 
 
-@pytest.mark.parametrize("ending", [".csv", ".npz"])
-def test_damaged_files_have_one_message(tmp_path, ending):
+def test_damaged_files_have_one_message(tmp_path):
     """Bytes changed, cut or repeated anywhere: read as numbers, or refused with the name."""
-    whole = tmp_path / f"whole{ending}"
+    whole = tmp_path / "whole.csv"
     write(whole, 6, ("dipole", "charges"))
-    content, path = whole.read_bytes(), tmp_path / f"damaged{ending}"
+    content, path = whole.read_bytes(), tmp_path / "damaged.csv"
     generator = np.random.default_rng(7)
     told = []
     for _ in range(150):
@@ -393,15 +357,23 @@ def test_tables_that_would_be_read_wrong(tmp_path, text, message):
         formats.read(path)
 
 
+@needs_h5py
 def test_arrays_of_other_shapes(tmp_path):
+    import h5py
+
     for name, arrays in {
         "time": {"time": np.zeros((3, 2)), "dipole": np.zeros((3, 3))},
         "step": {"time": np.zeros(3), "step": np.zeros(2)},
         "scalar": {"time": np.zeros(3), "dipole": np.float64(1.0)},
+        "unit": {"time": np.zeros(3), "dipole": np.zeros((3, 3))},
     }.items():
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-        with pytest.raises(InputError, match="of shape"):
-            formats.read(tmp_path / f"{name}.npz")
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for key, array in arrays.items():
+                file[key] = array
+            if name == "unit":
+                file["dipole"].attrs["unit"] = "D"
+        with pytest.raises(InputError, match=r"of shape|expected dipole in e A, got D"):
+            formats.read(tmp_path / f"{name}.h5")
 
 
 def test_home_directories_are_known(tmp_path, monkeypatch):

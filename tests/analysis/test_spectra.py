@@ -197,9 +197,9 @@ def test_start_leaves_out_the_beginning():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"window": "box"}, "window: expected one of hann, gaussian, none, got 'box'"),
-        ({"source": "charges"}, "source: expected one of auto, current, dipole"),
-        ({"quantum_correction": "egelstaff"}, "quantum_correction: expected one of harmonic"),
+        ({"window": "box"}, "window: expected 'hann' or 'gaussian' or 'none', got 'box'"),
+        ({"source": "charges"}, "source: expected 'auto' or 'current' or 'dipole'"),
+        ({"quantum_correction": "egelstaff"}, "quantum_correction: expected 'harmonic' or"),
         ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
         ({"resolution": float("nan")}, "resolution: expected a number above 0, got nan"),
         ({"resolution": 5.0, "max_lag": 1.0}, "expected one of them"),
@@ -234,7 +234,6 @@ def test_wrong_series():
 
 ENDINGS = [
     ".csv",
-    ".npz",
     pytest.param(".h5", marks=pytest.mark.skipif(find_spec("h5py") is None, reason="needs h5py")),
 ]
 
@@ -322,21 +321,14 @@ def test_wrong_tables(tmp_path, text, message):
 
 
 def test_wrong_files(tmp_path):
-    with pytest.raises(InputError, match=r"expected a name that ends in \.csv, \.npz, \.h5"):
+    with pytest.raises(InputError, match=r"expected a name that ends in \.csv, \.h5"):
         formats.read(tmp_path / "series.txt")
     with pytest.raises(InputError, match=r"cannot read .*absent\.csv: No such file"):
         formats.read(tmp_path / "absent.csv")
-    for name in ("text.npz", *(["text.h5"] if find_spec("h5py") else [])):
-        (tmp_path / name).write_text("text")
-        with pytest.raises(InputError, match=r"expected an (NPZ|HDF5) file"):
-            formats.read(tmp_path / name)
-    np.savez(tmp_path / "shape.npz", time=np.zeros(3), dipole=np.zeros((3, 2)))
-    with pytest.raises(InputError, match=r"dipole of shape \(3, 3\), got \(3, 2\)"):
-        formats.read(tmp_path / "shape.npz")
-    units = json.dumps({"dipole": "D"})
-    np.savez(tmp_path / "unit.npz", time=np.zeros(3), dipole=np.zeros((3, 3)), units=units)
-    with pytest.raises(InputError, match="expected dipole in e A, got D"):
-        formats.read(tmp_path / "unit.npz")
+    if find_spec("h5py"):
+        (tmp_path / "text.h5").write_text("text")
+        with pytest.raises(InputError, match=r"file: cannot read .*text\.h5: OSError"):
+            formats.read(tmp_path / "text.h5")
 
 
 # ------------------------------------------------------------------ the command
@@ -351,12 +343,13 @@ def command(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.fixture
 def vibration(tmp_path):
-    """An NPZ file with a vibration at 1650/cm."""
+    """A file with a vibration at 1650/cm."""
     time, dipole, velocity, _ = oscillator()
-    velocities = np.zeros((len(time), 1, 3))
-    velocities[:, 0, 0] = velocity
-    path = tmp_path / "vibration.npz"
-    np.savez(path, time=time, dipole=dipole, velocities=velocities)
+    path = tmp_path / "vibration.csv"
+    names = [f"Dipole {x} (e A)" for x in "XYZ"]
+    names += [f"Mass-Weighted Velocity 0 {x} (u^1/2 A/ps)" for x in "XYZ"]
+    table = np.column_stack([time, dipole, velocity, np.zeros((len(time), 2))])
+    np.savetxt(path, table, delimiter=",", header=",".join(["Time (ps)", *names]), comments="")
     return path
 
 

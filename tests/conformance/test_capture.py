@@ -32,7 +32,6 @@ from support.tracing import (
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.electrostatics import EwaldOptions
 from openmm_les.evaluation.engines.evaluator import Evaluator, compare, pack
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW, STATUS_POSITIONS
 from openmm_les.evaluation.system_model import SystemModel
@@ -80,7 +79,7 @@ SYSTEMS = {
 def model_for(artifact, atoms, ewald="auto", **options) -> SystemModel:
     """As it runs on a GPU."""
     periodic = bool(atoms.pbc.all())
-    method = {} if ewald == "auto" else {"ewald": EwaldOptions(ewald)}
+    method = {"ewald": ewald}
     options = {"to_gpu": True, "static_shapes": True} | method | options
     return SystemModel(
         artifact,

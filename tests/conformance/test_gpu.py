@@ -99,14 +99,12 @@ def structures(atoms):
 @pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize("kind", ["water", "dipeptide"])
 def test_graph_gives_what_the_module_gives(request, kind, precision, ewald):
-    from openmm_les.electrostatics import EwaldOptions
-
     path, atoms = request.getfixturevalue(f"{kind}_artifact"), structure_of(kind)
     if kind == "dipeptide" and ewald == "mesh":
         pytest.skip("not periodic")
     options = {"precision": precision, "max_neighbors": 80}
     if kind == "water":
-        options["ewald"] = EwaldOptions(ewald)
+        options["ewald"] = ewald
     without = model_of(path, atoms, cuda_graphs=False, **options)
     graphed = model_of(path, atoms, cuda_graphs=True, **options)
     graphed.evaluate(atoms.positions)

@@ -22,7 +22,7 @@ from support.tracing import NotCapturableError, launches, trace_on_fake_gpu
 
 from openmm_les import SimulationError, catalog
 from openmm_les import artifact as artifacts
-from openmm_les.evaluation import system_model
+from openmm_les.evaluation import builder
 from openmm_les.evaluation.engines import evaluator
 from openmm_les.evaluation.engines.evaluator import Evaluator, pack
 from openmm_les.evaluation.system_model import SystemModel
@@ -74,7 +74,7 @@ def any_artifact(request, tmp_path_factory):
 def variant(few, elements):
     """Systems of any size with few kernels, or not; in blocks of so many elements, or one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(system_model, "_FEW_PAIRS", 2**40 if few else 0)
+        patch.setattr(builder, "_FEW_PAIRS", 2**40 if few else 0)
         if elements:
             for name in ("CPU_ELEMENTS", "GPU_ELEMENTS"):
                 patch.setattr(blocking, name, elements)
@@ -101,7 +101,7 @@ def test_every_variant_of_every_family_waits_for_nothing(any_artifact):
     expected_model = model_for(any_artifact, atoms, to_gpu=False, static_shapes=False, **options)
     expected = expected_model.evaluate(atoms.positions)
     counts = {}
-    parts = list(expected_model._network.modules())
+    parts = list(expected_model.network.modules())
     in_blocks = any(isinstance(getattr(part, "limits", None), list) for part in parts)
     for few, blocks in VARIANTS if in_blocks else [(True, False)]:
         with variant(few, 2_000 if blocks else 0):
@@ -135,19 +135,19 @@ def test_the_variant_follows_the_capacity(demo):
     )
 
     def forms():
-        product = model._network.first_update.product
+        product = model.network.first_update.product
         return type(product.forms)
 
     assert (model.capacity, forms()) == (16, _DenseForms)
     got = model.evaluate(atoms.positions)
-    assert model.capacity * len(atoms) > system_model._FEW_PAIRS
+    assert model.capacity * len(atoms) > builder._FEW_PAIRS
     assert forms() is _SplitForms
     ordinary = model_for(demo, atoms, to_gpu=False, static_shapes=False)
     expected = ordinary.evaluate(atoms.positions)
     np.testing.assert_allclose(got.forces, expected.forces, rtol=0, atol=1e-4)
-    kept = model._network
+    kept = model.network
     model._build()
-    assert model._network is kept
+    assert model.network is kept
 
 
 # ------------------------------------------------------------------ the size of blocks
@@ -170,7 +170,7 @@ def test_blocks_are_those_of_the_device(demo, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     model = model_for(demo, dipeptide(0))
-    network = model._network
+    network = model.network
     assert network.first.limits == [blocking.CPU_ELEMENTS, 2**22]
     fit_blocks(network, torch.device("cuda:0"))
     assert network.first.limits == [blocking.CPU_ELEMENTS, 2**22]

@@ -12,11 +12,12 @@ from support.contexts import create_system
 from support.helpers import dipeptide
 from support.tracing import fused_groups, fusion_without_gpu, trace_on_fake_gpu
 
-from openmm_les import InputError, catalog, doctor
+from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
-from openmm_les.doctor.probes import Outcome
+from openmm_les.doctor import checks
 from openmm_les.evaluation.engines.arithmetic import as_written, forbid_fusion, reduced_precision
 from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.processes.children import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +122,8 @@ def test_a_torchforce_is_refused_where_products_are_not_exact(dipeptide_artifact
 
 def test_the_doctor_tells_of_inexact_products():
     exact = Outcome({"products": "none"})
-    assert not list(doctor._arithmetic(exact))
-    (finding,) = doctor._arithmetic(Outcome({"products": "tf32"}))
+    assert not list(checks._arithmetic(exact))
+    (finding,) = checks._arithmetic(Outcome({"products": "tf32"}))
     assert finding.status == "warning"
     assert "tf32" in finding.text
     assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" in finding.fix

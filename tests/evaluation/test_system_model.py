@@ -6,9 +6,8 @@ import torch
 from support.helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
-from openmm_les.electrostatics import EwaldOptions
 from openmm_les.errors import InputError, SimulationError
-from openmm_les.evaluation import system_model
+from openmm_les.evaluation import checks
 from openmm_les.evaluation.diagnosis import coincident_pair
 from openmm_les.evaluation.status import (
     STATUS_BOX,
@@ -123,7 +122,7 @@ def test_two_atoms_at_one_place_stop(dipeptide_artifact):
         ({"numbers": []}, "at least one atom"),
         ({"numbers": [8, 79, 1, 79]}, r"knows H, O, but the structure has Au \(atoms 1, 3\)"),
         ({"precision": "half"}, "precision: expected 'single' or 'double', got 'half'"),
-        ({"max_neighbors": 0}, "maxNeighbors: expected a positive integer, got 0"),
+        ({"max_neighbors": 0}, "maxNeighbors: expected an integer of at least 1, got 0"),
         ({"periodic": True, "cell": None}, "three finite box vectors"),
         ({"periodic": True, "cell": np.eye(2)}, "three finite box vectors"),
         ({"periodic": True, "cell": np.diag([9.0, 9.0, np.nan])}, "three finite box vectors"),
@@ -163,7 +162,7 @@ def test_box_far_larger_than_its_atoms_is_refused(water_artifact, precision):
 
 def test_edges_on_the_cutoff_are_told_once(water_artifact, caplog, monkeypatch):
     """There the stress is not what a difference of energies gives, and elsewhere it is."""
-    monkeypatch.setattr(system_model, "_told_edges", set())
+    monkeypatch.setattr(checks, "_warned_edges", set())
     artifact, atoms = artifacts.load(water_artifact), water_frame(0)[:15]
     r = atoms.positions
     dl = artifact.canonical.les["dl"]
@@ -193,7 +192,7 @@ def test_edges_on_the_cutoff_are_told_once(water_artifact, caplog, monkeypatch):
         [8, 1, 1],
         periodic=True,
         cell=np.eye(3) * 5 * dl,
-        ewald=EwaldOptions(cutoff="smooth"),
+        lesCutoff="smooth",
     )
     assert caplog.text.count("put reciprocal vectors") == 1
 

@@ -24,7 +24,8 @@ from openmm_les import artifact as artifacts
 from openmm_les.cli import main
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.evaluation.portable import PortableModel
-from openmm_les.evaluation.system_model import STATUS_OVERFLOW, SystemModel
+from openmm_les.evaluation.status import STATUS_OVERFLOW
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network
 
 LES = {"self_interaction": "removed"}
@@ -235,8 +236,8 @@ def waters(spacing: float) -> Atoms:
 def test_static_slots_give_the_same(folder):
     artifact, atoms = artifact_of(folder, "plain"), waters(3.1)
     varying, static = (system_for(artifact, atoms, static_shapes=s) for s in (False, True))
-    assert varying._network.inner.capacity == 0
-    assert 0 < static._network.inner.capacity < static.capacity
+    assert varying.network.inner.capacity == 0
+    assert 0 < static.network.inner.capacity < static.capacity
     expected, got = (model.evaluate(atoms.positions) for model in (varying, static))
     assert got.energy == pytest.approx(expected.energy, abs=1e-10)
     np.testing.assert_allclose(got.forces, expected.forces, rtol=0, atol=1e-10)
@@ -248,14 +249,14 @@ def test_too_few_slots_are_a_status_and_grow(folder):
     artifact, atoms = artifact_of(folder, "plain"), waters(3.1)
     atoms.set_pbc(False)
     static = system_for(artifact, atoms, static_shapes=True, max_neighbors=30)
-    slots = static._network.inner.capacity
+    slots = static.network.inner.capacity
     crowded = 0.75 * atoms.positions
     energy, forces, _, _, status = static.module(torch.tensor(crowded), torch.zeros(3, 3).double())
     assert int(status) == STATUS_OVERFLOW
     assert bool(torch.isnan(energy))
     assert bool(torch.isnan(forces).all())
     got = static.evaluate(crowded)
-    assert static._network.inner.capacity > slots
+    assert static.network.inner.capacity > slots
     assert static.capacity == 30
     expected = system_for(artifact, atoms).evaluate(crowded)
     assert got.energy == pytest.approx(expected.energy, abs=1e-9)
@@ -267,7 +268,7 @@ def test_more_neighbors_are_more_inner_slots(folder):
     few, many = (
         system_for(artifact, atoms, static_shapes=True, max_neighbors=n) for n in (60, 200)
     )
-    assert many._network.inner.capacity > 2 * few._network.inner.capacity
+    assert many.network.inner.capacity > 2 * few._network.inner.capacity
 
 
 def test_blocks_do_not_matter(folder):
@@ -547,7 +548,7 @@ def test_the_models_file_of_the_original_code(exported):
 def test_only_the_elements_present_are_kept(folder):
     artifact, atoms = artifact_of(folder, "all elements"), waters(3.1)
     model: SystemModel = system_for(artifact, atoms)
-    assert model._network.atoms.shape[0] == 2
+    assert model.network.atoms.shape[0] == 2
     module = eager(artifact.canonical, torch.float64)
     energy, forces, _ = of_module(module, atoms.positions, atoms.numbers, atoms.cell.array)
     got = model.evaluate(atoms.positions)

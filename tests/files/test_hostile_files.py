@@ -33,7 +33,8 @@ from pathlib import Path
 from openmm_les import artifact, networks
 from openmm_les.artifact import shapes
 from openmm_les_export import read_model
-import openmm_les_export.families.cace.reader, openmm_les_export.families.mace.reader, openmm_les_export.families.nequip.reader
+import openmm_les_export.families.cace.reader, openmm_les_export.families.mace.reader
+import openmm_les_export.families.nequip.reader
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()

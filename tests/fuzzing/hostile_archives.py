@@ -6,7 +6,6 @@ Here the container is hostile, or what an artifact says of its model; hostile pi
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import struct
@@ -345,85 +344,6 @@ def _top(name: str, value: Any) -> Change:
         return json.dumps(document).encode()
 
     return lambda data: with_member(data, "metadata.json", change)
-
-
-def _npz(**arrays: Any) -> Hostile:
-    """An NPZ file with other arrays than the seed's."""
-
-    def make(seed: Seed) -> bytes:
-        import numpy as np
-
-        entries = {n: c for n, c, _ in members(seed.content(seed.files[0]))}
-        for name, array in arrays.items():
-            if isinstance(array, bytes):
-                entries[f"{name}.npy"] = array
-            else:
-                stream = io.BytesIO()
-                np.save(stream, np.asarray(array))
-                entries[f"{name}.npy"] = stream.getvalue()
-        return archive([(n, c, _STORED) for n, c in entries.items()])
-
-    return make
-
-
-def _header(text: str, version: bytes = b"\x01\x00") -> bytes:
-    """An array file with this description and few numbers."""
-    form = "<H" if version == b"\x01\x00" else "<I"
-    return b"\x93NUMPY" + version + struct.pack(form, len(text)) + text.encode() + bytes(64)
-
-
-def series() -> dict[str, Hostile]:
-    """NPZ files that claim more than they hold, or hold what is no number."""
-
-    def shaped(shape: str, kind: str = "<f8") -> Hostile:
-        return _npz(
-            time=_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n")
-        )
-
-    return containers() | {
-        "shape of 10^12": shaped("(1000000000000,)"),
-        "shape of 10^9": shaped("(1000000000,)"),
-        "negative shape": shaped("(-5,)"),
-        "shape of 33 dimensions": shaped(str((1,) * 65)),
-        "shape that overflows": shaped(f"({2**62}, 4)"),
-        "shape of text": shaped("'many'"),
-        "objects": shaped("(2,)", "|O"),
-        "records of a gigabyte": shaped("(2,)", "|V1000000000"),
-        "description that is code": _npz(time=_header("__import__('os').mkdir('ran')\n")),
-        "deep description": _npz(time=_header("(" * 50_000, b"\x02\x00")),
-        "description of 4 GB": _npz(time=b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1)),
-        "version 9": _npz(time=b"\x93NUMPY\x09\x00"),
-        "pickle as an array": _npz(time=b"\x80\x02cposix\nmkdir\nX\x03\x00\x00\x00ran\x85R."),
-        "complex time": _npz(time=[1j, 2j]),
-        "texts as time": _npz(time=["a", "b"]),
-        "dates as time": shaped("(2,)", "<M8[s]"),
-        "no dimension": _npz(time=3.0),
-        "two dimensions": _npz(time=[[1.0], [2.0]]),
-        "units that are none": _npz(units="3"),
-        "units that are no text": _npz(units=[1, 2]),
-        "units in no JSON": _npz(units="{"),
-        "units deep": _npz(units="[" * 100_000),
-        "units of a million digits": _npz(units="9" * 100_000),
-        "atoms that are no integers": _npz(atoms=[float("nan")]),
-        "atoms without a dimension": _npz(atoms=3),
-        "time not finite": _npz(time=[float("nan")] * 64),
-        "time that swells": _bombed_time,
-    }  # fmt: skip
-
-
-def _bombed_time(seed: Seed) -> bytes:
-    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (37500000,)}"
-    head = _header(text)[:-64]
-    entries = [e for e in members(seed.content(seed.files[0])) if e[0] != "time.npy"]
-    stream = io.BytesIO(archive(entries))
-    with (
-        zipfile.ZipFile(stream, "a") as made,
-        made.open(_deflated("time.npy"), "w", force_zip64=True) as member,
-    ):
-        member.write(head)
-        for _ in range(30):
-            member.write(bytes(10**7))
-    return stream.getvalue()
 
 
 def _deflated(name: str) -> zipfile.ZipInfo:

@@ -114,12 +114,12 @@ class _Warnings(logging.Handler):
 
 
 def _structure(path: Path) -> Numbers:
-    from openmm_les.simulation import structure
+    from openmm_les.simulation.structures.structure import read_structure
 
     told, logger = _Warnings(), logging.getLogger("openmm_les")
     logger.addHandler(told)
     try:
-        read = structure.read(path)
+        read = read_structure(path)
     finally:
         logger.removeHandler(told)
     if path.suffix == ".pdb" and not told.seen:
@@ -148,20 +148,22 @@ def _settings(path: Path) -> Numbers:
 
 def _system(path: Path) -> Numbers:
     from openmm_les import simulation as md
-    from openmm_les.simulation import forcefield, structure
+    from openmm_les.simulation.force_field import make_force_field
+    from openmm_les.simulation.structures.structure import read_structure
 
     start = path.with_name(seeds.PEPTIDE.name)
     config = md.RunConfig(
         structure=start, model="les-demo", system=path, ml_region=("residue ALA",)
     )
-    _, system = forcefield.make(config, structure.read(start))
+    _, system = make_force_field(config, read_structure(start))
     masses = [system.getParticleMass(k)._value for k in range(system.getNumParticles())]
     return [*masses, *(force.getForceGroup() for force in system.getForces())]
 
 
 def _force_field(path: Path) -> Numbers:
     from openmm_les import simulation as md
-    from openmm_les.simulation import forcefield, structure
+    from openmm_les.simulation.force_field import make_force_field
+    from openmm_les.simulation.structures.structure import read_structure
 
     config = md.RunConfig(
         structure=path.with_name("water.pdb"),
@@ -170,7 +172,7 @@ def _force_field(path: Path) -> Numbers:
         ml_region=("residue 1",),
         nonbonded_cutoff=0.3,
     )
-    _, system = forcefield.make(config, structure.read(config.structure))
+    _, system = make_force_field(config, read_structure(config.structure))
     return [system.getParticleMass(k)._value for k in range(system.getNumParticles())]
 
 
@@ -217,14 +219,15 @@ def _references(path: Path) -> Numbers:
 def _calibration(path: Path) -> Numbers:
     from openmm_les_export.calibration import calibrate
     from openmm_les_export.checkpoints.unpickle import open_model
-    from openmm_les_export.families.dispatch import Told, canonical_model
+    from openmm_les_export.families.dispatch import canonical_model
     from openmm_les_export.families.les_choice import LESChoice
+    from openmm_les_export.options import ModelOptions
 
     opened = open_model(path.with_name("x.ckpt"))
 
     def read(choice: LESChoice) -> CanonicalModel:
         kept = "removed" if choice.remove_self_interaction else "kept"
-        return canonical_model(opened, Told(**(_LES | {"self_interaction": kept})))
+        return canonical_model(opened, ModelOptions(**(_LES | {"self_interaction": kept})))
 
     choice = calibrate(read, path, LESChoice(_LES["norm_factor"], None, {}))
     return [choice.prefactor, choice.remove_self_interaction]
@@ -278,9 +281,6 @@ def _table() -> list[Target]:
             _series,
             hostile_texts.tables(),
             _HARMLESS,
-        ),
-        Target(
-            "series-npz", partial(seeds.series, suffix=".npz"), _series, hostile_archives.series()
         ),
         Target("series-hdf5", partial(seeds.series, suffix=".h5"), _series, hostile_hdf5.series()),
         Target("references", seeds.references, _references, hostile_texts.references(), _HARMLESS),

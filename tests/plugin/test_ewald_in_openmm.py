@@ -1,7 +1,6 @@
 """The choice of the periodic sum, seen from OpenMM and ASE."""
 
 import logging
-import pickle
 
 import numpy as np
 import openmm
@@ -12,7 +11,7 @@ from support.helpers import water_frame
 
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.electrostatics import DirectEwald, EwaldOptions, MeshEwald
+from openmm_les.electrostatics import DirectEwald, MeshEwald
 from openmm_les.errors import InputError
 from openmm_les.evaluation.system_model import SystemModel
 
@@ -21,9 +20,9 @@ def relative(got, expected) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
-def les_forces(artifact, atoms, ewald) -> np.ndarray:
+def les_forces(artifact, atoms, **options) -> np.ndarray:
     """Size of the long-range forces alone, by which the tolerance is defined [eV/A]."""
-    model = SystemModel(artifact, atoms.numbers, periodic=True, cell=atoms.cell.array, ewald=ewald)
+    model = SystemModel(artifact, atoms.numbers, periodic=True, cell=atoms.cell.array, **options)
     charges = model.evaluate(atoms.positions).charges
     kernel = model.module.electrostatics
     tensors = (torch.tensor(x) for x in (charges, atoms.positions, atoms.cell.array))
@@ -47,10 +46,10 @@ def test_mesh_in_a_context(water_artifact, platform):
 
 def test_every_tolerance_is_kept(water_artifact):
     artifact, atoms = artifacts.load(water_artifact), water_frame(0)
-    exact = les_forces(artifact, atoms, EwaldOptions("direct"))
+    exact = les_forces(artifact, atoms, ewald="direct")
     errors = []
     for tolerance in (1e-3, 1e-4, 1e-5):
-        forces = les_forces(artifact, atoms, EwaldOptions("mesh", tolerance))
+        forces = les_forces(artifact, atoms, ewald="mesh", ewaldTolerance=tolerance)
         errors.append(relative(forces, exact))
         assert errors[-1] < tolerance
     assert errors == sorted(errors, reverse=True)
@@ -67,7 +66,7 @@ def test_small_systems_take_the_exact_sum(water_artifact):
         return model.module.electrostatics.original_name
 
     assert chosen() == DirectEwald.__name__
-    assert chosen(ewald=EwaldOptions("mesh")) == MeshEwald.__name__
+    assert chosen(ewald="mesh") == MeshEwald.__name__
 
 
 @pytest.mark.parametrize("ewald", ["direct", "mesh"])
@@ -182,30 +181,3 @@ def test_open_systems_have_no_mesh(dipeptide_artifact):
 
     with pytest.raises(InputError, match="for periodic systems, and this one is not"):
         create_system(dipeptide_artifact, dipeptide(0), ewald="mesh")
-
-
-def test_forces_saved_before_there_was_a_choice(water_artifact):
-    """Settings of older XML files lack the option."""
-    system = create_system(water_artifact, water_frame(0))
-    artifact = artifacts.load(water_artifact)
-    from openmm_les.plugin.forces.pythonforce import LESCompute
-
-    settings = {
-        "numbers": water_frame(0).numbers.tolist(),
-        "periodic": True,
-        "precision": "single",
-        "device": "cpu",
-        "total_energy": False,
-        "max_neighbors": None,
-    }
-    compute = pickle.loads(pickle.dumps(LESCompute(str(artifact.path), artifact.sha256, settings)))
-    older = openmm.PythonForce(compute)
-    older.setUsesPeriodicBoundaryConditions(True)
-    bare = openmm.System()
-    for mass in water_frame(0).get_masses():
-        bare.addParticle(mass)
-    bare.setDefaultPeriodicBoxVectors(*(water_frame(0).cell.array * 0.1))
-    bare.addForce(older)
-    got = energy_and_forces(create_context(bare, water_frame(0).positions))
-    expected = energy_and_forces(create_context(system, water_frame(0).positions))
-    assert got[0] == pytest.approx(expected[0], abs=1e-9)

@@ -32,7 +32,6 @@ EVERYTHING = {"charges": True, "dipole": True, "bornCharges": True, "current": T
 
 ENDINGS = [
     ".csv",
-    ".npz",
     pytest.param(".h5", marks=pytest.mark.skipif(find_spec("h5py") is None, reason="needs h5py")),
 ]
 
@@ -97,7 +96,7 @@ def test_current_is_the_derivative_of_the_dipole(tmp_path, system):
 
 def test_values_are_those_of_the_model(tmp_path):
     simulation = simulation_of(water())
-    path = tmp_path / "series.npz"
+    path = tmp_path / "series.csv"
     series = reported(simulation, path, 6, 3, velocities=True, precision="double", **EVERYTHING)
     state = simulation.context.getState(positions=True, velocities=True)
     positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
@@ -459,8 +458,6 @@ def test_nothing_but_a_time_series_is_replaced(tmp_path, ending):
     path = tmp_path / f"other{ending}"
     if ending == ".csv":
         path.write_text("my,precious,table\n1,2,3\n")
-    elif ending == ".npz":
-        np.savez(path, weights=np.ones(3), step=1, time=2)
     else:
         import h5py
 

@@ -203,14 +203,14 @@ def test_probes_sleep_too(monkeypatch, undecided):
 
 
 def test_the_doctor_counts_threads(monkeypatch, undecided):
-    from openmm_les import doctor
-    from openmm_les.doctor.probes import Outcome
+    from openmm_les.doctor import checks
+    from openmm_les.processes.children import Outcome
 
-    (finding,) = doctor._threads(Outcome({"threads": 8}))
+    (finding,) = checks._threads(Outcome({"threads": 8}))
     assert finding.text.startswith("8 for torch")
     assert "export OMP_WAIT_POLICY=passive" in finding.text
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    (finding,) = doctor._threads(Outcome({"threads": 8}))
+    (finding,) = checks._threads(Outcome({"threads": 8}))
     assert "export" not in finding.text
 
 

@@ -15,7 +15,8 @@ from openmm_les import InputError, SimulationError, catalog
 from openmm_les import simulation as md
 from openmm_les.analysis import formats
 from openmm_les.plugin.guard import TemperatureGuard
-from openmm_les.simulation import runner, wording
+from openmm_les.simulation import runner
+from openmm_les.simulation.messages import run_terms
 
 SHORT = {"steps": 20, "equilibration_steps": 0}
 
@@ -116,7 +117,7 @@ def test_a_run_names_step_and_time_step(tmp_path):
 def test_iterations_are_counted_over_all_rounds(tmp_path, in_water):
     """With constraints OpenMM begins again and again, each time with as many as asked for."""
     recorder = Recorder()
-    md.run(config(tmp_path, **in_water, **SHORT, minimise_iterations=15), listener=recorder)
+    md.run(config(tmp_path, **in_water, **SHORT, minimise_iterations=15), callbacks=recorder)
     told = next(text for text in recorder.messages if text.startswith("minimised"))
     numbers = re.search(r"in (\d+) iterations from .*?(?:with (\d+) more for the con.*)?$", told)
     assert int(numbers[1]) <= 15
@@ -151,7 +152,7 @@ def test_wrong_latent_charges_are_no_matter_of_the_time_step(tmp_path, in_water)
 
 def test_a_charged_region_is_told_in_the_words_of_a_run():
     topology = app.PDBFile(str(PEPTIDE)).topology
-    told = wording.of_run(
+    told = run_terms(
         "embedding='electrostatic': expected a neutral ML region, got -1 e: if this one does, "
         "allowNetCharge=True, and if the sum is wrong, charge=0; raise maxNeighbors; "
         "cudaGraphs=True needs a GPU; atom 8 (CA of residue ALA 2)",
@@ -177,7 +178,7 @@ def test_rare_rows_are_told_before_anything_is_computed(tmp_path, caplog):
     fields = {"response": "current,les_energy", "response_interval": 20, "temperature": 350}
     told = []
     recorder = Recorder(lambda progress: told.append(len(caplog.records)))
-    md.run(config(tmp_path, **SHORT, **fields, minimise_iterations=2), listener=recorder)
+    md.run(config(tmp_path, **SHORT, **fields, minimise_iterations=2), callbacks=recorder)
     rare = [r.getMessage() for r in caplog.records if "folds back" in r.getMessage()]
     assert len(rare) == 1
     assert rare[0].startswith("rows every 10 fs show vibrations up to")

@@ -29,9 +29,17 @@ from support.runs import (
 from openmm_les import InputError, artifact, catalog
 from openmm_les import simulation as md
 from openmm_les.plugin.guard import TemperatureGuard
-from openmm_les.simulation import hybrid, selection, structure
-from openmm_les.simulation import setup as simulation
+from openmm_les.simulation.builder import (
+    constrained_particles,
+    create_simulation,
+    draw_velocities,
+    resolve_config,
+    set_positions,
+)
 from openmm_les.simulation.checkpoint import Checkpoint
+from openmm_les.simulation.hybrid import prepare_hybrid
+from openmm_les.simulation.structures import selection
+from openmm_les.simulation.structures.structure import check_time_step, read_structure, with_box
 from openmm_les.simulation.summary import Summary
 
 TIP3P = ("amber14-all.xml", "amber14/tip3p.xml")
@@ -68,11 +76,11 @@ def fields(in_water):
 
 def built(settings):
     """The Simulation of a run, at the positions where it begins."""
-    chosen = simulation.resolve(settings)
-    complete, parts = hybrid.prepare(chosen, structure.read(chosen.structure))
+    chosen = resolve_config(settings)
+    complete, parts = prepare_hybrid(chosen, read_structure(chosen.structure))
     model = artifact.load(catalog.artifact_path("les-demo"))
-    sim = simulation.create(chosen, complete, model, "NVT", complete.box, hybrid=parts)
-    simulation.place(sim, complete.positions)
+    sim = create_simulation(chosen, complete, model, "NVT", complete.box, hybrid=parts)
+    set_positions(sim, complete.positions)
     return sim
 
 
@@ -180,7 +188,7 @@ def test_what_was_selected_is_told():
     told = selection.describe(villin().topology, side_chain)
     residue = list(villin().topology.residues())[5]
     name = f"{residue.name} {residue.id}"  # the chain has no name
-    assert told == selection.Selected(
+    assert told == selection.SelectedRegion(
         len(side_chain), 582, [name], [f"CB of {name} to CA of {name}"]
     )
     assert told.text() == (
@@ -289,7 +297,7 @@ def test_electrostatic_embedding(tmp_path, fields):
 
 def test_temperature_knows_of_constraints(tmp_path, fields, begun):
     """Within 4 standard deviations; without regard to them it would be 200 K."""
-    simulation.draw_velocities(config(tmp_path, **fields | {"seed": 3}), begun)
+    draw_velocities(config(tmp_path, **fields | {"seed": 3}), begun)
     state = begun.context.getState(velocities=True)
     kelvin = TemperatureGuard().temperature(begun.system, state)
     assert kelvin == pytest.approx(300, abs=60)
@@ -297,12 +305,12 @@ def test_temperature_knows_of_constraints(tmp_path, fields, begun):
 
 def test_time_steps_are_long_for_hydrogen_in_the_region(begun, caplog):
     """Not for hydrogen that constraints hold."""
-    held = simulation.constrained_particles(begun)
+    held = constrained_particles(begun)
     assert held == set(solvated().waters(1000))
-    structure.check_time_step(begun.topology, 2.0, held)
+    check_time_step(begun.topology, 2.0, held)
     assert "time_step: 2 fs is long where bonds to hydrogen are free" in caplog.text
     caplog.clear()
-    structure.check_time_step(begun.topology, 2.0, held | set(solvated().peptide))
+    check_time_step(begun.topology, 2.0, held | set(solvated().peptide))
     assert not caplog.text
 
 
@@ -311,7 +319,7 @@ def test_a_region_with_a_cut_bond_in_vacuum(tmp_path):
     path = write(tmp_path / "alone.pdb", peptide())
     changes = {"structure": path, "force_field": TIP3P, "precision": "double"}
     settings = config(tmp_path, **changes, ml_region=["resname ALA and name CB HB1 HB2 HB3"])
-    parts = hybrid.prepare(settings, structure.read(path))[1]
+    parts = prepare_hybrid(settings, read_structure(path))[1]
     assert parts.selected.text() == (
         "4 of 22 atoms in ALA A:2; bonds cut: CB of ALA A:2 to CA of ALA A:2"
     )
@@ -329,13 +337,13 @@ def test_sites_of_tip4p_are_found_or_made(tmp_path):
     files = [write(tmp_path / "with.pdb", box), write(tmp_path / "without.pdb", box.only(real))]
     changes = IN_WATER | {"force_field": TIP4P, "precision": "double"}
     settings = [config(tmp_path, **changes, structure=file) for file in files]
-    pairs = [hybrid.prepare(chosen, structure.read(chosen.structure)) for chosen in settings]
+    pairs = [prepare_hybrid(chosen, read_structure(chosen.structure)) for chosen in settings]
     assert len({parts.sha256 for _, parts in pairs}) == 1
     np.testing.assert_allclose(pairs[0][0].positions, pairs[1][0].positions, atol=2e-4)
 
     recorder = Recorder()
     steps = {"steps": 20, "equilibration_steps": 0, "minimise_iterations": 2}
-    result = md.run(settings[1].model_copy(update=steps), listener=recorder)
+    result = md.run(settings[1].model_copy(update=steps), callbacks=recorder)
     assert result.atoms == len(real)
     final = app.PDBFile(str(tmp_path / "run" / "final.pdb"))
     assert final.topology.getNumAtoms() == box.topology.getNumAtoms()
@@ -348,8 +356,8 @@ def test_sites_of_tip4p_are_found_or_made(tmp_path):
 
 def test_waters_of_other_models_lose_their_sites(tmp_path):
     path = write(tmp_path / "with.pdb", solvated("tip4pew"))
-    complete, parts = hybrid.prepare(
-        config(tmp_path, **IN_WATER, structure=path), structure.read(path)
+    complete, parts = prepare_hybrid(
+        config(tmp_path, **IN_WATER, structure=path), read_structure(path)
     )
     assert all(atom.element is not None for atom in complete.topology.atoms())
     assert parts.system.getNumParticles() == complete.topology.getNumAtoms()
@@ -358,9 +366,9 @@ def test_waters_of_other_models_lose_their_sites(tmp_path):
 
 
 def test_the_box_is_left_out_where_the_force_field_has_none(tmp_path, fields):
-    complete, parts = hybrid.prepare(
+    complete, parts = prepare_hybrid(
         config(tmp_path, **fields, nonbonded_method="CutoffNonPeriodic"),
-        structure.read(fields["structure"]),
+        read_structure(fields["structure"]),
     )
     assert complete.box is None
     assert not parts.system.usesPeriodicBoundaryConditions()
@@ -371,16 +379,16 @@ def test_constraints_can_be_left_out(tmp_path, fields):
     numbers = {"none": 0, "HBonds": 12 + of_water, "AllBonds": 21 + of_water}
     for constraints, number in numbers.items():
         settings = config(tmp_path, **fields, constraints=constraints)
-        parts = hybrid.prepare(settings, structure.read(fields["structure"]))[1]
+        parts = prepare_hybrid(settings, read_structure(fields["structure"]))[1]
         assert parts.system.getNumConstraints() == number
 
 
 def test_a_system_from_a_file_is_the_same(tmp_path, fields):
-    parts = hybrid.prepare(config(tmp_path, **fields), structure.read(fields["structure"]))[1]
+    parts = prepare_hybrid(config(tmp_path, **fields), read_structure(fields["structure"]))[1]
     path = tmp_path / "system.xml"
     path.write_text(openmm.XmlSerializer.serialize(parts.system))
     given = {name: fields[name] for name in ("ml_region", "structure")} | {"system": path}
-    again = hybrid.prepare(config(tmp_path, **given), structure.read(fields["structure"]))[1]
+    again = prepare_hybrid(config(tmp_path, **given), read_structure(fields["structure"]))[1]
     assert (again.sha256, again.atoms) == (parts.sha256, parts.atoms)
 
 
@@ -420,7 +428,7 @@ def test_force_fields_that_do_not_describe_the_structure(tmp_path, fields):
 def test_systems_that_do_not_fit(tmp_path, fields):
     path = tmp_path / "system.xml"
     given = {name: fields[name] for name in ("ml_region", "structure")} | {"system": path}
-    whole = hybrid.prepare(config(tmp_path, **fields), structure.read(fields["structure"]))[
+    whole = prepare_hybrid(config(tmp_path, **fields), read_structure(fields["structure"]))[
         1
     ].system
     refused(tmp_path, "system: cannot read .*system.xml: No such file", given)
@@ -441,7 +449,7 @@ def test_systems_that_do_not_fit(tmp_path, fields):
 
 
 def unboxed(given):
-    topology = structure.with_box(given.topology, None)
+    topology = with_box(given.topology, None)
     return dataclasses.replace(given, topology=topology)
 
 
@@ -487,7 +495,7 @@ def test_a_stopped_run_goes_back_to_its_last_report(uninterrupted, tmp_path, fie
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        md.run(config(tmp_path, **short(fields)), listener=Recorder(stop))
+        md.run(config(tmp_path, **short(fields)), callbacks=Recorder(stop))
     checkpoint = Checkpoint.read(tmp_path / "run" / "checkpoint.zip")
     assert (checkpoint.phase, checkpoint.step) == ("production", 20)
     md.run(config(tmp_path, **short(fields)), resume=True)

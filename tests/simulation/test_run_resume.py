@@ -45,7 +45,7 @@ def test_from_every_kind_of_checkpoint(uninterrupted, tmp_path, ensemble, point)
     shutil.copy(complete / point / "checkpoint.zip", output)
     (output / ".checkpoint.zip.0123abcd.part").write_bytes(b"half a checkp")
     recorder = Recorder()
-    md.run(config(tmp_path, ensemble), resume=True, listener=recorder)
+    md.run(config(tmp_path, ensemble), resume=True, callbacks=recorder)
     phase, step = point.split("-")
     total = {"equilibration": 40, "production": 120}[phase]
     assert recorder.messages == [f"continuing after step {step} of {total} of {phase}"]
@@ -86,7 +86,7 @@ def test_the_response_continues_too(tmp_path):
         if progress.step == 60:  # with the file of a later time
             shutil.copytree(complete.output, output)
 
-    md.run(complete, listener=Recorder(copy))
+    md.run(complete, callbacks=Recorder(copy))
     shutil.copy(complete.output / "response.csv", output)
     assert rows(output / "response.csv") == 20
     md.run(config(tmp_path, "NPT", **wanted), resume=True)
@@ -184,7 +184,7 @@ def test_a_signal_in_the_minimisation(uninterrupted, tmp_path):
     assert "stopped in the minimisation" in err
     assert f"continue with:  openmm-les run {output}/config.yaml --resume\n" in err
     recorder = Recorder()
-    md.run(config(tmp_path), resume=True, listener=recorder)
+    md.run(config(tmp_path), resume=True, callbacks=recorder)
     assert recorder.messages[0] == f"no checkpoint in {output}: starting from the beginning"
     assert_same_run(output, uninterrupted("NVT") / "run")
 
@@ -211,7 +211,7 @@ def test_a_finished_run_is_left_alone(uninterrupted, tmp_path, caplog):
     shutil.copytree(uninterrupted("NVT") / "run", output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     recorder = Recorder()
-    result = md.run(config(tmp_path), resume=True, listener=recorder)
+    result = md.run(config(tmp_path), resume=True, callbacks=recorder)
     assert recorder.messages == ["this run is finished: 120 steps are done"]
     assert result.steps == 120
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
@@ -243,7 +243,7 @@ def test_a_box_that_outgrows_the_buffers(tmp_path):
         if progress.step == 140:
             shutil.copytree(folders[0] / "run", folders[1] / "run")
 
-    md.run(config(folders[0], "NPT", **changes), listener=Recorder(copy))
+    md.run(config(folders[0], "NPT", **changes), callbacks=Recorder(copy))
     start_box, last_box = (
         Checkpoint.read(folder / "run" / "checkpoint.zip").box[0][0] for folder in reversed(folders)
     )

@@ -61,7 +61,7 @@ def test_quantities_paths_and_numbers_of_numpy():
         pressure=101325 * unit.pascal,
         model=Path("own.les.pt"),
         steps=np.int64(4000),
-        ewald_tolerance=np.float32(0.5),
+        ewald_tolerance=np.float32(2**-10),
         ml_region=["A:1"],
         force_field=[Path("own.xml")],
         nonbonded_cutoff=9 * unit.angstrom,
@@ -71,7 +71,7 @@ def test_quantities_paths_and_numbers_of_numpy():
     assert got.pressure == pytest.approx(1.01325)
     assert got.nonbonded_cutoff == pytest.approx(0.9)
     assert (got.model, got.force_field) == (str(Path.cwd() / "own.les.pt"), ("own.xml",))
-    assert got.ewald_tolerance == 0.5
+    assert got.ewald_tolerance == 2**-10
 
 
 @pytest.mark.parametrize(

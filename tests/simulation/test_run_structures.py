@@ -11,7 +11,9 @@ from openmm import app
 from support.runs import PEPTIDE
 
 from openmm_les import InputError
-from openmm_les.simulation import contacts, hydrogens, structure
+from openmm_les.simulation.structures import hydrogens
+from openmm_les.simulation.structures.distances import nearest_pair
+from openmm_les.simulation.structures.structure import read_structure
 
 TEXT = PEPTIDE.read_text()
 LINES = TEXT.splitlines(keepends=True)
@@ -29,7 +31,7 @@ def mmcif():
 def read(folder, content, name="a.pdb"):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return structure.read(path)
+    return read_structure(path)
 
 
 def edited(change):
@@ -69,7 +71,7 @@ def name(line):
 )
 def test_every_encoding_gives_every_atom(tmp_path, text, encode):
     got = read(tmp_path, encode(text), "a.pdb" if text is ATOMS_FIRST else "a.cif")
-    expected = structure.read(PEPTIDE)
+    expected = read_structure(PEPTIDE)
     assert [a.name for a in got.topology.atoms()] == [a.name for a in expected.topology.atoms()]
     np.testing.assert_allclose(got.positions, expected.positions, atol=1e-4)
 
@@ -154,7 +156,7 @@ def test_atoms_that_the_mmcif_reader_drops(tmp_path):
     with pytest.raises(
         InputError, match=r"expected 6 atoms, as .*lost.cif has, got \d from OpenMM"
     ):
-        structure.read(path)
+        read_structure(path)
 
 
 def test_alternate_locations_are_told(tmp_path, caplog):
@@ -209,10 +211,10 @@ def test_half_a_water(tmp_path):
     water.set_array("residuenames", ["HOH"] * 3, dtype="U4")
     path = tmp_path / "water.pdb"
     ase.io.write(path, water)
-    assert structure.read(path).topology.getNumAtoms() == 3
+    assert read_structure(path).topology.getNumAtoms() == 3
     ase.io.write(path, water[:2])
     with pytest.raises(InputError, match="got 1 of 2 on O of HOH"):
-        structure.read(path)
+        read_structure(path)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +266,10 @@ def test_an_odd_number_of_electrons_is_told(tmp_path, caplog):
     atoms.set_array("atomtypes", [f"X{i}" for i in range(9)], dtype="U4")
     path = tmp_path / "a.pdb"
     ase.io.write(path, atoms)
-    structure.read(path)
+    read_structure(path)
     assert not caplog.text
     ase.io.write(path, atoms[:-1])
-    structure.read(path)
+    read_structure(path)
     assert "residue MOL 1: an odd number of electrons if neutral" in caplog.text
 
 
@@ -295,7 +297,7 @@ def test_the_nearest_pair_is_found(box):
             lengths = np.min([np.linalg.norm(apart + image, axis=-1) for image in images], axis=0)
         np.fill_diagonal(lengths, np.inf)
         expected = lengths.min()
-        found = contacts.nearest_pair(positions, box, 0.2)
+        found = nearest_pair(positions, box, 0.2)
         if expected >= 0.2:
             assert found is None
         else:

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -169,10 +169,6 @@ def _outputs(arguments: list[str]) -> set[str]:
 
 _FORMAT = re.compile(r"%[-+\d.]*[srdfg]")
 GAP = "\0"
-_ERRORS = (
-    r"(LES|Input|Artifact|ModelFile|UnsupportedModel|Output|Download|Verification|Simulation)Error"
-)
-_TELLS = re.compile(rf"{_ERRORS}|RuntimeError|PropertyNotImplementedError|warning|warn|info")
 
 
 def template(node: ast.expr) -> str | None:
@@ -194,18 +190,6 @@ def source_texts() -> tuple[str, ...]:
     trees = (ast.walk(ast.parse(path.read_text())) for path in SOURCES)
     texts = (template(node) for tree in trees for node in tree if isinstance(node, ast.expr))
     return tuple(text for text in texts if text)
-
-
-def told() -> Iterator[tuple[str, str]]:
-    """Place and text of every message that is raised, warned of or logged."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            text = template(node.args[0])
-            if _TELLS.fullmatch(name) and text is not None:
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", text
 
 
 def quotes(page: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What users do most often and are told about, for `test_documents`."""
+"""Frequent mistakes that the page on troubleshooting explains, for `test_documents`."""
 
 import ase.io
 import openmm
@@ -9,7 +9,6 @@ from openmmml import MLPotential
 from support.contexts import create_context, create_system
 from support.helpers import topology_from_atoms
 
-from openmm_les import catalog
 from openmm_les.ase import LESCalculator
 
 
@@ -39,41 +38,18 @@ class Mistakes:
     def _evaluate(self, system, positions):
         create_context(system, positions, "Reference").getState(energy=True)
 
-    def no_model_path(self):
-        MLPotential("les")
-
-    def option_in_the_wrong_place(self):
-        MLPotential("les", modelPath=self.artifact, precision="double")
-
-    def misspelt_option(self):
-        self._create_system(precison="double")
-
-    def value_out_of_range(self):
-        self._create_system(forceGroup=32)
-
     def no_such_device(self):
         self._create_system(device="cuda:77")
 
     def torchforce_with_a_device(self):
         self._create_system(backend="torchforce", device="cpu")
 
-    def missing_file(self):
-        MLPotential("les", modelPath=self.folder / "absent.les.pt")
-
     def model_in_place_of_the_artifact(self):
         MLPotential("les", modelPath=self.model)
-
-    def truncated_artifact(self):
-        self.artifact.write_bytes(self.artifact.read_bytes()[:5000])
-        self._create_system()
 
     def unknown_element(self):
         self.atoms.symbols[3] = "Na"
         self._create_system()
-
-    def unknown_element_in_ase(self):
-        self.atoms.symbols[3] = "Na"
-        LESCalculator(self.artifact).get_potential_energy(self.atoms)
 
     def virtual_sites(self):
         topology = topology_from_atoms(self.atoms)
@@ -107,27 +83,9 @@ class Mistakes:
             copy.unlink()
         self._evaluate(openmm.XmlSerializer.deserialize(xml), self.atoms.positions)
 
-    def output_that_exists(self):
-        export(self.model, self.artifact)
-
-    def no_model_there(self):
-        export(self.folder / "absent.model", self.folder / "new.les.pt")
-
-    def text_in_place_of_a_model(self):
-        self.model.write_text("404: Not Found")
-        export(self.model, self.folder / "new.les.pt")
-
     def checkpoint_in_place_of_a_model(self):
         torch.save({"model": {"weight": torch.zeros(3)}}, self.model)
         export(self.model, self.folder / "new.les.pt")
-
-    def half_a_model(self):
-        content = self.model.read_bytes()
-        self.model.write_bytes(content[: len(content) // 2])
-        export(self.model, self.folder / "new.les.pt")
-
-    def no_such_published_model(self):
-        catalog.artifact_path("maceles")
 
     def hydrogen_left_behind(self):
         self._mix({"CB", "HB1", "HB2"})
@@ -141,15 +99,9 @@ class Mistakes:
     def torchforce_with_link_atoms(self):
         self._mix({"CB", "HB1", "HB2", "HB3"}, backend="torchforce")
 
-    def name_of_a_force_that_is_not_there(self):
-        self._mix(None, keepForces=["phi"])
-
     def implicit_solvent(self):
         system = openmm.System()
         for _ in range(22):
             system.addParticle(1.0)
         system.addForce(openmm.GBSAOBCForce())
         self._mix(None, system)
-
-    def misspelt_option_of_mixed_systems(self):
-        self._mix(None, linkatoms="virtual")

@@ -16,7 +16,7 @@ from openmm import Vec3, app, unit
 from openmm_les import simulation as md
 from openmm_les.cli import main
 from openmm_les.simulation.checkpoint import Checkpoint
-from openmm_les.simulation.listener import Listener
+from openmm_les.simulation.progress import RunCallbacks
 
 ROOT = Path(__file__).resolve().parents[2]
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
@@ -54,7 +54,7 @@ def run_with_copies(folder, settings) -> Path:
         if progress.step % 20 == 0:
             shutil.copytree(folder / "run", folder / f"{progress.phase}-{progress.step}")
 
-    md.run(settings, listener=Recorder(copy))
+    md.run(settings, callbacks=Recorder(copy))
     return folder
 
 
@@ -141,7 +141,7 @@ def assert_same_run(got, expected) -> None:
     assert (states[0].phase, states[0].step) == (states[1].phase, states[1].step)
 
 
-class Recorder(Listener):
+class Recorder(RunCallbacks):
     """Keeps what a run says, and calls `at` with every progress."""
 
     def __init__(self, at=lambda progress: None):

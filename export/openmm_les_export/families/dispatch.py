@@ -5,14 +5,12 @@ Importing this module imports no torch; the functions do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from openmm_les.errors import InputError
 from openmm_les.files.writing import user_path
+from openmm_les_export.options import ModelOptions
 
 if TYPE_CHECKING:
     from openmm_les.artifact.canonical import CanonicalModel
@@ -31,67 +29,48 @@ ORIGINALS = {
 STEPS = {"chgnet": ("cutoff", "inner_cutoff")}
 
 
-@dataclass(frozen=True)
-class Told:
-    """What only the user knows of a model; see `read_model`."""
-
-    atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None
-    head: str | None = None
-    norm_factor: float | None = None
-    self_interaction: str | None = None
-    calibrate: str | os.PathLike[str] | None = None
-
-    def refuse_all_but(self, *wanted: str, title: str) -> None:
-        """Refuse what a file of this family does not need to be told.
-
-        Raises:
-            InputError: one of the others is given.
-        """
-        given = {name for name, value in vars(self).items() if value is not None} - {*wanted}
-        if "atomic_energies" in given:
-            raise InputError(f"atomic energies: a {title} file holds its own; leave the option out")
-        if "head" in given:
-            raise InputError(f"head: a {title} file has no heads; leave the option out")
-        if given:
-            option = min(given).replace("_", "-")
-            raise InputError(
-                f"{option}: a {title} file holds its own LES parameters; leave the option out"
-            )
-
-
-def canonical_model(opened: PickledModel | Checkpoint | SavedModel, told: Told) -> CanonicalModel:
+def canonical_model(
+    opened: PickledModel | Checkpoint | SavedModel, options: ModelOptions
+) -> CanonicalModel:
     """Hands the model to the reader of its family."""
     from openmm_les_export.checkpoints.unpickle import Checkpoint, SavedModel
 
     if isinstance(opened, Checkpoint):
-        return _canonical_checkpoint(opened, told)
+        return _canonical_checkpoint(opened, options)
     if isinstance(opened, SavedModel):
-        return _canonical_saved(opened, told)
+        return _canonical_saved(opened, options)
     title = opened.family.title
     if opened.family.name == "cace":
         from openmm_les_export.atomic_energies import read_atomic_energies
         from openmm_les_export.families.cace.reader import canonical_cace
 
-        told.refuse_all_but("atomic_energies", title=title)
-        given = told.atomic_energies
+        options.accept_only(("atomic_energies",), title)
+        given = options.atomic_energies
         return canonical_cace(opened, None if given is None else read_atomic_energies(given))
     from openmm_les_export.families.mace.reader import canonical_mace
 
-    told.refuse_all_but("head", title=title)
-    return canonical_mace(opened, told.head)
+    options.accept_only(("head",), title)
+    return canonical_mace(opened, options.head)
 
 
-def _canonical_saved(opened: SavedModel, told: Told) -> CanonicalModel:
+def _canonical_saved(opened: SavedModel, options: ModelOptions) -> CanonicalModel:
     from openmm_les_export.families.chgnet.accepted import PREFACTOR
     from openmm_les_export.families.chgnet.reader import canonical_chgnet
     from openmm_les_export.families.les_choice import PREFACTORS
 
-    told.refuse_all_but("norm_factor", "self_interaction", "calibrate", title="CHGNet-LES")
+    options.accept_only(
+        (
+            "norm_factor",
+            "self_interaction",
+            "calibrate",
+        ),
+        "CHGNet-LES",
+    )
     prefactors = (None,) if PREFACTOR in opened.arguments else PREFACTORS
-    return _with_choice(partial(canonical_chgnet, opened), told, prefactors)
+    return _with_choice(partial(canonical_chgnet, opened), options, prefactors)
 
 
-def _canonical_checkpoint(opened: Checkpoint, told: Told) -> CanonicalModel:
+def _canonical_checkpoint(opened: Checkpoint, options: ModelOptions) -> CanonicalModel:
     from openmm_les_export.families.les_choice import PREFACTORS
     from openmm_les_export.families.nequip.accepted import base_model
     from openmm_les_export.families.nequip.allegro import canonical_allegro
@@ -100,24 +79,31 @@ def _canonical_checkpoint(opened: Checkpoint, told: Told) -> CanonicalModel:
     model = opened.hyper.get("model")
     allegro = isinstance(model, Mapping) and base_model(model) == "allegro"
     title = "Allegro-LES" if allegro else "NequIP-LES"
-    told.refuse_all_but("norm_factor", "self_interaction", "calibrate", title=title)
+    options.accept_only(
+        (
+            "norm_factor",
+            "self_interaction",
+            "calibrate",
+        ),
+        title,
+    )
     read = partial(canonical_allegro if allegro else canonical_nequip, opened)
-    return _with_choice(read, told, PREFACTORS)
+    return _with_choice(read, options, PREFACTORS)
 
 
 def _with_choice(
     read: Callable[[LESChoice], CanonicalModel],
-    told: Told,
+    options: ModelOptions,
     prefactors: Sequence[float | None],
 ) -> CanonicalModel:
     """A model whose file lacks LES parameters, which the user says or has found."""
     from openmm_les_export.families.les_choice import les_choice
 
-    choice = les_choice(told.norm_factor, told.self_interaction)
-    if told.calibrate is not None:
+    choice = les_choice(options.norm_factor, options.self_interaction)
+    if options.calibrate is not None:
         from openmm_les_export.calibration import calibrate
 
-        choice = calibrate(read, user_path(told.calibrate), choice, prefactors)
+        choice = calibrate(read, user_path(options.calibrate), choice, prefactors)
     return read(choice)
 
 

@@ -42,11 +42,11 @@ def check_script(artifact: Artifact) -> dict[str, Any]:
     Raises:
         VerificationError: the script gives other numbers, or none.
     """
-    from openmm_les.doctor import probes
+    from openmm_les.processes.children import run_python
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = str(artifact.path), artifact.sha256
-        outcome = probes.run_code(_CODE, *arguments, seconds=_SECONDS, folder=folder)
+        outcome = run_python(_CODE, *arguments, seconds=_SECONDS, folder=folder)
     failure = outcome.failure or outcome.data.get("failure")
     if failure:
         raise VerificationError(

@@ -1,27 +1,44 @@
-"""What runs the module of a system: TorchScript, or code that torch.compile makes for it."""
+"""The engines that run the module of a system: TorchScript, or code made by torch.compile."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
-from openmm_les.errors import InputError
 from openmm_les.evaluation.engines.evaluator import Module, compare, pack
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("torchscript", "compile")
+#: Pair slots beyond which nothing is compiled for a CPU: hundreds of blocks would take an hour.
+_MOST_PAIRS = 2**14
 
 
-def check_engine(engine: object) -> None:
-    """Refuse a wrong value of the option `engine`.
+def with_engine(
+    engine: str, model: Any, scripted: Any, device: torch.device, num_pairs: int
+) -> Module:
+    """What evaluates a model, by the option `engine`.
 
-    Raises:
-        InputError: neither ``'torchscript'`` nor ``'compile'``.
+    Args:
+        engine: ``'torchscript'`` or ``'compile'``.
+        model: a `SpecializedModel`.
+        scripted: the same, scripted.
+        device: where it is.
+        num_pairs: its pair slots.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected 'torchscript' or 'compile', got {engine!r}")
+    evaluate: Module = scripted.evaluate
+    if engine == "torchscript":
+        return evaluate
+    if device.type == "cpu" and num_pairs > _MOST_PAIRS:
+        logger.warning(
+            "engine='compile' is for at most %d pairs of atoms and neighbours on a CPU, this "
+            "system has %d; using TorchScript",
+            _MOST_PAIRS,
+            num_pairs,
+        )
+        return evaluate
+    return CompiledModule(model.evaluate, evaluate)
 
 
 class CompiledModule:

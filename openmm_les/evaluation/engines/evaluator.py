@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from openmm_les.arrays import FloatArray
-from openmm_les.errors import InputError, SimulationError
+from openmm_les.errors import SimulationError
 from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.processes.threads import Threads
 
@@ -39,25 +39,6 @@ _ROUNDING = 3e-4
 _ALMOST_ZERO = 1e-6
 #: Torch records one graph at a time.
 _recording = threading.Lock()
-
-
-def check_cuda_graphs(choice: object, device: str | None = None) -> None:
-    """Refuse a wrong value of the option `cudaGraphs`, and graphs without a GPU.
-
-    Args:
-        choice: the value, ``'auto'``, True or False.
-        device: where modules will run, if that is known.
-
-    Raises:
-        InputError: neither of these, or True for a device that has no CUDA graphs.
-    """
-    if choice != "auto" and not isinstance(choice, bool):
-        raise InputError(f"cudaGraphs: expected 'auto' or True or False, got {choice!r}")
-    if choice is True and device is not None and not device.startswith("cuda"):
-        raise InputError(
-            f"cudaGraphs: True needs a CUDA device, got device {device!r}; leave it out to use "
-            "graphs wherever there are any"
-        )
 
 
 def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -98,9 +79,6 @@ class Evaluator:
         graphs: ``'auto'`` (graphs on a GPU; what cannot be recorded runs without, and a warning
             says why), True (what cannot be recorded is an error) or False.
         further: shapes of what the module takes besides positions and cell.
-
-    Raises:
-        InputError: no such choice, or graphs without a GPU.
     """
 
     def __init__(
@@ -110,7 +88,6 @@ class Evaluator:
         graphs: bool | str = "auto",
         further: Sequence[tuple[int, ...]] = (),
     ) -> None:
-        check_cuda_graphs(graphs, str(device))
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._num_atoms = num_atoms

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.jit import _recursive
 
 #: Two threads that script the same class fail with "Can't redefine method", whatever the objects.
 #: Whoever calls code of others that scripts holds it, too.
 compiler = threading.RLock()
+
+_syntax_trees: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
@@ -19,7 +26,30 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
     was first needed. A first call under `arithmetic.as_written` would leave calls among them
     standing, through which `torch.jit.freeze` does not see later; so they are put in place now.
     """
-    with compiler:
+    with compiler, _each_method_parsed_once():
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
         _ = scripted.inlined_graph
     return scripted
+
+
+@contextlib.contextmanager
+def _each_method_parsed_once() -> Iterator[None]:
+    """Keep the syntax tree of a method, which torch would parse for every module that has it.
+
+    Building the same network again takes less than half the time.
+    """
+    torch_code: Any = _recursive
+    parse = torch_code.get_jit_def
+
+    def parse_once(function: Callable[..., Any], *names: Any, **options: Any) -> Any:
+        trees = _syntax_trees.setdefault(getattr(function, "__func__", function), {})
+        key = names, tuple(options.items())
+        if key not in trees:
+            trees[key] = parse(function, *names, **options)
+        return trees[key]
+
+    torch_code.get_jit_def = parse_once
+    try:
+        yield
+    finally:
+        torch_code.get_jit_def = parse

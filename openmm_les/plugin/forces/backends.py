@@ -9,23 +9,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 
 from openmm_les.errors import InputError
-from openmm_les.processes import openmp
+from openmm_les.processes.children import run_python
 from openmm_les.versions import OPENMMTORCH_BUILT_FOR, numbers_of, version_of
 
 logger = logging.getLogger(__name__)
 
 _COPY_CRASH = "crashes the process when a System is copied or read from XML"
 
-# Runs in a child process. Every line that it prints is something that works; a crash ends the list.
+# Prints what works so far, before it tries what may crash.
 _PROBE = """
-import copy, resource, torch, openmm, openmmtorch
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import copy, torch, openmm, openmmtorch
 class Spring(torch.nn.Module):
     def forward(self, positions):
         return (positions * positions).sum(), -2.0 * positions
@@ -40,9 +37,9 @@ context.setPositions([[0.0, 0.0, 1.0]])
 state = context.getState(energy=True, forces=True)
 assert abs(state.getPotentialEnergy()._value - 1.0) < 1e-6
 assert abs(state.getForces()[0][2]._value + 2.0) < 1e-6
-print("evaluates", flush=True)
+print(json.dumps({"evaluates": True}), flush=True)
 copy.deepcopy(system)
-print("copies", flush=True)
+print(json.dumps({"evaluates": True, "copies": True}), flush=True)
 """
 _PROBE_SECONDS = 120
 
@@ -118,27 +115,12 @@ def torchforce_status() -> TorchForceStatus:
         return TorchForceStatus(
             False, False, "openmmtorch is not installed (pip install 'openmm-les[torchforce]')"
         )
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-            env=openmp.of_children(),
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return TorchForceStatus(False, False, f"{_versions()} could not be tried ({error})")
-    works = child.stdout.split()
-    if child.returncode == 0:
+    outcome = run_python(_PROBE, seconds=_PROBE_SECONDS)
+    if not outcome.failure:
         return TorchForceStatus(True, True, "")
-    if "evaluates" in works:
+    if outcome.data.get("evaluates"):
         return TorchForceStatus(True, False, f"{_versions()} {_COPY_CRASH}")
-    if child.returncode < 0:
-        failure = "crashes the process"
-    else:
-        failure = f"fails ({(child.stderr.strip().splitlines() or ['no message'])[-1]})"
-    return TorchForceStatus(False, False, f"{_versions()} {failure}{_remedy()}")
+    return TorchForceStatus(False, False, f"{_versions()} {outcome.failure}{_remedy()}")
 
 
 def _is_known_to_crash() -> bool:
@@ -170,26 +152,3 @@ def _versions() -> str:
     names = ("openmmtorch", "openmm", "torch")
     release, openmm, torch = (f"{name} {version_of(name) or '(unknown version)'}" for name in names)
     return f"{release} with {openmm} and {torch}"
-
-
-def find_device(requested: str | None) -> str:
-    """Name of the torch device to run on.
-
-    Args:
-        requested: such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where torch has one.
-
-    Raises:
-        InputError: no such device here.
-    """
-    import torch
-
-    if requested is None:
-        requested = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # With its number: another thread may have another current device.
-        return str(torch.empty(0, device=requested).device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise InputError(
-            f"device: expected a torch device of this machine, got {requested!r} "
-            f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
-        ) from error

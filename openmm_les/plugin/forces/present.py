@@ -87,8 +87,8 @@ def refuse_second_model(
             raise InputError(
                 f"system: expected one in which no model describes the chosen atoms yet, got the "
                 f"force {name!r} on {len(twice)} of them ({shorten(map(name_of, twice))}), which "
-                "would count twice; start again from the System of the force field (was a cell of a "
-                "notebook run twice?)"
+                "would count twice; start again from the System of the force field (was a cell of "
+                "a notebook run twice?)"
             )
 
 

@@ -14,8 +14,8 @@ import openmm
 from openmm_les import artifact as artifacts
 from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError, printable
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.plugin.forces import electric_field
-from openmm_les.plugin.forces.backends import find_device
 from openmm_les.plugin.forces.cuda_context import torch_context
 from openmm_les.plugin.forces.region import shorten
 from openmm_les.processes.interrupts import called_by_openmm, handed_over
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
-    from openmm_les.evaluation.system_model import Evaluation, Geometry, SystemModel
+    from openmm_les.evaluation.builder import Geometry
+    from openmm_les.evaluation.results import Evaluation
+    from openmm_les.evaluation.system_model import SystemModel
     from openmm_les.plugin.forces.options import ForceOptions
     from openmm_les.plugin.forces.region import Region
 
@@ -62,13 +64,8 @@ def build(
     settings = {
         "numbers": list(region.numbers),
         "periodic": region.periodic,
-        "precision": options.precision,
-        "device": options.device,
+        "options": dataclasses.asdict(options.evaluation),
         "total_energy": options.returnEnergyType == "energy",
-        "max_neighbors": options.maxNeighbors,
-        "ewald": dataclasses.asdict(options.ewald_options),
-        "engine": options.engine,
-        "cuda_graphs": options.cudaGraphs,
         "electric_field": options.field,
         "particles": None if region.is_whole_system else list(region.particles),
         **further,
@@ -94,9 +91,9 @@ class LESCompute:
     Args:
         path: where the artifact was when the force was made.
         sha256: hash of the artifact, by which it is found again if `path` is gone.
-        settings: ``numbers``, ``periodic``, ``precision``, ``device``, ``total_energy``,
-            ``max_neighbors``, ``ewald``, ``cuda_graphs``, ``electric_field`` and ``particles``
-            (those of the force, None for all); the last four may be missing.
+        settings: ``numbers``, ``periodic``, ``options`` (of `EvaluationOptions`),
+            ``total_energy``, ``electric_field`` and ``particles`` (those of the force, None for
+            all).
     """
 
     #: Its name in saved Systems.
@@ -129,7 +126,7 @@ class LESCompute:
     @property
     def parameters(self) -> dict[str, float]:
         """Global parameters of the force, and their values in a new Context."""
-        return electric_field.defaults(self._settings.get("electric_field"))
+        return electric_field.defaults(self._settings["electric_field"])
 
     def prepare(
         self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
@@ -139,24 +136,18 @@ class LESCompute:
         Raises:
             InputError: the model cannot describe this system.
         """
-        from openmm_les.electrostatics import EwaldOptions
         from openmm_les.evaluation.system_model import SystemModel
 
         self._model = SystemModel(
             artifact,
             self._settings["numbers"],
+            EvaluationOptions(**self._settings["options"]),
             periodic=self._settings["periodic"],
             cell=cell,
             positions=positions,
-            precision=self._settings["precision"],
-            device=find_device(self._settings["device"]),
-            max_neighbors=self._settings["max_neighbors"],
-            ewald=EwaldOptions(**self._settings.get("ewald", {})),
-            engine=self._settings.get("engine", "torchscript"),
-            cuda_graphs=self._settings.get("cuda_graphs", "auto"),
             surroundings=self._surroundings(artifact),
+            electric_field=self._settings["electric_field"] is not None,
             geometry=self.geometry(),
-            electric_field=self._settings.get("electric_field") is not None,
         )
         return self._model
 
@@ -180,7 +171,7 @@ class LESCompute:
         """
         try:
             # OpenMM calls with a CUDA context of its own, which may be current.
-            with handed_over(), self._lock, torch_context(self._settings.get("device")):
+            with handed_over(), self._lock, torch_context(self._settings["options"]["device"]):
                 return self._evaluate(state)
         except LESError as error:
             raise _ForOpenMM(str(error)) from error
@@ -198,7 +189,7 @@ class LESCompute:
         if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
         field = None
-        if self._settings.get("electric_field") is not None:
+        if self._settings["electric_field"] is not None:
             field = np.array(electric_field.field_of(state.getParameters()))
         energy, forces = self._compute(positions, cell, field)
         return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -65,11 +66,15 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
     model = SystemModel(
         artifact,
         region.numbers,
+        replace(
+            options.evaluation,
+            device="cpu",
+            engine="torchscript",
+            maxNeighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
+            cudaGraphs="auto",
+        ),
         periodic=region.periodic,
         cell=region.cell,
-        precision=options.precision,
-        max_neighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
-        ewald=options.ewald_options,
         to_gpu=torch.cuda.is_available() or graphs,
         static_shapes=graphs,
         electric_field=options.field is not None,

@@ -29,7 +29,7 @@ from openmm_les.plugin.mixed.mm_field import MMField, read_field
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
-    from openmm_les.evaluation.system_model import Evaluation
+    from openmm_les.evaluation.results import Evaluation
 
 MAX_EVALUATIONS_OFF_CHARGE = 20
 """So many evaluations in a row may miss the charge of the region: minimisers try, and turn back."""
@@ -252,7 +252,7 @@ class EmbeddedCompute(MixedCompute):
             scaled_pairs=[ScaledPair(*pair) for pair in settings["scaled_pairs"]],
             hosts=[places[link.ml_atom] for link in self._links],
             images=settings["ml_images"],
-            tolerance=min(settings["ewald"]["tolerance"], 1e-4),
+            tolerance=min(settings["options"]["ewaldTolerance"], 1e-4),
         )
 
     def _name(self, atom: int) -> str:

@@ -23,7 +23,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.plugin.forces.region import shorten
-from openmm_les.simulation import hydrogens
+from openmm_les.simulation.structures import hydrogens
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class _Record:
     is_guessed: bool = False
 
 
-def read(path: Path) -> tuple[Any, bytes]:
+def read_structure_file(path: Path) -> tuple[Any, bytes]:
     """Read a PDB or mmCIF file.
 
     Returns:

@@ -17,8 +17,8 @@ from typing import Literal
 
 from openmm_les._version import __version__
 from openmm_les.doctor import probes
-from openmm_les.doctor.probes import Outcome
 from openmm_les.processes import openmp
+from openmm_les.processes.children import Outcome
 from openmm_les.versions import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, extras, numbers_of, version_of
 
 Status = Literal["ok", "warning", "error"]
@@ -68,6 +68,7 @@ def examine() -> list[Finding]:
         "extras": _extras,
         "combinations": lambda: _combinations(outcomes["torch"]),
         "platforms": lambda: _platforms(outcomes["openmm"]),
+        "opencl": lambda: _opencl(outcomes["opencl"]),
         "gpu": lambda: _gpu(outcomes),
         "arithmetic": lambda: _arithmetic(outcomes["torch"]),
         "threads": lambda: _threads(outcomes["torch"]),
@@ -208,6 +209,20 @@ def _platforms(openmm: Outcome) -> Iterator[Finding]:
         yield Finding("plugins", "ok", text, details=failures)
     else:
         yield Finding("plugins", "ok", "all loaded")
+
+
+def _opencl(opencl: Outcome) -> Iterator[Finding]:
+    """OpenCL on a CPU through pocl, which OpenMM prefers to its own CPU platform."""
+    vendor, device = opencl.data.get("vendor", ""), opencl.data.get("device", "")
+    if vendor != "Portable Computing Language":
+        return
+    default = os.environ.get("OPENMM_DEFAULT_PLATFORM", "OpenCL")
+    text = f"OpenCL runs on the CPU here (pocl, {device}), where OpenMM's energy minimiser crashes"
+    if default == "OpenCL":
+        text += "; OpenMM takes it for every Context that names no platform"
+        yield Finding("opencl", "warning", text, "export OPENMM_DEFAULT_PLATFORM=CPU")
+    else:
+        yield Finding("opencl", "ok", f"{text}; the default platform is {default}")
 
 
 def _follows(text: str, failures: tuple[str, ...]) -> bool:

@@ -13,14 +13,14 @@ from openmm import app, unit
 from openmm_les.errors import InputError, one_line
 from openmm_les.simulation import xml_files
 from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.structure import Structure, with_box
+from openmm_les.simulation.structures.structure import Structure, with_box
 
 logger = logging.getLogger(__name__)
 
 _PERIODIC = ("CutoffPeriodic", "Ewald", "PME", "LJPME")
 
 
-def make(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.System]:
+def make_force_field(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.System]:
     """The System of the force field, and the structure that belongs to it.
 
     That structure has the virtual sites of the force field, of which a file may have others or

@@ -27,7 +27,7 @@ class Progress:
     ns_per_day: float
 
 
-class Listener:
+class RunCallbacks:
     """Base class; override what is of interest."""
 
     def message(self, text: str) -> None:
@@ -39,7 +39,7 @@ class Listener:
 
 
 @contextlib.contextmanager
-def told_once() -> Iterator[None]:
+def warn_once() -> Iterator[None]:
     """Let every warning of this package pass once: a run makes the same System several times."""
     told: set[tuple[str, str]] = set()
 

@@ -16,8 +16,10 @@ from openmm import app, unit
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.region import HYDROGEN, loose_residues, shorten
-from openmm_les.simulation import contacts, hydrogens, structure_file
-from openmm_les.simulation.wording import atom_name, residue_names
+from openmm_les.simulation.structures import hydrogens
+from openmm_les.simulation.structures.distances import distances, nearest_pair
+from openmm_les.simulation.structures.file import read_structure_file
+from openmm_les.simulation.structures.names import atom_name, residue_names
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +59,13 @@ class Structure:
         return None if vectors is None else np.array(vectors.value_in_unit(unit.nanometer))
 
 
-def read(path: Path) -> Structure:
+def read_structure(path: Path) -> Structure:
     """Read a PDB or mmCIF file; of several models the first.
 
     Raises:
         InputError: the file cannot be read, or its atoms are not all there.
     """
-    file, content = structure_file.read(path)
+    file, content = read_structure_file(path)
     topology = file.topology
     positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     if not (np.abs(positions) < _FARTHEST).all():
@@ -166,7 +168,7 @@ def _check_distances(path: Path, structure: Structure) -> None:
     """Refuse atoms on top of each other, also of periodic images, and warn of long bonds."""
     atoms = list(structure.topology.atoms())
     real = [atom.index for atom in real_atoms(atoms)]
-    if pair := contacts.nearest_pair(structure.positions[real], structure.box, _NEAREST):
+    if pair := nearest_pair(structure.positions[real], structure.box, _NEAREST):
         one, other = (atoms[real[index]] for index in pair[:2])
         raise InputError(
             f"structure: {atom_name(one)} and {atom_name(other)} are {10 * pair[2]:.2g} A apart in "
@@ -174,7 +176,7 @@ def _check_distances(path: Path, structure: Structure) -> None:
             "lengths that are not in A"
         )
     bonds = [(a.index, b.index) for a, b in structure.topology.bonds()]
-    lengths = contacts.distances(structure.positions, structure.box, bonds)
+    lengths = distances(structure.positions, structure.box, bonds)
     if len(bonds) and lengths.max() > _LONGEST_BOND:
         one, other = (atoms[index] for index in bonds[int(lengths.argmax())])
         logger.warning(

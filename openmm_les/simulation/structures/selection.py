@@ -20,7 +20,7 @@ from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError, one_line
 from openmm_les.plugin.forces.region import residue_name, residue_number, shorten
-from openmm_les.simulation.structure import real_atoms
+from openmm_les.simulation.structures.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
 #: Selectors that do without mdtraj, with what a residue has to be like.
@@ -38,7 +38,7 @@ _FEW_CHAINS = 6
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedRegion:
     """What is in the ML region, for people.
 
     Attributes:
@@ -92,12 +92,12 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def describe(topology: app.Topology, atoms: Iterable[int]) -> Selected:
+def describe(topology: app.Topology, atoms: Iterable[int]) -> SelectedRegion:
     """Say what was selected."""
     inside = set(atoms)
     everything = list(topology.atoms())
     residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
-    return Selected(
+    return SelectedRegion(
         atoms=len(inside),
         of=len(real_atoms(everything)),
         residues=[residue_name(residue) for residue in residues],

@@ -18,14 +18,14 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.capacity import with_headroom
+from openmm_les.evaluation.device import find_device
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
-from openmm_les.simulation import hybrid as hybrids
 from openmm_les.simulation.checkpoint import PhaseName
 from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.hybrid import Hybrid
-from openmm_les.simulation.structure import Structure, with_box
-from openmm_les.simulation.wording import in_words_of_a_run
+from openmm_les.simulation.hybrid import Hybrid, create_mixed_system
+from openmm_les.simulation.messages import in_run_terms
+from openmm_les.simulation.structures.structure import Structure, with_box
 from openmm_les.units import ANGSTROM_PER_NM
 
 _LARGEST_SEED = 2**31 - 1
@@ -63,7 +63,7 @@ class State:
     box: FloatArray | None
 
 
-def phases(config: RunConfig) -> list[Phase]:
+def plan_phases(config: RunConfig) -> list[Phase]:
     """The stretches of a run; NVE begins as NVT, since only a thermostat equilibrates."""
     production = Phase("production", config.steps, config.ensemble)
     if config.equilibration_steps == 0:
@@ -72,7 +72,7 @@ def phases(config: RunConfig) -> list[Phase]:
     return [Phase("equilibration", config.equilibration_steps, ensemble), production]
 
 
-def resolve(config: RunConfig) -> RunConfig:
+def resolve_config(config: RunConfig) -> RunConfig:
     """The same configuration with the choices that were left to this machine.
 
     Raises:
@@ -81,11 +81,11 @@ def resolve(config: RunConfig) -> RunConfig:
     reason = ""
     if config.ml_region and config.backend == "auto":
         reason = "cut bonds and electrostatic embedding need it"
-    with in_words_of_a_run(app.Topology()):
+    with in_run_terms(app.Topology()):
         backend = backends.choose(
             config.backend, device=config.device, is_placeholder=False, needs_python=reason
         )
-    device = backends.find_device(config.device)
+    device = find_device(config.device)
     platform = config.platform
     if platform == "auto":
         # Where there is nothing but a model, Reference and CPU take the same time: 2.9 and 3.1 ms a
@@ -118,7 +118,7 @@ def choose_max_neighbors(artifact: Artifact, state: State, hybrid: Hybrid | None
     return with_headroom(largest_number_of_neighbors(positions, box, artifact.cutoff))
 
 
-def create(
+def create_simulation(
     config: RunConfig,
     structure: Structure,
     artifact: Artifact,
@@ -142,7 +142,7 @@ def create(
         InputError: the model cannot describe the structure, or the platform does not work.
     """
     topology = with_box(structure.topology, box)
-    with in_words_of_a_run(topology):
+    with in_run_terms(topology):
         system = _system(config, topology, artifact, hybrid)
     if ensemble == "NPT":
         if box is None:
@@ -176,7 +176,7 @@ def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int)
     simulation.context.reinitialize(preserveState=True)
 
 
-def place(simulation: app.Simulation, positions: FloatArray) -> None:
+def set_positions(simulation: app.Simulation, positions: FloatArray) -> None:
     """Set positions [nm]; constraints are satisfied then, and virtual sites where they belong."""
     context = simulation.context
     context.setPositions(positions * unit.nanometer)
@@ -215,18 +215,9 @@ def environment() -> dict[str, Any]:
 def _system(
     config: RunConfig, topology: app.Topology, artifact: Artifact, hybrid: Hybrid | None
 ) -> openmm.System:
-    options = {
-        "precision": config.precision,
-        "device": config.device,
-        "backend": config.backend,
-        "cudaGraphs": {"auto": "auto", "on": True, "off": False}[config.cuda_graphs],
-        "maxNeighbors": config.max_neighbors,
-        "ewald": config.ewald,
-        "ewaldTolerance": config.ewald_tolerance,
-        "lesCutoff": config.les_cutoff,
-    }
+    options = {"backend": config.backend, **vars(config.evaluation_options)}
     if hybrid is not None:
-        return hybrids.create_system(config, hybrid, topology, artifact, options)
+        return create_mixed_system(config, hybrid, topology, artifact, options)
     return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)
 
 

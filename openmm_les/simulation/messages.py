@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from openmm import app
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import residue_name
+from openmm_les.simulation.structures.names import atom_name
 
 #: Options of createSystem and createMixedSystem, and what a run calls them.
 _FIELDS = {
@@ -27,24 +27,11 @@ _KEYWORD = re.compile(
     rf"\b(backend|charge|device|embedding|ewald|{'|'.join(_FIELDS.values())})(?:=|: )"
     r"('([^']*)'|True\b|False\b|[-+\d.]+)"
 )
-_FEW = 3
 _SWITCHES = {"True": "on", "False": "off"}
 _ATOM = re.compile(r"\batom (\d+) \([^()]*\)")
 
 
-def residue_names(residues: Iterable[app.topology.Residue]) -> str:
-    """Some residues, such as ``residues ALA A:17, LIG A:18, HOH A:19 and 5 more``."""
-    names = [residue_name(residue) for residue in residues]
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"residue{'s' if len(names) > 1 else ''} " + ", ".join(names[:_FEW]) + more
-
-
-def atom_name(atom: app.topology.Atom) -> str:
-    """An atom by its number in the file, such as ``atom 4 (CA of ALA A:17)``."""
-    return f"atom {atom.id} ({atom.name} of {residue_name(atom.residue)})"
-
-
-def of_run(text: str, topology: app.Topology) -> str:
+def run_terms(text: str, topology: app.Topology) -> str:
     """A message of createSystem, or of a force, in the words of a run.
 
     Args:
@@ -66,9 +53,9 @@ def of_run(text: str, topology: app.Topology) -> str:
 
 
 @contextlib.contextmanager
-def in_words_of_a_run(topology: app.Topology) -> Iterator[None]:
+def in_run_terms(topology: app.Topology) -> Iterator[None]:
     """Let an `InputError` name settings and atoms as the user of a run knows them."""
     try:
         yield
     except InputError as error:
-        raise InputError(of_run(str(error), topology)) from error
+        raise InputError(run_terms(str(error), topology)) from error

@@ -1,0 +1,116 @@
+"""Command-line flags made from objects that hold options, which check them wherever they come from.
+
+Imports neither torch nor openmm.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openmm_les.cli.terminal import UserPath
+from openmm_les.names import Field, options_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Command = Callable[..., Any]
+
+output = functools.partial(click.option, "-o", "--output", type=UserPath())
+
+
+def as_json(help: str) -> Callable[[Command], Command]:
+    """The flag ``--json``, as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+def overwrite(help: str) -> Callable[[Command], Command]:
+    """The flag ``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help=help)
+
+
+def with_options(
+    kind: Any,
+    argument: str = "options",
+    *,
+    only: tuple[str, ...] | None = None,
+    **defaults: Any,
+) -> Callable[[Command], Command]:
+    """Give a command a flag for each option, and hand it all of them as one object.
+
+    Args:
+        kind: a dataclass of options.
+        argument: of the command, which gets one of these.
+        only: names of the options that have a flag; None for all.
+        **defaults: values in place of those of `kind`.
+    """
+    chosen = {
+        name: field for name, field in options_of(kind).items() if only is None or name in only
+    }
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def collect(*args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in chosen}
+            given = {name: None if value == "null" else value for name, value in given.items()}
+            return function(*args, **kwargs, **{argument: kind(**given)})
+
+        command: Command = collect
+        for name, field in reversed(chosen.items()):
+            command = _flag(field, defaults.get(name, field.default))(command)
+        return command
+
+    return decorate
+
+
+def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
+    """Give a command a flag for each field of a model, which it gets as text, or None."""
+    from openmm_les.simulation import fields
+
+    def decorate(function: Command) -> Command:
+        for name, field in reversed(model.model_fields.items()):
+            function = click.option(
+                flag_of(name),
+                name,
+                metavar=fields.metavar(field),
+                help=f"{field.description}  [{fields.default(field)}]",
+            )(function)
+        return function
+
+    return decorate
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def _flag(field: Field, default: Any) -> Callable[[Command], Command]:
+    is_flag = field.kinds == (bool,)
+    rules: dict[str, Any] = {"is_flag": True} if is_flag else {"type": _type(field)}
+    return click.option(
+        field.option.flag or flag_of(field.name),
+        field.name,
+        default=default,
+        show_default=not is_flag and default is not None,
+        metavar=field.option.metavar,
+        help=_sentence(field.option.description),
+        **rules,
+    )
+
+
+def _sentence(description: str) -> str:
+    text = description[:1].upper() + description[1:].replace("None", "null")
+    return text if text.endswith(".") else f"{text}."
+
+
+def _type(field: Field) -> Any:
+    if field.choices:
+        return click.Choice([str(choice) for choice in field.choices])
+    if field.kinds in ((int,), (float,)):
+        return field.kinds[0]
+    return UserPath() if set(field.kinds) == {str, os.PathLike[str]} else str

@@ -1,0 +1,202 @@
+"""The modules of one system: network, electrostatics, and what joins them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from openmm_les.arrays import FloatArray
+from openmm_les.artifact import Artifact
+from openmm_les.electrostatics import build_electrostatics
+from openmm_les.electrostatics.embedding import Surroundings
+from openmm_les.errors import InputError
+from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
+from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.response.field import ModelInField
+from openmm_les.evaluation.response.module import ResponseModule
+from openmm_les.evaluation.response.polarization import PhysicalCharges
+from openmm_les.networks import build_network
+from openmm_les.networks.blocks.blocking import fit_blocks
+
+logger = logging.getLogger(__name__)
+
+#: On a GPU launches take most of the time of systems with at most this many pair slots (estimate).
+_FEW_PAIRS = 2**14
+
+
+class Geometry(Protocol):
+    """Finds the positions that a model sees among those of other particles.
+
+    Attributes:
+        num_particles: how many there are.
+    """
+
+    num_particles: int
+
+    def around(self, model: nn.Module, *, in_field: bool) -> Any:
+        """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
+
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Any:
+        """Its ``positions`` are those that the model sees, a tensor."""
+
+
+class ModuleBuilder:
+    """Builds the modules of one system for the buffers that it has now.
+
+    Args:
+        artifact: the model.
+        numbers: atomic numbers.
+        options: how it is computed, on which device.
+        periodic: whether the system is periodic.
+        surroundings: MM charges around it.
+        electric_field: whether the module takes an electric field.
+        geometry: finds its atoms and MM charges among other particles.
+        for_gpu: whether it will run on a GPU.
+        static_shapes: whether it does the same work for every structure.
+
+    Attributes:
+        network: the network of the species present, once a module has been built.
+        reference_energy: sum of the isolated-atom energies [eV].
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        numbers: Sequence[int],
+        options: EvaluationOptions,
+        *,
+        periodic: bool,
+        surroundings: Surroundings | None,
+        electric_field: bool,
+        geometry: Geometry | None,
+        for_gpu: bool,
+        static_shapes: bool,
+    ) -> None:
+        self._artifact = artifact
+        self._options = options
+        self._device = torch.device(options.device or "cpu")
+        self._periodic = periodic
+        self._surroundings = surroundings
+        self._in_field = electric_field
+        self._geometry = geometry
+        self._for_gpu = for_gpu
+        self._static_shapes = static_shapes
+        elements = sorted(set(numbers))
+        known = {z: i for i, z in enumerate(artifact.elements)}
+        self._present = [known[z] for z in elements]
+        self._species = torch.tensor([elements.index(z) for z in numbers])
+        self._order = order_by_species(self._species)
+        references = artifact.canonical.state["reference_energies"]
+        self.reference_energy = float(references[[known[z] for z in numbers]].sum())
+        self._dtype = torch.float32 if options.precision == "single" else torch.float64
+        self.network: Any = None
+        self._few_kernels = False
+        self._electrostatics: nn.Module | None = None
+
+    def model(self, buffers: Buffers) -> Any:
+        """Energy and forces, on the device of the options."""
+        self._electrostatics = self._build_electrostatics(buffers)
+        self._fit_network(buffers)
+        parts = self._parts(buffers)
+        if self._in_field:
+            model: Any = ModelInField(physical=self.physical_charges, **parts)
+        else:
+            model = SpecializedModel(**parts)
+        if self._geometry is not None:
+            model = self._geometry.around(model, in_field=self._in_field)
+        model = model.eval().to(self._device)
+        if self._for_gpu:
+            fit_blocks(model, self._device)
+        return model
+
+    def response(self, buffers: Buffers) -> ResponseModule:
+        """Charges and Born effective charges, with network and kernel of the last `model`."""
+        response = ResponseModule(physical=self.physical_charges, **self._parts(buffers))
+        return response.eval().to(self._device)
+
+    @cached_property
+    def physical_charges(self) -> PhysicalCharges:
+        """From latent to physical charges; warns once if their sign is not known.
+
+        Raises:
+            InputError: MM charges around the system.
+        """
+        if self._surroundings is not None:
+            raise InputError(
+                "surroundings: expected none for an electric response, got "
+                f"{len(self._surroundings.charges)} MM charges; make a SystemModel of the ML atoms "
+                "alone"
+            )
+        sign = self._artifact.metadata["charge_sign"]
+        if sign is None:
+            logger.warning(
+                "%s does not state the sign of its charges (charge_sign): all dipoles and Born "
+                "effective charges may have the wrong sign",
+                self._artifact.path,
+            )
+        return PhysicalCharges(self._artifact.canonical.les, sign or 1)
+
+    def _parts(self, buffers: Buffers) -> dict[str, Any]:
+        return {
+            "electrostatics": self._electrostatics,
+            "network": self.network,
+            "species": self._species,
+            "order": self._order,
+            "periodic": self._periodic,
+            "ranges": buffers.ranges,
+            "capacity": buffers.capacity,
+            "trim": not self._static_shapes,
+            "grid": buffers.grid,
+            "num_others": len(self._surroundings.charges) if self._surroundings else 0,
+        }
+
+    def _fit_network(self, buffers: Buffers) -> None:
+        """Build the network in the variant for the present capacity, if it is not that one."""
+        few = self._for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
+        if self.network is None or few != self._few_kernels:
+            self._few_kernels = few
+            self.network = build_network(
+                self._artifact.canonical,
+                self._present,
+                dtype=self._dtype,
+                exact_radial=self._options.precision == "double",
+                fold=True,
+                few_kernels=few,
+            ).eval()
+        if buffers.inner_slots:
+            # Without static shapes as many as each structure needs.
+            self.network.reserve(buffers.inner_slots if self._static_shapes else 0)
+
+    def _build_electrostatics(self, buffers: Buffers) -> nn.Module:
+        """The model's own electrostatics, among MM charges if there are any."""
+        cell = None if buffers.cell is None else torch.from_numpy(buffers.cell)
+        les, around = self._artifact.canonical.les, self._surroundings
+        margin = BOX_GROWTH if self._periodic else 1.0
+        device = "cuda" if self._for_gpu else "cpu"
+        own = build_electrostatics(
+            les,
+            self._periodic and (around is None or around.images == "native"),
+            cell,
+            self._dtype,
+            num_atoms=len(self._species),
+            options=self._options.ewald_options,
+            margin=margin,
+            device=device,
+        )
+        if around is None:
+            return own
+        return around.embed(
+            own,
+            self._order,
+            cell,
+            width=float(les["sigma"]),
+            dtype=self._dtype,
+            margin=margin,
+            device=device,
+        )

@@ -1,0 +1,28 @@
+"""The torch device on which a model runs."""
+
+from __future__ import annotations
+
+from openmm_les.errors import InputError
+
+
+def find_device(requested: str | None) -> str:
+    """Name of the torch device to run on.
+
+    Args:
+        requested: such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where torch has one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    import torch
+
+    if requested is None:
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # With its number: another thread may have another current device.
+        return str(torch.empty(0, device=requested).device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise InputError(
+            f"device: expected a torch device of this machine, got {requested!r} "
+            f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
+        ) from error

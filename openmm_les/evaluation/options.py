@@ -1,0 +1,108 @@
+"""How a model is computed: the options that every entry point has.
+
+Imports neither torch nor openmm, so that the command line can show its help at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from openmm_les.errors import InputError
+from openmm_les.evaluation.device import find_device
+from openmm_les.names import Option, check_options, described, read_arguments
+
+if TYPE_CHECKING:
+    from openmm_les.electrostatics import EwaldOptions
+
+
+Precision: TypeAlias = Literal["single", "double"]
+Ewald: TypeAlias = Literal["auto", "direct", "mesh"]
+Cutoff: TypeAlias = Literal["hard", "smooth"]
+
+
+@described
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a model is computed, whoever asks for it.
+
+    The names are the keyword arguments of ``createSystem``. Every entry point accepts them as
+    ``maxNeighbors`` and as ``max_neighbors``.
+
+    Raises:
+        InputError: a value that is not accepted.
+    """
+
+    precision: Annotated[
+        Precision,
+        Option("arithmetic of the network and of the Ewald sum"),
+    ] = "single"
+    device: Annotated[
+        str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
+    ] = "cpu"
+    engine: Annotated[
+        Literal["torchscript", "compile"],
+        Option("what runs the model; compile: code that torch.compile makes for the system"),
+    ] = "torchscript"
+    maxNeighbors: Annotated[
+        int | None,
+        Option("slots for each atom's neighbours; None: from the structure", limits=(1, None)),
+    ] = None
+    ewald: Annotated[Ewald, Option("periodic sum: exact, on a mesh, or as it is faster")] = "auto"
+    ewaldTolerance: Annotated[
+        float,
+        Option(
+            "RMS force error of the mesh over the RMS force",
+            limits=(1e-7, 0.01),
+            hint="; for more accuracy use ewald='direct', which is exact",
+        ),
+    ] = 1e-5
+    lesCutoff: Annotated[
+        Cutoff, Option("k-space cutoff; smooth changes the energy of the model")
+    ] = "hard"
+    cudaGraphs: Annotated[
+        Literal["auto", True, False],
+        Option("replay the model as a CUDA graph; auto: on a GPU, if it works there"),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            object.__setattr__(self, "device", str(self.device))  # a torch.device, too
+        check_options(self)
+
+    @classmethod
+    def accepted(cls) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(field.name for field in fields(cls))
+
+    def changed(self, where: str, arguments: Mapping[str, Any]) -> EvaluationOptions:
+        """The same with other values, given under either spelling.
+
+        Raises:
+            InputError: an unknown name or a value that is not accepted.
+        """
+        if not arguments:
+            return self
+        return replace(self, **read_arguments(where, arguments, self.accepted()))
+
+    def on_this_machine(self) -> EvaluationOptions:
+        """The same with a torch device of this machine.
+
+        Raises:
+            InputError: there is no such device, or CUDA graphs are demanded on one without them.
+        """
+        device = find_device(self.device)
+        if self.cudaGraphs is True and not device.startswith("cuda"):
+            raise InputError(
+                f"cudaGraphs: True needs a CUDA device, got device {device!r}; leave it out to use "
+                "graphs wherever there are any"
+            )
+        return replace(self, device=device)
+
+    @property
+    def ewald_options(self) -> EwaldOptions:
+        """Those of the periodic sum."""
+        from openmm_les.electrostatics import EwaldOptions
+
+        return EwaldOptions(self.ewald, self.ewaldTolerance, self.lesCutoff)

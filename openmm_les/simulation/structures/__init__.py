@@ -1,0 +1,1 @@
+"""Start structures: files, checks, and the selection of an ML region."""
