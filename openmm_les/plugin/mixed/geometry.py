@@ -90,6 +90,7 @@ class RegionGeometry(nn.Module):
         self.num_particles = num_particles
         self.num_atoms, self.num_links = len(atoms), len(links)
         self.num_charged, self.num_bond_charges = len(charged), len(bond_charges)
+        self.num_positions = self.num_atoms + self.num_links + len(charged) + len(bond_charges)
         self.periodic = periodic
         self.is_cluster = periodic and bonds is not None
         indices = {
@@ -123,11 +124,6 @@ class RegionGeometry(nn.Module):
         box = torch.zeros([3, 3]) if cell is None else torch.as_tensor(np.asarray(cell))
         arrangement: Arrangement = self(torch.as_tensor(np.asarray(positions)), box)
         return arrangement
-
-    @property
-    def num_positions(self) -> int:
-        """How many positions the model sees."""
-        return self.num_atoms + self.num_links + self.num_charged + self.num_bond_charges
 
     def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> None:
         """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up."""
