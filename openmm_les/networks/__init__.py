@@ -5,9 +5,9 @@ together with the tensors its hand-written ``backward`` needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.networks.cace.network import CACENetwork
@@ -15,10 +15,11 @@ from openmm_les.networks.chgnet.network import CHGNetNetwork
 from openmm_les.networks.mace.network import MACENetwork
 from openmm_les.networks.nequip.allegro import AllegroNetwork
 from openmm_les.networks.nequip.network import NequIPNetwork
+from openmm_les.networks.protocol import Network
 
 __all__ = ["CanonicalModel", "build_network"]
 
-_FAMILIES: Mapping[str, Callable[..., nn.Module]] = {
+_FAMILIES: Mapping[str, Callable[..., Network[Any]]] = {
     "mace": MACENetwork,
     "cace": CACENetwork,
     "nequip": NequIPNetwork,
@@ -35,7 +36,7 @@ def build_network(
     exact_radial: bool,
     fold: bool,
     few_kernels: bool = False,
-) -> nn.Module:
+) -> Network[Any]:
     """The short-range network of a model's family.
 
     Args:
@@ -48,7 +49,7 @@ def build_network(
             more; needs `fold`.
 
     Returns:
-        A module with the methods ``short_range`` and ``pull_back`` and the attribute ``cutoff``.
+        A module, on the CPU.
     """
     return _FAMILIES[canonical.family](
         canonical.hyper,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from openmm_les.electrostatics.embedding.build import EWALD_METHODS, build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
 from openmm_les.electrostatics.embedding.pairs import ScaledPair
+from openmm_les.electrostatics.protocol import ElectrostaticKernel, ElectrostaticTerms
 
 
 class EmbeddedElectrostatics(nn.Module):
@@ -29,7 +30,7 @@ class EmbeddedElectrostatics(nn.Module):
 
     def __init__(
         self,
-        own: nn.Module,
+        own: ElectrostaticKernel,
         correction: ChargeCorrection,
         coupling: nn.Module,
         mm_charges: torch.Tensor,
@@ -49,7 +50,7 @@ class EmbeddedElectrostatics(nn.Module):
             hosts: for each of these, the place in `sites` of the atom it hangs on.
         """
         super().__init__()
-        self.own: Any = own
+        self.own: ElectrostaticKernel = own
         self.correction: Any = correction
         self.coupling: Any = coupling
         self.register_buffer("mm_charges", mm_charges)
@@ -59,7 +60,7 @@ class EmbeddedElectrostatics(nn.Module):
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> ElectrostaticTerms:
         """Energy and its first derivatives, outside the autograd graph.
 
         Args:
@@ -67,14 +68,10 @@ class EmbeddedElectrostatics(nn.Module):
             positions: of the n atoms of the model and of the m MM charges [A], float64, shape
                 [n + m, 3]; the former in one piece.
             cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
-
-        Returns:
-            Energy [eV], dE/dq [eV/e] of shape [n], dE/dr [eV/A] of shape [n + m, 3], dE/dstrain
-            [eV], all float64, and whether the box has outgrown a grid.
         """
         n = charges.shape[0]
         with torch.no_grad():
-            energy, potential, gradient, strain, outgrown = self.own(charges, positions[:n], cell)
+            alone = self.own(charges, positions[:n], cell)
 
             latent = charges.to(torch.float64)
             folded = latent.index_select(0, self.sites)
@@ -91,12 +88,13 @@ class EmbeddedElectrostatics(nn.Module):
             further = further.index_add(0, self.caps, pulled.index_select(0, self.hosts))
             on_atoms = torch.zeros_like(positions[:n])
             on_atoms = on_atoms.index_add(0, self.sites, coupled.gradient)
-            return (
-                energy + coupled.energy,
-                potential.to(torch.float64) + further,
-                torch.cat([gradient.to(torch.float64) + on_atoms, coupled.mm_gradient]),
-                strain + coupled.strain,
-                outgrown | coupled.outgrown,
+            gradient = alone.gradient.to(torch.float64) + on_atoms
+            return ElectrostaticTerms(
+                alone.energy + coupled.energy,
+                alone.potential.to(torch.float64) + further,
+                torch.cat([gradient, coupled.mm_gradient]),
+                alone.strain + coupled.strain,
+                alone.outgrown | coupled.outgrown,
             )
 
 
@@ -133,7 +131,7 @@ class Surroundings:
 
     def embed(
         self,
-        own: nn.Module,
+        own: ElectrostaticKernel,
         order: torch.Tensor,
         cell: torch.Tensor | None,
         *,

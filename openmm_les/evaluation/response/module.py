@@ -1,9 +1,10 @@
 """The module behind `SystemModel.response`, scripted before use."""
 
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import torch
 
+from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import SystemNetwork
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -23,9 +24,11 @@ class ResponseModule(SystemNetwork):
         **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`.
     """
 
-    def __init__(self, electrostatics: Any, physical: PhysicalCharges, **system: Any) -> None:
+    def __init__(
+        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
+    ) -> None:
         super().__init__(**system)
-        self.electrostatics: Any = electrostatics
+        self.electrostatics: ElectrostaticKernel = electrostatics
         self.physical: Any = physical
 
     def forward(
@@ -58,13 +61,20 @@ class ResponseModule(SystemNetwork):
             As `forward`, with the energy of the charges [] [eV] before the status.
         """
         atoms = positions.index_select(0, self.order)
-        _, latent, saved, neighbors = self.short_range(atoms, cell)
+        neighbors = self.neighbors(atoms, cell)
+        _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
         charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
+        rows: List[torch.Tensor] = []
+        for row in self.physical.pull_back(weights):
+            pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
+            rows.append(pulled)
+        derivatives = torch.stack(rows)
         born = born_charges(charges, derivatives, weights, cell, self.periodic)
-        energy, _, _, _, outgrown = self.electrostatics(latent, atoms, cell)
+        long_range = self.electrostatics(latent, atoms, cell)
+        energy = long_range.energy
         broken = ~(torch.isfinite(born).all() & torch.isfinite(energy))
-        status = self.status(atoms, cell, neighbors, outgrown, broken)
+        crowded = self.network.outgrown(tape)
+        status = self.status(atoms, cell, neighbors, crowded, long_range.outgrown, broken)
         charges = charges.index_select(0, self.original)
         return charges, born.index_select(0, self.original), energy, status

@@ -264,8 +264,8 @@ class ArrangedModel(nn.Module):
         self, positions: torch.Tensor, cell: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `SpecializedModel`, for particles; see `evaluate`."""
-        energy, forces, charges, strain, _, status = self.evaluate(positions, cell)
-        return energy, forces, charges, strain, status
+        results = self.evaluate(positions, cell)
+        return results.energy, results.forces, results.charges, results.strain, results.status
 
     @torch.jit.export
     def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
@@ -280,10 +280,15 @@ class ArrangedModel(nn.Module):
 
     def for_particles(self, results: Results, arrangement: Arrangement) -> Results:
         """Results for the particles from those for arranged positions."""
-        energy, forces, charges, strain, of_charges, status = results
-        charges = torch.nn.functional.pad(charges[: self.num_atoms], [0, self.num_others])
-        forces = self.geometry.pull_back(forces, arrangement)
-        return energy, forces, charges, strain, of_charges, status
+        charges = results.charges[: self.num_atoms]
+        return Results(
+            results.energy,
+            self.geometry.pull_back(results.forces, arrangement),
+            torch.nn.functional.pad(charges, [0, self.num_others]),
+            results.strain,
+            results.charge_energy,
+            results.status,
+        )
 
 
 class ArrangedModelInField(ArrangedModel):
@@ -293,8 +298,8 @@ class ArrangedModelInField(ArrangedModel):
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `ModelInField`, for particles."""
-        energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
-        return energy, forces, charges, strain, status
+        results = self.evaluate(positions, cell, field)
+        return results.energy, results.forces, results.charges, results.strain, results.status
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
