@@ -5,8 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from support.tracing import trace, trace_on_fake_gpu
+from mixed.test_electrostatic_system import embedded
+from support.mixed import bare, classical, peptide_in_water
+from support.tracing import launches, trace, trace_on_fake_gpu
 
+from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.plugin.forces.present import models_in
 from openmm_les.plugin.mixed.boundary_charges import BondCharge
 from openmm_les.plugin.mixed.geometry import RegionGeometry
 from openmm_les.plugin.mixed.links import Link
@@ -110,3 +114,38 @@ def test_nothing_waits_for_a_gpu():
     others, _ = trace(both, 9.0 * positions, cell, acting)
     assert operations == others
     trace_on_fake_gpu(both, positions.shape, cell.shape, acting.shape, module=geometry)
+
+
+def test_a_model_among_charges_can_be_a_cuda_graph():
+    """From raw positions of all particles to forces on them, nothing waits for the GPU."""
+    peptide = peptide_in_water()
+    atoms = peptide.side_chain + peptide.waters(2)
+    system = embedded(peptide, classical(peptide), atoms, device="cpu")
+    compute = models_in(system)[0].compute
+    artifact = compute.artifact()
+    positions = 10.0 * peptide.positions
+    cell = 10.0 * bare(peptide.topology.getPeriodicBoxVectors())
+    model = SystemModel(
+        artifact,
+        compute.settings["numbers"],
+        periodic=True,
+        cell=cell,
+        positions=positions,
+        surroundings=compute.surroundings(artifact),
+        geometry=compute.geometry(),
+        to_gpu=True,
+        static_shapes=True,
+    )
+    inputs = torch.from_numpy(positions), torch.from_numpy(cell)
+    moved = 20.0 * np.random.default_rng(0).normal(size=positions.shape)
+    for _ in range(2):  # TorchScript optimises in the second call
+        trace(model.module, *inputs)
+    operations, results = trace(model.module, *inputs)
+    others, _ = trace(model.module, inputs[0] + torch.from_numpy(moved), inputs[1])
+    assert operations == others
+    assert results[1].shape == positions.shape
+    assert int(results[-1]) == 0
+    shapes = positions.shape, cell.shape
+    operations, results = trace_on_fake_gpu(model.module, *shapes)
+    assert results[1].is_cuda
+    assert launches(operations) > 200

@@ -145,7 +145,7 @@ class LESCompute:
             periodic=self._settings["periodic"],
             cell=cell,
             positions=positions,
-            surroundings=self._surroundings(artifact),
+            surroundings=self.surroundings(artifact),
             electric_field=self._settings["electric_field"] is not None,
             geometry=self.geometry(),
         )
@@ -155,7 +155,7 @@ class LESCompute:
         """From the particles of the force to what the model sees, if that is not the same."""
         return None
 
-    def _surroundings(self, artifact: Artifact) -> Surroundings | None:
+    def surroundings(self, artifact: Artifact) -> Surroundings | None:
         """MM charges around the atoms of the model, if it feels any."""
         return None
 

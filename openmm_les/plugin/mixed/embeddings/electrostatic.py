@@ -236,7 +236,7 @@ class EmbeddedCompute(MixedCompute):
             bonds=self._settings["bonds"],
         )
 
-    def _surroundings(self, artifact: Artifact) -> Surroundings:
+    def surroundings(self, artifact: Artifact) -> Surroundings:
         settings = self._settings
         sign, les = float(artifact.metadata["charge_sign"]), artifact.metadata["les"]
         self._sign = charge_factor(sign, float(les["prefactor"]))
