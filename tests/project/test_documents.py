@@ -94,6 +94,15 @@ def test_commands_that_are_not_run_exist(page):
                 assert arguments[0].startswith("-") or (ROOT / arguments[0]).is_file(), line
 
 
+def test_workflows_call_targets_that_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        calls = re.findall(r"run: make (.+)", workflow.read_text())
+        assert calls
+        for call in calls:
+            assert {word for word in call.split() if "=" not in word} <= targets, call
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     """Files, and headings in files (as the forge and Sphinx name them)."""
