@@ -1,6 +1,7 @@
-"""Reads CACE-LES models: a ``.pth`` file becomes the canonical form of ``docs/design.md``.
+"""Reads CACE-LES models: a ``.pth`` file becomes a `CanonicalModel`.
 
-torch alone is needed, neither cace nor the les package. The formulas are those of Cheng, npj
+The form is that of ``docs/reference/formats/cace.md``.
+Only torch is needed, neither cace nor the les package. The formulas are those of Cheng, npj
 Comput. Mater. 10, 157 (2024).
 """
 

@@ -1,6 +1,7 @@
-"""Reads MACE-LES models: a ``.model`` file becomes the canonical form of ``docs/design.md``.
+"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
 
-torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
+The form is that of ``docs/reference/formats/mace.md``.
+Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-torch alone is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
+The form is that of ``docs/reference/formats/nequip.md``.
+Only torch is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
 Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
 """
 
