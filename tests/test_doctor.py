@@ -386,7 +386,7 @@ def test_text_is_a_table_with_commands_below(capsys, monkeypatch):
         "              a line\n"
         "!!  torch     not installed\n"
         "\n"
-        "to mend or add what is marked:\n"
+        "to repair or add what is marked:\n"
         "  pip install torch\n"
         "  pip install ase\n"
     )

@@ -110,36 +110,25 @@ class SystemModel:
         self._in_field = electric_field
         self._num_positions = len(self.numbers)
         self._num_positions += len(surroundings.charges) if surroundings else 0
-        self._device = torch.device(self.options.device or "cpu")
-        on_gpu = self._device.type != "cpu"
         box = checked_cell(cell, artifact.cutoff) if periodic else None
+        start = None if positions is None else self._checked_positions(positions)
+        self._builder = ModuleBuilder(artifact, self.numbers, self.options, **self._arguments)
         self._buffers = Buffers(
             len(self.numbers),
             artifact.cutoff,
             box,
-            None if positions is None else self._checked_positions(positions),
+            start,
             self.options.maxNeighbors,
-            on_gpu or to_gpu,
+            self._builder.for_gpu,
             artifact.canonical.hyper.get("inner_cutoff"),
-        )
-        self._builder = ModuleBuilder(
-            artifact,
-            self.numbers,
-            self.options,
-            periodic=periodic,
-            surroundings=surroundings,
-            electric_field=electric_field,
-            for_gpu=on_gpu or to_gpu,
-            static_shapes=on_gpu or static_shapes or self.options.engine == "compile",
         )
         self.reference_energy = self._builder.reference_energy
         self._has_warned_of_cutoff = False
+        self._device = self._builder.device
         self._response_threads = Threads(self._device)
+        extra_inputs = [(3,)] if electric_field else []
         self._evaluator = Evaluator(
-            self._num_positions,
-            self._device,
-            self.options.cudaGraphs,
-            [(3,)] if electric_field else [],
+            self._num_positions, self._device, self.options.cudaGraphs, extra_inputs
         )
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":

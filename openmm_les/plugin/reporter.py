@@ -26,8 +26,8 @@ from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
 from openmm_les.plugin import observed
 from openmm_les.plugin.arguments import read_interval, read_temperature
+from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.forces.cuda_context import torch_context
-from openmm_les.plugin.forces.region import HYDROGEN
 from openmm_les.plugin.observed import Observed
 from openmm_les.plugin.thermostats import temperature_of
 

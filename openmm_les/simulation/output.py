@@ -25,7 +25,7 @@ from openmm_les.files.writing import (
     write_atomically,
     writing,
 )
-from openmm_les.plugin.forces.region import HYDROGEN
+from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState

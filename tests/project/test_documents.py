@@ -1,5 +1,6 @@
 """What the documents show works, and what they say of the code is so."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -11,15 +12,18 @@ import pytest
 from openmm import app
 from openmmml import MLPotential
 from support import documents
-from support.documents import DOCS, PAGES, ROOT
+from support.documents import DOCS, PAGES, ROOT, SOURCES
 from support.mistakes import Mistakes
 
 from openmm_les import catalog, errors
 from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
+from openmm_les.plugin.forces.options import ForceOptions
 
 TROUBLESHOOTING = DOCS / "howto" / "troubleshooting.md"
 CLI_PAGE = DOCS / "reference" / "cli.md"
 MODULES_PAGE = DOCS / "developer" / "modules.md"
+#: Pages as comments and docstrings name them.
+NAMED = re.compile(r"\bdocs/[\w/-]+\.md\b")
 #: A message without a longer piece of fixed text, as `NAME: expected X, got Y`, matches anything.
 GENERAL = len(": expected ")
 
@@ -105,6 +109,20 @@ def test_links_lead_somewhere(page):
 def anchors(page) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pages_that_code_names_exist():
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.md")]
+    named = {(file, page) for file in files for page in NAMED.findall(file.read_text())}
+    assert len(named) > 5
+    assert not [(name_of(file), page) for file, page in named if not (ROOT / page).exists()]
+
+
+def test_every_option_of_createsystem_is_in_the_table():
+    page = (DOCS / "reference" / "options.md").read_text()
+    table = re.search(r"\| option \|.*?\n\n", page, re.DOTALL)[0]
+    names = [field.name for field in dataclasses.fields(ForceOptions)]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(names)
 
 
 @pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (group `docs`)")

@@ -12,7 +12,7 @@ from typing import Any
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import shorten
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError, one_line
-from openmm_les.plugin.forces.region import residue_name, residue_number, shorten
+from openmm_les.plugin.forces.atoms import residue_name, residue_number, shorten
 from openmm_les.simulation.structures.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
