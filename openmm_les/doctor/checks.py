@@ -28,8 +28,6 @@ _WITHOUT = {
     "ase": "no ASE calculator",
     "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
     "examples": "one of the examples does not run",
-    "mace": "exports are not compared with mace-torch",
-    "nequip": "exports are not compared with nequip",
     "torchforce": "no TorchForce",
 }
 #: Extras that cannot be installed together, and the package of the other one.
@@ -113,27 +111,38 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """Optional packages; one that belongs to several extras counts for the first."""
-    listed = extras()
+    listed, without = extras(), _without()
     optional: dict[str, tuple[str, str]] = {}
-    for extra in _WITHOUT:
+    for extra in without:
         for requirement in listed.get(extra, ()):
             name = re.split(r"[^\w.-]", requirement)[0]
             if name not in REQUIREMENTS:
                 optional.setdefault(name, (extra, requirement))
     for name, (extra, requirement) in optional.items():
-        yield _optional(name, extra, requirement)
+        yield _optional(name, extra, requirement, without[extra])
 
 
-def _optional(name: str, extra: str, requirement: str) -> Finding:
+def _without() -> dict[str, str]:
+    """What is missing without each extra."""
+    from openmm_les.networks.registry import families
+
+    found = dict(_WITHOUT)
+    for family in families().values():
+        if family.extra is not None:
+            found.setdefault(family.extra, f"exports are not compared with {family.original}")
+    return found
+
+
+def _optional(name: str, extra: str, requirement: str, without: str) -> Finding:
     version, other = version_of(name), _EXCLUDED_BY.get(extra)
     # No command for TorchForce: its torch may be older than the one here, and PythonForce works
     # with any.
     fix = None if extra == "torchforce" else f"pip install 'openmm-les[{extra}]'"
     if version is None and other and version_of(other):
-        text = f"not installed (optional): {_WITHOUT[extra]}; it cannot be where {other} is"
+        text = f"not installed (optional): {without}; it cannot be where {other} is"
         return Finding(name, "ok", text)
     if version is None:
-        return Finding(name, "warning", f"not installed (optional): {_WITHOUT[extra]}", fix)
+        return Finding(name, "warning", f"not installed (optional): {without}", fix)
     if numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
         return Finding(name, "warning", f"{version} is too old, needed: {requirement}", fix)
     return Finding(name, "ok", version)
