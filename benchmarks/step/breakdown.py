@@ -68,18 +68,13 @@ class Parts:
             grid=module.grid,
         )
         stamps.append(self._now())
-        energies, charges, saved = self.network.short_range(
-            positions,
-            neighbors.indices,
-            neighbors.shifts,
-            neighbors.reverse,
-            module.species,
-            module.counts,
+        energies, charges, tape = self.network.short_range(
+            positions, neighbors, module.species, module.counts
         )
         stamps.append(self._now())
         potential = module.electrostatics(charges, positions, cell)[1]
         stamps.append(self._now())
-        self.network.pull_back(torch.ones_like(energies), potential, saved, module.counts)
+        self.network.pull_back(torch.ones_like(energies), potential, tape, module.counts)
         stamps.append(self._now())
         return dict(zip(self.names, (1e3 * np.diff(stamps)).tolist(), strict=True))
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
+from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.structure_factors import StructureFactors
 
 
@@ -69,24 +70,8 @@ class DirectEwald(nn.Module):
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy and its first derivatives, outside the autograd graph.
-
-        Args:
-            charges: latent charges [e], shape [n].
-            positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell.
-            cell: lattice vectors in rows [A], float64, shape [3, 3]. The sum does not depend on the
-                handedness of the cell.
-
-        Returns:
-            A tuple of
-
-            - the energy [eV], float64, shape []; NaN if the box has outgrown the grid,
-            - dE/dq at fixed positions [eV/e], shape [n],
-            - dE/dr at fixed charges [eV/A], shape [n, 3],
-            - dE/dstrain at fixed charges and fractional coordinates [eV], float64, shape [3, 3],
-            - whether the box has outgrown the grid (true also if the cell is NaN), bool, shape [].
-        """
+    ) -> ElectrostaticTerms:
+        """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)
             inverse, volume = inverse_and_volume(cell)
@@ -110,4 +95,4 @@ class DirectEwald(nn.Module):
                 (largest_indices(cell, self.kernel.k_max) <= self.structure.limits).all()
             )
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
-            return energy, potential, gradient, strain, outgrown
+            return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
+from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.window import fourier_transform, window_coefficients
 from openmm_les.errors import InputError
 
@@ -129,12 +131,14 @@ class MeshEwald(nn.Module):
         self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
         self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
 
-        # Integers of the real transform, and of them those that the largest box can need.
+        self._register_vectors(mesh, coefficients)
+
+    def _register_vectors(self, mesh: Sequence[int], coefficients: FloatArray) -> None:
+        """Integers of the real transform that the largest box can need, and their factors."""
         axes = [np.rint(np.fft.fftfreq(n, 1.0 / n)) for n in mesh[:2]]
         axes.append(np.arange(mesh[2] // 2 + 1.0))
-        needed = [
-            abs(a) <= n * spacing / kernel.resolution for a, n in zip(axes, mesh, strict=True)
-        ]
+        resolution = self.kernel.resolution
+        needed = [abs(a) <= n * self.spacing / resolution for a, n in zip(axes, mesh, strict=True)]
         inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
         self.register_buffer("modes", torch.from_numpy(np.flatnonzero(inside)))
         chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]
@@ -150,19 +154,8 @@ class MeshEwald(nn.Module):
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy and its first derivatives, outside the autograd graph.
-
-        Args:
-            charges: latent charges [e], shape [n].
-            positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell.
-            cell: lattice vectors in rows [A], float64, shape [3, 3].
-
-        Returns:
-            The same tuple as `DirectEwald.forward`: energy [eV], float64, shape [], NaN if the mesh
-            is too coarse for the box; dE/dq [eV/e], shape [n]; dE/dr [eV/A], shape [n, 3];
-            dE/dstrain [eV], float64, shape [3, 3]; and whether the mesh is too coarse, shape [].
-        """
+    ) -> ElectrostaticTerms:
+        """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)
             inverse, volume = inverse_and_volume(cell)
@@ -207,7 +200,7 @@ class MeshEwald(nn.Module):
             limit = self.mesh * (self.spacing * (1.0 + 1e-6))
             outgrown = torch.logical_not((lengths <= limit).all())
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
-            return energy, potential, gradient, strain, outgrown
+            return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)
 
     def _stencil(self, lowest: torch.Tensor) -> torch.Tensor:
         """Flat indices of the mesh points under the windows of n atoms, shape [n * P^3]."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from openmm_les.electrostatics.cell import check_chunk_size, self_energy_coefficient
+from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.screening import erf_over_x
 from openmm_les.errors import InputError
 
@@ -66,19 +67,8 @@ class PairSum(nn.Module):
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy and its first derivatives, outside the autograd graph.
-
-        Args:
-            charges: latent charges [e], shape [n].
-            positions: coordinates [A], float64, shape [n, 3].
-            cell: ignored; here so that both kernels are called alike.
-
-        Returns:
-            The same tuple as `DirectEwald.forward`: energy [eV], float64, shape []; dE/dq [eV/e],
-            shape [n]; dE/dr [eV/A], shape [n, 3]; dE/dstrain [eV], float64, shape [3, 3]; and
-            false, shape [].
-        """
+    ) -> ElectrostaticTerms:
+        """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)
             positions = positions.to(torch.float64)
@@ -103,4 +93,4 @@ class PairSum(nn.Module):
             # The forces sum to zero, so that any origin will do; the centre rounds least.
             strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
             outgrown = torch.zeros([], dtype=torch.bool, device=positions.device)
-            return energy, potential, gradient, strain, outgrown
+            return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)

@@ -1,11 +1,12 @@
 """Modules for one system, scripted before use: neighbours, network, electrostatics, status."""
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
@@ -15,9 +16,27 @@ from openmm_les.evaluation.status import (
 )
 from openmm_les.neighbors.cells import CellGrid, grid_suffices
 from openmm_les.neighbors.matrix import Neighbors, image_offsets, images_suffice, neighbor_matrix
+from openmm_les.networks.protocol import Network
 
-#: Energy, forces, charges, dE/dstrain, energy of the charges, status.
-Results = Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+class Results(NamedTuple):
+    """What the module of a system returns, in the order of the system.
+
+    Attributes:
+        energy: interaction energy [] [eV], float64; NaN unless the status is 0.
+        forces: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
+        charges: latent charges [n] [e], float64, 0 for others than the atoms.
+        strain: dE/dstrain, shape [3, 3] [eV], float64.
+        charge_energy: the part of the energy that the charges have [] [eV], float64.
+        status: status bits [], int64, see `openmm_les.evaluation.status`.
+    """
+
+    energy: torch.Tensor
+    forces: torch.Tensor
+    charges: torch.Tensor
+    strain: torch.Tensor
+    charge_energy: torch.Tensor
+    status: torch.Tensor
 
 
 class SystemNetwork(nn.Module):
@@ -26,6 +45,7 @@ class SystemNetwork(nn.Module):
     Args:
         network: short-range network of the species present.
         species: species index of each atom, in the order of the system.
+        order: result of `order_by_species` for these.
         periodic: whether the system is periodic.
         ranges: periodic images to look at along each axis.
         capacity: slots of the neighbour matrix.
@@ -38,8 +58,9 @@ class SystemNetwork(nn.Module):
 
     def __init__(
         self,
-        network: Any,
+        network: Network[Any],
         species: torch.Tensor,
+        order: torch.Tensor,
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
@@ -48,7 +69,7 @@ class SystemNetwork(nn.Module):
         num_others: int = 0,
     ) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network: Network[Any] = network
         self.periodic = periodic
         self.capacity = capacity
         self.trim = trim
@@ -59,7 +80,6 @@ class SystemNetwork(nn.Module):
         self.no_result = STATUS_RESULT
         self.cutoff: float = network.cutoff
         self.num_others = num_others
-        order = order_by_species(species)
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
         self.counts: List[int] = torch.bincount(species).tolist()
@@ -72,11 +92,9 @@ class SystemNetwork(nn.Module):
         self.register_buffer("original", torch.argsort(order))
         self.register_buffer("offsets", image_offsets(ranges))
 
-    def short_range(
-        self, atoms: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]], Neighbors]:
-        """Energies and charges of sorted atoms, what `pull_back` needs, and their neighbours."""
-        neighbors = neighbor_matrix(
+    def neighbors(self, atoms: torch.Tensor, cell: torch.Tensor) -> Neighbors:
+        """The neighbour matrix of sorted atoms."""
+        return neighbor_matrix(
             atoms,
             cell,
             self.periodic,
@@ -86,49 +104,13 @@ class SystemNetwork(nn.Module):
             self.trim,
             grid=self.grid,
         )
-        energies, charges, saved = self.network.short_range(
-            atoms,
-            neighbors.indices,
-            neighbors.shifts,
-            neighbors.reverse,
-            self.species,
-            self.counts,
-        )
-        if hasattr(self.network, "outgrown"):  # a network with slots of its own
-            crowded = neighbors.crowded | self.network.outgrown(saved)
-            neighbors = Neighbors(
-                neighbors.indices,
-                neighbors.shifts,
-                neighbors.reverse,
-                neighbors.largest,
-                neighbors.coincident,
-                crowded,
-            )
-        return energies, charges, saved, neighbors
-
-    def charge_derivatives(
-        self, weights: torch.Tensor, saved: List[List[torch.Tensor]]
-    ) -> torch.Tensor:
-        """Derivatives of weighted sums of charges, d(sum_j w_j q_j)/dr_i, a pull-back for each.
-
-        Args:
-            weights: one row for each sum, shape [m, N].
-            saved: third result of `short_range`.
-
-        Returns:
-            Shape [m, N, 3], in units of the weight times e/A, float64.
-        """
-        rows: List[torch.Tensor] = []
-        for row in weights:
-            pulled, _ = self.network.pull_back(torch.zeros_like(row), row, saved, self.counts)
-            rows.append(pulled)
-        return torch.stack(rows)
 
     def status(
         self,
         positions: torch.Tensor,
         cell: torch.Tensor,
         neighbors: Neighbors,
+        crowded: Optional[torch.Tensor],
         outgrown: torch.Tensor,
         broken: torch.Tensor,
     ) -> torch.Tensor:
@@ -138,6 +120,7 @@ class SystemNetwork(nn.Module):
             positions: of atoms and others, shape [n, 3].
             cell: shape [3, 3].
             neighbors: of the atoms.
+            crowded: result of `Network.outgrown`.
             outgrown: whether other buffers are too small for the box, shape [].
             broken: whether a result is not finite, shape [].
         """
@@ -149,8 +132,11 @@ class SystemNetwork(nn.Module):
             grid = self.grid
             if grid is not None:
                 outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
+        too_many = neighbors.crowded
+        if crowded is not None:
+            too_many = too_many | crowded
         status = (
-            self.overflow * ((neighbors.largest > self.capacity) | (neighbors.crowded & finite))
+            self.overflow * ((neighbors.largest > self.capacity) | (too_many & finite))
             + self.box * outgrown
             + self.not_finite * ~finite
             + self.coincident * neighbors.coincident
@@ -162,82 +148,62 @@ class SpecializedModel(SystemNetwork):
     """Energy and forces of one system.
 
     Args:
-        electrostatics: a kernel such as `DirectEwald`, or `EmbeddedElectrostatics`, which alone
-            looks at other positions than those of the atoms.
+        electrostatics: a kernel. `EmbeddedElectrostatics` alone looks at other positions than those
+            of the atoms.
         **system: arguments of `SystemNetwork`.
     """
 
-    def __init__(self, electrostatics: Any, **system: Any) -> None:
+    def __init__(self, electrostatics: ElectrostaticKernel, **system: Any) -> None:
         super().__init__(**system)
-        self.electrostatics: Any = electrostatics
+        self.electrostatics: ElectrostaticKernel = electrostatics
 
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy, forces, charges, dE/dstrain and status of `Results`; see `evaluate`."""
+        results = self.evaluate(positions, cell)
+        return results.energy, results.forces, results.charges, results.strain, results.status
+
+    @torch.jit.export
+    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
         """Interaction energy and its derivatives.
 
         Args:
             positions: shape [n, 3] [A], float64; those of others come after those of the atoms.
             cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-
-        Returns:
-            Energy [] [eV], forces [n, 3] [eV/A], charges [n] [e] (0 for others), dE/dstrain [3, 3]
-            [eV], all float64, and the status [] int64. Where the status is not 0 energy and forces
-            are NaN.
-        """
-        energy, forces, charges, strain, _, status = self.evaluate(positions, cell)
-        return energy, forces, charges, strain, status
-
-    @torch.jit.export
-    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """The same with the part of the energy that the charges have.
-
-        Args:
-            positions: as for `forward`.
-            cell: likewise.
-
-        Returns:
-            As `forward`, with the energy of the charges [] [eV] before the status.
         """
         positions = positions.index_select(0, self.order)
         atoms = positions[: self.species.shape[0]]
-        energies, charges, saved, neighbors = self.short_range(atoms, cell)
-        long_range, potential, gradient, strain, outgrown = self.electrostatics(
-            charges, positions, cell
+        neighbors = self.neighbors(atoms, cell)
+        energies, charges, tape = self.network.short_range(
+            atoms, neighbors, self.species, self.counts
         )
-        pulled, pulled_strain = self.network.pull_back(
-            torch.ones_like(energies), potential, saved, self.counts
+        long_range = self.electrostatics(charges, positions, cell)
+        pulled, strain = self.network.pull_back(
+            torch.ones_like(energies), long_range.potential, tape, self.counts
         )
         if self.num_others > 0:
             charges = torch.nn.functional.pad(charges, [0, self.num_others])
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
-        energy, forces = energies.sum() + long_range, -(pulled + gradient)
-        strain = pulled_strain + strain
-        return self.results(
-            energy, forces, charges, strain, long_range, positions, cell, neighbors, outgrown
-        )
-
-    def results(
-        self,
-        energy: torch.Tensor,
-        forces: torch.Tensor,
-        charges: torch.Tensor,
-        strain: torch.Tensor,
-        long_range: torch.Tensor,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
-        neighbors: Neighbors,
-        outgrown: torch.Tensor,
-    ) -> Results:
-        """What `evaluate` returns, from results for sorted atoms; see `status`."""
-        forces = forces.index_select(0, self.original)
+        energy, forces = energies.sum() + long_range.energy, -(pulled + long_range.gradient)
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
-        status = self.status(positions, cell, neighbors, outgrown, broken)
-        poison = torch.where(
-            status == 0, torch.zeros_like(energy), torch.full_like(energy, float("nan"))
+        crowded = self.network.outgrown(tape)
+        status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
+        strain = strain + long_range.strain
+        return self.ordered(Results(energy, forces, charges, strain, long_range.energy, status))
+
+    def ordered(self, results: Results) -> Results:
+        """Results for sorted atoms in the order of the system, NaN unless the status is 0."""
+        zero = torch.zeros_like(results.energy)
+        poison = torch.where(results.status == 0, zero, torch.full_like(zero, float("nan")))
+        return Results(
+            results.energy + poison,
+            results.forces.index_select(0, self.original) + poison,
+            results.charges.index_select(0, self.original),
+            results.strain,
+            results.charge_energy + poison,
+            results.status,
         )
-        charges = charges.index_select(0, self.original)
-        return energy + poison, forces + poison, charges, strain, long_range + poison, status
 
 
 def order_by_species(species: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
@@ -29,6 +30,22 @@ logger = logging.getLogger(__name__)
 _FEW_PAIRS = 2**14
 
 
+class Geometry(Protocol):
+    """Finds the positions that a model sees among those of other particles.
+
+    Attributes:
+        num_particles: how many there are.
+    """
+
+    num_particles: int
+
+    def around(self, model: nn.Module, *, in_field: bool) -> Any:
+        """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
+
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Any:
+        """Its ``positions`` are those that the model sees, a tensor."""
+
+
 class ModuleBuilder:
     """Builds the modules of one system for the buffers that it has now.
 
@@ -39,10 +56,13 @@ class ModuleBuilder:
         periodic: whether the system is periodic.
         surroundings: MM charges around it.
         electric_field: whether the module takes an electric field.
-        for_gpu: whether it will run on a GPU.
-        static_shapes: whether it does the same work for every structure.
+        geometry: finds its atoms and MM charges among other particles.
+        to_gpu: whether it will be moved to a GPU.
+        static_shapes: whether it does the same work for every structure, as always on a GPU.
 
     Attributes:
+        device: where the modules are.
+        for_gpu: whether they will run on a GPU.
         network: the network of the species present, once a module has been built.
         reference_energy: sum of the isolated-atom energies [eV].
     """
@@ -56,21 +76,25 @@ class ModuleBuilder:
         periodic: bool,
         surroundings: Surroundings | None,
         electric_field: bool,
-        for_gpu: bool,
+        geometry: Geometry | None,
+        to_gpu: bool,
         static_shapes: bool,
     ) -> None:
         self._artifact = artifact
         self._options = options
-        self._device = torch.device(options.device or "cpu")
+        self.device = torch.device(options.device or "cpu")
+        on_gpu = self.device.type != "cpu"
+        self.for_gpu = on_gpu or to_gpu
         self._periodic = periodic
         self._surroundings = surroundings
         self._in_field = electric_field
-        self._for_gpu = for_gpu
-        self._static_shapes = static_shapes
+        self._geometry = geometry
+        self._static_shapes = on_gpu or static_shapes or options.engine == "compile"
         elements = sorted(set(numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
         self._present = [known[z] for z in elements]
         self._species = torch.tensor([elements.index(z) for z in numbers])
+        self._order = order_by_species(self._species)
         references = artifact.canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in numbers]].sum())
         self._dtype = torch.float32 if options.precision == "single" else torch.float64
@@ -78,24 +102,26 @@ class ModuleBuilder:
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
 
-    def model(self, buffers: Buffers) -> SpecializedModel:
+    def model(self, buffers: Buffers) -> Any:
         """Energy and forces, on the device of the options."""
         self._electrostatics = self._build_electrostatics(buffers)
         self._fit_network(buffers)
         parts = self._parts(buffers)
         if self._in_field:
-            model: SpecializedModel = ModelInField(physical=self.physical_charges, **parts)
+            model: Any = ModelInField(physical=self.physical_charges, **parts)
         else:
             model = SpecializedModel(**parts)
-        model = model.eval().to(self._device)
-        if self._for_gpu:
-            fit_blocks(model, self._device)
+        if self._geometry is not None:
+            model = self._geometry.around(model, in_field=self._in_field)
+        model = model.eval().to(self.device)
+        if self.for_gpu:
+            fit_blocks(model, self.device)
         return model
 
     def response(self, buffers: Buffers) -> ResponseModule:
         """Charges and Born effective charges, with network and kernel of the last `model`."""
         response = ResponseModule(physical=self.physical_charges, **self._parts(buffers))
-        return response.eval().to(self._device)
+        return response.eval().to(self.device)
 
     @cached_property
     def physical_charges(self) -> PhysicalCharges:
@@ -124,6 +150,7 @@ class ModuleBuilder:
             "electrostatics": self._electrostatics,
             "network": self.network,
             "species": self._species,
+            "order": self._order,
             "periodic": self._periodic,
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
@@ -134,7 +161,7 @@ class ModuleBuilder:
 
     def _fit_network(self, buffers: Buffers) -> None:
         """Build the network in the variant for the present capacity, if it is not that one."""
-        few = self._for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
+        few = self.for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
         if self.network is None or few != self._few_kernels:
             self._few_kernels = few
             self.network = build_network(
@@ -154,7 +181,7 @@ class ModuleBuilder:
         cell = None if buffers.cell is None else torch.from_numpy(buffers.cell)
         les, around = self._artifact.canonical.les, self._surroundings
         margin = BOX_GROWTH if self._periodic else 1.0
-        device = "cuda" if self._for_gpu else "cpu"
+        device = "cuda" if self.for_gpu else "cpu"
         own = build_electrostatics(
             les,
             self._periodic and (around is None or around.images == "native"),
@@ -169,7 +196,7 @@ class ModuleBuilder:
             return own
         return around.embed(
             own,
-            order_by_species(self._species),
+            self._order,
             cell,
             width=float(les["sigma"]),
             dtype=self._dtype,

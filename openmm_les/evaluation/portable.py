@@ -13,6 +13,7 @@ from openmm_les.electrostatics.cell import (
 )
 from openmm_les.electrostatics.dense import dense_ewald
 from openmm_les.neighbors.matrix import neighbor_matrix
+from openmm_les.networks.protocol import Network
 
 #: Atomic numbers above this do not exist.
 MAX_ATOMIC_NUMBER = 118
@@ -21,25 +22,26 @@ MAX_ATOMIC_NUMBER = 118
 class PortableModel(nn.Module):
     """Total energy, forces and latent charges of any structure made of the model's elements.
 
-    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; `short_range`
-    and `pull_back` let a program compose the network with electrostatics and neighbours of its own.
+    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; the attribute
+    ``network`` lets a program compose the network with electrostatics and neighbours of its own,
+    see `openmm_les.networks.protocol.Network`.
 
     Args:
         network: the short-range network with all elements of the model.
         elements: atomic numbers in the order of the network's species.
         reference_energies: isolated-atom energies of the elements [eV], float64.
-        les: LES parameters, see ``docs/design.md``.
+        les: LES parameters, see ``docs/reference/formats/artifact.md``.
     """
 
     def __init__(
         self,
-        network: Any,
+        network: Network[Any],
         elements: Sequence[int],
         reference_energies: torch.Tensor,
         les: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network: Network[Any] = network
         self.cutoff: float = network.cutoff
         self.num_species = len(elements)
         self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
@@ -93,16 +95,15 @@ class PortableModel(nn.Module):
         )
         if bool(neighbors.coincident):
             raise RuntimeError("positions: two atoms are at the same place")
-        energies, charges, saved = self.network.short_range(
-            positions, neighbors.indices, neighbors.shifts, neighbors.reverse, species, counts
-        )
+        energies, charges, tape = self.network.short_range(positions, neighbors, species, counts)
         if periodic:
             long_range, potential, gradient = dense_ewald(
                 charges, positions, cell, self.sigma, self.k_max, self.prefactor, self.self_energy
             )
         else:
-            long_range, potential, gradient, _, _ = self.pairs(charges, positions, cell)
-        pulled, _ = self.network.pull_back(torch.ones_like(energies), potential, saved, counts)
+            terms = self.pairs(charges, positions, cell)
+            long_range, potential, gradient = terms.energy, terms.potential, terms.gradient
+        pulled, _ = self.network.pull_back(torch.ones_like(energies), potential, tape, counts)
 
         energy = energies.sum() + long_range
         energy = energy + self.reference_energies.index_select(0, species).sum()
@@ -118,33 +119,3 @@ class PortableModel(nn.Module):
         limits: List[int] = ranges.to(torch.int64).tolist()
         axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
         return torch.cartesian_prod(axes[0], axes[1], axes[2])
-
-    @torch.jit.export
-    def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: torch.Tensor,
-        shifts: torch.Tensor,
-        reverse: torch.Tensor,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
-        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
-        result: Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]] = (
-            self.network.short_range(positions, neighbors, shifts, reverse, species, counts)
-        )
-        return result
-
-    @torch.jit.export
-    def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        saved: List[List[torch.Tensor]],
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
-        result: Tuple[torch.Tensor, torch.Tensor] = self.network.pull_back(
-            grad_energies, grad_charges, saved, counts
-        )
-        return result

@@ -117,14 +117,14 @@ def test_short_range_and_pull_back_compose_to_the_forward(dipeptide_artifact):
     counts = torch.bincount(species, minlength=4).tolist()
     cell = torch.zeros(3, 3, dtype=torch.float64)
     n = neighbor_matrix(r, cell, False, image_offsets([0, 0, 0]), artifact.cutoff, 0)
-    energies, charges, saved = module.short_range(
-        r, n.indices, n.shifts, n.reverse, species, counts
-    )
+    energies, charges, tape = module.network.short_range(r, n, species, counts)
     les = build_electrostatics(
         artifact.canonical.les, False, None, torch.float64, num_atoms=len(atoms)
     )
     long_range, potential, gradient, strain, _ = les(charges, r, cell)
-    pulled, pulled_strain = module.pull_back(torch.ones_like(energies), potential, saved, counts)
+    pulled, pulled_strain = module.network.pull_back(
+        torch.ones_like(energies), potential, tape, counts
+    )
     energy, forces, all_charges = module(
         torch.tensor(atoms.positions), torch.tensor(atoms.numbers), cell, False
     )

@@ -37,7 +37,8 @@ from support.tracing import (
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.evaluation.engines.evaluator import Evaluator, compare
+from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.engines.packing import compare
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW, STATUS_POSITIONS
 from openmm_les.neighbors import cells
 from openmm_les.plugin.forces.torchforce import OpenTorchForce, PeriodicTorchForce

@@ -25,7 +25,8 @@ from openmm_les import SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation import builder
 from openmm_les.evaluation.engines import evaluator
-from openmm_les.evaluation.engines.evaluator import Evaluator, pack
+from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors import cells
 from openmm_les.networks.blocks import blocking

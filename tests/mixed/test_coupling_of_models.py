@@ -38,11 +38,9 @@ class Molecule:
         matrix = neighbor_matrix(
             r, torch.eye(3, dtype=DOUBLE), False, module.offsets, module.cutoff, module.capacity
         )
-        energies, _, saved = module.network.short_range(
-            r, matrix.indices, matrix.shifts, matrix.reverse, module.species, module.counts
-        )
+        energies, _, tape = module.network.short_range(r, matrix, module.species, module.counts)
         nothing = torch.zeros_like(energies)
-        pulled, _ = module.network.pull_back(nothing, potential, saved, module.counts)
+        pulled, _ = module.network.pull_back(nothing, potential, tape, module.counts)
         return (result.gradient + pulled.index_select(0, module.original)).numpy()
 
 

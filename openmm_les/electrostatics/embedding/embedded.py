@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Tuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from openmm_les.electrostatics.embedding.build import EWALD_METHODS, build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
+from openmm_les.electrostatics.embedding.pairs import ScaledPair
+from openmm_les.electrostatics.protocol import ElectrostaticKernel, ElectrostaticTerms
 
 
 class EmbeddedElectrostatics(nn.Module):
@@ -28,7 +30,7 @@ class EmbeddedElectrostatics(nn.Module):
 
     def __init__(
         self,
-        own: nn.Module,
+        own: ElectrostaticKernel,
         correction: ChargeCorrection,
         coupling: nn.Module,
         mm_charges: torch.Tensor,
@@ -48,7 +50,7 @@ class EmbeddedElectrostatics(nn.Module):
             hosts: for each of these, the place in `sites` of the atom it hangs on.
         """
         super().__init__()
-        self.own: Any = own
+        self.own: ElectrostaticKernel = own
         self.correction: Any = correction
         self.coupling: Any = coupling
         self.register_buffer("mm_charges", mm_charges)
@@ -58,7 +60,7 @@ class EmbeddedElectrostatics(nn.Module):
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> ElectrostaticTerms:
         """Energy and its first derivatives, outside the autograd graph.
 
         Args:
@@ -66,14 +68,10 @@ class EmbeddedElectrostatics(nn.Module):
             positions: of the n atoms of the model and of the m MM charges [A], float64, shape
                 [n + m, 3]; the former in one piece.
             cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
-
-        Returns:
-            Energy [eV], dE/dq [eV/e] of shape [n], dE/dr [eV/A] of shape [n + m, 3], dE/dstrain
-            [eV], all float64, and whether the box has outgrown a grid.
         """
         n = charges.shape[0]
         with torch.no_grad():
-            energy, potential, gradient, strain, outgrown = self.own(charges, positions[:n], cell)
+            alone = self.own(charges, positions[:n], cell)
 
             latent = charges.to(torch.float64)
             folded = latent.index_select(0, self.sites)
@@ -90,12 +88,13 @@ class EmbeddedElectrostatics(nn.Module):
             further = further.index_add(0, self.caps, pulled.index_select(0, self.hosts))
             on_atoms = torch.zeros_like(positions[:n])
             on_atoms = on_atoms.index_add(0, self.sites, coupled.gradient)
-            return (
-                energy + coupled.energy,
-                potential.to(torch.float64) + further,
-                torch.cat([gradient.to(torch.float64) + on_atoms, coupled.mm_gradient]),
-                strain + coupled.strain,
-                outgrown | coupled.outgrown,
+            gradient = alone.gradient.to(torch.float64) + on_atoms
+            return ElectrostaticTerms(
+                alone.energy + coupled.energy,
+                alone.potential.to(torch.float64) + further,
+                torch.cat([gradient, coupled.mm_gradient]),
+                alone.strain + coupled.strain,
+                alone.outgrown | coupled.outgrown,
             )
 
 
@@ -112,7 +111,7 @@ class Surroundings:
         sign: by which latent charges are to be multiplied, from `charge_factor`.
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
-        scaled_pairs: index of the ML atom, index of the MM charge, factor.
+        scaled_pairs: pairs that interact in part, or not at all.
         hosts: for each link atom, the index of the ML atom it hangs on.
         images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
             images; ``'native'``: the model's own periodic sum has them.
@@ -125,14 +124,14 @@ class Surroundings:
     sign: float
     cutoff: float | None = None
     dielectric: float = 78.3
-    scaled_pairs: Sequence[tuple[int, int, float]] = ()
+    scaled_pairs: Sequence[ScaledPair] = ()
     hosts: Sequence[int] = ()
     images: str = "exact"
     tolerance: float = 1e-5
 
     def embed(
         self,
-        own: nn.Module,
+        own: ElectrostaticKernel,
         order: torch.Tensor,
         cell: torch.Tensor | None,
         *,

@@ -1,9 +1,10 @@
 """A model in a uniform electric field, scripted before use."""
 
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import torch
 
+from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import Results, SpecializedModel
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -26,7 +27,9 @@ class ModelInField(SpecializedModel):
         **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`, without others.
     """
 
-    def __init__(self, electrostatics: Any, physical: PhysicalCharges, **system: Any) -> None:
+    def __init__(
+        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
+    ) -> None:
         super().__init__(electrostatics, **system)
         self.physical: Any = physical
 
@@ -52,7 +55,10 @@ class ModelInField(SpecializedModel):
     ) -> Results:
         """The same with the part of the energy that the charges have, in the field too."""
         atoms = positions.index_select(0, self.order)
-        energies, latent, saved, neighbors = self.short_range(atoms, cell)
+        neighbors = self.neighbors(atoms, cell)
+        energies, latent, tape = self.network.short_range(
+            atoms, neighbors, self.species, self.counts
+        )
         charges = self.physical(latent)
         long_range, potential, gradient, strain, outgrown = self.electrostatics(latent, atoms, cell)
         if not self.periodic:
@@ -62,15 +68,20 @@ class ModelInField(SpecializedModel):
             gradient = gradient - charges.unsqueeze(1) * field
             strain = strain - field.unsqueeze(1) * (charges @ atoms)
         pulled, pulled_strain = self.network.pull_back(
-            torch.ones_like(energies), potential, saved, self.counts
+            torch.ones_like(energies), potential, tape, self.counts
         )
         forces = -(pulled + gradient)
         if self.periodic:
             weights = polarization_weights(atoms, cell, True)
-            derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
-            born = born_charges(charges, derivatives, weights, cell, True)
+            rows: List[torch.Tensor] = []
+            for row in self.physical.pull_back(weights):
+                by_charge, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
+                rows.append(by_charge)
+            born = born_charges(charges, torch.stack(rows), weights, cell, True)
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
-        energy, strain = energies.sum() + long_range, pulled_strain + strain
-        return self.results(
-            energy, forces, latent, strain, long_range, atoms, cell, neighbors, outgrown
-        )
+        energy = energies.sum() + long_range
+        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
+        crowded = self.network.outgrown(tape)
+        status = self.status(atoms, cell, neighbors, crowded, outgrown, broken)
+        strain = pulled_strain + strain
+        return self.ordered(Results(energy, forces, latent, strain, long_range, status))

@@ -1,9 +1,10 @@
 """The module behind `SystemModel.response`, scripted before use."""
 
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import torch
 
+from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import SystemNetwork
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -23,14 +24,16 @@ class ResponseModule(SystemNetwork):
         **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`.
     """
 
-    def __init__(self, electrostatics: Any, physical: PhysicalCharges, **system: Any) -> None:
+    def __init__(
+        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
+    ) -> None:
         super().__init__(**system)
-        self.electrostatics: Any = electrostatics
+        self.electrostatics: ElectrostaticKernel = electrostatics
         self.physical: Any = physical
 
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Charges and their response to displacements.
 
         Args:
@@ -38,33 +41,24 @@ class ResponseModule(SystemNetwork):
             cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
 
         Returns:
-            Charges [n] [e] and Born effective charges [n, 3, 3] [e], float64, and the status []
-            int64, with which they are not valid unless it is 0.
-        """
-        charges, born, _, status = self.evaluate(positions, cell)
-        return charges, born, status
-
-    @torch.jit.export
-    def evaluate(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The same with the energy of the charges.
-
-        Args:
-            positions: as for `forward`.
-            cell: likewise.
-
-        Returns:
-            As `forward`, with the energy of the charges [] [eV] before the status.
+            Charges [n] [e], Born effective charges [n, 3, 3] [e] and the energy of the charges []
+            [eV], float64, and the status [] int64, with which they are valid only if it is 0.
         """
         atoms = positions.index_select(0, self.order)
-        _, latent, saved, neighbors = self.short_range(atoms, cell)
+        neighbors = self.neighbors(atoms, cell)
+        _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
         charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        derivatives = self.charge_derivatives(self.physical.pull_back(weights), saved)
+        rows: List[torch.Tensor] = []
+        for row in self.physical.pull_back(weights):
+            pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
+            rows.append(pulled)
+        derivatives = torch.stack(rows)
         born = born_charges(charges, derivatives, weights, cell, self.periodic)
-        energy, _, _, _, outgrown = self.electrostatics(latent, atoms, cell)
+        long_range = self.electrostatics(latent, atoms, cell)
+        energy = long_range.energy
         broken = ~(torch.isfinite(born).all() & torch.isfinite(energy))
-        status = self.status(atoms, cell, neighbors, outgrown, broken)
+        crowded = self.network.outgrown(tape)
+        status = self.status(atoms, cell, neighbors, crowded, long_range.outgrown, broken)
         charges = charges.index_select(0, self.original)
         return charges, born.index_select(0, self.original), energy, status

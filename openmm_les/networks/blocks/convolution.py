@@ -1,409 +1,53 @@
-"""Neighbour sums: A_i = sum_j R(r_ij) (Y(r_ij) (x) h_j), for MACE mixed to channels of each degree.
+"""Neighbour sums of MACE's later layers: A_i = sum_j R(r_ij) (Y(r_ij) (x) h_j), mixed to channels.
 
-Node tensors are [components, C, N] or [components, N, C], pair tensors [N, K, ...] over the padded
-neighbour matrix; components are in parity order (`angular`). Padded slots carry R = R' = 0.
+`message_convolution` alone decides which kernel computes them.
 """
 
-from typing import Any, List, Sequence, Tuple
+from typing import List, Protocol, Sequence, Tuple
 
-import numpy as np
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.angular import degree_offsets, parity_ordered_degrees, wigner_3j
-from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
+from openmm_les.networks.blocks.angular import degree_offsets
+from openmm_les.networks.blocks.tensor_paths import MessageTape, MixedPathGroup, NeighborSums
 
 
-class SpeciesConvolution(nn.Module):
-    """First layer, where the neighbour's features depend on its species only.
+class Convolution(Protocol):
+    """A kernel: an ``nn.Module`` for TorchScript with these methods."""
 
-    Everything but the pair functions then commutes with the neighbour sum, so that no tensor with
-    a pair and a channel index ever exists: B = sum_j Y (x) phi (x) onehot_j, then A = W B.
-
-    Args:
-        weights: W of shape [lmax + 1, C, Z, P], one map for each degree.
-        lmax: highest degree of the harmonics.
-    """
-
-    def __init__(self, weights: torch.Tensor, lmax: int) -> None:
-        super().__init__()
-        self.limits = block_limits()
-        self.num_species = weights.shape[2]
-        self.num_features = weights.shape[3]
-        rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights.flatten(2)[rows].contiguous())
-
-    def forward(
-        self, harmonics: torch.Tensor, features: torch.Tensor, neighbor_onehot: torch.Tensor
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Neighbour sum.
-
-        Args:
-            harmonics: Y of shape [N, K, S].
-            features: phi of shape [N, K, P].
-            neighbor_onehot: species of the neighbour, shape [N, K, Z].
-
-        Returns:
-            A of shape [S, C, N] and the tensors `backward` needs.
-        """
-        n, k = harmonics.shape[0], harmonics.shape[1]
-        step, work = self._buffer(harmonics)
-        moments = harmonics.new_empty([n, harmonics.shape[2], self.weights.shape[2]])
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            pairs = prefix_view(work, [end - start, k, self.num_species, self.num_features])
-            onehot, phi = neighbor_onehot[start:end], features[start:end]
-            torch.mul(onehot.unsqueeze(3), phi.unsqueeze(2), out=pairs)
-            y = harmonics[start:end].transpose(1, 2)
-            torch.bmm(y, pairs.flatten(2), out=moments[start:end])
-        out = torch.bmm(self.weights, moments.permute(1, 2, 0))
-        return out, [harmonics, features, neighbor_onehot]
-
-    @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, saved: List[torch.Tensor]
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to (dE/dY [N, K, S], dE/dphi [N, K, P])."""
-        harmonics, features, neighbor_onehot = saved[0], saved[1], saved[2]
-        n, k = harmonics.shape[0], harmonics.shape[1]
-        grad_moments = torch.bmm(grad.transpose(1, 2), self.weights).transpose(0, 1)
-        grad_harmonics = torch.empty_like(harmonics)
-        grad_features = harmonics.new_empty(features.shape)
-        step, work = self._buffer(harmonics)
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            pairs = prefix_view(work, [end - start, k, self.num_species, self.num_features])
-            onehot, phi = neighbor_onehot[start:end].unsqueeze(3), features[start:end].unsqueeze(2)
-            own = grad_moments[start:end]
-            torch.mul(onehot, phi, out=pairs)
-            torch.bmm(pairs.flatten(2), own.transpose(1, 2), out=grad_harmonics[start:end])
-            torch.bmm(harmonics[start:end], own, out=pairs.flatten(2))
-            torch.sum(pairs.mul_(onehot), [2], out=grad_features[start:end])
-        return grad_harmonics, grad_features
-
-    def _buffer(self, harmonics: torch.Tensor) -> Tuple[int, torch.Tensor]:
-        """Atoms worked on at a time, and a buffer for their phi (x) onehot."""
-        n, width = harmonics.shape[0], harmonics.shape[1] * self.weights.shape[2]
-        step = min(n, block_size(harmonics, width, self.limits))
-        return step, harmonics.new_empty([step * width])
-
-
-class PathGroup(nn.Module):
-    """Tensor-product paths from node features of one degree, computed together.
-
-    A group of one path does no more arithmetic than it must. A group of several needs fewer
-    kernels, but its angular factors are a block-sparse matrix, mostly of zeros. Every component of
-    every path is a row of the neighbour sums.
-
-    Args:
-        paths: (degree of node, of edge, of output) of each path; all have the same first degree.
-        radial_weights: radial weights of these paths, shape [paths, P, C].
-        lmax: highest degree of the harmonics.
-        node_first: first column of these paths' node features among those of an atom.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Tuple[int, int, int]],
-        radial_weights: torch.Tensor,
-        lmax: int,
-        node_first: int,
-    ) -> None:
-        super().__init__()
-        degree, size, offsets = paths[0][0], (lmax + 1) ** 2, degree_offsets(lmax)
-        self.channels = radial_weights.shape[2]
-        self.num_paths = len(paths)
-        self.node_size = 2 * degree + 1
-        self.node_first = node_first
-        self.node_last = self.node_first + self.node_size * self.channels
-        self.rows = sum(2 * path[2] + 1 for path in paths)
-        couplings = np.zeros((size, len(paths), self.node_size, self.rows))
-        first = 0
-        for p, (node, edge, out) in enumerate(paths):
-            here = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
-            row = slice(first, first + 2 * out + 1)
-            couplings[here, p, :, row] = wigner_3j(node, edge, out).transpose(1, 0, 2)
-            first += 2 * out + 1
-        weights = radial_weights.transpose(0, 1).flatten(1)
-        # w3j(0, l, l) is the identity over sqrt(2l + 1): one path needs the harmonics alone.
-        self.is_plain = degree == 0 and len(paths) == 1
-        self.first = offsets[paths[0][1]]
-        if self.is_plain:
-            weights = weights * couplings[self.first, 0, 0, 0]
-            couplings = couplings[:, :0]
-        self.weights: torch.Tensor
-        self.couplings: torch.Tensor
-        self.register_buffer("weights", weights.contiguous())
-        coupling_matrix = torch.from_numpy(couplings.reshape(size, -1))
-        self.register_buffer("couplings", coupling_matrix.to(weights.dtype))
-
-    def _angular(self, harmonics: torch.Tensor) -> torch.Tensor:
-        """Angular factors [n, K * paths * d_node, rows] of harmonics [n, K, S]."""
-        n, k, size = harmonics.shape[0], harmonics.shape[1], harmonics.shape[2]
-        if self.is_plain:
-            return harmonics[:, :, self.first : self.first + self.rows]
-        return torch.mm(harmonics.reshape(n * k, size), self.couplings).view(n, -1, self.rows)
-
-    def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        nodes: torch.Tensor,
-        work: List[torch.Tensor],
-        sums: torch.Tensor,
-    ) -> None:
-        """Neighbour sums of a block of n atoms.
-
-        Args:
-            harmonics: Y of shape [n, K, S].
-            features: phi of shape [n, K, P].
-            nodes: features of the neighbours, shape [n, K, n_node * C].
-            work: two buffers for pair tensors.
-            sums: gets the sums, shape [n, rows, C].
-        """
-        shape, radial_shape = self._shapes(harmonics)
-        radial = prefix_view(work[0], radial_shape)
-        messages = prefix_view(work[1], shape)
-        torch.mm(features.flatten(0, 1), self.weights, out=radial.view(-1, self.weights.shape[1]))
-        torch.mul(radial, self._own(nodes), out=messages)
-        angular = self._angular(harmonics)
-        torch.bmm(angular.transpose(1, 2), messages.view(shape[0], -1, self.channels), out=sums)
-
-    @torch.jit.export
-    def backward(
-        self,
-        grad_sums: torch.Tensor,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        nodes: torch.Tensor,
-        work: List[torch.Tensor],
-        grad_harmonics: torch.Tensor,
-        grad_features: torch.Tensor,
-        grad_nodes: torch.Tensor,
-    ) -> None:
-        """Adds the gradients of a block of n atoms.
-
-        Args:
-            grad_sums: dE/dsums of shape [n, rows, C].
-            harmonics, features, nodes: as in `forward`.
-            work: three buffers for pair tensors.
-            grad_harmonics: gets dE/dY, shape [n, K, S].
-            grad_features: gets dE/dphi, shape [n * K, P].
-            grad_nodes: gets dE/d(nodes), shape [n, K, n_node * C].
-        """
-        shape, radial_shape = self._shapes(harmonics)
-        n, k, columns = shape[0], shape[1], self.weights.shape[1]
-        radial = prefix_view(work[0], radial_shape)
-        messages, grad_messages = prefix_view(work[1], shape), prefix_view(work[2], shape)
-        node, grad_node = self._own(nodes), self._own(grad_nodes)
-        angular = self._angular(harmonics)
-        torch.bmm(angular, grad_sums, out=grad_messages.view(n, -1, self.channels))
-        torch.mm(features.flatten(0, 1), self.weights, out=radial.view(-1, columns))
-        torch.mul(radial, node, out=messages)
-        grad_angular = torch.bmm(messages.view(n, -1, self.channels), grad_sums.transpose(1, 2))
-        if self.is_plain:
-            grad_harmonics[:, :, self.first : self.first + self.rows] += grad_angular
-        else:
-            flat = grad_harmonics.view(n * k, -1)
-            flat.addmm_(grad_angular.view(n * k, -1), self.couplings.t())
-        if self.num_paths == 1:
-            grad_node.addcmul_(grad_messages, radial)
-        else:
-            torch.mul(grad_messages, radial, out=messages)
-            grad_node.add_(messages.sum(2, keepdim=True))
-        grad_messages.mul_(node)
-        if self.node_size > 1:
-            torch.sum(grad_messages, [3], True, out=radial)
-            grad_messages = radial
-        grad_features.addmm_(grad_messages.view(n * k, columns), self.weights.t())
-
-    def _shapes(self, harmonics: torch.Tensor) -> Tuple[List[int], List[int]]:
-        """Shapes [n, K, paths, d_node, C] of messages and [n, K, paths, 1, C] of radial factors."""
-        n, k = harmonics.shape[0], harmonics.shape[1]
-        return (
-            [n, k, self.num_paths, self.node_size, self.channels],
-            [n, k, self.num_paths, 1, self.channels],
-        )
-
-    def _own(self, nodes: torch.Tensor) -> torch.Tensor:
-        """Features of this group's degree, [n, K, 1, d_node, C], of [n, K, n_node * C]."""
-        own = nodes[:, :, self.node_first : self.node_last]
-        return own.view(own.shape[0], own.shape[1], 1, self.node_size, self.channels)
-
-
-class MixedPathGroup(PathGroup):
-    """A group of paths whose sums are mixed to channels, each path's by a map of its own.
-
-    Args:
-        paths, radial_weights, lmax, node_first: see `PathGroup`.
-        mixes: the map [C, C] that follows each path.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Tuple[int, int, int]],
-        radial_weights: torch.Tensor,
-        lmax: int,
-        node_first: int,
-        mixes: Sequence[torch.Tensor],
-    ) -> None:
-        super().__init__(paths, radial_weights, lmax, node_first)
-        offsets = degree_offsets(lmax)
-        components = [c for _, _, d in paths for c in range(offsets[d], offsets[d] + 2 * d + 1)]
-        self.target = components[0]
-        self.is_single = len(paths) == 1
-        assignment = torch.zeros((lmax + 1) ** 2, self.rows, dtype=radial_weights.dtype)
-        assignment[components, list(range(self.rows))] = 1.0
-        maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
-        self.components: torch.Tensor
-        self.assignment: torch.Tensor
-        self.mixes: torch.Tensor
-        self.register_buffer("components", torch.tensor(components))
-        self.register_buffer("assignment", assignment)
-        self.register_buffer(
-            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
-        )
-
-    @torch.jit.export
-    def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
-        """Adds sums [N, rows, C], mixed, to A of shape [S, C, N]."""
-        columns = sums.permute(1, 2, 0)
-        if self.is_single:
-            rows = out[self.target : self.target + self.rows]
-            rows.baddbmm_(self.mixes.transpose(1, 2).expand(self.rows, -1, -1), columns)
-        else:
-            mixed = torch.bmm(self.mixes.transpose(1, 2), columns)
-            out.view(out.shape[0], -1).addmm_(self.assignment, mixed.view(self.rows, -1))
-
-    @torch.jit.export
-    def mix_backward(self, grad: torch.Tensor) -> torch.Tensor:
-        """From dE/dA [S, C, N] to dE/dsums [rows, N, C]."""
-        if self.is_single:
-            rows = grad[self.target : self.target + self.rows]
-            return torch.matmul(rows.transpose(1, 2), self.mixes[0].t())
-        rows = grad.index_select(0, self.components)
-        return torch.bmm(rows.transpose(1, 2), self.mixes.transpose(1, 2))
-
-
-class NeighborSums(nn.Module):
-    """Sums over neighbours of their features through tensor-product paths.
-
-    Messages are not kept for the backward pass: they are the largest tensors by far, and made again
-    from cache faster than kept. Pair tensors live in buffers that all blocks and paths share, since
-    fresh memory costs a CPU more than the arithmetic on it.
-
-    Args:
-        groups: the paths.
-    """
-
-    def __init__(self, groups: Sequence[PathGroup]) -> None:
-        super().__init__()
-        self.limits = block_limits()
-        #: Elements of the largest pair tensor, for each pair.
-        self.width = max(g.channels * g.num_paths * g.node_size for g in groups)
-        self.groups: Any = nn.ModuleList(groups)
-
-    def _block_size(self, neighbors: torch.Tensor) -> int:
-        return block_size(neighbors, neighbors.shape[1] * self.width, self.limits)
-
-    def _workspace(self, like: torch.Tensor, number: int, pairs: int) -> List[torch.Tensor]:
-        buffers: List[torch.Tensor] = []
-        for _ in range(number):
-            buffers.append(like.new_empty([pairs * self.width]))
-        return buffers
-
-    def forward(
+    def __call__(
         self,
         harmonics: torch.Tensor,
         features: torch.Tensor,
         senders: torch.Tensor,
         neighbors: torch.Tensor,
-    ) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
-        """Neighbour sums.
+    ) -> Tuple[torch.Tensor, MessageTape]:
+        """A of shape [S, C, N], parity order, and the inputs, which `MessageTape` describes."""
+        ...
+
+    def backward(
+        self, grad: torch.Tensor, tape: MessageTape, reverse: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node]).
 
         Args:
-            harmonics: Y of shape [N, K, S].
-            features: phi of shape [N, K, P].
-            senders: node features h of shape [N, n_node].
-            neighbors: neighbour indices [N, K].
-
-        Returns:
-            The sums of each group, [N, rows, C], and the tensors `backward` needs.
+            grad: dE/dA.
+            tape: second result of the call.
+            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
         """
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        step = min(n, self._block_size(neighbors))
-        work = self._workspace(senders, 2, step * k)
-        gathered = senders.new_empty([step * k * senders.shape[1]])
-        sums: List[torch.Tensor] = []
-        for group in self.groups:
-            sums.append(senders.new_empty([n, group.rows, group.channels]))
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
-            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
-            for g, member in enumerate(self.groups):
-                y, phi = harmonics[start:end], features[start:end]
-                member(y, phi, nodes, work, sums[g][start:end])
-        return sums, [harmonics, features, senders, neighbors]
-
-    @torch.jit.export
-    def backward(
-        self, grad_sums: List[torch.Tensor], saved: List[torch.Tensor]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n])."""
-        harmonics, features, senders, neighbors = saved[0], saved[1], saved[2], saved[3]
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)
-        grad_nodes = senders.new_zeros([n, k, senders.shape[1]])
-        step = min(n, self._block_size(neighbors))
-        work = self._workspace(senders, 3, step * k)
-        gathered = senders.new_empty([step * k * senders.shape[1]])
-        for start in range(0, n, step):
-            end = min(n, start + step)
-            nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
-            torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
-            for g, member in enumerate(self.groups):
-                member.backward(
-                    grad_sums[g][start:end],
-                    harmonics[start:end],
-                    features[start:end],
-                    nodes,
-                    work,
-                    grad_y[start:end],
-                    grad_phi[start:end].flatten(0, 1),
-                    grad_nodes[start:end],
-                )
-        return grad_y, grad_phi, grad_nodes
+        ...
 
 
-def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> torch.Tensor:
-    """Sum over all atoms that have an atom as neighbour, of what they hold for it.
-
-    Args:
-        pairs: shape [N, K, width].
-        reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-        limits: see `block_limits`.
-
-    Returns:
-        The sums, shape [N, width].
-    """
-    n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
-    flat = pairs.view(n * k, width)
-    step = block_size(pairs, k * width, limits)
-    sums = pairs.new_empty([n, width])
-    for start in range(0, n, step):
-        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-        end = min(n, start + step)
-        own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
-        torch.sum(own, [1], out=sums[start:end])
-    return sums
-
-
-class MessageConvolution(nn.Module):
-    """Later layers: the neighbour's features h_j of degrees 0..node_lmax through all paths.
+def message_convolution(
+    radial_weights: torch.Tensor,
+    paths: Sequence[Tuple[int, int, int]],
+    mixes: Sequence[torch.Tensor],
+    channels: int,
+    lmax: int,
+    node_lmax: int,
+    few_kernels: bool,
+) -> Convolution:
+    """The kernel for a layer.
 
     Args:
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
@@ -412,8 +56,20 @@ class MessageConvolution(nn.Module):
         channels: C.
         lmax: highest degree of harmonics and of the output.
         node_lmax: highest degree of the node features.
-        few_kernels: all paths from one node degree form a group, for systems so small that
-            launches cost more than arithmetic; otherwise every path is one.
+        few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
+            from one node degree form a group; otherwise every path is one.
+    """
+    groups = [[p] for p in range(len(paths))]
+    if few_kernels:
+        degrees = range(node_lmax + 1)
+        groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
+    return GroupedConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, groups)
+
+
+class GroupedConvolution(nn.Module):
+    """Batched matrix products, for one group of paths after the other.
+
+    The groups hold indices of paths, which all start from the same node degree.
     """
 
     def __init__(
@@ -424,15 +80,11 @@ class MessageConvolution(nn.Module):
         channels: int,
         lmax: int,
         node_lmax: int,
-        few_kernels: bool,
+        groups: Sequence[Sequence[int]],
     ) -> None:
         super().__init__()
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
         outputs = [path[2] for path in paths]
-        groups = [[p] for p in range(len(paths))]
-        if few_kernels:
-            degrees = range(node_lmax + 1)
-            groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
         own = []
         for p, degree in enumerate(outputs):
             rank = outputs[:p].count(degree)
@@ -441,7 +93,7 @@ class MessageConvolution(nn.Module):
         members = [
             MixedPathGroup(
                 [paths[p] for p in group],
-                weights[group],
+                weights[list(group)],
                 lmax,
                 first[paths[group[0]][0]] * channels,
                 [own[p] for p in group],
@@ -458,30 +110,23 @@ class MessageConvolution(nn.Module):
         features: torch.Tensor,
         senders: torch.Tensor,
         neighbors: torch.Tensor,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Neighbour sum.
-
-        Args:
-            harmonics, features, senders, neighbors: see `NeighborSums.forward`.
-
-        Returns:
-            A of shape [S, C, N] and the tensors `backward` needs.
-        """
-        sums, saved = self.sums(harmonics, features, senders, neighbors)
+    ) -> Tuple[torch.Tensor, MessageTape]:
+        """See `Convolution`."""
+        sums, tape = self.sums(harmonics, features, senders, neighbors)
         out = senders.new_zeros([self.components, self.channels, neighbors.shape[0]])
         for g, group in enumerate(self.sums.groups):
             group.mix(sums[g], out)
-        return out, saved
+        return out, tape
 
     @torch.jit.export
     def backward(
-        self, grad: torch.Tensor, saved: List[torch.Tensor]
+        self, grad: torch.Tensor, tape: MessageTape, reverse: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h_j [N, K, n_node * C])."""
+        """See `Convolution`."""
         grad_sums: List[torch.Tensor] = []
         for group in self.sums.groups:
             grad_sums.append(group.mix_backward(grad).transpose(0, 1))
         grads: Tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.sums.backward(
-            grad_sums, saved
+            grad_sums, tape, reverse
         )
         return grads

@@ -1,9 +1,11 @@
 """Dense networks, with their derivative."""
 
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
+
+from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Dense(nn.Module):
@@ -42,45 +44,77 @@ class DenseNetwork(nn.Module):
             biases may be missing.
     """
 
-    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__()
         names = [name.partition(".")[0] for name in state if name.endswith(".weight")]
-        layers = [_layer(state, k) for k in names if k != "linear"]
+        layers = [dense_layer(state, k) for k in names if k != "linear"]
         self.first: Any = layers[0]
         self.others = nn.ModuleList(layers[1:])
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[:0:-1])
-        self.beside: Any = nn.ModuleList(_layer(state, k) for k in names if k == "linear")
+        self.beside: Any = nn.ModuleList(dense_layer(state, k) for k in names if k == "linear")
 
     def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """From [N, in] to [N, out], and what `backward` needs."""
+        """From [..., in] to [..., out], and the slopes of all silu."""
         y = self.first(x)
-        saved: List[torch.Tensor] = []
+        slopes: List[torch.Tensor] = []
         for layer in self.others:
             s = torch.sigmoid(y)
-            saved.append(s * (1.0 + y * (1.0 - s)))
+            slopes.append(s * (1.0 + y * (1.0 - s)))
             y = layer(y * s)
         for linear in self.beside:
             y = y + linear(x)
-        return y, saved
+        return y, slopes
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
-        """From dE/d(output) [N, out] to dE/d(input) [N, in]."""
+    def backward(self, grad: torch.Tensor, slopes: List[torch.Tensor]) -> torch.Tensor:
+        """From dE/d(output) [..., out] to dE/d(input) [..., in]."""
         inner = grad
-        last = len(saved) - 1
+        last = len(slopes) - 1
         for k, layer in enumerate(self.reversed):
-            inner = layer.backward(inner) * saved[last - k]
+            inner = layer.backward(inner) * slopes[last - k]
         result: torch.Tensor = self.first.backward(inner)
         for linear in self.beside:
             result = result + linear.backward(grad)
         return result
 
 
-def _layer(state: Mapping[str, torch.Tensor], name: str) -> Dense:
+class HeadsTape(NamedTuple):
+    """Slopes of the networks of `EnergyAndCharge`."""
+
+    energy: List[torch.Tensor]
+    charge: List[torch.Tensor]
+
+
+class EnergyAndCharge(nn.Module):
+    """Two dense networks from the same features to an energy and a latent charge.
+
+    Args:
+        state: weights of ``energy.`` and ``charge.``, see `DenseNetwork`; others are ignored.
+    """
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.energy = DenseNetwork(strip_prefix(state, "energy."))
+        self.charge = DenseNetwork(strip_prefix(state, "charge."))
+
+    def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, HeadsTape]:
+        """Energies [...] and charges [...] of features [..., in], and what `backward` needs."""
+        energies, energy_slopes = self.energy(features)
+        charges, charge_slopes = self.charge(features)
+        return energies.squeeze(-1), charges.squeeze(-1), HeadsTape(energy_slopes, charge_slopes)
+
+    @torch.jit.export
+    def backward(
+        self, grad_energies: torch.Tensor, grad_charges: torch.Tensor, tape: HeadsTape
+    ) -> torch.Tensor:
+        """From dE/d(energies) and dE/d(charges), [...], to dE/d(features) [..., in]."""
+        grad = self.energy.backward(grad_energies.unsqueeze(-1), tape.energy)
+        by_charge = self.charge.backward(grad_charges.to(grad.dtype).unsqueeze(-1), tape.charge)
+        result: torch.Tensor = grad + by_charge
+        return result
+
+
+def dense_layer(state: State, name: str) -> Dense:
+    """The linear map with some name; it may have no bias."""
     return Dense(state[f"{name}.weight"], state.get(f"{name}.bias"))
-
-
-def strip_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> Dict[str, torch.Tensor]:
-    """The part of a state whose names begin with a prefix, without it."""
-    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}

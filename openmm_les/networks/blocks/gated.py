@@ -5,14 +5,13 @@ atoms, pairs and triples by themselves, which is much less arithmetic than a map
 every triple.
 """
 
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Tuple
 
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.dense import Dense, strip_prefix
-
-State = Mapping[str, torch.Tensor]
+from openmm_les.networks.blocks.dense import Dense, dense_layer
+from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Normalization(nn.Module):
@@ -83,28 +82,26 @@ class _Branch(nn.Module):
         super().__init__()
         layers = sorted({int(name.split(".")[0]) for name in state})
         norms = [Normalization(strip_prefix(state, f"{k}.norm.")) for k in layers]
-        steps = [
-            _Step(norms[k - 1], Dense(state[f"{k}.weight"], state.get(f"{k}.bias")))
-            for k in layers[1:]
-        ]
+        steps = [_Step(norms[k - 1], dense_layer(state, str(k))) for k in layers[1:]]
         self.steps = nn.ModuleList(steps)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(steps[::-1])
         self.norm = norms[-1]
 
     def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        saved: List[torch.Tensor] = [x]
+        """The result, and the inputs of all steps and of the last normalisation."""
+        inputs: List[torch.Tensor] = [x]
         for step in self.steps:
             x = step(x)
-            saved.append(x)
-        return self.norm(x), saved
+            inputs.append(x)
+        return self.norm(x), inputs
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
-        grad = self.norm.backward(grad, saved[-1])
-        last = len(saved) - 2
+    def backward(self, grad: torch.Tensor, inputs: List[torch.Tensor]) -> torch.Tensor:
+        grad = self.norm.backward(grad, inputs[-1])
+        last = len(inputs) - 2
         for k, step in enumerate(self.reversed):
-            grad = step.backward(grad, saved[last - k])
+            grad = step.backward(grad, inputs[last - k])
         return grad
 
 
@@ -133,12 +130,12 @@ class GatedNetwork(nn.Module):
     def backward(self, grad: torch.Tensor, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/d(output) [..., out] and the input to the output again and dE/d(input)."""
         halves = x.chunk(2, -1)
-        value, saved_value = self.value(halves[0])
-        gate, saved_gate = self.gate(halves[1])
+        value, value_inputs = self.value(halves[0])
+        gate, gate_inputs = self.gate(halves[1])
         s, g = torch.sigmoid(value), torch.sigmoid(gate)
         result = value * s * g
-        by_value = self.value.backward(grad * g * (s * (1.0 + value * (1.0 - s))), saved_value)
-        by_gate = self.gate.backward(grad * result * (1.0 - g), saved_gate)
+        by_value = self.value.backward(grad * g * (s * (1.0 + value * (1.0 - s))), value_inputs)
+        by_gate = self.gate.backward(grad * result * (1.0 - g), gate_inputs)
         return result, torch.cat([by_value, by_gate], -1)
 
 

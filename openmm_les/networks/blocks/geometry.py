@@ -1,28 +1,40 @@
 """From positions to what a pair of atoms contributes, and back: harmonics and radial features."""
 
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import SphericalHarmonics
+from openmm_les.networks.blocks.blocking import block_size
 
 
-def pair_vectors(
-    positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
+class PairTape(NamedTuple):
+    """Functions of all E = N * K slots.
+
+    Attributes:
+        vectors: pair vectors [E, 3] [A].
+        distances: their lengths [E, 1] [A].
+        unit: their directions [E, 3].
+        angular: angular functions [E, S].
+        slopes: derivatives of the radial functions by the distance [E, P].
+    """
+
+    vectors: torch.Tensor
+    distances: torch.Tensor
+    unit: torch.Tensor
+    angular: torch.Tensor
+    slopes: torch.Tensor
+
+
+def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dtype) -> torch.Tensor:
     """Vectors r_i - r_j + shift of all slots, shape [N * K, 3] [A].
 
-    Args:
-        positions: shape [N, 3] [A], float64.
-        neighbors: neighbour of each slot, shape [N, K].
-        shifts: shape [N, K, 3] [A], float64.
-        dtype: of the result. Differences of coordinates need double precision, what follows does
-            not.
+    Differences of positions [N, 3] need double precision; what follows, in the dtype, does not.
     """
-    n, k = neighbors.shape[0], neighbors.shape[1]
-    others = positions.index_select(0, neighbors.view(-1)).view(n, k, 3)
-    return (positions.unsqueeze(1) - others + shifts).view(-1, 3).to(dtype)
+    others = positions.index_select(0, neighbors.indices.view(-1)).view_as(neighbors.shifts)
+    return (positions.unsqueeze(1) - others + neighbors.shifts).view(-1, 3).to(dtype)
 
 
 def pull_back_vectors(
@@ -30,11 +42,7 @@ def pull_back_vectors(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """From dE/d(pair vectors) to dE/dr of shape [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64.
 
-    Args:
-        grad_vectors: shape [N * K, 3].
-        vectors: of `pair_vectors`.
-        reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-        atoms: N.
+    Vectors are those of `pair_vectors`, `reverse` is that of `Neighbors`, and there are N atoms.
     """
     pairs = grad_vectors - grad_vectors.index_select(0, reverse)
     grad_positions = pairs.view(atoms, -1, 3).sum(1)
@@ -42,14 +50,31 @@ def pull_back_vectors(
     return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
 
 
-def species_pairs(species: torch.Tensor, neighbors: torch.Tensor, num_species: int) -> torch.Tensor:
-    """Which pair of species each slot is, first * Z + second, shape [N * K].
+def gather(values: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+    """Values of the neighbour of each slot, [N, K, width], from those of atoms [N, width]."""
+    n, k = neighbors.shape[0], neighbors.shape[1]
+    return values.index_select(0, neighbors.view(-1)).view(n, k, -1)
 
-    Args:
-        species: species index of each atom, shape [N].
-        neighbors: neighbour of each slot, shape [N, K].
-        num_species: Z.
+
+def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> torch.Tensor:
+    """Sum over all atoms that have an atom as neighbour, of what they hold for it.
+
+    Takes [N, K, width] to [N, width]; `reverse` is that of `Neighbors`, `limits` of `block_limits`.
     """
+    n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
+    flat = pairs.view(n * k, width)
+    step = block_size(pairs, k * width, limits)
+    sums = pairs.new_empty([n, width])
+    for start in range(0, n, step):
+        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
+        end = min(n, start + step)
+        own = flat.index_select(0, reverse[start * k : end * k]).view(-1, k, width)
+        torch.sum(own, [1], out=sums[start:end])
+    return sums
+
+
+def species_pairs(species: torch.Tensor, neighbors: torch.Tensor, num_species: int) -> torch.Tensor:
+    """Which pair of species each slot is, first * Z + second, shape [N * K]."""
     others = species.index_select(0, neighbors.view(-1)).view(neighbors.shape)
     return (species.unsqueeze(1) * num_species + others).view(-1)
 
@@ -72,59 +97,37 @@ class PairGeometry(nn.Module):
         self.harmonics = SphericalHarmonics(lmax, torch.float64)
 
     def forward(
-        self,
-        positions: torch.Tensor,
-        neighbors: torch.Tensor,
-        shifts: torch.Tensor,
-        species: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
-        """Functions of the pairs.
+        self, positions: torch.Tensor, neighbors: Neighbors, species: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
+        """Y of shape [N, K, S], phi of shape [N, K, P], and what `backward` needs.
 
-        Args:
-            positions: shape [N, 3] [A], float64.
-            neighbors: neighbour of each slot, shape [N, K].
-            shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
-            species: species index of each atom, shape [N].
-
-        Returns:
-            Y of shape [N, K, S], phi of shape [N, K, P], both in the dtype of the harmonics, and
-            what `backward` needs.
+        The dtype is that of the harmonics. Arguments are as for `Network.short_range`.
         """
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        vectors = pair_vectors(positions, neighbors, shifts, self.harmonics.gradient.dtype)
+        n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
+        vectors = pair_vectors(positions, neighbors, self.harmonics.gradient.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / distances
         values = self.harmonics(unit)
         pairs: Optional[torch.Tensor] = None
         if self.num_species > 0:
-            pairs = species_pairs(species, neighbors, self.num_species)
+            pairs = species_pairs(species, neighbors.indices, self.num_species)
         features, slopes = self.radial(distances.squeeze(1), pairs)
-        saved = [vectors, distances, unit, values, slopes]
-        return values.view(n, k, -1), features.view(n, k, -1), saved
+        tape = PairTape(vectors, distances, unit, values, slopes)
+        return values.view(n, k, -1), features.view(n, k, -1), tape
 
     @torch.jit.export
     def backward(
         self,
         grad_harmonics: torch.Tensor,
         grad_features: torch.Tensor,
-        saved: List[torch.Tensor],
+        tape: PairTape,
         reverse: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/dY [N, K, S] and dE/dphi [N, K, P] to dE/dr and dE/dstrain.
-
-        Args:
-            grad_harmonics: dE/dY.
-            grad_features: dE/dphi.
-            saved: third result of `forward`.
-            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-
-        Returns:
-            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
-        """
-        vectors, distances, unit, values, slopes = saved
+        """From dE/dY [N, K, S] and dE/dphi [N, K, P]; see `pull_back_vectors` for the results."""
         n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
-        grad_distance = (grad_features.view(n * k, -1) * slopes).sum(1, keepdim=True)
-        grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), values)
-        radial = (grad_unit * unit).sum(1, keepdim=True)
-        grad_vectors = (grad_unit - radial * unit) / distances + grad_distance * unit
-        return pull_back_vectors(grad_vectors, vectors, reverse, n)
+        grad_distance = (grad_features.view(n * k, -1) * tape.slopes).sum(1, keepdim=True)
+        grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), tape.angular)
+        radial = (grad_unit * tape.unit).sum(1, keepdim=True)
+        grad_vectors = (grad_unit - radial * tape.unit) / tape.distances
+        grad_vectors = grad_vectors + grad_distance * tape.unit
+        return pull_back_vectors(grad_vectors, tape.vectors, reverse, n)

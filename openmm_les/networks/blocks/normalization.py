@@ -1,6 +1,6 @@
 """What some blocks of MACE do to neighbour sums before the product basis."""
 
-from typing import List, Sequence, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -8,30 +8,30 @@ from torch import nn
 from openmm_les.networks.blocks.angular import parity_ordered_degrees
 
 
+class DensityTape(NamedTuple):
+    """Quotients [S, C, N], the factors 1 / (1 + rho) [N], and d of every slot [N, K, 1]."""
+
+    quotients: torch.Tensor
+    factors: torch.Tensor
+    density: torch.Tensor
+
+
 class DensityNormalization(nn.Module):
     """Divides neighbour sums by 1 + rho_i, rho_i = sum_j d(r_ij) with a learned function d."""
 
     def forward(
         self, sums: torch.Tensor, density: torch.Tensor
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """The quotients [S, C, N], and what `backward` needs.
-
-        Args:
-            sums: A of shape [S, C, N].
-            density: d of every slot, shape [N, K, 1].
-        """
-        factor = 1.0 / (1.0 + density.sum([1, 2]))
-        out = sums * factor
-        return out, [out, factor, density]
+    ) -> Tuple[torch.Tensor, DensityTape]:
+        """The quotients of A [S, C, N] and d of every slot [N, K, 1], and what `backward` needs."""
+        factors = 1.0 / (1.0 + density.sum([1, 2]))
+        out = sums * factors
+        return out, DensityTape(out, factors, density)
 
     @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, saved: List[torch.Tensor]
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, grad: torch.Tensor, tape: DensityTape) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/d(quotients) [S, C, N] to dE/dA and dE/dd [N, K, 1]."""
-        out, factor, density = saved[0], saved[1], saved[2]
-        grad_rho = -factor * (grad * out).sum([0, 1])
-        return grad * factor, grad_rho.view(-1, 1, 1).expand_as(density)
+        grad_rho = -tape.factors * (grad * tape.quotients).sum([0, 1])
+        return grad * tape.factors, grad_rho.view(-1, 1, 1).expand_as(tape.density)
 
 
 class SpeciesMixing(nn.Module):
@@ -48,13 +48,7 @@ class SpeciesMixing(nn.Module):
         self.register_buffer("maps", torch.stack(list(maps), 1).transpose(2, 3).contiguous())
 
     def forward(self, sums: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
-        """A [S, C, N] to [S, C, N], or with the transposed maps (the backward pass).
-
-        Args:
-            sums: A, parity order, atoms sorted by species.
-            counts: number of atoms of each species.
-            transpose: which of the two.
-        """
+        """A [S, C, N] of atoms sorted by species to [S, C, N], or with the transposed maps."""
         species: List[torch.Tensor] = []
         atom = 0
         for z, count in enumerate(counts):

@@ -91,7 +91,6 @@ class _SplitForms(nn.Module):
     ) -> None:
         super().__init__()
         self.fold = fold
-        self.kept = 2
         self.num_even, self.same_size, self.even_outputs = parity
         self.num_odd = forms.shape[2] - self.num_even
         self.odd_outputs = forms.shape[1] - self.even_outputs
@@ -113,7 +112,7 @@ class _SplitForms(nn.Module):
     def forward(
         self, a: torch.Tensor, first: int, counts: List[int]
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and what is kept."""
+        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and J in its parts."""
         pairs = a.new_empty([self.same_size + self.cross_size, a.shape[1], a.shape[2]])
         even, odd = a[: self.num_even], a[self.num_even :]
         at = 0
@@ -135,10 +134,11 @@ class _SplitForms(nn.Module):
         return out, [j_same, j_cross]
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, jacobian: List[torch.Tensor]) -> torch.Tensor:
         """From dE/dB [c, outputs, N] to dE/dA / 3 [c, D - 1, N]."""
-        same_even, same_odd = self._split(saved[0], self.num_even)
-        cross_even, cross_odd = self._split(saved[1], self.num_odd)
+        j_same, j_cross = jacobian
+        same_even, same_odd = self._split(j_same, self.num_even)
+        cross_even, cross_odd = self._split(j_cross, self.num_odd)
         g = grad.unsqueeze(2)
         g_even, g_odd = g[:, : self.even_outputs], g[:, self.even_outputs :]
         # Row 0 is the constant: it has no gradient.
@@ -196,7 +196,6 @@ class _DenseForms(nn.Module):
         fold: bool,
     ) -> None:
         super().__init__()
-        self.kept = 1
         self.fold = fold
         self.outputs, self.num_rows, self.size = forms.shape[1], forms.shape[2], len(products)
         flat = forms.flatten(1)
@@ -215,7 +214,7 @@ class _DenseForms(nn.Module):
     def forward(
         self, a: torch.Tensor, first: int, counts: List[int]
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and what is kept."""
+        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and J in its parts."""
         c, n = a.shape[1], a.shape[2]
         products = a.index_select(0, self.left) * a.index_select(0, self.right)
         if not self.cubic:
@@ -236,10 +235,10 @@ class _DenseForms(nn.Module):
         return (j * a.transpose(0, 1).unsqueeze(1)).sum(2), [j]
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, jacobian: List[torch.Tensor]) -> torch.Tensor:
         """From dE/dB [c, outputs, N] to dE/dA / order [c, D - 1, N]."""
         # Row 0 is the constant: it has no gradient.
-        return (grad.unsqueeze(2) * saved[0][:, :, 1:]).sum(1)
+        return (grad.unsqueeze(2) * jacobian[0][:, :, 1:]).sum(1)
 
 
 def _folded(weights: torch.Tensor, forms: torch.Tensor, size: int) -> torch.Tensor:
@@ -295,7 +294,7 @@ class ProductBasis(nn.Module):
 
     def forward(
         self, sums: torch.Tensor, counts: List[int]
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    ) -> Tuple[torch.Tensor, List[List[torch.Tensor]]]:
         """Polynomials of the neighbour sums.
 
         Args:
@@ -303,29 +302,29 @@ class ProductBasis(nn.Module):
             counts: number of atoms of each species.
 
         Returns:
-            B of shape [(output_lmax + 1)^2, C, N], parity order, and what `backward` needs.
+            B of shape [(output_lmax + 1)^2, C, N], parity order, and the parts of J for each block
+            of channels.
         """
         step = block_size(sums, self.num_products * sums.shape[2], self.limits)
         outs: List[torch.Tensor] = []
-        saved: List[torch.Tensor] = []
+        jacobians: List[List[torch.Tensor]] = []
         a = torch.cat([torch.ones_like(sums[:1]), sums])
         for first in range(0, self.channels, step):
-            out, j = self.forms(a[:, first : first + step], first, counts)
+            out, jacobian = self.forms(a[:, first : first + step], first, counts)
             outs.append(out)
-            saved += j
+            jacobians.append(jacobian)
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return out.transpose(0, 1), saved
+        return out.transpose(0, 1), jacobians
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, jacobians: List[List[torch.Tensor]]) -> torch.Tensor:
         """From dE/dB [outputs, C, N] to dE/dA [S, C, N]."""
         outs: List[torch.Tensor] = []
         by_channel = grad.transpose(0, 1)
         first = 0
-        for at in range(0, len(saved), self.forms.kept):
-            last = first + saved[at].shape[0]
-            j = saved[at : at + self.forms.kept]
-            outs.append(self.forms.backward(by_channel[first:last], j))
+        for jacobian in jacobians:
+            last = first + jacobian[0].shape[0]
+            outs.append(self.forms.backward(by_channel[first:last], jacobian))
             first = last
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return float(self.order) * out.transpose(0, 1)

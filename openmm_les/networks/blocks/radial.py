@@ -6,7 +6,7 @@ their derivative are computed per pair. They are smooth functions of one variabl
 numerical rank: in single precision a cubic Hermite table of a compressed basis replaces the MLP.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -83,6 +83,16 @@ class BesselBasis(nn.Module):
             [1], if all have the same).
         """
         return [0], torch.zeros(1, dtype=torch.int64)
+
+
+def bessel_basis(hyper: Mapping[str, Any], frequencies: torch.Tensor) -> BesselBasis:
+    """The basis with the prefactor and the envelope of canonical hyper-parameters."""
+    return BesselBasis(
+        frequencies,
+        float(hyper["bessel_prefactor"]),
+        float(hyper["cutoff"]),
+        int(hyper["cutoff_order"]),
+    )
 
 
 class _SiluLayer(nn.Module):

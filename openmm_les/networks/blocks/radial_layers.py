@@ -5,10 +5,9 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.radial import BesselBasis, ExactRadial, tabulate
+from openmm_les.networks.blocks.radial import ExactRadial, bessel_basis, tabulate
 from openmm_les.networks.blocks.transforms import TransformedBasis
-
-State = Mapping[str, torch.Tensor]
+from openmm_les.networks.blocks.weights import State
 
 #: Tables of more functions of the distance than this (84 MB with 40 features) are not made.
 _MOST_TABLES = 64
@@ -44,12 +43,7 @@ def radial_features(
         dtype: dtype of a table.
         exact: keep the MLP instead of its table.
     """
-    bessel = BesselBasis(
-        state["bessel_frequencies"],
-        float(hyper["bessel_prefactor"]),
-        float(hyper["cutoff"]),
-        int(hyper["cutoff_order"]),
-    )
+    bessel = bessel_basis(hyper, state["bessel_frequencies"])
     basis: nn.Module = bessel
     if "distance_transform" in hyper:
         basis = TransformedBasis(bessel, hyper["distance_transform"], state["transform.radii"])

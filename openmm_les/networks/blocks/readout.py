@@ -26,20 +26,22 @@ class Readout(nn.Module):
             outer[:width, :1], outer[width:, 1:] = energy[1], charge[1]
         self.register_buffer("outer", outer)
 
-    def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """From scalars [N, C] to (energy, charge) as [N, 2], and what `backward` needs."""
+    def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes that `backward` needs.
+
+        A linear readout has no use for slopes.
+        """
         x = scalars @ self.inner
-        saved: List[torch.Tensor] = []
         if not self.nonlinear:
-            return x, saved
+            return x, x
         s = torch.sigmoid(x)
-        return (x * s) @ self.outer, [s * (1.0 + x * (1.0 - s))]
+        return (x * s) @ self.outer, s * (1.0 + x * (1.0 - s))
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
         """From dE/d(energy, charge) [N, 2] to dE/dscalars [N, C]."""
         if self.nonlinear:
-            grad = (grad @ self.outer.t()) * saved[0]
+            grad = (grad @ self.outer.t()) * slopes
         return grad @ self.inner.t()
 
 

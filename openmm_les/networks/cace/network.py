@@ -6,17 +6,26 @@ elements; for each pair that is a thousand numbers. Here the receiver's embeddin
 the sum over neighbours, and the sums are matrix products over the slots.
 """
 
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
 
-from openmm_les.networks.blocks.dense import DenseNetwork, strip_prefix
-from openmm_les.networks.blocks.geometry import pair_vectors, pull_back_vectors
-from openmm_les.networks.blocks.radial import BesselBasis
+from openmm_les.neighbors.matrix import Neighbors
+from openmm_les.networks.blocks.blocking import block_limits
+from openmm_les.networks.blocks.dense import DenseNetwork, EnergyAndCharge, HeadsTape
+from openmm_les.networks.blocks.geometry import (
+    PairTape,
+    collect,
+    gather,
+    pair_vectors,
+    pull_back_vectors,
+)
+from openmm_les.networks.blocks.radial import BesselBasis, bessel_basis
+from openmm_les.networks.blocks.weights import State, strip_prefix
 from openmm_les.networks.cace.invariants import InvariantFeatures
-
-State = Mapping[str, torch.Tensor]
+from openmm_les.networks.cace.sums import ElementSums, MessageSums
+from openmm_les.networks.protocol import NetworkModule
 
 #: Added to distances [A] where the original divides vectors by them; 1e-9 relative in the energy.
 _DISTANCE_OFFSET = 1e-9
@@ -79,44 +88,31 @@ class PairBasis(nn.Module):
         self.offset = _DISTANCE_OFFSET
 
     def forward(
-        self, positions: torch.Tensor, neighbors: torch.Tensor, shifts: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
-        """Monomials [N, K, L], radial functions [N, K, n], and what `backward` needs.
-
-        Args:
-            positions: shape [N, 3] [A], float64.
-            neighbors: neighbour of each slot, shape [N, K].
-            shifts: the pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
-        """
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        vectors = pair_vectors(positions, neighbors, shifts, self.radial.frequencies.dtype)
+        self, positions: torch.Tensor, neighbors: Neighbors
+    ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
+        """Monomials [N, K, L], radial functions [N, K, n], and what `backward` needs."""
+        n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
+        vectors = pair_vectors(positions, neighbors, self.radial.frequencies.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / (distances + self.offset)
         angular = self.angular(unit)
         radial, slopes = self.radial(distances.squeeze(1))
-        saved = [vectors, distances, unit, angular, slopes]
-        return angular.view(n, k, -1), radial.view(n, k, -1), saved
+        tape = PairTape(vectors, distances, unit, angular, slopes)
+        return angular.view(n, k, -1), radial.view(n, k, -1), tape
 
     @torch.jit.export
     def backward(
         self,
         grad_angular: torch.Tensor,
         grad_radial: torch.Tensor,
-        saved: List[torch.Tensor],
+        tape: PairTape,
         reverse: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/d(monomials) and dE/d(radial functions) to dE/dr and dE/dstrain.
 
-        Args:
-            grad_angular: shape [N, K, L].
-            grad_radial: shape [N, K, n].
-            saved: third result of `forward`.
-            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-
-        Returns:
-            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        See `pull_back_vectors` for the results.
         """
-        vectors, distances, unit, angular, slopes = saved
+        vectors, distances, unit, angular, slopes = tape
         n, k = grad_angular.shape[0], grad_angular.shape[1]
         grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)
         along = (grad_unit * unit).sum(1, keepdim=True) / (distances + self.offset)
@@ -126,120 +122,48 @@ class PairBasis(nn.Module):
         return pull_back_vectors(grad_vectors, vectors, reverse, n)
 
 
-class ElementSums(nn.Module):
-    """Sums over neighbours that differ by their element only; the first layer has no others.
+class MessageTape(NamedTuple):
+    """What the backward pass of a layer after the first needs.
 
-    Args:
-        num_receivers: numbers in a receiver's embedding, for each of which a channel is made.
+    Attributes:
+        weights: which an atom sends, for each degree and channel [N, lmax + 1, C].
+        network: slopes of the network that makes them.
+        mixed: of `InvariantFeatures`.
     """
 
-    def __init__(self, num_receivers: int) -> None:
-        super().__init__()
-        self.num_receivers = num_receivers
-
-    def forward(
-        self, angular: torch.Tensor, radial: torch.Tensor, senders: torch.Tensor
-    ) -> torch.Tensor:
-        """The sums [C, L, N, n].
-
-        Args:
-            angular: monomials [N, K, L].
-            radial: radial functions [N, K, n].
-            senders: embedding of the neighbours' elements [N, K, A].
-        """
-        n, k = angular.shape[0], angular.shape[1]
-        weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
-        sums = torch.bmm(weighted.transpose(1, 2), angular)
-        sums = sums.view(n, senders.shape[2], -1, angular.shape[2]).permute(1, 3, 0, 2)
-        return sums.unsqueeze(1).expand(-1, self.num_receivers, -1, -1, -1).flatten(0, 1)
-
-    @torch.jit.export
-    def backward(
-        self,
-        grad: torch.Tensor,
-        angular: torch.Tensor,
-        radial: torch.Tensor,
-        senders: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(sums) to dE/d(monomials) [N, K, L] and dE/d(radial functions) [N, K, n]."""
-        n, k, size = angular.shape[0], angular.shape[1], angular.shape[2]
-        grad = grad.view(-1, self.num_receivers, size, n, radial.shape[2]).sum(1)
-        grad = grad.permute(2, 0, 3, 1).reshape(n, -1, size)
-        weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
-        grad_weighted = torch.bmm(angular, grad.transpose(1, 2))
-        grad_weighted = grad_weighted.view(n, k, senders.shape[2], -1)
-        return torch.bmm(weighted, grad), (grad_weighted * senders.unsqueeze(3)).sum(2)
+    weights: torch.Tensor
+    network: List[torch.Tensor]
+    mixed: torch.Tensor
 
 
-class MessageSums(nn.Module):
-    """Sums over neighbours with weights that each neighbour brings.
+class CACETape(NamedTuple):
+    """What `CACENetwork.pull_back` needs.
 
-    Args:
-        sizes: number of monomials of each degree.
+    Attributes:
+        angular, radial: functions of the pairs [N, K, L] and [N, K, n].
+        senders: embedding of the neighbours' elements [N, K, A].
+        receivers: factors of the atoms for each channel [C, N].
+        own: the atoms' embedding as senders, for each channel [N, 1, C].
+        mixed: of the first layer.
+        messages: of the others.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.sizes: List[int] = list(sizes)
-
-    def forward(
-        self, angular: torch.Tensor, radial: torch.Tensor, received: torch.Tensor
-    ) -> torch.Tensor:
-        """The sums [C, L, N, n].
-
-        Args:
-            angular: monomials [N, K, L].
-            radial: radial functions [N, K, n].
-            received: weights for each degree and channel [N, K, lmax + 1, C].
-        """
-        n, k = angular.shape[0], angular.shape[1]
-        parts: List[torch.Tensor] = []
-        first = 0
-        for degree, size in enumerate(self.sizes):
-            own = angular[:, :, first : first + size]
-            basis = (own.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
-            part = torch.bmm(received[:, :, degree].transpose(1, 2), basis)
-            parts.append(part.view(n, part.shape[1], size, -1).permute(1, 2, 0, 3))
-            first += size
-        return torch.cat(parts, 1)
-
-    @torch.jit.export
-    def backward(
-        self,
-        grad: torch.Tensor,
-        angular: torch.Tensor,
-        radial: torch.Tensor,
-        received: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/d(sums) to dE/d of (monomials, radial functions, received weights)."""
-        n, k = angular.shape[0], angular.shape[1]
-        grad_angular: List[torch.Tensor] = []
-        grad_received: List[torch.Tensor] = []
-        grad_radial = torch.zeros_like(radial)
-        first = 0
-        for degree, size in enumerate(self.sizes):
-            own = angular[:, :, first : first + size]
-            part = grad[:, first : first + size].permute(2, 0, 1, 3).reshape(n, grad.shape[0], -1)
-            basis = (own.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
-            grad_received.append(torch.bmm(basis, part.transpose(1, 2)))
-            grad_basis = torch.bmm(received[:, :, degree], part).view(n, k, size, -1)
-            grad_angular.append((grad_basis * radial.unsqueeze(2)).sum(3))
-            grad_radial = grad_radial + (grad_basis * own.unsqueeze(3)).sum(2)
-            first += size
-        return torch.cat(grad_angular, 2), grad_radial, torch.stack(grad_received, 2)
+    pairs: PairTape
+    neighbors: Neighbors
+    angular: torch.Tensor
+    radial: torch.Tensor
+    senders: torch.Tensor
+    receivers: torch.Tensor
+    own: torch.Tensor
+    mixed: torch.Tensor
+    messages: List[MessageTape]
+    heads: HeadsTape
 
 
-class CACENetwork(nn.Module):
+class CACENetwork(NetworkModule):
     """CACE energies and latent charges for inference.
 
-    Dense networks are float64 whatever the dtype, as `MACENetwork._cast` explains.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``cace`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs, and of the products of neighbour sums.
-        **_: options that only other families have.
+    Dense networks are float64 whatever the dtype, as `cast` in `blocks.weights` explains.
     """
 
     def __init__(
@@ -260,12 +184,7 @@ class CACENetwork(nn.Module):
         sizes = [degrees.count(d) for d in range(max(degrees) + 1)]
         self.cutoff = float(hyper["cutoff"])
         self.degrees = len(sizes)
-        basis = BesselBasis(
-            state["bessel_frequencies"].to(dtype),
-            float(hyper["bessel_prefactor"]),
-            self.cutoff,
-            int(hyper["cutoff_order"]),
-        )
+        basis = bessel_basis(hyper, state["bessel_frequencies"].to(dtype))
         self.geometry = PairBasis(basis, AngularMonomials(hyper["monomials"]))
         self.first = ElementSums(receiver.shape[1])
         self.sums = MessageSums(sizes)
@@ -278,8 +197,8 @@ class CACENetwork(nn.Module):
         self.messages = nn.ModuleList(messages)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(messages[::-1])
-        self.energy = DenseNetwork(strip_prefix(state, "energy."))
-        self.charge = DenseNetwork(strip_prefix(state, "charge."))
+        self.heads = EnergyAndCharge(state)
+        self.limits = block_limits()
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
         self.sender: torch.Tensor
         self.sender_channels: torch.Tensor
@@ -292,65 +211,76 @@ class CACENetwork(nn.Module):
     def short_range(
         self,
         positions: torch.Tensor,
-        neighbors: torch.Tensor,
-        shifts: torch.Tensor,
-        reverse: torch.Tensor,
+        neighbors: Neighbors,
         species: torch.Tensor,
         counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
-        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        angular, radial, saved_pairs = self.geometry(positions, neighbors, shifts)
-        flat = neighbors.view(-1)
+    ) -> Tuple[torch.Tensor, torch.Tensor, CACETape]:
+        """See `Network.short_range`."""
+        n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
+        angular, radial, pairs = self.geometry(positions, neighbors)
+        flat = neighbors.indices.view(-1)
         senders = self.sender.index_select(0, species.index_select(0, flat)).view(n, k, -1)
         receivers = self.receiver_channels.index_select(0, species).t()
         own = self.sender_channels.index_select(0, species).unsqueeze(1)
-        features, mixed = self.features(self.first(angular, radial, senders), receivers)
-        saved = [saved_pairs, [angular, radial, senders, receivers, own, neighbors, reverse]]
-        saved.append([mixed])
+        features, first_mixed = self.features(self.first(angular, radial, senders), receivers)
         collected: List[torch.Tensor] = [features]
+        messages: List[MessageTape] = []
         for message in self.messages:
-            weights, hidden = message(features)
+            weights, network = message(features)
             weights = weights.to(own.dtype).view(n, self.degrees, -1) * own
-            received = weights.index_select(0, flat).view(n, k, self.degrees, -1)
+            received = self._received(weights, neighbors.indices)
             features, mixed = self.features(self.sums(angular, radial, received), receivers)
-            saved.append([mixed, weights] + hidden)
+            messages.append(MessageTape(weights, network, mixed))
             collected.append(features)
-        everything = torch.cat(collected, 1)
-        energies, saved_energy = self.energy(everything)
-        charges, saved_charge = self.charge(everything)
-        saved.append(saved_energy)
-        saved.append(saved_charge)
-        return energies.squeeze(1), charges.squeeze(1), saved
+        energies, charges, heads = self.heads(torch.cat(collected, 1))
+        return (
+            energies,
+            charges,
+            CACETape(
+                pairs,
+                neighbors,
+                angular,
+                radial,
+                senders,
+                receivers,
+                own,
+                first_mixed,
+                messages,
+                heads,
+            ),
+        )
+
+    def _received(self, weights: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Weights of the neighbours [N, K, lmax + 1, C]."""
+        n, k = neighbors.shape[0], neighbors.shape[1]
+        return gather(weights.flatten(1), neighbors).view(n, k, self.degrees, -1)
 
     @torch.jit.export
     def pull_back(
         self,
         grad_energies: torch.Tensor,
         grad_charges: torch.Tensor,
-        saved: List[List[torch.Tensor]],
+        tape: CACETape,
         counts: List[int],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
-        angular, radial, senders, receivers, own, neighbors, reverse = saved[1]
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        everything = self.energy.backward(grad_energies.unsqueeze(1), saved[-2])
-        charge_part = self.charge.backward(grad_charges.to(torch.float64).unsqueeze(1), saved[-1])
-        by_layer = (everything + charge_part).chunk(len(self.messages) + 1, 1)
+        """See `Network.pull_back`."""
+        angular, radial, receivers = tape.angular, tape.radial, tape.receivers
+        n, k, reverse = angular.shape[0], angular.shape[1], tape.neighbors.reverse
+        everything = self.heads.backward(grad_energies, grad_charges, tape.heads)
+        by_layer = everything.chunk(len(self.messages) + 1, 1)[::-1]
 
         grad_angular, grad_radial = torch.zeros_like(angular), torch.zeros_like(radial)
-        grad = by_layer[-1]
+        grad = by_layer[0]
+        messages = tape.messages[::-1]
         for t, message in enumerate(self.reversed):
-            layer = saved[len(saved) - 3 - t]
-            mixed, weights = layer[0], layer[1]
-            received = weights.index_select(0, neighbors.view(-1)).view(n, k, self.degrees, -1)
-            sums = self.features.backward(grad.contiguous(), receivers, mixed)
-            one, other, brought = self.sums.backward(sums, angular, radial, received)
+            layer = messages[t]
+            received = self._received(layer.weights, tape.neighbors.indices)
+            sums = self.features.backward(grad.contiguous(), receivers, layer.mixed)
+            one, other, by_weights = self.sums.backward(sums, angular, radial, received)
             grad_angular, grad_radial = grad_angular + one, grad_radial + other
-            # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-            brought = brought.view(n * k, -1).index_select(0, reverse).view(n, k, -1).sum(1)
-            brought = (brought.view(n, self.degrees, -1) * own).view(n, -1).to(torch.float64)
-            grad = by_layer[len(by_layer) - 2 - t] + message.backward(brought, layer[2:])
-        sums = self.features.backward(grad.contiguous(), receivers, saved[2][0])
-        one, other = self.first.backward(sums, angular, radial, senders)
-        return self.geometry.backward(grad_angular + one, grad_radial + other, saved[0], reverse)
+            sent = collect(by_weights.view(n, k, -1), reverse, self.limits)
+            sent = (sent.view(n, self.degrees, -1) * tape.own).view(n, -1).to(torch.float64)
+            grad = by_layer[t + 1] + message.backward(sent, layer.network)
+        sums = self.features.backward(grad.contiguous(), receivers, tape.mixed)
+        one, other = self.first.backward(sums, angular, radial, tape.senders)
+        return self.geometry.backward(grad_angular + one, grad_radial + other, tape.pairs, reverse)

@@ -4,13 +4,42 @@ Angles need pairs of neighbours. Those within the three-body cutoff, some ten of
 gathered in slots of their own, so that memory goes with the square of ten.
 """
 
-from typing import List, Tuple
+from typing import NamedTuple, Tuple
 
 import torch
 from torch import nn
 
 #: MatGL keeps cosines this far from 1, where the angle has no derivative.
 _COSINE_MARGIN = 1e-7
+
+
+class InnerSlots(NamedTuple):
+    """The T slots of each atom for neighbours within the inner cutoff.
+
+    Attributes:
+        slots: flat slot of each inner slot [N * T].
+        reverse: inner slot that holds the same pair seen from the neighbour [N * T].
+        used: whether an inner slot holds a neighbour [N, T].
+        places: flat inner slot of each slot [N * K].
+        inside: whether a slot has an inner one [N * K].
+        most: the largest number of inner neighbours [], which may exceed T.
+    """
+
+    slots: torch.Tensor
+    reverse: torch.Tensor
+    used: torch.Tensor
+    places: torch.Tensor
+    inside: torch.Tensor
+    most: torch.Tensor
+
+
+class AngleTape(NamedTuple):
+    """Unit vectors [N, T, 3], distances [N, T, 1], cosines and angles [N, T, T]."""
+
+    unit: torch.Tensor
+    distances: torch.Tensor
+    cosines: torch.Tensor
+    angles: torch.Tensor
 
 
 class InnerBonds(nn.Module):
@@ -31,18 +60,13 @@ class InnerBonds(nn.Module):
 
     def forward(
         self, distances: torch.Tensor, used: torch.Tensor, reverse: torch.Tensor
-    ) -> List[torch.Tensor]:
+    ) -> InnerSlots:
         """The inner slots.
 
         Args:
             distances: of all slots, shape [N, K] [A].
             used: whether a slot holds a neighbour, shape [N, K].
-            reverse: flat slot that holds the same pair seen from the neighbour, shape [N * K].
-
-        Returns:
-            For inner slots the flat slot [N * T], the reverse inner slot [N * T] and whether it is
-            used [N, T]; for all slots the flat inner slot [N * K] and whether it has one [N * K];
-            the largest number of inner neighbours [], which may exceed T.
+            reverse: see `Neighbors`.
         """
         n, k = distances.shape[0], distances.shape[1]
         near = used & (distances <= self.cutoff)
@@ -64,7 +88,7 @@ class InnerBonds(nn.Module):
         places = (row * t + (rank - 1).clamp(0, t - 1)).view(-1)
         back = places.index_select(0, reverse.index_select(0, slots))
         back = torch.where(filled.view(-1), back, (row * t + inner).view(-1))
-        return [slots, back, filled, places, near.view(-1), most]
+        return InnerSlots(slots, back, filled, places, near.view(-1), most)
 
 
 class AngleBasis(nn.Module):
@@ -85,7 +109,7 @@ class AngleBasis(nn.Module):
     def _phases(self, angles: torch.Tensor) -> torch.Tensor:
         return angles.to(self.frequencies.dtype).unsqueeze(3) * self.frequencies
 
-    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, AngleTape]:
         """Functions of the angles, cosines first, and what `backward` needs.
 
         Args:
@@ -100,12 +124,12 @@ class AngleBasis(nn.Module):
         angles = torch.acos(cosines.clamp(-self.limit, self.limit))
         phases = self._phases(angles)
         values = torch.cat([torch.cos(phases), torch.sin(phases[:, :, :, 1:])], 3)
-        return values, [unit, distances, cosines, angles]
+        return values, AngleTape(unit, distances, cosines, angles)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, saved: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, tape: AngleTape) -> torch.Tensor:
         """From dE/d(functions) [N, T, T, 2 F + 1] to dE/d(vectors) [N, T, 3], float64."""
-        unit, distances, cosines, angles = saved
+        unit, distances, cosines, angles = tape
         phases = self._phases(angles)
         slopes = torch.cat([-torch.sin(phases), torch.cos(phases[:, :, :, 1:])], 3)
         factors = torch.cat([self.frequencies, self.frequencies[1:]])

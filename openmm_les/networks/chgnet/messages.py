@@ -1,7 +1,7 @@
 """The parts of CHGNet: radial functions, and messages of bonds and of angles, with derivatives."""
 
 import math
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -9,8 +9,34 @@ from torch import nn
 from openmm_les.networks.blocks.blocking import block_limits, block_size
 from openmm_les.networks.blocks.dense import Dense
 from openmm_les.networks.blocks.gated import GatedNetwork, first_map
+from openmm_les.networks.blocks.geometry import collect
+from openmm_les.networks.blocks.weights import State
 
-State = Mapping[str, torch.Tensor]
+
+class Pairs(NamedTuple):
+    """What layers know of the slots of the neighbour matrix.
+
+    Attributes:
+        basis: radial functions [N, K, n].
+        used: 1 where a slot holds a neighbour, else 0, [N, K, 1].
+        neighbors: neighbour of each slot [N, K].
+        reverse: the flat slot that holds the same pair seen from the neighbour [N * K].
+    """
+
+    basis: torch.Tensor
+    used: torch.Tensor
+    neighbors: torch.Tensor
+    reverse: torch.Tensor
+
+
+class AngleGradients(NamedTuple):
+    """dE/d of the inputs of `AngleMessages`."""
+
+    atoms: torch.Tensor
+    incoming: torch.Tensor
+    outgoing: torch.Tensor
+    angles: torch.Tensor
+    factors: torch.Tensor
 
 
 class BondBasis(nn.Module):
@@ -19,10 +45,7 @@ class BondBasis(nn.Module):
     MatGL takes for the argument of its cutoff polynomial the function instead of the distance, so
     that nothing becomes zero at the cutoff.
 
-    Args:
-        frequencies: w_n of shape [n], [1/A].
-        cutoff: radius [A].
-        order: p of the polynomial 1 - O(x^p).
+    Frequencies w_n [n] are in 1/A; `order` is p of the polynomial 1 - O(x^p).
     """
 
     def __init__(self, frequencies: torch.Tensor, cutoff: float, order: int) -> None:
@@ -52,10 +75,7 @@ class BondBasis(nn.Module):
 class BondFactors(nn.Module):
     """Products of linear maps of the radial functions, with which messages are multiplied.
 
-    Args:
-        state: ``factors.K.weight`` and ``factors.K.bias``, none, one or two of them.
-        width: length of a message.
-        dtype: of the functions.
+    There are none, one or two maps, ``factors.K.weight`` and ``factors.K.bias`` of the state.
     """
 
     def __init__(self, state: State, width: int, dtype: torch.dtype) -> None:
@@ -97,8 +117,7 @@ class PairMessages(nn.Module):
 
     Args:
         state: of the gated network, ``factors``, and ``output``, a map of the sums.
-        atoms: length of atom features.
-        bonds: length of bond features.
+        atoms, bonds: lengths of their features.
         summed: whether messages are summed.
         dtype: of all that is done for pairs; maps of atom features are float64.
     """
@@ -122,50 +141,35 @@ class PairMessages(nn.Module):
     def _step(self, bonds: torch.Tensor) -> int:
         return block_size(bonds, 2 * bonds.shape[1] * self.hidden, self.limits)
 
-    def _inputs(
-        self, start: int, end: int, atoms: List[torch.Tensor], bonds: torch.Tensor
-    ) -> torch.Tensor:
-        """Results of the first maps for a block of atoms, [R, K, 2 H].
-
-        Args:
-            start, end: the block.
-            atoms: results for senders and receivers [N, 2 H], and neighbours [N, K].
-            bonds: features [N, K, B].
-        """
-        neighbors = atoms[2][start:end]
-        sent = atoms[0].index_select(0, neighbors.reshape(-1)).view(neighbors.shape + (-1,))
-        bonded: torch.Tensor = self.bond(bonds[start:end])
-        return sent + atoms[1][start:end].unsqueeze(1) + bonded
-
-    def _projected(self, atoms: torch.Tensor, neighbors: torch.Tensor) -> List[torch.Tensor]:
+    def _projected(self, atoms: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Results of the first maps for senders and receivers [N, 2 H]."""
         dtype = self.bond.weight.dtype
-        return [self.sender(atoms).to(dtype), self.receiver(atoms).to(dtype), neighbors]
+        return self.sender(atoms).to(dtype), self.receiver(atoms).to(dtype)
 
-    def forward(
+    def _inputs(
         self,
-        atoms: torch.Tensor,
+        start: int,
+        end: int,
+        projected: Tuple[torch.Tensor, torch.Tensor],
         bonds: torch.Tensor,
-        basis: torch.Tensor,
-        used: torch.Tensor,
         neighbors: torch.Tensor,
     ) -> torch.Tensor:
-        """Messages [N, K, B], or their mapped sums [N, A] in float64.
+        """Results of the first maps for a block of atoms, [R, K, 2 H]."""
+        block = neighbors[start:end]
+        sent = projected[0].index_select(0, block.reshape(-1)).view(block.shape + (-1,))
+        bonded: torch.Tensor = self.bond(bonds[start:end])
+        return sent + projected[1][start:end].unsqueeze(1) + bonded
 
-        Args:
-            atoms: features [N, A], float64.
-            bonds: features [N, K, B].
-            basis: radial functions [N, K, n].
-            used: 1 where a slot holds a neighbour, else 0, shape [N, K, 1].
-            neighbors: neighbour of each slot, shape [N, K].
-        """
+    def forward(self, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+        """Messages [N, K, B], or their mapped sums [N, A]; atoms [N, A] and sums are float64."""
         n = bonds.shape[0]
-        projected = self._projected(atoms, neighbors)
+        projected = self._projected(atoms)
         parts: List[torch.Tensor] = []
         step = self._step(bonds)
         for start in range(0, n, step):
             end = min(n, start + step)
-            messages = self.network(self._inputs(start, end, projected, bonds))
-            messages = messages * self.factors(basis[start:end]) * used[start:end]
+            messages = self.network(self._inputs(start, end, projected, bonds, pairs.neighbors))
+            messages = messages * self.factors(pairs.basis[start:end]) * pairs.used[start:end]
             parts.append(messages.sum(1) if self.summed else messages)
         result = torch.cat(parts)
         if not self.summed:
@@ -175,34 +179,25 @@ class PairMessages(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad: torch.Tensor,
-        atoms: torch.Tensor,
-        bonds: torch.Tensor,
-        basis: torch.Tensor,
-        used: torch.Tensor,
-        neighbors: torch.Tensor,
-        reverse: torch.Tensor,
+        self, grad: torch.Tensor, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From dE/d(result) to dE/d of (atoms, bonds, basis)."""
         n, k = bonds.shape[0], bonds.shape[1]
-        projected = self._projected(atoms, neighbors)
+        projected = self._projected(atoms)
         if self.summed:
             grad = self.output.backward(grad).to(bonds.dtype).unsqueeze(1)
         grad_inputs = torch.empty([n, k, self.hidden], dtype=bonds.dtype, device=bonds.device)
-        grad_basis = torch.empty_like(basis)
+        grad_basis = torch.empty_like(pairs.basis)
         step = self._step(bonds)
         for start in range(0, n, step):
             end = min(n, start + step)
-            inputs = self._inputs(start, end, projected, bonds)
-            factors = self.factors(basis[start:end])
-            by_product = grad[start:end] * used[start:end]
-            messages, by_inputs = self.network.backward(by_product * factors, inputs)
-            by_factors = by_product * messages
-            grad_basis[start:end] = self.factors.backward(by_factors, basis[start:end])
+            basis = pairs.basis[start:end]
+            inputs = self._inputs(start, end, projected, bonds, pairs.neighbors)
+            by_product = grad[start:end] * pairs.used[start:end]
+            messages, by_inputs = self.network.backward(by_product * self.factors(basis), inputs)
+            grad_basis[start:end] = self.factors.backward(by_product * messages, basis)
             grad_inputs[start:end] = by_inputs
-        # Slot reverse(i, k) holds the same pair seen from the neighbour: a gather, no scatter.
-        sent = grad_inputs.view(n * k, -1).index_select(0, reverse).view(n, k, -1).sum(1)
+        sent = collect(grad_inputs, pairs.reverse, self.limits)
         grad_atoms = self.sender.backward(sent.to(torch.float64))
         grad_atoms = grad_atoms + self.receiver.backward(grad_inputs.sum(1).to(torch.float64))
         return grad_atoms, self.bond.backward(grad_inputs), grad_basis
@@ -240,12 +235,17 @@ class AngleMessages(nn.Module):
 
     def _projected(
         self, atoms: torch.Tensor, incoming: torch.Tensor, outgoing: torch.Tensor
-    ) -> List[torch.Tensor]:
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Results of the first maps for the bonds that come in, with the atom, and go out."""
         centre = self.centre(atoms).to(incoming.dtype).unsqueeze(1)
-        return [self.incoming(incoming) + centre, self.outgoing(outgoing)]
+        return self.incoming(incoming) + centre, self.outgoing(outgoing)
 
     def _inputs(
-        self, start: int, end: int, projected: List[torch.Tensor], angles: torch.Tensor
+        self,
+        start: int,
+        end: int,
+        projected: Tuple[torch.Tensor, torch.Tensor],
+        angles: torch.Tensor,
     ) -> torch.Tensor:
         """Results of the first maps for a block of atoms, [R, T, T, 2 H]."""
         first = projected[0][start:end].unsqueeze(2) + projected[1][start:end].unsqueeze(1)
@@ -297,8 +297,8 @@ class AngleMessages(nn.Module):
         angles: torch.Tensor,
         factors: torch.Tensor,
         used: torch.Tensor,
-    ) -> List[torch.Tensor]:
-        """From dE/d(result) to dE/d of atoms, incoming, outgoing, angles, factors."""
+    ) -> AngleGradients:
+        """From dE/d(result) to dE/d(inputs)."""
         n = angles.shape[0]
         projected = self._projected(atoms, incoming, outgoing)
         by_factors = torch.zeros_like(factors)
@@ -324,11 +324,10 @@ class AngleMessages(nn.Module):
             by_incoming[start:end] = by_inputs.sum(2)
             by_outgoing[start:end] = by_inputs.sum(1)
             by_angles[start:end] = self.angle.backward(by_inputs)
-        by_atoms = self.centre.backward(by_incoming.sum(1).to(torch.float64))
-        return [
-            by_atoms,
+        return AngleGradients(
+            self.centre.backward(by_incoming.sum(1).to(torch.float64)),
             self.incoming.backward(by_incoming),
             self.outgoing.backward(by_outgoing),
             by_angles,
             by_factors,
-        ]
+        )

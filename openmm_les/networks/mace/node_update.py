@@ -1,16 +1,27 @@
 """What a layer of MACE does with its neighbour sums: products, linear map, skip, readouts."""
 
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, NamedTuple, Tuple
 
 import torch
 from torch import nn
 
 from openmm_les.networks.blocks.angular import parity_ordered_degrees
-from openmm_les.networks.blocks.normalization import DensityNormalization, SpeciesMixing
+from openmm_les.networks.blocks.normalization import (
+    DensityNormalization,
+    DensityTape,
+    SpeciesMixing,
+)
 from openmm_les.networks.blocks.product_basis import ProductBasis
 from openmm_les.networks.blocks.readout import Readout
+from openmm_les.networks.blocks.weights import State
 
-State = Mapping[str, torch.Tensor]
+
+class UpdateTape(NamedTuple):
+    """Of `ProductBasis`, `Readout`, and `DensityNormalization` if there is one."""
+
+    jacobians: List[List[torch.Tensor]]
+    readout: torch.Tensor
+    densities: List[DensityTape]
 
 
 class NodeUpdate(nn.Module):
@@ -22,8 +33,7 @@ class NodeUpdate(nn.Module):
         spec: the layer's entry of the hyper-parameters.
         state: weights of the layer, names without the ``layers.T.`` prefix.
         lmax: highest degree of the neighbour sums.
-        fold: see `ProductBasis`.
-        few_kernels: see `ProductBasis` and `MessageConvolution`.
+        fold, few_kernels: see `ProductBasis`.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class NodeUpdate(nn.Module):
         density: torch.Tensor,
         skips: List[torch.Tensor],
         counts: List[int],
-    ) -> Tuple[List[torch.Tensor], torch.Tensor, List[List[torch.Tensor]]]:
+    ) -> Tuple[List[torch.Tensor], torch.Tensor, UpdateTape]:
         """Node features of each degree [2l+1, N, C], readouts [N, 2], and what `backward` needs.
 
         Node features and readouts are float64.
@@ -70,12 +80,13 @@ class NodeUpdate(nn.Module):
             skips: self-connections of degrees 0.. [2l+1, N, C]; may hold fewer degrees than output.
             counts: number of atoms of each species.
         """
-        saved_density: List[torch.Tensor] = []
+        densities: List[DensityTape] = []
         for selector in self.selectors:
             sums = selector(sums, counts, False)
         for normalization in self.normalizations:
-            sums, saved_density = normalization(sums, density)
-        products, saved_product = self.product(sums, counts)
+            sums, density_tape = normalization(sums, density)
+            densities.append(density_tape)
+        products, jacobians = self.product(sums, counts)
         nodes: List[torch.Tensor] = [products] * len(self.degrees)
         first = 0
         for degree in self.degrees:
@@ -86,15 +97,15 @@ class NodeUpdate(nn.Module):
                 node = node + skips[degree]
             nodes[degree] = node
             first += size
-        readout, saved_readout = self.readout(nodes[0][0])
-        return nodes, readout, [saved_product, saved_readout, saved_density]
+        readout, slopes = self.readout(nodes[0][0])
+        return nodes, readout, UpdateTape(jacobians, slopes, densities)
 
     @torch.jit.export
     def backward(
         self,
         grad_nodes: List[torch.Tensor],
         grad_readout: torch.Tensor,
-        saved: List[List[torch.Tensor]],
+        tape: UpdateTape,
         counts: List[int],
     ) -> Tuple[torch.Tensor, List[torch.Tensor], List[torch.Tensor]]:
         """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to what comes before.
@@ -102,7 +113,7 @@ class NodeUpdate(nn.Module):
         Returns:
             dE/dsums, the total dE/dnodes, and dE/d(density) in a list; an empty one without it.
         """
-        scalars = self.readout.backward(grad_readout, saved[1]).unsqueeze(0)
+        scalars = self.readout.backward(grad_readout, tape.readout).unsqueeze(0)
         if len(grad_nodes) == 0:
             # Nothing reads the covariant features of the last layer.
             total = [scalars]
@@ -114,10 +125,10 @@ class NodeUpdate(nn.Module):
         for degree in self.degrees:
             grad_node = total[degree].transpose(1, 2).to(self.output.dtype)
             grad_products.append(torch.matmul(self.output[degree], grad_node))
-        grad_sums = self.product.backward(torch.cat(grad_products), saved[0])
+        grad_sums = self.product.backward(torch.cat(grad_products), tape.jacobians)
         grad_density: List[torch.Tensor] = []
-        for normalization in self.normalizations:
-            grad_sums, grad = normalization.backward(grad_sums, saved[2])
+        for t, normalization in enumerate(self.normalizations):
+            grad_sums, grad = normalization.backward(grad_sums, tape.densities[t])
             grad_density.append(grad)
         for selector in self.selectors:
             grad_sums = selector(grad_sums, counts, True)

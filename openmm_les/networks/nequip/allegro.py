@@ -6,17 +6,49 @@ with a sum over the atom's neighbours. That sum belongs to the atom, so that her
 matrix which acts on the tensors of all pairs of the atom. Nothing passes from atom to atom.
 """
 
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
-from openmm_les.networks.blocks.dense import Dense, DenseNetwork, strip_prefix
-from openmm_les.networks.blocks.geometry import PairGeometry, species_pairs
-from openmm_les.networks.blocks.radial import BesselBasis
+from openmm_les.networks.blocks.dense import Dense, DenseNetwork, EnergyAndCharge, HeadsTape
+from openmm_les.networks.blocks.geometry import PairGeometry, PairTape, species_pairs
+from openmm_les.networks.blocks.radial import bessel_basis
+from openmm_les.networks.blocks.weights import State, cast, strip_prefix
+from openmm_les.networks.protocol import NetworkModule
 
-State = Mapping[str, torch.Tensor]
+
+class LayerTape(NamedTuple):
+    """Inputs of `Layer`, matrices of its `TensorTrack`, and slopes of its latent network."""
+
+    tensors: torch.Tensor
+    weights: torch.Tensor
+    matrices: torch.Tensor
+    latent: List[torch.Tensor]
+
+
+class AllegroTape(NamedTuple):
+    """What `AllegroNetwork.pull_back` needs.
+
+    Attributes:
+        harmonics: Y of shape [N, K, S].
+        scales: of the energy of each atom [N].
+        types: factors of the radial features by the pair of species, [N, K, ...].
+        embedding: slopes of the embedding network.
+        tensor_weights: weights of the first tensors.
+    """
+
+    pairs: PairTape
+    reverse: torch.Tensor
+    harmonics: torch.Tensor
+    scales: torch.Tensor
+    types: torch.Tensor
+    embedding: List[torch.Tensor]
+    tensor_weights: torch.Tensor
+    layers: List[LayerTape]
+    heads: HeadsTape
 
 
 class WeightedHarmonics(nn.Module):
@@ -130,7 +162,7 @@ class Layer(nn.Module):
         features: torch.Tensor,
         weights: torch.Tensor,
         harmonics: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, LayerTape]:
         """Next tensors [N, C, K, out], scalars [N, K, ...] and weights, and what `backward` needs.
 
         Args:
@@ -142,10 +174,10 @@ class Layer(nn.Module):
         surroundings = self.harmonics.summed(harmonics, weights)
         products, matrices = self.track(tensors, surroundings)
         invariants = products[:, :, :, 0].transpose(1, 2)
-        latent, hidden = self.latent(torch.cat([features, invariants], 2))
+        latent, slopes = self.latent(torch.cat([features, invariants], 2))
         more = torch.cat([features, latent[:, :, : self.scalars]], 2)
-        saved = [tensors, weights, matrices] + hidden
-        return products, more, latent[:, :, self.scalars :], saved
+        tape = LayerTape(tensors, weights, matrices, slopes)
+        return products, more, latent[:, :, self.scalars :], tape
 
     @torch.jit.export
     def backward(
@@ -154,33 +186,24 @@ class Layer(nn.Module):
         grad_features: torch.Tensor,
         grad_weights: torch.Tensor,
         harmonics: torch.Tensor,
-        saved: List[torch.Tensor],
+        tape: LayerTape,
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """From dE/d(outputs) to dE/d of (tensors, features, weights, Y)."""
-        tensors, weights, matrices = saved[0], saved[1], saved[2]
         before = grad_features.shape[2] - self.scalars
         grad_latent = torch.cat([grad_features[:, :, before:], grad_weights], 2)
-        grad = self.latent.backward(grad_latent, saved[3:])
+        grad = self.latent.backward(grad_latent, tape.latent)
         features = grad_features[:, :, :before] + grad[:, :, :before]
         invariants = grad[:, :, before:].transpose(1, 2).unsqueeze(3)
         grad_products = torch.cat(
             [grad_tensors[:, :, :, :1] + invariants, grad_tensors[:, :, :, 1:]], 3
         )
-        grad_inputs, surroundings = self.track.backward(grad_products, tensors, matrices)
-        grad_y, own_weights = self.harmonics.summed_backward(surroundings, harmonics, weights)
+        grad_inputs, surroundings = self.track.backward(grad_products, tape.tensors, tape.matrices)
+        grad_y, own_weights = self.harmonics.summed_backward(surroundings, harmonics, tape.weights)
         return grad_inputs, features, own_weights, grad_y
 
 
-class AllegroNetwork(nn.Module):
-    """Allegro energies and latent charges for inference.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``allegro`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs.
-        **_: options that only other families have.
-    """
+class AllegroNetwork(NetworkModule):
+    """Allegro energies and latent charges for inference."""
 
     def __init__(
         self,
@@ -197,12 +220,7 @@ class AllegroNetwork(nn.Module):
         index = torch.tensor(list(species), dtype=torch.int64)
         self.num_species = len(species)
         pair_types = state["pair_types"].index_select(0, index).index_select(1, index)
-        basis = BesselBasis(
-            state["bessel_frequencies"],
-            float(hyper["bessel_prefactor"]),
-            self.cutoff,
-            int(hyper["cutoff_order"]),
-        )
+        basis = bessel_basis(hyper, state["bessel_frequencies"])
         self.geometry = PairGeometry(basis, lmax)
         self.basis = Dense(state["basis"])
         self.embedding = DenseNetwork(strip_prefix(state, "embedding."))
@@ -222,77 +240,83 @@ class AllegroNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[::-1])
-        self.energy = DenseNetwork(strip_prefix(state, "energy."))
-        self.charge = DenseNetwork(strip_prefix(state, "charge."))
+        self.heads = EnergyAndCharge(state)
         self.pair_types: torch.Tensor
         self.energy_scales: torch.Tensor
         self.register_buffer("pair_types", pair_types.flatten(0, 1))
-        for module in self.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(dtype))
+        cast(self, dtype)
         self.register_buffer("energy_scales", state["energy_scales"].index_select(0, index))
 
     @torch.jit.export
     def short_range(
         self,
         positions: torch.Tensor,
-        neighbors: torch.Tensor,
-        shifts: torch.Tensor,
-        reverse: torch.Tensor,
+        neighbors: Neighbors,
         species: torch.Tensor,
         counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
-        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        harmonics, radial, saved_pairs = self.geometry(positions, neighbors, shifts, species)
-        pairs = species_pairs(species, neighbors, self.num_species)
+    ) -> Tuple[torch.Tensor, torch.Tensor, AllegroTape]:
+        """See `Network.short_range`."""
+        n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
+        harmonics, radial, geometry = self.geometry(positions, neighbors, species)
+        pairs = species_pairs(species, neighbors.indices, self.num_species)
         types = self.pair_types.index_select(0, pairs).view(n, k, -1)
-        scalars, saved_embedding = self.embedding(self.basis(radial) * types)
+        scalars, embedding = self.embedding(self.basis(radial) * types)
         tensor_weights = self.tensors(scalars)
         projected = self.projection(scalars)
         features, weights = projected[:, :, : self.scalars], projected[:, :, self.scalars :]
-        scales = self.energy_scales.index_select(0, species)
-        saved = [saved_pairs, [reverse, scales, harmonics, types, tensor_weights], saved_embedding]
         tensors = self.harmonics(harmonics, tensor_weights)
+        layers: List[LayerTape] = []
         for layer in self.layers:
-            tensors, features, weights, saved_layer = layer(tensors, features, weights, harmonics)
-            saved.append(saved_layer)
-        energies, saved_energy = self.energy(features)
-        charges, saved_charge = self.charge(features)
-        saved.append(saved_energy)
-        saved.append(saved_charge)
-        energy = energies.squeeze(2).to(torch.float64).sum(1) * scales
-        return energy, charges.squeeze(2).to(torch.float64).sum(1), saved
+            tensors, features, weights, tape = layer(tensors, features, weights, harmonics)
+            layers.append(tape)
+        energies, charges, heads = self.heads(features)
+        scales = self.energy_scales.index_select(0, species)
+        energy = energies.to(torch.float64).sum(1) * scales
+        return (
+            energy,
+            charges.to(torch.float64).sum(1),
+            AllegroTape(
+                geometry,
+                neighbors.reverse,
+                harmonics,
+                scales,
+                types,
+                embedding,
+                tensor_weights,
+                layers,
+                heads,
+            ),
+        )
 
     @torch.jit.export
     def pull_back(
         self,
         grad_energies: torch.Tensor,
         grad_charges: torch.Tensor,
-        saved: List[List[torch.Tensor]],
+        tape: AllegroTape,
         counts: List[int],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
-        reverse, scales, harmonics, types, tensor_weights = saved[1]
+        """See `Network.pull_back`."""
+        harmonics = tape.harmonics
         n, k, dtype = harmonics.shape[0], harmonics.shape[1], harmonics.dtype
-        by_energy = (grad_energies * scales).to(dtype).view(n, 1, 1).expand(n, k, 1)
-        by_charge = grad_charges.to(dtype).view(n, 1, 1).expand(n, k, 1)
-        features = self.energy.backward(by_energy, saved[-2])
-        features = features + self.charge.backward(by_charge, saved[-1])
+        by_energy = (grad_energies * tape.scales).to(dtype).view(n, 1).expand(n, k)
+        by_charge = grad_charges.to(dtype).view(n, 1).expand(n, k)
+        features = self.heads.backward(by_energy, by_charge, tape.heads)
         # Nothing reads the tensors of the last layer, and it makes no weights.
         tensors = harmonics.new_zeros([n, self.harmonics.channels, k, 1])
         weights = harmonics.new_zeros([n, k, 0])
         grad_harmonics = torch.zeros_like(harmonics)
+        layers = tape.layers[::-1]
         for t, layer in enumerate(self.reversed):
             tensors, features, weights, grad_y = layer.backward(
-                tensors, features, weights, harmonics, saved[len(saved) - 3 - t]
+                tensors, features, weights, harmonics, layers[t]
             )
             grad_harmonics = grad_harmonics + grad_y
-        grad_y, by_tensors = self.harmonics.backward(tensors, harmonics, tensor_weights)
+        grad_y, by_tensors = self.harmonics.backward(tensors, harmonics, tape.tensor_weights)
         scalars = self.projection.backward(torch.cat([features, weights], 2))
         scalars = scalars + self.tensors.backward(by_tensors)
-        radial = self.basis.backward(self.embedding.backward(scalars, saved[2]) * types)
-        return self.geometry.backward(grad_harmonics + grad_y, radial, saved[0], reverse)
+        radial = self.basis.backward(self.embedding.backward(scalars, tape.embedding) * tape.types)
+        return self.geometry.backward(grad_harmonics + grad_y, radial, tape.pairs, tape.reverse)
 
 
 def _parity_ordered(state: State, layer: int, lmax: int) -> State:

@@ -6,30 +6,64 @@ neighbours' features and harmonics, mixes them, adds what each element makes of 
 features, and gates the result. In the first layer features are those of the element alone.
 """
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
-from openmm_les.networks.blocks.blocking import block_limits
-from openmm_les.networks.blocks.convolution import (
-    NeighborSums,
-    PathGroup,
-    SpeciesConvolution,
-    collect,
-)
-from openmm_les.networks.blocks.dense import Dense, DenseNetwork, strip_prefix
-from openmm_les.networks.blocks.geometry import PairGeometry
+from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
+from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
+from openmm_les.networks.blocks.species_convolution import SpeciesConvolution, SpeciesTape
+from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
+from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
+from openmm_les.networks.protocol import NetworkModule
 
-State = Mapping[str, torch.Tensor]
 Spec = Mapping[str, Any]
 
 #: What happens to the slots of a layer's output.
 _SILU, _TANH, _GATE = 0, 1, 2
 _KINDS = {"silu": _SILU, "tanh": _TANH, "gate": _GATE}
+
+
+#: Parts of the names of tensors whose first axis runs over the elements.
+_PER_SPECIES = ("embedding", "reference_energies", "energy_scales", ".skip.")
+
+
+class GateTape(NamedTuple):
+    """Slopes of the even scalars, their activations with those of the gates, and all columns."""
+
+    slopes: torch.Tensor
+    activated: torch.Tensor
+    columns: List[torch.Tensor]
+
+
+class FirstTape(NamedTuple):
+    """What `FirstLayer.backward` needs."""
+
+    convolution: SpeciesTape
+    gate: GateTape
+
+
+class InteractionTape(NamedTuple):
+    """What `Interaction.backward` needs."""
+
+    convolution: MessageTape
+    gate: GateTape
+
+
+class NequIPTape(NamedTuple):
+    """What `NequIPNetwork.pull_back` needs; scales are those of the energy of each atom [N]."""
+
+    pairs: PairTape
+    reverse: torch.Tensor
+    scales: torch.Tensor
+    first: FirstTape
+    layers: List[InteractionTape]
+    heads: HeadsTape
 
 
 def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
@@ -62,7 +96,7 @@ class Gate(nn.Module):
             self.starts.append(first)
             first += channels if kind == "gate" else 0
 
-    def forward(self, columns: List[torch.Tensor]) -> Tuple[List[torch.Tensor], List[torch.Tensor]]:
+    def forward(self, columns: List[torch.Tensor]) -> Tuple[List[torch.Tensor], GateTape]:
         """From columns of each slot [2l+1, N, columns] to features [2l+1, N, C]."""
         even = columns[self.scalars]
         s = torch.sigmoid(even)
@@ -76,16 +110,15 @@ class Gate(nn.Module):
             else:
                 start = self.starts[i]
                 nodes.append(columns[i] * activated[:, :, start : start + self.channels[i]])
-        return nodes, [s * (1.0 + even * (1.0 - s)), activated] + columns
+        return nodes, GateTape(s * (1.0 + even * (1.0 - s)), activated, columns)
 
     @torch.jit.export
-    def backward(self, grad: List[torch.Tensor], saved: List[torch.Tensor]) -> List[torch.Tensor]:
+    def backward(self, grad: List[torch.Tensor], tape: GateTape) -> List[torch.Tensor]:
         """From dE/d(features) to dE/d(columns)."""
-        slopes, activated = saved[0], saved[1]
         parts: List[torch.Tensor] = [grad[self.scalars]]
         grads: List[torch.Tensor] = []
         for i, kind in enumerate(self.kinds):
-            own, column = grad[i], saved[2 + i]
+            own, column = grad[i], tape.columns[i]
             if kind == self.silu:
                 grads.append(own)  # its place; gates have to come first
             elif kind == self.tanh:
@@ -93,9 +126,9 @@ class Gate(nn.Module):
                 grads.append(own * (1.0 - value * value))
             else:
                 start = self.starts[i]
-                grads.append(own * activated[:, :, start : start + self.channels[i]])
+                grads.append(own * tape.activated[:, :, start : start + self.channels[i]])
                 parts.append((own * column).sum(0, keepdim=True))
-        grads[self.scalars] = torch.cat(parts, 2) * slopes
+        grads[self.scalars] = torch.cat(parts, 2) * tape.slopes
         return grads
 
 
@@ -108,7 +141,7 @@ class Interaction(nn.Module):
         radial_weights: last map of the radial MLP for the features in use, [P, columns].
         lmax: highest degree of the harmonics.
         few_kernels: all paths from one slot form a group, as in
-            `openmm_les.networks.blocks.convolution.MessageConvolution`.
+            `openmm_les.networks.blocks.convolution.message_convolution`.
     """
 
     def __init__(
@@ -121,7 +154,6 @@ class Interaction(nn.Module):
     ) -> None:
         super().__init__()
         nodes, outputs, paths = spec["nodes"], spec["outputs"], spec["paths"]
-        self.limits = block_limits()
         self.node_sizes: List[int] = [2 * degree + 1 for degree, _ in nodes]
         self.node_channels: List[int] = [channels for _, channels in nodes]
         self.output_sizes: List[int] = [2 * degree + 1 for degree, _, _ in outputs]
@@ -163,7 +195,7 @@ class Interaction(nn.Module):
         features: torch.Tensor,
         neighbors: torch.Tensor,
         counts: List[int],
-    ) -> Tuple[List[torch.Tensor], List[List[torch.Tensor]]]:
+    ) -> Tuple[List[torch.Tensor], InteractionTape]:
         """Next node features, float64, and what `backward` needs.
 
         Args:
@@ -177,7 +209,7 @@ class Interaction(nn.Module):
         raised: List[torch.Tensor] = []
         for slot, up in enumerate(self.ups):
             raised.append(up(nodes[slot].to(harmonics.dtype)).transpose(0, 1).reshape(n, -1))
-        sums, saved = self.sums(harmonics, features, torch.cat(raised, 1), neighbors)
+        sums, messages = self.sums(harmonics, features, torch.cat(raised, 1), neighbors)
         columns: List[torch.Tensor] = []
         for slot, size in enumerate(self.output_sizes):
             shape = [size, n, self.output_columns[slot]]
@@ -189,20 +221,20 @@ class Interaction(nn.Module):
         for i, skip in enumerate(self.skips):
             target = self.skip_outputs[i]
             columns[target] = columns[target] + skip(nodes[self.skip_nodes[i]], counts, False)
-        updated, saved_gate = self.gate(columns)
-        return updated, [saved, saved_gate]
+        updated, gate = self.gate(columns)
+        return updated, InteractionTape(messages, gate)
 
     @torch.jit.export
     def backward(
         self,
         grad_nodes: List[torch.Tensor],
-        saved: List[List[torch.Tensor]],
+        tape: InteractionTape,
         reverse: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
         """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
-        grad_columns = self.gate.backward(grad_nodes, saved[1])
-        harmonics = saved[0][0]
+        grad_columns = self.gate.backward(grad_nodes, tape.gate)
+        harmonics = tape.convolution.harmonics
         n = harmonics.shape[0]
         grad_sums: List[torch.Tensor] = []
         for group in self.sums.groups:
@@ -212,8 +244,9 @@ class Interaction(nn.Module):
             own = grad_columns[target].transpose(0, 1).to(harmonics.dtype)
             rows = grad_sums[self.groups[p]][:, row : row + self.output_sizes[target]]
             rows.copy_(mix.backward(own))
-        grad_harmonics, grad_features, gathered = self.sums.backward(grad_sums, saved[0])
-        senders = collect(gathered, reverse, self.limits)
+        grad_harmonics, grad_features, senders = self.sums.backward(
+            grad_sums, tape.convolution, reverse
+        )
         grads: List[torch.Tensor] = []
         first = 0
         for slot, up in enumerate(self.ups):
@@ -247,50 +280,47 @@ class FirstLayer(nn.Module):
         self.gate = Gate(spec["outputs"])
 
     def forward(
-        self, harmonics: torch.Tensor, features: torch.Tensor, onehot: torch.Tensor
-    ) -> Tuple[List[torch.Tensor], List[List[torch.Tensor]]]:
+        self,
+        harmonics: torch.Tensor,
+        features: torch.Tensor,
+        neighbors: torch.Tensor,
+        species: torch.Tensor,
+    ) -> Tuple[List[torch.Tensor], FirstTape]:
         """Node features of each slot [2l+1, N, C], float64, and what `backward` needs.
 
         Args:
             harmonics: Y of shape [N, K, S].
             features: radial features of this layer, [N, K, P].
-            onehot: species of the neighbour, shape [N, K, Z].
+            neighbors: neighbour indices [N, K].
+            species: species index of each atom [N].
         """
-        sums, saved = self.convolution(harmonics, features, onehot)
+        sums, convolution = self.convolution(harmonics, features, neighbors, species)
         columns: List[torch.Tensor] = []
         for slot, first in enumerate(self.firsts):
             own = sums[first : first + self.sizes[slot], : self.columns[slot]]
             columns.append(own.transpose(1, 2).to(torch.float64))
-        nodes, saved_gate = self.gate(columns)
-        return nodes, [saved, saved_gate]
+        nodes, gate = self.gate(columns)
+        return nodes, FirstTape(convolution, gate)
 
     @torch.jit.export
     def backward(
-        self, grad_nodes: List[torch.Tensor], saved: List[List[torch.Tensor]]
+        self, grad_nodes: List[torch.Tensor], tape: FirstTape
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/d(nodes) to dE/d of (Y [N, K, S], radial features [N, K, P])."""
-        grad_columns = self.gate.backward(grad_nodes, saved[1])
-        harmonics = saved[0][0]
+        grad_columns = self.gate.backward(grad_nodes, tape.gate)
+        harmonics = tape.convolution.harmonics
         grad_sums = harmonics.new_zeros([self.shape[0], self.shape[1], harmonics.shape[0]])
         for slot, first in enumerate(self.firsts):
             own = grad_sums[first : first + self.sizes[slot], : self.columns[slot]]
             own.copy_(grad_columns[slot].transpose(1, 2))
-        grads: Tuple[torch.Tensor, torch.Tensor] = self.convolution.backward(grad_sums, saved[0])
+        grads: Tuple[torch.Tensor, torch.Tensor] = self.convolution.backward(
+            grad_sums, tape.convolution
+        )
         return grads
 
 
-class NequIPNetwork(nn.Module):
-    """NequIP energies and latent charges for inference.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``nequip`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs.
-        exact_radial: evaluate the radial MLPs instead of their table.
-        few_kernels: see `Interaction`.
-        **_: options that only other families have.
-    """
+class NequIPNetwork(NetworkModule):
+    """NequIP energies and latent charges for inference."""
 
     def __init__(
         self,
@@ -308,7 +338,7 @@ class NequIPNetwork(nn.Module):
         specs = hyper["layers"]
         # Harmonics start at degree 1; a model without them has no weights for it.
         lmax = max(1, int(hyper["lmax"]))
-        state = _select_species(state, species)
+        state = select_species(state, species, _PER_SPECIES)
         layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
@@ -326,93 +356,60 @@ class NequIPNetwork(nn.Module):
         self.interactions = nn.ModuleList(interactions)
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(interactions[::-1])
-        self.energy = DenseNetwork(strip_prefix(state, "energy."))
-        self.charge = DenseNetwork(strip_prefix(state, "charge."))
-        self.onehot: torch.Tensor
+        self.heads = EnergyAndCharge(state)
         self.energy_scales: torch.Tensor
-        self.register_buffer("onehot", torch.eye(len(species), dtype=torch.float64))
         self.register_buffer("energy_scales", state["energy_scales"])
-        self._cast(dtype)
-
-    def _cast(self, dtype: torch.dtype) -> None:
-        """Casts all weights but those of single nodes, as `MACENetwork._cast` explains."""
-        nodes = {*self.energy.modules(), *self.charge.modules()}
-        for module in self.modules():
-            if module in nodes or isinstance(module, SpeciesLinear):
-                continue
-            for name, buffer in module.named_buffers(recurse=False):
-                if buffer.is_floating_point() and name != "energy_scales":
-                    setattr(module, name, buffer.to(dtype))
+        maps = [m for m in self.modules() if isinstance(m, SpeciesLinear)]
+        cast(self, dtype, [self, *self.heads.modules(), *maps])
 
     @torch.jit.export
     def short_range(
         self,
         positions: torch.Tensor,
-        neighbors: torch.Tensor,
-        shifts: torch.Tensor,
-        reverse: torch.Tensor,
+        neighbors: Neighbors,
         species: torch.Tensor,
         counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, List[List[torch.Tensor]]]:
-        """See `openmm_les.networks.mace.network.MACENetwork.short_range`."""
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        harmonics, features, saved_pairs = self.geometry(positions, neighbors, shifts, species)
+    ) -> Tuple[torch.Tensor, torch.Tensor, NequIPTape]:
+        """See `Network.short_range`."""
+        harmonics, features, pairs = self.geometry(positions, neighbors, species)
         by_layer = features.split(self.widths, 2)
-        onehot = self.onehot.index_select(0, species)
-        onehot = onehot.index_select(0, neighbors.view(-1)).view(n, k, -1)
-        nodes, saved_first = self.first(harmonics, by_layer[0], onehot)
-        scales = self.energy_scales.index_select(0, species)
-        saved = [saved_pairs, [reverse, scales]] + saved_first
+        nodes, first = self.first(harmonics, by_layer[0], neighbors.indices, species)
+        layers: List[InteractionTape] = []
         for t, interaction in enumerate(self.interactions):
-            nodes, saved_layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors, counts)
-            saved += saved_layer
-        energies, saved_energy = self.energy(nodes[0][0])
-        charges, saved_charge = self.charge(nodes[0][0])
-        saved.append(saved_energy)
-        saved.append(saved_charge)
-        return energies.squeeze(1) * scales, charges.squeeze(1), saved
+            nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors.indices, counts)
+            layers.append(layer)
+        energies, charges, heads = self.heads(nodes[0][0])
+        scales = self.energy_scales.index_select(0, species)
+        tape = NequIPTape(pairs, neighbors.reverse, scales, first, layers, heads)
+        return energies * scales, charges, tape
 
     @torch.jit.export
     def pull_back(
         self,
         grad_energies: torch.Tensor,
         grad_charges: torch.Tensor,
-        saved: List[List[torch.Tensor]],
+        tape: NequIPTape,
         counts: List[int],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """See `openmm_les.networks.mace.network.MACENetwork.pull_back`."""
-        reverse, scales = saved[1]
-        grad = self.energy.backward((grad_energies * scales).unsqueeze(1), saved[-2])
-        grad = grad + self.charge.backward(grad_charges.to(torch.float64).unsqueeze(1), saved[-1])
+        """See `Network.pull_back`."""
+        grad = self.heads.backward(grad_energies * tape.scales, grad_charges, tape.heads)
         grad_nodes: List[torch.Tensor] = [grad.unsqueeze(0)]
         grad_features: List[torch.Tensor] = []
         grad_harmonics: List[torch.Tensor] = []
-        last = len(saved) - 2
-        for interaction in self.reversed:
+        layers = tape.layers[::-1]
+        for t, interaction in enumerate(self.reversed):
             grad_nodes, grad_y, grad_phi = interaction.backward(
-                grad_nodes, saved[last - 2 : last], reverse, counts
+                grad_nodes, layers[t], tape.reverse, counts
             )
             grad_harmonics.append(grad_y)
             grad_features.append(grad_phi)
-            last -= 2
-        grad_y, grad_phi = self.first.backward(grad_nodes, saved[2:4])
+        grad_y, grad_phi = self.first.backward(grad_nodes, tape.first)
         grad_features.append(grad_phi)
         grad_features.reverse()
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
-        return self.geometry.backward(grad_y, torch.cat(grad_features, 2), saved[0], reverse)
-
-
-#: Canonical tensors whose first axis runs over the elements.
-_PER_SPECIES = ("embedding", "reference_energies", "energy_scales")
-
-
-def _select_species(state: State, species: Sequence[int]) -> Dict[str, torch.Tensor]:
-    index = torch.tensor(list(species), dtype=torch.int64)
-    return {
-        name: tensor.index_select(0, index) if name in _PER_SPECIES or ".skip." in name else tensor
-        for name, tensor in state.items()
-    }
+        grad = torch.cat(grad_features, 2)
+        return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
 
 
 def _first_layer_map(spec: Spec, layer: State, embedding: torch.Tensor, lmax: int) -> torch.Tensor:

@@ -1,0 +1,46 @@
+"""What every electrostatic kernel offers, and what it returns."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class ElectrostaticTerms(NamedTuple):
+    """Energy of charges and its first derivatives, outside the autograd graph.
+
+    Attributes:
+        energy: float64, shape [] [eV]; NaN where `outgrown`.
+        potential: dE/dq at fixed positions, shape [n] [eV/e].
+        gradient: dE/dr at fixed charges, shape [n, 3] [eV/A].
+        strain: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
+        outgrown: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool,
+            shape [].
+    """
+
+    energy: torch.Tensor
+    potential: torch.Tensor
+    gradient: torch.Tensor
+    strain: torch.Tensor
+    outgrown: torch.Tensor
+
+
+class ElectrostaticKernel(Protocol):
+    """An ``nn.Module`` without learnt parameters that computes the energy of charges.
+
+    It scripts, has static shapes, and reads nothing back from the device. The potential and the
+    gradient have the precision of its sums.
+    """
+
+    def __call__(
+        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
+    ) -> ElectrostaticTerms:
+        """The energy and its first derivatives.
+
+        Args:
+            charges: latent charges [e], shape [n].
+            positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell. An
+                embedding takes those of the m MM charges too, [n + m, 3], and so has its gradient.
+            cell: lattice vectors in rows [A], float64, shape [3, 3], of either handedness; ignored
+                by kernels that are not periodic.
+        """
+        ...

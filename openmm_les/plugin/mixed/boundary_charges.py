@@ -1,0 +1,112 @@
+"""MM charges at a cut bond, as an electrostatically embedded ML region feels them.
+
+The charge of M1, the MM atom that a link atom replaces, is too close to the region to act as a
+point charge. Schemes, for M1 with charge q and its n MM neighbours M2:
+
+- ``none``: as the force field has them;
+- ``z1``: M1 has none. The total changes by -q;
+- ``shift``: q goes to the atoms M2 in equal parts, and a pair of charges at each M2 restores the
+  dipole moment (P. Sherwood et al., J. Mol. Struct. THEOCHEM 632, 1 (2003));
+- ``rcd``: q goes to the middles of the bonds M1-M2, where its parts are doubled at the cost of M2,
+  which preserves total and dipole moment (H. Lin and D. G. Truhlar, J. Phys. Chem. A 109, 3991
+  (2005)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openmm_les.errors import InputError
+
+SCHEMES = ("none", "z1", "shift", "rcd")
+
+_MIDDLE = 0.5
+# Half the length of the dipole at M2, as a fraction of the bond M1-M2: about 0.1 A.
+_DIPOLE = 0.06
+
+
+class BondCharge(NamedTuple):
+    """A point charge on the line through two MM atoms.
+
+    Attributes:
+        first: M1.
+        second: M2.
+        fraction: its position is (1 - fraction) r_first + fraction r_second, and forces on it act
+            on the two atoms with the same weights.
+        charge: in e.
+    """
+
+    first: int
+    second: int
+    fraction: float
+    charge: float
+
+
+def check_scheme(scheme: object) -> None:
+    """Refuse a wrong value of the option `boundaryCharges`.
+
+    Raises:
+        InputError: none of `SCHEMES`.
+    """
+    if scheme not in SCHEMES:
+        choices = " or ".join(repr(choice) for choice in SCHEMES)
+        raise InputError(f"boundaryCharges: expected {choices}, got {scheme!r}")
+
+
+def redistribute(
+    charges: ArrayLike,
+    hosts: Iterable[int],
+    neighbors: Sequence[Collection[int]],
+    inside: Collection[int],
+    scheme: str,
+) -> tuple[NDArray[np.float64], tuple[BondCharge, ...]]:
+    """Change the charges around cut bonds.
+
+    Args:
+        charges: of all particles, shape (n,) [e].
+        hosts: the atoms M1.
+        neighbors: atoms bonded to each atom.
+        inside: the ML atoms, whose charges stay as they are.
+        scheme: one of `SCHEMES`.
+
+    Returns:
+        New charges, shape (n,) [e], and charges that sit on bonds.
+
+    Raises:
+        InputError: an unknown scheme, or an atom M1 that has a charge and no M2 to give it to.
+    """
+    check_scheme(scheme)
+    changed = np.array(charges, dtype=np.float64)
+    hosts = list(hosts)
+    on_bonds: list[BondCharge] = []
+    if scheme == "none":
+        return changed, ()
+    for host in hosts:
+        charge = float(changed[host])
+        changed[host] = 0.0
+        receivers = sorted(set(neighbors[host]) - set(inside) - set(hosts))
+        if scheme == "z1" or charge == 0.0:
+            continue
+        if not receivers:
+            raise InputError(
+                f"boundaryCharges: {scheme!r} needs MM neighbours to give a charge to, and atom "
+                f"{host} at a cut bond has none; use boundaryCharges='z1', or move the border of "
+                "the ML region"
+            )
+        part = charge / len(receivers)
+        for receiver in receivers:
+            if scheme == "rcd":
+                changed[receiver] -= part
+                on_bonds.append(BondCharge(host, receiver, _MIDDLE, 2.0 * part))
+            else:
+                changed[receiver] += part
+                strength = part / (2.0 * _DIPOLE)
+                on_bonds += [
+                    BondCharge(host, receiver, 1.0 - _DIPOLE, strength),
+                    BondCharge(host, receiver, 1.0 + _DIPOLE, -strength),
+                ]
+    return changed, tuple(on_bonds)
