@@ -262,8 +262,8 @@ def test_wrong_energies_are_refused(folder, given):
 
 
 NO_ENERGIES = {
-    "- 1\n- 2\n": "got none",
-    "": "got none",
+    "- 1\n- 2\n": "got no mapping",
+    "": "got no mapping",
     "{a: [": "ParserError",
     "H: [1]\nO: 2\n": "got something else in line 1",
     "H: 1\nH: 2\n": "every element once, got H twice",
