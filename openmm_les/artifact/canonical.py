@@ -1,4 +1,4 @@
-"""The canonical form of a model, independent of the framework that trained it."""
+"""What an exporter hands over: a model without its framework."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from openmm_les.files.reading import Damage
 if TYPE_CHECKING:
     import torch
 
-#: Larger weights are rejected as damage.
+#: No weight, in any unit that a training may have, comes near.
 _LARGEST = 1e12
 
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A short-range network and its LES parameters, see ``docs/reference/formats``.
+    """A short-range network and its LES parameters; docs/reference/formats/ defines them.
 
     Attributes:
         family: name of the architecture, such as ``"mace"``; decides what `hyper` and `state` mean.
@@ -38,10 +38,10 @@ class CanonicalModel:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Rejects parameters out of bounds and weights of wrong shape, type or size.
+        """Refuses a model that cannot be: parameters out of bounds, weights of other shapes.
 
         Raises:
-            Damage: names what is wrong, what was expected and what was found.
+            Damage: names what is wrong, what was expected and what came.
         """
         import torch
 
