@@ -197,7 +197,7 @@ def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
         ArtifactError, DownloadError: the model cannot be had.
     """
     try:
-        return artifacts.load(model)
+        return artifacts.load(find(model))
     except ArtifactError as error:
         # The text begins with the name that openmm-ml has for this.
         raise ArtifactError(str(error).replace("modelPath: ", "model: ", 1)) from error

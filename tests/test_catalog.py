@@ -247,7 +247,7 @@ def test_damaged_cache_mends_itself(serve, tiny):
     for damaged in (content[:1000], bytes(flipped)):
         path.write_bytes(damaged)
         assert catalog.where("maceles-off") is None
-        artifact.load("maceles-off")
+        catalog.open_model("maceles-off")
     assert server.requests == 1  # the published file is still there
 
     (source,) = path.parent.glob("*.model")
@@ -308,7 +308,7 @@ def test_damaged_bundled_model_says_how_to_get_it_back(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "_BUNDLED", tmp_path)
     assert catalog.where("les-demo") is None
     with pytest.raises(ArtifactError, match="pip install --force-reinstall --no-deps openmm-les"):
-        artifact.load("les-demo")
+        catalog.open_model("les-demo")
 
 
 @needs_mace

@@ -16,7 +16,7 @@ _LARGEST = 1e12
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A short-range network and its LES parameters, as ``docs/design.md`` defines them per family.
+    """A short-range network and its LES parameters; docs/reference/formats/ defines them.
 
     Attributes:
         family: name of the architecture, such as ``"mace"``; decides what `hyper` and `state` mean.

@@ -1,6 +1,7 @@
 """What an artifact may say of its model: bounds of every number, for artifacts and exports alike.
 
-``docs/design.md`` says what the fields mean; those of the networks stand with their families.
+``docs/reference/formats/artifact.md`` says what the fields mean; those of the networks stand with
+their families.
 """
 
 from __future__ import annotations

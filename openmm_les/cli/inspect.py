@@ -37,9 +37,9 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
 
     FILE may be the name of a model. Nothing in it is run, except with --verify.
     """
-    from openmm_les import artifact
+    from openmm_les.catalog import open_model
 
-    opened = artifact.load(file)
+    opened = open_model(file)
     metadata = opened.metadata | {"sha256": opened.sha256}
     if verify:
         from openmm_les_export.verification.script_check import check_script

@@ -73,11 +73,7 @@ def plan_phases(config: RunConfig) -> list[Phase]:
 
 
 def resolve_config(config: RunConfig) -> RunConfig:
-    """Choose backend, device, platform and seed where the configuration leaves them open.
-
-    Raises:
-        InputError: a backend, device or platform that does not work here.
-    """
+    """Choose backend, device, platform and seed where the configuration leaves them open."""
     reason = ""
     if config.ml_region and config.backend == "auto":
         reason = "cut bonds and electrostatic embedding need it"
@@ -130,16 +126,13 @@ def create_simulation(
     """Build System, integrator and Context.
 
     Args:
-        config: from `resolve`.
+        config: from `resolve_config`.
         structure: atoms and bonds.
         artifact: the model.
         ensemble: ensemble of this phase.
         box: box for which the buffers of the model are made [nm].
         seed: phase and step, which the random numbers depend on.
         hybrid: ML region and force field; None where the model describes all atoms.
-
-    Raises:
-        InputError: the model cannot describe the structure, or the platform does not work.
     """
     topology = with_box(structure.topology, box)
     with in_run_terms(topology):

@@ -53,11 +53,7 @@ class FileState:
             return cls(path.stat().st_size, stream.read(_HEADER_BYTES).hex())
 
     def restore(self, path: Path) -> None:
-        """Remove what was written since.
-
-        Raises:
-            InputError: the file is gone, or shorter than it was.
-        """
+        """Remove what was written since."""
         size = path.stat().st_size if path.is_file() else None
         if size is None or size < self.size:
             found = "is missing" if size is None else f"has {size} bytes"
@@ -113,11 +109,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is damaged, or from a newer version.
-        """
+        """Read what `write` wrote."""
         with boundary(path, _KIND):
             with zipfile.ZipFile(io.BytesIO(read_file(path))) as members:
                 _check_members(path, members)

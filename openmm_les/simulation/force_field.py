@@ -25,9 +25,6 @@ def make_force_field(config: RunConfig, structure: Structure) -> tuple[Structure
 
     The virtual sites of the structure are replaced by those of the force field, and its box is
     dropped if the force field is not periodic.
-
-    Raises:
-        InputError: files that cannot be read, or that do not describe the structure.
     """
     if config.system is not None:
         system = _read(config.system, structure)

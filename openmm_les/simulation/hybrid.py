@@ -46,9 +46,6 @@ def prepare_hybrid(config: RunConfig, structure: Structure) -> tuple[Structure, 
 
     Returns:
         The structure with the virtual sites of the force field, and the region; None without one.
-
-    Raises:
-        InputError: a selection or a force field that does not fit the structure.
     """
     if config.ml_region is None:
         return structure, None
@@ -72,18 +69,7 @@ def create_mixed_system(
     artifact: Artifact,
     options: Mapping[str, Any],
 ) -> openmm.System:
-    """The mixed System in the box of the topology.
-
-    Args:
-        config: how the region is embedded.
-        hybrid: from `prepare_hybrid`.
-        topology: with virtual sites.
-        artifact: the model.
-        options: how the model is computed, as for ``createSystem``.
-
-    Raises:
-        InputError: the model cannot describe the region, or a bond cannot be cut.
-    """
+    """The mixed System in the box of the topology; `options` as for ``createSystem``."""
     system = openmm.XmlSerializer.clone(hybrid.system)
     box = topology.getPeriodicBoxVectors()
     if box is not None:  # the PME grid of the force field depends on it

@@ -64,11 +64,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the directory; the lock of a killed process is released by the system.
-
-        Raises:
-            InputError: another process works here, or the directory cannot be written.
-        """
+        """Lock the directory; the lock of a killed process is released by the system."""
         owner = self / ".owner"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,11 +89,7 @@ class RunDirectory:
             lock.release()
 
     def existing(self) -> list[str]:
-        """Names of the files of a run in the directory; empty for a configuration alone.
-
-        Raises:
-            OutputError: files with these names that no run wrote.
-        """
+        """Names of the files of a run in the directory; empty for a configuration alone."""
         found = [name for name in ALL if os.path.lexists(self / name)]
         if found and not self._is_of_a_run():
             raise OutputError(
@@ -151,11 +143,7 @@ class RunDirectory:
                     (self / name).unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the configuration, unless the file has the same settings with other comments.
-
-        Raises:
-            OutputError: the file was edited and has other settings, or cannot be written.
-        """
+        """Write the configuration, unless the file has the same settings with other comments."""
         path = self / CONFIG
         try:
             before, text = load(path), path.read_text(encoding="utf-8")
@@ -193,14 +181,7 @@ class RunDirectory:
     def write_structure(
         self, name: str, topology: app.Topology, positions: Any, box: FloatArray | None
     ) -> None:
-        """Write a PDB file without the date, so that runs can be compared.
-
-        Args:
-            name: of the file.
-            topology: atoms and bonds.
-            positions: Quantity or array [nm].
-            box: box vectors in rows [nm]; None where not periodic.
-        """
+        """Write positions (Quantity, or array [nm]) as a PDB file without the date."""
         text = io.StringIO()
         if not unit.is_quantity(positions):
             positions = positions * unit.nanometer

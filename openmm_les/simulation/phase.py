@@ -22,6 +22,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.plugin.guard import TemperatureGuard
+from openmm_les.processes.interrupts import force_error
 from openmm_les.processes.signals import StopRequest
 from openmm_les.simulation import output, summary
 from openmm_les.simulation.builder import (
@@ -48,8 +49,6 @@ _BATCH = 10
 #: Relative change of the volume at which the model gets new buffers, at a checkpoint. At 15 % it
 #: would resize them by itself, between checkpoints, and a resumed run would differ.
 _VOLUME_CHANGE = 0.10
-#: Pieces of messages that have a remedy of their own.
-_OWN_REMEDY = ("the latent charges of the ML region", "take a smaller time step")
 
 
 @dataclass(frozen=True)
@@ -125,12 +124,7 @@ class PhaseRun:
             self._output.close()
 
     def advance(self) -> State:
-        """Run to the end of the phase, with a checkpoint after every report.
-
-        Raises:
-            SimulationError: the simulation blew up.
-            KeyboardInterrupt, SystemExit: a signal asked to stop.
-        """
+        """Run to the end of the phase, with a checkpoint after every report."""
         interval = self._job.config.report_interval
         while (step := self._simulation.currentStep) < self._phase.steps:
             to_report = interval - step % interval
@@ -267,18 +261,23 @@ def reported_with_step(where: str, job: Job) -> Iterator[None]:
     """Turn what OpenMM and its reporters raise into an error that says when it happened."""
     try:
         yield
-    except (openmm.OpenMMException, SimulationError) as error:
-        raise _broken(where, job, str(error)) from error
+    except openmm.OpenMMException as error:
+        cause = force_error()
+        if cause is None or str(cause) not in str(error):
+            raise _broken(where, job, error) from error
+        raise _broken(where, job, cause) from error
+    except SimulationError as error:
+        raise _broken(where, job, error) from error
     except ValueError as error:  # raised by reporters
         if "NaN" in str(error) or "infinite" in str(error):
-            raise _broken(where, job, str(error)) from error
+            raise _broken(where, job, error) from error
         raise
 
 
-def _broken(where: str, job: Job, reason: str) -> SimulationError:
-    reason = run_terms(" ".join(reason.split()), job.structure.topology)
+def _broken(where: str, job: Job, error: Exception) -> SimulationError:
+    reason = run_terms(" ".join(str(error).split()), job.structure.topology)
     remedy = ""
-    if not any(piece in reason for piece in _OWN_REMEDY):
+    if not (isinstance(error, SimulationError) and error.has_remedy):
         remedy = "look at the start structure; a smaller time_step or more minimise_iterations may "
         remedy += "help; "
     return SimulationError(

@@ -117,11 +117,7 @@ def summarise(
     files: dict[str, str],
     ml_region: SelectedRegion | None = None,
 ) -> Summary:
-    """Summarise a run from the log of its production; see `Summary` for the arguments.
-
-    Raises:
-        InputError: the file is not such a log.
-    """
+    """Summarise a run from the log of its production; see `Summary` for the arguments."""
     with boundary(log, _LOG):
         columns = read_log(log)
         time_ps = config["steps"] * config["time_step"] * 1e-3

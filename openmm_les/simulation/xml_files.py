@@ -47,9 +47,6 @@ def read_system(path: Path) -> openmm.System:
 
     OpenMM creates objects by the attribute ``type``, whatever the tag. Its parser also reads
     elements in comments, so it gets the checked tree without comments.
-
-    Raises:
-        InputError: no System, or one with forces that the run adds or that could run code.
     """
     with boundary(path, _KIND):
         root = ElementTree.fromstring(read_file(path))
@@ -87,9 +84,6 @@ def refuse_scripts(names: Iterable[str]) -> None:
 
     Args:
         names: as for `openmm.app.ForceField`: paths, or names of files that come with OpenMM.
-
-    Raises:
-        InputError: a file has scripts and did not come with OpenMM.
     """
     folders = [os.path.realpath(folder) for folder in _getDataDirectories()]
     waiting, seen = list(names), set()  # OpenMM reports missing and broken files

@@ -180,7 +180,7 @@ def test_the_reference_refuses_unknown_elements(folder):
 
 
 def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as docs/design.md defines them; widths of hidden layers are free."""
+    """Names and shapes of docs/reference/formats/cace.md; widths of hidden layers are free."""
     z, n = len(hyper["elements"]), hyper["num_bessel"]
     a, b = (state[name].shape[1] for name in ("sender", "receiver"))
     degrees = max(map(sum, hyper["monomials"])) + 1

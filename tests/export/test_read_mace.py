@@ -329,7 +329,7 @@ def test_classes_marked_as_safe_elsewhere_do_not_replace_the_stand_ins(model_dir
 
 
 def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as docs/design.md defines them; widths and ranks are free."""
+    """Names and shapes of docs/reference/formats/mace.md; widths and ranks are free."""
     z, c, lmax = len(hyper["elements"]), hyper["channels"], hyper["lmax"]
     size = 1 + (lmax + 1) ** 2
     shapes = {

@@ -95,7 +95,7 @@ REFUSED = {
     "no LES": (_model(_target_="nequip.model.NequIPGNNModel"), "a NequIP model without LES"),
     "another training": (
         _information("training_module", {"_target_": "nequip.train.ScheduleFreeLightningModule"}),
-        "training_module 'nequip.train.ScheduleFree.* cannot tell which weights are the model",
+        "training_module 'nequip.train.ScheduleFree.* which weights are the model",
     ),
     "no versions": (_information("versions", {}), "expected the version of nequip"),
     "old e3nn": (

@@ -12,20 +12,20 @@ from openmm_les_export.checkpoints.accepted import unknown
 
 
 class NamedTensors:
-    """What a file holds, less what was taken.
+    """The tensors of a file that have not been read yet.
 
     Args:
-        found: the tensors.
-        kind: of model, for error messages.
+        found: all of them by name.
+        kind: class of the model, for error messages.
     """
 
-    def __init__(self, found: Mapping[str, torch.Tensor], kind: str) -> None:
-        self._found = dict(found)
+    def __init__(self, found: Mapping[str, Any], kind: str) -> None:
+        self._found = {name: as_tensor(name, value) for name, value in found.items()}
         self._kind = kind
 
-    def dtype(self, name: str) -> torch.Tensor:
-        """A tensor as it is, to know the precision of the model."""
-        return self._found[name]
+    def dtype(self, name: str) -> torch.dtype:
+        """Precision of a tensor in the file."""
+        return self._stored(name).dtype
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor of this shape in float64; -1 stands for any length."""
@@ -41,14 +41,19 @@ class NamedTensors:
 
     def take_any(self, name: str) -> torch.Tensor:
         """A tensor of any shape in float64."""
+        tensor = self._stored(name).to(torch.float64)
+        del self._found[name]
+        return tensor
+
+    def _stored(self, name: str) -> torch.Tensor:
         if name not in self._found:
             raise UnsupportedModelError(
                 f"model: {name}: expected a tensor, got none; this layout is not known"
             )
-        return self._found.pop(name).to(torch.float64)
+        return self._found[name]
 
     def check_all_taken(self) -> None:
-        """Refuses a model with weights that nobody has read."""
+        """Refuses a model with tensors that have not been read."""
         if self._found:
             raise unknown(next(iter(self._found)), f"tensor of {self._kind}")
 

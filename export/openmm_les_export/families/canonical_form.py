@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import MODEL_FILE
@@ -26,7 +26,7 @@ def canonical_form(
     state: State,
     les: dict[str, float | bool],
     vintage: str,
-    weights: torch.Tensor,
+    dtype: torch.dtype,
     references: str = MODEL_FILE,
     origins: Mapping[str, str] | None = None,
 ) -> CanonicalModel:
@@ -38,7 +38,7 @@ def canonical_form(
         state: effective weights, float64.
         les: LES parameters.
         vintage: which program wrote it, for people.
-        weights: a tensor of the file that has the precision of the model.
+        dtype: of the weights in the file.
         references: where the isolated-atom energies come from.
         origins: where those LES parameters come from that are not from the file.
 
@@ -46,10 +46,8 @@ def canonical_form(
         Damage: such a model cannot be, see `CanonicalModel.check`.
         UnsupportedModelError: a precision other than single and double.
     """
-    if weights.dtype not in _DTYPES:
-        raise UnsupportedModelError(
-            f"model: weights: expected float32 or float64, got {weights.dtype}"
-        )
+    if dtype not in _DTYPES:
+        raise UnsupportedModelError(f"model: weights: expected float32 or float64, got {dtype}")
     canonical = CanonicalModel(
         family=opened.family.name,
         hyper=hyper,
@@ -61,7 +59,7 @@ def canonical_form(
             "sha256": opened.sha256,
             "class": opened.kind,
             "vintage": vintage,
-            "dtype": _DTYPES[weights.dtype],
+            "dtype": _DTYPES[dtype],
         },
         provenance={
             **dict.fromkeys(les, MODEL_FILE),
@@ -71,22 +69,6 @@ def canonical_form(
     )
     canonical.check()
     return canonical
-
-
-def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
-    """Atomic numbers of a file, in its order.
-
-    Args:
-        name: what the file calls them.
-        numbers: what it has.
-
-    Raises:
-        ModelFileError: they are not different atomic numbers.
-    """
-    elements = [int(z) for z in numbers]
-    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
-        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
-    return elements
 
 
 def integer_order(name: str, order: float, least: int, most: float = math.inf) -> int:

@@ -81,9 +81,6 @@ def read_structure_file(path: Path) -> tuple[Any, bytes]:
 
     Returns:
         An `openmm.app.PDBFile` or `openmm.app.PDBxFile`, and the content of the file.
-
-    Raises:
-        InputError: the file cannot be read, or OpenMM would lose some of its atoms.
     """
     kind = path.suffix.lower()
     if kind not in PDB + MMCIF:

@@ -37,15 +37,6 @@ def check(
     For residues that OpenMM knows, the heavy atoms are known, and so are the numbers of hydrogen
     atoms on each carbon, on the backbone nitrogen and in water, which do not depend on the pH. For
     others, an odd number of electrons or carbon without hydrogen leads to a warning.
-
-    Args:
-        path: of the file, for messages.
-        topology: elements, residues and bonds.
-        positions: shape (n, 3) [nm].
-        box: box vectors in rows [nm]; None where not periodic.
-
-    Raises:
-        InputError: a residue that OpenMM knows lacks atoms.
     """
     _check_heavy(path, topology)
     bound = _bound_hydrogens(topology, positions, box)

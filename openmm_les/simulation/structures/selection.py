@@ -60,12 +60,7 @@ class SelectedRegion:
 
 
 def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
-    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites.
-
-    Raises:
-        InputError: a selector that cannot be read, or takes nothing; a part of a water molecule, or
-            everything.
-    """
+    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites."""
     real = {atom.index for atom in real_atoms(topology.atoms())}
     chosen: set[int] = set()
     for selector in selectors:

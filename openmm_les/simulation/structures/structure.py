@@ -61,11 +61,7 @@ class Structure:
 
 
 def read_structure(path: Path) -> Structure:
-    """Read a PDB or mmCIF file; of several models the first.
-
-    Raises:
-        InputError: the file cannot be read, or its atoms are not all there.
-    """
+    """Read a PDB or mmCIF file; of several models the first."""
     file, content = read_structure_file(path)
     topology = file.topology
     positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
@@ -101,13 +97,7 @@ def real_atoms(atoms: Iterable[app.topology.Atom]) -> list[app.topology.Atom]:
 
 
 def check_bonds(topology: app.Topology, ensemble: str) -> None:
-    """Refuse molecules without bonds, which a barostat would tear apart.
-
-    A PDB file gives the bonds of ligands by CONECT records.
-
-    Raises:
-        InputError: the ensemble is NPT, and molecules have atoms without bonds.
-    """
+    """Refuse NPT for molecules without bonds, such as ligands without CONECT records."""
     if topology.getPeriodicBoxVectors() is None or ensemble != "NPT":
         return
     if loose := loose_residues(topology):

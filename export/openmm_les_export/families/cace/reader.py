@@ -1,6 +1,7 @@
-"""Reads CACE-LES models: a ``.pth`` file becomes the canonical form of ``docs/design.md``.
+"""Reads CACE-LES models: a ``.pth`` file becomes a `CanonicalModel`.
 
-torch alone is needed, neither cace nor the les package. The formulas are those of Cheng, npj
+The form is that of ``docs/reference/formats/cace.md``.
+Only torch is needed, neither cace nor the les package. The formulas are those of Cheng, npj
 Comput. Mater. 10, 157 (2024).
 """
 
@@ -16,13 +17,13 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.atomic_energies import read_atomic_energies
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record, describe
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
     cutoff_order,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
@@ -66,7 +67,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(_output(model, "LesWrapper").module("les")),
         vintage="CACE",
-        weights=representation.module("node_embedding_sender").tensor("embedding_weights"),
+        dtype=representation.module("node_embedding_sender").tensor("embedding_weights").dtype,
         references=GIVEN,
     )
 

@@ -1,6 +1,7 @@
-"""Reads CHGNet-LES models saved by MatGL: a directory becomes the form of ``docs/design.md``.
+"""Reads CHGNet-LES models saved by MatGL: a directory becomes a `CanonicalModel`.
 
-torch alone is needed, and no class that the files name is imported. The formulas are those of Deng
+The form is that of ``docs/reference/formats/chgnet.md``.
+Only torch is needed, and no class that the files name is imported. The formulas are those of Deng
 et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
 """
 
@@ -16,7 +17,7 @@ import torch
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
+from openmm_les_export.checkpoints.named_tensors import NamedTensors
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.chgnet.accepted import (
@@ -47,9 +48,8 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
 def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
     arguments, les_arguments = check_arguments(saved)
     les, origins = les_from_arguments(les_arguments, choice, PREFIX)
-    tensors = {name: as_tensor(name, value) for name, value in saved[STATE].items()}
-    weights = NamedTensors(tensors, saved.kind)
-    precision = tensors.get("model.atom_embedding.weight", torch.zeros(0))
+    weights = NamedTensors(saved[STATE], saved.kind)
+    dtype = weights.dtype("model.atom_embedding.weight")
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
         raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
@@ -67,7 +67,7 @@ def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=reader.state,
         les=les,
         vintage="MatGL with DGL",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 

@@ -1,6 +1,7 @@
-"""Reads MACE-LES models: a ``.model`` file becomes the canonical form of ``docs/design.md``.
+"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
 
-torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
+The form is that of ``docs/reference/formats/mace.md``.
+Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import torch
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families import e3nn_weights
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
     integer_order,
     store_network,
 )
@@ -74,7 +75,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(model.module("les")),
         vintage=_VINTAGES[model.qualified_name],
-        weights=model.module("node_embedding.linear").tensor("weight"),
+        dtype=model.module("node_embedding.linear").tensor("weight").dtype,
     )
     if chosen.count > 1:
         canonical.source["head"] = chosen.name

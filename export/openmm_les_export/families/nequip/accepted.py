@@ -188,7 +188,7 @@ def averaged(hyper: Mapping[str, Any]) -> bool | None:
     if target not in TRAINING:
         raise UnsupportedModelError(
             f"model: training_module {describe(target)}: expected one of {sorted(TRAINING)}; "
-            "openmm-les cannot tell which weights are the model"
+            "please report it: which weights are the model depends on the training"
         )
     return TRAINING[target]
 

@@ -1,6 +1,7 @@
-"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-torch alone is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
+The form is that of ``docs/reference/formats/nequip.md``.
+Only torch is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
 Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
 """
 
@@ -42,7 +43,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     les, origins = les_from_arguments(arguments, choice)
     options, basis = Options(model), Options(model[_EMBED])
     weights = Weights(opened, {**model[_EMBED], **model})
-    precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
+    dtype = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
     elements = options.elements("type_names")
     lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
@@ -72,7 +73,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=state,
         les=les,
         vintage=f"allegro {versions(opened[HYPER]).get('allegro', 'of unknown version')}",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 

@@ -45,13 +45,13 @@ class Weights(NamedTensors):
         for name, value in opened[STATE].items():
             if name.startswith(NETWORK):
                 key = name[len(NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
-                network[key] = as_tensor(name, value)
+                network[key] = value
             elif not name.startswith(_OTHERS) and name != _MODEL + "model._empty":
                 alien.append(name)
         if alien:
             raise unknown(alien[0], f"tensor of {opened.kind}")
-        found = {name: tensor for name, tensor in network.items() if tensor.numel()}
-        super().__init__(found, opened.kind)
+        super().__init__(network, opened.kind)
+        self._found = {name: tensor for name, tensor in self._found.items() if tensor.numel()}
         self._replace(averaged(opened[HYPER]), opened[STATE], trained)
 
     def _replace(

@@ -1,6 +1,7 @@
-"""Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+"""Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-torch alone is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
+The form is that of ``docs/reference/formats/nequip.md``.
+Only torch is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
 names is imported. The formulas are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
 """
 
@@ -49,7 +50,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     model, arguments = check_configuration(opened[HYPER])
     les, origins = les_from_arguments(arguments, choice)
     options, weights = Options(model), Weights(opened, model)
-    precision = weights.dtype("type_embed.embed_module.weight")
+    dtype = weights.dtype("type_embed.embed_module.weight")
     elements = options.elements("type_names")
     state: State = {
         "reference_energies": weights.per_type(
@@ -72,7 +73,7 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
         state=state,
         les=les,
         vintage=f"nequip {versions(opened[HYPER]).get('nequip', 'of unknown version')}",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 
