@@ -23,8 +23,8 @@ from weakref import WeakValueDictionary
 #: Classes of callables by the names that saved Systems have for them, which stay as they are.
 _KINDS = {
     "model": ("openmm_les.plugin.forces.pythonforce", "LESCompute"),
-    "mixed": ("openmm_les.plugin.mixed.compute", "MixedCompute"),
-    "embedded": ("openmm_les.plugin.mixed.embedded", "EmbeddedCompute"),
+    "mixed": ("openmm_les.plugin.mixed.embeddings.mechanical", "MixedCompute"),
+    "embedded": ("openmm_les.plugin.mixed.embeddings.electrostatic", "EmbeddedCompute"),
 }
 
 #: Stands in every saved System. An import is the one thing that it must survive, and nothing in the

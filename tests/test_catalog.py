@@ -319,7 +319,7 @@ def test_cache_on_a_full_disk(serve, tiny, monkeypatch):
     def full(*_, **__):
         raise OutputError("cannot write it: No space left on device")
 
-    monkeypatch.setattr(artifact, "write_atomically", full)
+    monkeypatch.setattr("openmm_les.artifact.file.write_atomically", full)
     with pytest.raises(DownloadError, match=r"No space left on device; set OPENMM_LES_CACHE_DIR"):
         catalog.artifact_path("maceles-off")
     assert [name for name in in_cache() if not name.endswith(".model")] == []
@@ -352,7 +352,7 @@ def test_offline(serve):
 
 
 def test_silent_server_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(catalog, "_SILENCE", 0.2)
+    monkeypatch.setattr(catalog, "READ_TIMEOUT_S", 0.2)
     server = serve(bytes(100_000))
     server.hold = True
     with pytest.raises(DownloadError) as caught:
@@ -371,7 +371,7 @@ def test_cache_that_cannot_be_written(serve, tmp_path):
 def test_endless_wait_is_ended(serve, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(catalog, "_PATIENCE", 0.1)
+    monkeypatch.setattr(catalog, "LOCK_TIMEOUT_S", 0.1)
     serve(b"the published file")
     folder = artifact.cache_directory() / "models"
     folder.mkdir(parents=True)

@@ -45,6 +45,7 @@ class SystemNetwork(nn.Module):
     Args:
         network: short-range network of the species present.
         species: species index of each atom, in the order of the system.
+        order: result of `order_by_species` for these.
         periodic: whether the system is periodic.
         ranges: periodic images to look at along each axis.
         capacity: slots of the neighbour matrix.
@@ -59,6 +60,7 @@ class SystemNetwork(nn.Module):
         self,
         network: Network[Any],
         species: torch.Tensor,
+        order: torch.Tensor,
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
@@ -78,7 +80,6 @@ class SystemNetwork(nn.Module):
         self.no_result = STATUS_RESULT
         self.cutoff: float = network.cutoff
         self.num_others = num_others
-        order = order_by_species(species)
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
         self.counts: List[int] = torch.bincount(species).tolist()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
@@ -29,6 +30,22 @@ logger = logging.getLogger(__name__)
 _FEW_PAIRS = 2**14
 
 
+class Geometry(Protocol):
+    """Finds the positions that a model sees among those of other particles.
+
+    Attributes:
+        num_particles: how many there are.
+    """
+
+    num_particles: int
+
+    def around(self, model: nn.Module, *, in_field: bool) -> Any:
+        """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
+
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Any:
+        """Its ``positions`` are those that the model sees, a tensor."""
+
+
 class ModuleBuilder:
     """Builds the modules of one system for the buffers that it has now.
 
@@ -39,6 +56,7 @@ class ModuleBuilder:
         periodic: whether the system is periodic.
         surroundings: MM charges around it.
         electric_field: whether the module takes an electric field.
+        geometry: finds its atoms and MM charges among other particles.
         to_gpu: whether it will be moved to a GPU.
         static_shapes: whether it does the same work for every structure, as always on a GPU.
 
@@ -58,6 +76,7 @@ class ModuleBuilder:
         periodic: bool,
         surroundings: Surroundings | None,
         electric_field: bool,
+        geometry: Geometry | None,
         to_gpu: bool,
         static_shapes: bool,
     ) -> None:
@@ -69,11 +88,13 @@ class ModuleBuilder:
         self._periodic = periodic
         self._surroundings = surroundings
         self._in_field = electric_field
+        self._geometry = geometry
         self._static_shapes = on_gpu or static_shapes or options.engine == "compile"
         elements = sorted(set(numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
         self._present = [known[z] for z in elements]
         self._species = torch.tensor([elements.index(z) for z in numbers])
+        self._order = order_by_species(self._species)
         references = artifact.canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in numbers]].sum())
         self._dtype = torch.float32 if options.precision == "single" else torch.float64
@@ -81,15 +102,17 @@ class ModuleBuilder:
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
 
-    def model(self, buffers: Buffers) -> SpecializedModel:
+    def model(self, buffers: Buffers) -> Any:
         """Energy and forces, on the device of the options."""
         self._electrostatics = self._build_electrostatics(buffers)
         self._fit_network(buffers)
         parts = self._parts(buffers)
         if self._in_field:
-            model: SpecializedModel = ModelInField(physical=self.physical_charges, **parts)
+            model: Any = ModelInField(physical=self.physical_charges, **parts)
         else:
             model = SpecializedModel(**parts)
+        if self._geometry is not None:
+            model = self._geometry.around(model, in_field=self._in_field)
         model = model.eval().to(self.device)
         if self.for_gpu:
             fit_blocks(model, self.device)
@@ -127,6 +150,7 @@ class ModuleBuilder:
             "electrostatics": self._electrostatics,
             "network": self.network,
             "species": self._species,
+            "order": self._order,
             "periodic": self._periodic,
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
@@ -172,7 +196,7 @@ class ModuleBuilder:
             return own
         return around.embed(
             own,
-            order_by_species(self._species),
+            self._order,
             cell,
             width=float(les["sigma"]),
             dtype=self._dtype,

@@ -18,7 +18,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.errors import InputError
-from openmm_les.evaluation.builder import ModuleBuilder
+from openmm_les.evaluation.builder import Geometry, ModuleBuilder
 from openmm_les.evaluation.capacity import Buffers, checked_cell
 from openmm_les.evaluation.checks import (
     check_elements,
@@ -62,6 +62,9 @@ class SystemModel:
         surroundings: MM charges around the system. Their positions then follow those of the atoms,
             wherever positions or forces are handed over.
         electric_field: `evaluate` takes an electric field, and `module` a third argument for it.
+        geometry: finds the atoms of the model and the MM charges among other particles. Positions
+            and forces are then those of the particles, and charges those of the atoms of the model,
+            then zeros.
         to_gpu: the module will be moved from the device to a GPU, as that of a TorchForce.
         static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
         **changes: single options in place of those in `options`, such as ``precision="double"``.
@@ -86,6 +89,7 @@ class SystemModel:
         positions: npt.ArrayLike | None = None,
         surroundings: Surroundings | None = None,
         electric_field: bool = False,
+        geometry: Geometry | None = None,
         to_gpu: bool = False,
         static_shapes: bool = False,
         **changes: Any,
@@ -98,6 +102,7 @@ class SystemModel:
             "periodic": periodic,
             "surroundings": surroundings,
             "electric_field": electric_field,
+            "geometry": geometry,
             "to_gpu": to_gpu,
             "static_shapes": static_shapes,
         }
@@ -108,16 +113,20 @@ class SystemModel:
         if electric_field:
             check_sign(artifact)
         self._in_field = electric_field
+        self._geometry = geometry
         self._num_positions = len(self.numbers)
         self._num_positions += len(surroundings.charges) if surroundings else 0
+        if geometry is not None:
+            self._num_positions = geometry.num_particles
         box = checked_cell(cell, artifact.cutoff) if periodic else None
-        start = None if positions is None else self._checked_positions(positions)
+        if positions is not None:
+            positions = self._arranged(self._checked_positions(positions), box)
         self._builder = ModuleBuilder(artifact, self.numbers, self.options, **self._arguments)
         self._buffers = Buffers(
             len(self.numbers),
             artifact.cutoff,
             box,
-            start,
+            positions,
             self.options.maxNeighbors,
             self._builder.for_gpu,
             artifact.canonical.hyper.get("inner_cutoff"),
@@ -182,7 +191,8 @@ class SystemModel:
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)
-                warn_of_smooth_cutoff(self.artifact, result.charges[:n], array[:n], box)
+                atoms = self._arranged(array, box)[:n]
+                warn_of_smooth_cutoff(self.artifact, result.charges[:n], atoms, box)
         return result
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
@@ -198,9 +208,14 @@ class SystemModel:
                 of construction.
 
         Raises:
-            InputError: wrong shapes, a box too small, MM charges around the system.
+            InputError: wrong shapes, a box too small, MM charges around the system, a geometry.
             SimulationError: a structure that is not valid.
         """
+        if self._geometry is not None:
+            raise InputError(
+                "geometry: expected none for an electric response; make a SystemModel of the atoms "
+                "of the model alone"
+            )
         array, box = self._checked_structure(positions, cell)
         with self._lock:
             charges, born, les_energy = self._run(self._respond, array, box)
@@ -237,8 +252,8 @@ class SystemModel:
             self._response_module = script(self._builder.response(self._buffers))
         with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self._device) for array in (positions, cell)]
-            evaluate = self._response_module.evaluate
-            *results, status = self._response_threads.run(lambda: evaluate(*inputs))
+            module = self._response_module
+            *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
@@ -248,6 +263,12 @@ class SystemModel:
                 f"positions: expected shape ({self._num_positions}, 3), got {array.shape}"
             )
         return array
+
+    def _arranged(self, positions: FloatArray, cell: FloatArray | None) -> FloatArray:
+        """Positions of the atoms of the model, then those of MM charges."""
+        if self._geometry is None:
+            return positions
+        return np.asarray(self._geometry.arrange(positions, cell).positions)
 
     def _checked_structure(
         self, positions: npt.ArrayLike, cell: npt.ArrayLike | None
@@ -291,7 +312,8 @@ class SystemModel:
                 return tuple(results)
             if bits & ~growable:
                 break
-            self._buffers.grow(bits, positions, cell if self.periodic else None)
+            arranged = self._arranged(positions, cell)
+            self._buffers.grow(bits, arranged, cell if self.periodic else None)
             self.module = self._build()
-        atoms = positions[: len(self.numbers)]
+        atoms = self._arranged(positions, cell)[: len(self.numbers)]
         raise failure(bits & ~growable or bits, atoms, cell if self.periodic else None)

@@ -1,17 +1,18 @@
-"""What an LES model describes in an OpenMM System, for those who look at it from outside.
+"""Which atoms of a System an LES model describes, and its quantities by particles.
 
-A PythonForce says it itself: which particles, which link atoms, which artifact. Of a TorchForce,
-and of a model that takes no part in the simulation, the user says it.
+A PythonForce of this package says which particles, link atoms and artifact it has. For a
+TorchForce, and for a model that takes no part in the simulation, the user says it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import openmm
+import torch
 from openmm import app, unit
 
 from openmm_les import catalog
@@ -21,8 +22,8 @@ from openmm_les.errors import InputError
 from openmm_les.plugin.forces.atoms import name_of, shorten
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.plugin.forces.region import Region
-from openmm_les.plugin.mixed import caps
-from openmm_les.plugin.mixed.images import Cluster
+from openmm_les.plugin.mixed.geometry import Arrangement, RegionGeometry
+from openmm_les.plugin.mixed.links import Link
 
 
 @dataclass(frozen=True)
@@ -34,57 +35,49 @@ class Observed:
         numbers: atomic numbers of the atoms of the model: ML atoms, then link atoms.
         particles: of the System: ML atoms, then an MM atom for each link.
         periodic: whether the model sees periodic images of its atoms.
-        links: for each link atom the places in `particles` of its ML and MM atom, and its distance
-            from the first [A].
-        cluster: puts the ML atoms in one piece; None leaves them as they are.
+        geometry: from `particles` to the atoms of the model; None if these are the same.
     """
 
     artifact: Artifact
     numbers: tuple[int, ...]
     particles: tuple[int, ...]
     periodic: bool
-    links: tuple[tuple[int, int, float], ...] = ()
-    cluster: Cluster | None = field(default=None, compare=False)
+    geometry: RegionGeometry | None = None
 
-    def place(self, positions: FloatArray, cell: FloatArray | None) -> Placed:
-        """Put the atoms of the model where they are.
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
+        """Find the atoms of the model in a structure.
 
         Args:
             positions: of `particles`, shape (len(particles), 3) [A].
             cell: box vectors in rows [A]; None where there is no box.
         """
-        number = len(self.particles) - len(self.links)
-        atoms = positions[:number]
-        if self.cluster is not None:
-            atoms = self.cluster.in_one_piece(atoms, cell)
-        if not self.links:
-            return Placed(atoms, None, self.links)
-        hosts, others, distances = zip(*self.links, strict=True)
-        placed = caps.place(atoms[list(hosts)], positions[list(others)], np.array(distances), cell)
-        return Placed(np.concatenate([atoms, placed.positions]), placed, self.links)
+        if self.geometry is None:
+            return Arranged(positions)
+        arrangement = self.geometry.arrange(positions, cell)
+        return Arranged(arrangement.positions.numpy(), self.geometry, arrangement)
 
 
 @dataclass(frozen=True)
-class Placed:
+class Arranged:
     """Atoms of the model in one structure.
 
     Attributes:
         positions: shape (n, 3) [A].
-        caps: its link atoms, the last of them; None without.
-        links: see `Observed`.
+        geometry: see `Observed`.
+        arrangement: what it returned.
     """
 
     positions: FloatArray
-    caps: caps.PlacedCaps | None
-    links: tuple[tuple[int, int, float], ...]
+    geometry: RegionGeometry | None = None
+    arrangement: Arrangement | None = None
 
     def charges(self, values: FloatArray) -> FloatArray:
         """Charges of the particles from those of the atoms; ML atoms get those of their links."""
-        if self.caps is None:
+        if self.geometry is None:
             return values
-        number = len(values) - len(self.links)
-        found = np.concatenate([values[:number], np.zeros(len(self.links))])
-        np.add.at(found, [host for host, _, _ in self.links], values[number:])
+        found = np.zeros(self.geometry.num_particles)
+        found[: self.geometry.num_atoms] = values[: self.geometry.num_atoms]
+        np.add.at(found, self.geometry.hosts.numpy(), values[self.geometry.num_atoms :])
         return found
 
     def born_charges(self, values: FloatArray) -> FloatArray:
@@ -93,15 +86,13 @@ class Placed:
         Args:
             values: dP_a/dr_b, shape (n, 3, 3).
         """
-        if self.caps is None:
+        if self.geometry is None or self.arrangement is None:
             return values
-        number = len(values) - len(self.links)
-        found = np.concatenate([values[:number], np.zeros((len(self.links), 3, 3))])
-        for axis in range(3):
-            on_ml, on_mm = self.caps.spread(values[number:, axis])
-            np.add.at(found[:, axis], [host for host, _, _ in self.links], on_ml)
-            np.add.at(found[:, axis], [other for _, other, _ in self.links], on_mm)
-        return found
+        rows = [
+            self.geometry.pull_back(torch.from_numpy(values[:, axis]), self.arrangement)
+            for axis in range(3)
+        ]
+        return torch.stack(rows, dim=1).numpy()
 
 
 def in_system(system: openmm.System) -> Observed:
@@ -120,22 +111,27 @@ def in_system(system: openmm.System) -> Observed:
     settings = model.compute.settings
     artifact = model.compute.artifact()
     numbers = tuple(settings["numbers"])
-    links = settings.get("links", [])
-    if "atoms" not in settings:
-        places = tuple(tuple(link) for link in links)
-        return Observed(artifact, numbers, model.particles, settings["periodic"], places)
-    # Among MM charges the region is one piece, and its links name particles.
-    place = {atom: i for i, atom in enumerate(model.atoms)}
-    return Observed(
-        artifact,
-        numbers,
-        (*model.atoms, *(other for _, other, _ in links)),
-        periodic=False,
-        links=tuple(
-            (place[host], len(place) + k, distance) for k, (host, _, distance) in enumerate(links)
-        ),
-        cluster=Cluster(len(place), settings["bonds"]),
+    links = [Link(*link) for link in settings.get("links", ())]
+    is_cluster = "atoms" in settings  # among MM charges, where links name particles of the System
+    if not links and not is_cluster:
+        return Observed(artifact, numbers, model.particles, settings["periodic"])
+    atoms = tuple(model.atoms)
+    if is_cluster:
+        places = {atom: i for i, atom in enumerate(atoms)}
+        ends = tuple(link.mm_atom for link in links)
+        links = [
+            Link(places[link.ml_atom], len(atoms) + i, link.distance)
+            for i, link in enumerate(links)
+        ]
+    geometry = RegionGeometry(
+        len(atoms) + len(links),
+        range(len(atoms)),
+        links,
+        periodic=settings["periodic"],
+        bonds=settings.get("bonds"),
     )
+    particles = (*atoms, *ends) if is_cluster else model.particles
+    return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
 
 
 def in_topology(

@@ -18,7 +18,7 @@ from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces import ForceOptions, Region, add_force
-from openmm_les.plugin.mixed import create_mixed_system, read_options
+from openmm_les.plugin.mixed import create_mixed_system, embeddings, read_options
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             ArtifactError: the model file cannot be read.
         """
         _refuse_one_shot(atoms, sys._getframe(1))
-        options, electrostatic, force_options = read_options(forceGroup, embedding, args)
+        options, embedding_options, force_options = read_options(forceGroup, embedding, args)
         artifact = artifacts.load(self.modelPath)
         _warn_of_licence(artifact)
         mixed = create_mixed_system(
@@ -117,10 +117,11 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             topology,
             system,
             atoms,
-            interpolate,
-            options,
-            force_options,
-            electrostatic,
+            interpolate=interpolate,
+            embedding=embedding,
+            options=options,
+            embedding_options=embedding_options,
+            force_options=force_options,
         )
         if not returnInfo:
             return mixed.system
@@ -136,7 +137,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
     def getSupportedEmbeddings(self) -> list[str]:
         """Embeddings of our own; they take the place of openmm-ml's generic ones."""
-        return ["mechanical", "electrostatic"]
+        return embeddings.names()
 
 
 def _refuse_one_shot(atoms: list[int], caller: FrameType) -> None:

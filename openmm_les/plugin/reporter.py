@@ -218,7 +218,7 @@ class LESReporter:
     ) -> dict[str, FloatArray]:
         """All quantities by name, from positions and velocities of the whole System."""
         particles = list(self._observed.particles)
-        placed = self._observed.place(positions[particles], cell)
+        placed = self._observed.arrange(positions[particles], cell)
         box = cell if self._observed.periodic else None
         found: dict[str, FloatArray] = {}
         if cell is not None:
@@ -263,7 +263,7 @@ class LESReporter:
             )
         if self._needs_velocities:
             self._root_masses = np.sqrt(observed.masses(system, look.particles))
-        placed = look.place(positions[list(look.particles)], cell)
+        placed = look.arrange(positions[list(look.particles)], cell)
         self._model = SystemModel(
             look.artifact,
             look.numbers,

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
 from openmm import app, unit
 
 from openmm_les._version import __version__
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import (
     refuse_inputs,
     remove_parts,
@@ -66,27 +66,24 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Lock the directory; the lock of a killed process is released by the system."""
         owner = self / ".owner"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self / ".lock", timeout=0)
-            lock.acquire()
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            for name in ALL:  # of a process that was killed
-                remove_parts(self / name)
-        except Timeout:
-            who = owner.read_text() if owner.is_file() else "another process"
-            raise InputError(
-                f"output: {self.path} is in use by {who}; wait for it, or choose another directory"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"output: cannot write in {self.path}: {error.strerror or error}"
-            ) from error
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive_lock(self / ".lock"))
+                owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+                held.callback(owner.unlink, missing_ok=True)
+                for name in ALL:  # of a process that was killed
+                    remove_parts(self / name)
+            except Timeout:
+                who = owner.read_text() if owner.is_file() else "another process"
+                raise InputError(
+                    f"output: {self.path} is in use by {who}; wait for it, or choose another "
+                    "directory"
+                ) from None
+            except OSError as error:
+                raise InputError(
+                    f"output: cannot write in {self.path}: {error.strerror or error}"
+                ) from error
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def existing(self) -> list[str]:
         """Names of the files of a run in the directory; empty for a configuration alone."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openmm_les import InputError
-from openmm_les.plugin.mixed.charges import SCHEMES, redistribute
+from openmm_les.plugin.mixed.boundary_charges import SCHEMES, redistribute
 
 # ML atoms 0 and 1; M1 = 2 with M2 = 3, 4, 5; a second cut at M1 = 6 with M2 = 7; 8 has no bonds.
 NEIGHBORS = [{1, 2}, {0, 6}, {0, 3, 4, 5}, {2}, {2}, {2}, {1, 7}, {6}, set()]

@@ -23,7 +23,7 @@ from support.mixed import (
     villin_by_charmm,
 )
 
-from openmm_les.plugin.mixed.charges import SCHEMES
+from openmm_les.plugin.mixed.boundary_charges import SCHEMES
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 TOLERANCE = {"Reference": (1e-7, 1e-6), "CPU": (0.1, 1.0)}

@@ -27,9 +27,9 @@ from support.mixed import (
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.embedding import build_coupling
-from openmm_les.plugin.mixed.embedded import _scaled_pairs
-from openmm_les.plugin.mixed.field import read_field
-from openmm_les.plugin.mixed.options import ElectrostaticOptions
+from openmm_les.plugin.mixed import ElectrostaticOptions
+from openmm_les.plugin.mixed.embeddings.electrostatic import scaled_pairs
+from openmm_les.plugin.mixed.mm_field import read_field
 from openmm_les.plugin.mixed.region import MLRegion
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
 
@@ -58,7 +58,6 @@ def test_with_the_charges_of_the_force_field_it_is_the_force_field(method, regio
     charges = [force.getParticleParameters(i)[0]._value for i in range(system.getNumParticles())]
     charges = torch.tensor(charges, dtype=torch.float64)
     others = np.flatnonzero(field.charges)
-    place = {atom: i for i, atom in enumerate(atoms)}
     box = system.getDefaultPeriodicBoxVectors()
     cell = torch.tensor([list(v._value) for v in box], dtype=torch.float64) * ANGSTROM_PER_NM
     r = torch.tensor(structure.positions) * ANGSTROM_PER_NM
@@ -69,7 +68,7 @@ def test_with_the_charges_of_the_force_field_it_is_the_force_field(method, regio
         dielectric=field.dielectric,
         tolerance=1e-10,
         images=False,
-        scaled_pairs=_scaled_pairs(field, place, others),
+        scaled_pairs=scaled_pairs(field, atoms),
     )
     result = coupling(charges[atoms], r[atoms], charges[others], r[others], cell)
     expected = float(result.energy) * KJ_PER_MOL_PER_EV

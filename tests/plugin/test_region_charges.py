@@ -26,9 +26,9 @@ from support.mixed import (
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
-from openmm_les.plugin.mixed.field import MMField, read_field
+from openmm_les.plugin.mixed import ElectrostaticOptions
 from openmm_les.plugin.mixed.links import find_links
-from openmm_les.plugin.mixed.options import ElectrostaticOptions
+from openmm_les.plugin.mixed.mm_field import MMField, read_field
 from openmm_les.plugin.mixed.region import MLRegion
 
 COULOMB = 138.935456  # kJ/mol nm/e^2

@@ -11,6 +11,7 @@ from openmm_les.electrostatics.embedding.build import METHODS, build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection, charge_factor
 from openmm_les.electrostatics.embedding.embedded import EmbeddedElectrostatics, Surroundings
 from openmm_les.electrostatics.embedding.ewald import EwaldCoupling
+from openmm_les.electrostatics.embedding.pairs import ScaledPair
 from openmm_les.electrostatics.embedding.pairwise import PairCoupling
 from openmm_les.electrostatics.embedding.terms import Coupling
 
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddedElectrostatics",
     "EwaldCoupling",
     "PairCoupling",
+    "ScaledPair",
     "Surroundings",
     "build_coupling",
     "charge_factor",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from openmm_les.electrostatics.embedding.ewald import EwaldCoupling
 from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionField
-from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK
+from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK, ScaledPair
 from openmm_les.electrostatics.embedding.pairwise import PairCoupling
 from openmm_les.errors import InputError
 
@@ -30,7 +31,7 @@ def build_coupling(
     width: float = 0.0,
     tolerance: float = 1e-5,
     images: bool = True,
-    scaled_pairs: Sequence[tuple[int, int, float]] = (),
+    scaled_pairs: Sequence[ScaledPair] = (),
     margin: float = 1.04,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
@@ -46,8 +47,7 @@ def build_coupling(
         tolerance: RMS force error over RMS force of Ewald methods.
         images: whether the energy holds the interaction of the region with its own images; Ewald
             methods alone have it.
-        scaled_pairs: index of the ML atom, index of the MM atom, factor: pairs that interact in
-            part, or not at all.
+        scaled_pairs: pairs that interact in part, or not at all.
         margin: for Ewald methods, the factor by which the ratio of an edge of the box to its
             smallest height may grow.
         dtype: precision of the sums.
@@ -63,34 +63,25 @@ def build_coupling(
         choices = ", ".join(METHODS)
         raise InputError(f"nonbonded method: expected one of {choices}, got {method!r}")
     on_gpu = torch.device(device).type != "cpu"
-    pairs_per_chunk = _PAIRS_ON_GPU if on_gpu else PAIRS_PER_CHUNK
-    if method in EWALD_METHODS:
-        if cell is None:
-            raise InputError(f"cell: expected three lattice vectors [A] for {method}, got None")
-        coupling = EwaldCoupling(
-            cell,
-            width=width,
-            tolerance=tolerance,
-            images=images,
-            scaled_pairs=scaled_pairs,
-            margin=margin,
-            dtype=dtype,
-            pairs_per_chunk=pairs_per_chunk,
-        )
-        if on_gpu:
-            structure = coupling.structure
-            plane = 8 * structure.size0 * structure.size1
-            structure.chunk_size = max(1, _ELEMENTS_ON_GPU // plane)
-        return coupling
-    interaction: Coulomb | ReactionField = Coulomb(width)
-    if method in CUTOFF_METHODS:
-        if cutoff is None:
-            raise InputError(f"cutoff: expected that of the NonbondedForce [A] for {method}")
-        interaction = ReactionField(cutoff, dielectric, width)
-    return PairCoupling(
-        interaction,
-        periodic=method == "CutoffPeriodic",
-        scaled_pairs=scaled_pairs,
-        dtype=dtype,
-        pairs_per_chunk=pairs_per_chunk,
+    sums: dict[str, Any] = {
+        "scaled_pairs": scaled_pairs,
+        "dtype": dtype,
+        "pairs_per_chunk": _PAIRS_ON_GPU if on_gpu else PAIRS_PER_CHUNK,
+    }
+    if method not in EWALD_METHODS:
+        interaction: Coulomb | ReactionField = Coulomb(width)
+        if method in CUTOFF_METHODS:
+            if cutoff is None:
+                raise InputError(f"cutoff: expected that of the NonbondedForce [A] for {method}")
+            interaction = ReactionField(cutoff, dielectric, width)
+        return PairCoupling(interaction, periodic=method == "CutoffPeriodic", **sums)
+    if cell is None:
+        raise InputError(f"cell: expected three lattice vectors [A] for {method}, got None")
+    coupling = EwaldCoupling(
+        cell, width=width, tolerance=tolerance, images=images, margin=margin, **sums
     )
+    if on_gpu:
+        structure = coupling.structure
+        plane = 8 * structure.size0 * structure.size1
+        structure.chunk_size = max(1, _ELEMENTS_ON_GPU // plane)
+    return coupling

@@ -9,6 +9,7 @@ from torch import nn
 
 from openmm_les.electrostatics.embedding.build import EWALD_METHODS, build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
+from openmm_les.electrostatics.embedding.pairs import ScaledPair
 from openmm_les.electrostatics.protocol import ElectrostaticKernel, ElectrostaticTerms
 
 
@@ -110,7 +111,7 @@ class Surroundings:
         sign: by which latent charges are to be multiplied, from `charge_factor`.
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
-        scaled_pairs: index of the ML atom, index of the MM charge, factor.
+        scaled_pairs: pairs that interact in part, or not at all.
         hosts: for each link atom, the index of the ML atom it hangs on.
         images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
             images; ``'native'``: the model's own periodic sum has them.
@@ -123,7 +124,7 @@ class Surroundings:
     sign: float
     cutoff: float | None = None
     dielectric: float = 78.3
-    scaled_pairs: Sequence[tuple[int, int, float]] = ()
+    scaled_pairs: Sequence[ScaledPair] = ()
     hosts: Sequence[int] = ()
     images: str = "exact"
     tolerance: float = 1e-5

@@ -9,7 +9,13 @@ from torch import nn
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.embedding.images import image_pairs
 from openmm_les.electrostatics.embedding.interactions import Coulomb, Screened
-from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK, AllPairs, ScaledPairs, total
+from openmm_les.electrostatics.embedding.pairs import (
+    PAIRS_PER_CHUNK,
+    AllPairs,
+    ScaledPair,
+    ScaledPairs,
+    total,
+)
 from openmm_les.electrostatics.embedding.terms import Coupling
 from openmm_les.electrostatics.kernel import strain_derivative
 from openmm_les.electrostatics.structure_factors import StructureFactors
@@ -70,7 +76,7 @@ class EwaldCoupling(nn.Module):
         width: float = 0.0,
         tolerance: float = 1e-5,
         images: bool = True,
-        scaled_pairs: Sequence[Tuple[int, int, float]] = (),
+        scaled_pairs: Sequence[ScaledPair] = (),
         margin: float = 1.04,
         dtype: torch.dtype,
         pairs_per_chunk: int = PAIRS_PER_CHUNK,
@@ -84,7 +90,7 @@ class EwaldCoupling(nn.Module):
             width: w, of the ML charges as MM charges see them [A]; 0 for points.
             tolerance: RMS force error over RMS force.
             images: whether the region meets its own images, the second sum.
-            scaled_pairs: index of the ML atom, index of the MM atom, factor, see `ScaledPairs`.
+            scaled_pairs: pairs that interact in part, see `ScaledPairs`.
             margin: factor by which the ratio of an edge to the smallest height may grow before the
                 grid is outgrown.
             dtype: precision of the sums.

@@ -1,6 +1,6 @@
 """Sums over pairs of an ML atom and an MM atom: all of them, and a few that count differently."""
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence
 
 import torch
 from torch import nn
@@ -109,6 +109,20 @@ def _squared(d: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
     return r2 + y * (metric[1, 1] * y + 2.0 * metric[1, 2] * z) + metric[2, 2] * (z * z)
 
 
+class ScaledPair(NamedTuple):
+    """A pair near a bond, whose Coulomb interaction is multiplied by a factor.
+
+    Attributes:
+        ml_atom: index of the ML atom.
+        mm_charge: index of the MM charge.
+        factor: 0 for pairs that do not interact.
+    """
+
+    ml_atom: int
+    mm_charge: int
+    factor: float
+
+
 class ScaledPairs(nn.Module):
     """The difference that pairs near a bond make: an ML and an MM atom with a scaled interaction.
 
@@ -124,7 +138,7 @@ class ScaledPairs(nn.Module):
 
     def __init__(
         self,
-        pairs: Sequence[Tuple[int, int, float]],
+        pairs: Sequence[ScaledPair],
         counted: nn.Module,
         coulomb: Coulomb,
         *,
@@ -133,7 +147,7 @@ class ScaledPairs(nn.Module):
         """Set up the list.
 
         Args:
-            pairs: index of the ML atom, index of the MM atom, factor.
+            pairs: with indices of ML atoms and MM charges.
             counted: the interaction that the sum over all pairs (and images) has counted.
             coulomb: what `factor` multiplies.
             periodic: whether images are looked at.

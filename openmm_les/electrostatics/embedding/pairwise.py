@@ -1,12 +1,18 @@
 """The coupling without an Ewald sum: open systems, and cutoffs."""
 
-from typing import Sequence, Tuple
+from typing import Sequence
 
 import torch
 from torch import nn
 
 from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionField
-from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK, AllPairs, ScaledPairs, total
+from openmm_les.electrostatics.embedding.pairs import (
+    PAIRS_PER_CHUNK,
+    AllPairs,
+    ScaledPair,
+    ScaledPairs,
+    total,
+)
 from openmm_les.electrostatics.embedding.terms import Coupling
 from openmm_les.units import COULOMB_CONSTANT
 
@@ -25,7 +31,7 @@ class PairCoupling(nn.Module):
         interaction: Coulomb | ReactionField,
         *,
         periodic: bool = False,
-        scaled_pairs: Sequence[Tuple[int, int, float]] = (),
+        scaled_pairs: Sequence[ScaledPair] = (),
         dtype: torch.dtype,
         pairs_per_chunk: int = PAIRS_PER_CHUNK,
     ) -> None:
@@ -34,7 +40,7 @@ class PairCoupling(nn.Module):
         Args:
             interaction: f.
             periodic: whether MM atoms count at their nearest image.
-            scaled_pairs: index of the ML atom, index of the MM atom, factor, see `ScaledPairs`.
+            scaled_pairs: pairs that interact in part, see `ScaledPairs`.
             dtype: precision of the sums.
             pairs_per_chunk: pairs worked on at a time.
 

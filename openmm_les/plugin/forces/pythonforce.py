@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
+    from openmm_les.evaluation.builder import Geometry
     from openmm_les.evaluation.results import Evaluation
     from openmm_les.evaluation.system_model import SystemModel
     from openmm_les.plugin.forces.options import ForceOptions
@@ -144,13 +145,18 @@ class LESCompute:
             periodic=self._settings["periodic"],
             cell=cell,
             positions=positions,
-            surroundings=self._surroundings(artifact),
+            surroundings=self.surroundings(artifact),
             electric_field=self._settings["electric_field"] is not None,
+            geometry=self.geometry(),
         )
         return self._model
 
-    def _surroundings(self, artifact: Artifact) -> Surroundings | None:
-        """MM charges that act on the model."""
+    def geometry(self) -> Geometry | None:
+        """From the particles of the force to what the model sees, if that is not the same."""
+        return None
+
+    def surroundings(self, artifact: Artifact) -> Surroundings | None:
+        """MM charges around the atoms of the model, if it feels any."""
         return None
 
     @called_by_openmm

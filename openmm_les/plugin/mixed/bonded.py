@@ -1,80 +1,122 @@
-"""Bonded terms of the force field inside the ML region, taken out of a System."""
+"""The terms of a bonded force: which atoms they join, and copies of the force with some of them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import copy
+from collections.abc import Sequence
+from functools import cached_property
 from xml.etree import ElementTree
 
 import openmm
 
-from openmm_les.errors import InputError
-from openmm_les.plugin.mixed.decisions import Wishes, terms_to_replace
-from openmm_les.plugin.mixed.described import Described
-from openmm_les.plugin.mixed.region import MLRegion
-from openmm_les.plugin.mixed.terms import BONDED, Terms
+from openmm_les.plugin.mixed.region import BondGraph
+
+# Where the terms are in the XML of a force.
+_ELEMENTS = {
+    "HarmonicBondForce": "Bonds",
+    "HarmonicAngleForce": "Angles",
+    "PeriodicTorsionForce": "Torsions",
+    "RBTorsionForce": "Torsions",
+    "CMAPTorsionForce": "Torsions",
+    "CustomBondForce": "Bonds",
+    "CustomAngleForce": "Angles",
+    "CustomTorsionForce": "Torsions",
+    "CustomCompoundBondForce": "Bonds",
+}
+
+BONDED = frozenset(_ELEMENTS)
+"""Names of the classes whose terms are taken apart."""
+
+CUSTOM = frozenset(name for name in BONDED if name.startswith("Custom"))
+"""Those that a force field and a user's restraint may both have made."""
 
 
-def split(
-    system: openmm.System, region: MLRegion, wishes: Wishes
-) -> tuple[openmm.System, list[openmm.Force]]:
-    """Copy a System without the terms that the model takes the place of.
+class Terms:
+    """A bonded force, as the element of a System's XML, where all classes look alike.
 
     Args:
-        system: the force field's System; stays as it is.
-        region: the ML region.
-        wishes: what the user decided about single forces.
+        element: changes when terms are taken out.
+    """
+
+    def __init__(self, element: ElementTree.Element) -> None:
+        self._element = element
+        self.kind = element.attrib["type"]
+        self.name = element.attrib["name"]
+
+    @cached_property
+    def atoms(self) -> list[tuple[int, ...]]:
+        """Particles of each term, in the order in which the force had them at first."""
+        found = []
+        for term in self._list(self._element):
+            names = [name for name in term.attrib if _is_particle(name)]
+            names.sort(key=lambda name: (name[0], int(name[1:])))
+            found.append(tuple(int(term.attrib[name]) for name in names))
+        return found
+
+    def take(self, chosen: Sequence[bool]) -> openmm.Force:
+        """Take terms out of the element, and return a force that has these alone.
+
+        Args:
+            chosen: for each of `atoms`.
+        """
+        taken = copy.deepcopy(self._element)
+        for element, wanted in ((taken, True), (self._element, False)):
+            terms = self._list(element)
+            terms[:] = [term for term, is_in in zip(terms, chosen, strict=True) if is_in is wanted]
+        return openmm.XmlSerializer.deserialize(ElementTree.tostring(taken, encoding="unicode"))
+
+    def _list(self, element: ElementTree.Element) -> ElementTree.Element:
+        terms = element.find(_ELEMENTS[self.kind])
+        assert terms is not None  # OpenMM writes it even if it is empty
+        return terms
+
+
+def _is_particle(attribute: str) -> bool:
+    """Whether an attribute of a term is a particle: p1, p2, ... or a1 to b4 of a CMAP torsion."""
+    return attribute[0] in "pab" and attribute[1:].isdigit()
+
+
+def is_inside(
+    kind: str, atoms: Sequence[int], graph: BondGraph, inside: frozenset[int]
+) -> bool | None:
+    """Whether the model takes the place of a term, if the term is the force field's.
+
+    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it takes
+    the place of bonds inside the region, of angles and impropers centred there, of torsions
+    around a bond in there. The cut bond itself, and what turns around it, stays.
+
+    Args:
+        kind: name of the class of the force.
+        atoms: particles of the term.
+        graph: bonds of the topology.
+        inside: the ML atoms.
 
     Returns:
-        The copy, with all its forces in their order, and copies of the forces with the terms that
-        it lacks.
-
-    Raises:
-        InputError: bonds are missing in the topology, or a force may be the force field's as well
-            as a restraint.
+        None where the atoms are not joined by bonds as in a force field: then it is a restraint.
     """
-    root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
-    elements = root.iterfind("Forces/Force")
-    forces = [Terms(element) for element in elements if element.get("type") in BONDED]
-    _check_bonds(system, forces, region)
-    others = [terms for terms in forces if terms.name not in wishes.keep]
-    described = Described(system, others, region)
-    removed = []
-    for terms in forces:
-        chosen = terms_to_replace(terms, region, described, wishes)
-        if any(chosen):
-            removed.append(terms.take(chosen))
-    mixed = openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
-    return mixed, removed
+    if len(atoms) == 2:
+        return _is_pair_inside(atoms[0], atoms[1], graph, inside)
+    if kind == "CMAPTorsionForce":
+        halves = [is_inside("", half, graph, inside) for half in (atoms[:4], atoms[4:])]
+        return None if None in halves else all(halves)
+    if kind == "CustomCompoundBondForce":
+        return inside.issuperset(atoms) if graph.is_connected(atoms) else None
+    if len(atoms) == 3:
+        return atoms[1] in inside if graph.is_chain(atoms) else None
+    if graph.is_chain(atoms):
+        return inside.issuperset(atoms[1:3])
+    centre = graph.centre_of(atoms)
+    return None if centre is None else centre in inside
 
 
-def _check_bonds(system: openmm.System, forces: list[Terms], region: MLRegion) -> None:
-    """Refuse a topology without the bonds of the force field, such as that of a bare PDB file.
-
-    Terms along bonds that the topology lacks would be taken for restraints, and cut bonds would not
-    be found. A restraint joins atoms that otherwise interact; atoms that the force field binds do
-    not.
-    """
-    pairs = {
-        frozenset(pair)
-        for terms in forces
-        if terms.kind in ("HarmonicBondForce", "HarmonicAngleForce")
-        for atoms in terms.atoms
-        if not region.inside.isdisjoint(atoms)
-        for pair in pairwise(atoms)
-    }
-    apart = {pair for pair in pairs if region.graph.separation(min(pair), max(pair), 3) is None}
-    if not apart:
-        return
-    for force in system.getForces():
-        if not isinstance(force, openmm.NonbondedForce):
-            continue
-        for i in range(force.getNumExceptions()):
-            first, second, product, _, epsilon = force.getExceptionParameters(i)
-            excluded = product._value == 0.0 and epsilon._value == 0.0
-            if excluded and frozenset((first, second)) in apart:
-                raise InputError(
-                    "topology: expected the bonds of the ML region, got none between "
-                    f"{region.name(first)} and {region.name(second)}, which the force field binds; "
-                    "use the topology from which the System was made, or give the file its bonds "
-                    "(CONECT records)"
-                )
+def _is_pair_inside(
+    first: int, second: int, graph: BondGraph, inside: frozenset[int]
+) -> bool | None:
+    """Bonds and 1-4 pairs by their atoms, 1-3 pairs (Urey-Bradley) by the atom between."""
+    both = first in inside and second in inside
+    if second in graph.neighbors[first]:
+        return both
+    between = graph.neighbors[first] & graph.neighbors[second]
+    if between:
+        return not inside.isdisjoint(between)
+    return None if both and graph.separation(first, second, 3) is None else both

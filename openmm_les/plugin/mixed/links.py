@@ -1,19 +1,21 @@
-"""Bonds that the border of the ML region cuts, and the hydrogen atoms that cap them."""
+"""Bonds that the border of the ML region cuts, and the link atoms (hydrogen) that cap them."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import openmm
 from openmm import app, unit
 
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.mixed.region import MLRegion
+from openmm_les.units import ANGSTROM_PER_NM
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +29,13 @@ _LARGEST_RING = 8
 _CARBON, _HYDROGEN = 6, 1
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A cut bond.
 
     Attributes:
         ml_atom: its atom inside the ML region (L1).
         mm_atom: its atom outside (M1).
-        distance: from L1 to the hydrogen atom that stands for M1 [nm].
+        distance: from L1 to the hydrogen atom that stands for M1 [A].
     """
 
     ml_atom: int
@@ -76,7 +77,7 @@ def find_links(
         distance = given.pop(frozenset(pair), None)
         if distance is None:
             distance = _usual_distance(region, ml_atom, mm_atom)
-        links.append(Link(ml_atom, mm_atom, distance))
+        links.append(Link(ml_atom, mm_atom, distance * ANGSTROM_PER_NM))
     if given:
         pairs = shorten(" and ".join(map(str, sorted(pair))) for pair in given)
         raise InputError(
@@ -161,7 +162,67 @@ def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
     crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
     if crowded:
         raise InputError(
-            f"atoms: expected at most one cut bond at an MM atom, got several at "
-            f"{shorten(crowded)}; take this atom into the ML region, or leave one of its "
-            "neighbours out"
+            "atoms: expected at most one cut bond at an MM atom, got several at "
+            f"{shorten(crowded)}; take this atom into the ML region, or leave one of "
+            "its neighbours out"
         )
+
+
+def add_virtual_sites(
+    system: openmm.System, topology: app.Topology, links: Iterable[Link]
+) -> tuple[app.Topology, list[int]]:
+    """Append link atoms as particles: a virtual site for each cut bond.
+
+    A site takes no part in nonbonded forces. In a `CustomNonbondedForce` no parameters mean no
+    interaction for certain, so that it is excluded from all others there; OpenMM wants the same
+    exclusions in all forces.
+
+    Args:
+        system: gets the particles.
+        topology: stays as it is.
+        links: the cut bonds.
+
+    Returns:
+        A topology with a chain of hydrogen atoms at the end, one in a residue, and their indices.
+
+    Raises:
+        InputError: a custom force has a long-range correction, which averages over all particles.
+    """
+    for force in system.getForces():
+        if isinstance(force, openmm.CustomNonbondedForce) and force.getUseLongRangeCorrection():
+            raise InputError(
+                f"linkAtoms='virtual': the long-range correction of {force.getName()} would count "
+                "link atoms as atoms; use linkAtoms='internal', or setUseLongRangeCorrection(False)"
+            )
+    extended = copy.deepcopy(topology)
+    chain = extended.addChain()
+    indices = []
+    for number, link in enumerate(links):
+        name = f"V{number}"
+        residue = extended.addResidue(name, chain)
+        extended.addAtom(name, app.element.hydrogen, residue)
+        indices.append(_add_particle(system, link))
+    return extended, indices
+
+
+def _add_particle(system: openmm.System, link: Link) -> int:
+    index: int = system.addParticle(0.0)
+    axis_x, no_axis, distance = [-1.0, 1.0], [0.0, 0.0], link.distance / ANGSTROM_PER_NM
+    site = openmm.LocalCoordinatesSite(
+        [link.ml_atom, link.mm_atom], [1.0, 0.0], axis_x, no_axis, [distance, 0.0, 0.0]
+    )
+    system.setVirtualSite(index, site)
+    forces = system.getForces()
+    custom = [force for force in forces if isinstance(force, openmm.CustomNonbondedForce)]
+    standard = [force for force in forces if isinstance(force, openmm.NonbondedForce)]
+    for force in custom:
+        force.addParticle([0.0] * force.getNumPerParticleParameters())
+    for force in standard:
+        force.addParticle(0.0, 1.0, 0.0)
+    if custom:
+        for other in range(index):
+            for force in custom:
+                force.addExclusion(other, index)
+            for force in standard:
+                force.addException(other, index, 0.0, 1.0, 0.0)
+    return index

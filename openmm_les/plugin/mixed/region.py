@@ -1,12 +1,14 @@
-"""Which particles of a mixed System the model describes, and what belongs to them."""
+"""The ML region of a mixed System: its particles, and the bonds of the topology around it."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import openmm
 from openmm import app
@@ -14,9 +16,68 @@ from openmm import app
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.atoms import name_of, shorten
 from openmm_les.plugin.forces.region import Region, cell_of
-from openmm_les.plugin.mixed.graph import BondGraph
 
 logger = logging.getLogger(__name__)
+
+
+class BondGraph:
+    """Neighbours of every atom.
+
+    Args:
+        num_atoms: number of atoms.
+        bonds: pairs of atom indices.
+    """
+
+    def __init__(self, num_atoms: int, bonds: Iterable[tuple[int, int]]) -> None:
+        self.neighbors: list[set[int]] = [set() for _ in range(num_atoms)]
+        for first, second in bonds:
+            self.neighbors[first].add(second)
+            self.neighbors[second].add(first)
+
+    def is_chain(self, atoms: Sequence[int]) -> bool:
+        """Whether each atom is bonded to the next."""
+        return all(second in self.neighbors[first] for first, second in pairwise(atoms))
+
+    def centre_of(self, atoms: Sequence[int]) -> int | None:
+        """The atom to which all others are bonded (the centre of an improper torsion), if any."""
+        for atom in atoms:
+            if all(other in self.neighbors[atom] for other in atoms if other != atom):
+                return atom
+        return None
+
+    def is_connected(self, atoms: Iterable[int]) -> bool:
+        """Whether the atoms hang together by bonds among themselves."""
+        left = set(atoms)
+        reached = [left.pop()] if left else []
+        while reached:
+            found = self.neighbors[reached.pop()] & left
+            left -= found
+            reached.extend(found)
+        return not left
+
+    def separation(self, first: int, second: int, limit: int) -> int | None:
+        """Number of bonds on the shortest way between two atoms; None if more than `limit`."""
+        return self._shortest(first, second, limit, direct=True)
+
+    def smallest_ring(self, first: int, second: int, limit: int) -> int | None:
+        """Size of the smallest ring that holds the bond of two atoms; None above `limit`."""
+        around = self._shortest(first, second, limit - 1, direct=False)
+        return None if around is None else around + 1
+
+    def _shortest(self, first: int, second: int, limit: int, *, direct: bool) -> int | None:
+        distance, queue = {first: 0}, deque([first])
+        while queue:
+            atom = queue.popleft()
+            if atom == second:
+                return distance[atom]
+            if distance[atom] == limit:
+                continue
+            for neighbor in self.neighbors[atom]:
+                is_the_bond = atom == first and neighbor == second
+                if neighbor not in distance and (direct or not is_the_bond):
+                    distance[neighbor] = distance[atom] + 1
+                    queue.append(neighbor)
+        return None
 
 
 @dataclass(frozen=True)
@@ -78,16 +139,16 @@ class MLRegion:
         inside = set(plain.particles)
         sites = tuple(index for index, on in parents.items() if inside.issuperset(on))
         chosen = {index for index in atoms if index in parents}
-        torn = [
+        split = [
             index
             for index, on in parents.items()
             if index not in sites and (index in chosen or not inside.isdisjoint(on))
         ]
-        if torn:
+        if split:
             raise InputError(
-                "atoms: expected virtual sites on atoms that are all inside the ML region, or all "
-                f"outside, got {shorten(name_of(everything[index]) for index in torn)}; take whole "
-                "molecules"
+                "atoms: expected virtual sites on atoms that are all inside the ML region, or "
+                f"all outside, got {shorten(name_of(everything[index]) for index in split)}; take "
+                "whole molecules"
             )
         if plain.periodic and not system.usesPeriodicBoundaryConditions():
             logger.info(

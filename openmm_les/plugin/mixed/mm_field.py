@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.atoms import shorten
-from openmm_les.plugin.mixed.charges import BondCharge, redistribute
+from openmm_les.plugin.mixed.boundary_charges import BondCharge, redistribute
 from openmm_les.plugin.mixed.nonbonded import is_charged
 from openmm_les.units import ANGSTROM_PER_NM
 
 if TYPE_CHECKING:
+    from openmm_les.plugin.mixed.embeddings.electrostatic import ElectrostaticOptions
     from openmm_les.plugin.mixed.links import Link
-    from openmm_les.plugin.mixed.options import ElectrostaticOptions
     from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)
@@ -67,13 +67,7 @@ def read_field(
     links: Sequence[Link],
     options: ElectrostaticOptions,
 ) -> MMField:
-    """Read the charges that surround a region, and refuse what they cannot be read from.
-
-    Args:
-        system: the force field's System; stays as it is.
-        region: the ML region.
-        links: cut bonds.
-        options: charges at cut bonds, charge of the region.
+    """Read the charges around a region from the System of the force field.
 
     Raises:
         InputError: virtual sites in the region; charges in no or several forces, in custom forces,
@@ -123,22 +117,14 @@ def read_field(
         total=total,
         taken=taken,
     )
-    _tell_charge(charges, classical, field, len(hosts), options.boundaryCharges)
+    _warn_of_charge(charges, classical, field, len(hosts), options.boundaryCharges)
     return field
 
 
-def _tell_charge(
+def _warn_of_charge(
     charges: NDArray[np.float64], classical: float, field: MMField, num_hosts: int, scheme: str
 ) -> None:
-    """Warn where the charge of everything changes, or where a cut bond takes a large one.
-
-    Args:
-        charges: of the force field, shape (n,) [e].
-        classical: sum of those of the region [e].
-        field: what has become of them.
-        num_hosts: number of cut bonds.
-        scheme: what becomes of the charges there.
-    """
+    """Warn if the total charge changes, or if the MM atom at a cut bond gets a large charge."""
     before = float(charges.sum())
     on_bonds = sum(charge.charge for charge in field.on_bonds)
     after = float(field.charges.sum()) + on_bonds + field.total

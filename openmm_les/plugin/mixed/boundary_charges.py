@@ -1,4 +1,4 @@
-"""MM charges that the ML region feels at a cut bond.
+"""MM charges at a cut bond, as an electrostatically embedded ML region feels them.
 
 The charge of M1, the MM atom that a link atom replaces, is too close to the region to act as a
 point charge. Schemes, for M1 with charge q and its n MM neighbours M2:
@@ -15,7 +15,7 @@ point charge. Schemes, for M1 with charge q and its n MM neighbours M2:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,8 +29,7 @@ _MIDDLE = 0.5
 _DIPOLE = 0.06
 
 
-@dataclass(frozen=True)
-class BondCharge:
+class BondCharge(NamedTuple):
     """A point charge on the line through two MM atoms.
 
     Attributes:

@@ -1,0 +1,113 @@
+"""Embeddings: how an ML region interacts with the rest of a System.
+
+Every module here is one embedding, has its name, and defines a class `EMBEDDING`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import openmm
+from openmm import app
+
+from openmm_les.plugin.mixed.interpolation import Sums
+from openmm_les.plugin.mixed.links import Link
+from openmm_les.plugin.mixed.region import MLRegion
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+    from openmm_les.plugin.forces.options import ForceOptions
+
+
+@dataclass(frozen=True)
+class MixedRequest:
+    """What ``createMixedSystem`` was asked for, checked.
+
+    Attributes:
+        artifact: the model.
+        system: System of the force field; stays as it is.
+        region: the ML region.
+        links: cut bonds.
+        options: how the model is computed.
+        interpolate: whether the global parameter `LAMBDA` leads from force field to model.
+    """
+
+    artifact: Artifact
+    system: openmm.System
+    region: MLRegion
+    links: tuple[Link, ...]
+    options: ForceOptions
+    interpolate: bool
+
+
+class EmbeddingOptions(Protocol):
+    """Keyword arguments of ``createMixedSystem`` for one embedding: the fields of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init__(self, **arguments: Any) -> None: ...
+
+    def check(self, options: ForceOptions) -> None:
+        """Refuse options of the model that cannot be combined with these.
+
+        Raises:
+            InputError: names the option.
+        """
+
+
+class Embedding(Protocol):
+    """One embedding of one region.
+
+    Attributes:
+        options_class: its own options; None if it has none.
+    """
+
+    options_class: ClassVar[type[EmbeddingOptions] | None]
+
+    def __init__(self, request: MixedRequest, options: Any) -> None:
+        """Read what it needs from the System of the force field.
+
+        Args:
+            request: region, model and System.
+            options: an `options_class`, or None.
+
+        Raises:
+            InputError: a System or region that it cannot be used for.
+        """
+
+    def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
+        """Take the nonbonded interactions that the model replaces out of a copy of the System.
+
+        Args:
+            mixed: its forces change in place.
+            sums: gets what is to be subtracted, or multiplied by lambda.
+        """
+
+    def add_model(
+        self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
+    ) -> None:
+        """Add the force of the model.
+
+        Args:
+            mixed: gets the force.
+            topology: of `mixed`.
+            link_atoms: particles that are link atoms; none with ``linkAtoms='internal'``.
+
+        Raises:
+            InputError: a backend that cannot be used, or a model that cannot describe the region.
+        """
+
+
+def names() -> list[str]:
+    """The embeddings there are; the default of openmm-ml comes first."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(found, key=lambda name: (name != "mechanical", name))
+
+
+def load(name: str) -> type[Embedding]:
+    """The class of an embedding."""
+    found: type[Embedding] = importlib.import_module(f"{__name__}.{name}").EMBEDDING
+    return found

@@ -1,0 +1,318 @@
+"""Electrostatic embedding: MM charges act on the region, and its latent charges on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import openmm
+from openmm import app
+
+from openmm_les.arrays import FloatArray
+from openmm_les.electrostatics.embedding import ScaledPair, Surroundings, charge_factor
+from openmm_les.errors import InputError, SimulationError
+from openmm_les.plugin.forces import ForceOptions, backends, install, present, pythonforce
+from openmm_les.plugin.forces.pythonforce import LESCompute
+from openmm_les.plugin.mixed import nonbonded
+from openmm_les.plugin.mixed.boundary_charges import BondCharge, check_scheme
+from openmm_les.plugin.mixed.embeddings import EmbeddingOptions, MixedRequest
+from openmm_les.plugin.mixed.embeddings.mechanical import MixedCompute
+from openmm_les.plugin.mixed.geometry import RegionGeometry
+from openmm_les.plugin.mixed.interpolation import Sums, scaled
+from openmm_les.plugin.mixed.mm_field import MMField, read_field
+
+if TYPE_CHECKING:
+    from openmm_les.artifact import Artifact
+    from openmm_les.evaluation.results import Evaluation
+
+MAX_EVALUATIONS_OFF_CHARGE = 20
+"""So many evaluations in a row may miss the charge of the region: minimisers try, and turn back."""
+
+
+@dataclass(frozen=True)
+class ElectrostaticOptions:
+    """How MM charges act on the region, with ``embedding='electrostatic'``.
+
+    Attributes:
+        boundaryCharges: what becomes of charges at cut bonds, see `plugin.mixed.boundary_charges`.
+        charge: of the ML region [e]; None for the rounded sum of its MM charges.
+        allowNetCharge: accept a region that is not neutral.
+        chargeTolerance: how far the sum of latent charges may be from the charge of the region [e].
+        mlImages: ``'exact'`` (the region's periodic images are point charges around a region
+            without images) or ``'native'`` (they are those of the model, as it was trained).
+    """
+
+    boundaryCharges: str = "rcd"
+    charge: int | None = None
+    allowNetCharge: bool = False
+    chargeTolerance: float = 0.25
+    mlImages: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_scheme(self.boundaryCharges)
+        if self.charge is not None and not _is_integer(self.charge):
+            raise InputError(f"charge: expected an integer number of e, got {self.charge!r}")
+        if not isinstance(self.allowNetCharge, bool):
+            raise InputError(f"allowNetCharge: expected True or False, got {self.allowNetCharge!r}")
+        if not _is_real(self.chargeTolerance) or not self.chargeTolerance > 0.0:
+            raise InputError(
+                f"chargeTolerance: expected a charge above 0 e, got {self.chargeTolerance!r}"
+            )
+        if self.mlImages not in ("exact", "native"):
+            raise InputError(f"mlImages: expected 'exact' or 'native', got {self.mlImages!r}")
+
+    def total_charge(self, classical: float) -> int:
+        """Charge of the region [e].
+
+        Args:
+            classical: sum of its MM charges [e].
+
+        Raises:
+            InputError: it is not 0, and that was not allowed.
+        """
+        total = round(classical) if self.charge is None else int(self.charge)
+        if total != 0 and not self.allowNetCharge:
+            raise InputError(
+                f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
+                f"MM charges add up to {classical:+.3f} e): such models are unreliable for charged "
+                "regions. If the region is neutral once its cut bonds are capped, give charge=0; "
+                "if the model was trained on ions, allowNetCharge=True"
+            )
+        return total
+
+    def check(self, options: ForceOptions) -> None:
+        """Refuse options of the model that cannot be combined with these.
+
+        Raises:
+            InputError: names the option.
+        """
+        if options.field is not None:
+            raise InputError(
+                "electricField: expected none with embedding='electrostatic', in which MM charges "
+                "act on the region; leave it out, or use embedding='mechanical'"
+            )
+        if self.mlImages == "exact" and (options.ewald == "mesh" or options.lesCutoff == "smooth"):
+            raise InputError(
+                "ewald='mesh' and lesCutoff='smooth' are for the periodic sum of the model, which "
+                "mlImages='exact' does without: leave them out, or use mlImages='native'"
+            )
+
+
+class ElectrostaticEmbedding:
+    """Mechanical embedding with the latent charges of the region in place of its MM charges.
+
+    The Coulomb interactions of the region's MM charges with all others are taken out, and those of
+    its latent charges are part of the force of the model.
+    """
+
+    options_class: ClassVar[type[EmbeddingOptions] | None] = ElectrostaticOptions
+
+    def __init__(self, request: MixedRequest, options: ElectrostaticOptions) -> None:
+        _refuse_second_region(request.system)
+        self._request = request
+        self._options = options
+        self._field = read_field(request.system, request.region, request.links, options)
+
+    def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
+        """Take out the interactions of the region with itself, and of its charges with others."""
+        particles, taken = self._request.region.particles, self._field.taken
+        if self._request.interpolate:
+            nonbonded.fade_charges(mixed, particles, taken, sums)
+        else:
+            nonbonded.remove_charges(mixed, particles, taken)
+            nonbonded.remove(mixed, particles, sums)
+
+    def add_model(
+        self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
+    ) -> None:
+        """Add the force of the model with its Coulomb interactions with all others."""
+        request = self._request
+        backends.choose(
+            request.options.backend,
+            device=request.options.device,
+            is_placeholder=False,
+            needs_python="embedding='electrostatic' needs a PythonForce",
+        )
+        force: openmm.Force = self._python_force(mixed.getNumParticles())
+        if request.interpolate:
+            force = scaled(force, knows_slope=False)
+        install(force, mixed, request.region.plain, request.options.forceGroup)
+
+    def _python_force(self, num_particles: int) -> openmm.PythonForce:
+        """The force of the model, whose particles are all those of the System."""
+        request, field, artifact = self._request, self._field, self._request.artifact
+        if artifact.metadata.get("charge_sign") is None:
+            raise InputError(
+                f"embedding='electrostatic': {artifact.path} does not state the sign of its latent "
+                "charges (charge_sign), without which MM charges would attract what they should "
+                "repel; use embedding='mechanical'"
+            )
+        plain = request.region.plain
+        places = {atom: i for i, atom in enumerate(plain.particles)}
+        everything = tuple(range(plain.num_particles))
+        return pythonforce.build(
+            artifact,
+            dataclasses.replace(plain, particles=everything, num_particles=num_particles),
+            request.options,
+            EmbeddedCompute,
+            numbers=list(plain.numbers) + [1] * len(request.links),
+            particles=None,
+            links=[tuple(link) for link in request.links],
+            interpolate=request.interpolate,
+            atoms=list(plain.particles),
+            bonds=[(places[first], places[second]) for first, second in plain.bonds],
+            charges=_pack(field.charges),
+            on_bonds=[(*charge,) for charge in field.on_bonds],
+            scaled_pairs=[tuple(pair) for pair in scaled_pairs(field, plain.particles)],
+            method=field.method,
+            cutoff=field.cutoff,
+            dielectric=field.dielectric,
+            charge=field.total,
+            charge_tolerance=float(self._options.chargeTolerance),
+            ml_images=self._options.mlImages,
+        )
+
+
+def _refuse_second_region(system: openmm.System) -> None:
+    """Refuse a second region among MM charges: neither would feel the latent charges of the other.
+
+    Raises:
+        InputError: there is one already.
+    """
+    charged = [model for model in present.models_in(system) if "charges" in model.compute.settings]
+    if charged:
+        raise InputError(
+            "embedding='electrostatic': expected one region among MM charges, got a System that "
+            f"has one already ({len(charged[0].atoms)} atoms of the force {charged[0].name!r}), "
+            "with which this one would not interact; give the atoms of both in one call, or embed "
+            "all but one of them mechanically"
+        )
+
+
+class EmbeddedCompute(MixedCompute):
+    """A model on ML and link atoms that feels the charges of all other particles.
+
+    The particles of the force are those of the System. The model sees the ML atoms, in one piece,
+    link atoms, the particles that have an MM charge, and charges on bonds.
+
+    MM charges are part of the settings, compressed: a box of water repeats itself, so that they
+    take about a kilobyte of a saved System. Charges that change in the NonbondedForce later do not
+    change here.
+
+    Args:
+        path: as `LESCompute`.
+        sha256: as `LESCompute`.
+        settings: those of `MixedCompute`; ``atoms`` (particles), ``bonds`` (pairs of places in
+            these), ``charges`` of all particles, ``on_bonds`` (the fields of `BondCharge`),
+            ``charge_tolerance`` [e], and the fields of
+            `openmm_les.electrostatics.embedding.Surroundings`.
+    """
+
+    kind = "embedded"
+
+    def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
+        super().__init__(path, sha256, settings)
+        self._atoms: list[int] = settings["atoms"]
+        self._charges = _unpack(settings["charges"])
+        self._bond_charges = [BondCharge(*charge) for charge in settings["on_bonds"]]
+        self._sign = 1.0
+        self._off_charge = MAX_EVALUATIONS_OFF_CHARGE  # none is allowed at the start
+
+    def geometry(self) -> RegionGeometry:
+        """From the particles of the System to what the model sees."""
+        return RegionGeometry(
+            len(self._charges),
+            self._atoms,
+            self._links,
+            periodic=self._settings["periodic"],
+            charged=np.flatnonzero(self._charges).tolist(),
+            bond_charges=self._bond_charges,
+            bonds=self._settings["bonds"],
+        )
+
+    def surroundings(self, artifact: Artifact) -> Surroundings:
+        settings = self._settings
+        sign, les = float(artifact.metadata["charge_sign"]), artifact.metadata["les"]
+        self._sign = charge_factor(sign, float(les["prefactor"]))
+        charged = self._charges[np.flatnonzero(self._charges)]
+        places = {atom: i for i, atom in enumerate(self._atoms)}
+        return Surroundings(
+            charges=[*charged.tolist(), *(each.charge for each in self._bond_charges)],
+            method=settings["method"],
+            total=settings["charge"],
+            sign=self._sign,
+            cutoff=settings["cutoff"],
+            dielectric=settings["dielectric"],
+            scaled_pairs=[ScaledPair(*pair) for pair in settings["scaled_pairs"]],
+            hosts=[places[link.ml_atom] for link in self._links],
+            images=settings["ml_images"],
+            tolerance=min(settings["options"]["ewaldTolerance"], 1e-4),
+        )
+
+    def _name(self, atom: int) -> str:
+        if atom < len(self._atoms):
+            return LESCompute._name(self, self._atoms[atom])
+        return super()._name(atom)
+
+    def _check(self, result: Evaluation) -> None:
+        total = self._sign * float(result.charges.sum())
+        expected, allowed = self._settings["charge"], self._settings["charge_tolerance"]
+        if abs(total - expected) <= allowed:
+            self._off_charge = 0
+            return
+        self._off_charge += 1
+        if self._off_charge >= MAX_EVALUATIONS_OFF_CHARGE:
+            raise SimulationError.with_remedy(
+                "embedding='electrostatic': the latent charges of the ML region add up to "
+                f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance): "
+                "the model does not describe this region well, or its charge is wrong. To go on, "
+                "with the difference spread evenly over the atoms of the region, give "
+                f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
+                "charge or embedding='mechanical' does without"
+            )
+
+
+def scaled_pairs(field: MMField, atoms: Sequence[int]) -> list[ScaledPair]:
+    """Pairs of ML atoms and MM charges that interact in part, by their places.
+
+    A charge on a bond is what M1 gave to M2, and interacts like the rest of the charge of M2.
+    """
+    places = {atom: i for i, atom in enumerate(atoms)}
+    columns = {int(particle): [j] for j, particle in enumerate(np.flatnonzero(field.charges))}
+    for j, charge in enumerate(field.on_bonds, start=len(columns)):
+        columns.setdefault(charge.second, []).append(j)
+    return [
+        ScaledPair(places[atom], j, factor)
+        for (atom, particle), factor in sorted(field.factors.items())
+        for j in columns.get(particle, [])
+    ]
+
+
+def _next_tenth(value: float) -> float:
+    """The first multiple of 0.1 that is above a value by 0.05 or more."""
+    return math.ceil(10.0 * (value + 0.05)) / 10.0
+
+
+def _pack(charges: FloatArray) -> bytes:
+    return zlib.compress(charges.astype("<f8").tobytes(), 9)
+
+
+def _unpack(packed: bytes) -> FloatArray:
+    return np.frombuffer(zlib.decompress(packed), dtype="<f8").astype(np.float64)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_integer(value: object) -> bool:
+    return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
+
+
+EMBEDDING = ElectrostaticEmbedding

@@ -1,0 +1,330 @@
+"""From particles to what a model of an ML region sees, and from its forces back to particles.
+
+This is the one home of the order of positions and forces in ML/MM,
+
+    ML atoms | link atoms | MM charges | bond charges
+
+for mechanical embedding (the first two) and electrostatic embedding (all four).
+"""
+
+import copy
+from typing import Any, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from openmm_les.arrays import FloatArray
+from openmm_les.evaluation.assembly import Results
+from openmm_les.plugin.mixed.boundary_charges import BondCharge
+from openmm_les.plugin.mixed.links import Link
+
+
+class Arrangement(NamedTuple):
+    """Positions of one structure, float64.
+
+    Attributes:
+        positions: ML atoms, link atoms, MM charges, bond charges, shape [n, 3] [A].
+        directions: unit vectors from the ML to the MM atom of each link, shape [links, 3].
+        ratios: distance of each link atom over the length of its bond, shape [links].
+    """
+
+    positions: torch.Tensor
+    directions: torch.Tensor
+    ratios: torch.Tensor
+
+
+class RegionGeometry(nn.Module):
+    r"""Arranges the positions of an ML region and its surroundings.
+
+    A link atom is on the bond from the ML atom L to the MM atom M, at a fixed distance d from L:
+    :math:`R = r_L + d e` with :math:`e = (r_M - r_L) / r`. A force F on it is divided as
+    :math:`F_M = (d / r) (F - (F \cdot e) e)` and :math:`F_L = F - F_M`. A bond charge is at
+    :math:`(1 - f) r_1 + f r_2`, and its force is divided with these weights.
+
+    All shapes are static, nothing waits for the device, and no sum depends on the order of threads.
+    """
+
+    atoms: torch.Tensor
+    hosts: torch.Tensor
+    link_ends: torch.Tensor
+    distances: torch.Tensor
+    charged: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    fractions: torch.Tensor
+    parents: torch.Tensor
+    ancestors: torch.Tensor
+    molecules: torch.Tensor
+    sizes: torch.Tensor
+    sources: torch.Tensor
+    targets: torch.Tensor
+    slots: torch.Tensor
+
+    def __init__(
+        self,
+        num_particles: int,
+        atoms: Sequence[int],
+        links: Sequence[Link] = (),
+        *,
+        periodic: bool,
+        charged: Sequence[int] = (),
+        bond_charges: Sequence[BondCharge] = (),
+        bonds: Sequence[Tuple[int, int]] | None = None,
+    ) -> None:
+        """Set up the indices.
+
+        Args:
+            num_particles: particles of the force.
+            atoms: the ML atoms among them.
+            links: cut bonds, by particles.
+            periodic: whether nearest images are taken.
+            charged: particles with an MM charge.
+            bond_charges: charges between or beside particles.
+            bonds: pairs of places in `atoms`. The region is then made one piece: every molecule
+                whole, with its centre nearest to that of the first one. None leaves the atoms
+                where they are.
+        """
+        super().__init__()
+        places = {atom: i for i, atom in enumerate(atoms)}
+        self.num_particles = num_particles
+        self.num_atoms, self.num_links = len(atoms), len(links)
+        self.num_charged, self.num_bond_charges = len(charged), len(bond_charges)
+        self.num_positions = self.num_atoms + self.num_links + len(charged) + len(bond_charges)
+        self.periodic = periodic
+        self.is_cluster = periodic and bonds is not None
+        indices = {
+            "atoms": atoms,
+            "hosts": [places[link.ml_atom] for link in links],
+            "link_ends": [link.mm_atom for link in links],
+            "charged": charged,
+            "first": [charge.first for charge in bond_charges],
+            "second": [charge.second for charge in bond_charges],
+        }
+        for name, values in indices.items():
+            self.register_buffer(name, torch.tensor(list(values), dtype=torch.int64))
+        distances = torch.tensor([link.distance for link in links], dtype=torch.float64)
+        self.register_buffer("distances", distances)
+        fractions = torch.tensor([charge.fraction for charge in bond_charges], dtype=torch.float64)
+        self.register_buffer("fractions", fractions[:, None])
+        self._set_molecules(bonds or ())
+        self._set_pull_back([link.ml_atom for link in links])
+
+    def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
+        """A model for particles, from one for arranged positions."""
+        return (ArrangedModelInField if in_field else ArrangedModel)(model, self)
+
+    def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arrangement:
+        """The same as `forward`, from numpy arrays.
+
+        Args:
+            positions: shape (num_particles, 3) [A].
+            cell: shape (3, 3) [A]; None if not periodic.
+        """
+        box = torch.zeros([3, 3]) if cell is None else torch.as_tensor(np.asarray(cell))
+        arrangement: Arrangement = self(torch.as_tensor(np.asarray(positions)), box)
+        return arrangement
+
+    def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> None:
+        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up."""
+        neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
+        for one, other in bonds:
+            neighbors[one].append(other)
+            neighbors[other].append(one)
+        parents, molecules = [-1] * self.num_atoms, [-1] * self.num_atoms
+        for root in range(self.num_atoms):
+            if parents[root] >= 0:
+                continue
+            parents[root], molecules[root] = root, max(molecules) + 1
+            queue = [root]
+            for atom in queue:  # breadth first, while it grows
+                for neighbor in sorted(neighbors[atom]):
+                    if parents[neighbor] < 0:
+                        parents[neighbor], molecules[neighbor] = atom, molecules[root]
+                        queue.append(neighbor)
+        generation = torch.tensor(parents)
+        self.register_buffer("parents", generation)
+        ancestors = [generation[:0].view(0, self.num_atoms)]
+        while not torch.equal(generation[generation], generation):
+            ancestors.append(generation[None])
+            generation = generation[generation]
+        self.register_buffer("ancestors", torch.cat(ancestors))
+        self.register_buffer("molecules", torch.tensor(molecules))
+        self.register_buffer("sizes", torch.bincount(self.molecules).to(torch.float64)[:, None])
+
+    def _set_pull_back(self, link_starts: Sequence[int]) -> None:
+        """Where the forces of each particle come from.
+
+        `sources` are the rows of ML atoms and MM charges; `slots` list for each of the few
+        particles in `targets` the rows of link atoms and bond charges that act on it. Both point
+        behind the last row where there is none.
+        """
+        sources = torch.full([self.num_particles], self.num_positions)
+        sources[self.atoms] = torch.arange(self.num_atoms)
+        start = self.num_atoms + self.num_links
+        sources[self.charged] = torch.arange(start, start + self.num_charged)
+        self.register_buffer("sources", sources)
+        ends = [*link_starts, *self.link_ends.tolist()]
+        ends += [*self.first.tolist(), *self.second.tolist()]
+        rows: dict[int, List[int]] = {}
+        for row, particle in enumerate(ends):
+            rows.setdefault(particle, []).append(row)
+        most = max(map(len, rows.values()), default=0)
+        slots = [row + [len(ends)] * (most - len(row)) for row in rows.values()]
+        self.register_buffer("targets", torch.tensor(list(rows), dtype=torch.int64))
+        self.register_buffer("slots", torch.tensor(slots, dtype=torch.int64).view(len(rows), most))
+
+    def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Arrangement:
+        """Arrange a structure.
+
+        Args:
+            positions: of all particles of the force, shape [num_particles, 3] [A], float64.
+            cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3] [A], float64;
+                ignored if not periodic.
+        """
+        atoms = positions.index_select(0, self.atoms)
+        if self.is_cluster:
+            atoms = self._in_one_piece(atoms, cell)
+        directions, ratios = torch.zeros_like(positions[:0]), torch.zeros_like(positions[:0, 0])
+        parts = [atoms]
+        if self.num_links > 0:
+            hosts = atoms.index_select(0, self.hosts)
+            bonds = self._nearest(positions.index_select(0, self.link_ends) - hosts, cell)
+            lengths = torch.sqrt((bonds * bonds).sum(dim=1))
+            directions, ratios = bonds / lengths[:, None], self.distances / lengths
+            parts.append(hosts + self.distances[:, None] * directions)
+        if self.num_charged > 0:
+            parts.append(positions.index_select(0, self.charged))
+        if self.num_bond_charges > 0:
+            start = positions.index_select(0, self.first)
+            bonds = self._nearest(positions.index_select(0, self.second) - start, cell)
+            parts.append(start + self.fractions * bonds)
+        return Arrangement(torch.cat(parts), directions, ratios)
+
+    @torch.jit.export
+    def pull_back(self, forces: torch.Tensor, arrangement: Arrangement) -> torch.Tensor:
+        """Forces on the particles that do the work of forces on the arranged positions.
+
+        Args:
+            forces: shape [n, 3].
+            arrangement: what `forward` returned.
+
+        Returns:
+            Shape [num_particles, 3].
+        """
+        zero = torch.zeros_like(forces[:1])
+        found = torch.cat([forces, zero]).index_select(0, self.sources)
+        if self.num_links + self.num_bond_charges == 0:
+            return found
+        start = self.num_atoms + self.num_links
+        on_links = forces[self.num_atoms : start]
+        along = (on_links * arrangement.directions).sum(dim=1, keepdim=True)
+        on_mm = arrangement.ratios[:, None] * (on_links - along * arrangement.directions)
+        on_bonds = forces[start + self.num_charged :]
+        on_second = self.fractions * on_bonds
+        shares = [on_links - on_mm, on_mm, (1.0 - self.fractions) * on_bonds, on_second, zero]
+        slots, width = self.slots.view(-1), self.slots.shape[1]
+        shared = torch.cat(shares).index_select(0, slots).view(-1, width, 3).sum(dim=1)
+        return found.index_add(0, self.targets, shared)
+
+    def _nearest(self, vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        return vectors - lattice_shifts(vectors, cell) @ cell if self.periodic else vectors
+
+    def _in_one_piece(self, atoms: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        """Move atoms by lattice vectors, whose integers add up along the tree of bonds."""
+        turns = lattice_shifts(atoms - atoms.index_select(0, self.parents), cell)
+        for i in range(self.ancestors.shape[0]):
+            turns = turns + turns.index_select(0, self.ancestors[i])
+        atoms = atoms - turns @ cell
+        if self.sizes.shape[0] == 1:
+            return atoms
+        sums = torch.zeros_like(self.sizes).expand(-1, 3).index_add(0, self.molecules, atoms)
+        centres = sums / self.sizes
+        return atoms - (lattice_shifts(centres - centres[:1], cell) @ cell).index_select(
+            0, self.molecules
+        )
+
+
+class ArrangedModel(nn.Module):
+    """A model that takes positions of particles and returns forces on them.
+
+    Args:
+        model: a `SpecializedModel`, for arranged positions.
+        geometry: arranges them.
+    """
+
+    def __init__(self, model: Any, geometry: RegionGeometry) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.geometry: Any = copy.deepcopy(geometry)  # goes to the device of the model
+        self.num_atoms = geometry.num_atoms + geometry.num_links
+        self.num_others = geometry.num_particles - self.num_atoms
+
+    def forward(
+        self, positions: torch.Tensor, cell: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `SpecializedModel`, for particles; see `evaluate`."""
+        results = self.evaluate(positions, cell)
+        return results.energy, results.forces, results.charges, results.strain, results.status
+
+    @torch.jit.export
+    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
+        """As `SpecializedModel`, for particles.
+
+        Charges are those of the atoms of the model, then zeros, shape [num_particles]. The strain
+        derivative is that of the arranged positions.
+        """
+        arrangement = self.geometry(positions, cell)
+        results = self.model.evaluate(arrangement.positions, cell)
+        return self.for_particles(results, arrangement)
+
+    def for_particles(self, results: Results, arrangement: Arrangement) -> Results:
+        """Results for the particles from those for arranged positions."""
+        charges = results.charges[: self.num_atoms]
+        return Results(
+            results.energy,
+            self.geometry.pull_back(results.forces, arrangement),
+            torch.nn.functional.pad(charges, [0, self.num_others]),
+            results.strain,
+            results.charge_energy,
+            results.status,
+        )
+
+
+class ArrangedModelInField(ArrangedModel):
+    """The same for a `ModelInField`."""
+
+    def forward(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `ModelInField`, for particles."""
+        results = self.evaluate(positions, cell, field)
+        return results.energy, results.forces, results.charges, results.strain, results.status
+
+    @torch.jit.export
+    def evaluate(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Results:
+        """As `ModelInField`, for particles."""
+        arrangement = self.geometry(positions, cell)
+        results = self.model.evaluate(arrangement.positions, cell, field)
+        return self.for_particles(results, arrangement)
+
+
+def lattice_shifts(vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+    """The integers of the lattice vectors that lead from nearest images to given vectors.
+
+    Args:
+        vectors: shape [n, 3], in the unit of the cell.
+        cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3].
+
+    Returns:
+        Whole numbers, shape [n, 3]; ``vectors - lattice_shifts(vectors, cell) @ cell`` are the
+        nearest images.
+    """
+    z = torch.round(vectors[:, 2] / cell[2, 2])
+    vectors = vectors - z[:, None] * cell[2]
+    y = torch.round(vectors[:, 1] / cell[1, 1])
+    vectors = vectors - y[:, None] * cell[1]
+    x = torch.round(vectors[:, 0] / cell[0, 0])
+    return torch.stack([x, y, z], dim=1)
