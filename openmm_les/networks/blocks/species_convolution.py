@@ -90,7 +90,7 @@ class SpeciesConvolution(nn.Module):
         return grad_harmonics, grad_features
 
     def _buffer(self, harmonics: torch.Tensor) -> Tuple[int, torch.Tensor]:
-        """Atoms worked on at a time, and a buffer for their phi (x) onehot."""
+        """Atoms processed at a time, and a buffer for their phi (x) onehot."""
         n, width = harmonics.shape[0], harmonics.shape[1] * self.weights.shape[2]
         step = min(n, block_size(harmonics, width, self.limits))
         return step, harmonics.new_empty([step * width])
