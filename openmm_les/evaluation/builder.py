@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from openmm_les.arrays import FloatArray
-from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
