@@ -120,7 +120,7 @@ def test_two_atoms_at_one_place_stop(dipeptide_artifact):
     ("arguments", "message"),
     [
         ({"numbers": []}, "at least one atom"),
-        ({"numbers": [8, 79, 1, 79]}, r"knows H, O, but the structure has Au \(atoms 1, 3\)"),
+        ({"numbers": [8, 79, 1, 79]}, r"knows H, C, N, O, but the structure has Au \(atoms 1, 3\)"),
         ({"precision": "half"}, "precision: expected 'single' or 'double', got 'half'"),
         ({"max_neighbors": 0}, "maxNeighbors: expected an integer of at least 1, got 0"),
         ({"periodic": True, "cell": None}, "three finite box vectors"),
