@@ -15,6 +15,9 @@ TORCH ?= torch==2.13.0
 # nequip, which cannot be beside mace-torch: they need different versions of e3nn.
 NEQUIP := .venv-nequip
 
+# The oldest versions of everything that we depend on.
+OLDEST := .venv-oldest
+
 # MatGL, which brings a framework for graphs and one for materials.
 MATGL := .venv-matgl
 
@@ -25,7 +28,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-minimal test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -33,7 +36,8 @@ $(STAMP): pyproject.toml
 	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce,test,release]'
+	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce]' \
+	    --group test --group lint --group release
 	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)
 
@@ -43,9 +47,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl'
 
-$(MINIMAL)/.installed: PACKAGES = -e '.[test]'
-$(NEQUIP)/.installed: PACKAGES = -e '.[nequip,test]'
-$(MATGL)/.installed: PACKAGES = -e '.[test]' matgl==4.1.2
+$(MINIMAL)/.installed: PACKAGES = -e . --group test
+$(NEQUIP)/.installed: PACKAGES = -e '.[nequip]' --group test
+$(MATGL)/.installed: PACKAGES = -e . --group test matgl==4.1.2
 $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
@@ -58,6 +62,13 @@ VERSIONED := tests/evaluation/test_arithmetic.py tests/artifact/test_artifact.py
     tests/evaluation/test_system_model.py tests/export/test_unpickle.py
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED)
+
+# The oldest versions that pyproject.toml allows, chosen by uv.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e . --group test
+	$(OLDEST)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED)
 
 # What needs nequip, and nothing else.
 test-nequip: $(NEQUIP)/.installed
@@ -86,9 +97,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/lint-imports
 
 $(VENV)/.docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --group docs
 	touch $(VENV)/.docs
 
 # Warnings are errors: a broken link, a name that the API has no more.
@@ -114,6 +127,6 @@ test-dist: $(STAMP)
 	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/project/test_distribution.py
 
 clean:
-	rm -rf $(VENV) $(MINIMAL) $(NEQUIP) $(MATGL) demo-output example-output build dist
+	rm -rf $(VENV) $(MINIMAL) $(OLDEST) $(NEQUIP) $(MATGL) demo-output example-output build dist
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

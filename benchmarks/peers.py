@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from openmm_les_export import read_model
-from openmm_les_export.checkpoints.unpickle import read_pickle
+from openmm_les_export.checkpoints.unpickle import open_model
 
 
 class Ewald(torch.nn.Module):
@@ -132,7 +132,7 @@ def register_stand_in() -> None:
 
 def mace_model(path: Path) -> torch.nn.Module:
     """mace-torch's MACELES object, float32, with the weights of a MACE-LES file of any vintage."""
-    canonical, record = read_model(path), read_pickle(path).root
+    canonical, record = read_model(path), open_model(path).root
     hyper, layers = canonical.hyper, canonical.hyper["layers"]
     register_stand_in()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

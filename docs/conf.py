@@ -5,6 +5,7 @@ from openmm_les import __version__
 project = "openmm-les"
 author = copyright = "the openmm-les developers"
 release = version = __version__
+html_title = f"openmm-les {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

@@ -23,8 +23,8 @@ from openmm import app, unit
 from openmmml import MLPotential
 from pictures import draw_infrared
 
+from openmm_les import load_model
 from openmm_les.analysis import formats, spectra
-from openmm_les.artifact import load
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.reporter import LESReporter
 
@@ -95,7 +95,7 @@ def vibrations(path: str, pdb: app.PDBFile) -> np.ndarray:
     positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
     numbers = [atom.element.atomic_number for atom in pdb.topology.atoms()]
     masses = np.array([atom.element.mass / unit.dalton for atom in pdb.topology.atoms()])
-    model = SystemModel(load(path), numbers, periodic=False, precision="double")
+    model = SystemModel(load_model(path), numbers, periodic=False, precision="double")
     values, modes = np.linalg.eigh(hessian_of(model, masses, positions))
     wavenumbers = np.sign(values) * np.sqrt(np.abs(values)) * 521.47  # eV/A^2/u to 1/cm
     born = model.response(positions).born_charges / np.sqrt(masses)[:, None, None]

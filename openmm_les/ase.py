@@ -20,8 +20,8 @@ except ModuleNotFoundError as error:
         "the calculator needs ASE: pip install 'openmm-les[ase]'", name=error.name
     ) from None
 
-from openmm_les import artifact as artifacts
 from openmm_les.arrays import FloatArray
+from openmm_les.catalog import open_model
 from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_sign
 from openmm_les.evaluation.options import EvaluationOptions, Precision
@@ -95,7 +95,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         super().__init__(**of_ase)  # type: ignore[no-untyped-call, unused-ignore]
         defaults = EvaluationOptions(precision, device)
         self._options = defaults.changed("LESCalculator", options).on_this_machine()
-        self.artifact = artifacts.load(path)
+        self.artifact = open_model(path)
         self._field = None if electric_field is None else _components(electric_field)
         if self._field is not None:
             check_sign(self.artifact)

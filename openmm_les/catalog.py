@@ -1,9 +1,9 @@
 """Models by name: where they come from, and their exported form.
 
 A small demonstration model comes with the package. The weights of published models do not, because
-of their licences: the first use of a name
-downloads the file its authors published, checks that it is that very file, and exports it; later
-uses, also without a network, take the exported artifact from the cache. Nothing here imports torch.
+of their licences: the first use of a name downloads the file that its authors published, checks its
+content and exports it. Later uses take the exported artifact from the cache and need no network.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, DownloadError, InputError, OutputError, one_line
+from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import user_path
 from openmm_les.names import did_you_mean
 
@@ -31,10 +32,10 @@ DTYPE = "float64"
 
 _BUNDLED = Path(__file__).parent / "models"
 
-#: A server that is silent for so long [s] is given up.
-_SILENCE = 30.0
-#: Longest wait for another process [s]: a download and an export take less than a minute.
-_PATIENCE = 600.0
+#: A download stops when the server sends nothing for this long [s].
+READ_TIMEOUT_S = 30.0
+#: Longest wait for another process [s]; a download and an export take less than a minute.
+LOCK_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
             f"{model.name}: {model.bundled}, which comes with openmm-les, is missing or damaged; "
             "install it again with 'pip install --force-reinstall --no-deps openmm-les'"
         )
-    with _alone(model):
+    with _exclusive(model):
         if (ready := where(name)) is not None:
             return ready
         source = _source(model, base_url or model.base_url)
@@ -197,7 +198,7 @@ def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
         ArtifactError, DownloadError: the model cannot be had.
     """
     try:
-        return artifacts.load(model)
+        return artifacts.load(find(model))
     except ArtifactError as error:
         # The text begins with the name that openmm-ml has for this.
         raise ArtifactError(str(error).replace("modelPath: ", "model: ", 1)) from error
@@ -224,26 +225,20 @@ def _exported_path(model: Entry) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(model: Entry) -> Iterator[None]:
-    """Keeps other processes from preparing the same model; a killed process lets go by itself."""
-    from filelock import FileLock, Timeout
-
-    lock = _folder() / f".{model.name}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(lock, timeout=_PATIENCE)
-        guard.acquire()
-    except Timeout:
-        raise DownloadError(
-            f"{model.name}: another process has been preparing this model for {_PATIENCE:g} s; "
-            f"wait for it, or delete {lock} if there is none"
-        ) from None
-    except OSError as error:
-        raise _cache_error(model, error) from error
-    try:
+def _exclusive(model: Entry) -> Iterator[None]:
+    """Keeps other processes from preparing the same model."""
+    file = _folder() / f".{model.name}.lock"
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive_lock(file, LOCK_TIMEOUT_S))
+        except Timeout:
+            raise DownloadError(
+                f"{model.name}: another process has been preparing this model for "
+                f"{LOCK_TIMEOUT_S:g} s; wait for it, or delete {file} if there is none"
+            ) from None
+        except OSError as error:
+            raise _cache_error(model, error) from error
         yield
-    finally:
-        guard.release()
 
 
 def _source(model: Entry, base_url: str) -> Path:
@@ -272,7 +267,7 @@ def _download(model: Entry, url: str, part: Path) -> None:
     answers: list[requests.Response] = []  # pooch leaves a failed one open
     downloader = pooch.HTTPDownloader(
         chunk_size=1 << 16,
-        timeout=_SILENCE,
+        timeout=READ_TIMEOUT_S,
         stream=True,
         hooks={"response": lambda answer, *_, **__: answers.append(answer)},
     )
@@ -330,7 +325,7 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     # A timeout in the middle of the content arrives as a ConnectionError.
     if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
-        return f"no answer within {_SILENCE:g} s"
+        return f"no answer within {READ_TIMEOUT_S:g} s"
     if isinstance(error, exceptions.ChunkedEncodingError):
         return "the transfer was cut short"
     if isinstance(error, exceptions.ProxyError | exceptions.SSLError):

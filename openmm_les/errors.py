@@ -1,14 +1,13 @@
-"""Every error this package raises on purpose.
+"""Errors of this package.
 
-A message names the argument, what was expected, what came, and what to do about it.
+A message names the argument, what was expected, what was given, and what to do.
 """
+
+from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Text without what would steer a terminal, such as the escapes of colours and titles.
-
-    Strings in files of others are shown to people; such characters are shown as ``\\u001b``.
-    """
+    """Text with control characters, which could steer a terminal, replaced as in ``\\u001b``."""
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else f"\\u{ord(letter):04x}"
         for letter in text
@@ -16,11 +15,11 @@ def printable(text: str) -> str:
 
 
 def one_line(said: object, most: int = 400) -> str:
-    """What a file or another library says, for a message: one printable line, not too long.
+    """A text from a file or another library, for a message: one printable line.
 
     Args:
         said: a text, or an exception; one without a text is named by its class.
-        most: letters that are shown.
+        most: largest number of characters.
     """
     line = printable(" ".join(str(said).split()))
     if not line and isinstance(said, BaseException):
@@ -48,7 +47,7 @@ class UnsupportedModelError(ModelFileError):
 
 
 class ArtifactError(LESError, ValueError):
-    """An artifact (``*.les.pt``) is missing, corrupt, too new, or not ours."""
+    """An artifact (``*.les.pt``) is missing, corrupt, too new, or of another program."""
 
 
 class OutputError(LESError, OSError):
@@ -64,12 +63,21 @@ class VerificationError(LESError):
 
 
 class SimulationError(LESError, RuntimeError):
-    """A running simulation met a state that has no valid energy (NaN positions, overflow, ...).
+    """A running simulation met a state without a valid energy (NaN positions, overflow, ...).
 
     Attributes:
-        reason: the message without the atoms that it names; empty if it names none.
-        atoms: indices of these, among the atoms of the model.
+        reason: the message without the atoms it names; empty if it names none.
+        atoms: indices of these atoms, among the atoms of the model.
+        has_remedy: whether the message says what to do.
     """
 
     reason: str = ""
     atoms: tuple[int, ...] = ()
+    has_remedy: bool = False
+
+    @classmethod
+    def with_remedy(cls, message: str) -> SimulationError:
+        """An error whose message says what to do."""
+        error = cls(message)
+        error.has_remedy = True
+        return error

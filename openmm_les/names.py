@@ -18,7 +18,7 @@ from openmm_les.errors import InputError
 Called = TypeVar("Called", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
-#: Names whose two spellings mean different things, with their units.
+#: Names whose two spellings have different units.
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 
 _FORCE_FIELD = "; this belongs to ForceField.createSystem, whose System createMixedSystem takes."
@@ -33,8 +33,8 @@ _OF_FORCE_FIELDS = (
 )
 #: Names that other packages have for an option of ours, without case and underscores.
 _SYNONYMS = {"dtype": "precision", "defaultdtype": "precision"}
-#: Where options belong that people know from OpenMM, by their names without case and underscores.
-_OF_OTHERS = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
+#: Hints for options of OpenMM that are not ours, by their names without case and underscores.
+_OF_OPENMM = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
     "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
     "hydrogen atoms with system.setParticleMass.",
 }
@@ -147,10 +147,9 @@ def described(kind: type[Options]) -> type[Options]:
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """``"; did you mean NAME?"`` for the nearest accepted name, or nothing if none is near.
+    """``"; did you mean NAME?"`` for the nearest accepted name, if one is near; else nothing.
 
-    Case and underscores do not count: ``maxneighbours`` and ``max_neighbors`` are near to
-    ``maxNeighbors``.
+    Case and underscores do not count: ``max_neighbours`` is near to ``maxNeighbors``.
     """
     plain = {_plain(name): name for name in accepted}
     synonym = _SYNONYMS.get(_plain(given))
@@ -165,7 +164,7 @@ def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) ->
     accepted = tuple(accepted)
     unknown = [name for name in given if name not in accepted]
     if unknown:
-        hint = _OF_OTHERS.get(_plain(unknown[0])) or did_you_mean(unknown[0], accepted) or "."
+        hint = _OF_OPENMM.get(_plain(unknown[0])) or did_you_mean(unknown[0], accepted) or "."
         raise InputError(
             f"{where}: unknown argument {', '.join(unknown)}{hint} Accepted: {', '.join(accepted)}."
         )
@@ -178,15 +177,15 @@ def read_arguments(
     aliases: Mapping[str, str] | None = None,
     taken: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Arguments under the names that a function has for them, from either spelling.
+    """Arguments under the names of a function, from the spelling of OpenMM or of ASE.
 
-    OpenMM says ``maxNeighbors`` where ASE says ``max_neighbors``; both are understood everywhere.
+    OpenMM writes ``maxNeighbors`` where ASE writes ``max_neighbors``; both are accepted everywhere.
 
     Args:
         where: the function, for messages.
         given: as the user gave them.
         accepted: names that the function has.
-        aliases: further names, and those of `accepted` that they stand for.
+        aliases: other names, and those of `accepted` that they stand for.
         taken: names that the caller of the function accepts and does not hand on.
 
     Raises:
@@ -220,10 +219,10 @@ def read_arguments(
 def both_spellings(
     where: str, extra: Iterable[str] = (), aliases: Mapping[str, str] | None = None
 ) -> Callable[[Called], Called]:
-    """Let a function take its arguments in the spelling of OpenMM and of ASE; see `read_arguments`.
+    """Let a method accept its arguments in either spelling; see `read_arguments`.
 
     Args:
-        where: what users call it.
+        where: its name for users.
         extra: names that its ``**kwargs`` accept.
         aliases: other names for its arguments.
     """

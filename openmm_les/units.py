@@ -1,7 +1,7 @@
 """Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
 
-All factors derive from `openmm.unit`, so that the package holds no number of its own but the
-permittivity of the vacuum and Planck's constant, which `openmm.unit` lacks.
+All factors derive from `openmm.unit`, so that the package defines no constant but the permittivity
+of the vacuum and Planck's constant, which `openmm.unit` lacks.
 """
 
 import math
@@ -49,7 +49,7 @@ PLANCK: float = (
 ).value_in_unit(unit.kilojoule_per_mole * unit.picosecond) / KJ_PER_MOL_PER_EV
 """Planck's constant [eV ps]."""
 
-# Units of others, which reference data may be in.
+# Other units of reference data.
 
 KCAL_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilocalorie_per_mole)
 """Energies: multiply eV by this to get kcal/mol."""

@@ -8,15 +8,10 @@ from pathlib import Path
 import openmm
 import pytest
 import torch
+from filelock import FileLock
 from openmm_les_export import export
-from support.helpers import (
-    DIPEPTIDE_MODEL,
-    L2_MODEL,
-    MODELS,
-    WATER_MODEL,
-    export_options,
-    model_file,
-)
+from support.checkpoints import EXPORT_OPTIONS, checkpoint
+from support.helpers import export_options, model_file
 
 from openmm_les import catalog
 
@@ -60,8 +55,10 @@ if "CUDA" not in (
 ):
     os.environ.setdefault("OPENMM_DEFAULT_PLATFORM", "CPU")
 
-# The systems are small: more threads would only wait for each other.
+# The systems are small and tests run side by side: more threads would only wait for each other.
 torch.set_num_threads(1)
+openmm.Platform.getPlatform("CPU").setPropertyDefaultValue("Threads", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENMM_CPU_THREADS"] = "1"  # of child processes too
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,29 +71,44 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """Exports a model of `../shared/models` once a session: ``exported(name) -> Path``."""
-    folder = tmp_path_factory.mktemp("artifacts")
+    """Exports a model once for all workers: ``exported(name, dtype) -> Path``.
+
+    Names are those of `support.checkpoints`, which every clone has, or of published models, which
+    skip the test where they are not beside the checkout.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    folder = folder / "artifacts"
+    folder.mkdir(exist_ok=True)
 
     def get(name: str, dtype: str = "float32") -> Path:
         path = folder / f"{name}-{dtype}.les.pt"
         if not path.exists():
-            export(model_file(name), path, dtype=dtype, **export_options(name))
+            synthetic = name in EXPORT_OPTIONS
+            with FileLock(folder / f"{name}.lock"):
+                model = checkpoint(name, folder) if synthetic else model_file(name)
+                options = EXPORT_OPTIONS[name] if synthetic else export_options(name)
+                if not path.exists():
+                    export(model, path, dtype=dtype, **options)
         return path
 
     return get
 
 
 @pytest.fixture(scope="session")
-def water_artifact(exported) -> Path:
-    return exported(WATER_MODEL)
+def water_artifact() -> Path:
+    """A model for water, and for whatever needs any model: the one in the package."""
+    return catalog.artifact_path("les-demo")
 
 
 @pytest.fixture(scope="session")
-def dipeptide_artifact(exported) -> Path:
-    """A model for the structures of `helpers.dipeptide`; the bundled one in a user's clone."""
-    return exported(DIPEPTIDE_MODEL) if MODELS.exists() else catalog.artifact_path("les-demo")
+def dipeptide_artifact() -> Path:
+    """A model for the structures of `helpers.dipeptide`: the one in the package."""
+    return catalog.artifact_path("les-demo")
 
 
 @pytest.fixture(scope="session")
 def l2_artifact(exported) -> Path:
-    return exported(L2_MODEL)
+    """All that the model in the package lacks: features of degree 2, densities, ZBL, heads."""
+    return exported("mace")

@@ -247,7 +247,7 @@ def test_damaged_cache_mends_itself(serve, tiny):
     for damaged in (content[:1000], bytes(flipped)):
         path.write_bytes(damaged)
         assert catalog.where("maceles-off") is None
-        artifact.load("maceles-off")
+        catalog.open_model("maceles-off")
     assert server.requests == 1  # the published file is still there
 
     (source,) = path.parent.glob("*.model")
@@ -308,7 +308,7 @@ def test_damaged_bundled_model_says_how_to_get_it_back(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "_BUNDLED", tmp_path)
     assert catalog.where("les-demo") is None
     with pytest.raises(ArtifactError, match="pip install --force-reinstall --no-deps openmm-les"):
-        artifact.load("les-demo")
+        catalog.open_model("les-demo")
 
 
 @needs_mace
@@ -319,7 +319,7 @@ def test_cache_on_a_full_disk(serve, tiny, monkeypatch):
     def full(*_, **__):
         raise OutputError("cannot write it: No space left on device")
 
-    monkeypatch.setattr(artifact, "write_atomically", full)
+    monkeypatch.setattr("openmm_les.artifact.file.write_atomically", full)
     with pytest.raises(DownloadError, match=r"No space left on device; set OPENMM_LES_CACHE_DIR"):
         catalog.artifact_path("maceles-off")
     assert [name for name in in_cache() if not name.endswith(".model")] == []
@@ -352,7 +352,7 @@ def test_offline(serve):
 
 
 def test_silent_server_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(catalog, "_SILENCE", 0.2)
+    monkeypatch.setattr(catalog, "READ_TIMEOUT_S", 0.2)
     server = serve(bytes(100_000))
     server.hold = True
     with pytest.raises(DownloadError) as caught:
@@ -371,7 +371,7 @@ def test_cache_that_cannot_be_written(serve, tmp_path):
 def test_endless_wait_is_ended(serve, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(catalog, "_PATIENCE", 0.1)
+    monkeypatch.setattr(catalog, "LOCK_TIMEOUT_S", 0.1)
     serve(b"the published file")
     folder = artifact.cache_directory() / "models"
     folder.mkdir(parents=True)

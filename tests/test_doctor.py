@@ -239,7 +239,7 @@ def test_missing_extras_get_their_commands(examined):
 def test_every_extra_of_the_package_is_known():
     """A new one has to be told of, or be one of these."""
     of_developers, of_requirements = {"docs", "release", "test"}, {"cuda12", "cuda13"}
-    assert set(versions.extras()) == {*checks._WITHOUT, *of_developers, *of_requirements}
+    assert set(versions.extras()) == {*checks._without(), *of_developers, *of_requirements}
     for extra in of_requirements:
         names = {re.split(r"[^\w.-]", line)[0] for line in versions.extras()[extra]}
         assert names <= set(REQUIREMENTS)
@@ -386,7 +386,7 @@ def test_text_is_a_table_with_commands_below(capsys, monkeypatch):
         "              a line\n"
         "!!  torch     not installed\n"
         "\n"
-        "to mend or add what is marked:\n"
+        "to repair or add what is marked:\n"
         "  pip install torch\n"
         "  pip install ase\n"
     )

@@ -55,7 +55,7 @@ def of_run(model):
     return catalog.open_model(config.model)
 
 
-WAYS = [artifact.load, of_calculator, of_potential, of_reporter, of_run]
+WAYS = [catalog.open_model, of_calculator, of_potential, of_reporter, of_run]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -81,10 +81,6 @@ def test_unknown_names_get_one_message(way):
 def test_a_home_of_nobody_is_a_file_that_does_not_exist():
     with pytest.raises(ArtifactError, match="~nobody-here/x does not exist"):
         artifact.load("~nobody-here/x")
-
-
-def test_metadata_of_a_name():
-    assert artifact.inspect("les-demo") == artifact.inspect(DEMO)
 
 
 def command(capsys, *arguments) -> str:

@@ -7,51 +7,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from openmm_les_export.families.dispatch import (
-    ORIGINALS,
-    STEPS,
-    canonical_model,
-    reference_model,
-)
-from openmm_les_export.options import ModelOptions
+from openmm_les_export.families.dispatch import canonical_model, reference_model
+from openmm_les_export.options import ExportOptions, ModelOptions
 
 if TYPE_CHECKING:
     import torch
 
+    from openmm_les.artifact import Artifact
     from openmm_les.artifact.canonical import CanonicalModel
-    from openmm_les_export.checkpoints.unpickle import Checkpoint, PickledModel, SavedModel
+    from openmm_les_export.checkpoints.unpickle import ModelFile
 
 
 logger = logging.getLogger(__name__)
 
 
-def read_model(
-    path: str | os.PathLike[str],
-    atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None,
-    *,
-    head: str | None = None,
-    norm_factor: float | None = None,
-    self_interaction: Literal["removed", "kept"] | None = None,
-    calibrate: str | os.PathLike[str] | None = None,
-) -> CanonicalModel:
+def read_model(path: str | os.PathLike[str], **options: Any) -> CanonicalModel:
     """Reads a trained model without running code from its file.
 
     Args:
         path: a MACE-LES ``.model``, CACE-LES ``.pth`` or NequIP-LES ``.ckpt`` file, or the
             directory of a CHGNet-LES model saved by MatGL.
-        atomic_energies: isolated-atom energies [eV] by element for a CACE-LES file, which holds
-            none: a mapping, ``"1:E,8:E"``, or a JSON or YAML file.
-        head: which head of a MACE-LES model that has several.
-        norm_factor: prefactor 1 / (2 epsilon_0) [eV A] of the training, where the file does not
-            hold it (NequIP-LES).
-        self_interaction: ``"removed"`` or ``"kept"`` in the training, where the file does not say
-            (NequIP-LES, CHGNet-LES).
-        calibrate: structures with energies of the training, from which to find what the two
-            options before do not say.
+        **options: what files of the family may not hold, see `ModelOptions`.
 
     Raises:
         ModelFileError: the file is not such a model; says what it is instead.
@@ -61,35 +40,22 @@ def read_model(
     from openmm_les.files.writing import user_path
     from openmm_les_export.checkpoints.unpickle import open_model
 
-    options = ModelOptions(atomic_energies, head, norm_factor, self_interaction, calibrate)
-    return canonical_model(open_model(user_path(path)), options)
+    return canonical_model(open_model(user_path(path)), ModelOptions(**options))
 
 
 def export(
-    model_path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    dtype: str | None = None,
-    overwrite: bool = False,
-    licence: str | None = None,
-    citation: str | None = None,
-    atomic_energies: str | os.PathLike[str] | Mapping[Any, Any] | None = None,
-    head: str | None = None,
-    norm_factor: float | None = None,
-    self_interaction: Literal["removed", "kept"] | None = None,
-    calibrate: str | os.PathLike[str] | None = None,
+    model_path: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any
 ) -> Path:
     """Turns a trained model into an artifact and verifies that it is the same model.
+
+    What is compared with the original is what runs: the `SystemModel` of simulations in both
+    precisions, with the direct Ewald sum and the mesh, and the portable module in the file. The
+    artifact's metadata hold the largest error of each.
 
     Args:
         model_path: see `read_model`.
         output: where to write, usually ``NAME.les.pt``.
-        dtype: ``"float32"`` or ``"float64"``, precision of the artifact's portable module; None for
-            that of the model.
-        overwrite: replace an existing file.
-        licence: licence of the weights, stored in the artifact.
-        citation: what to cite, stored in the artifact.
-        atomic_energies, head, norm_factor, self_interaction, calibrate: see `read_model`.
+        **options: see `ExportOptions`.
 
     Returns:
         The absolute path of the artifact.
@@ -106,60 +72,56 @@ def export(
     from openmm_les_export.charge_sign import charge_sign
     from openmm_les_export.checkpoints.unpickle import open_model
 
-    inputs = {"the model": model_path, "--calibrate": calibrate}
+    given = ExportOptions(**options)
+    inputs = {"the model": model_path, "--calibrate": given.calibrate}
+    energies = given.atomic_energies
     # Path raises for a text that is too long for a name.
-    if isinstance(atomic_energies, str | os.PathLike) and os.path.exists(
-        user_path(atomic_energies)
-    ):
-        inputs["--atomic-energies"] = atomic_energies
-    destination = check_output(output, overwrite, inputs=inputs)
+    if isinstance(energies, str | os.PathLike) and os.path.exists(user_path(energies)):
+        inputs["--atomic-energies"] = energies
+    destination = check_output(output, given.overwrite, inputs=inputs)
     opened = open_model(user_path(model_path))
-    options = ModelOptions(atomic_energies, head, norm_factor, self_interaction, calibrate)
-    canonical = canonical_model(opened, options)
-    precision = str(canonical.source["dtype"]) if dtype is None else dtype
-    module = artifact.build_module(canonical, precision)
+    canonical = canonical_model(opened, given)
+    dtype = str(canonical.source["dtype"]) if given.dtype is None else given.dtype
+    module = artifact.build_module(canonical, dtype)
+    unsaved = artifact.Artifact.unsaved(canonical, destination, dtype=dtype)
     with compiler:  # the original's code scripts, and torch's default dtype is another meanwhile
-        verification = _verify(opened, canonical, module, precision, head)
+        verification = _verify(opened, unsaved, module)
     return artifact.save(
         canonical,
         destination,
-        dtype=precision,
-        overwrite=overwrite,
-        licence=licence,
-        citation=citation,
+        dtype=dtype,
+        overwrite=given.overwrite,
+        licence=given.licence,
+        citation=given.citation,
         verification=verification,
-        charge_sign=charge_sign(module, canonical.hyper["elements"]),
+        charge_sign=charge_sign(unsaved),
         module=module,
     )
 
 
 def _verify(
-    opened: PickledModel | Checkpoint | SavedModel,
-    canonical: CanonicalModel,
-    module: torch.jit.ScriptModule,
-    dtype: str,
-    head: str | None = None,
+    opened: ModelFile, artifact: Artifact, module: torch.jit.ScriptModule
 ) -> dict[str, Any]:
     """Compares with the original, or with what stands for it, and reports."""
-    from openmm_les.files.reading import boundary
-    from openmm_les_export.checkpoints.unpickle import CONTENT
-    from openmm_les_export.verification.compare import probe_structures, verify_forward
+    import torch
 
+    from openmm_les_export.verification.compare import verify
+    from openmm_les_export.verification.probes import probes_for
+
+    canonical = artifact.canonical
     try:
-        with boundary(opened.file, CONTENT):
-            reference, against, versions = reference_model(opened, canonical, head)
+        reference = reference_model(opened, canonical)
     except ImportError as error:
-        package, extra = ORIGINALS[canonical.family]
-        reason = f"{package} is not installed here ({error})"
+        reason = f"{opened.family.original} is not installed here ({error})"
         logger.warning(
             "the export is not verified: %s; pip install 'openmm-les[%s]' and export again",
             reason,
-            extra,
+            opened.family.extra,
         )
         return {"status": "not verified", "reason": reason}
-    hyper = canonical.hyper
-    steps = [hyper[name] for name in STEPS.get(canonical.family, ())]
-    probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
-    report = verify_forward(module, reference, probes, dtype, against)
-    report["versions"] |= versions
-    return report
+    return {
+        "status": "verified",
+        "against": reference.against,
+        **verify(artifact, module, reference, probes_for(canonical)),
+        "versions": {"torch": torch.__version__, **reference.versions},
+    }

@@ -11,21 +11,21 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from openmm_les.analysis.reference_data import read_structures
+from openmm_les.artifact import Artifact
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import InputError
-from openmm_les.evaluation.portable import PortableModel
+from openmm_les.electrostatics.cell import self_energy_coefficient
+from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.systems import SystemModels
 from openmm_les.files.reading import Damage, Kind, boundary
-from openmm_les.networks import build_network
 from openmm_les_export.families.les_choice import PREFACTORS, LESChoice
-from openmm_les_export.verification.reference import Array, les_energy
+from openmm_les_export.verification.reference import Array
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -159,23 +159,37 @@ def _is_a_box(atoms: Atoms) -> bool:
 def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
     """Errors of the energy [eV/atom] of each structure and model, [frames, models].
 
-    The models differ in LES parameters alone.
+    The models differ in LES parameters alone, of which the energy of the charges is a function.
     """
-    first = replace(models[0], les={**models[0].les, "prefactor": 0.0})
-    elements = first.hyper["elements"]
-    network = build_network(
-        first, range(len(elements)), dtype=torch.float64, exact_radial=True, fold=False
-    )
-    references = first.state["reference_energies"]
-    short_range = PortableModel(network, elements, references, first.les)
+    artifact = Artifact.unsaved(models[0], Path(str(models[0].source["file"])))
+    systems = SystemModels(artifact, EvaluationOptions(precision="double", ewald="direct"))
     errors = np.zeros((len(labelled), len(models)))
-    for frame, (atoms, label) in enumerate(labelled):
-        periodic = bool(atoms.pbc.all())
-        positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
-        numbers = torch.tensor(atoms.numbers, dtype=torch.int64)
-        energy, _, charges = short_range(positions, numbers, cell, periodic)
+    order = sorted(range(len(labelled)), key=lambda i: labelled[i][0].numbers.tolist())
+    for frame in order:  # those of the same atoms one after the other
+        atoms, label = labelled[frame]
+        cell = _right_handed(atoms.cell.array) if atoms.pbc.all() else None
+        system = systems.model_for(atoms.numbers, atoms.positions, cell)
+        try:
+            found = system.evaluate(atoms.positions, cell)
+        except SimulationError as error:
+            raise Damage(f"structure {frame}: {error}") from error
+        short_range = found.energy - found.les_energy + system.reference_energy
+        squares = float((found.charges**2).sum())
+        prefactor, removed = _long_range(models[0], squares)
         for i, model in enumerate(models):
-            box = atoms.cell.array if periodic else None
-            total = float(energy) + float(les_energy(charges, positions, box, model.les))
-            errors[frame, i] = (total - label) / len(atoms)
+            factor, self_energy = _long_range(model, squares)
+            long_range = (found.les_energy + removed) * factor / prefactor - self_energy
+            errors[frame, i] = (short_range + long_range - label) / len(atoms)
     return errors
+
+
+def _long_range(model: CanonicalModel, squares: float) -> tuple[float, float]:
+    """Prefactor, and the energy [eV] that the model removes, given the sum of squared charges."""
+    prefactor, sigma = float(model.les["prefactor"]), float(model.les["sigma"])
+    removed = bool(model.les["remove_self_interaction"])
+    return prefactor, removed * self_energy_coefficient(prefactor, sigma) * squares
+
+
+def _right_handed(cell: Array) -> Array:
+    """Vectors of the same lattice, as `SystemModel` takes them."""
+    return cell if np.linalg.det(cell) > 0 else cell[[1, 0, 2]]

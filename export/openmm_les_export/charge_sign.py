@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    from openmm_les.artifact import Artifact
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +28,29 @@ _HYDRIDES = {
 _SMALLEST_DIFFERENCE = 0.02
 
 
-def charge_sign(module: torch.jit.ScriptModule, elements: list[int]) -> int | None:
+def charge_sign(artifact: Artifact) -> int | None:
     """1 if electronegative atoms have negative latent charges, -1 if positive.
-
-    Args:
-        module: the portable module.
-        elements: atomic numbers the model knows.
 
     Returns:
         The factor that makes the charges physical, or None where the model's elements or charges
         do not tell.
     """
-    import torch
+    from openmm_les.evaluation.system_model import SystemModel
 
-    heavy = next((z for z in _HYDRIDES if z in elements), None)
-    if heavy is None or 1 not in elements:
+    heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)
+    if heavy is None or 1 not in artifact.elements:
         return None
-    positions = torch.tensor([[0.0, 0.0, 0.0], *_hydrogens(heavy)], dtype=torch.float64)
-    numbers = torch.tensor([heavy] + [1] * (len(positions) - 1))
-    _, _, charges = module(positions, numbers, torch.zeros(3, 3, dtype=torch.float64), False)
+    positions = [[0.0, 0.0, 0.0], *_hydrogens(heavy)]
+    numbers = [heavy] + [1] * (len(positions) - 1)
+    model = SystemModel(artifact, numbers, periodic=False, precision="double")
+    charges = model.evaluate(positions).charges
     difference = float(charges[1:].mean() - charges[0])
     if abs(difference) < _SMALLEST_DIFFERENCE:
         logger.warning(
-            "the sign of the latent charges is not clear: %+.4f e on a hydride", difference
+            "the sign of the latent charges is not clear: hydrogen has %+.4f e more than element "
+            "%d in its hydride",
+            difference,
+            heavy,
         )
         return None
     return 1 if difference > 0 else -1

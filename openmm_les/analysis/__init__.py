@@ -1,1 +1,1 @@
-"""What comes after a simulation: spectra, comparison with reference data, pictures."""
+"""Analysis: spectra from time series, and comparison of a model with reference data."""

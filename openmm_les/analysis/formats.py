@@ -39,9 +39,9 @@ _COMMENT = "# {"
 
 
 class CSVFile(SeriesFile):
-    """A table with the column names that OpenMM's reporters write; anything reads it.
+    """A table with column names as OpenMM's reporters write them.
 
-    What it says of the simulation stands below them, in one line that is a comment for numpy.
+    Metadata of the simulation are JSON in the line below, which is a comment for numpy.
     """
 
     def is_ours(self) -> bool:
@@ -134,17 +134,7 @@ def open_series(
     atoms: Sequence[int] = (),
     header: Header | None = None,
 ) -> SeriesFile:
-    """The file at `path`, in the format that its name says.
-
-    Args:
-        path: ends in ``.csv``, ``.h5`` or ``.hdf5``.
-        names: what is written, for a file that is to be written.
-        atoms: indices of the atoms, likewise.
-        header: of the simulation, likewise.
-
-    Raises:
-        InputError: another ending, or h5py is not installed.
-    """
+    """A file of time series, in the format of its suffix; see `SeriesFile` for the arguments."""
     file = Path(os.path.expanduser(path))
     kind = _FORMATS.get(file.suffix.lower())
     if kind is None:
@@ -159,9 +149,6 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
 
     Args:
         path: written by LESReporter, or with the same names and units.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
     """
     file = open_series(path)
     with boundary(file.path, _KIND):
@@ -169,12 +156,12 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
 
 
 def _columns(stream: IO[str]) -> list[str]:
-    """Names of the columns, with which a table begins."""
+    """Column names, from the first line."""
     return next(csv.reader([stream.readline().removeprefix("#")]), [])
 
 
 def _header(source: str, line: str) -> Header:
-    """What the line below the names says of the simulation."""
+    """Metadata in the line below the column names, if that is a comment."""
     if not line.startswith(_COMMENT):
         return Header()
     try:

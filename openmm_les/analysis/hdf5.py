@@ -1,8 +1,7 @@
-"""Time series in HDF5 files, of which HDF5 itself never writes a byte.
+"""Time series in HDF5 files that stay intact when the disk is full.
 
-When a disk is full, HDF5 can neither write what it holds nor forget it, and takes the process
-down. So it works on a file in memory that lays over the one on the disk; what it has changed is
-written by Python, and taken back if that fails.
+On a full disk, HDF5 can neither write nor discard its changes, and the process crashes. So HDF5
+changes a copy-on-write layer in memory; Python writes the changes, or reverts them if that fails.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically
 
-#: Numbers in a chunk, about.
+#: Approximate number of values in a chunk.
 _CHUNK = 8192
 _KNOWN = (STEP.name, TIME.name, "atoms", *QUANTITIES)
 
 
 class HDF5File(SeriesFile):
-    """Datasets that grow, each with an attribute ``unit``; the choice for large series."""
+    """Datasets that grow, each with an attribute ``unit``; suited to large series."""
 
     def is_ours(self) -> bool:
         with h5py().File(self.path, "r", locking=False) as file:
@@ -55,7 +54,7 @@ class HDF5File(SeriesFile):
         return from_arrays(str(self.path), arrays, units, header)
 
     def _dataset(self, file: Any, name: str) -> Any:
-        """A dataset whose numbers stand in this file."""
+        """A dataset that is stored in this file."""
         found = file.get(name)
         inside = isinstance(file.get(name, getlink=True), h5py().HardLink)
         if not inside or not isinstance(found, h5py().Dataset):
@@ -99,14 +98,14 @@ class HDF5File(SeriesFile):
         self._change(add)
 
     def cut(self, rows: int) -> None:
-        def shorten(file: Any) -> None:
+        def truncate(file: Any) -> None:
             for quantity in (STEP, TIME, *self.quantities):
                 file[quantity.name].resize(rows, axis=0)
 
-        self._change(shorten)
+        self._change(truncate)
 
     def _change(self, change: Callable[[Any], None]) -> None:
-        # Opened and closed for each row: a process that is killed leaves a whole file behind.
+        # Opened and closed for each row, so that a killed process leaves an intact file.
         with _Overlay(self.path) as overlay:
             with h5py().File(overlay, "r+") as file:
                 change(file)
@@ -114,7 +113,7 @@ class HDF5File(SeriesFile):
 
 
 class _Overlay(io.RawIOBase):
-    """A file with changes that are not on the disk yet."""
+    """A file with changes in memory."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -149,7 +148,7 @@ class _Overlay(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         first, last = self._position, self._position + len(view)
         view[:] = os.pread(self._descriptor, len(view), first).ljust(len(view), b"\0")
-        for offset, content in self._changes:  # a row makes a dozen
+        for offset, content in self._changes:  # about a dozen for each row
             begin, end = max(first, offset), min(last, offset + len(content))
             if begin < end:
                 view[begin - first : end - first] = content[begin - offset : end - offset]
@@ -167,11 +166,7 @@ class _Overlay(io.RawIOBase):
         return self._size
 
     def apply(self) -> None:
-        """Write the changes.
-
-        Raises:
-            OSError: they cannot be written; the file is as it was.
-        """
+        """Write the changes."""
         before = [
             (offset, os.pread(self._descriptor, len(content), offset))
             for offset, content in self._changes
@@ -180,7 +175,7 @@ class _Overlay(io.RawIOBase):
             _write(self._descriptor, self._changes)
             os.ftruncate(self._descriptor, self._size)
         except OSError:
-            # This needs no space: the blocks are there.
+            # Needs no space: the blocks exist.
             os.ftruncate(self._descriptor, self._length)
             _write(self._descriptor, before[::-1])
             raise
@@ -194,11 +189,7 @@ def _write(descriptor: int, pieces: list[tuple[int, bytes]]) -> None:
 
 
 def h5py() -> Any:
-    """The package.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The package h5py; raises an InputError if it is not installed."""
     try:
         import h5py as package
     except ModuleNotFoundError as error:

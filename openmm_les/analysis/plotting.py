@@ -21,11 +21,11 @@ _DOTS_PER_INCH = 150
 
 @dataclass(frozen=True)
 class Parity:
-    """Two sets of values of one quantity, for a picture of one against the other.
+    """Values of one quantity for a parity plot.
 
     Attributes:
-        title: what stands above.
-        unit: on both axes.
+        title: title of the panel.
+        unit: unit of both axes.
         reference: shape (n,).
         model: shape (n,).
     """
@@ -37,11 +37,7 @@ class Parity:
 
 
 def check(path: Path | None) -> None:
-    """Refuse a picture that could not be drawn, before any work is done.
-
-    Raises:
-        InputError: an unknown format, or matplotlib is not installed.
-    """
+    """Raise an InputError for an unknown format, or if matplotlib is not installed."""
     if path is None:
         return
     if path.suffix.lower() not in _FORMATS:
@@ -50,11 +46,11 @@ def check(path: Path | None) -> None:
 
 
 def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> None:
-    """Draw infrared absorption and density of vibrational states, whichever there is.
+    """Plot infrared absorption and density of vibrational states.
 
     Args:
         spectra: one, or several with names for the legend.
-        path: of the picture.
+        path: the file; its suffix decides the format.
 
     Raises:
         InputError: an unknown format, or matplotlib is not installed.
@@ -65,31 +61,26 @@ def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> Non
 
 
 def draw_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, suffix: str) -> bytes:
-    """The same picture as the content of a file.
-
-    Args:
-        spectra: one, or several with names for the legend.
-        suffix: the ending of the file's name.
-    """
+    """The picture of `plot_spectrum` as bytes, in the format of `suffix`."""
     named = {"": spectra} if isinstance(spectra, Spectrum) else spectra
     labels = {
         "absorption": r"$n\,\alpha$ [cm$^{-1}$]",
         "infrared": "IR intensity [km/mol / cm$^{-1}$]",
         "power": "vibrational states / cm$^{-1}$",
     }
-    there = [key for key in labels if any(getattr(s, key) is not None for s in named.values())]
-    if "absorption" in there:
-        there.remove("infrared")  # the same curve
+    present = [key for key in labels if any(getattr(s, key) is not None for s in named.values())]
+    if "absorption" in present:
+        present.remove("infrared")  # the same curve
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
-        len(there),
+        len(present),
         1,
-        figsize=(8.0, 1.0 + 2.6 * len(there)),
+        figsize=(8.0, 1.0 + 2.6 * len(present)),
         sharex=True,
         squeeze=False,
         layout="constrained",
     )
-    for axis, key in zip(axes[:, 0], there, strict=True):
+    for axis, key in zip(axes[:, 0], present, strict=True):
         for name, spectrum in named.items():
             values = getattr(spectrum, key)
             if values is not None:
@@ -106,13 +97,13 @@ def draw_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, suffix: str) -> by
 def plot_parity(
     quantities: Sequence[Parity], path: Path, reference: str = "reference", model: str = "model"
 ) -> None:
-    """Draw values of the model against those of the reference, one panel for each quantity.
+    """Plot values of the model against those of the reference, one panel for each quantity.
 
     Args:
-        quantities: what to draw.
-        path: of the picture.
-        reference: what the reference is called.
-        model: what the model is called.
+        quantities: one panel each.
+        path: the file; its suffix decides the format.
+        reference: label of the reference.
+        model: label of the model.
 
     Raises:
         InputError: an unknown format, or matplotlib is not installed.
@@ -125,7 +116,7 @@ def plot_parity(
 def draw_parity(
     quantities: Sequence[Parity], suffix: str, reference: str = "reference", model: str = "model"
 ) -> bytes:
-    """The same picture as the content of a file, whose name ends in `suffix`."""
+    """The picture of `plot_parity` as bytes, in the format of `suffix`."""
     pyplot = _pyplot()
     columns = min(2, len(quantities))
     rows = -(-len(quantities) // columns)
@@ -155,7 +146,7 @@ def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
 
 
 def _pyplot() -> Any:
-    """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
+    """Matplotlib's pyplot without a display."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from openmm_les.arrays import FloatArray
-from openmm_les.errors import InputError, one_line
+from openmm_les.errors import InputError
+from openmm_les.files.reading import Damage, Kind, boundary
 
 logger = logging.getLogger(__name__)
 
-#: Names that data sets use, the first that is there is taken.
+#: Names in data sets; the first one that a file has is used.
 KEYS: dict[str, tuple[str, ...]] = {
     "energy": ("REF_energy", "energy", "dft_energy", "total_energy", "Energy"),
     "forces": ("REF_forces", "forces", "force", "dft_forces", "Forces"),
@@ -26,22 +27,23 @@ KEYS: dict[str, tuple[str, ...]] = {
     "born_charges": ("REF_bec", "bec", "born_charges", "born_effective_charges", "BEC"),
     "stress": ("REF_stress", "stress", "dft_stress", "Stress"),
 }
-#: How names look that may be references of a quantity.
-_LOOKS = {
+#: Patterns of names that may be reference values.
+_PATTERNS = {
     "energy": "energ",
     "forces": "forc|grad",
     "dipole": "dipol",
     "born_charges": "bec|born",
     "stress": "stress|virial",
 }
-#: Of a structure itself.
+#: Arrays of a structure that are no reference values.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
+_KIND = Kind(InputError, "data", "data: {file} is not a file that ASE reads: {reason}")
 #: Numbers of columns in the properties of an extended XYZ file.
 _COLUMNS = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])")
-#: Places of the six components of a stress in its matrix, as ASE orders them.
+#: Indices of the six components of a stress in the order of ASE.
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
-#: In which quantities are read.
+#: Units in which quantities are read.
 UNITS = {
     "energy": "eV",
     "forces": "eV/A",
@@ -53,7 +55,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Frame:
-    """A structure and what its reference says of it; None for what that does not.
+    """A structure with its reference values; None for those that the reference lacks.
 
     Attributes:
         numbers: atomic numbers, shape (n,).
@@ -65,8 +67,8 @@ class Frame:
         born_charges: shape (n, 3, 3) [e], axes atom, polarization, displacement.
         stress: dE/dstrain over the volume, shape (3, 3) [eV/A^3]; None without a cell.
         source: the file it comes from.
-        keys: under which names the file has these quantities.
-        unused: what else the file says of it.
+        keys: names of these quantities in the file.
+        unused: names of other values in the file.
     """
 
     numbers: tuple[int, ...]
@@ -92,11 +94,11 @@ def read_frames(
     """Read structures with reference values.
 
     Args:
-        path: extended XYZ, or what else ASE reads.
-        keys: under which name a quantity of `KEYS` stands, where it is not one of these.
+        path: extended XYZ, or another format of ASE.
+        keys: names in the file by quantity, where they are not those of `KEYS`.
         born_axes: order of Born effective charges in the file: ``'Pr'`` for dP_a/dr_b, ``'rP'`` for
             the transpose (as in SPICE).
-        limit: read so many structures.
+        limit: largest number of structures to read.
 
     Raises:
         InputError: the file cannot be read, has no reference values, or wrong shapes.
@@ -107,55 +109,54 @@ def read_frames(
         raise InputError(f"limit: expected a number of structures above 0, got {limit}")
     path = Path(os.path.expanduser(path))
     structures = read_structures(path, limit)
-    frames = []
-    for index, atoms in enumerate(structures):
-        where = f"{path}, structure {index}"
-        found, used = _reference(atoms, keys or {}, where)
-        if born_axes == "rP" and "born_charges" in found:
-            found["born_charges"] = found["born_charges"].transpose(0, 2, 1)
-        if atoms.pbc.any() != atoms.pbc.all():
-            raise InputError(
-                f"{where}: expected all three directions periodic or none, got "
-                f"{tuple(map(bool, atoms.pbc))}; LES has no sum for slabs or wires"
-            )
-        numbers = tuple(int(z) for z in atoms.numbers)
-        cell = np.array(atoms.cell) if atoms.pbc.all() else None
-        if cell is None:
-            found.pop("stress", None)
-        unused = tuple(set(_stored(atoms)) - {*used.values(), *_STRUCTURE})
-        frames.append(
-            Frame(
-                numbers,
-                np.array(atoms.positions),
-                cell,
-                **found,
-                source=str(path),
-                keys=used,
-                unused=unused,
-            )
-        )
+    frames = [
+        _frame(atoms, path, index, keys or {}, born_axes) for index, atoms in enumerate(structures)
+    ]
     missing = {name for name in keys or {} if all(getattr(f, name) is None for f in frames)}
     if missing or not any(getattr(frame, name) is not None for frame in frames for name in KEYS):
         wanted = ", ".join((keys or {}).get(name, name) for name in sorted(missing) or KEYS)
         raise InputError(
-            f"{path}: expected reference values ({wanted}), got {_names(structures[0])}; say what "
-            "they are called with --energy-key, --forces-key, --stress-key, --dipole-key or "
-            "--born-key"
+            f"{path}: expected reference values ({wanted}), got {_names(structures[0])}; give "
+            "their names with --energy-key, --forces-key, --stress-key, --dipole-key or --born-key"
         )
-    _tell_unused(path, frames)
+    _warn_of_unused(path, frames)
     return frames
 
 
-def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
-    """Warn of what may be a reference value and is under a name that nobody knows."""
-    for name, pattern in _LOOKS.items():
+def _frame(atoms: Any, path: Path, index: int, keys: dict[str, str], born_axes: str) -> Frame:
+    where = f"{path}, structure {index}"
+    found, used = _reference(atoms, keys, where)
+    if born_axes == "rP" and "born_charges" in found:
+        found["born_charges"] = found["born_charges"].transpose(0, 2, 1)
+    if atoms.pbc.any() != atoms.pbc.all():
+        raise InputError(
+            f"{where}: expected all three directions periodic or none, got "
+            f"{tuple(map(bool, atoms.pbc))}; LES has no sum for slabs or wires"
+        )
+    cell = np.array(atoms.cell) if atoms.pbc.all() else None
+    if cell is None:
+        found.pop("stress", None)
+    return Frame(
+        tuple(int(z) for z in atoms.numbers),
+        np.array(atoms.positions),
+        cell,
+        **found,
+        source=str(path),
+        keys=used,
+        unused=tuple(set(_stored(atoms)) - {*used.values(), *_STRUCTURE}),
+    )
+
+
+def _warn_of_unused(path: Path, frames: Sequence[Frame]) -> None:
+    """Warn of values that look like reference values by their names, but are not used."""
+    for name, pattern in _PATTERNS.items():
         if any(name in frame.keys for frame in frames):
             continue
         for key in sorted({key for frame in frames for key in frame.unused}):
             if re.search(pattern, key, re.IGNORECASE):
                 logger.warning(
                     "%s: %s is not compared, since it has none of the names of %s (%s); if it is "
-                    "that, in %s, say so with --%s-key",
+                    "that, in %s, pass --%s-key",
                     path,
                     key,
                     name.replace("_", " "),
@@ -166,11 +167,11 @@ def _tell_unused(path: Path, frames: Sequence[Frame]) -> None:
 
 
 def read_structures(path: Path, limit: int | None = None) -> list[Any]:
-    """Structures of a file as ASE reads them, with whatever it says of them.
+    """ASE's Atoms from a file, with all values that the file has.
 
     Args:
-        path: extended XYZ, or what else ASE reads.
-        limit: read so many structures.
+        path: extended XYZ, or another format of ASE.
+        limit: largest number of structures to read.
 
     Raises:
         InputError: the file cannot be read, or has no structures.
@@ -183,16 +184,13 @@ def read_structures(path: Path, limit: int | None = None) -> list[Any]:
         raise InputError(
             "data: reading structures needs ASE: pip install 'openmm-les[ase]'"
         ) from None
-    try:
+    with boundary(path, _KIND):
         if path.suffix.lower() in (".xyz", ".extxyz"):
             _check_counts(path, limit)
-        structures = ase.io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
-    except InputError:
-        raise
-    except Exception as error:  # ASE's readers raise whatever a broken line leads to
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"data: cannot read {path}: {error.strerror}") from None
-        raise InputError(f"data: {path} is not a file that ASE reads: {one_line(error)}") from error
+        try:
+            structures = ase.io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
+        except ImportError as error:  # of a package that a format needs
+            raise Damage(str(error)) from error
     found = structures if isinstance(structures, list) else [structures]
     if not found:
         raise InputError(f"data: expected structures, got none in {path}")
@@ -200,13 +198,7 @@ def read_structures(path: Path, limit: int | None = None) -> list[Any]:
 
 
 def _check_counts(path: Path, limit: int | None) -> None:
-    """Refuse an XYZ file that claims more than it holds, which ASE would look for without end.
-
-    What else is wrong with it, ASE says better.
-
-    Raises:
-        InputError: fewer lines than atoms, or fewer columns than named.
-    """
+    """Refuse an XYZ file with fewer lines or columns than it claims; ASE would read on forever."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         for index in itertools.count():
             first = stream.readline()
@@ -214,13 +206,12 @@ def _check_counts(path: Path, limit: int | None) -> None:
                 return
             count, names = int(first), stream.readline()
             lines = [line for line in itertools.islice(stream, count) if line.strip()]
-            where = f"data: {path} is not a file that ASE reads: structure {index}"
             if len(lines) < count:
-                raise InputError(f"{where}: expected {count} atoms, got {len(lines)} lines of them")
+                raise Damage(f"structure {index}: expected {count} atoms, got {len(lines)} lines")
             columns = sum(int(number[:18]) for number in _COLUMNS.findall(names))
             if lines and columns > len(lines[0].split()):
-                raise InputError(
-                    f"{where}: expected {columns} columns, as many as its properties have, got "
+                raise Damage(
+                    f"structure {index}: expected {columns} columns, as its properties say, got "
                     f"{len(lines[0].split())}"
                 )
 
@@ -228,7 +219,7 @@ def _check_counts(path: Path, limit: int | None) -> None:
 def _reference(
     atoms: Any, keys: dict[str, str], where: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reference values of a structure by the names of `KEYS`, and their names in the file."""
+    """Reference values by the names of `KEYS`, and their names in the file."""
     stored = _stored(atoms)
     shapes = {
         "energy": (),
@@ -254,7 +245,7 @@ def _reference(
             value = value.ravel()[_VOIGT]
         if value.size != np.prod(shape, dtype=int):
             raise InputError(
-                f"{where}: expected {key} of shape {shape}, got {value.shape}; it is taken for "
+                f"{where}: expected {key} of shape {shape}, got {value.shape}; it is used as "
                 f"{name}: give another key for that"
             )
         if not np.isfinite(value).all():
@@ -265,7 +256,7 @@ def _reference(
 
 
 def _stored(atoms: Any) -> dict[str, Any]:
-    """Everything that a file says of a structure; ASE keeps what it knows in a calculator."""
+    """All values of a structure; those that ASE knows are in a calculator."""
     results = {} if atoms.calc is None else atoms.calc.results
     return {**results, **atoms.info, **atoms.arrays}
 

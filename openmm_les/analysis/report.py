@@ -1,4 +1,4 @@
-"""What `openmm-les validate` prints and writes."""
+"""Output of `openmm-les validate`: table, statistics, picture."""
 
 from __future__ import annotations
 
@@ -31,15 +31,12 @@ _PANELS = (
 
 
 def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Path:
-    """Make the directory, and refuse one that has such files, before any work is done.
+    """Create the output directory; refuse one with such files, or with an input.
 
     Args:
-        directory: where to write.
-        overwrite: whether such files may be there.
-        inputs: what is read, by the names of arguments.
-
-    Raises:
-        OutputError: it cannot be made, would lose files, or holds an input.
+        directory: the output directory.
+        overwrite: whether its files may be replaced.
+        inputs: files that are read, by argument.
     """
     directory = Path(os.path.expanduser(directory))
     for output in (directory, *(directory / name for name in (FRAMES, STATISTICS, PICTURE))):
@@ -48,17 +45,17 @@ def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Pat
         directory.mkdir(parents=True, exist_ok=True)
     if not os.access(directory, os.W_OK):
         raise OutputError(f"output: no permission to write in {directory}")
-    there = [name for name in (FRAMES, STATISTICS, PICTURE) if (directory / name).exists()]
-    if there and not overwrite:
+    existing = [name for name in (FRAMES, STATISTICS, PICTURE) if (directory / name).exists()]
+    if existing and not overwrite:
         raise OutputError(
-            f"output: {directory} has {', '.join(there)} already; choose another directory or pass "
-            "--overwrite"
+            f"output: {directory} has {', '.join(existing)} already; choose another directory or "
+            "pass --overwrite"
         )
     return directory
 
 
 def table(rows: Sequence[Statistics]) -> str:
-    """The statistics for people."""
+    """The statistics as text."""
     head = ("", "RMSE", "MAE", "bias", "unit", "R2", "slope", "values")
     body = [
         (
@@ -85,7 +82,7 @@ def table(rows: Sequence[Statistics]) -> str:
 
 
 def as_dict(result: Validation) -> dict[str, Any]:
-    """The statistics for machines, and what they are of; None for what is not defined."""
+    """The statistics as a dictionary for JSON; NaN becomes None."""
     rows = [
         {key: None if value != value else value for key, value in asdict(row).items()}
         for row in result.statistics()
@@ -102,7 +99,7 @@ def as_dict(result: Validation) -> dict[str, Any]:
 
 
 def origin(result: Validation) -> str:
-    """What was compared with what, for people."""
+    """Model and data of a validation as text."""
     about = as_dict(result)
     keys = "; ".join(f"{name} ({UNITS[name]}): {', '.join(k)}" for name, k in result.keys.items())
     lines = {
@@ -120,14 +117,7 @@ def origin(result: Validation) -> str:
 
 
 def write(result: Validation, directory: Path) -> list[Path]:
-    """Write table, statistics and, where matplotlib is installed, the picture.
-
-    Returns:
-        The files.
-
-    Raises:
-        OutputError: one of them cannot be written; then none of them is there.
-    """
+    """Write table, statistics and, if matplotlib is installed, the picture; return their paths."""
     contents = {
         FRAMES: result.to_csv().encode(),
         STATISTICS: (json.dumps(as_dict(result), indent=2) + "\n").encode(),
@@ -142,14 +132,14 @@ def write(result: Validation, directory: Path) -> list[Path]:
         for name, content in contents.items():
             write_atomically(directory / name, content)
     except OutputError:
-        for name in contents:  # some would be of this report, and some of an older one
+        for name in contents:  # do not mix two reports
             (directory / name).unlink(missing_ok=True)
         raise
     return [directory / name for name in contents]
 
 
 def parities(result: Validation) -> list[Parity]:
-    """One panel for each quantity that there is; energies about their mean, shifted by element."""
+    """One panel for each quantity; energies about their mean, shifted by element."""
     panels = []
     for name, title, unit, scale in _PANELS:
         reference, model = result.pairs(name) if result.has(name) else (None, None)

@@ -1,4 +1,4 @@
-"""Time series of electric properties: what they are called, their units, and checks of them.
+"""Time series of electric properties: names, units and checks.
 
 Imports neither torch nor openmm.
 """
@@ -21,13 +21,13 @@ from openmm_les.errors import InputError, one_line
 IntArray = npt.NDArray[np.int64]
 
 _XYZ = ("X", "Y", "Z")
-#: Intervals may differ by this fraction: what digits of a table and sums of time steps lose.
-_UNEVEN = 1e-3
+#: Relative tolerance of intervals, for rounding in tables and sums of time steps.
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A property that is followed in time.
+    """A property in a time series.
 
     Attributes:
         name: of the dataset in HDF5 files.
@@ -49,7 +49,7 @@ class Quantity:
         """Names of the columns of a CSV file.
 
         Args:
-            atoms: indices that name the atoms; not used for what is not there for each atom.
+            atoms: indices of the atoms; only used for properties of each atom.
         """
         words = [str(atom) for atom in atoms] if self.per_atom else [""]
         unit = f"({self.unit})" if self.unit else ""
@@ -86,7 +86,7 @@ QUANTITIES: dict[str, Quantity] = {
         ),
     )
 }
-"""Everything that can be in a file beside step and time. Born effective charges have the axes
+"""All quantities that a file can hold, beside step and time. Born effective charges have the axes
 [atom, direction of the polarisation, direction of the displacement]; velocities are multiplied by
 the square root of the mass, so that a spectrum needs no masses."""
 
@@ -101,14 +101,14 @@ _COLUMN = re.compile(
 
 @dataclass(frozen=True)
 class Header:
-    """What a series says of the simulation that it comes from; None where it does not tell.
+    """Metadata of the simulation; None where unknown.
 
     Attributes:
-        temperature: of the thermostat [K].
-        model: name of the artifact's file.
-        model_sha256: hash of that file.
-        charge_sign: of charges, dipoles and currents: ``'physical'``, or ``'unknown'`` where the
-            model does not state the sign of its charges.
+        temperature: temperature of the thermostat [K].
+        model: file name of the artifact.
+        model_sha256: hash of the artifact.
+        charge_sign: sign of charges, dipoles and currents: ``'physical'``, or ``'unknown'`` where
+            the model does not state it.
     """
 
     temperature: float | None = None
@@ -118,24 +118,21 @@ class Header:
 
     @classmethod
     def names(cls) -> list[str]:
-        """Of everything that can be in it."""
+        """Names of all entries."""
         return [entry.name for entry in fields(cls)]
 
     def entries(self) -> dict[str, Any]:
-        """What there is, by name."""
+        """Known entries by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def of(cls, source: str, entries: Mapping[str, Any], units: Mapping[str, str]) -> Header:
-        """From the entries of a file; others are left out.
+        """Read the entries of a file; unknown ones are ignored.
 
         Args:
-            source: for messages.
-            entries: values by the names of the attributes.
-            units: of entries and quantities, by their names.
-
-        Raises:
-            InputError: a temperature that is not above 0, or in another unit.
+            source: the file, for messages.
+            entries: values by name.
+            units: units of entries and quantities, by name.
         """
         found: dict[str, Any] = {
             name: one_line(entries[name])
@@ -156,15 +153,7 @@ class Header:
         return cls(**found)
 
     def check_same(self, other: Header, path: object) -> None:
-        """Refuse to continue a series by a simulation that says something else.
-
-        Args:
-            other: of the simulation.
-            path: of the file, for the message.
-
-        Raises:
-            InputError: both tell, and differ; names of files may.
-        """
+        """Refuse to continue the series at `path` by a simulation with other metadata."""
         for entry in fields(self):
             there, new = getattr(self, entry.name), getattr(other, entry.name)
             if entry.name == "model" or there is None or new is None or there == new:
@@ -179,15 +168,15 @@ class Header:
 
 @dataclass(frozen=True)
 class TimeSeries:
-    """Properties at n moments.
+    """Properties at n times.
 
     Attributes:
-        source: where it came from, for messages.
+        source: the file, for messages.
         time: shape (n,) [ps].
         values: arrays of shape (n, ...) by the names of `QUANTITIES`, in their units.
-        steps: shape (n,); None where the file does not tell.
-        atoms: indices of the atoms, for what is there for each of them.
-        header: of the simulation.
+        steps: numbers of the time steps, shape (n,); None where unknown.
+        atoms: indices of the atoms, for quantities of each atom.
+        header: metadata of the simulation.
     """
 
     source: str
@@ -198,18 +187,14 @@ class TimeSeries:
     header: Header = Header()
 
     def get(self, name: str) -> FloatArray:
-        """A quantity, which is there and finite.
-
-        Raises:
-            InputError: it is missing, or not a number somewhere.
-        """
+        """A quantity; raises an InputError if it is missing or not finite."""
         if name not in self.values:
-            there = ", ".join(self.values) or "nothing but the time"
+            found = ", ".join(self.values) or "only the time"
             quantity = QUANTITIES[name]
             column = quantity.columns([0])[0]
             raise InputError(
                 f"{self.source}: expected the quantity {name} (in CSV files a column {column!r} "
-                f"and its like), got {there}; have it written with LESReporter"
+                f"and its like), got {found}; have it written with LESReporter"
             )
         value = self.values[name]
         bad = np.asarray(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
@@ -222,11 +207,7 @@ class TimeSeries:
 
     @cached_property
     def interval(self) -> float:
-        """Time between two moments [ps].
-
-        Raises:
-            InputError: moments are missing, double or irregular, or there are too few.
-        """
+        """Time between two rows [ps]; raises an InputError if it is not constant."""
         if len(self.time) < 2:
             raise InputError(
                 f"{self.source}: expected a series in time, got {len(self.time)} row(s)"
@@ -235,7 +216,7 @@ class TimeSeries:
             raise InputError(f"{self.source}: expected a finite time in every row, got NaN")
         gaps = np.diff(self.time)
         usual = float(np.median(gaps))
-        uneven = np.abs(gaps - usual) > _UNEVEN * abs(usual)
+        uneven = np.abs(gaps - usual) > _TOLERANCE * abs(usual)
         if usual <= 0.0 or uneven.any():
             row = int(np.argmax(uneven)) if uneven.any() else 0
             raise InputError(
@@ -256,16 +237,13 @@ class TimeSeries:
 def from_table(
     source: str, columns: list[str], table: FloatArray, header: Header | None = None
 ) -> TimeSeries:
-    """A time series from the columns of a table; columns that are not known are left out.
+    """Read a time series from a table; unknown columns are ignored.
 
     Args:
-        source: for messages.
-        columns: their names.
+        source: the file, for messages.
+        columns: names of the columns.
         table: shape (n, columns).
-        header: what the file says of the simulation.
-
-    Raises:
-        InputError: a known quantity in another unit, twice, or without some of its columns.
+        header: metadata of the simulation.
     """
     places: dict[str, dict[tuple[str, str], int]] = {}
     for place, text in enumerate(columns):
@@ -313,16 +291,13 @@ def from_table(
 def from_arrays(
     source: str, arrays: Mapping[str, Any], units: Mapping[str, str], header: Header
 ) -> TimeSeries:
-    """A time series from named arrays; without a unit they are taken to have the right one.
+    """Read a time series from arrays by name.
 
     Args:
-        source: for messages.
-        arrays: of `QUANTITIES`, ``'time'``, and perhaps ``'step'`` and ``'atoms'``.
-        units: of some of them.
-        header: what the file says of the simulation.
-
-    Raises:
-        InputError: arrays of other shapes or units.
+        source: the file, for messages.
+        arrays: `QUANTITIES`, ``'time'``, and optionally ``'step'`` and ``'atoms'``.
+        units: units that are known; others are assumed to be right.
+        header: metadata of the simulation.
     """
     if TIME.name not in arrays:
         raise InputError(
@@ -359,11 +334,7 @@ def from_arrays(
 
 
 def as_steps(source: str, values: npt.NDArray[Any]) -> IntArray:
-    """Numbers of steps as integers.
-
-    Raises:
-        InputError: some are none.
-    """
+    """Numbers of time steps as integers."""
     numbers = np.asarray(values, dtype=np.float64)
     if not (np.isfinite(numbers) & (np.abs(numbers) < 2**53)).all():
         raise InputError(f"{source}: expected a number of steps in every row, got something else")
@@ -371,13 +342,13 @@ def as_steps(source: str, values: npt.NDArray[Any]) -> IntArray:
 
 
 def is_series(columns: Iterable[str]) -> bool:
-    """Whether these columns are those of a time series, and nothing else is among them."""
+    """Whether these are the columns of a time series, and no others."""
     labels = [match and match["label"] for match in map(_COLUMN.fullmatch, columns)]
     return None not in labels and {STEP.label, TIME.label} < set(labels)
 
 
 def _rows(bad: npt.NDArray[np.bool_]) -> str:
-    """Rows, counted from 1, in words."""
+    """Names of rows, counted from 1, for messages."""
     first = int(np.argmax(bad)) + 1
     number = int(bad.sum())
     return f"row {first}" + (f" and {number - 1} more" if number > 1 else "")

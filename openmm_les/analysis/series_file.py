@@ -1,4 +1,4 @@
-"""What files of time series have in common, whatever their format."""
+"""Base class of files of time series."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from openmm_les.analysis.series import QUANTITIES, Header, Quantity, TimeSeries
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
-#: Arrays may take this much memory, or so many times the size of their file: what compression and
-#: chunks that were never written make of honest data.
-_ALWAYS, _EXPANSION = 2**26, 50
+#: Largest array [bytes], or its largest ratio to the size of the file, which compression and empty
+#: chunks can reach.
+_MAX_SIZE, _MAX_RATIO = 2**26, 50
 #: Kinds of numpy types that are numbers.
 _NUMBERS = "biuf"
 
@@ -24,14 +24,13 @@ _NUMBERS = "biuf"
 class SeriesFile(ABC):
     """A file that holds a time series.
 
-    Whatever is written is written completely or not at all; what the operating system refuses
-    becomes an `OutputError` in `openmm_les.plugin.reporter`.
+    Rows are written completely or not at all; errors of the operating system are passed on.
 
     Args:
-        path: of the file.
+        path: the file.
         names: quantities of `QUANTITIES` in the order in which they are written.
-        atoms: indices of the atoms, for quantities that each atom has.
-        header: what is written of the simulation.
+        atoms: indices of the atoms, for quantities of each atom.
+        header: metadata of the simulation.
     """
 
     def __init__(
@@ -47,14 +46,7 @@ class SeriesFile(ABC):
         self.header = header or Header()
 
     def check_columns(self, series: TimeSeries) -> None:
-        """Refuse a file that holds something else than what will be written.
-
-        Args:
-            series: what the file holds.
-
-        Raises:
-            InputError: names both.
-        """
+        """Refuse to append to a file with other quantities, atoms or metadata (InputError)."""
         wanted = [q.name for q in self.quantities]
         per_atom = any(q.per_atom for q in self.quantities)
         if sorted(series.values) != sorted(wanted):
@@ -71,15 +63,15 @@ class SeriesFile(ABC):
 
     @abstractmethod
     def is_ours(self) -> bool:
-        """Whether the file that is there is a time series, and may be replaced by another."""
+        """Whether the existing file is a time series, which may be replaced."""
 
     @abstractmethod
     def read(self) -> TimeSeries:
-        """Read all of it; damage may raise anything."""
+        """Read the whole file; a damaged one may raise any exception."""
 
     @abstractmethod
     def create(self) -> None:
-        """Make the file without rows; replaces one that is there."""
+        """Create the file without rows, or replace an existing one."""
 
     @abstractmethod
     def append(self, step: int, time: float, values: Mapping[str, FloatArray]) -> None:
@@ -87,7 +79,7 @@ class SeriesFile(ABC):
 
     @abstractmethod
     def cut(self, rows: int) -> None:
-        """Keep this many rows from the beginning."""
+        """Keep the first `rows` rows."""
 
 
 def units_of(quantities: Sequence[Quantity]) -> dict[str, str]:
@@ -96,29 +88,19 @@ def units_of(quantities: Sequence[Quantity]) -> dict[str, str]:
 
 
 def shape_of(quantity: Quantity, atoms: Sequence[int]) -> tuple[int, ...]:
-    """Shape of one value."""
+    """Shape of one row of a quantity."""
     return (len(atoms), *quantity.shape) if quantity.per_atom else quantity.shape
 
 
 def check_array(path: Path, name: str, shape: Sequence[int], dtype: Any) -> None:
-    """Refuse an array before it takes memory.
-
-    Args:
-        path: of the file that holds it.
-        name: of the array.
-        shape: as the file says.
-        dtype: its numpy type.
-
-    Raises:
-        InputError: it is no array of numbers, or too large for its file.
-    """
+    """Refuse an array that is not of numbers, or too large for its file, before it is read."""
     kind = np.dtype(dtype)
     if kind.kind not in _NUMBERS or kind.subdtype is not None:
         raise InputError(f"{path}: expected numbers for {name}, got the type {kind.kind!r}")
     size = kind.itemsize
     for length in shape:  # of Python, which do not overflow
         size *= int(length)
-    most = max(_ALWAYS, _EXPANSION * os.path.getsize(path))
+    most = max(_MAX_SIZE, _MAX_RATIO * os.path.getsize(path))
     if size > most:
         raise InputError(
             f"{path}: expected {name} to take at most {most / 1e6:.0f} MB in a file of this size, "

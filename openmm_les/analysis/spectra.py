@@ -4,7 +4,7 @@ Both are Fourier transforms of autocorrelation functions (Wiener and Khinchin)
 
 $$ S(\omega) = \int e^{-i\omega t}\, w(t)\, \langle x(0) \cdot x(t) \rangle\, dt $$
 
-with a window w that decides about resolution and noise. Classical linear response gives for the
+with a window w that sets resolution and noise. Classical linear response gives for the
 current J = dM/dt of the dipole moment M, the Born effective charges times the velocities, the
 absorption cross section (McQuarrie, Statistical Mechanics, ch. 21)
 
@@ -33,20 +33,20 @@ from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-#: Fewer moments than this are no series.
-_FEWEST = 16
+#: Smallest number of rows.
+_MIN_ROWS = 16
 #: Default resolution [1/cm], as far as the series is long enough.
 _RESOLUTION = 10.0
-#: Numbers that are transformed at once, which bounds memory.
+#: Number of values that are transformed at once, to limit memory.
 _CHUNK = 2**22
-#: Taken where nobody says the temperature [K].
+#: Default temperature [K], with a warning.
 _ROOM_TEMPERATURE = 300.0
-#: Rows of a spectrum in its resolution, by zero padding.
-_ROWS = 5
-#: Vibrations of bonds to hydrogen [1/cm].
+#: Points of a spectrum per resolution, from zero padding.
+_POINTS = 5
+#: Highest wavenumber of bonds to hydrogen [1/cm].
 _HYDROGEN = 4500.0
-#: Rows that show them well are so far apart [ps].
-_FREQUENT = 0.003
+#: Interval between rows that resolves them well [ps].
+_GOOD_INTERVAL = 0.003
 #: km/mol for each square Angstrom of cross section, per wavenumber [1/cm].
 _KM_PER_MOL = 602.214076
 
@@ -78,13 +78,13 @@ class Spectrum:
 
     Attributes:
         wavenumber: shape (m,) [1/cm].
-        infrared: molar absorption of all that was simulated, shape (m,) [km/mol for 1/cm]: the area
-            of a band is its integrated intensity in km/mol. None without current or dipole.
+        infrared: molar absorption of the whole model, shape (m,) [km/mol per 1/cm]: the area of a
+            band is its integrated intensity in km/mol. None without current or dipole.
         absorption: refractive index times absorption coefficient (napierian), shape (m,) [1/cm];
-            None without a volume too.
-        power: density of vibrational states, shape (m,) [states for 1/cm]; None without velocities.
-            Its area is the number of degrees of freedom, if they have the temperature.
-        settings: what was done, in words, for headers.
+            also None without a volume.
+        power: density of vibrational states, shape (m,) [states per 1/cm]; None without velocities.
+            Its area is the number of degrees of freedom, if these are in equilibrium.
+        settings: the settings in words, for headers.
     """
 
     wavenumber: FloatArray
@@ -94,7 +94,7 @@ class Spectrum:
     settings: Mapping[str, str]
 
     def columns(self) -> dict[str, FloatArray]:
-        """What there is, by name with unit."""
+        """Spectra by name with unit."""
         every = {
             "Wavenumber (cm^-1)": self.wavenumber,
             "IR Intensity (km/mol/cm^-1)": self.infrared,
@@ -104,7 +104,7 @@ class Spectrum:
         return {name: values for name, values in every.items() if values is not None}
 
     def to_csv(self) -> str:
-        """A table with its settings in comments above its header."""
+        """A CSV table, with the settings as comments above its header."""
         text = io.StringIO()
         for name, value in self.settings.items():
             text.write(f"# {name}: {value}\n")
@@ -114,7 +114,7 @@ class Spectrum:
         return text.getvalue()
 
     def figures(self) -> dict[str, Any]:
-        """Settings, and what follows from the spectra, for machines."""
+        """Settings, and results such as the strongest bands, for JSON."""
         found: dict[str, Any] = dict(self.settings)
         if self.infrared is not None:
             found["integrated intensity (km/mol)"] = integral(self.wavenumber, self.infrared)
@@ -124,37 +124,37 @@ class Spectrum:
         return found
 
     def summary(self) -> str:
-        """The same for people."""
+        """The same as text."""
         found = self.figures()
         width = max(map(len, found)) + 2
         return "\n".join(f"{name:<{width}}{_text(value)}" for name, value in found.items())
 
 
 def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spectrum:
-    """Every spectrum that a time series allows.
+    """Compute all spectra that a time series has the data for.
 
     Args:
-        series: current or dipole, velocities, and perhaps the volume.
-        options: how.
+        series: current or dipole, velocities, and optionally the volume.
+        options: see `SpectrumOptions`.
 
     Raises:
-        InputError: nothing to transform, a series that is too short, uneven or broken.
+        InputError: the series lacks data, is too short, or has unequal intervals or NaN.
     """
     options = options or SpectrumOptions()
     if options.start is not None:
         series = series.since(options.start)
     number = len(series.time)
-    if number < _FEWEST:
+    if number < _MIN_ROWS:
         raise InputError(
-            f"{series.source}: expected at least {_FEWEST} rows, got {number}; a spectrum needs "
+            f"{series.source}: expected at least {_MIN_ROWS} rows, got {number}; a spectrum needs "
             "some picoseconds"
         )
     source = _source(series, options.source)
-    temperature, told = _temperature(series, options.temperature)
+    temperature, origin = _temperature(series, options.temperature)
     interval = series.interval
     lags, resolution = _longest_lag(series, options)
     check_sampling(interval)
-    num_points = _num_points(interval, lags, options.spacing or resolution / _ROWS)
+    num_points = _num_points(interval, lags, options.spacing or resolution / _POINTS)
 
     def transform(values: FloatArray) -> FloatArray:
         return spectral_density(autocorrelation(values, lags), interval, options.window, num_points)
@@ -176,15 +176,14 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
     def part(values: FloatArray | None) -> FloatArray | None:
         return None if values is None else values[shown]
 
-    settings = _settings(series, source, options, told, lags * interval, resolution)
+    settings = _settings(series, source, options, origin, lags * interval, resolution)
     return Spectrum(wavenumber[shown], part(infrared), part(absorption), part(power), settings)
 
 
 def autocorrelation(values: FloatArray, max_lag: int) -> FloatArray:
-    """Autocorrelation function <x(0) . x(t)>, unbiased: the sum at each lag over its own number.
+    """Unbiased autocorrelation function <x(0) . x(t)>: each lag is divided by its number of pairs.
 
-    By way of the power spectrum (Wiener and Khinchin), with as many zeros behind the series as keep
-    its two ends apart.
+    Computed from the power spectrum (Wiener and Khinchin) with zero padding.
 
     Args:
         values: shape (n, components); a mean is not subtracted.
@@ -231,7 +230,7 @@ def integral(wavenumber: FloatArray, values: FloatArray) -> float:
 
 
 def _bands(wavenumber: FloatArray, values: FloatArray, most: int = 5) -> list[float]:
-    """Where the highest maxima are [1/cm]."""
+    """Wavenumbers of the highest maxima [1/cm]."""
     inner = values[1:-1]
     peaks = 1 + np.flatnonzero((inner > values[:-2]) & (inner >= values[2:]))
     highest = peaks[np.argsort(values[peaks])[::-1][:most]]
@@ -252,7 +251,7 @@ def _infrared(
     options: SpectrumOptions,
     temperature: float,
 ) -> FloatArray:
-    """Molar absorption [km/mol for 1/cm]."""
+    """Molar absorption [km/mol per 1/cm]."""
     if source == "current":
         density = transform(series.get("current"))
     else:
@@ -270,20 +269,20 @@ def _infrared(
 
 
 def _source(series: TimeSeries, wanted: str) -> str | None:
-    """What the infrared spectrum is made of; None for no such spectrum."""
+    """Source of the infrared spectrum; None without any."""
     if wanted != "auto":
         series.get(wanted)
         return wanted
-    there = [name for name in ("current", "dipole") if name in series.values]
-    if not there and "velocities" not in series.values:
-        series.get("current")  # says what is there
-    return there[0] if there else None
+    present = [name for name in ("current", "dipole") if name in series.values]
+    if not present and "velocities" not in series.values:
+        series.get("current")  # raises, with the quantities that the series has
+    return present[0] if present else None
 
 
 def _longest_lag(series: TimeSeries, options: SpectrumOptions) -> tuple[int, float]:
-    """The longest lag in rows, and the resolution [1/cm] that goes with it."""
+    """The longest lag in rows, and the resolution that follows from it [1/cm]."""
     interval = series.interval
-    # Of lags beyond half of the series there are too few samples. Differences are one fewer.
+    # Lags beyond half of the series have too few samples. Differences have one row less.
     available = (len(series.time) - 1) // 2
     _, width = WINDOWS[options.window]
     finest = width / (available * interval * units.LIGHT_SPEED)
@@ -304,7 +303,7 @@ def _longest_lag(series: TimeSeries, options: SpectrumOptions) -> tuple[int, flo
 
 
 def _temperature(series: TimeSeries, given: float | None) -> tuple[float, str]:
-    """Temperature [K] of the simulation, and where it comes from."""
+    """Temperature of the simulation [K], and its origin in words."""
     stated = series.header.temperature
     if given is not None:
         other = "" if stated in (None, given) else f", given; the series says {stated:g} K"
@@ -321,11 +320,7 @@ def _temperature(series: TimeSeries, given: float | None) -> tuple[float, str]:
 
 
 def check_sampling(interval: float) -> None:
-    """Warn of rows that are too far apart for bonds to hydrogen.
-
-    Args:
-        interval: of time between two rows [ps].
-    """
+    """Warn if the interval between rows [ps] is too long for vibrations of hydrogen."""
     highest = 0.5 / (interval * units.LIGHT_SPEED)
     if highest < _HYDROGEN:
         logger.warning(
@@ -333,7 +328,7 @@ def check_sampling(interval: float) -> None:
             "hydrogen, folds back to wrong places: write rows more often, every %.1f fs",
             1e3 * interval,
             highest,
-            1e3 * _FREQUENT,
+            1e3 * _GOOD_INTERVAL,
         )
 
 

@@ -1,8 +1,8 @@
-"""In which unit reference values seem to be, where that is not the one in which they are read.
+"""Guesses the unit of reference values, where it is not the expected one.
 
-A model that is any good has the values of its reference up to some per cent. If they are nearly
-proportional with a factor that is a conversion between units, or a sign, they are most probably not
-what they are taken for.
+A useful model reproduces its reference to some per cent. If the two are nearly proportional with a
+factor that converts between units, or changes the sign, the reference is most probably in another
+unit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KCAL = units.KCAL_PER_MOL_PER_EV
 _KJ = units.KJ_PER_MOL_PER_EV
 _BOHR = units.BOHR_PER_ANGSTROM
 _HARTREE = units.HARTREE_PER_EV
-#: What 1 in the unit of `UNITS` is in others.
+#: Other units, and the value of one unit of `UNITS` in them.
 _OTHERS: dict[str, dict[str, float]] = {
     "energy": {
         "kcal/mol": _KCAL,
@@ -55,27 +55,27 @@ _OTHERS: dict[str, dict[str, float]] = {
     "dipole": {"Debye": units.DEBYE_PER_E_ANGSTROM, "e Bohr": _BOHR, "e nm": 0.1},
     "born_charges": {},
 }
-#: Fewer numbers prove nothing.
-_FEWEST = 6
-#: Correlation from which on two sets of numbers say the same, and how well factors have to fit.
+#: Smallest number of values for a guess.
+_MIN_VALUES = 6
+#: Smallest correlation for a guess, and tolerance of its factor.
 _CORRELATED, _FIT = 0.8, 1.2
-#: The same for energies, of which the largest part is that of the isolated atoms.
+#: Tolerance for total energies, most of which are energies of the isolated atoms.
 _FIT_OF_TOTALS = 1.02
-#: Nearest atoms are this far apart at least and at most, as a median [A].
+#: Limits of the median distance of nearest atoms [A].
 _NEAR, _FAR = 0.5, 50.0
-#: And hydrogen from an atom of these elements, which it is bound to: 0.9 to 1.2 A, 1.7 to 2.3 Bohr.
-_HOSTS, _IN_BOHR = (6, 7, 8), (1.65, 2.4)
-#: Structures that are looked at, and atoms of each.
-_LOOK_AT = 50, 300
+#: Bonds of hydrogen to these elements are 0.9 to 1.2 A long, which is 1.7 to 2.3 Bohr.
+_HOSTS, _BOHR, _LONG = (6, 7, 8), 1.65, 2.4
+#: Number of structures that are examined, and of atoms in each.
+_SAMPLE = 50, 300
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What reference values seem to be.
+    """The probable unit of reference values.
 
     Attributes:
-        unit: in words.
-        factor: of the reference over the model.
+        unit: its name.
+        factor: ratio of the reference to the model.
     """
 
     unit: str
@@ -83,15 +83,15 @@ class Guess:
 
 
 def guess(quantity: str, reference: FloatArray, model: FloatArray) -> Guess | None:
-    """The unit in which values seem to be, if it is not that of `UNITS`.
+    """Guess the unit of reference values; None if it is that of `UNITS`, or not clear.
 
     Args:
         quantity: one of `UNITS`.
         reference: shape (n,).
-        model: what a model says of the same, shape (n,).
+        model: values of a model, shape (n,).
     """
     norm = float(model @ model)
-    if len(model) < _FEWEST or norm == 0.0 or not reference.any():
+    if len(model) < _MIN_VALUES or norm == 0.0 or not reference.any():
         return None
     slope = float(model @ reference) / norm
     correlation = slope * math.sqrt(norm / float(reference @ reference))
@@ -101,10 +101,10 @@ def guess(quantity: str, reference: FloatArray, model: FloatArray) -> Guess | No
 
 
 def guess_energy(energies: Sequence[tuple[tuple[int, ...], float, float]]) -> Guess | None:
-    """The same for energies, which may count from other isolated atoms than those of the model.
+    """The same for energies, which may have other energies of isolated atoms than the model.
 
     Args:
-        energies: atomic numbers, energy of the reference, and of the model, of each structure.
+        energies: atomic numbers, reference energy and model energy of each structure.
     """
     reference = np.array([energy for _, energy, _ in energies])
     model = np.array([energy for *_, energy in energies])
@@ -112,12 +112,12 @@ def guess_energy(energies: Sequence[tuple[tuple[int, ...], float, float]]) -> Gu
     counts = np.array([[numbers.count(z) for z in elements] for numbers, *_ in energies])
 
     def varying(values: FloatArray) -> FloatArray:
-        """What no energies of isolated atoms explain."""
+        """The part that energies of isolated atoms do not explain."""
         shifts = np.linalg.lstsq(counts, values, rcond=None)[0]
         return np.asarray(values - counts @ shifts)
 
     found = None
-    if len(energies) - np.linalg.matrix_rank(counts) >= _FEWEST:
+    if len(energies) - np.linalg.matrix_rank(counts) >= _MIN_VALUES:
         found = guess("energy", varying(reference), varying(model))
     if found is None and model.all():
         ratios = reference / model
@@ -140,17 +140,13 @@ def _nearest(quantity: str, slope: float, fit: float) -> Guess | None:
 
 
 def check_positions(frames: Sequence[Frame]) -> None:
-    """Refuse positions that are in another unit than Angstrom.
-
-    Raises:
-        InputError: in nm or pm, where no model has a result; Bohr is told by a warning.
-    """
+    """Refuse positions in nm or pm, and warn of those in Bohr or otherwise too large."""
     distances, of_hydrogen = [], []
-    for frame in frames[: _LOOK_AT[0]]:
-        numbers = np.array(frame.numbers[: _LOOK_AT[1]])
+    for frame in frames[: _SAMPLE[0]]:
+        numbers = np.array(frame.numbers[: _SAMPLE[1]])
         if len(numbers) < 2:
             continue
-        nearest, neighbor = _nearest_atoms(frame.positions[: _LOOK_AT[1]])
+        nearest, neighbor = _nearest_atoms(frame.positions[: _SAMPLE[1]])
         distances += nearest.tolist()
         bound = (numbers == 1) & np.isin(numbers[neighbor], _HOSTS)
         of_hydrogen += nearest[bound].tolist()
@@ -162,16 +158,17 @@ def check_positions(frames: Sequence[Frame]) -> None:
             f"data: expected positions in A, got nearest atoms {usual:.3g} apart, which seems to "
             f"be in {'nm' if usual < _NEAR else 'pm'}; convert them"
         )
-    if of_hydrogen and _IN_BOHR[0] < float(np.median(of_hydrogen)) < _IN_BOHR[1]:
+    if of_hydrogen and (bond := float(np.median(of_hydrogen))) > _BOHR:
         logger.warning(
-            "the positions seem to be in Bohr, expected A: hydrogen is %.3g from the nearest atom; "
+            "the positions seem to be %s, expected A: hydrogen is %.3g from the nearest atom; "
             "convert them",
-            float(np.median(of_hydrogen)),
+            "in Bohr" if bond < _LONG else "in another unit",
+            bond,
         )
 
 
 def _nearest_atoms(positions: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp]]:
-    """Distance of the nearest other atom, without images, and which it is; shape (n,) each."""
+    """Distance and index of the nearest other atom, without images; shape (n,) each."""
     squared = ((positions[:, None] - positions) ** 2).sum(axis=-1)
     np.fill_diagonal(squared, np.inf)
     neighbor = squared.argmin(axis=1)

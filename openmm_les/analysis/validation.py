@@ -1,4 +1,4 @@
-"""A model against reference data: energies, forces, stress, dipoles, Born effective charges."""
+"""Validates a model against reference energies, forces, stresses, dipoles and Born charges."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["KEYS", "Frame", "Statistics", "Validation", "formula", "read_frames"
 
 logger = logging.getLogger(__name__)
 
-#: The transposed order is told to be better if it leaves less than this fraction of the error.
+#: Warn if transposed Born charges leave less than this fraction of the error.
 _CLEARLY_BETTER = 0.9
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """How well one quantity is reproduced.
+    """Errors of one quantity.
 
     Attributes:
         quantity: its name.
         unit: of `rmse`, `mae` and `bias`.
-        number: of values.
+        number: number of values.
         rmse: root mean square error.
         mae: mean absolute error.
         bias: mean of model minus reference.
@@ -73,12 +73,12 @@ class Statistics:
 
 @dataclass
 class Validation:
-    """Reference and model, frame by frame.
+    """Reference and model values of all structures.
 
     Attributes:
         frames: the reference.
-        results: what the model says, in the same order, with the same things missing.
-        model: path of the artifact and hash of its content.
+        results: values of the model in the same order; None where the reference has None.
+        model: path and hash of the artifact.
     """
 
     frames: list[Frame] = field(default_factory=list)
@@ -87,12 +87,12 @@ class Validation:
 
     @property
     def files(self) -> list[str]:
-        """Where the reference comes from."""
+        """Files of the reference."""
         return sorted({frame.source for frame in self.frames} - {""})
 
     @property
     def keys(self) -> dict[str, list[str]]:
-        """Under which names the files have what is compared."""
+        """Names in the files of the quantities that are compared."""
         return {
             name: sorted({frame.keys[name] for frame in self.frames if name in frame.keys})
             for name in KEYS
@@ -101,16 +101,16 @@ class Validation:
 
     @property
     def not_compared(self) -> list[str]:
-        """Names of what else the files say of the structures."""
+        """Names in the files of values that are not compared."""
         compared = {key for keys in self.keys.values() for key in keys}
         there = {key for frame in self.frames for key in (*frame.unused, *frame.keys.values())}
         return sorted(there - compared)
 
     def pairs(self, name: str) -> tuple[FloatArray, FloatArray]:
-        """All values of reference and model where both have them, shape (n,) each.
+        """Values of reference and model where both have them, shape (n,) each.
 
         Args:
-            name: ``'energy'`` is for each atom; also ``'energy_shifted'``.
+            name: a quantity, or ``'energy_shifted'``; energies are per atom.
         """
         if name == "energy_shifted":
             reference, model = self.pairs("energy")
@@ -131,10 +131,10 @@ class Validation:
 
     @cached_property
     def _shift(self) -> FloatArray:
-        """What one energy for each element adds to the model's energies per atom, by least squares.
+        """Shift of the energies per atom by one energy for each element, from least squares.
 
-        References agree on these energies up to a choice (isolated atoms, formation energies, ...),
-        of which forces know nothing.
+        References differ in these energies (isolated atoms, formation energies, ...), on which
+        forces do not depend.
         """
         both = [
             (frame, result)
@@ -149,7 +149,7 @@ class Validation:
         return np.asarray(fractions @ shifts)
 
     def statistics(self) -> list[Statistics]:
-        """A row for each quantity that there is."""
+        """Statistics of each quantity."""
         rows = []
         for name, label, unit, scale in (
             ("energy", "energy per atom", "meV", 1e3),
@@ -165,12 +165,12 @@ class Validation:
         return rows
 
     def has(self, name: str) -> bool:
-        """Whether there is anything to compare for a quantity; see `pairs`."""
+        """Whether a quantity can be compared; see `pairs`."""
         name = name.removesuffix("_shifted")
         return any(getattr(result, name) is not None for result in self.results)
 
     def to_csv(self) -> str:
-        """A row for each frame; empty cells for what its reference does not say."""
+        """A table with a row for each structure; cells without a reference value are empty."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         columns = ["frame", "formula", "atoms"]
@@ -210,17 +210,15 @@ def validate(
 ) -> Validation:
     """Evaluate a model on structures with reference values.
 
-    Dipoles and Born effective charges are those of `SystemModel.response`. A model that has no
-    dipole for a structure, since that is periodic, is not compared with one.
+    Dipoles and Born effective charges are those of `SystemModel.response`; dipoles of periodic
+    structures are not compared. A warning names reference values that seem to be in another unit.
 
     Args:
         artifact: the model.
         frames: structures and reference values.
         precision: of the model.
         device: torch device.
-        progress: wraps the loop over structures, in an order that saves time.
-
-    Values that seem to be in another unit are told by a warning.
+        progress: wraps the loop over structures, such as a progress bar.
 
     Raises:
         InputError: an element that the model does not know, a box too small, or positions that are
@@ -230,7 +228,7 @@ def validate(
     unit_guess.check_positions(frames)
     models: dict[tuple[tuple[int, ...], bool], SystemModel] = {}
     found: dict[int, Frame] = {}
-    # Structures of the same atoms one after the other, so that one model is there at a time.
+    # Structures of the same atoms follow each other, so that one model at a time is enough.
     order = sorted(range(len(frames)), key=lambda i: (frames[i].numbers, frames[i].cell is None))
     for index in progress(order):
         frame = frames[index]
@@ -259,7 +257,7 @@ def validate(
 
 
 def formula(numbers: Sequence[int]) -> str:
-    """Elements and how many atoms of each there are, as in C3H7N1O2."""
+    """Chemical formula, such as C3H7N1O2."""
     from openmm.app import Element
 
     symbols = [str(Element.getByAtomicNumber(z).symbol) for z in numbers]
@@ -267,7 +265,7 @@ def formula(numbers: Sequence[int]) -> str:
 
 
 def _evaluate(model: SystemModel, frame: Frame) -> Frame:
-    """What the model says of a structure, for the quantities that its reference has."""
+    """Values of the model for the quantities that the reference has."""
     energy = forces = dipole = born = stress = None
     if not (frame.energy is None and frame.forces is None and frame.stress is None):
         result = model.evaluate(frame.positions, frame.cell)
@@ -287,7 +285,7 @@ def _evaluate(model: SystemModel, frame: Frame) -> Frame:
 
 
 def _check_units(result: Validation) -> None:
-    """Tell which reference values seem to be in another unit, or to have the other sign."""
+    """Warn of reference values that seem to be in another unit, or to have the other sign."""
     guesses = {
         name: unit_guess.guess(name, *result.pairs(name))
         for name in ("forces", "stress", "dipole", "born_charges")
@@ -315,7 +313,7 @@ def _check_units(result: Validation) -> None:
 
 
 def _check_born_axes(result: Validation) -> None:
-    """Tell when the reference would fit better the other way round."""
+    """Warn if the Born charges of the reference fit better when transposed."""
     error = swapped = 0.0
     for frame, model in zip(result.frames, result.results, strict=True):
         if frame.born_charges is not None and model.born_charges is not None:

@@ -16,7 +16,7 @@ _LARGEST = 1e12
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A short-range network and its LES parameters, as ``docs/design.md`` defines them per family.
+    """A short-range network and its LES parameters; docs/reference/formats/ defines them.
 
     Attributes:
         family: name of the architecture, such as ``"mace"``; decides what `hyper` and `state` mean.
@@ -45,8 +45,7 @@ class CanonicalModel:
         """
         import torch
 
-        from openmm_les.artifact.schema import check_model
-        from openmm_les.artifact.shapes import check_state
+        from openmm_les.artifact.schema import check_model, check_state
 
         if not all(isinstance(tensor, torch.Tensor) for tensor in self.state.values()):
             raise Damage("weights: expected tensors, got something else")

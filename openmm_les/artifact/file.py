@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.files.reading import Damage, Kind, boundary, parse_json, read_file
-from openmm_les.files.writing import check_output, write_atomically
+from openmm_les.files.writing import check_output, user_path, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,22 @@ class Artifact:
     def __getstate__(self) -> dict[str, Any]:
         """Without weights and module, which are read again where they are needed."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def unsaved(
+        cls, canonical: "CanonicalModel", path: Path, *, dtype: str = "float32", **stated: Any
+    ) -> "Artifact":
+        """A model that is not in a file yet, to be evaluated in this process.
+
+        Args:
+            canonical: the model.
+            path: where it will be.
+            dtype: as for `save`.
+            **stated: further metadata.
+        """
+        artifact = cls(path, "", _describe(canonical, dtype, **stated))
+        vars(artifact)["canonical"] = canonical
+        return artifact
 
     @property
     def elements(self) -> list[int]:
@@ -189,7 +205,27 @@ def save(
     module = build_module(canonical, dtype) if module is None else module
     weights = io.BytesIO()
     torch.save(dict(canonical.state), weights)
-    metadata = {
+    metadata = _describe(
+        canonical,
+        dtype,
+        charge_sign=charge_sign,
+        licence=licence,
+        citation=citation,
+        verification=verification or {"status": "not verified", "reason": "not requested"},
+    )
+    extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
+    # In memory: on a full disk torch ends the process, and leaves half a file.
+    content = io.BytesIO()
+    torch.jit.save(module, content, _extra_files=extra)  # type: ignore[no-untyped-call]
+    write_atomically(output, content.getvalue(), overwrite=overwrite)
+    return output
+
+
+def _describe(canonical: "CanonicalModel", dtype: str, **stated: Any) -> dict[str, Any]:
+    """The metadata of an artifact."""
+    import torch
+
+    return {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
         "family": canonical.family,
@@ -199,34 +235,24 @@ def save(
         "dtype": dtype,
         "les": dict(canonical.les),
         "provenance": dict(canonical.provenance),
-        "charge_sign": charge_sign,
-        "licence": licence,
-        "citation": citation,
+        "charge_sign": None,
         "source": dict(canonical.source),
-        "verification": verification or {"status": "not verified", "reason": "not requested"},
+        **stated,
         "versions": {"openmm-les": __version__, "torch": torch.__version__},
         "hyper": canonical.hyper,
     }
-    extra = {_METADATA: json.dumps(metadata, indent=1), _CANONICAL: weights.getvalue()}
-    # In memory: on a full disk torch ends the process, and leaves half a file.
-    content = io.BytesIO()
-    torch.jit.save(module, content, _extra_files=extra)  # type: ignore[no-untyped-call]
-    write_atomically(output, content.getvalue(), overwrite=overwrite)
-    return output
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of an artifact, without torch and without running anything from the file.
 
     Args:
-        path: path or name of the model; see `openmm_les.catalog.find`.
+        path: of the file; `openmm_les.catalog.find` has those of models with a name.
 
     Raises:
         ArtifactError: the file is missing, corrupt, too new, or not an openmm-les artifact.
     """
-    from openmm_les import catalog
-
-    file = catalog.find(path)
+    file = user_path(path)
     with boundary(file, _KIND):
         return _metadata(file, _open(file)[1])
 
@@ -235,14 +261,12 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     """Opens an artifact and checks that it is whole.
 
     Args:
-        path: path or name of the model; see `openmm_les.catalog.find`.
+        path: of the file; `openmm_les.catalog.open_model` takes names of models, too.
 
     Raises:
         ArtifactError: see `inspect`; also a damaged archive.
     """
-    from openmm_les import catalog
-
-    file = catalog.find(path)
+    file = user_path(path)
     with boundary(file, _KIND):
         content, archive = _open(file)
         metadata = _metadata(file, archive)

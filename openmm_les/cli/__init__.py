@@ -27,7 +27,7 @@ FAILURE = 1
 
 
 class _Commands(click.Group):
-    """Finds a command in the module of its name."""
+    """Imports a command from the module of its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -50,7 +50,7 @@ def cli(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 2 the user can mend it, 1 anything else.
+    """Run the command line and exit: 0 done, 2 an error that the user can correct, 1 any other.
 
     Args:
         arguments: the command line without the program name; None takes that of the process.

@@ -21,10 +21,10 @@ _MARKS = {"ok": "ok", "warning": "--", "error": "!!"}
 @flags.as_json("Print the findings as JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Examine this installation and print the commands that mend it.
+    """Examine this installation and print the commands that repair it.
 
-    Tries every backend in a process of its own, so that a crash is told and not suffered. Exit
-    status 1 if simulations cannot run, else 0, also with warnings (--).
+    Tries every backend in a process of its own, so that a crash is reported. Exit status 1 if
+    simulations cannot run, else 0, also with warnings (--).
     """
     from openmm_les import __version__, doctor
 
@@ -46,14 +46,14 @@ def _print(findings: list[Finding]) -> None:
     width = max(len(finding.name) for finding in findings) + 2
     for finding in findings:
         echo(f"{_MARKS[finding.status]}  {finding.name:<{width}}{finding.text}")
-        # Plugins that are rightly absent are for --json; the cached files are worth a look.
+        # Details of what works are for --json, except the cached files.
         shown = finding.status != "ok" or finding.name == "cached"
         for line in finding.details if shown else ():
             echo(" " * (4 + width) + line)
-    # Errors first, and a command that mends two findings once.
+    # Errors first, and each command once.
     ordered = sorted(findings, key=lambda finding: finding.status != "error")
     commands = dict.fromkeys(finding.fix for finding in ordered if finding.fix)
     if commands:
-        echo("\nto mend or add what is marked:")
+        echo("\nto repair or add what is marked:")
         for fix in commands:
             echo(f"  {fix}")

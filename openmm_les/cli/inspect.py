@@ -12,7 +12,7 @@ import click
 from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
 
-_AS_THEY_ARE = (
+_PLAIN = (
     "source",
     "dtype",
     "charge_sign",
@@ -37,9 +37,9 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
 
     FILE may be the name of a model. Nothing in it is run, except with --verify.
     """
-    from openmm_les import artifact
+    from openmm_les.catalog import open_model
 
-    opened = artifact.load(file)
+    opened = open_model(file)
     metadata = opened.metadata | {"sha256": opened.sha256}
     if verify:
         from openmm_les_export.verification.script_check import check_script
@@ -58,7 +58,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
 
 
 def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and texts of the table, in the order in which people ask."""
+    """Names and texts of the table."""
     from openmm.app import Element
 
     les = metadata["les"]
@@ -73,7 +73,7 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"self-interaction {kept}",
     )
     yield "parameters", _text(_by_origin(metadata.get("provenance", {})))
-    for name in _AS_THEY_ARE:
+    for name in _PLAIN:
         yield name.replace("_", " "), _text(metadata.get(name))
     yield "format", str(metadata["format_version"])
     if "script" in metadata:
@@ -82,7 +82,7 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _by_origin(provenance: Mapping[str, str]) -> dict[str, str]:
-    """From parameters and where they came from to origins and what came from there."""
+    """Parameters of each origin, from the origin of each parameter."""
     origins: dict[str, list[str]] = {}
     for name, origin in provenance.items():
         origins.setdefault(origin, []).append(name)

@@ -41,7 +41,7 @@ def command(
     continues a killed one bit by bit, and leaves a finished one alone.
     """
     given = {
-        name: None if value == "null" else value  # as the help and files say it
+        name: None if value == "null" else value  # as in files
         for name, value in fields.items()
         if value is not None
     }
@@ -56,17 +56,17 @@ def command(
     try:
         result = md.run(settings, resume=resume, overwrite=overwrite, callbacks=callbacks)
     except KeyboardInterrupt:
-        _tell_how_to_resume(settings)
+        _print_how_to_resume(settings)
         sys.exit(128 + signal.SIGINT)
     except SystemExit:
-        _tell_how_to_resume(settings)
+        _print_how_to_resume(settings)
         raise
     finally:
         callbacks.close()
     echo(result.to_json() if as_json else result.table() + "\n", nl=False)
 
 
-def _tell_how_to_resume(settings: configs.RunConfig) -> None:
+def _print_how_to_resume(settings: configs.RunConfig) -> None:
     file = settings.output / "config.yaml"
     if file.exists():
         path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
@@ -85,7 +85,7 @@ class _Lines(RunCallbacks):
 
     def progress(self, progress: Progress) -> None:
         part = _PARTS * progress.step // progress.steps
-        if self._last[0] != progress.phase:  # this process may begin in the middle
+        if self._last[0] != progress.phase:  # a resumed run begins in the middle
             self._last = (progress.phase, part if progress.step < progress.steps else 0)
         if part > self._last[1]:
             self._last = (progress.phase, part)

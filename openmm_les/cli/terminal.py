@@ -1,4 +1,4 @@
-"""How every command reads paths and writes text."""
+"""Paths and texts of every command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openmm_les.files.writing import user_path
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print text that may come from a file: what would steer the terminal is shown instead."""
+    """Print text that may come from a file, with control characters made visible."""
     click.echo(printable(text), err=err, nl=nl)
 
 
@@ -26,7 +26,7 @@ class PrintableFormatter(logging.Formatter):
 
 
 class UserPath(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A path; it may begin with ``~`` where the shell leaves that alone, as in ``--output=~/x``."""
+    """A path; also with ``~`` where the shell does not expand it, as in ``--output=~/x``."""
 
     name = "path"
 

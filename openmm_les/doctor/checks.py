@@ -1,7 +1,7 @@
-"""What works in this installation, what does not, and the command that mends it.
+"""Checks of an installation, with the commands that repair it.
 
-Reads the versions of packages from their metadata and leaves everything that imports them to
-child processes (`probes`), so that no installation is too broken to be examined.
+Versions of packages are read from metadata, and packages are only imported in child processes
+(`probes`), so that every broken installation can be examined.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from openmm_les.versions import OPENMMTORCH_BUILT_FOR, REQUIREMENTS, extras, num
 
 Status = Literal["ok", "warning", "error"]
 
-#: What is missing without an extra. Others hold no package of their own, or are for developers.
+#: What is missing without each extra; others have no package of their own, or are for developers.
 _WITHOUT = {
     "ase": "no ASE calculator",
     "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
     "examples": "one of the examples does not run",
-    "mace": "exports are not compared with mace-torch",
-    "nequip": "exports are not compared with nequip",
     "torchforce": "no TorchForce",
 }
-#: Extras that pip cannot have together, and the package of the other one.
+#: Extras that cannot be installed together, and the package of the other one.
 _EXCLUDED_BY = {"mace": "nequip", "nequip": "mace-torch"}
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
@@ -43,11 +41,11 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at; does not change between releases.
+        name: what was checked; does not change between releases.
         status: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run).
-        text: what was found.
-        fix: the pip command that mends it, or None.
-        details: lines that belong to it, such as the cached files.
+        text: the result.
+        fix: the command that repairs it, or None.
+        details: more lines, such as the cached files.
     """
 
     name: str
@@ -58,7 +56,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything (seconds); never raises, a check that fails is a finding."""
+    """Run all checks, which takes seconds; never raises: a check that fails is a finding."""
     try:
         outcomes = probes.run_all()
     except Exception as error:
@@ -87,7 +85,7 @@ def examine() -> list[Finding]:
 
 
 def worst(findings: list[Finding]) -> Status:
-    """The status of the whole installation."""
+    """Status of the whole installation."""
     found = {finding.status for finding in findings}
     return "error" if "error" in found else "warning" if "warning" in found else "ok"
 
@@ -112,28 +110,39 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    """Packages that add something; one of several extras counts for the first."""
-    listed = extras()
+    """Optional packages; one that belongs to several extras counts for the first."""
+    listed, without = extras(), _without()
     optional: dict[str, tuple[str, str]] = {}
-    for extra in _WITHOUT:
+    for extra in without:
         for requirement in listed.get(extra, ()):
             name = re.split(r"[^\w.-]", requirement)[0]
             if name not in REQUIREMENTS:
                 optional.setdefault(name, (extra, requirement))
     for name, (extra, requirement) in optional.items():
-        yield _optional(name, extra, requirement)
+        yield _optional(name, extra, requirement, without[extra])
 
 
-def _optional(name: str, extra: str, requirement: str) -> Finding:
+def _without() -> dict[str, str]:
+    """What is missing without each extra."""
+    from openmm_les.networks.registry import families
+
+    found = dict(_WITHOUT)
+    for family in families().values():
+        if family.extra is not None:
+            found.setdefault(family.extra, f"exports are not compared with {family.original}")
+    return found
+
+
+def _optional(name: str, extra: str, requirement: str, without: str) -> Finding:
     version, other = version_of(name), _EXCLUDED_BY.get(extra)
     # No command for TorchForce: its torch may be older than the one here, and PythonForce works
     # with any.
     fix = None if extra == "torchforce" else f"pip install 'openmm-les[{extra}]'"
     if version is None and other and version_of(other):
-        text = f"not installed (optional): {_WITHOUT[extra]}; it cannot be where {other} is"
+        text = f"not installed (optional): {without}; it cannot be where {other} is"
         return Finding(name, "ok", text)
     if version is None:
-        return Finding(name, "warning", f"not installed (optional): {_WITHOUT[extra]}", fix)
+        return Finding(name, "warning", f"not installed (optional): {without}", fix)
     if numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
         return Finding(name, "warning", f"{version} is too old, needed: {requirement}", fix)
     return Finding(name, "ok", version)
@@ -154,7 +163,7 @@ def _build(torch: Outcome) -> str:
 
 
 def _combinations(torch: Outcome) -> Iterator[Finding]:
-    """Versions that do not go together, as far as that is known without trying."""
+    """Versions that are known not to work together."""
     openmm, openmmml = version_of("openmm"), version_of("openmmml")
     minimum = REQUIREMENTS["openmm"].partition(">=")[2]
     if openmmml and openmm and numbers_of(openmm) < numbers_of(minimum):
@@ -226,7 +235,7 @@ def _opencl(opencl: Outcome) -> Iterator[Finding]:
 
 
 def _follows(text: str, failures: tuple[str, ...]) -> bool:
-    """Whether a plugin only misses another one that failed itself, or belongs to openmm-torch."""
+    """Whether a plugin failed because another one did, or belongs to openmm-torch."""
     library, _, reason = text.partition(": ")
     failed = {failure.partition(": ")[0] for failure in failures}
     return "OpenMMTorch" in library or reason.partition(":")[0] in failed - {library}
@@ -255,7 +264,7 @@ def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
 
 
 def _arithmetic(torch: Outcome) -> Iterator[Finding]:
-    """Whether torch begins with other products than float32 ones, as some containers say."""
+    """Whether the environment makes torch replace float32 in matrix products."""
     precision = torch.data.get("products", "none")
     if precision not in ("none", "ieee"):
         text = (
@@ -266,7 +275,7 @@ def _arithmetic(torch: Outcome) -> Iterator[Finding]:
 
 
 def _threads(torch: Outcome) -> Iterator[Finding]:
-    """How many threads there are, and how they should wait where others want the cores too."""
+    """Number of threads, and how they should wait on a shared machine."""
     if "threads" not in torch.data:
         return
     text = f"{torch.data['threads']} for torch, load of the machine {os.getloadavg()[0]:.1f}"
@@ -329,7 +338,7 @@ def _cache() -> Iterator[Finding]:
     folder = cache_directory().absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        # Permission bits do not tell: root, read-only mounts and full disks are beyond them.
+        # Permission bits are not enough, because of root, read-only mounts and full disks.
         with tempfile.TemporaryFile(dir=existing) as stream:
             stream.write(b"x")
         note = "writable" if existing == folder else "not made yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -21,8 +22,8 @@ from openmm_les.electrostatics.mesh import MeshEwald, mesh_size_for
 from openmm_les.electrostatics.pairs import PairSum
 from openmm_les.errors import InputError
 
-#: Largest temporary array on a GPU, which wants few and large kernels: some 100 MB.
-_ELEMENTS_ON_GPU = 2**24
+#: Elements of the largest temporary array on a GPU, which wants few and large kernels: 100 MB.
+GPU_CHUNK_ELEMENTS = 2**24
 _NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
 
 
@@ -60,34 +61,45 @@ def build_electrostatics(
     missing = [name for name in _NEEDED if name not in les]
     if missing:
         raise InputError(f"les: expected {', '.join(_NEEDED)}; missing {', '.join(missing)}")
-    remove_self_interaction = bool(les["remove_self_interaction"])
-    sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
+    model: dict[str, Any] = {
+        "sigma": float(les["sigma"]),
+        "prefactor": float(les["prefactor"]),
+        "remove_self_interaction": bool(les["remove_self_interaction"]),
+    }
     if not periodic:
         if options.method == "mesh" or options.cutoff == "smooth":
             raise InputError(
                 "ewald='mesh' and lesCutoff='smooth' are for periodic systems, and this one is "
                 "not: leave them out, or give the topology box vectors"
             )
-        return PairSum(
-            sigma=sigma,
-            prefactor=prefactor,
-            remove_self_interaction=remove_self_interaction,
-            dtype=dtype,
-        )
+        return PairSum(**model, dtype=dtype)
     if cell is None:
         raise InputError("cell: expected three lattice vectors [A] for a periodic system, got None")
     if not margin >= 1.0:
         raise InputError(f"margin: expected a factor of at least 1, got {margin}")
-    kernel = ReciprocalKernel(
-        sigma=sigma,
-        dl=float(les["dl"]),
-        prefactor=prefactor,
-        remove_self_interaction=remove_self_interaction,
-        cutoff=options.cutoff,
-    )
+    kernel = ReciprocalKernel(**model, dl=float(les["dl"]), cutoff=options.cutoff)
+    elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
+    return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)
+
+
+def _periodic_sum(
+    kernel: ReciprocalKernel,
+    cell: torch.Tensor,
+    dtype: torch.dtype,
+    num_atoms: int,
+    options: EwaldOptions,
+    margin: float,
+    elements: int | None,
+) -> DirectEwald | MeshEwald:
+    """The mesh where it is asked for, or faster, or alone affordable; else the direct sum.
+
+    Args:
+        kernel: the interaction.
+        cell, dtype, num_atoms, options, margin: see `build_electrostatics`.
+        elements: those of the largest temporary array; None leaves it to the sum.
+    """
     limits = k_limits_for(cell, kernel.k_max, margin)
     octant = [n + 1 for n in limits]
-    elements = _ELEMENTS_ON_GPU if torch.device(device).type != "cpu" else None
     direct_fits = is_affordable(bytes_of_direct(octant), num_atoms)
     if options.method == "mesh" or (options.method == "auto" and not wants_exact(options, dtype)):
         rule = find_rule(options.tolerance, dtype)

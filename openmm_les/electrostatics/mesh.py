@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
@@ -130,12 +131,14 @@ class MeshEwald(nn.Module):
         self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
         self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
 
-        # Integers of the real transform, and of them those that the largest box can need.
+        self._register_vectors(mesh, coefficients)
+
+    def _register_vectors(self, mesh: Sequence[int], coefficients: FloatArray) -> None:
+        """Integers of the real transform that the largest box can need, and their factors."""
         axes = [np.rint(np.fft.fftfreq(n, 1.0 / n)) for n in mesh[:2]]
         axes.append(np.arange(mesh[2] // 2 + 1.0))
-        needed = [
-            abs(a) <= n * spacing / kernel.resolution for a, n in zip(axes, mesh, strict=True)
-        ]
+        resolution = self.kernel.resolution
+        needed = [abs(a) <= n * self.spacing / resolution for a, n in zip(axes, mesh, strict=True)]
         inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
         self.register_buffer("modes", torch.from_numpy(np.flatnonzero(inside)))
         chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]

@@ -57,10 +57,12 @@ class ModuleBuilder:
         surroundings: MM charges around it.
         electric_field: whether the module takes an electric field.
         geometry: finds its atoms and MM charges among other particles.
-        for_gpu: whether it will run on a GPU.
-        static_shapes: whether it does the same work for every structure.
+        to_gpu: whether it will be moved to a GPU.
+        static_shapes: whether it does the same work for every structure, as always on a GPU.
 
     Attributes:
+        device: where the modules are.
+        for_gpu: whether they will run on a GPU.
         network: the network of the species present, once a module has been built.
         reference_energy: sum of the isolated-atom energies [eV].
     """
@@ -75,18 +77,19 @@ class ModuleBuilder:
         surroundings: Surroundings | None,
         electric_field: bool,
         geometry: Geometry | None,
-        for_gpu: bool,
+        to_gpu: bool,
         static_shapes: bool,
     ) -> None:
         self._artifact = artifact
         self._options = options
-        self._device = torch.device(options.device or "cpu")
+        self.device = torch.device(options.device or "cpu")
+        on_gpu = self.device.type != "cpu"
+        self.for_gpu = on_gpu or to_gpu
         self._periodic = periodic
         self._surroundings = surroundings
         self._in_field = electric_field
         self._geometry = geometry
-        self._for_gpu = for_gpu
-        self._static_shapes = static_shapes
+        self._static_shapes = on_gpu or static_shapes or options.engine == "compile"
         elements = sorted(set(numbers))
         known = {z: i for i, z in enumerate(artifact.elements)}
         self._present = [known[z] for z in elements]
@@ -110,15 +113,15 @@ class ModuleBuilder:
             model = SpecializedModel(**parts)
         if self._geometry is not None:
             model = self._geometry.around(model, in_field=self._in_field)
-        model = model.eval().to(self._device)
-        if self._for_gpu:
-            fit_blocks(model, self._device)
+        model = model.eval().to(self.device)
+        if self.for_gpu:
+            fit_blocks(model, self.device)
         return model
 
     def response(self, buffers: Buffers) -> ResponseModule:
         """Charges and Born effective charges, with network and kernel of the last `model`."""
         response = ResponseModule(physical=self.physical_charges, **self._parts(buffers))
-        return response.eval().to(self._device)
+        return response.eval().to(self.device)
 
     @cached_property
     def physical_charges(self) -> PhysicalCharges:
@@ -158,7 +161,7 @@ class ModuleBuilder:
 
     def _fit_network(self, buffers: Buffers) -> None:
         """Build the network in the variant for the present capacity, if it is not that one."""
-        few = self._for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
+        few = self.for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
         if self.network is None or few != self._few_kernels:
             self._few_kernels = few
             self.network = build_network(
@@ -178,7 +181,7 @@ class ModuleBuilder:
         cell = None if buffers.cell is None else torch.from_numpy(buffers.cell)
         les, around = self._artifact.canonical.les, self._surroundings
         margin = BOX_GROWTH if self._periodic else 1.0
-        device = "cuda" if self._for_gpu else "cpu"
+        device = "cuda" if self.for_gpu else "cpu"
         own = build_electrostatics(
             les,
             self._periodic and (around is None or around.images == "native"),

@@ -1,4 +1,4 @@
-"""How large the buffers of one system have to be: neighbours, periodic images, cells, box."""
+"""Sizes of the buffers of one system: neighbours, periodic images, cells, box."""
 
 import logging
 import math
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 #: A box may grow by this factor before the k-space buffers are outgrown (15 % of the volume).
 BOX_GROWTH = 1.15 ** (1 / 3)
-#: A box may shrink to this fraction before the periodic images looked at are too few.
+#: A box may shrink to this factor before more periodic images are needed.
 _BOX_SHRINKAGE = 0.85 ** (1 / 3)
-#: Slots for the nearest neighbours, whose number fluctuates more, beyond what a structure needs.
+#: Extra head-room of the slots for nearest neighbours, whose number fluctuates more.
 _INNER_MARGIN = 1.25
-#: Image ranges beyond this make the search absurdly slow: the box is wrong, or a supercell better.
+#: Beyond this image range the search is so slow that the box is wrong or a supercell is better.
 _MAX_IMAGE_RANGE = 3
 
 
@@ -32,16 +32,16 @@ class Buffers:
         num_atoms: atoms that have neighbours.
         cutoff: cutoff radius [A].
         cell: lattice vectors of `checked_cell`; None if not periodic.
-        positions: a structure from which capacities are chosen, shape (n, 3) [A], if there is one.
-        max_neighbors: slots for each atom's neighbours instead of a choice from `positions`.
+        positions: a structure from which capacities are chosen, shape (n, 3) [A], or None.
+        max_neighbors: slots for each atom's neighbours; None chooses them from `positions`.
         for_gpu: whether the module will run on a GPU.
-        inner_cutoff: cutoff [A] of nearest neighbours that the network keeps apart, as CHGNet does
-            for its angles.
+        inner_cutoff: cutoff [A] of nearest neighbours for which the network has slots of its own,
+            as CHGNet for its angles.
 
     Attributes:
-        cell: the box they are made for.
+        cell: the box that they fit.
         capacity: slots for each atom's neighbours.
-        inner_slots: slots for each atom's nearest neighbours; 0 if they are not kept apart.
+        inner_slots: slots for each atom's nearest neighbours; 0 if the network has none.
         grid: cells in which to search for neighbours; None compares every pair.
     """
 
@@ -66,7 +66,7 @@ class Buffers:
 
     @property
     def ranges(self) -> Sequence[int]:
-        """Periodic images to look at along each axis."""
+        """Periodic images along each axis that the neighbour search includes."""
         if self.cell is None:
             return [0, 0, 0]
         return image_range(self.cell, self._cutoff, _BOX_SHRINKAGE)
@@ -85,7 +85,7 @@ class Buffers:
         if bits & STATUS_BOX and cell is not None:
             self.cell = checked_cell(cell, self._cutoff)
             logger.info("the box has outgrown its buffers; making new ones")
-        # Counted in the current box: a barostat may have shrunk the one that buffers were made for.
+        # Count in the current box: a barostat may have shrunk it since the buffers were made.
         self.capacity = max(self.capacity, self._capacity_for(positions, cell))
         self.inner_slots = max(self.inner_slots, self._inner_slots_for(positions, cell))
         self.grid = self._grid_for(positions, cell)
@@ -101,7 +101,7 @@ class Buffers:
         return with_headroom(largest_number_of_neighbors(positions, box, self._cutoff))
 
     def _inner_slots_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
-        """Slots for the nearest neighbours; as many more as the user asks for with maxNeighbors."""
+        """Slots for the nearest neighbours, which grow with maxNeighbors."""
         if self._inner_cutoff is None:
             return 0
         density = (self._inner_cutoff / self._cutoff) ** 3
@@ -113,7 +113,7 @@ class Buffers:
         return min(self.capacity, math.ceil(slots))
 
     def _grid_for(self, positions: FloatArray | None, box: FloatArray | None) -> CellGrid | None:
-        """Cells for a structure in its box, which may shrink as other buffers allow."""
+        """Cells for a structure in its box, which may shrink as far as other buffers allow."""
         if positions is not None:
             finite = np.isfinite(positions).all()
             positions = positions[: self._num_atoms] if finite else None
@@ -152,12 +152,12 @@ def checked_cell(cell: npt.ArrayLike | None, cutoff: float) -> FloatArray:
     limit = cutoff / (_MAX_IMAGE_RANGE + 0.5) / _BOX_SHRINKAGE
     if height < limit:
         raise InputError(
-            f"cell: the box is too small: its faces are {height:.3f} A apart, a model with a "
-            f"cutoff of {cutoff:g} A needs {limit:.3f} A or more; use a supercell"
+            f"cell: the box is too small: its faces are {height:.3f} A apart, but a model with a "
+            f"cutoff of {cutoff:g} A needs at least {limit:.3f} A; use a supercell"
         )
     return array
 
 
 def with_headroom(neighbors: float) -> int:
-    """Slots for atoms with up to `neighbors` neighbours now: a tenth more, in steps of 4."""
+    """Slots for atoms with up to `neighbors` neighbours: a tenth more, rounded up to 4."""
     return 4 * math.ceil((1.1 * neighbors + 1) / 4)

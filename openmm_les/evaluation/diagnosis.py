@@ -1,4 +1,4 @@
-"""Which atoms of a structure are to blame for a status, found on the host."""
+"""Which atoms of a structure cause an invalid status, found on the host."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
 from openmm_les.evaluation.status import STATUS_COINCIDENT, STATUS_POSITIONS, describe_status
-from openmm_les.neighbors.matrix import COINCIDENT_DISTANCE
+from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 
 _LISTED = 5
 
 
 def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> SimulationError:
-    """The error for a status other than 0, which names atoms where they are the cause.
+    """The error for a status other than 0, with the atoms that cause it where they are known.
 
     Args:
         status: of a module.
@@ -44,7 +44,7 @@ def coincident_pair(positions: FloatArray, cell: FloatArray | None) -> list[int]
         positions: finite, shape (n, 3) [A].
         cell: lattice vectors in rows, shape (3, 3) [A]; None if not periodic.
     """
-    # Neighbours in the order along one axis are compared, as far as they are within the distance.
+    # Compare neighbours in the order along one axis, as long as any are within the distance.
     along, reach = positions[:, 0], COINCIDENT_DISTANCE
     fractional = positions
     if cell is not None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["single", "double"]
 Ewald: TypeAlias = Literal["auto", "direct", "mesh"]
 Cutoff: TypeAlias = Literal["hard", "smooth"]
+Device: TypeAlias = Annotated[
+    str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
+]
 
 
 @described
@@ -34,13 +37,10 @@ class EvaluationOptions:
         InputError: a value that is not accepted.
     """
 
-    precision: Annotated[
-        Precision,
-        Option("arithmetic of the network and of the Ewald sum"),
-    ] = "single"
-    device: Annotated[
-        str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
-    ] = "cpu"
+    precision: Annotated[Precision, Option("arithmetic of the network and of the Ewald sum")] = (
+        "single"
+    )
+    device: Device = "cpu"
     engine: Annotated[
         Literal["torchscript", "compile"],
         Option("what runs the model; compile: code that torch.compile makes for the system"),

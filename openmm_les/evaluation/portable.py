@@ -30,7 +30,7 @@ class PortableModel(nn.Module):
         network: the short-range network with all elements of the model.
         elements: atomic numbers in the order of the network's species.
         reference_energies: isolated-atom energies of the elements [eV], float64.
-        les: LES parameters, see ``docs/design.md``.
+        les: LES parameters, see ``docs/reference/formats/artifact.md``.
     """
 
     def __init__(

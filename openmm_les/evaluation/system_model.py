@@ -118,39 +118,26 @@ class SystemModel:
         self._num_positions += len(surroundings.charges) if surroundings else 0
         if geometry is not None:
             self._num_positions = geometry.num_particles
-        self._device = torch.device(self.options.device or "cpu")
-        on_gpu = self._device.type != "cpu"
         box = checked_cell(cell, artifact.cutoff) if periodic else None
         if positions is not None:
             positions = self._arranged(self._checked_positions(positions), box)
+        self._builder = ModuleBuilder(artifact, self.numbers, self.options, **self._arguments)
         self._buffers = Buffers(
             len(self.numbers),
             artifact.cutoff,
             box,
             positions,
             self.options.maxNeighbors,
-            on_gpu or to_gpu,
+            self._builder.for_gpu,
             artifact.canonical.hyper.get("inner_cutoff"),
-        )
-        self._builder = ModuleBuilder(
-            artifact,
-            self.numbers,
-            self.options,
-            periodic=periodic,
-            surroundings=surroundings,
-            electric_field=electric_field,
-            geometry=geometry,
-            for_gpu=on_gpu or to_gpu,
-            static_shapes=on_gpu or static_shapes or self.options.engine == "compile",
         )
         self.reference_energy = self._builder.reference_energy
         self._has_warned_of_cutoff = False
+        self._device = self._builder.device
         self._response_threads = Threads(self._device)
+        extra_inputs = [(3,)] if electric_field else []
         self._evaluator = Evaluator(
-            self._num_positions,
-            self._device,
-            self.options.cudaGraphs,
-            [(3,)] if electric_field else [],
+            self._num_positions, self._device, self.options.cudaGraphs, extra_inputs
         )
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":
@@ -265,8 +252,8 @@ class SystemModel:
             self._response_module = script(self._builder.response(self._buffers))
         with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self._device) for array in (positions, cell)]
-            evaluate = self._response_module.evaluate
-            *results, status = self._response_threads.run(lambda: evaluate(*inputs))
+            module = self._response_module
+            *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:

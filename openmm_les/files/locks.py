@@ -1,10 +1,12 @@
-"""One writer for each file: within a process, and among processes."""
+"""One process at a time, and one writer for each file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,26 @@ from filelock import FileLock, Timeout
 
 from openmm_les.errors import OutputError
 from openmm_les.files.writing import writing
+
+__all__ = ["Claim", "Timeout", "exclusive_lock"]
+
+
+@contextlib.contextmanager
+def exclusive_lock(file: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Keep other processes out; a killed process lets go by itself.
+
+    Args:
+        file: the lock file, in a directory that is made if need be.
+        timeout: how long to wait for another process [s].
+
+    Raises:
+        Timeout: another process still has it.
+        OSError: the file cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file, timeout=timeout):
+        yield
+
 
 _claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
 _guard = threading.Lock()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.neighbors.search import COINCIDENT_DISTANCE, Found, compact
 
 #: Smallest systems for which cells are worth it: on a CPU as measured, on a GPU a guess.
 FEWEST_ATOMS, FEWEST_ATOMS_GPU = 500, 2000
@@ -150,28 +151,17 @@ def search_cells(
     cutoff: float,
     capacity: int,
     trim: bool,
-    coincident_distance: float,
     block_cpu: int = BLOCK_CPU,
     block_gpu: int = BLOCK_GPU,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Neighbours of each atom in ascending order, through cells.
+) -> Found:
+    """Neighbours of each atom, nearest images alone, through cells.
 
     Args:
         points: wrapped fractional coordinates, or positions if not periodic, shape [N, 3].
-        cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-        periodic: whether the system is periodic in all three directions.
-        grid: the cells, see `choose_grid`.
-        cutoff: cutoff radius [A].
-        capacity: K, or 0 for as many slots as needed.
+        cell, periodic, grid, cutoff, capacity: see `neighbor_matrix`.
         trim: use only as many slots as this structure needs, of the grid and of the matrix.
-        coincident_distance: atoms closer than this are reported [A].
         block_cpu: candidates worked on at a time on a CPU.
         block_gpu: the same on other devices.
-
-    Returns:
-        Neighbours of each atom, N in unused slots [N, K]; the largest number of neighbours [];
-        whether two atoms are at the same place []; and whether a window held more atoms than there
-        are slots, so that neighbours may be missing [].
     """
     n, device = points.shape[0], points.device
     lattice = cell if periodic else torch.zeros(3, 3, dtype=torch.float64, device=device)
@@ -191,22 +181,17 @@ def search_cells(
     largest = torch.zeros([], dtype=torch.int64, device=device)
     coincident = torch.zeros([], dtype=torch.bool, device=device)
     for start in range(0, n, step):
-        near, atoms, same_place = _near(
-            candidates, start, start + step, slots, cutoff, coincident_distance
-        )
-        places_in_row = torch.cumsum(near, 1)
-        largest = torch.maximum(largest, places_in_row[:, -1].max())
+        near, atoms, same_place = _near(candidates, start, start + step, slots, cutoff)
+        columns, number = compact(near, atoms, capacity, n)
+        largest = torch.maximum(largest, number.max())
         coincident = coincident | same_place
-        # Slot `capacity` collects what has no place, and is dropped.
-        places_in_row = torch.where(near & (places_in_row <= capacity), places_in_row - 1, capacity)
-        empty = torch.full([near.shape[0], capacity + 1], n, device=device)
-        parts.append(empty.scatter_(1, places_in_row, atoms)[:, :capacity])
+        parts.append(columns)
     columns = torch.cat(parts)
     if trim:
         columns = columns[:, : max(1, int(largest))]
     columns = torch.sort(columns, dim=1)[0]
     columns = torch.empty_like(columns).index_copy_(0, candidates.order, columns)
-    return columns, largest, coincident, fullest > grid.slots
+    return Found(columns, largest, coincident, fullest > grid.slots)
 
 
 def _near(
@@ -215,7 +200,7 @@ def _near(
     end: int,
     slots: int,
     cutoff: float,
-    coincident_distance: float,
+    coincident_distance: float = COINCIDENT_DISTANCE,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Which candidates of some rows are neighbours, [R, 9 slots]; the candidates; coincidence."""
     first = candidates.first[start:end]

@@ -7,7 +7,7 @@ over "who has me as neighbour" are gathers.
 """
 
 import math
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ import torch
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid, search_cells
+from openmm_les.neighbors.pairs import search_pairs
+from openmm_les.neighbors.search import cartesian
 
-#: Atoms closer than this [A] are taken to be at the same place.
-COINCIDENT_DISTANCE = 1e-3
 #: Temporary arrays of the pair search are kept to about this many elements, on a CPU and on a GPU.
 BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
 
@@ -93,30 +93,6 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
     return ((ranges + 0.5) * heights >= cutoff).all()
 
 
-def _squared_distances(
-    rows: torch.Tensor,
-    points: torch.Tensor,
-    cell: torch.Tensor,
-    periodic: bool,
-    offsets: torch.Tensor,
-) -> torch.Tensor:
-    """Squared distances of R rows from all points in the images around the nearest, [R, S, N].
-
-    Rows and points are wrapped fractional coordinates, or positions if not periodic.
-    """
-    deltas: List[torch.Tensor] = []
-    for axis in range(3):
-        delta = (rows[:, axis].unsqueeze(1) - points[:, axis].contiguous()).unsqueeze(1)
-        if periodic:
-            delta = delta - torch.round(delta)
-            if offsets.shape[0] > 1:
-                delta = delta + offsets[:, axis].to(torch.float64).unsqueeze(1)
-        deltas.append(delta)
-    if periodic:
-        deltas = _cartesian(deltas, cell)
-    return deltas[0] * deltas[0] + deltas[1] * deltas[1] + deltas[2] * deltas[2]
-
-
 def _reverse_slots(
     columns: torch.Tensor,
     atoms: torch.Tensor,
@@ -156,9 +132,6 @@ def neighbor_matrix(
     cutoff: float,
     capacity: int,
     trim: bool = False,
-    coincident_distance: float = COINCIDENT_DISTANCE,
-    block_elements: int = BLOCK_ELEMENTS,
-    block_elements_gpu: int = BLOCK_ELEMENTS_GPU,
     grid: Optional[CellGrid] = None,
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image) or through cells.
@@ -174,9 +147,6 @@ def neighbor_matrix(
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
-        coincident_distance: atoms closer than this are reported [A].
-        block_elements: bounds the size of temporary arrays on a CPU.
-        block_elements_gpu: the same on a GPU.
         grid: cells to search, from `choose_grid`; None compares every pair. The box must be one
             for which `grid_suffices`, which also means that no image but the nearest matters.
 
@@ -184,33 +154,19 @@ def neighbor_matrix(
         The matrix; more than ``capacity`` neighbours are cut off, and ``largest`` says so.
     """
     points, wraps = positions, torch.zeros_like(positions)
-    if positions.is_cuda:
-        block_elements = block_elements_gpu
     if periodic:
         inverse, _ = inverse_and_volume(cell)
         fractional = positions @ inverse
         wraps = torch.floor(fractional)
         points = fractional - wraps
+    block = _block_elements(positions)
     if grid is not None:
         offsets = torch.zeros(1, 3, dtype=torch.int64, device=positions.device)
-        columns, largest, coincident, crowded = search_cells(
-            points, cell, periodic, grid, cutoff, capacity, trim, coincident_distance
-        )
+        found = search_cells(points, cell, periodic, grid, cutoff, capacity, trim)
     else:
-        columns, largest, coincident = _search_all_pairs(
-            points,
-            cell,
-            periodic,
-            offsets,
-            cutoff,
-            capacity,
-            trim,
-            coincident_distance,
-            block_elements,
-        )
-        crowded = torch.zeros_like(coincident)
+        found = search_pairs(points, cell, periodic, offsets, cutoff, capacity, trim, block)
 
-    n, images = positions.shape[0], offsets.shape[0]
+    columns, n, images = found.columns, positions.shape[0], offsets.shape[0]
     used = columns < images * n
     image, indices = torch.zeros_like(columns), columns
     if images > 1:
@@ -220,45 +176,58 @@ def neighbor_matrix(
     indices = torch.where(used, indices, torch.arange(n, device=columns.device).unsqueeze(1))
     shifts = torch.zeros(n, columns.shape[1], 3, dtype=torch.float64, device=columns.device)
     if periodic:
-        step = max(1, block_elements // (4 * columns.shape[1]))
-        for start in range(0, n, step):
-            end = start + step
-            lattice = _lattice_shifts(points, wraps, indices[start:end], start)
-            if images > 1:
-                further = offsets.to(torch.float64)[image[start:end].clamp(max=images - 1)]
-                lattice = [lattice[axis] + further[:, :, axis] for axis in range(3)]
-            lattice = _cartesian(lattice, cell)
-            for axis in range(3):
-                shifts[start:end, :, axis] = lattice[axis]
+        _fill_shifts(shifts, points, wraps, cell, indices, image, offsets, block)
     shifts = shifts.masked_fill_(~used.unsqueeze(2), 0.0)
     shifts[:, :, 0].masked_fill_(~used, 2.0 * cutoff)
-    return Neighbors(indices, shifts, reverse, largest, coincident, crowded)
+    return Neighbors(indices, shifts, reverse, found.largest, found.coincident, found.crowded)
 
 
-def _cartesian(components: List[torch.Tensor], cell: torch.Tensor) -> List[torch.Tensor]:
-    """Components of vectors [A] from those along the lattice vectors.
+def _block_elements(
+    tensor: torch.Tensor, cpu: int = BLOCK_ELEMENTS, gpu: int = BLOCK_ELEMENTS_GPU
+) -> int:
+    """Elements of temporary arrays; scripts see constants of the module as defaults alone."""
+    return gpu if tensor.is_cuda else cpu
 
-    A product with a matrix as small as a cell would take several times as long on a CPU.
+
+def _fill_shifts(
+    shifts: torch.Tensor,
+    points: torch.Tensor,
+    wraps: torch.Tensor,
+    cell: torch.Tensor,
+    indices: torch.Tensor,
+    image: torch.Tensor,
+    offsets: torch.Tensor,
+    block: int,
+) -> None:
+    """Write the shifts of all slots of a periodic system into `shifts`, [N, K, 3].
+
+    Args:
+        shifts: gets them.
+        points: wrapped fractional coordinates, shape [N, 3].
+        wraps: what wrapping took away, shape [N, 3].
+        cell: lattice vectors in rows, shape [3, 3] [A].
+        indices: neighbour of each slot, shape [N, K].
+        image: its image, shape [N, K].
+        offsets: lattice offsets of the images, shape [S, 3].
+        block: elements of temporary arrays.
     """
-    return [
-        components[0] * cell[0, axis]
-        + components[1] * cell[1, axis]
-        + components[2] * cell[2, axis]
-        for axis in range(3)
-    ]
+    images = offsets.shape[0]
+    step = max(1, block // (4 * indices.shape[1]))
+    for start in range(0, indices.shape[0], step):
+        end = start + step
+        lattice = _lattice_shifts(points, wraps, indices[start:end], start)
+        if images > 1:
+            beyond = offsets.to(torch.float64)[image[start:end].clamp(max=images - 1)]
+            lattice = [lattice[axis] + beyond[:, :, axis] for axis in range(3)]
+        lattice = cartesian(lattice, cell)
+        for axis in range(3):
+            shifts[start:end, :, axis] = lattice[axis]
 
 
 def _lattice_shifts(
     points: torch.Tensor, wraps: torch.Tensor, neighbors: torch.Tensor, start: int
 ) -> List[torch.Tensor]:
-    """Lattice vectors from neighbours to their nearest images, 3 times [R, K], of some rows.
-
-    Args:
-        points: wrapped fractional coordinates, shape [N, 3].
-        wraps: what wrapping took away, shape [N, 3].
-        neighbors: atoms near those from `start` on, shape [R, K].
-        start: the first of the rows.
-    """
+    """Lattice vectors from neighbours to their nearest images, 3 times [R, K], from row `start`."""
     end, flat = start + neighbors.shape[0], neighbors.reshape(-1)
     shifts: List[torch.Tensor] = []
     for axis in range(3):
@@ -267,52 +236,3 @@ def _lattice_shifts(
         shift = wrap.index_select(0, flat).view_as(neighbors) - wrap[start:end].unsqueeze(1)
         shifts.append(shift - torch.round(nearest))
     return shifts
-
-
-def _search_all_pairs(
-    points: torch.Tensor,
-    cell: torch.Tensor,
-    periodic: bool,
-    offsets: torch.Tensor,
-    cutoff: float,
-    capacity: int,
-    trim: bool,
-    coincident_distance: float,
-    block_elements: int,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Image * N + atom of the neighbours in ascending order, S * N in unused slots, [N, K].
-
-    Points are wrapped fractional coordinates, or positions if not periodic; the rest is as in
-    `neighbor_matrix`. Also returns the largest number of neighbours and whether atoms coincide.
-    """
-    n, images = points.shape[0], offsets.shape[0]
-    num_columns, device = images * n, points.device
-    step = max(1, block_elements // (3 * num_columns))
-    parts: List[torch.Tensor] = []
-    coincident = torch.zeros([], dtype=torch.bool, device=device)
-    for start in range(0, n, step):
-        squared = _squared_distances(points[start : start + step], points, cell, periodic, offsets)
-        near = squared < cutoff * cutoff
-        near = near.view(-1, num_columns)
-        own = torch.arange(near.shape[0], device=device).unsqueeze(1) + (images // 2 * n + start)
-        near = near.scatter_(1, own, torch.zeros_like(near[:, :1]))
-        parts.append(near)
-        close = squared.view(-1, num_columns) < coincident_distance * coincident_distance
-        coincident = coincident | (near & close).any()
-    within = torch.cat(parts)
-    largest = within.sum(1).max()
-    if trim or capacity == 0:
-        needed = max(1, int(largest))
-        capacity = needed if capacity == 0 else min(capacity, needed)
-
-    parts = []
-    column = torch.arange(num_columns, device=device)
-    for start in range(0, n, step):
-        block = within[start : start + step]
-        slots = torch.cumsum(block, 1)
-        # Slot `capacity` collects what has no place, and is dropped.
-        slots = torch.where(block & (slots <= capacity), slots - 1, capacity)
-        empty = torch.full([block.shape[0], capacity + 1], num_columns, device=device)
-        chosen = empty.scatter(1, slots, column.expand(block.shape[0], -1))
-        parts.append(chosen[:, :capacity])
-    return torch.cat(parts), largest, coincident

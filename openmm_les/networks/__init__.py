@@ -1,31 +1,24 @@
 """Short-range networks for inference: plain ``nn.Module`` code, scripted or compiled as it stands.
 
 No module here imports a training framework. Every block has a ``forward`` that returns its output
-together with the tensors its hand-written ``backward`` needs.
+together with the tensors its hand-written ``backward`` needs. Importing the package imports no
+torch: `registry` says which families there are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.networks.cace.network import CACENetwork
-from openmm_les.networks.chgnet.network import CHGNetNetwork
-from openmm_les.networks.mace.network import MACENetwork
-from openmm_les.networks.nequip.allegro import AllegroNetwork
-from openmm_les.networks.nequip.network import NequIPNetwork
-from openmm_les.networks.protocol import Network
+from openmm_les.networks.registry import families
 
-__all__ = ["CanonicalModel", "build_network"]
+if TYPE_CHECKING:
+    import torch
 
-_FAMILIES: Mapping[str, Callable[..., Network[Any]]] = {
-    "mace": MACENetwork,
-    "cace": CACENetwork,
-    "nequip": NequIPNetwork,
-    "allegro": AllegroNetwork,
-    "chgnet": CHGNetNetwork,
-}
+    from openmm_les.artifact.canonical import CanonicalModel
+    from openmm_les.networks.protocol import Network
+
+__all__ = ["build_network"]
 
 
 def build_network(
@@ -47,11 +40,8 @@ def build_network(
         fold: spend memory on products of weights to save time at each call.
         few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost
             more; needs `fold`.
-
-    Returns:
-        A module, on the CPU.
     """
-    return _FAMILIES[canonical.family](
+    network: Network[Any] = families()[canonical.family].load("network")(
         canonical.hyper,
         canonical.state,
         species,
@@ -60,3 +50,4 @@ def build_network(
         fold=fold,
         few_kernels=few_kernels,
     )
+    return network

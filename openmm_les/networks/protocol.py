@@ -88,7 +88,11 @@ class Network(Protocol[Tape]):
 
 
 class NetworkModule(nn.Module):
-    """Base of networks, without an inner cutoff."""
+    """Base of networks, without an inner cutoff.
+
+    All are made by `openmm_les.networks.build_network`, with the canonical hyper-parameters and the
+    canonical float64 weights of their family (``docs/design.md``), and its options as keywords.
+    """
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`: there is nothing to reserve."""

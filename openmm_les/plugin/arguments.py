@@ -1,4 +1,4 @@
-"""Arguments that all reporters take, checked."""
+"""Checks of arguments that all reporters have."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from openmm_les.errors import InputError
 
 
 def read_interval(given: SupportsIndex) -> int:
-    """The number of steps between two reports.
-
-    Raises:
-        InputError: it is no integer, or not above 0.
-    """
+    """The number of steps between two reports, which must be an integer above 0."""
     try:
         steps = operator.index(given)
     except TypeError:
@@ -27,15 +23,7 @@ def read_interval(given: SupportsIndex) -> int:
 
 
 def read_temperature(name: str, given: Any) -> float | None:
-    """A temperature [K] from a Quantity or a number; None stays None.
-
-    Args:
-        name: of the argument.
-        given: its value.
-
-    Raises:
-        InputError: it is something else, or not above 0.
-    """
+    """The temperature [K] of an argument, a Quantity or a number above 0; None stays None."""
     if given is None:
         return None
     try:

@@ -1,9 +1,8 @@
 """The factory that openmm-ml finds through the entry point ``openmmml.potentials``.
 
 `import openmmml` loads this module, so it imports neither torch nor openmm and cannot fail. It must
-not import openmmml either: whoever imports this module first would make openmmml load an entry
-point that is not defined yet. The implementation, which inherits from openmmml's class, lives in
-`potential_impl`.
+not import openmmml either, which would load an entry point that is not defined yet. The
+implementation, which inherits from openmmml's class, is in `potential`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
 class LESPotentialImplFactory:
     """Makes the implementation behind ``MLPotential('les', modelPath='model.les.pt')``.
 
-    The names of `openmm_les.catalog`, as in ``MLPotential('maceles-off')``, need no `modelPath`:
-    the published model is downloaded and exported when the potential is made, unless the cache has
-    it.
+    Names of `openmm_les.catalog`, as in ``MLPotential('maceles-off')``, need no `modelPath`: the
+    published model is downloaded and exported when the potential is made, unless it is cached.
 
     Has the interface of `openmmml.mlpotential.MLPotentialImplFactory`. Where the entry point is not
     installed, register it by hand::
@@ -33,9 +31,9 @@ class LESPotentialImplFactory:
 
         Args:
             name: the name given to ``MLPotential``.
-            **args: ``modelPath``, path of an exported model (``*.les.pt``), or a name; it may be
-                left out where `name` is that of a model, and is used in its place where it is
-                given. Options of a simulation are refused: they belong to ``createSystem``.
+            **args: ``modelPath``, path of an exported model (``*.les.pt``) or name of a model, by
+                default `name`. Options of a simulation are refused: they belong to
+                ``createSystem``.
 
         Raises:
             InputError: `modelPath` is missing, or an unknown argument was given.

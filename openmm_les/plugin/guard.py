@@ -1,7 +1,7 @@
-"""A guard for simulations: stops them when the atoms fly apart.
+"""Stops simulations that have become unstable.
 
-A model gives finite energies to atoms that have nothing to do with each other any more, so that
-nothing else stops a simulation whose time step is too long.
+A model gives finite energies to atoms that have flown apart, so nothing else stops a simulation
+whose time step is too long.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from openmm_les.errors import InputError, SimulationError
 from openmm_les.plugin.arguments import read_interval, read_temperature
 from openmm_les.plugin.thermostats import temperature_of
 
-#: Nothing is left of a molecule above this temperature [K] and this many times the target.
-_BROKEN_KELVIN, _BROKEN_FACTOR = 5000.0, 10.0
+#: Default limit [K], and its smallest ratio to the temperature of the thermostat.
+_MAX_KELVIN, _MAX_RATIO = 5000.0, 10.0
 
 
 class TemperatureGuard:
     """Stops a simulation that is far too hot; append it to ``simulation.reporters``.
 
-    A look costs as much as a report of the velocities, little beside the steps of a model.
+    A check costs as much as a report of the velocities, little beside the steps of a model.
 
     Args:
-        reportInterval: steps between two looks.
+        reportInterval: steps between checks.
         maxTemperature: a Quantity, or a number [K]; None for 5000 K, or ten times the temperature
             of the thermostat where that is more.
 
@@ -41,16 +41,16 @@ class TemperatureGuard:
         self._freedom = 0
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
-        """What the next look needs, as OpenMM asks."""
+        """When the next check is due, for OpenMM."""
         steps = self._interval - simulation.currentStep % self._interval
         return {"steps": steps, "periodic": None, "include": ["velocities"]}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
-        """Look.
+        """Check the temperature.
 
         Raises:
-            SimulationError: the atoms fly apart.
-            InputError: the integrator has no velocities to look at.
+            SimulationError: it is too high.
+            InputError: the velocities of the integrator have no meaning.
         """
         if isinstance(simulation.integrator, openmm.BrownianIntegrator):
             raise InputError(
@@ -59,18 +59,18 @@ class TemperatureGuard:
             )
         kelvin = self.temperature(simulation.system, state)
         target = temperature_of(simulation.context) or 0.0
-        limit = self._limit or max(_BROKEN_KELVIN, _BROKEN_FACTOR * target)
+        limit = self._limit or max(_MAX_KELVIN, _MAX_RATIO * target)
         if kelvin <= limit:
             return
         step = simulation.integrator.getStepSize().value_in_unit(unit.femtosecond)
-        raise SimulationError(
+        raise SimulationError.with_remedy(
             f"the temperature is {kelvin:.4g} K at step {simulation.currentStep}, with time steps "
             f"of {step:g} fs: the atoms fly apart; take a smaller time step (0.5 fs where bonds to "
             "hydrogen are free), and minimise the start structure"
         )
 
     def temperature(self, system: openmm.System, state: openmm.State) -> float:
-        """Temperature of the velocities, without regard to motion of the whole [K]."""
+        """Temperature of the velocities [K]; motion of the centre of mass counts, too."""
         if self._masses is None:
             masses = (system.getParticleMass(i) for i in range(system.getNumParticles()))
             self._masses = np.array([mass.value_in_unit(unit.dalton) for mass in masses])

@@ -19,8 +19,9 @@ from openmm_les import catalog
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
+from openmm_les.plugin.forces.atoms import name_of, shorten
 from openmm_les.plugin.forces.present import models_in
-from openmm_les.plugin.forces.region import Region, name_of, shorten
+from openmm_les.plugin.forces.region import Region
 from openmm_les.plugin.mixed.geometry import Arrangement, RegionGeometry
 from openmm_les.plugin.mixed.links import Link
 

@@ -22,9 +22,9 @@ from openmm_les.plugin.mixed import create_mixed_system, embeddings, read_option
 
 logger = logging.getLogger(__name__)
 
-# Licences that forbid some uses; their texts are what the exporting user typed.
+#: Licences that forbid some uses, in the words of the exporting user.
 _RESTRICTIVE = re.compile(r"\bNC\b|non-?commercial|academic|\bASL\b", re.IGNORECASE)
-_told: set[str] = set()
+_warned_licences: set[str] = set()
 
 
 class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
     def __init__(self, name: str, modelPath: str | os.PathLike[str]) -> None:
         self.name = name
         self.modelPath = catalog.find(modelPath)
-        artifacts.inspect(self.modelPath)  # refuses a wrong file before createSystem does
+        artifacts.inspect(self.modelPath)  # reject an invalid file early
 
     def addForces(
         self,
@@ -72,7 +72,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         """
         options = ForceOptions.from_arguments(forceGroup, args)
         artifact = artifacts.load(self.modelPath)
-        _tell_licence(artifact)
+        _warn_of_licence(artifact)
         region = Region.from_topology(topology, system, atoms, artifact.elements)
         add_force(system, artifact, region, options)
 
@@ -111,7 +111,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         _refuse_one_shot(atoms, sys._getframe(1))
         options, embedding_options, force_options = read_options(forceGroup, embedding, args)
         artifact = artifacts.load(self.modelPath)
-        _tell_licence(artifact)
+        _warn_of_licence(artifact)
         mixed = create_mixed_system(
             artifact,
             topology,
@@ -141,32 +141,25 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
 
 
 def _refuse_one_shot(atoms: list[int], caller: FrameType) -> None:
-    """Refuse `atoms` of ``createMixedSystem`` that cannot be read twice, such as a generator.
+    """Refuse `atoms` that cannot be read twice, such as a generator.
 
-    openmm-ml reads what the user gave once for this package and once more afterwards, when it takes
-    constraints out of the region. In a generator nothing is left then, so that all would stay. Only
-    its own frame tells what the user gave.
-
-    Args:
-        atoms: what openmm-ml has read.
-        caller: who calls ``createMixedSystem`` of this package.
-
-    Raises:
-        InputError: the second reading gives fewer.
+    openmm-ml reads them once for this package and once more to remove constraints from the region.
+    A generator would then be empty and all constraints would stay. Only the frame of openmm-ml has
+    what the user gave.
     """
     if caller.f_code is not MLPotential.createMixedSystem.__code__:
         return
     given = caller.f_locals.get("atoms", atoms)
     if len(list(given)) != len(atoms):
         raise InputError(
-            f"atoms: expected a list of indices, got a {type(given).__name__}, which can be read "
-            "only once, while openmm-ml reads it twice; write list(...) around it"
+            f"atoms: expected a list of indices, got a {type(given).__name__}, which openmm-ml "
+            "cannot read twice; write list(...) around it"
         )
 
 
-def _tell_licence(artifact: artifacts.Artifact) -> None:
-    """Say once in a process that the licence of a model restricts its use."""
+def _warn_of_licence(artifact: artifacts.Artifact) -> None:
+    """Warn, once in a process, that the licence of a model restricts its use."""
     licence = artifact.metadata.get("licence") or ""
-    if _RESTRICTIVE.search(licence) and artifact.sha256 not in _told:
-        _told.add(artifact.sha256)
+    if _RESTRICTIVE.search(licence) and artifact.sha256 not in _warned_licences:
+        _warned_licences.add(artifact.sha256)
         logger.warning("the licence of %s restricts its use: %s", artifact.path, licence)

@@ -26,14 +26,14 @@ from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
 from openmm_les.plugin import observed
 from openmm_les.plugin.arguments import read_interval, read_temperature
+from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.forces.cuda_context import torch_context
-from openmm_les.plugin.forces.region import HYDROGEN
 from openmm_les.plugin.observed import Observed
 from openmm_les.plugin.thermostats import temperature_of
 
 logger = logging.getLogger(__name__)
 
-#: What spectra are made of.
+#: Quantities that spectra are computed from.
 _FOR_SPECTRA = ("dipole", "current", "velocities")
 
 
@@ -131,7 +131,7 @@ class LESReporter:
         self._model: SystemModel
         self._root_masses: FloatArray
         self._claim: Claim | None = None
-        self._told_temperature = False
+        self._has_warned = False
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """What the next report needs, as OpenMM asks.
@@ -179,12 +179,12 @@ class LESReporter:
             self._file.append(simulation.currentStep, time, values)
 
     def close(self) -> None:
-        """Let others write the file. It is complete without, after every report."""
+        """Release the file for other writers; after every report it is complete anyway."""
         if self._claim is not None:
             self._claim.release()
 
     def _prepare(self, simulation: app.Simulation) -> None:
-        """Claim the file before the simulation begins, and tell what would be of no use."""
+        """Claim the file before the simulation begins, and warn of too long an interval."""
         self._claim = Claim(self._path, self, simulation, takes_over=self._append)
         has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
         step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
@@ -193,18 +193,18 @@ class LESReporter:
             check_sampling(self._interval * step)
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
-        """Say once if the thermostat has left the temperature that the file tells."""
+        """Warn once if the thermostat has another temperature than the file records."""
         now = temperature_of(simulation.context) if self._temperature is None else None
         assert self._file is not None
-        told = self._file.header.temperature
-        if now is None or told is None or now == told or self._told_temperature:
+        recorded = self._file.header.temperature
+        if now is None or recorded is None or now == recorded or self._has_warned:
             return
-        self._told_temperature = True
+        self._has_warned = True
         logger.warning(
             "%s says %g K, but the thermostat has %g K from step %d on: take a new file for each "
             "temperature",
             self._path,
-            told,
+            recorded,
             now,
             simulation.currentStep,
         )
@@ -216,7 +216,7 @@ class LESReporter:
     def _evaluate(
         self, positions: FloatArray, velocities: FloatArray | None, cell: FloatArray | None
     ) -> dict[str, FloatArray]:
-        """All quantities of a structure, by name, from positions and velocities of everything."""
+        """All quantities by name, from positions and velocities of the whole System."""
         particles = list(self._observed.particles)
         placed = self._observed.arrange(positions[particles], cell)
         box = cell if self._observed.periodic else None
@@ -292,14 +292,10 @@ class LESReporter:
         self._file = file
 
     def _continue(self, file: SeriesFile, step: int) -> None:
-        """Take back the rows of a file from `step` on.
-
-        Raises:
-            InputError: it holds other columns, or nothing from before.
-        """
+        """Remove the rows of a file from `step` on; an InputError if it does not fit."""
         series = read(self._path)
         file.check_columns(series)
-        file.header = series.header  # what is there stays
+        file.header = series.header
         if series.steps is None:
             raise InputError(f"append: expected a file with steps, got {self._path} without")
         keep = int((series.steps < step).sum())
@@ -320,12 +316,7 @@ class LESReporter:
 
 
 def _check_file(path: Path, model: str | os.PathLike[str] | None) -> None:
-    """Refuse a file that cannot be written, or whose content is something else.
-
-    Raises:
-        InputError: a wrong name, or no such directory.
-        OutputError: it is the model, or no time series.
-    """
+    """Refuse a file that cannot be written, or that exists and is no time series."""
     file = open_series(path)  # refuses a wrong name
     if not path.parent.is_dir():
         raise InputError(f"file: the directory {path.parent} does not exist; create it first")

@@ -1,4 +1,4 @@
-"""The temperature at which a simulation is kept, read from its integrator or its forces."""
+"""The temperature of the thermostat of a simulation, from its integrator or forces."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from openmm import unit
 
 
 def temperature_of(context: openmm.Context) -> float | None:
-    """Temperature of the thermostat.
-
-    Args:
-        context: of a simulation.
-
-    Returns:
-        Kelvin; None where there is no thermostat, or several that differ.
-    """
+    """Temperature of the thermostat [K]; None without one, or if several differ."""
     found = {*_of_integrator(context.getIntegrator()), *_of_forces(context)}
     return found.pop() if len(found) == 1 else None
 
@@ -47,7 +40,7 @@ def _of_forces(context: openmm.Context) -> Iterator[float]:
 
 
 def _kelvin(temperature: Any) -> Iterator[float]:
-    """A number that is a temperature, without the noise of conversions."""
+    """A valid temperature, rounded to remove errors of conversions."""
     value = temperature.value_in_unit(unit.kelvin)
     if 0.0 < value < math.inf:
         yield float(f"{value:.9g}")

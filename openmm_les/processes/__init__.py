@@ -1,1 +1,1 @@
-"""Threads, child processes and signals of the process that runs torch and OpenMM."""
+"""Threads, child processes and signals."""

@@ -1,4 +1,4 @@
-"""Forked processes, which wait forever for the threads that torch had before the fork."""
+"""Refuses computations in forked processes, where torch would wait for threads that are gone."""
 
 from __future__ import annotations
 
@@ -10,23 +10,15 @@ from openmm_les.errors import SimulationError
 
 
 class _Process:
-    """What this process inherited.
-
-    Attributes:
-        threaded: a model ran in this process, or before a fork, with more than one thread.
-        forked: this is the child of a process in which that was so.
-    """
+    #: A model ran with several threads, in this process or before a fork.
 
     threaded = False
+    #: This process is a fork of one in which that was so.
     forked = False
 
 
 def check_threads() -> None:
-    """Refuse to compute where that would never end; called before every computation.
-
-    Raises:
-        SimulationError: the process was forked from one in which torch had started threads.
-    """
+    """Raise a SimulationError where a computation would never end; called before each."""
     several = torch.get_num_threads() > 1
     if _Process.forked and several:
         raise SimulationError(

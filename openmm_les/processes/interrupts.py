@@ -1,15 +1,15 @@
-"""Ctrl-C while OpenMM calls a force, which reaches the user as KeyboardInterrupt.
+"""Lets Ctrl-C inside of a force reach the user as KeyboardInterrupt.
 
-Python answers a signal between two of its instructions. Inside of a step those are the force's, and
-what is raised there comes out as an OpenMMException that holds the text alone, if any. So Ctrl-C
-waits until OpenMM has returned, which in `Simulation.step` is ten steps later at most. Where OpenMM
-goes on for longer, as in a minimisation, or is asked a second time, the force gives up; the
-OpenMMException is then replaced by the KeyboardInterrupt on its way.
+During a step, Python handles signals inside of the force, and OpenMM turns every exception there
+into an OpenMMException with its text. So Ctrl-C waits until OpenMM returns, which in
+`Simulation.step` is after ten steps at most. If OpenMM takes longer, as in a minimisation, or on a
+second Ctrl-C, the force raises, and the KeyboardInterrupt replaces the OpenMMException.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 import sys
 import threading
@@ -19,21 +19,21 @@ from typing import Any, TypeVar
 
 from openmm_les.errors import SimulationError
 
-#: Calls of forces for which Ctrl-C waits: `Simulation.step` returns to Python after ten steps.
-_PATIENCE = 12
+#: Calls of the force that Ctrl-C waits for: `Simulation.step` returns to Python after ten steps.
+_MAX_CALLS = 12
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
-#: What OpenMM calls.
+#: Code of the functions that OpenMM calls.
 _entries: set[CodeType] = set()
 
 
-class _Waiting:
-    """What is raised as soon as OpenMM has returned.
+class _Deferred:
+    """An exception that is raised when OpenMM returns.
 
     Attributes:
-        error: the exception; None while there is none.
-        calls: calls of forces since it came.
+        error: the exception, or None.
+        calls: calls of the force since then.
     """
 
     def __init__(self) -> None:
@@ -47,13 +47,13 @@ class _Waiting:
         if self.error is None:
             self.calls = 0
         self.error, self._caller = error, caller
-        # There is no other way into the code between OpenMM and the user.
+        # Only a profiler runs between OpenMM and the code that called it.
         if sys.getprofile() != self._on_event:
             self._profiler = sys.getprofile()
             sys.setprofile(self._on_event)
 
     def _on_event(self, frame: FrameType, event: str, argument: object) -> None:
-        # OpenMM itself runs Python too, as for the text of an error, and dies of what is raised.
+        # OpenMM also runs Python itself, and would crash if that raised.
         outer = self._caller
         while outer is not None and outer is not frame:
             outer = outer.f_back
@@ -65,50 +65,61 @@ class _Waiting:
             raise error
 
 
-_waiting = _Waiting()
+_deferred = _Deferred()
+_force_error: SimulationError | None = None
 
 
 def called_by_openmm(function: Called) -> Called:
-    """Mark a function that OpenMM calls, inside of which Ctrl-C waits."""
+    """Register a function that OpenMM calls, inside of which Ctrl-C waits."""
     _entries.add(function.__code__)
     return function
 
 
+def force_error() -> SimulationError | None:
+    """The error of the last call of a force, of which OpenMM passes on the text alone; or None."""
+    return _force_error
+
+
 @contextlib.contextmanager
 def handed_over() -> Iterator[None]:
-    """Let what ends Python, rather than a calculation, reach the user from inside of a force.
+    """Defer KeyboardInterrupt and SystemExit until OpenMM returns, and keep errors of the force.
 
     Raises:
-        SimulationError: ends OpenMM's calculation, where that has to end.
+        SimulationError: in place of them, to end the calculation.
     """
+    global _force_error
     if threading.current_thread() is not threading.main_thread():  # gets no signals
         yield
         return
-    # Where there is another handler, it is someone's choice. Jupyter sets it anew for each cell.
+    # Another handler is left alone. Jupyter resets its own for each cell.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _handle)
     try:
-        if _waiting.error is not None:
-            _waiting.calls += 1
-            if _waiting.calls > _PATIENCE:
-                raise _waiting.error
+        if _deferred.error is not None:
+            _deferred.calls += 1
+            if _deferred.calls > _MAX_CALLS:
+                raise _deferred.error
+        _force_error = None
         yield
+    except SimulationError as error:
+        _force_error = copy.copy(error)  # without traceback, which would keep the model alive
+        raise
     except (KeyboardInterrupt, SystemExit) as error:
-        _waiting.put(error, _caller(sys._getframe()))
+        _deferred.put(error, _caller(sys._getframe()))
         raise SimulationError("interrupted from the keyboard") from None
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    """Python's own handler, except inside of a force."""
+    """Python's handler, except inside of a force."""
     caller = _caller(frame)
-    if _waiting.error is None and caller is not None:
-        _waiting.put(KeyboardInterrupt(), caller)
+    if _deferred.error is None and caller is not None:
+        _deferred.put(KeyboardInterrupt(), caller)
     else:
         signal.default_int_handler(number, frame)
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:
-    """What called the OpenMM that called the force that a frame belongs to; None outside of any."""
+    """The frame that called OpenMM, if `frame` is inside of a force; else None."""
     caller = None
     while frame is not None:
         if frame.f_code in _entries:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a run answers between steps."""
+"""Ctrl-C and SIGTERM as requests to stop, which a run handles between steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether a signal came.
+    """A request to stop; true after a signal.
 
     Attributes:
-        signal: which one; None while there was none.
+        signal: the signal; None without one.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class StopRequest:
         return self.signal is not None
 
     def raise_deferred(self) -> NoReturn:
-        """End as Python would have done at once, had the signal not been held back."""
+        """Raise what Python would have raised for the signal."""
         if self.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
@@ -34,10 +34,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[StopRequest]:
-    """Hold signals back inside the block; a second one ends the process where it is.
+    """Defer signals inside the block; a second one ends the process at once.
 
-    A signal in the middle of a step would otherwise surface as an error of the force. Outside the
-    main thread Python cannot handle signals, and none is held back.
+    A signal in the middle of a step would otherwise look like an error of the force. Outside of the
+    main thread, where Python handles no signals, none is deferred.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,10 +1,10 @@
-"""How many of torch's threads an evaluation on a CPU uses: chosen by measuring, and watched.
+"""Chooses the number of torch's threads for evaluations on a CPU by measuring.
 
 An evaluation is hundreds of short operations, and after each of them all threads wait for the
-slowest. More threads may be slower for small systems, and where other programs want the cores too
-they are many times as slow: a waiting thread spins on the core that the awaited one needs. So the
-first evaluations are timed with several numbers of threads, and the fastest is kept until
-evaluations become much slower. What torch was set to is restored after each.
+slowest. More threads may be slower for small systems, and many times as slow when other programs
+use the cores, since waiting threads spin. So the first evaluations are timed with several numbers
+of threads, and the fastest is kept until evaluations become much slower. The setting of torch is
+restored after each evaluation.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: How often each number of threads is timed.
-_TURNS = 3
-#: A number of threads this many times slower than the fastest is not timed again.
-_HOPELESS = 2.0
-#: Nor is one tried that might take longer than this for one evaluation [s].
-_PATIENCE = 20.0
-#: When so many evaluations in a row take this many times what they took, all is measured again.
-_IN_A_ROW, _SLOW = 3, 5.0
+#: Timings for each number of threads.
+_TIMINGS = 3
+#: A number of threads is dropped when it is this many times slower than the fastest.
+_TOO_SLOW = 2.0
+#: A number of threads is not tried if an evaluation might take longer [s].
+_MAX_SECONDS = 20.0
+#: Measure again after so many evaluations in a row that are so many times slower than before.
+_IN_A_ROW, _SLOWER = 3, 5.0
 
 _measuring = True
 
 
 @contextlib.contextmanager
 def unmeasured() -> Iterator[None]:
-    """Use the threads that torch has: with another number the last bits of results may differ."""
+    """Use the number of threads that torch is set to, on which the last bits of results depend."""
     global _measuring
     before, _measuring = _measuring, False
     try:
@@ -46,11 +46,11 @@ def unmeasured() -> Iterator[None]:
 
 
 class Threads:
-    """The threads of one evaluation, which is made again and again.
+    """The number of threads for an evaluation that is repeated.
 
     Args:
-        device: where it is made; only on a CPU there is a choice.
-        clock: tells the time [s].
+        device: its device; threads matter on a CPU only.
+        clock: returns the time [s].
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Threads:
         self._is_first = True
 
     def run(self, evaluate: Callable[[], Result]) -> Result:
-        """Evaluate, with the number of threads that is fastest, or is to be timed next."""
+        """Evaluate with the fastest number of threads, or the next one to be timed."""
         most = torch.get_num_threads()
         if most == 1 or not self._on_cpu or not _measuring:
             return evaluate()
-        if most != self._most:  # the user has changed it
+        if most != self._most:  # changed by the user
             self._begin(most)
         number = self._chosen or (most if self._is_first else self._next())
         begin = self._clock()
@@ -79,14 +79,14 @@ class Threads:
         return result
 
     def _begin(self, most: int) -> None:
-        """Forget what was measured; from all threads to one, each time to a quarter."""
+        """Start to measure, from all threads down to one by factors of four."""
         self._most = most
         numbers = {most, *(4**i for i in range(most.bit_length()) if 4**i < most)}
         self._times = {number: [] for number in sorted(numbers, reverse=True)}
         self._chosen = None
 
-    def _hopeful(self) -> list[int]:
-        """The numbers of threads of which one may turn out to be the fastest."""
+    def _candidates(self) -> list[int]:
+        """Numbers of threads that may be the fastest."""
         fastest, best = min(
             ((min(times), number) for number, times in self._times.items() if times),
             default=(0.0, self._most),
@@ -95,30 +95,32 @@ class Threads:
             number
             for number, times in self._times.items()
             if (
-                min(times) <= _HOPELESS * fastest if times else fastest * best / number <= _PATIENCE
+                min(times) <= _TOO_SLOW * fastest
+                if times
+                else fastest * best / number <= _MAX_SECONDS
             )
         ]
 
     def _next(self) -> int:
-        return min(self._hopeful(), key=lambda number: len(self._times[number]))
+        return min(self._candidates(), key=lambda number: len(self._times[number]))
 
     def _learn(self, number: int, seconds: float) -> None:
         if self._chosen is not None:
             self._watch(seconds)
-        elif self._is_first:  # in which memory is allocated and code loaded
+        elif self._is_first:  # slower: memory is allocated, code is loaded
             self._is_first = False
         else:
             self._times[number].append(seconds)
-            hopeful = self._hopeful()
-            if all(len(self._times[n]) >= _TURNS for n in hopeful):
-                self._chosen = min(hopeful, key=self._typical)
+            candidates = self._candidates()
+            if all(len(self._times[n]) >= _TIMINGS for n in candidates):
+                self._chosen = min(candidates, key=self._typical)
                 self._slow_ones = 0
                 logger.info("%d of %d threads: %s", self._chosen, self._most, self._measurements())
 
     def _watch(self, seconds: float) -> None:
         assert self._chosen is not None
         typical = self._typical(self._chosen)
-        self._slow_ones = self._slow_ones + 1 if seconds > _SLOW * typical else 0
+        self._slow_ones = self._slow_ones + 1 if seconds > _SLOWER * typical else 0
         if self._slow_ones == _IN_A_ROW:
             logger.info(
                 "evaluations take %.3g ms instead of %.3g ms: choosing the number of threads again",
@@ -140,7 +142,7 @@ class Threads:
 
 @contextlib.contextmanager
 def _torch_threads(number: int, before: int) -> Iterator[None]:
-    """Torch with so many threads; changing them takes less than a microsecond."""
+    """Set the number of threads of torch, which takes less than a microsecond."""
     if number == before:
         yield
         return

@@ -1,4 +1,4 @@
-"""From settings to an OpenMM Simulation: model, device, platform, ensemble, random seeds."""
+"""Builds the OpenMM Simulation of a run: model, device, platform, ensemble, random seeds."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _THREADS = "OPENMM_CPU_THREADS"
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of dynamics with one integrator.
+    """One part of a run, with one integrator.
 
     Attributes:
         name: ``"equilibration"`` or ``"production"``.
-        steps: how long.
+        steps: number of time steps.
         ensemble: ``"NVT"``, ``"NPT"`` or ``"NVE"``.
     """
 
@@ -50,7 +50,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class State:
-    """What one phase hands to the next.
+    """State that one phase passes to the next.
 
     Attributes:
         positions: shape (n, 3) [nm].
@@ -64,7 +64,7 @@ class State:
 
 
 def plan_phases(config: RunConfig) -> list[Phase]:
-    """The stretches of a run; NVE begins as NVT, since only a thermostat equilibrates."""
+    """The phases of a run; NVE is equilibrated as NVT, with a thermostat."""
     production = Phase("production", config.steps, config.ensemble)
     if config.equilibration_steps == 0:
         return [production]
@@ -73,11 +73,7 @@ def plan_phases(config: RunConfig) -> list[Phase]:
 
 
 def resolve_config(config: RunConfig) -> RunConfig:
-    """The same configuration with the choices that were left to this machine.
-
-    Raises:
-        InputError: a backend, device or platform that does not work here.
-    """
+    """Choose backend, device, platform and seed where the configuration leaves them open."""
     reason = ""
     if config.ml_region and config.backend == "auto":
         reason = "cut bonds and electrostatic embedding need it"
@@ -88,9 +84,9 @@ def resolve_config(config: RunConfig) -> RunConfig:
     device = find_device(config.device)
     platform = config.platform
     if platform == "auto":
-        # Where there is nothing but a model, Reference and CPU take the same time: 2.9 and 3.1 ms a
-        # step for 22 atoms, 25.9 and 25.0 ms for 192. Reference adds no threads to torch's. A force
-        # field is slow there: it has no neighbour list.
+        # For a model alone, Reference and CPU take the same time (2.9 and 3.1 ms a step for 22
+        # atoms, 25.9 and 25.0 ms for 192), and Reference adds no threads to those of torch. A force
+        # field is slow on Reference, which has no neighbour list.
         platform = "CPU" if config.ml_region else "Reference"
         if device.startswith("cuda") and "CUDA" in _platforms():
             platform = "CUDA"
@@ -110,7 +106,7 @@ def resolve_config(config: RunConfig) -> RunConfig:
 
 
 def choose_max_neighbors(artifact: Artifact, state: State, hybrid: Hybrid | None) -> int:
-    """Slots for each atom's neighbours, with head-room; chosen once, since sums depend on it."""
+    """Capacity for neighbours, with head-room; chosen once a run, since sums depend on it."""
     box = None if state.box is None else state.box * ANGSTROM_PER_NM
     positions = state.positions * ANGSTROM_PER_NM
     if hybrid is not None:
@@ -130,16 +126,13 @@ def create_simulation(
     """Build System, integrator and Context.
 
     Args:
-        config: from `resolve`.
+        config: from `resolve_config`.
         structure: atoms and bonds.
         artifact: the model.
-        ensemble: of this phase.
-        box: for which the buffers of the model are made [nm].
-        seed: phase and step from which the random numbers run.
-        hybrid: region of the model and force field; None where the model describes everything.
-
-    Raises:
-        InputError: the model cannot describe the structure, or the platform does not work.
+        ensemble: ensemble of this phase.
+        box: box for which the buffers of the model are made [nm].
+        seed: phase and step, which the random numbers depend on.
+        hybrid: ML region and force field; None where the model describes all atoms.
     """
     topology = with_box(structure.topology, box)
     with in_run_terms(topology):
@@ -167,17 +160,17 @@ def create_simulation(
 
 
 def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:
-    """Put a Context where a new one stands that loads its present checkpoint.
+    """Bring a Context into the state of a new one that has loaded its present checkpoint.
 
-    No checkpoint holds that a barostat counts its attempts and adapts their size, and how old the
-    neighbour list of a force field is, which is the order of its sums.
+    A checkpoint of OpenMM lacks the step size of the barostat and the age of the neighbour list of
+    the force field, which decides the order of its sums.
     """
     _set_seeds(config, simulation.system, simulation.integrator, phase, step)
     simulation.context.reinitialize(preserveState=True)
 
 
 def set_positions(simulation: app.Simulation, positions: FloatArray) -> None:
-    """Set positions [nm]; constraints are satisfied then, and virtual sites where they belong."""
+    """Set positions [nm], apply constraints, and place virtual sites."""
     context = simulation.context
     context.setPositions(positions * unit.nanometer)
     if simulation.system.getNumConstraints() > 0:
@@ -186,7 +179,7 @@ def set_positions(simulation: app.Simulation, positions: FloatArray) -> None:
 
 
 def constrained_particles(simulation: app.Simulation) -> set[int]:
-    """Particles that any constraint holds."""
+    """Indices of particles with constraints."""
     system = simulation.system
     pairs = (system.getConstraintParameters(i)[:2] for i in range(system.getNumConstraints()))
     return {particle for pair in pairs for particle in pair}
@@ -195,12 +188,12 @@ def constrained_particles(simulation: app.Simulation) -> set[int]:
 def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
     """Draw velocities at the temperature of the run."""
     simulation.context.setVelocitiesToTemperature(
-        config.temperature * unit.kelvin, _derive(config, "velocities", "", 0)
+        config.temperature * unit.kelvin, _derive_seed(config, "velocities", "", 0)
     )
 
 
 def environment() -> dict[str, Any]:
-    """What the last bits of a trajectory depend on beside the configuration."""
+    """Versions and settings that the last bits of a trajectory depend on."""
     return {
         "openmm-les": __version__,
         "openmm": openmm.version.version,
@@ -234,15 +227,15 @@ def _set_seeds(
     config: RunConfig, system: openmm.System, integrator: openmm.Integrator, phase: str, step: int
 ) -> None:
     if hasattr(integrator, "setRandomNumberSeed"):
-        integrator.setRandomNumberSeed(_derive(config, "integrator", phase, step))
+        integrator.setRandomNumberSeed(_derive_seed(config, "integrator", phase, step))
     for force in system.getForces():
         if isinstance(force, openmm.MonteCarloBarostat):
-            force.setRandomNumberSeed(_derive(config, "barostat", phase, step))
+            force.setRandomNumberSeed(_derive_seed(config, "barostat", phase, step))
 
 
-def _derive(config: RunConfig, what: str, phase: str, step: int) -> int:
-    """A seed for one purpose at one place; OpenMM takes 0 for "any", so never 0."""
-    digest = hashlib.sha256(f"{config.seed}/{what}/{phase}/{step}".encode()).digest()
+def _derive_seed(config: RunConfig, purpose: str, phase: str, step: int) -> int:
+    """A seed for one purpose, phase and step; never 0, which is any seed for OpenMM."""
+    digest = hashlib.sha256(f"{config.seed}/{purpose}/{phase}/{step}".encode()).digest()
     return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
 
 
@@ -252,7 +245,7 @@ def _platforms() -> list[str]:
 
 
 def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
-    """Properties by which two runs give the same bits."""
+    """Platform properties that make runs bit-identical."""
     wanted = {
         "Precision": "double" if config.precision == "double" else "mixed",
         "DeterministicForces": "true",
@@ -261,7 +254,7 @@ def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
     if device.startswith("cuda:"):
         wanted["DeviceIndex"] = device.removeprefix("cuda:")
     if config.ml_region and _THREADS not in os.environ:
-        # On several threads the CPU platform sums the forces of a force field in any order.
+        # With several threads, the CPU platform sums forces of a force field in any order.
         wanted["Threads"] = "1"
     known = platform.getPropertyNames()
     return {name: value for name, value in wanted.items() if name in known}

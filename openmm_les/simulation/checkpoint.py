@@ -1,4 +1,4 @@
-"""A checkpoint: one file from which a run continues bit by bit, there completely or not at all."""
+"""Checkpoints: one file each, written atomically, from which a run continues bit-identically."""
 
 from __future__ import annotations
 
@@ -31,33 +31,29 @@ _KIND = Kind(
     "checkpoint: {file} is damaged ({reason}); start again with --overwrite",
 )
 #: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
-_HEAD = 48
+_HEADER_BYTES = 48
 
 
 @dataclass(frozen=True)
 class FileState:
-    """How far an output file had been written.
+    """Size and header of an output file at a checkpoint.
 
     Attributes:
         size: bytes.
-        head: first bytes in hexadecimal, the only ones that are ever written again.
+        head: first bytes in hexadecimal, the only ones that are overwritten later.
     """
 
     size: _Count
-    head: Annotated[str, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{_HEAD}}}$")]
+    head: Annotated[str, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{_HEADER_BYTES}}}$")]
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """The present state of a file."""
+        """Current state of a file."""
         with path.open("rb") as stream:
-            return cls(path.stat().st_size, stream.read(_HEAD).hex())
+            return cls(path.stat().st_size, stream.read(_HEADER_BYTES).hex())
 
     def restore(self, path: Path) -> None:
-        """Take back what was written since.
-
-        Raises:
-            InputError: the file is gone, or shorter than it was.
-        """
+        """Remove what was written since."""
         size = path.stat().st_size if path.is_file() else None
         if size is None or size < self.size:
             found = "is missing" if size is None else f"has {size} bytes"
@@ -72,7 +68,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands, and what it is a run of.
+    """State of a run, and the inputs that identify it.
 
     Attributes:
         phase: ``"equilibration"`` or ``"production"``.
@@ -82,7 +78,7 @@ class Checkpoint:
         requested: the configuration as given.
         resolved: the configuration with the choices made for this machine.
         structure_sha256, model_sha256: hashes of the input files.
-        environment: what the last bits depend on beside the configuration.
+        environment: from `builder.environment`; the last bits of results depend on it.
         wall_seconds: time spent in steps of this phase so far, by all processes [s].
         outputs: state of every file that grows, by name.
         force_field_sha256: hash of the force field's System; None in a run without one.
@@ -102,7 +98,7 @@ class Checkpoint:
     force_field_sha256: str | None = None
 
     def write(self, path: Path) -> None:
-        """Replace the file at `path`; a reader finds the old one or this one, whatever happens."""
+        """Write the file atomically."""
         metadata = {"format": _FORMAT, **asdict(self)}
         metadata["context_sha256"] = hashlib.sha256(metadata.pop("context")).hexdigest()
         archive = io.BytesIO()
@@ -113,11 +109,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is damaged, or from a newer version.
-        """
+        """Read what `write` wrote."""
         with boundary(path, _KIND):
             with zipfile.ZipFile(io.BytesIO(read_file(path))) as members:
                 _check_members(path, members)

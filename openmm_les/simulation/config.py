@@ -33,20 +33,17 @@ from openmm_les.simulation.fields import Ensemble, Integer, Number, Switch, Text
 logger = logging.getLogger(__name__)
 
 _PATHS = ("structure", "model", "output", "system")
-#: Lists of paths, or names of files that come with OpenMM.
+#: Lists of paths, or of names of files that come with OpenMM.
 _FILES = ("force_field",)
 
-
-#: How many wrong settings a message names.
-_FEW = 5
-_LONGEST_NAME = 60
+#: Wrong settings that a message lists, and characters of an unknown name.
+_LISTED, _LONGEST_NAME = 5, 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
-#: What a run can follow of the model's electric properties.
+#: Electric properties of the model that a run can write.
 RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
 
-
-#: What is usual; other values are most often meant in another unit (ps, Celsius, 1/s, Pa, A).
+#: Usual values; others are most often in another unit (ps, Celsius, 1/s, Pa, A).
 _USUAL = {
     "temperature": (50.0, 3000.0),
     "pressure": (0.001, 5e4),
@@ -58,7 +55,7 @@ _USUAL = {
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where values came from, for messages: a file, and what flags say."""
+    """Where values came from, for messages: a file, and the flags that override it."""
 
     file: str | os.PathLike[str] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
@@ -162,8 +159,8 @@ class RunConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             every = dict.fromkeys(_explain(details, origin) for details in error.errors())
-            more = f"; and {len(every) - _FEW} more" if len(every) > _FEW else ""
-            raise InputError("; ".join(list(every)[:_FEW]) + more) from None
+            more = f"; and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
+            raise InputError("; ".join(list(every)[:_LISTED]) + more) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(
@@ -174,17 +171,17 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_bare(cls, value: Any, info: ValidationInfo) -> Any:
-        """Quantities, paths and numbers of numpy as what they stand for."""
+        """Plain values in place of Quantities, paths and numbers of numpy."""
         return fields.bare(value, cls.model_fields[str(info.field_name)])
 
     @field_validator(*_PATHS)
     @classmethod
     def _is_absolute(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
-        """A run can be continued from anywhere."""
+        """Absolute paths, so that a run can be continued from another directory."""
         if value is None:
             return None
         if "\0" in str(value):
-            raise ValueError("no path has this character")
+            raise ValueError("a path cannot have this character")
         absolute = _absolute_path(str(info.field_name), str(value), Path.cwd())
         return absolute if info.field_name == "model" else Path(absolute)
 
@@ -195,7 +192,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _intervals_fit(self) -> RunConfig:
-        """Everything ends and is written at a checkpoint, from which a run can continue."""
+        """Every stretch ends at a checkpoint, from which a run can continue."""
         _check_multiple(self, "steps", "report_interval")
         _check_multiple(self, "equilibration_steps", "report_interval")
         _check_multiple(self, "trajectory_interval", "report_interval")
@@ -214,7 +211,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _region_is_described(self) -> RunConfig:
-        """A region of the model has a force field around it, and nothing is said in vain."""
+        """A region of the model has a force field around it, and no setting is without effect."""
         _check_region(self)
         return self
 
@@ -230,7 +227,7 @@ class RunConfig(BaseModel):
 
         Args:
             base: directory of the file; paths inside it are written relative to it.
-            omit: fields to show as comments, to be filled in.
+            omit: fields to show as comments to be filled in.
         """
         lines = ["# Paths are relative to the directory of this file."]
         for name, value in self.model_dump(mode="json").items():
@@ -250,7 +247,7 @@ class RunConfig(BaseModel):
 def load(
     file: str | os.PathLike[str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Read a configuration.
+    """Read a configuration from a file and flags.
 
     Args:
         file: YAML file whose paths are relative to its directory, or the directory of a run; None
@@ -264,10 +261,10 @@ def load(
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
-    """The configuration as a commented file in the working directory, also an unfinished one.
+    """The configuration as a commented file; required fields may be missing.
 
     Raises:
-        InputError: what is given is wrong.
+        InputError: a given value is not accepted.
     """
     values = _values(file, flags)
     required = [name for name, field in RunConfig.model_fields.items() if field.is_required()]
@@ -277,7 +274,7 @@ def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
 
 
 def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What file and flags give together, with absolute paths; of a run its directory will do."""
+    """The values of file (or directory of a run) and flags, with absolute paths."""
     path = None if file is None else Path(os.path.expanduser(file))
     if path is not None and path.is_dir():
         path /= CONFIG
@@ -288,7 +285,7 @@ def _values(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> di
 
 
 def warn_of_units(config: RunConfig) -> None:
-    """Tell of values that are most often meant in another unit."""
+    """Warn of values that are most often in another unit."""
     for name, (low, high) in _USUAL.items():
         value = getattr(config, name)
         if not low <= value <= high:
@@ -330,7 +327,7 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
         )
 
 
-#: What is said about the force field around a region, and what only serves one kind of it.
+#: Settings of the force field around a region, of electrostatic embedding, and all of a region.
 _OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
 _OF_ELECTROSTATICS = ("charge", "charge_tolerance")
 _OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECTROSTATICS)
@@ -359,7 +356,7 @@ def _check_region(config: RunConfig) -> None:
 
 
 def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """The same values with absolute paths; names of models and wrong types are left alone."""
+    """Values with absolute paths; names of models and wrong types stay as they are."""
     result = dict(values)
     for name in _PATHS:
         value = result.get(name)
@@ -383,7 +380,7 @@ def _absolute_path(name: str, value: str, base: Path) -> str:
 
 
 def _absolute_file(value: str, base: Path) -> str:
-    """A file where there is one; else it is the name of one that comes with OpenMM."""
+    """The absolute path if there is such a file, else the name of one that comes with OpenMM."""
     path = os.path.normpath(base / os.path.expanduser(value))
     return path if os.path.isfile(path) else value
 
@@ -393,8 +390,8 @@ def _relative(path: str, base: Path) -> str:
 
 
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
-    """One problem in the words of the user: where, which field, expected, got."""
-    if not details["loc"]:  # between fields; the text is ours
+    """One problem: where, which field, what was expected, what came."""
+    if not details["loc"]:  # a check of several fields, with a message of ours
         text = str(details["ctx"]["error"])
         return text if origin.file is None else f"{origin.file}: {text}"
     name = str(details["loc"][0])[:_LONGEST_NAME]

@@ -30,14 +30,14 @@ OF_EVALUATION = (
 
 
 def _number(value: Any) -> Any:
-    """Refuse the yes and no of YAML, which would pass as 1 and 0."""
+    """Refuse yes and no of YAML, which would become 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
     return value
 
 
 def _integer(value: Any) -> Any:
-    """Also accept 1e6, which YAML reads as text."""
+    """Accept 1e6, too, which YAML reads as text."""
     value = _number(value)
     if isinstance(value, str):
         number = float(value)
@@ -61,7 +61,7 @@ def unit_of(field: FieldInfo) -> str | None:
 
 
 def bare(value: Any, field: FieldInfo) -> Any:
-    """The number or text that a Quantity, a path or a number of numpy stands for.
+    """The plain number or text of a Quantity, a path or a number of numpy.
 
     Raises:
         ValueError: a Quantity of another dimension.
@@ -91,13 +91,13 @@ def bare(value: Any, field: FieldInfo) -> Any:
 
 
 def shown(value: Any) -> str:
-    """What came, for messages: short, and a Quantity with its unit."""
+    """A value for messages: short, a Quantity with its unit."""
     text = str(value) if hasattr(value, "value_in_unit") else repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def split(value: Any) -> Any:
-    """The parts of a text with commas, as of a flag; anything else stays as it is."""
+    """The parts of a text with commas, as in a flag; other values are returned unchanged."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",")]
@@ -106,7 +106,7 @@ def split(value: Any) -> Any:
 def _texts(value: Any) -> Any:
     value = split(value)
     if isinstance(value, list | tuple) and (not value or "" in value):
-        raise ValueError("a list without anything in one place")
+        raise ValueError("a list with an empty entry")
     return value
 
 

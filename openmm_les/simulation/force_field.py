@@ -1,4 +1,4 @@
-"""The force field around the ML region of a run: a System, made from its files or read from XML."""
+"""The force field of an ML/MM run: a System, created from force field files or read from XML."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ _PERIODIC = ("CutoffPeriodic", "Ewald", "PME", "LJPME")
 def make_force_field(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.System]:
     """The System of the force field, and the structure that belongs to it.
 
-    That structure has the virtual sites of the force field, of which a file may have others or
-    none, and no box where the force field uses none.
-
-    Raises:
-        InputError: files that cannot be read, or that do not describe the structure.
+    The virtual sites of the structure are replaced by those of the force field, and its box is
+    dropped if the force field is not periodic.
     """
     if config.system is not None:
         system = _read(config.system, structure)
@@ -54,7 +51,7 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
     xml_files.refuse_scripts(names)
     try:
         field = app.ForceField(*names)
-    except Exception as error:  # the parser raises whatever a broken file leads to
+    except Exception as error:  # the parser raises many kinds
         raise InputError(
             f"force_field: cannot read {', '.join(names)}: {one_line(error)}; expected XML files, "
             "or names of those that come with OpenMM, such as amber14-all.xml and amber14/tip3p.xml"
@@ -68,7 +65,7 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
             constraints=None if config.constraints == "none" else getattr(app, config.constraints),
             rigidWater=config.constraints != "none",
         )
-    except Exception as error:  # ValueError or Exception itself, with the reason as text
+    except Exception as error:  # ValueError or a plain Exception
         raise InputError(
             f"force_field: {', '.join(names)} cannot describe the structure: {one_line(error)}; a "
             "residue without a template, such as a ligand, needs a force field file of its own, or "
@@ -79,10 +76,7 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
 
 
 def _with_sites(structure: Structure, field: app.ForceField) -> Structure:
-    """Add the virtual sites that the force field has, and drop those that it has not.
-
-    The real atoms keep their order.
-    """
+    """Replace virtual sites by those of the force field; real atoms keep their order."""
     modeller = app.Modeller(structure.topology, structure.positions * unit.nanometer)
     sites = [atom for atom in structure.topology.atoms() if atom.element is None]
     if sites:
@@ -108,7 +102,7 @@ def _read(path: Path, structure: Structure) -> openmm.System:
 
 
 def _check_box(config: RunConfig, structure: Structure, system: openmm.System) -> None:
-    """Refuse a box that OpenMM would refuse in other words."""
+    """Check the box before OpenMM does, so that messages name settings of the run."""
     if structure.box is None:
         raise InputError(
             f"structure: expected a box (CRYST1 of a PDB file) since {config.system} is periodic, "

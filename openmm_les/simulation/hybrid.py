@@ -1,4 +1,4 @@
-"""The two parts of an ML/MM run: the region of the model, and the System of the force field."""
+"""ML/MM runs: the ML region, the System of the force field, and the mixed System."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from openmm_les.simulation.structures import selection
 from openmm_les.simulation.structures.selection import SelectedRegion
 from openmm_les.simulation.structures.structure import Structure, real_atoms
 
-#: Force group of the model, for multiple time steps and for questions about its energy.
+#: Force group of the model, so that its energy can be asked for.
 _MODEL_GROUP = 1
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """A region described by the model, and the force field of everything.
+    """An ML region, and the force field of all atoms.
 
     Attributes:
         atoms: the ML region.
-        ends: atoms behind the cut bonds, where link atoms are.
+        ends: MM atoms of cut bonds, which link atoms replace.
         system: of the force field.
-        sha256: hash of `system`, wherever it was read from.
-        selected: the region, for people.
+        sha256: hash of `system` in XML.
+        selected: the region, for messages.
     """
 
     atoms: tuple[int, ...]
@@ -42,13 +42,10 @@ class Hybrid:
 
 
 def prepare_hybrid(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid | None]:
-    """Select the region and make the force field, if the run has them.
+    """Select the ML region and create the System of the force field, if the run has an ML region.
 
     Returns:
-        The structure with the virtual sites of the force field, and the rest.
-
-    Raises:
-        InputError: a selection or a force field that does not fit the structure.
+        The structure with the virtual sites of the force field, and the region; None without one.
     """
     if config.ml_region is None:
         return structure, None
@@ -72,29 +69,18 @@ def create_mixed_system(
     artifact: Artifact,
     options: Mapping[str, Any],
 ) -> openmm.System:
-    """The mixed System in the box of the topology.
-
-    Args:
-        config: how the region is embedded.
-        hybrid: from `prepare_hybrid`.
-        topology: with virtual sites.
-        artifact: the model.
-        options: how the model is computed, as for ``createSystem``.
-
-    Raises:
-        InputError: the model cannot describe the region, or a bond cannot be cut.
-    """
+    """The mixed System in the box of the topology; `options` as for ``createSystem``."""
     system = openmm.XmlSerializer.clone(hybrid.system)
     box = topology.getPeriodicBoxVectors()
-    if box is not None:  # grids of the force field are a function of this box, too
+    if box is not None:  # the PME grid of the force field depends on it
         system.setDefaultPeriodicBoxVectors(*box)
-    further: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
+    embedding: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
     if config.embedding == "electrostatic":
-        further |= {
+        embedding |= {
             "charge": config.charge,
             "allowNetCharge": config.charge is not None,
             "chargeTolerance": config.charge_tolerance,
         }
     return MLPotential("les", modelPath=artifact.path).createMixedSystem(
-        topology, system, list(hybrid.atoms), **further, **options
+        topology, system, list(hybrid.atoms), **embedding, **options
     )

@@ -1,4 +1,4 @@
-"""How a run names atoms, residues and settings: as in the file, and as in its configuration."""
+"""Messages in the terms of a run: settings as in its configuration, atoms as in its structure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openmm import app
 from openmm_les.errors import InputError
 from openmm_les.simulation.structures.names import atom_name
 
-#: Options of createSystem and createMixedSystem, and what a run calls them.
+#: Settings of a run by the names of the options of createSystem and createMixedSystem.
 _FIELDS = {
     "chargeTolerance": "charge_tolerance",
     "cudaGraphs": "cuda_graphs",
@@ -20,7 +20,7 @@ _FIELDS = {
     "maxNeighbors": "max_neighbors",
 }
 _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
-#: In a run a charge that is given is allowed.
+#: A run allows every charge that is given.
 _PERMISSION = re.compile(r"\ballowNetCharge\s*=\s*True\b")
 #: A setting as Python has it, ``name='value'``, ``name: True``.
 _KEYWORD = re.compile(
@@ -32,12 +32,7 @@ _ATOM = re.compile(r"\batom (\d+) \([^()]*\)")
 
 
 def run_terms(text: str, topology: app.Topology) -> str:
-    """A message of createSystem, or of a force, in the words of a run.
-
-    Args:
-        text: names options as in Python, and atoms by their index.
-        topology: has these atoms.
-    """
+    """Translate a message that names options of createSystem, and atoms of `topology` by index."""
     atoms = list(topology.atoms())
 
     def named(match: re.Match[str]) -> str:
@@ -54,7 +49,7 @@ def run_terms(text: str, topology: app.Topology) -> str:
 
 @contextlib.contextmanager
 def in_run_terms(topology: app.Topology) -> Iterator[None]:
-    """Let an `InputError` name settings and atoms as the user of a run knows them."""
+    """Translate the message of every `InputError`."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The directory of a run: who works in it, what is in it, and the files that grow."""
+"""The output directory of a run: its lock, its files, and the reporters that append to them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
 from openmm import app, unit
 
 from openmm_les._version import __version__
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import (
     refuse_inputs,
     remove_parts,
@@ -25,7 +25,7 @@ from openmm_les.files.writing import (
     write_atomically,
     writing,
 )
-from openmm_les.plugin.forces.region import HYDROGEN
+from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
@@ -41,13 +41,13 @@ CHECKPOINT = "checkpoint.zip"
 FINAL = "final.pdb"
 SUMMARY = "summary.json"
 
-#: Files that grow; a resumed run takes back what they hold beyond its checkpoint.
+#: Files that grow; a resumed run truncates them to the state of its checkpoint.
 _GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE)
 #: Files that only a finished run has.
-_OF_THE_END = (FINAL, SUMMARY)
-ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_OF_THE_END)
-#: First line of the settings, which says that files of these names here are those of a run.
-_HEAD = "# Written by openmm-les run: this directory is its own.\n"
+_FINAL_FILES = (FINAL, SUMMARY)
+ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_FINAL_FILES)
+#: First line of the configuration file, which marks the directory as that of a run.
+_MARKER = "# Written by openmm-les run: this directory is its own.\n"
 
 #: Where a DCD header holds the time of its creation, and for how many bytes.
 _DCD_DATE = (180, 80)
@@ -64,40 +64,29 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; a killed process lets go by itself.
-
-        Raises:
-            InputError: another process works here, or the directory cannot be written.
-        """
+        """Lock the directory; the lock of a killed process is released by the system."""
         owner = self / ".owner"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self / ".lock", timeout=0)
-            lock.acquire()
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            for name in ALL:  # of a process that was killed
-                remove_parts(self / name)
-        except Timeout:
-            who = owner.read_text() if owner.is_file() else "another process"
-            raise InputError(
-                f"output: {self.path} is in use by {who}; wait for it, or choose another directory"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"output: cannot write in {self.path}: {error.strerror or error}"
-            ) from error
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive_lock(self / ".lock"))
+                owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+                held.callback(owner.unlink, missing_ok=True)
+                for name in ALL:  # of a process that was killed
+                    remove_parts(self / name)
+            except Timeout:
+                who = owner.read_text() if owner.is_file() else "another process"
+                raise InputError(
+                    f"output: {self.path} is in use by {who}; wait for it, or choose another "
+                    "directory"
+                ) from None
+            except OSError as error:
+                raise InputError(
+                    f"output: cannot write in {self.path}: {error.strerror or error}"
+                ) from error
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
     def existing(self) -> list[str]:
-        """Names of the files of a run that are here; settings alone are not worth keeping.
-
-        Raises:
-            OutputError: there are some that no run wrote.
-        """
+        """Names of the files of a run in the directory; empty for a configuration alone."""
         found = [name for name in ALL if os.path.lexists(self / name)]
         if found and not self._is_of_a_run():
             raise OutputError(
@@ -107,9 +96,9 @@ class RunDirectory:
         return [] if found == [CONFIG] else found
 
     def _is_of_a_run(self) -> bool:
-        """Either of two files says so that no other program writes."""
+        """Whether a marked configuration file or a checkpoint is here."""
         try:
-            if (self / CONFIG).read_bytes().startswith(_HEAD.encode()):
+            if (self / CONFIG).read_bytes().startswith(_MARKER.encode()):
                 return True
         except OSError:
             pass
@@ -119,27 +108,19 @@ class RunDirectory:
             return False
 
     def results(self) -> list[str]:
-        """Names of files with results, which cannot be had again without computing."""
+        """Names of files with results."""
         growing = [
             name for name in _GROWING if (self / name).exists() and FileState.of(self / name).size
         ]
-        return growing + [name for name in _OF_THE_END if (self / name).exists()]
+        return growing + [name for name in _FINAL_FILES if (self / name).exists()]
 
     def refuse_inputs(self, inputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
-        """Refuse to start a run that would replace what it reads.
-
-        Raises:
-            OutputError: an input is a file that the run deletes or writes.
-        """
+        """Raise an OutputError if the run would delete or write one of its inputs."""
         for name in ALL:
             refuse_inputs(self / name, inputs)
 
     def checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, if there is one.
-
-        Raises:
-            InputError: it is damaged.
-        """
+        """The last checkpoint; None without one, an InputError if it is damaged."""
         path = self / CHECKPOINT
         if not path.exists():
             return None
@@ -152,69 +133,52 @@ class RunDirectory:
         return found
 
     def clear(self) -> None:
-        """Delete the results of a run, and nothing else; first what could continue it."""
+        """Delete the files of a run but its configuration; the checkpoint first."""
         with writing(self.path):
             for name in (CHECKPOINT, *ALL):
                 if name != CONFIG:
                     (self / name).unlink(missing_ok=True)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the configuration; with `--resume` it continues this run.
-
-        A file with comments of the user's own stays as it is if it says the same.
-
-        Raises:
-            OutputError: it says something else, or cannot be written.
-        """
+        """Write the configuration, unless the file has the same settings with other comments."""
         path = self / CONFIG
         try:
             before, text = load(path), path.read_text(encoding="utf-8")
         except (LESError, OSError, UnicodeDecodeError):
             before, text = None, ""
-        if before == config and text.startswith(_HEAD):
+        if before == config and text.startswith(_MARKER):
             return
-        is_own = before is not None and text == _HEAD + before.to_yaml(self.path)
+        is_own = before is not None and text == _MARKER + before.to_yaml(self.path)
         if path.exists() and not is_own:
             raise OutputError(
                 f"output: {path} was edited and says something else than this run is asked for; "
                 "change it there, or move it away: it is not replaced"
             )
-        write_atomically(path, (_HEAD + config.to_yaml(self.path)).encode())
+        write_atomically(path, (_MARKER + config.to_yaml(self.path)).encode())
 
     def file_states(self) -> dict[str, FileState]:
-        """How far the growing files have been written."""
+        """States of the growing files."""
         return {name: FileState.of(self / name) for name in _GROWING if (self / name).exists()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the files back to the state of a checkpoint.
-
-        Raises:
-            InputError: some of what they held is gone.
-        """
+        """Truncate the files to the state of a checkpoint; an InputError if data are missing."""
         for name, state in checkpoint.outputs.items():
             state.restore(self / name)
         for name in _GROWING:
             if name not in checkpoint.outputs:
                 (self / name).unlink(missing_ok=True)
-        for name in _OF_THE_END:
+        for name in _FINAL_FILES:
             (self / name).unlink(missing_ok=True)
 
-    def take_back(self, checkpoint: Checkpoint) -> None:
-        """Do so as far as it works on a full disk; who resumes does it again."""
+    def try_restore(self, checkpoint: Checkpoint) -> None:
+        """Restore as far as possible on a full disk; resuming does it again."""
         with contextlib.suppress(OSError, InputError):
             self.restore(checkpoint)
 
     def write_structure(
         self, name: str, topology: app.Topology, positions: Any, box: FloatArray | None
     ) -> None:
-        """Write a PDB file that depends on nothing but its content.
-
-        Args:
-            name: of the file.
-            topology: atoms and bonds.
-            positions: Quantity or array [nm].
-            box: box vectors in rows [nm]; None where not periodic.
-        """
+        """Write positions (Quantity, or array [nm]) as a PDB file without the date."""
         text = io.StringIO()
         if not unit.is_quantity(positions):
             positions = positions * unit.nanometer
@@ -250,23 +214,23 @@ class PhaseOutput:
             density=is_periodic,
             append=has_header,
         )
-        self.reporters: list[Any] = [_Writing(log, table)]
+        self.reporters: list[Any] = [_WritingReporter(log, table)]
         if is_production:
             interval = config.trajectory_interval or config.report_interval
             self._trajectory = _TrajectoryReporter(directory / TRAJECTORY, interval)
-            self.reporters.append(_Writing(directory / TRAJECTORY, self._trajectory))
+            self.reporters.append(_WritingReporter(directory / TRAJECTORY, self._trajectory))
             if config.response:
                 self.reporters.append(_response_reporter(directory / RESPONSE, config))
 
     def sync(self) -> None:
-        """Bring everything that was reported to the disk, so that a checkpoint may rely on it."""
+        """Flush all files to the disk, before a checkpoint refers to them."""
         with writing(self._directory.path):
             self._log.flush()
             os.fsync(self._log.fileno())
             if self._trajectory is not None:
                 self._trajectory.sync()
             response = self._directory / RESPONSE
-            if response.exists():  # its reporter has closed it
+            if response.exists():  # closed by its reporter
                 with response.open("rb") as stream:
                     os.fsync(stream.fileno())
             sync_directory(self._directory.path)
@@ -278,15 +242,15 @@ class PhaseOutput:
             self._trajectory.close()
 
     def abandon(self) -> None:
-        """Close the files of which one could not be written."""
+        """Close the files after one of them could not be written."""
         for file in (self._log, self._trajectory):
             with contextlib.suppress(OSError):
                 if file is not None:
                     file.close()
 
 
-class _Writing:
-    """A reporter of which every error of the disk names its file."""
+class _WritingReporter:
+    """Wraps a reporter so that errors of the disk name its file."""
 
     def __init__(self, path: Path, reporter: Any) -> None:
         self._path = path
@@ -301,12 +265,12 @@ class _Writing:
 
 
 def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
-    """Writes the electric properties that the settings ask for; continues a file."""
+    """The reporter of the electric properties; appends to a file."""
     wanted = set(config.response or ())
     return LESReporter(
         path,
         config.response_interval,
-        # A TorchForce does not tell its model; a region with link atoms is told by its force.
+        # A TorchForce does not hold its model; with an ML region the force knows its link atoms.
         config.model if config.ml_region is None else None,
         charges="charges" in wanted,
         dipole="dipole" in wanted,
@@ -322,11 +286,7 @@ def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
 
 
 def check_response(config: RunConfig, structure: Structure) -> None:
-    """Refuse a dipole that does not exist, and tell of rare rows, before anything is computed.
-
-    Raises:
-        InputError: the model sees a periodic system, and its dipole is asked for.
-    """
+    """Refuse the dipole of a periodic system; warn of a long interval between rows."""
     wanted = config.response or ()
     is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
     if "dipole" in wanted and structure.box is not None and not is_cluster:
@@ -337,7 +297,7 @@ def check_response(config: RunConfig, structure: Structure) -> None:
 
 
 class _TrajectoryReporter:
-    """Writes a DCD file whose bytes depend on the frames alone, not on the time of day."""
+    """Writes a DCD file without the date, so that runs can be compared."""
 
     def __init__(self, path: Path, interval: int) -> None:
         self._path = path

@@ -1,8 +1,8 @@
 """One phase of a run: its Simulation, its files, and its checkpoints.
 
-A resumed run gives the same bits as one that was never interrupted because both take the same path:
-whatever a checkpoint does not hold (state of the barostat, buffers of the model) is a function of
-what it does hold, and is set to that at every checkpoint in every run.
+A resumed run is bit-identical to an uninterrupted one: what a checkpoint lacks (state of the
+barostat, buffers of the model) is a function of what it holds, and every run resets it to that at
+each checkpoint.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.plugin.guard import TemperatureGuard
+from openmm_les.processes.interrupts import force_error
 from openmm_les.processes.signals import StopRequest
 from openmm_les.simulation import output, summary
 from openmm_les.simulation.builder import (
@@ -43,13 +44,11 @@ from openmm_les.simulation.structures.structure import Structure
 
 logger = logging.getLogger(__name__)
 
-#: Steps between two looks at the signals; OpenMM itself returns to Python as often.
+#: Steps between checks for signals; OpenMM itself returns to Python as often.
 _BATCH = 10
-#: Change of the volume at which the model gets new buffers. At 15 % it makes them by itself, in the
-#: middle of an interval, where a resumed run would not know of them.
-_NEW_BUFFERS = 0.10
-#: Pieces of messages that have a remedy of their own.
-_OWN_REMEDY = ("the latent charges of the ML region", "take a smaller time step")
+#: Relative change of the volume at which the model gets new buffers, at a checkpoint. At 15 % it
+#: would resize them by itself, between checkpoints, and a resumed run would differ.
+_VOLUME_CHANGE = 0.10
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ class Job:
 
     Attributes:
         requested: the configuration as given.
-        config: with the choices made for this machine, from `resolve_config`.
+        config: the configuration with the choices made for this machine, from `resolve_config`.
         structure: the start structure, with the virtual sites of the force field.
         artifact: the model.
-        directory: where everything goes.
-        callbacks: learns what happens.
-        stop: whether to end.
-        hybrid: region of the model and force field; None where the model describes everything.
+        directory: the output directory.
+        callbacks: see `RunCallbacks`.
+        stop: whether a signal asked to stop.
+        hybrid: ML region and force field; None where the model describes all atoms.
     """
 
     requested: RunConfig
@@ -78,15 +77,15 @@ class Job:
 
 
 class PhaseRun:
-    """This process's work on one phase; a context manager that closes the files.
+    """One phase in this process; a context manager that closes the files.
 
     Args:
         job: what all phases share.
-        phase: what to do.
-        entry: where to begin, or the checkpoint of this phase from which to continue.
+        phase: the phase.
+        entry: the state to begin with, or the checkpoint of this phase to continue from.
 
     Attributes:
-        wall_seconds: time spent in the steps of this phase, by all processes [s].
+        wall_seconds: wall time of the steps of this phase, summed over all processes [s].
     """
 
     def __init__(self, job: Job, phase: Phase, entry: State | Checkpoint) -> None:
@@ -118,48 +117,43 @@ class PhaseRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, OutputError):  # half a row helps nobody
+        if isinstance(error, OutputError):  # leave no partial rows
             self._output.abandon()
-            self._job.directory.take_back(self._saved)
+            self._job.directory.try_restore(self._saved)
         else:
             self._output.close()
 
     def advance(self) -> State:
-        """Run to the end of the phase, with a checkpoint after every report.
-
-        Raises:
-            SimulationError: the simulation blew up.
-            KeyboardInterrupt, SystemExit: a signal asked to stop.
-        """
+        """Run to the end of the phase, with a checkpoint after every report."""
         interval = self._job.config.report_interval
         while (step := self._simulation.currentStep) < self._phase.steps:
             to_report = interval - step % interval
             started = time.perf_counter()
-            with blow_ups(f"after step {step} of {self._phase.name}", self._job):
+            with reported_with_step(f"after step {step} of {self._phase.name}", self._job):
                 self._simulation.step(min(_BATCH, to_report))
             self.wall_seconds += time.perf_counter() - started
             if to_report <= _BATCH:
                 self._checkpoint()
-            self._tell_progress()
+            self._report_progress()
             if self._job.stop:
-                self._end_in_order()
+                self._stop()
         state = self._simulation.context.getState(positions=True, velocities=True)
         return State(
             state.getPositions(asNumpy=True).value_in_unit(unit.nanometer),
             state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond),
-            self._present_box(),
+            self._current_box(),
         )
 
     def write_structure(self, name: str) -> None:
-        """Write the present positions, molecules wrapped into the box as in the trajectory."""
+        """Write the current positions, with molecules wrapped as in the trajectory."""
         state = self._simulation.context.getState(
             positions=True, enforcePeriodicBox=self._box is not None
         )
         topology, positions = self._job.structure.topology, state.getPositions(asNumpy=True)
-        self._job.directory.write_structure(name, topology, positions, self._present_box())
+        self._job.directory.write_structure(name, topology, positions, self._current_box())
 
     def _create(self, step: int) -> openmm.app.Simulation:
-        """A Simulation whose random numbers and buffers are those of this step."""
+        """A Simulation with the random numbers of this step and buffers for this box."""
         job = self._job
         return create_simulation(
             job.config,
@@ -191,20 +185,20 @@ class PhaseRun:
                 state.velocities * unit.nanometer / unit.picosecond
             )
 
-    def _present_box(self) -> FloatArray | None:
+    def _current_box(self) -> FloatArray | None:
         if self._box is None:
             return None
         vectors = self._simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)
         return np.array(vectors.value_in_unit(unit.nanometer))
 
     def _checkpoint(self) -> None:
-        """Save, and go on as a run that continues from here would."""
-        if not self._has_memory:
+        """Save, and continue in the state of a run that resumes from here."""
+        if not self._has_hidden_state:
             self._save()
             return
         if self._needs_buffers():
             logger.info("the volume has changed: new buffers for the model")
-            self._box = self._present_box()
+            self._box = self._current_box()
             reporters = self._simulation.reporters
             self._open(self._save())
             self._simulation.reporters = reporters
@@ -213,15 +207,15 @@ class PhaseRun:
             reseed(self._job.config, self._simulation, self._phase.name, step)
 
     @property
-    def _has_memory(self) -> bool:
-        """Whether the Context holds more than a checkpoint of it: see `reseed`."""
+    def _has_hidden_state(self) -> bool:
+        """Whether the Context has state that its checkpoint lacks: see `reseed`."""
         return self._phase.ensemble == "NPT" or self._job.hybrid is not None
 
     def _needs_buffers(self) -> bool:
-        now, before = self._present_box(), self._box
+        now, before = self._current_box(), self._box
         if now is None or before is None:
             return False
-        return bool(abs(np.linalg.det(now) / np.linalg.det(before) - 1.0) > _NEW_BUFFERS)
+        return bool(abs(np.linalg.det(now) / np.linalg.det(before) - 1.0) > _VOLUME_CHANGE)
 
     def _save(self) -> Checkpoint:
         job = self._job
@@ -244,16 +238,16 @@ class PhaseRun:
         self._saved = checkpoint
         return checkpoint
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         step = self._simulation.currentStep
         done_ps = (step - self._first_step) * self._job.config.time_step * 1e-3
         speed = summary.speed(done_ps, self.wall_seconds - self._wall_before)
         self._job.callbacks.progress(Progress(self._phase.name, step, self._phase.steps, speed))
 
-    def _end_in_order(self) -> None:
+    def _stop(self) -> None:
         step = self._simulation.currentStep
-        # With a memory a run that continued from here would take another path.
-        if not self._has_memory and step != self._saved.step:
+        # With hidden state, a run that resumed from here would differ.
+        if not self._has_hidden_state and step != self._saved.step:
             self._save()
         self._job.callbacks.message(
             f"stopped after step {step} of {self._phase.name}; the checkpoint has step "
@@ -263,22 +257,27 @@ class PhaseRun:
 
 
 @contextlib.contextmanager
-def blow_ups(where: str, job: Job) -> Iterator[None]:
-    """Turn what OpenMM and its reporters raise for a broken simulation into one clear error."""
+def reported_with_step(where: str, job: Job) -> Iterator[None]:
+    """Turn what OpenMM and its reporters raise into an error that says when it happened."""
     try:
         yield
-    except (openmm.OpenMMException, SimulationError) as error:
-        raise _broken(where, job, str(error)) from error
-    except ValueError as error:  # of reporters, by which they mean just that
+    except openmm.OpenMMException as error:
+        cause = force_error()
+        if cause is None or str(cause) not in str(error):
+            raise _broken(where, job, error) from error
+        raise _broken(where, job, cause) from error
+    except SimulationError as error:
+        raise _broken(where, job, error) from error
+    except ValueError as error:  # raised by reporters
         if "NaN" in str(error) or "infinite" in str(error):
-            raise _broken(where, job, str(error)) from error
+            raise _broken(where, job, error) from error
         raise
 
 
-def _broken(where: str, job: Job, reason: str) -> SimulationError:
-    reason = run_terms(" ".join(reason.split()), job.structure.topology)
+def _broken(where: str, job: Job, error: Exception) -> SimulationError:
+    reason = run_terms(" ".join(str(error).split()), job.structure.topology)
     remedy = ""
-    if not any(piece in reason for piece in _OWN_REMEDY):
+    if not (isinstance(error, SimulationError) and error.has_remedy):
         remedy = "look at the start structure; a smaller time_step or more minimise_iterations may "
         remedy += "help; "
     return SimulationError(

@@ -1,4 +1,4 @@
-"""How a run tells what happens; the command line prints it, by default it is logged."""
+"""Progress of a run, as callbacks; without any, messages are logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a phase.
 
     Attributes:
         phase: ``"equilibration"`` or ``"production"``.
@@ -28,25 +28,25 @@ class Progress:
 
 
 class RunCallbacks:
-    """Base class; override what is of interest."""
+    """Callbacks of a run; override those of interest."""
 
     def message(self, text: str) -> None:
-        """Something worth a line, such as the step from which a run continues."""
+        """Called with one line, such as the step from which a run continues."""
         logger.info("%s", text)
 
     def progress(self, progress: Progress) -> None:
-        """Some steps were done; called several times a second or less often."""
+        """Called after every few steps, several times a second at most."""
 
 
 @contextlib.contextmanager
 def warn_once() -> Iterator[None]:
-    """Let every warning of this package pass once: a run makes the same System several times."""
-    told: set[tuple[str, str]] = set()
+    """Log each warning of this package once, since a run creates the same System several times."""
+    seen: set[tuple[str, str]] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         line = (record.name, record.getMessage())
-        is_known = record.levelno >= logging.WARNING and line in told
-        told.add(line)
+        is_known = record.levelno >= logging.WARNING and line in seen
+        seen.add(line)
         return not is_known
 
     loggers = [

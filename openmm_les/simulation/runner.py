@@ -1,4 +1,4 @@
-"""A run from its start, or from its last checkpoint, to its figures."""
+"""A run from its start, or its last checkpoint, to its summary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from openmm_les.simulation.config import RunConfig, warn_of_units
 from openmm_les.simulation.hybrid import prepare_hybrid
 from openmm_les.simulation.messages import run_terms
 from openmm_les.simulation.output import RunDirectory
-from openmm_les.simulation.phase import Job, PhaseRun, blow_ups
+from openmm_les.simulation.phase import Job, PhaseRun, reported_with_step
 from openmm_les.simulation.progress import RunCallbacks, warn_once
 from openmm_les.simulation.structures.structure import (
     check_bonds,
@@ -44,13 +44,13 @@ from openmm_les.simulation.summary import Summary
 
 logger = logging.getLogger(__name__)
 
-#: No atom is bound this strongly [kJ/mol], 100 eV.
-_STRONGEST = 1e4
+#: Largest binding energy of an atom [kJ/mol], 100 eV.
+_MAX_BINDING = 1e4
 _REMEDY = "put it back, or choose another output directory for a new run"
-#: What may differ when a run continues; all but output and steps are compared by their content.
-_FREE = ("structure", "model", "force_field", "system", "output", "steps")
-#: What `resolve_config` chooses, and a continued run takes from its checkpoint.
-_CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
+#: Settings that may differ when a run continues; files are compared by their content.
+_MAY_CHANGE = ("structure", "model", "force_field", "system", "output", "steps")
+#: Settings that a continued run takes from its checkpoint.
+_FROM_CHECKPOINT = ("seed", "device", "backend", "platform", "max_neighbors")
 
 
 def run(
@@ -70,9 +70,11 @@ def run(
 
 def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks) -> Summary:
     start = read_structure(config.structure)
-    artifact = catalog.open_model(config.model)  # may download for minutes: signals act as usual
+    artifact = catalog.open_model(
+        config.model
+    )  # may download for minutes, with the usual signal handlers
     directory = RunDirectory(config.output)
-    # To the last bit, as a resumed run is, results need the same threads.
+    # The number of threads changes the last bits of results.
     with defer_signals() as stop, directory.locked(), unmeasured():
         job = Job(config, config, start, artifact, directory, callbacks, stop)
         existing = directory.existing()
@@ -97,7 +99,7 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbac
 
 
 def _inputs(job: Job) -> dict[str, Path | str | None]:
-    """Files that a run reads, by the name of the setting."""
+    """Files that the run reads, by setting."""
     config = job.config
     fields: dict[str, Path | str | None] = {
         "structure": config.structure,
@@ -110,7 +112,7 @@ def _inputs(job: Job) -> dict[str, Path | str | None]:
 def _start(job: Job) -> Summary:
     job = _with_force_field(replace(job, config=resolve_config(job.config)))
     state = _minimise(job)
-    # A TorchForce cannot grow, and chooses by itself with more head-room than this.
+    # A TorchForce cannot grow, and chooses a larger capacity by itself.
     if job.config.max_neighbors is None and job.config.backend == "pythonforce":
         slots = choose_max_neighbors(job.artifact, state, job.hybrid)
         job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
@@ -133,9 +135,9 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
                 ", ".join(gone),
             )
         return result
-    chosen = {name: checkpoint.resolved[name] for name in _CHOSEN}
+    chosen = {name: checkpoint.resolved[name] for name in _FROM_CHECKPOINT}
     job = replace(job, config=job.config.model_copy(update=chosen))
-    _warn_of_other_bits(checkpoint)
+    _warn_of_changed_environment(checkpoint)
     remaining = plan_phases(job.config)
     while remaining[0].name != checkpoint.phase:
         remaining.pop(0)
@@ -148,7 +150,7 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
 
 
 def _with_force_field(job: Job) -> Job:
-    """The same job with the region of the model and the force field around it, if it has one."""
+    """The job with its ML region and force field, if it has them."""
     complete, parts = prepare_hybrid(job.config, job.structure)
     if parts is not None:
         job.callbacks.message(f"ML region: {parts.selected.text()}")
@@ -194,7 +196,7 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
 
 
 def _minimise(job: Job) -> State:
-    """Relax the start structure; nothing is deleted or written before the model has accepted it."""
+    """Minimise the energy; nothing is written or deleted before the model accepts the structure."""
     config, start = job.config, job.structure
     warn_of_units(config)
     check_bonds(start.topology, config.ensemble)
@@ -210,28 +212,21 @@ def _minimise(job: Job) -> State:
         return State(start.positions, None, start.box)
     job.callbacks.message(f"minimising the energy of {_number_of_atoms(job)} atoms")
     counter = _Iterations(job.stop, config.minimise_iterations)
-    with blow_ups("in the minimisation", job):
+    with reported_with_step("in the minimisation", job):
         sim.minimizeEnergy(maxIterations=config.minimise_iterations, reporter=counter)
         after = _potential_energy(sim)
     if job.stop:
         job.callbacks.message("stopped in the minimisation; continuing means starting again")
         job.stop.raise_deferred()
     _check_energy(job, after, "the minimised structure")
-    job.callbacks.message(
-        f"minimised in {counter.told} iterations from {before:.1f} to {after:.1f} kJ/mol"
-        f"{counter.also}"
-    )
+    job.callbacks.message(f"minimised in {counter} from {before:.1f} to {after:.1f} kJ/mol")
     positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
     job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
     return State(positions.value_in_unit(unit.nanometer), None, start.box)
 
 
 def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
-    """Energy of the start structure [kJ/mol]; what is wrong now is wrong in the input.
-
-    Raises:
-        InputError: the model, or the force field, has none.
-    """
+    """Energy of the start structure [kJ/mol]; an InputError if it has none."""
     try:
         energy = _potential_energy(sim)
     except openmm.OpenMMException as error:
@@ -244,12 +239,8 @@ def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
 
 
 def _check_energy(job: Job, energy: float, what: str) -> None:
-    """Refuse energies that nothing has, as of atoms that a model lets fall into each other.
-
-    Raises:
-        InputError: says what may be the reason.
-    """
-    lowest = -_STRONGEST * len(job.structure.positions)
+    """Refuse energies that no molecules have, such as those of atoms on top of each other."""
+    lowest = -_MAX_BINDING * len(job.structure.positions)
     if not lowest < energy < float("inf"):
         raise InputError(
             f"structure: expected an energy that molecules have, got {energy:.4g} kJ/mol for "
@@ -260,10 +251,10 @@ def _check_energy(job: Job, energy: float, what: str) -> None:
 
 
 class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
-    """Counts iterations, and ends the minimisation when asked to stop, or after the last one.
+    """Counts iterations, and ends the minimisation at the limit or on a signal.
 
-    OpenMM by itself begins to count again whenever it makes constraints stiffer. What is left of
-    these rounds then takes one iteration each.
+    OpenMM restarts its own count whenever it increases the stiffness of constraints; each of these
+    rounds takes one more iteration after the limit.
     """
 
     def __init__(self, stop: StopRequest, most: int) -> None:
@@ -276,20 +267,14 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
         self.number += 1
         return bool(self._stop) or self.number >= self._most
 
-    @property
-    def told(self) -> int:
-        """Iterations of what was asked for."""
-        return min(self.number, self._most)
-
-    @property
-    def also(self) -> str:
-        """And what came after it, for people."""
+    def __str__(self) -> str:
         more = self.number - self._most
-        return f", with {more} more for the constraints" if more > 0 else ""
+        extra = f" (and {more} more for the constraints)" if more > 0 else ""
+        return f"{min(self.number, self._most)}{extra} iterations"
 
 
 def _number_of_atoms(job: Job) -> int:
-    """Without virtual sites."""
+    """Number of atoms without virtual sites."""
     return len(real_atoms(job.structure.topology.atoms()))
 
 
@@ -299,7 +284,7 @@ def _potential_energy(sim: openmm.app.Simulation) -> float:
 
 
 def _write_config(job: Job) -> None:
-    """As requested, so that choices for this machine do not bind another; but with the seed."""
+    """Write the configuration as requested, without choices for this machine but the seed."""
     job.directory.write_config(job.requested.model_copy(update={"seed": job.config.seed}))
 
 
@@ -308,11 +293,7 @@ def _is_last(job: Job, checkpoint: Checkpoint) -> bool:
 
 
 def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
-    """Refuse to continue a run with anything but what it was started with, or more steps.
-
-    Raises:
-        InputError: names what has changed.
-    """
+    """Refuse to continue a run with other settings or files, except for more steps."""
     for name, path, expected, got in (
         ("structure", job.requested.structure, checkpoint.structure_sha256, job.structure.sha256),
         ("model", job.artifact.path, checkpoint.model_sha256, job.artifact.sha256),
@@ -325,7 +306,7 @@ def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
     changed = []
     for name, value in job.requested.model_dump(mode="json").items():
         before = checkpoint.requested.get(name, RunConfig.model_fields[name].default)
-        if name not in _FREE and value not in (before, checkpoint.resolved.get(name)):
+        if name not in _MAY_CHANGE and value not in (before, checkpoint.resolved.get(name)):
             changed.append(f"{name}: this run was started with {before}, got {value}")
     if changed:
         raise InputError(f"{'; '.join(changed)}; only steps may change: {_REMEDY}")
@@ -337,7 +318,7 @@ def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
 
 
 def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
-    """Likewise for what force field files, or a System in a file, make of the same settings."""
+    """Refuse to continue with a force field that gives another System."""
     if job.hybrid is None or job.hybrid.sha256 == checkpoint.force_field_sha256:
         return
     files = job.config.force_field or (str(job.config.system),)
@@ -347,11 +328,9 @@ def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
     )
 
 
-def _warn_of_other_bits(checkpoint: Checkpoint) -> None:
+def _warn_of_changed_environment(checkpoint: Checkpoint) -> None:
     now = environment()
     before = checkpoint.environment
     changed = [f"{k}: {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
     if changed:
-        logger.warning(
-            "the run continues, but not to the last bit as it would have: %s", "; ".join(changed)
-        )
+        logger.warning("the run continues, but not bit-identically: %s", "; ".join(changed))

@@ -19,10 +19,10 @@ _KIND = Kind(InputError, "config", "config: {file} is not valid YAML: {reason}")
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML would take in silence, or grow without end."""
+    """Refuses duplicate keys and aliases."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that is there twice, of which YAML would drop one."""
+        """Refuse a duplicate key, of which YAML would silently drop one."""
         seen: Counter[str] = Counter()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases: nested ones make a large text of a small file."""
+        """Refuse aliases: nested ones expand to any size."""
         if self.check_event(yaml.events.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(

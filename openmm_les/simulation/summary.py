@@ -1,4 +1,4 @@
-"""The figures of a finished run."""
+"""Summary of a finished run: averages, speed, files."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Mean:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a run.
+    """Results of a run.
 
     Attributes:
         steps: of production.
-        time_ps: simulated by them [ps].
-        wall_seconds: time they took, in all processes that worked on them [s].
+        time_ps: simulated time [ps].
+        wall_seconds: wall time of these steps, summed over all processes [s].
         ns_per_day: simulated time by wall time [ns/day].
         atoms: number of atoms, without virtual sites.
         temperature: [K].
         potential_energy: [kJ/mol].
         density: [g/mL]; None unless the ensemble is NPT.
         energy_drift: slope of the total energy [meV/atom/ps]; None unless the ensemble is NVE.
-        config: every setting, with the choices made for this machine.
+        config: all settings, with the choices made for this machine.
         files: paths of what was written, by name.
-        ml_region: what the model describes; None for everything.
+        ml_region: None where the model describes all atoms.
     """
 
     steps: int
@@ -70,7 +70,7 @@ class Summary:
     ml_region: SelectedRegion | None = None
 
     def to_json(self) -> str:
-        """As it is in ``summary.json``."""
+        """Content of ``summary.json``."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -80,14 +80,14 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Summary | None:
-        """Read a file; None where there is none, or a damaged one."""
+        """Read a file; None if it is missing or damaged."""
         try:
             return cls.from_json(path.read_bytes())
         except (OSError, ValidationError):
             return None
 
     def table(self) -> str:
-        """For people."""
+        """Text for the terminal."""
         config = self.config
         logged = self.steps // config["report_interval"]
         rows = [
@@ -117,19 +117,7 @@ def summarise(
     files: dict[str, str],
     ml_region: SelectedRegion | None = None,
 ) -> Summary:
-    """Compute the figures from the log of production.
-
-    Args:
-        log: ``log.csv``.
-        config: every setting.
-        atoms: number of atoms, without virtual sites.
-        wall_seconds: time spent in the steps [s].
-        files: paths of what was written, by name.
-        ml_region: what the model describes; None for everything.
-
-    Raises:
-        InputError: the log is something else.
-    """
+    """Summarise a run from the log of its production; see `Summary` for the arguments."""
     with boundary(log, _LOG):
         columns = read_log(log)
         time_ps = config["steps"] * config["time_step"] * 1e-3
@@ -154,7 +142,7 @@ def summarise(
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """Columns of a table that OpenMM's StateDataReporter wrote."""
+    """Columns of a file of OpenMM's StateDataReporter."""
     header, *rows = csv.reader(io.StringIO(read_file(path).decode()))
     if any(len(row) != len(header) for row in rows):
         raise Damage(f"expected {len(header)} numbers in each row")
@@ -168,7 +156,7 @@ def speed(time_ps: float, seconds: float) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time for people, such as ``2 h 05 min``."""
+    """A duration as text, such as ``2 h 05 min``."""
     if seconds < 60.0:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -185,6 +173,6 @@ def _mean(values: list[float]) -> Mean:
 def _text(value: Mean) -> str:
     if not value.std:
         return f"{value.mean:.6g}"
-    # Two digits of the scatter, and the mean to the same place.
+    # Two digits of the standard deviation, and as many decimals of the mean.
     decimals = max(0, 1 - math.floor(math.log10(value.std)))
     return f"{value.mean:.{decimals}f} +- {value.std:.{decimals}f}"

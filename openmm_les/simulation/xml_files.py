@@ -1,7 +1,7 @@
-"""XML files of OpenMM that others wrote, read so that nothing in them runs.
+"""Reads XML files of OpenMM without running code in them.
 
 A System in XML can hold Python code (a PythonForce is a pickle), and so can a force field (scripts,
-and an attribute that OpenMM evaluates). Files that come with OpenMM may do it; others are refused.
+and an attribute that OpenMM evaluates). Such files are refused unless they come with OpenMM.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from openmm.app.forcefield import _getDataDirectories
 from openmm_les.errors import InputError, one_line
 from openmm_les.files.reading import Kind, boundary, read_file
 
-#: What a run adds by itself.
-_OF_THE_RUN = ("Barostat", "Thermostat")
-#: Classes of which OpenMM can make objects that hold numbers and formulas, and no code.
+#: Forces that the run adds itself.
+_ADDED_BY_RUN = ("Barostat", "Thermostat")
+#: Classes that hold numbers and formulas, but no code.
 _HARMLESS = frozenset(
     ("System", "CMMotionRemover", "HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce")
     + ("RBTorsionForce", "CMAPTorsionForce", "NonbondedForce", "GayBerneForce", "GBSAOBCForce")
@@ -33,23 +33,20 @@ _HARMLESS = frozenset(
     + ("Continuous2DFunction", "Continuous3DFunction", "Discrete1DFunction", "Discrete2DFunction")
     + ("Discrete3DFunction",)
 )
-#: Elements of a force field whose text OpenMM runs, and the attribute that it evaluates.
+#: Elements whose text OpenMM runs, and an attribute that it evaluates.
 _SCRIPTS = ("Script", "InitializationScript")
 _EVALUATED = "useDispersionCorrection"
 _TRUTH_VALUES = ("True", "False", "0", "1")
 _KIND = Kind(InputError, "system", "system: {file} is not an XML file: {reason}")
-#: What the parser raises for something else than XML.
-_BROKEN = (ElementTree.ParseError, ValueError, LookupError, RecursionError)
+#: Errors of the parser for invalid XML.
+_PARSE_ERRORS = (ElementTree.ParseError, ValueError, LookupError, RecursionError)
 
 
 def read_system(path: Path) -> openmm.System:
-    """The System in a file.
+    """Read a System.
 
-    OpenMM decides by the attribute ``type`` what an element is, whatever its tag says. Its parser
-    also takes parts of a comment for elements: it gets what was checked, without comments.
-
-    Raises:
-        InputError: there is none, or it holds what a run adds by itself or what could run code.
+    OpenMM creates objects by the attribute ``type``, whatever the tag. Its parser also reads
+    elements in comments, so it gets the checked tree without comments.
     """
     with boundary(path, _KIND):
         root = ElementTree.fromstring(read_file(path))
@@ -62,14 +59,14 @@ def read_system(path: Path) -> openmm.System:
 
 
 def _check_types(path: Path, root: ElementTree.Element) -> None:
-    """Refuse anything but a System of classes that are known to hold no code."""
+    """Refuse anything but a System of harmless classes."""
     if (kind := root.get("type", "System")) != "System":
         raise InputError(
             "system: expected what openmm.XmlSerializer.serialize(system) gives, got a "
             f"{kind[:40]} in {path}"
         )
     for kind in (element.get("type", "") for element in root.iter()):
-        if kind.endswith(_OF_THE_RUN):
+        if kind.endswith(_ADDED_BY_RUN):
             raise InputError(
                 f"system: expected a force field alone, got a {kind} in {path}; leave it out: "
                 "ensemble, temperature and model are settings of the run"
@@ -83,16 +80,13 @@ def _check_types(path: Path, root: ElementTree.Element) -> None:
 
 
 def refuse_scripts(names: Iterable[str]) -> None:
-    """Refuse force field files that could run code, those that they include too.
+    """Refuse force field files that could run code, included files too.
 
     Args:
         names: as for `openmm.app.ForceField`: paths, or names of files that come with OpenMM.
-
-    Raises:
-        InputError: a file has scripts and did not come with OpenMM.
     """
     folders = [os.path.realpath(folder) for folder in _getDataDirectories()]
-    waiting, seen = list(names), set()  # what is missing or broken OpenMM reports
+    waiting, seen = list(names), set()  # OpenMM reports missing and broken files
     while waiting:
         name = waiting.pop()
         path = _located(name, folders)
@@ -103,7 +97,7 @@ def refuse_scripts(names: Iterable[str]) -> None:
             continue
         try:
             root = ElementTree.parse(path).getroot()
-        except (OSError, *_BROKEN):
+        except (OSError, *_PARSE_ERRORS):
             continue
         _check_scripts(path, root)
         for included in root.findall("Include"):

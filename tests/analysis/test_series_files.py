@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from analysis.test_spectra import oscillator, write
+from support.series import oscillator, write
 
 from openmm_les.analysis import formats
 from openmm_les.analysis.series import Header
@@ -84,11 +84,10 @@ def test_other_programs_find_the_header(tmp_path):
     assert np.loadtxt(tmp_path / "series.csv", delimiter=",").shape == (3, 5)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_spectrum_takes_the_temperature_of_its_series(capsys, tmp_path, ending):
+def test_spectrum_takes_the_temperature_of_its_series(capsys, tmp_path):
     """And is overruled, and says what it took, and when it only assumes something."""
-    stated = series_of(tmp_path / f"stated{ending}", HEADER)
-    silent = series_of(tmp_path / f"silent{ending}", Header())
+    stated = series_of(tmp_path / "stated.csv", HEADER)
+    silent = series_of(tmp_path / "silent.csv", Header())
     found, told = {}, {}
     for name, path, options in (
         ("stated", stated, []),
@@ -172,7 +171,7 @@ from pathlib import Path
 import numpy as np
 from openmm_les.analysis import formats
 from openmm_les.errors import OutputError
-from openmm_les.files import writing
+from openmm_les.files.writing import writing
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 if limit:

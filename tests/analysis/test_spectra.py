@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from openmm import unit
+from support.series import KELVIN, oscillator, write
 
 from openmm_les.analysis import formats, spectra
 from openmm_les.analysis.series import QUANTITIES, TimeSeries
@@ -15,30 +15,9 @@ from openmm_les.analysis.spectra import SpectrumOptions, autocorrelation, spectr
 from openmm_les.cli import main
 from openmm_les.errors import InputError
 
-LIGHT = 0.0299792458  # cm/ps
-KELVIN = 300.0
-GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
-    unit.dalton * unit.angstrom**2 / unit.picosecond**2 / unit.kelvin
-)
-
 
 def series(time, **values) -> TimeSeries:
     return TimeSeries("a series", np.asarray(time), values)
-
-
-def oscillator(wavenumber=1650.0, duration=20.0, interval=1e-3, slope=1.0, phase=0.3):
-    """A vibration with the energy kT: time, dipole [e A] and mass-weighted velocity.
-
-    `slope` is the derivative of the dipole along the mass-weighted coordinate [e / u^1/2].
-    """
-    time = np.arange(0.0, duration, interval)
-    omega = 2 * np.pi * LIGHT * wavenumber
-    amplitude = math.sqrt(2 * GAS_CONSTANT * KELVIN) / omega
-    angle = omega * time + phase
-    direction = np.array([1.0, 2.0, -2.0]) / 3.0
-    dipole = slope * amplitude * np.cos(angle)[:, None] * direction
-    velocity = -amplitude * omega * np.sin(angle)
-    return time, dipole, velocity, direction
 
 
 # ------------------------------------------------------------------ spectra
@@ -236,22 +215,6 @@ ENDINGS = [
     ".csv",
     pytest.param(".h5", marks=pytest.mark.skipif(find_spec("h5py") is None, reason="needs h5py")),
 ]
-
-
-def write(path, number, names=tuple(QUANTITIES), atoms=(4, 0, 7)):
-    """A file with random numbers; returns them."""
-    generator = np.random.default_rng(6)
-    file = formats.open_series(path, names, atoms)
-    file.create()
-    rows = []
-    for row in range(number):
-        values = {
-            q.name: generator.normal(size=(len(atoms),) * q.per_atom + q.shape)
-            for q in file.quantities
-        }
-        file.append(10 * (row + 1), 0.005 * (row + 1), values)
-        rows.append(values)
-    return file, rows
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

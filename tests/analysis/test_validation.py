@@ -408,12 +408,14 @@ def test_positions_in_other_units(artifact, structures, tmp_path, factor, messag
         validation.validate(artifact, validation.read_frames(path))
 
 
-def test_positions_in_bohr(artifact, structures, caplog):
+@pytest.mark.parametrize(("factor", "unit"), [(1 / BOHR, "in Bohr"), (10.0, "in another unit")])
+def test_positions_that_are_too_large(artifact, structures, caplog, factor, unit):
     frames = [
-        validation.Frame(tuple(a.numbers), a.positions / BOHR, None, energy=0.0) for a in structures
+        validation.Frame(tuple(a.numbers), a.positions * factor, None, energy=0.0)
+        for a in structures
     ]
     validation.validate(artifact, frames)
-    assert "the positions seem to be in Bohr, expected A" in caplog.text
+    assert f"the positions seem to be {unit}, expected A" in caplog.text
 
 
 def test_what_may_be_a_reference_is_told(boxes, tmp_path, caplog):

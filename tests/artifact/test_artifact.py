@@ -1,6 +1,5 @@
 """The artifact file: complete by itself, checked before use, written whole or not at all."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.helpers import DIPEPTIDE_MODEL, dipeptide
+from support.hostile import rewrite
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -35,19 +35,6 @@ def run(code: str, *arguments, blocked=()) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
-
-
-def rewrite(source, target, change):
-    """Copies an artifact with its metadata changed."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
-        for item in old.infolist():
-            content = old.read(item)
-            if item.filename.endswith("/extra/metadata.json"):
-                metadata = json.loads(content)
-                change(metadata)
-                content = json.dumps(metadata).encode()
-            new.writestr(item.filename, content)
-    return target
 
 
 def test_torch_alone_runs_an_artifact(dipeptide_artifact, tmp_path):

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from artifact.test_artifact import rewrite
 from support.helpers import ROOT
+from support.hostile import rewrite
 
 from openmm_les import InputError, artifact, catalog
 from openmm_les.cli import main
@@ -104,6 +104,19 @@ def test_commands_print_in_one_way():
             assert not re.search(r"click\.s?echo|\bprint\(|secho", path.read_text()), path.name
 
 
+def test_errors_of_each_way_of_running_are_shown(capsys, tmp_path):
+    """Also those of files of version 0.1.0, whose errors are by structure."""
+    _, out, _ = run(capsys, "inspect", DEMO)
+    assert re.search(r"max_errors +cluster +energy_per_atom 4.029e-09, force", out)
+    errors = {"energy_per_atom": 1e-7, "force": 2e-6, "charge": 3e-8}
+    verification = {"status": "verified", "max_errors": {"single mesh": errors}}
+    path = rewrite(DEMO, tmp_path / "new.les.pt", lambda m: m.update(verification=verification))
+    _, out, _ = run(capsys, "inspect", path)
+    row = r"max_errors +single mesh +energy_per_atom 1e-07, force 2e-06, charge 3e-08"
+    assert re.search(row, out)
+    assert json.loads(run(capsys, "inspect", path, "--json")[1])["verification"] == verification
+
+
 # ------------------------------------------------------------------ its script
 
 
@@ -122,7 +135,7 @@ def test_script_with_other_numbers(capsys, tmp_path):
     path = artifact.save(canonical, tmp_path / "theirs.les.pt", module=module)
     status, out, err = run(capsys, "inspect", "--verify", path)
     assert (status, out) == (2, "")
-    assert "energy per atom of the structure 'cluster' differs by 0.001, expected at most" in err
+    assert "energy per atom of the structure 'cluster' differs by 0.001 eV, expected at most" in err
     assert err.count("\n") == 1
     assert run(capsys, "inspect", path)[0] == 0  # the weights are as good as before
 

@@ -9,6 +9,7 @@ import numpy as np
 import openmm
 import pytest
 from support.contexts import (
+    COPY_WARNING,
     PLATFORMS,
     add_forces,
     assert_same,
@@ -21,9 +22,6 @@ from support.helpers import dipeptide, topology_from_atoms, water_frame
 
 from openmm_les import InputError
 from openmm_les.plugin.forces import backends
-
-# What an explicit backend='torchforce' says about itself with openmmtorch 1.5.
-COPY_WARNING = "ignore:backend='torchforce'.*:UserWarning"
 
 
 def backend_context(path, atoms, backend, platform="CPU", **options) -> openmm.Context:

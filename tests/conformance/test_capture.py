@@ -9,9 +9,16 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from ase import Atoms
-from ase.build import molecule
+from support.capture import (
+    READS,
+    SYSTEMS,
+    check_on_fake_gpu,
+    model_for,
+    statuses_after_the_same_work,
+    torchforce_module,
+)
 from support.contexts import (
+    COPY_WARNING,
     PLATFORMS,
     assert_same,
     create_context,
@@ -22,9 +29,7 @@ from support.contexts import (
 from support.helpers import dipeptide
 from support.tracing import (
     NotCapturableError,
-    by_name,
     launches,
-    trace,
     trace_on_fake_gpu,
     waiting_nodes,
 )
@@ -32,63 +37,11 @@ from support.tracing import (
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
-from openmm_les.evaluation.engines.evaluator import Evaluator, compare, pack
+from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.engines.packing import compare
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW, STATUS_POSITIONS
-from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors import cells
 from openmm_les.plugin.forces.torchforce import OpenTorchForce, PeriodicTorchForce
-
-SPACING = 3.1
-#: What the detector says of a number that the host reads.
-READS = r"_local_scalar_dense\.default waits"
-COPY_WARNING = "ignore:backend='torchforce'.*:UserWarning"
-
-
-def waters(x, y, z, periodic=True) -> Atoms:
-    """A lattice of molecules, about as dense as water."""
-    water = molecule("H2O")
-    water.set_cell(np.eye(3) * SPACING)
-    water = water.repeat((x, y, z))
-    water.rattle(0.1, seed=0)
-    water.pbc = periodic
-    return Atoms(
-        water.numbers, water.positions, cell=water.cell if periodic else None, pbc=periodic
-    )
-
-
-def sheared(atoms) -> Atoms:
-    atoms.set_cell(atoms.cell.array + [[0, 0, 0], [4.0, 0, 0], [-3.0, 5.0, 0]], scale_atoms=True)
-    return atoms
-
-
-#: Every branch that the parameters of a system choose: structure, and how its sum is computed.
-SYSTEMS = {
-    "open": (lambda: dipeptide(0), "auto"),
-    "open, cells": (lambda: waters(6, 6, 6, periodic=False), "auto"),
-    "direct sum": (lambda: waters(4, 4, 4), "direct"),
-    "mesh": (lambda: waters(4, 4, 4), "mesh"),
-    "triclinic": (lambda: sheared(waters(4, 4, 4)), "direct"),
-    "triclinic, mesh": (lambda: sheared(waters(4, 4, 4)), "mesh"),
-    "many images": (lambda: waters(2, 1, 1), "direct"),
-    "cells": (lambda: waters(6, 6, 6), "direct"),
-    "cells, mesh": (lambda: waters(6, 6, 6), "mesh"),
-    "one atom": (lambda: Atoms("O", [[0, 0, 0]]), "auto"),
-}
-
-
-def model_for(artifact, atoms, ewald="auto", **options) -> SystemModel:
-    """As it runs on a GPU."""
-    periodic = bool(atoms.pbc.all())
-    method = {"ewald": ewald}
-    options = {"to_gpu": True, "static_shapes": True} | method | options
-    return SystemModel(
-        artifact,
-        atoms.numbers,
-        periodic=periodic,
-        cell=atoms.cell.array if periodic else None,
-        positions=atoms.positions,
-        **options,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -122,19 +75,6 @@ def other_artifact(request, tmp_path_factory):
     return artifacts.load(folder / "x.les.pt")
 
 
-def check_on_fake_gpu(model, record_property) -> None:
-    module, n = model.module, len(model.numbers)
-    operations, packed = trace_on_fake_gpu(
-        lambda positions, cell: pack(module(positions, cell)), (n, 3), (3, 3), module=module
-    )
-    assert packed.is_cuda
-    assert packed.shape == (11 + 4 * n,)
-    calls = by_name(operations)
-    assert calls["aten.bmm.default"] + calls["aten.mm.default"] > 10  # it was the whole model
-    assert launches(operations) > 200
-    record_property("launches", launches(operations))
-
-
 @pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_nothing_waits_for_the_gpu(demo, name, precision, record_property):
@@ -150,19 +90,6 @@ def test_nothing_waits_in_other_models(other_artifact, name, record_property):
     check_on_fake_gpu(model_for(other_artifact, structure(), ewald), record_property)
 
 
-def structures(atoms):
-    """Positions and cells that differ in all that may change in a simulation."""
-    positions, cell = atoms.positions, atoms.cell.array
-    rng = np.random.default_rng(0)
-    yield positions, cell
-    yield positions + rng.normal(0, 0.3, positions.shape), cell
-    yield positions * 1.04 + 77.0, cell * 1.04  # a larger box, atoms outside of it
-    yield positions * 0.97, cell * [[0.97], [0.95], [0.99]]  # another shape
-    yield positions * 0.3, cell  # too many neighbours
-    yield positions, cell * 1.5  # a box outgrown
-    yield positions * np.nan, cell
-
-
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_work_is_the_same_for_every_structure(demo, name):
     structure, ewald = SYSTEMS[name]
@@ -174,15 +101,6 @@ def test_work_is_the_same_for_every_structure(demo, name):
         assert statuses[4] & STATUS_OVERFLOW
     assert bool(statuses[5] & STATUS_BOX) == bool(atoms.pbc.all())
     assert statuses[6] & STATUS_POSITIONS
-
-
-def statuses_after_the_same_work(module, atoms) -> list[int]:
-    inputs = [(torch.tensor(r), torch.tensor(cell)) for r, cell in structures(atoms)]
-    for _ in range(3):  # TorchScript optimises what it has seen
-        module(*inputs[0])
-    logs, results = zip(*(trace(module, *pair) for pair in inputs), strict=True)
-    assert all(log == logs[0] for log in logs)
-    return [int(result[4]) for result in results]
 
 
 @pytest.mark.parametrize("name", ["open", "direct sum", "mesh", "cells"])
@@ -292,13 +210,6 @@ def test_what_is_right_is_no_fault():
 
 
 # ------------------------------------------------------------------ TorchForce
-
-
-def torchforce_module(artifact, kind, name, warm_up):
-    structure, ewald = SYSTEMS[name]
-    model = model_for(artifact, structure(), ewald)
-    particles = tuple(range(2, 2 + len(model.numbers)))  # of a larger system
-    return torch.jit.script(kind(model.module, particles, 0.0, warm_up)), len(model.numbers) + 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,26 +10,29 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from conformance.test_capture import OpenTorchForce, model_for, torchforce_module, waters
 from openmm import app
 from openmm_les_export import read_model
 from oracles.cace_models import synthetic_cace
 from oracles.chgnet_models import synthetic_chgnet
 from oracles.nequip_models import synthetic_allegro, synthetic_nequip
+from support.capture import model_for, torchforce_module
 from support.contexts import PLATFORMS
 from support.helpers import dipeptide
+from support.structures import waters
 from support.tracing import NotCapturableError, launches, trace_on_fake_gpu
 
 from openmm_les import SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation import builder
 from openmm_les.evaluation.engines import evaluator
-from openmm_les.evaluation.engines.evaluator import Evaluator, pack
+from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors import cells
 from openmm_les.networks.blocks import blocking
 from openmm_les.networks.blocks.blocking import GPU_ELEMENTS, fit_blocks, gpu_elements
 from openmm_les.networks.blocks.product_basis import _DenseForms, _SplitForms
+from openmm_les.plugin.forces.torchforce import OpenTorchForce
 
 CHARGES = {"norm_factor": 9.05, "self_interaction": "removed"}
 

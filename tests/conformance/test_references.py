@@ -9,12 +9,10 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from conformance.test_backends import COPY_WARNING
-from conformance.test_capture import check_on_fake_gpu, model_for, statuses_after_the_same_work
-from evaluation.test_engine import assert_same_results, model_of
-from evaluation.test_response import finite_differences
 from openmmml import MLPotential
+from support.capture import check_on_fake_gpu, model_for, statuses_after_the_same_work
 from support.contexts import (
+    COPY_WARNING,
     PLATFORMS,
     add_forces,
     assert_same,
@@ -24,7 +22,7 @@ from support.contexts import (
     energy_and_forces,
     of_calculator,
 )
-from support.gradients import check_finite_differences, system_for
+from support.gradients import assert_same_results, check_finite_differences, system_for
 from support.helpers import (
     ALLEGRO_MODEL,
     CACE_DIPEPTIDE_MODEL,
@@ -46,6 +44,7 @@ from support.helpers import (
     water_frame,
 )
 from support.mixed import classical, context, energy, forces, peptide_in_water
+from support.response import finite_differences
 from support.tracing import waiting_nodes
 
 from openmm_les import artifact as artifacts
@@ -272,7 +271,10 @@ def test_compiled_engine_works_or_gives_way(exported, atoms):
     """What torch's compiler makes of the whole molecule is wrong (torch 2.9), and not used."""
     structure = dipeptide(2)[:atoms]
     path = exported(CACE_DIPEPTIDE_MODEL)
-    compiled, script = (model_of(path, structure, e) for e in ("compile", "torchscript"))
+    artifact = artifacts.load(path)
+    compiled, script = (
+        system_for(artifact, structure, "single", engine=e) for e in ("compile", "torchscript")
+    )
     for scale in (1.0, 1.01):
         assert_same_results(compiled, script, scale * structure.positions)
 

@@ -452,11 +452,6 @@ def test_rules_are_ordered():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: EwaldOptions("pme"), "ewald: expected 'auto' or 'direct' or 'mesh', got 'pme'"),
-        (lambda: EwaldOptions(cutoff="soft"), "lesCutoff: expected 'hard' or 'smooth'"),
-        (lambda: EwaldOptions(tolerance=1e-9), "ewaldTolerance: expected a number from 1e-07"),
-        (lambda: EwaldOptions(tolerance=float("nan")), "ewaldTolerance: expected a number"),
-        (lambda: EwaldOptions(tolerance="low"), "ewaldTolerance: expected a number"),
         (lambda: find_rule(1e-6, SINGLE), "single precision reaches 1e-05 on a mesh, got 1e-06"),
         (lambda: kernel_of(KEPT, "none"), "lesCutoff: expected 'hard' or 'smooth'"),
         (lambda: mesh(torch.eye(3), size=[4, 4]), "mesh: expected 3 integers >= 2"),

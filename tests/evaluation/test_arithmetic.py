@@ -7,9 +7,10 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from conformance.test_capture import OpenTorchForce, model_for, torchforce_module, waters
+from support.capture import model_for, torchforce_module
 from support.contexts import create_system
 from support.helpers import dipeptide
+from support.structures import waters
 from support.tracing import fused_groups, fusion_without_gpu, trace_on_fake_gpu
 
 from openmm_les import InputError, catalog
@@ -17,6 +18,7 @@ from openmm_les import artifact as artifacts
 from openmm_les.doctor import checks
 from openmm_les.evaluation.engines.arithmetic import as_written, forbid_fusion, reduced_precision
 from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.plugin.forces.torchforce import OpenTorchForce
 from openmm_les.processes.children import Outcome
 
 

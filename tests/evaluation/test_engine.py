@@ -2,11 +2,11 @@
 
 import logging
 
-import numpy as np
 import openmm
 import pytest
 import torch
 from support.contexts import assert_same, create_context, create_system, energy_and_forces
+from support.gradients import assert_same_results
 from support.helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
@@ -28,14 +28,6 @@ def model_of(path, atoms, engine) -> SystemModel:
         positions=atoms.positions,
         engine=engine,
     )
-
-
-def assert_same_results(model, other, positions) -> None:
-    one, two = model.evaluate(positions), other.evaluate(positions)
-    assert one.energy == pytest.approx(two.energy, abs=1e-6 * len(positions))
-    np.testing.assert_allclose(one.forces, two.forces, atol=1e-4)
-    np.testing.assert_allclose(one.charges, two.charges, atol=1e-5)
-    np.testing.assert_allclose(one.virial, two.virial, atol=1e-4 * len(positions))
 
 
 def test_compiled_engine_gives_the_same_forces(dipeptide_artifact, caplog):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from openmm_les_export import export, read_model
-from openmm_les_export.checkpoints.unpickle import read_pickle
+from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.cace.reference import CACEReference
 from openmm_les_export.verification.probes import probe_structures
 from oracles.cace_models import ENERGIES, synthetic_cace
@@ -69,7 +69,7 @@ def artifact_of(folder, shape) -> artifacts.Artifact:
 def test_every_shape_equals_the_equations(folder, shape):
     """As plain Python: most of the time of a scripted module goes into its compilation."""
     path = file_of(folder, shape)
-    model, reference = read_model(path, ENERGIES), CACEReference(read_pickle(path), ENERGIES)
+    model, reference = read_model(path, ENERGIES), CACEReference(open_model(path).root, ENERGIES)
     elements = model.hyper["elements"]
     modules = []
     for dtype, tolerances in (
@@ -101,7 +101,7 @@ def test_export_is_verified_by_the_equations(folder):
     assert report["status"] == "verified"
     assert "not the original code" in report["against"]
     assert set(report["versions"]) == {"torch"}
-    reference = CACEReference(read_pickle(file_of(folder, "two layers")), ENERGIES)
+    reference = CACEReference(open_model(file_of(folder, "two layers")).root, ENERGIES)
     probe = probe_structures(artifact.elements, artifact.cutoff)[2]
     expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
     model = system_for(artifact, probe)
@@ -137,7 +137,9 @@ def test_elements_that_are_absent_change_nothing(folder):
     saved = artifacts.save(read_model(path, ENERGIES), folder / "elements.les.pt")
     artifact = artifacts.load(saved)
     probe = probe_structures([1, 8], artifact.cutoff)[0]
-    expected = CACEReference(read_pickle(path), ENERGIES).evaluate(probe.positions, probe.numbers)
+    expected = CACEReference(open_model(path).root, ENERGIES).evaluate(
+        probe.positions, probe.numbers
+    )
     got = system_for(artifact, probe).evaluate(probe.positions)
     np.testing.assert_allclose(got.forces, expected.forces, rtol=0, atol=1e-10)
 
@@ -158,7 +160,7 @@ def test_energy_is_smooth_where_a_neighbour_crosses_the_cutoff(folder):
 def test_the_reference_reproduces_the_original_code(name):
     """What exports are verified against was itself compared with the original."""
     reference = CACEReference(
-        read_pickle(shared_file(MODELS / f"{name}.pth")), atomic_energies(name)
+        open_model(shared_file(MODELS / f"{name}.pth")).root, atomic_energies(name)
     )
     for entry in references(name)[:3]:
         cell = entry["cell"] if entry["pbc"].any() else None
@@ -169,7 +171,7 @@ def test_the_reference_reproduces_the_original_code(name):
 
 
 def test_the_reference_refuses_unknown_elements(folder):
-    reference = CACEReference(read_pickle(file_of(folder, "plain")), ENERGIES)
+    reference = CACEReference(open_model(file_of(folder, "plain")).root, ENERGIES)
     with pytest.raises(InputError, match=r"expected elements of \[1, 8\], got \[26\]"):
         reference.evaluate(np.zeros((1, 3)), [26])
 
@@ -178,7 +180,7 @@ def test_the_reference_refuses_unknown_elements(folder):
 
 
 def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as docs/design.md defines them; widths of hidden layers are free."""
+    """Names and shapes of docs/reference/formats/cace.md; widths of hidden layers are free."""
     z, n = len(hyper["elements"]), hyper["num_bessel"]
     a, b = (state[name].shape[1] for name in ("sender", "receiver"))
     degrees = max(map(sum, hyper["monomials"])) + 1

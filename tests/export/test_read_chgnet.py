@@ -327,7 +327,7 @@ def test_the_directory_or_any_of_its_files(folder):
 
 
 def test_the_command_and_what_inspect_shows(folder, capsys):
-    """As docs/models.md shows it."""
+    """As docs/reference/models.md shows it."""
     output = folder / "my.les.pt"
     arguments = ["export", str(model_of(folder, "plain")), "-o", str(output), "--overwrite"]
     with pytest.raises(SystemExit) as stopped:
@@ -438,7 +438,7 @@ UNSUPPORTED = {
     "repulsion": (_arguments(calc_repuls=True), r"Potential\.calc_repuls: .* got True"),
     "no long range": (_arguments(calc_BEC=False), r"Potential\.calc_BEC: expected True"),
     "no boxes": (_arguments(les_pbc=False), r"Potential\.les_pbc: expected True, got False"),
-    "alien argument": (_arguments(les_dipole=True), r"Potential: unknown option les_dipole"),
+    "alien argument": (_arguments(les_dipole=True), r"Potential\.les_dipole: unsupported option"),
     "other network": (_class("TensorNet_LR"), r"CHGNet_LR, got 'TensorNet_LR'; .* imported"),
     "states": (_network(dim_state_feats=2), r"CHGNet_LR\.dim_state_feats: .* got 2"),
     "activation": (_network(activation_type="softplus2"), r"activation_type: expected 'swish'"),
@@ -447,7 +447,7 @@ UNSUPPORTED = {
     "mean": (_network(pooling_operation="mean"), r"pooling_operation: expected 'sum'"),
     "graph norm": (_network(normalization="graph"), r"normalization: expected None or 'layer'"),
     "targets": (_network(num_targets=2), r"num_targets: expected 1, got 2"),
-    "alien option": (_network(dropout_mode=3), r"CHGNet_LR: unknown option dropout_mode"),
+    "alien option": (_network(dropout_mode=3), r"CHGNet_LR\.dropout_mode: unsupported option"),
     "missing option": (
         lambda parts: parts["arguments"]["model"]["init_args"].pop("max_f"),
         r"CHGNet_LR: expected option max_f, got none",
@@ -459,7 +459,7 @@ UNSUPPORTED = {
     "widths": (_network(atom_conv_hidden_dims=(6, -1)), r"atom_conv_hidden_dims: .* integers"),
     "no widths": (_network(bond_conv_hidden_dims=None), r"bond_conv_hidden_dims: .* integers"),
     "no symbol": (_network(element_types=("H", "C", "Xx")), r"element_types: .*symbols"),
-    "alien tensor": (_state("model.extra", torch.ones(2)), r"model\.extra: unknown tensor"),
+    "alien tensor": (_state("model.extra", torch.ones(2)), r"model\.extra: unsupported tensor"),
     "missing tensor": (_state("model.bond_expansion.frequencies"), r"expected a tensor, got none"),
     "missing embedding": (_state(_EMBEDDING), r"atom_embedding\.weight: expected a tensor"),
     "missing scale": (_state("data_std"), r"data_std: expected a tensor"),
@@ -532,7 +532,9 @@ def test_incomplete_directories_are_refused(tmp_path):
 def test_files_of_two_models_do_not_mix(tmp_path):
     one, other = synthetic_chgnet(tmp_path / "x"), synthetic_chgnet(tmp_path / "y", num_blocks=4)
     shutil.copy(other / "state.pt", one / "state.pt")
-    with pytest.raises(UnsupportedModelError, match=r"graph_layers\.\d.*unknown tensor of CHGNet"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"graph_layers\.\d.*unsupported tensor of CHGNet"
+    ):
         read_model(one, **LES)
 
 

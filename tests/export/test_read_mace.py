@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openmm_les_export import read_model
 from openmm_les_export.checkpoints.records import parse_irreps, stand_in
-from openmm_les_export.checkpoints.unpickle import PickledModel, read_pickle
+from openmm_les_export.checkpoints.unpickle import ModelFile, open_model
+from openmm_les_export.families.dispatch import canonical_model
 from openmm_les_export.families.mace.monomials import coupling_monomials, reduce_rank
-from openmm_les_export.families.mace.reader import canonical_mace, read_mace
+from openmm_les_export.options import ModelOptions
 from openmm_les_export.verification.probes import probe_structures
 from oracles.models import HAVE_MACE, TINY, needs_mace
 from support.helpers import L2_MODEL, MACE_MODELS, MODELS, shared_file
@@ -29,11 +31,11 @@ def model_dir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny(model_dir) -> PickledModel:
+def tiny(model_dir) -> ModelFile:
     """A small supported model, freshly opened so that a test may change its record."""
     from oracles.mace_models import synthetic_model
 
-    return read_pickle(synthetic_model(model_dir, **TINY))
+    return open_model(synthetic_model(model_dir, **TINY))
 
 
 # --- unsupported options ------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def test_unsupported_option_is_refused_by_name(model_dir, options, named):
 
     path = synthetic_model(model_dir, **TINY, options=options)
     with pytest.raises(UnsupportedModelError) as caught:
-        read_mace(path)
+        read_model(path)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -82,13 +84,12 @@ MUTATIONS = [
     ("les", "use_atomic_alpha", True),
     ("les", "use_epsilon_r_scaling", True),
     ("les", "use_dipole", True),
-    ("les", "use_dipole", False),
     ("les.ewald", "use_quadrupole", True),
     ("les.ewald", "use_epsilon_r_scaling", True),
     ("les.ewald", "k_sq_max", 4.0),
     ("les.ewald", "sigma_sq_half", 4.0),
     ("les.bec", "normalization_factor", 2.0),
-    ("", "induced_charges", None),
+    ("", "induced_charges", 0.5),
     ("", "use_embedding", True),
 ]
 
@@ -99,7 +100,16 @@ def test_changed_record_is_refused_by_name(tiny, where, name, value):
     record = tiny.root.module(where) if where else tiny.root
     record.state[name] = value
     with pytest.raises(UnsupportedModelError, match=name):
-        canonical_mace(tiny)
+        canonical_model(tiny)
+
+
+@needs_mace
+def test_attributes_that_are_off_or_empty_change_nothing(tiny):
+    expected = canonical_model(tiny).state
+    for name, value in (("use_dipole", False), ("kappa_scale", None), ("extra_heads", [])):
+        tiny.root.state[name] = tiny.root.module("les").state[name] = value
+    found = canonical_model(tiny).state
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @needs_mace
@@ -109,11 +119,11 @@ def test_unknown_submodules_and_tensors_are_refused_by_name(tiny):
         "mace.modules.embeddings.GenericJointEmbedding"
     )()
     with pytest.raises(UnsupportedModelError, match=r"joint_embedding.*embeddings of charge"):
-        canonical_mace(tiny)
+        canonical_model(tiny)
     del model.state["_modules"]["joint_embedding"]
     model.module("les.ewald").state["_parameters"]["alpha"] = torch.ones(1)
     with pytest.raises(UnsupportedModelError, match=r"les\.ewald\.alpha"):
-        canonical_mace(tiny)
+        canonical_model(tiny)
 
 
 @needs_mace
@@ -122,7 +132,7 @@ def test_multipoles_are_refused_with_all_that_is_missing(tiny):
     tiny.root.state |= {"use_dipoles": True, "use_quads": False, "use_induced_dipoles": True}
     tiny.root.module("les").state["use_atomic_alpha"] = True
     with pytest.raises(UnsupportedModelError) as caught:
-        canonical_mace(tiny)
+        canonical_model(tiny)
     message = str(caught.value)
     for missing in ("latent dipoles", "induced dipoles", "atomic polarisabilities (les.use_"):
         assert missing in message
@@ -134,14 +144,14 @@ def test_multipoles_are_refused_with_all_that_is_missing(tiny):
 def test_missing_les_parameter_is_not_guessed(tiny):
     del tiny.root.module("les.ewald").state["norm_factor"]
     with pytest.raises(UnsupportedModelError, match="norm_factor"):
-        canonical_mace(tiny)
+        canonical_model(tiny)
 
 
 @needs_mace
 def test_nan_weights_are_refused(tiny):
     tiny.root.module("readouts.0.linear").tensor("weight")[0] = float("nan")
     with pytest.raises(ModelFileError, match=r"layers\.0\.energy\.0"):
-        canonical_mace(tiny)
+        canonical_model(tiny)
 
 
 HOSTILE = [
@@ -160,10 +170,10 @@ def test_files_that_contradict_themselves_are_refused(model_dir, where, name, te
     from oracles.mace_models import synthetic_model
 
     options = {"distance_transform": "Agnesi", "pair_repulsion": True}
-    pickled = read_pickle(synthetic_model(model_dir, **TINY, options=options))
+    pickled = open_model(synthetic_model(model_dir, **TINY, options=options))
     pickled.root.module(where).state["_buffers"][name] = tensor
     with pytest.raises(ModelFileError, match=said):
-        canonical_mace(pickled)
+        canonical_model(pickled)
 
 
 @needs_mace
@@ -173,7 +183,7 @@ def test_whatever_a_file_holds_there_is_one_clear_error(model_dir, wrong):
     from oracles.mace_models import synthetic_model
 
     options = {"distance_transform": "Agnesi", "pair_repulsion": True}
-    pickled = read_pickle(synthetic_model(model_dir, **TINY, options=options))
+    pickled = open_model(synthetic_model(model_dir, **TINY, options=options))
     states = [record.state for record in pickled.root.walk()]
     groups = ("_parameters", "_buffers", "_modules")
     places = states + [state.get(group, {}) for state in states for group in groups]
@@ -183,7 +193,7 @@ def test_whatever_a_file_holds_there_is_one_clear_error(model_dir, wrong):
             if not name.startswith("_"):
                 place[name] = wrong
                 try:
-                    canonical_mace(pickled)
+                    canonical_model(pickled)
                 except ModelFileError as error:
                     said.append(str(error))
                 place[name] = value
@@ -215,7 +225,7 @@ def test_each_head_is_the_model(several_heads, index):
     from oracles.mace_models import original_short_range
 
     name = HEADS["heads"][index]
-    model = read_mace(several_heads, head=name)
+    model = read_model(several_heads, head=name)
     check_schema(model)
     assert model.source["head"] == name
     probe = probe_structures(model.hyper["elements"], model.hyper["cutoff"])[0]
@@ -243,17 +253,17 @@ def test_an_artifact_of_a_head_is_verified(several_heads, tmp_path):
 @needs_mace
 def test_a_head_must_be_chosen_among_those_of_the_model(several_heads, model_dir):
     with pytest.raises(InputError, match=r"several, pbe, wb97m; choose .* --head wb97m"):
-        read_mace(several_heads)
+        read_model(several_heads)
     with pytest.raises(InputError, match=r"head: expected one of pbe, wb97m, got 'scan'"):
-        read_mace(several_heads, head="scan")
-    pickled = read_pickle(several_heads)
+        read_model(several_heads, head="scan")
+    pickled = open_model(several_heads)
     pickled.root.state["heads"] = ["pbe", "wb97m", "scan"]
     with pytest.raises(UnsupportedModelError, match="one entry for each of 3 heads, got 2"):
-        canonical_mace(pickled, "pbe")
+        canonical_model(pickled, ModelOptions(head="pbe"))
     for wrong in ([], ["pbe", "pbe"], [1, 2], "pbe"):
         pickled.root.state["heads"] = wrong
         with pytest.raises(ModelFileError, match="heads: expected different names"):
-            canonical_mace(pickled, "pbe")
+            canonical_model(pickled, ModelOptions(head="pbe"))
 
 
 # --- reading without frameworks -----------------------------------------------------------------
@@ -295,10 +305,10 @@ def _some_model(model_dir: Path) -> Path:
 def test_reading_needs_neither_mace_nor_e3nn_nor_les(model_dir):
     path = _some_model(model_dir)
     code = (
-        "import json; from openmm_les_export.families.mace.reader import read_mace; "
-        f"m = read_mace({str(path)!r}); print(json.dumps([m.hyper, m.les, m.source]))"
+        "import json; from openmm_les_export import read_model; "
+        f"m = read_model({str(path)!r}); print(json.dumps([m.hyper, m.les, m.source]))"
     )
-    expected = read_mace(path)
+    expected = read_model(path)
     found = json.loads(_run_without({"mace", "e3nn", "les", "matscipy", "ase"}, code))
     assert found == [expected.hyper, expected.les, expected.source]
 
@@ -311,7 +321,7 @@ def test_classes_marked_as_safe_elsewhere_do_not_replace_the_stand_ins(model_dir
     path = _some_model(model_dir)
     name = "e3nn.o3._irreps.Irreps"
     with torch.serialization.safe_globals([(dict, name)]):
-        read_mace(path)
+        read_model(path)
         assert (dict, name) in torch.serialization.get_safe_globals()
 
 
@@ -319,7 +329,7 @@ def test_classes_marked_as_safe_elsewhere_do_not_replace_the_stand_ins(model_dir
 
 
 def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as docs/design.md defines them; widths and ranks are free."""
+    """Names and shapes of docs/reference/formats/mace.md; widths and ranks are free."""
     z, c, lmax = len(hyper["elements"]), hyper["channels"], hyper["lmax"]
     size = 1 + (lmax + 1) ** 2
     shapes = {
@@ -376,7 +386,7 @@ def check_schema(model) -> None:
 
 @pytest.mark.parametrize("name", MACE_MODELS)
 def test_real_models_have_the_canonical_form(name):
-    model = read_mace(shared_file(MODELS / f"{name}.model"))
+    model = read_model(shared_file(MODELS / f"{name}.model"))
     check_schema(model)
     new = name == L2_MODEL
     expected = (1.1, 1.9, 90.4756, True) if new else (1.0, 2.0, 90.0474, False)
@@ -425,7 +435,7 @@ def test_canonical_form_is_the_model(model_dir, case):
     from oracles.mace_models import original_short_range, synthetic_model
 
     path = synthetic_model(model_dir, **CASES[case])
-    model = read_mace(path)
+    model = read_model(path)
     check_schema(model)
     assert model.source["vintage"] == ("MACE-LES fork" if "old" in case else "mace-torch")
     assert model.source["dtype"] == CASES[case].get("dtype", "float32")

@@ -212,7 +212,7 @@ def test_energy_is_smooth_where_a_neighbour_crosses_the_cutoff(folder):
 
 @pytest.mark.parametrize("shape", ["old", "features by degree", "deep readout"])
 def test_canonical_form(folder, shape):
-    """Names and shapes as docs/design.md defines them."""
+    """Names and shapes as docs/reference/formats/nequip.md defines them."""
     model = read_model(file_of(folder, shape), **LES)
     hyper, z = model.hyper, len(model.hyper["elements"])
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state.items()}
@@ -325,7 +325,7 @@ def test_les_parameters_of_a_file_are_used_if_it_has_them(tmp_path):
 
 
 def test_the_command_and_what_inspect_shows(folder, capsys):
-    """As docs/models.md shows it."""
+    """As docs/reference/models.md shows it."""
     output = folder / "my.les.pt"
     arguments = ["export", str(file_of(folder, "plain")), "-o", str(output), "--overwrite"]
     for options in ([], ["--norm-factor", "90.4756"]):

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import builtins
-import json
 import math
 import os
 import subprocess
 import sys
-import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openmm_les_export
 import pytest
 import torch
-from openmm_les_export.checkpoints.unpickle import read_pickle
-from openmm_les_export.verification.compare import TOLERANCES, verify_forward
-from openmm_les_export.verification.probes import Probe, probe_structures
+from openmm_les_export import api
+from openmm_les_export.checkpoints.unpickle import open_model
+from openmm_les_export.families.dispatch import reference_model
+from openmm_les_export.verification.compare import TOLERANCES, EvaluationPath, system_paths
+from openmm_les_export.verification.probes import probe_structures
+from openmm_les_export.verification.reference import Evaluation
 from oracles.models import needs_mace
+from scipy.spatial.distance import pdist
 from support.helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, shared_file
 
+from openmm_les.artifact import Artifact
+from openmm_les.electrostatics import mesh
 from openmm_les.errors import InputError, VerificationError
+from openmm_les.networks.blocks import product_basis, radial_layers
 
+SYSTEM_PATHS = ["single direct", "single mesh", "double direct", "double mesh"]
 SMALL = {"max_ell": 2, "correlation": 2, "elements": [1, 6, 8], "max_L": 1}
 
 
@@ -51,10 +58,7 @@ def test_probes_cover_the_elements_at_sensible_distances(elements):
     neighbour_list = pytest.importorskip("matscipy.neighbours").neighbour_list
     probes = {probe.name: probe for probe in probe_structures(elements, 4.5)}
     kinds = ["cluster", "periodic box", "triclinic box", "two far fragments"]
-    assert list(probes)[:4] == kinds
-    assert [p.numbers.tolist() for p in list(probes.values())[4:]] == [
-        [z] for z in sorted(elements)
-    ]
+    assert list(probes) == [*kinds, "isolated atoms"]
     for name in kinds:
         probe = probes[name]
         assert set(probe.numbers.tolist()) == set(elements)
@@ -77,6 +81,17 @@ def test_probes_cover_the_elements_at_sensible_distances(elements):
     half = len(far) // 2
     gaps = np.linalg.norm(far[:half, None] - far[None, half:], axis=2)
     assert gaps.min() > 2 * 4.5
+    atoms = probes["isolated atoms"]
+    assert set(atoms.numbers.tolist()) == set(elements)
+    assert pdist(atoms.positions).min(initial=np.inf) > 1.5 * 4.5
+
+
+def test_isolated_atoms_tell_elements_apart():
+    """In a sum over atoms, energies that were taken for another element must not cancel."""
+    elements = [8, 1, 6, 7]
+    numbers = probe_structures(elements, 4.0)[-1].numbers.tolist()
+    counts = [numbers.count(z) for z in elements]
+    assert sorted(counts) == [1, 2, 3, 4]
 
 
 def test_probes_are_the_same_every_time():
@@ -93,7 +108,7 @@ def test_probes_are_the_same_every_time():
 def test_reference_reproduces_the_original_code(name):
     from openmm_les_export.families.mace.reference import MACEReference
 
-    reference = MACEReference(shared_file(MODELS / f"{name}.model"))
+    reference = MACEReference(open_model(shared_file(MODELS / f"{name}.model")).root)
     # Triclinic water; three dipeptides; a box of water for the newer file.
     structures = references(name)[3:4] if name == WATER_MODEL else references(name)[:3]
     for entry in structures:
@@ -108,7 +123,7 @@ def test_reference_reproduces_the_original_code(name):
 def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
     from openmm_les_export.families.mace.reference import MACEReference
 
-    reference = MACEReference(read_pickle(small_model))
+    reference = MACEReference(open_model(small_model).root)
     probe = probe_structures(reference.elements, reference.cutoff)[2]
     found = reference.evaluate(probe.positions, probe.numbers, probe.cell)
     step = 1e-4
@@ -126,24 +141,11 @@ def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
 
 
 @needs_mace
-def test_reference_accepts_a_path_a_pickle_and_a_record(small_model):
-    from openmm_les_export.families.mace.reference import MACEReference
-
-    pickled = read_pickle(small_model)
-    probe = probe_structures([1, 6, 8], 4.0)[0]
-    energies = {
-        MACEReference(model).evaluate(probe.positions, probe.numbers).energy
-        for model in (str(small_model), pickled, pickled.root)
-    }
-    assert len(energies) == 1
-
-
-@needs_mace
 def test_reference_refuses_unknown_elements(small_model):
     from openmm_les_export.families.mace.reference import MACEReference
 
     with pytest.raises(InputError, match=r"expected elements of \[1, 6, 8\], got \[26\]"):
-        MACEReference(small_model).evaluate(np.zeros((1, 3)), [26])
+        MACEReference(open_model(small_model).root).evaluate(np.zeros((1, 3)), [26])
 
 
 @needs_mace
@@ -152,7 +154,7 @@ def test_reference_leaves_the_process_as_it_was(small_model, monkeypatch):
 
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     dtype = torch.get_default_dtype()
-    MACEReference(small_model)
+    MACEReference(open_model(small_model).root)
     assert torch.get_default_dtype() == dtype
     assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
 
@@ -162,19 +164,19 @@ def test_reference_takes_files_with_fewer_couplings_than_it_would_make(small_mod
     """Files trained with a reduced set of couplings, as cuEquivariance makes them."""
     from openmm_les_export.families.mace.reference import MACEReference
 
-    pickled = read_pickle(small_model)
+    pickled = open_model(small_model)
     # The last coupling of the second order, with its weights, is not there.
     for product in pickled.root.items("products"):
         for contraction in product.items("symmetric_contractions.contractions"):
             buffers, parameters = contraction.state["_buffers"], contraction.state["_parameters"]
             buffers["U_matrix_2"] = buffers["U_matrix_2"][..., :-1]
             parameters["weights_max"] = parameters["weights_max"][:, :-1]
-    from openmm_les_export.families.mace.reader import canonical_mace
+    from openmm_les_export.families.dispatch import canonical_model
     from oracles.canonical_mace import short_range
 
     probe = probe_structures([1, 6, 8], 4.0)[0]
-    reference = MACEReference(pickled)
-    _, charges, _ = short_range(canonical_mace(pickled), probe.positions, probe.numbers)
+    reference = MACEReference(pickled.root)
+    _, charges, _ = short_range(canonical_model(pickled), probe.positions, probe.numbers)
     found = reference.evaluate(probe.positions, probe.numbers)
     np.testing.assert_allclose(found.charges, charges.detach().numpy(), rtol=0, atol=1e-13)
 
@@ -222,77 +224,73 @@ def test_reciprocal_vectors_by_hand():
 # --- the comparison -----------------------------------------------------------------------------
 
 
-class FakeReference:
-    """Energy, forces and charges that are simple functions of the structure."""
-
-    def evaluate(self, positions, numbers, cell=None):
-        n = len(numbers)
-        return types.SimpleNamespace(
-            energy=-7.0 * n + (0.0 if cell is None else float(np.trace(cell))),
-            forces=np.sin(positions),
-            charges=numbers / 10.0,
-        )
+PROBES = probe_structures([1, 8], 4.0)[:3]
+ORIGINAL = Evaluation(-70.0, np.full((9, 3), 0.5), np.full(9, 0.2))
+LES = {"sigma": 1.0, "prefactor": 90.0}
 
 
-def fake_forward(energy=0.0, force=0.0, charge=0.0, only=None):
-    """The same functions with errors added, for all structures or for periodic ones only."""
+def path_with(tolerance, energy=0.0, force=0.0, charge=0.0, probe=PROBES[0]) -> EvaluationPath:
+    """A path with errors in one structure."""
 
-    def forward(positions, numbers, cell, periodic):
-        assert positions.dtype == cell.dtype == torch.float64
-        assert numbers.dtype == torch.int64
-        off = 1.0 if only is None or periodic == only else 0.0
-        n = len(numbers)
-        total = -7.0 * n + (float(cell.trace()) if periodic else 0.0) + off * energy * n
-        forces = torch.sin(positions)
-        forces[-1, 1] += off * force
-        charges = numbers.double() / 10.0 + off * charge
-        return torch.tensor(total, dtype=torch.float64), forces, charges
+    def evaluate(structure):
+        forces, charges = ORIGINAL.forces.copy(), ORIGINAL.charges.copy()
+        if structure is not probe:
+            return ORIGINAL
+        forces[-1, 1] += force
+        charges[3] += charge
+        return Evaluation(ORIGINAL.energy + 9 * energy, forces, charges)
 
-    return forward
+    return EvaluationPath("single mesh", tolerance, evaluate)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-def test_equal_models_are_verified(dtype):
-    probes = probe_structures([1, 8], 4.0)
-    report = verify_forward(fake_forward(), FakeReference(), probes, dtype)
-    assert json.loads(json.dumps(report)) == report
-    assert report["status"] == "verified"
-    assert list(report["max_errors"]) == [probe.name for probe in probes]
-    assert report["tolerance"]["energy_per_atom"] == (1e-6 if dtype == "float32" else 1e-9)
-    assert report["tolerance"]["force"] == (1e-4 if dtype == "float32" else 1e-8)
-    assert report["tolerance"]["charge"] == (1e-5 if dtype == "float32" else 1e-9)
+def errors_of(path, original=ORIGINAL):
+    return path.largest_errors([(probe, original) for probe in PROBES], LES)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("quantity", ["energy", "force", "charge"])
 def test_each_quantity_has_its_tolerance(dtype, quantity):
-    probes = probe_structures([1, 8], 4.0)
+    tolerance = TOLERANCES[dtype]
     name = {"energy": "energy_per_atom"}.get(quantity, quantity)
-    limit = getattr(TOLERANCES[dtype], name)
-    verify_forward(fake_forward(**{quantity: 0.9 * limit}), FakeReference(), probes, dtype)
-    with pytest.raises(VerificationError, match="'cluster'") as caught:
-        verify_forward(fake_forward(**{quantity: 1.2 * limit}), FakeReference(), probes, dtype)
-    assert name.replace("_", " ") in str(caught.value)
-    assert f"{limit:g}" in str(caught.value)
-    with pytest.raises(VerificationError, match="'cluster'"):
-        verify_forward(fake_forward(**{quantity: math.nan}), FakeReference(), probes, dtype)
+    limit = getattr(tolerance, name)
+    errors = errors_of(path_with(tolerance, **{quantity: 0.9 * limit}))
+    assert errors[name] == pytest.approx(0.9 * limit, rel=1e-4)
+    assert sum(errors.values()) == errors[name]
+    for wrong in (1.2 * limit, math.nan):
+        with pytest.raises(VerificationError, match=r"of the structure 'cluster'") as caught:
+            errors_of(path_with(tolerance, **{quantity: wrong}))
+        assert name.replace("_", " ") in str(caught.value)
+        assert f"at most {limit:g}" in str(caught.value)
 
 
-def test_the_probe_that_differs_is_named():
-    probes = probe_structures([1, 8], 4.0)
+def test_tolerances_grow_with_large_numbers():
+    """Rounding does: isolated atoms may have charges, and so energies, far from those trained."""
+    large = Evaluation(-70.0, np.full((9, 3), 50.0), np.full(9, 3.0))
+    path = EvaluationPath(
+        "single direct",
+        TOLERANCES["float32"],
+        lambda _: Evaluation(large.energy + 9 * 5e-6, large.forces + 9e-4, large.charges + 2.9e-5),
+    )
+    errors_of(path, large)
+    with pytest.raises(VerificationError, match="energy per atom"):
+        errors_of(path)
+
+
+def test_the_structure_that_differs_is_named():
     with pytest.raises(VerificationError, match="'periodic box'"):
-        verify_forward(fake_forward(force=1.0, only=True), FakeReference(), probes, "float64")
+        errors_of(path_with(TOLERANCES["float64"], force=1.0, probe=PROBES[1]))
+
+
+def test_paths_for_boxes_see_no_others():
+    path = replace(path_with(TOLERANCES["float64"], force=1.0), periodic_only=True)
+    assert errors_of(path)["force"] == 0.0
 
 
 def test_wrong_shapes_are_an_error_not_a_broadcast():
-    probe = Probe("one", np.zeros((2, 3)), np.array([1, 8]))
-
-    def forward(positions, numbers, cell, periodic):
-        energy, forces, charges = fake_forward()(positions, numbers, cell, periodic)
-        return energy, forces, charges[:, None]
-
-    with pytest.raises(VerificationError, match=r"charges \(2,\), got \(2, 3\) and \(2, 1\)"):
-        verify_forward(forward, FakeReference(), [probe], "float64")
+    found = replace(ORIGINAL, charges=ORIGINAL.charges[:, None])
+    path = EvaluationPath("portable float64", TOLERANCES["float64"], lambda _: found)
+    with pytest.raises(VerificationError, match=r"charges of shape \(9,\), got \(9, 1\)"):
+        errors_of(path)
 
 
 # --- within an export ---------------------------------------------------------------------------
@@ -308,9 +306,9 @@ def test_export_without_mace_says_so(small_model, monkeypatch, caplog):
         return genuine(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_mace)
-    pickled = read_pickle(small_model)
-    canonical = openmm_les_export.read_model(small_model)
-    report = openmm_les_export._verify(pickled, canonical, None, "float32")  # type: ignore[arg-type]
+    opened = open_model(small_model)
+    model = Artifact.unsaved(openmm_les_export.read_model(small_model), Path("x.les.pt"))
+    report = api._verify(opened, model, None)  # type: ignore[arg-type]
     assert report["status"] == "not verified"
     assert "mace" in report["reason"]
     assert "not verified" in caplog.text
@@ -327,9 +325,14 @@ def test_export_writes_the_report(small_model, tmp_path, dtype):
     report = metadata["verification"]
     assert report["status"] == "verified"
     assert set(report["versions"]) == {"torch", "mace-torch"}
-    for errors in report["max_errors"].values():
-        for quantity, limit in report["tolerance"].items():
+    paths = [f"portable {metadata['dtype']}", *SYSTEM_PATHS]
+    assert list(report["max_errors"]) == list(report["tolerance"]) == paths
+    for path, errors in report["max_errors"].items():
+        for quantity, limit in report["tolerance"][path].items():
             assert errors[quantity] <= limit
+    # In double precision the direct sum has no error but rounding, and a mesh has one.
+    assert report["max_errors"]["double direct"]["force"] < 1e-11
+    assert report["max_errors"]["double mesh"]["force"] > 1e-12
 
 
 @needs_mace
@@ -361,3 +364,48 @@ def test_export_that_differs_writes_nothing(small_model, tmp_path, monkeypatch):
     with pytest.raises(VerificationError, match="nothing was written"):
         openmm_les_export.export(small_model, tmp_path / "small.les.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def slightly_more(function):
+    """The function, with a result (or the table in its first result) off by a thousandth."""
+
+    def wrong(*args, **kwargs):
+        found = function(*args, **kwargs)
+        if not isinstance(found, tuple):
+            return 1.001 * found
+        found[0].table *= 1.001
+        return found
+
+    return wrong
+
+
+#: By what `SystemModel` alone uses: the paths that it spoils.
+PARTS = {
+    "folded weights": (product_basis, "_folded", SYSTEM_PATHS),
+    "radial tables": (radial_layers, "tabulate", ["single direct", "single mesh"]),
+    "mesh": (mesh, "fourier_transform", ["single mesh", "double mesh"]),
+}
+
+
+@needs_mace
+@pytest.mark.parametrize("part", PARTS)
+def test_what_simulations_run_is_verified(small_model, tmp_path, monkeypatch, part):
+    """The portable module is right; a `SystemModel` is not."""
+    module, name, spoilt = PARTS[part]
+    monkeypatch.setattr(module, name, slightly_more(getattr(module, name)))
+    with pytest.raises(
+        VerificationError, match=f"^verification: {spoilt[0]}: .*nothing was written"
+    ):
+        openmm_les_export.export(small_model, tmp_path / "small.les.pt")
+    assert list(tmp_path.iterdir()) == []
+    # It spoils these paths and no others.
+    model = Artifact.unsaved(openmm_les_export.read_model(small_model), Path("x.les.pt"))
+    reference = reference_model(open_model(small_model), model.canonical)
+    probe = probe_structures(model.elements, model.cutoff)[1]
+    original = reference.evaluate(probe.positions, probe.numbers, probe.cell)
+    for path in system_paths(model):
+        if path.name in spoilt:
+            with pytest.raises(VerificationError):
+                path.largest_errors([(probe, original)], model.canonical.les)
+        else:
+            path.largest_errors([(probe, original)], model.canonical.les)

@@ -31,9 +31,10 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from openmm_les import artifact, networks
-from openmm_les.artifact import shapes
+from openmm_les.artifact import schema
 from openmm_les_export import read_model
-import openmm_les_export.families.cace.reader, openmm_les_export.families.mace.reader
+import openmm_les_export.families.cace.reader
+import openmm_les_export.families.mace.reader
 import openmm_les_export.families.nequip.reader
 
 def memory(field):
@@ -243,26 +244,27 @@ def _set(model, module, name, value):
 @pytest.mark.parametrize(("said", "change"), EXPORTS)
 def test_checkpoint_with_impossible_content(said, change):
     """What passes through the reader of a family meets the bounds that artifacts have."""
-    from openmm_les_export.checkpoints.unpickle import read_pickle
-    from openmm_les_export.families.mace.reader import canonical_mace
+    from openmm_les_export.checkpoints.unpickle import open_model
+    from openmm_les_export.families.dispatch import canonical_model
 
-    opened = read_pickle(ROOT / "training" / "les_demo" / "les-demo.model")
-    canonical_mace(opened)
+    opened = open_model(ROOT / "training" / "les_demo" / "les-demo.model")
+    canonical_model(opened)
     change(opened.root)
     with pytest.raises(ModelFileError, match=r"^model: .*les-demo\.model") as caught:
-        canonical_mace(opened)
+        canonical_model(opened)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("exponents", [[0, 0, 10**9], [0, -1, 2]])
 def test_exponents_are_bounded(exponents):
-    from openmm_les_export.checkpoints.unpickle import read_pickle
-    from openmm_les_export.families.cace.reader import canonical_cace
+    from openmm_les_export.checkpoints.unpickle import open_model
+    from openmm_les_export.families.dispatch import canonical_model
+    from openmm_les_export.options import ModelOptions
 
-    opened = read_pickle(model_file(CACE_WATER_MODEL))
+    opened = open_model(model_file(CACE_WATER_MODEL))
     opened.root.module("representation.angular_basis").state["lxlylz_list"][-1] = exponents
     with pytest.raises(ModelFileError, match="expected exponents of 0 to 11"):
-        canonical_cace(opened, {1: 0.0, 8: 0.0})
+        canonical_model(opened, ModelOptions(atomic_energies={1: 0.0, 8: 0.0}))
 
 
 WRONG = [

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from support.mixed import (
     PLATFORMS,
     app,
@@ -17,6 +16,7 @@ from support.mixed import (
     bare,
     classical,
     context,
+    embedded,
     energy,
     forces,
     nonbonded,

@@ -3,8 +3,7 @@
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
-from plugin.test_saved_systems import in_fresh_process
+from support.contexts import in_fresh_process
 from support.mixed import (
     METHODS,
     PHENYLALANINE,
@@ -14,6 +13,7 @@ from support.mixed import (
     bare,
     classical,
     context,
+    embedded,
     energy,
     forces,
     mixed,

@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from oracles.coupling import cross_potential, image_potential
 from scipy.special import erfc
 from support.charges import slope
@@ -19,6 +18,7 @@ from support.mixed import (
     bare,
     classical,
     context,
+    embedded,
     energy,
     forces,
     nonbonded,

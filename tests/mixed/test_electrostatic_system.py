@@ -10,10 +10,12 @@ import pytest
 import torch
 from openmmml import MLPotential
 from support.mixed import (
+    ELECTROSTATIC,
     METHODS,
     app,
     classical,
     context,
+    embedded,
     energy,
     forces,
     mixed,
@@ -30,13 +32,6 @@ from openmm_les.plugin.mixed.embeddings.electrostatic import scaled_pairs
 from openmm_les.plugin.mixed.mm_field import read_field
 from openmm_les.plugin.mixed.region import MLRegion
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
-
-# The bundled model misses the charge of the dipeptide by 0.3 e.
-OPTIONS = {"embedding": "electrostatic", "chargeTolerance": 0.5}
-
-
-def embedded(structure, system, atoms, **options):
-    return mixed(structure, system, atoms, **(OPTIONS | options))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +241,7 @@ def test_the_sign_of_latent_charges_comes_from_the_artifact(tmp_path):
     for sign, stated in ((1, 1), (-1, -1), (-1, 1), (-8, -1)):
         path = artifact_with(tmp_path / f"{sign}{stated}.les.pt", sign, stated)
         for embedding in ("electrostatic", "mechanical")[: 1 + (sign * stated > 0)]:
-            options = OPTIONS if embedding == "electrostatic" else {}
+            options = ELECTROSTATIC if embedding == "electrostatic" else {}
             made = MLPotential("les", modelPath=path).createMixedSystem(
                 structure.topology,
                 system,
@@ -269,7 +264,7 @@ def test_a_model_whose_sign_is_not_known(tmp_path):
     system = classical(structure, app.NoCutoff)
     potential = MLPotential("les", modelPath=artifact_with(tmp_path / "x.les.pt", 1, None))
     with pytest.raises(InputError, match=r"x\.les\.pt does not state the sign of its latent char"):
-        potential.createMixedSystem(structure.topology, system, structure.peptide, **OPTIONS)
+        potential.createMixedSystem(structure.topology, system, structure.peptide, **ELECTROSTATIC)
     potential.createMixedSystem(structure.topology, system, structure.peptide)
 
 

@@ -5,9 +5,18 @@ import copy
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from openmm import unit
-from support.mixed import app, classical, context, energy, forces, mixed, nonbonded, peptide
+from support.mixed import (
+    app,
+    classical,
+    context,
+    embedded,
+    energy,
+    forces,
+    mixed,
+    nonbonded,
+    peptide,
+)
 
 NAME = "lambda_interpolate"
 MAKERS = [mixed, embedded]

@@ -3,7 +3,7 @@
 import numpy as np
 import openmm
 import pytest
-from plugin.test_saved_systems import in_fresh_process
+from support.contexts import in_fresh_process
 from support.mixed import (
     PLATFORMS,
     app,

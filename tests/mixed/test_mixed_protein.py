@@ -3,13 +3,13 @@
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from support.mixed import (
     PHENYLALANINE,
     app,
     assert_forces_are_gradients,
     classical,
     context,
+    embedded,
     energy,
     forces,
     mixed,

@@ -3,9 +3,17 @@
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
-from plugin.test_opencl import context
-from support.mixed import app, classical, energy, forces, mixed, nonbonded, peptide_in_water
+from support.contexts import context_of_gpu_kernels as context
+from support.mixed import (
+    app,
+    classical,
+    embedded,
+    energy,
+    forces,
+    mixed,
+    nonbonded,
+    peptide_in_water,
+)
 
 pytestmark = pytest.mark.opencl
 

@@ -130,12 +130,13 @@ def crystal(elements) -> Atoms:
     ],
 )
 def test_every_shape_equals_mace_torch(model_folder, shape, make):
+    from openmm_les_export.checkpoints.unpickle import open_model
     from openmm_les_export.families.mace.reference import MACEReference
 
     path = synthetic_model(model_folder, **ALL[shape])
     artifact = artifact_of(path, model_folder)
     atoms = make(artifact.elements)
-    reference = MACEReference(path).evaluate(
+    reference = MACEReference(open_model(path).root).evaluate(
         atoms.positions, atoms.numbers, atoms.cell.array if atoms.pbc.all() else None
     )
     n = len(atoms)

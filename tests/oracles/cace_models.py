@@ -11,12 +11,13 @@ import itertools
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from openmm_les_export.checkpoints.pickled_names import CACE
+from openmm_les_export.families.cace.accepted import ACCEPTED
 from torch import nn
 
 LES = {"sigma": 1.0, "dl": 2.0, "remove_self_interaction": True, "norm_factor": 90.0474}
@@ -24,6 +25,8 @@ LES = {"sigma": 1.0, "dl": 2.0, "remove_self_interaction": True, "norm_factor": 
 ENERGIES = {1: -13.1, 6: -1029.2, 7: -1485.3, 8: -2042.7}
 _ROOTS = ("cace.", "les.")
 _PACKAGES = ("cace", "les")
+#: Where each of them keeps its modules.
+_FOLDERS = {"cace": "modules", "les": "module"}
 
 
 @contextlib.contextmanager
@@ -32,7 +35,7 @@ def _named_classes(extra: Sequence[str] = ()) -> Iterator[Callable[..., Any]]:
     before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_ours(name)}
     classes: dict[str, type] = {}
     sys.modules.update({name: types.ModuleType(name) for name in _PACKAGES})
-    for full in [*CACE.names, *extra]:
+    for full in [*ACCEPTED.names, *extra]:
         if full.startswith(_ROOTS):
             module, _, name = full.rpartition(".")
             made = sys.modules.setdefault(module, types.ModuleType(module))
@@ -111,31 +114,11 @@ def _expanded(powers, pairs, nu, index) -> list[list[Any]]:
     return [[list(product), factor] for product, factor in terms.items()]
 
 
-def synthetic_cace(
-    path: Path,
-    *,
-    elements: Sequence[int] = (1, 8),
-    embedding: int = 2,
-    bessel: int = 4,
-    functions: int = 3,
-    lmax: int = 2,
-    order: int = 2,
-    messages: int = 0,
-    hidden: Sequence[int] = (6, 5),
-    message_hidden: Sequence[int] = (),
-    beside: bool = True,
-    cutoff: float = 4.0,
-    power: float = 6.0,
-    dtype: torch.dtype = torch.float32,
-    old: bool = False,
-    les: dict[str, Any] | None = None,
-    extra: Sequence[str] = (),
-    change: Callable[[nn.Module, Callable[..., Any]], None] | None = None,
-) -> Path:
-    """Writes a file with random weights.
+@dataclass(frozen=True)
+class Shape:
+    """What a synthetic model has.
 
-    Args:
-        path: where to.
+    Attributes:
         elements: atomic numbers.
         embedding: length of the embedding of an element.
         bessel: number of radial functions.
@@ -151,191 +134,234 @@ def synthetic_cace(
         dtype: of the weights.
         old: as written before some options existed.
         les: LES parameters other than `LES`.
+    """
+
+    elements: Sequence[int] = (1, 8)
+    embedding: int = 2
+    bessel: int = 4
+    functions: int = 3
+    lmax: int = 2
+    order: int = 2
+    messages: int = 0
+    hidden: Sequence[int] = (6, 5)
+    message_hidden: Sequence[int] = ()
+    beside: bool = True
+    cutoff: float = 4.0
+    power: float = 6.0
+    dtype: torch.dtype = torch.float32
+    old: bool = False
+    les: Mapping[str, Any] = field(default_factory=dict)
+
+
+def synthetic_cace(
+    path: Path,
+    *,
+    extra: Sequence[str] = (),
+    change: Callable[[nn.Module, Callable[..., Any]], None] | None = None,
+    **shape: Any,
+) -> Path:
+    """Writes a file with random weights.
+
+    Args:
+        path: where to.
         extra: full names of further classes.
         change: changes the model before it is written; is given it and a maker of classes.
+        **shape: see `Shape`.
     """
-    generator = torch.Generator().manual_seed(11)
-
-    def weights(*shape: int, scale: float = 1.0) -> torch.Tensor:
-        return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype)
-
-    triples = monomials(lmax)
-    products = invariants(lmax, order)
-    channels, degrees = embedding**2, lmax + 1
-    width = functions * channels * (1 + sum(map(len, products.values())))
-    groups = torch.tensor(
-        [
-            [sum(sum(t) < d for t in triples), sum(sum(t) <= d for t in triples)]
-            for d in range(degrees)
-        ]
-    )
-    options = {} if old else {"use_batchnorm": False}
-
     with _named_classes(extra) as make:
+        model = _Builder(Shape(**shape), make).model()
+        if change is not None:
+            change(model, make)
+        torch.save(model, path)
+    return path
 
-        def dense(package: str, inputs: int, outputs: int, last: bool) -> nn.Module:
-            linear = nn.Linear(inputs, outputs, dtype=dtype)
-            linear.weight.data = weights(outputs, inputs, scale=0.3 / inputs**0.5)
-            linear.bias.data = weights(outputs, scale=0.1)
-            own = options if package == "cace" else {}
-            module = make(
-                f"{'modules' if package == 'cace' else 'module'}.blocks.Dense",
-                {"linear": linear},
-                **own,
-            )
-            if last:
-                module.add_module("activation", nn.Identity())
-            else:
-                module.activation = nn.functional.silu
-            return module
 
-        def network(package: str, widths: Sequence[int]) -> nn.Sequential:
-            pairs = list(itertools.pairwise(widths))
-            return nn.Sequential(
-                *(dense(package, a, b, k == len(pairs) - 1) for k, (a, b) in enumerate(pairs))
-            )
+class _Builder:
+    """Makes the modules of a model, with random weights."""
 
-        def atomwise(package: str, **attributes: Any) -> nn.Module:
-            inputs = width * (1 + messages)
-            modules = {"outnet": network(package, (inputs, *hidden, 1))}
-            if beside:
-                modules["linear_nn"] = dense(package, inputs, 1, True)
-            name = f"{'modules' if package == 'cace' else 'module'}.atomwise.Atomwise"
-            return make(
-                name,
-                modules,
-                add_linear_nn=beside,
-                n_in=inputs,
-                bias=True,
-                n_out=1,
-                n_hidden=list(hidden),
-                n_layers=len(hidden) + 1,
-                activation=nn.functional.silu,
-                **attributes,
-            )
+    def __init__(self, shape: Shape, make: Callable[..., Any]) -> None:
+        self.shape, self.make = shape, make
+        self.generator = torch.Generator().manual_seed(11)
+        self.triples = monomials(shape.lmax)
+        self.products = invariants(shape.lmax, shape.order)
+        self.channels, self.degrees = shape.embedding**2, shape.lmax + 1
+        self.width = shape.functions * self.channels * (1 + sum(map(len, self.products.values())))
 
-        def message() -> nn.ModuleList:
-            mixing = [[float(sum(t) == d) for t in triples] for d in range(degrees)]
-            made = make(
-                "MessageBchi",
-                {"hnet": network("cace", (width, *message_hidden, degrees * channels))},
-                l_matrix=torch.tensor(mixing),
-                shared_channels=False,
-                shared_l=False,
-                residual=False,
-                use_batchnorm=False,
-                n_in=width,
-                nc=channels,
-                nl=degrees,
-                nlxlylz=torch.tensor(len(triples)),
-            )
-            return nn.ModuleList([None, None, made])
+    def weights(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        random = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        return (scale * random).to(self.shape.dtype)
 
+    def scalar(self, value: float) -> torch.Tensor:
+        return torch.tensor(value, dtype=self.shape.dtype)
+
+    def dense(self, package: str, inputs: int, outputs: int, last: bool) -> nn.Module:
+        linear = nn.Linear(inputs, outputs, dtype=self.shape.dtype)
+        linear.weight.data = self.weights(outputs, inputs, scale=0.3 / inputs**0.5)
+        linear.bias.data = self.weights(outputs, scale=0.1)
+        own = {"use_batchnorm": False} if package == "cace" and not self.shape.old else {}
+        module = self.make(f"{_FOLDERS[package]}.blocks.Dense", {"linear": linear}, **own)
+        if last:
+            module.add_module("activation", nn.Identity())
+        else:
+            module.activation = nn.functional.silu
+        return module
+
+    def network(self, package: str, widths: Sequence[int]) -> nn.Sequential:
+        pairs = list(itertools.pairwise(widths))
+        return nn.Sequential(
+            *(self.dense(package, a, b, k == len(pairs) - 1) for k, (a, b) in enumerate(pairs))
+        )
+
+    def atomwise(self, package: str, **attributes: Any) -> nn.Module:
+        hidden, inputs = self.shape.hidden, self.width * (1 + self.shape.messages)
+        modules: dict[str, nn.Module] = {"outnet": self.network(package, (inputs, *hidden, 1))}
+        if self.shape.beside:
+            modules["linear_nn"] = self.dense(package, inputs, 1, True)
+        return self.make(
+            f"{_FOLDERS[package]}.atomwise.Atomwise",
+            modules,
+            add_linear_nn=self.shape.beside,
+            n_in=inputs,
+            bias=True,
+            n_out=1,
+            n_hidden=list(hidden),
+            n_layers=len(hidden) + 1,
+            activation=nn.functional.silu,
+            **attributes,
+        )
+
+    def message(self) -> nn.ModuleList:
+        mixing = [[float(sum(t) == d) for t in self.triples] for d in range(self.degrees)]
+        widths = (self.width, *self.shape.message_hidden, self.degrees * self.channels)
+        made = self.make(
+            "MessageBchi",
+            {"hnet": self.network("cace", widths)},
+            l_matrix=torch.tensor(mixing),
+            **dict.fromkeys(("shared_channels", "shared_l", "residual", "use_batchnorm"), False),
+            n_in=self.width,
+            nc=self.channels,
+            nl=self.degrees,
+            nlxlylz=torch.tensor(len(self.triples)),
+        )
+        return nn.ModuleList([None, None, made])
+
+    def representation(self) -> nn.Module:
+        shape, make = self.shape, self.make
+        elements, lmax, cutoff = shape.elements, shape.lmax, shape.cutoff
         index = torch.full((max(elements) + 1,), -1)
         index[torch.tensor(elements)] = torch.arange(len(elements))
+        frequencies = math.pi / cutoff * torch.arange(1, shape.bessel + 1, dtype=shape.dtype)
+        sums = [sum(t) for t in self.triples]
+        groups = torch.tensor(
+            [[sum(l < d for l in sums), sum(l <= d for l in sums)] for d in range(self.degrees)]  # noqa: E741
+        )
         embeddings = {
             f"node_embedding_{name}": make(
-                "NodeEmbedding", embedding_weights=weights(len(elements), embedding, scale=0.5)
+                "NodeEmbedding",
+                embedding_weights=self.weights(len(elements), shape.embedding, scale=0.5),
             )
             for name in ("sender", "receiver")
         }
-        frequencies = math.pi / cutoff * torch.arange(1, bessel + 1, dtype=dtype)
-        scalar = lambda x: torch.tensor(x, dtype=dtype)  # noqa: E731
-        transform = make(
-            "SharedRadialLinearTransform",
-            {
-                "weights": nn.ParameterList(
-                    [weights(bessel, functions, channels, scale=0.7) for _ in range(degrees)]
-                )
-            },
-            angular_dim_groups=groups,
-            max_l=lmax,
-        )
-        representation = make(
+        transforms = [
+            self.weights(shape.bessel, shape.functions, self.channels, scale=0.7)
+            for _ in range(self.degrees)
+        ]
+        modules = {
+            "node_onehot": make("NodeEncoder", index_map=index, num_classes=len(elements)),
+            **embeddings,
+            "edge_coding": make("EdgeEncoder", directed=True),
+            "radial_basis": make(
+                "BesselRBF",
+                bessel_weights=frequencies,
+                cutoff=self.scalar(cutoff),
+                prefactor=self.scalar((2 / cutoff) ** 0.5),
+                n_rbf=shape.bessel,
+            ),
+            "cutoff_fn": make(
+                "PolynomialCutoff", p=self.scalar(shape.power), cutoff=self.scalar(cutoff)
+            ),
+            "angular_basis": make(
+                "AngularComponent", l_max=lmax, lxlylz_list=self.triples, lxlylz_index=groups
+            ),
+            "radial_transform": make(
+                "SharedRadialLinearTransform",
+                {"weights": nn.ParameterList(transforms)},
+                angular_dim_groups=groups,
+                max_l=lmax,
+            ),
+            "symmetrizer": make(
+                "Symmetrizer", max_nu=shape.order, max_l=lmax, indice_dict_allnu=self.products
+            ),
+            "message_passing_list": nn.ModuleList([self.message() for _ in range(shape.messages)]),
+        }
+        return make(
             "Cace",
-            {
-                "node_onehot": make("NodeEncoder", index_map=index, num_classes=len(elements)),
-                **embeddings,
-                "edge_coding": make("EdgeEncoder", directed=True),
-                "radial_basis": make(
-                    "BesselRBF",
-                    bessel_weights=frequencies,
-                    cutoff=scalar(cutoff),
-                    prefactor=scalar((2 / cutoff) ** 0.5),
-                    n_rbf=bessel,
-                ),
-                "cutoff_fn": make("PolynomialCutoff", p=scalar(power), cutoff=scalar(cutoff)),
-                "angular_basis": make(
-                    "AngularComponent", l_max=lmax, lxlylz_list=triples, lxlylz_index=groups
-                ),
-                "radial_transform": transform,
-                "symmetrizer": make(
-                    "Symmetrizer", max_nu=order, max_l=lmax, indice_dict_allnu=products
-                ),
-                "message_passing_list": nn.ModuleList([message() for _ in range(messages)]),
-            },
+            modules,
             zs=list(elements),
             cutoff=cutoff,
             max_l=lmax,
-            max_nu=order,
+            max_nu=shape.order,
             mp_norm_factor=10.0**-0.5,
-            num_message_passing=messages,
+            num_message_passing=shape.messages,
             device=torch.device("cpu"),
         )
-        parameters = {**LES, **(les or {})}
+
+    def electrostatics(self) -> nn.Module:
+        parameters = {**LES, **self.shape.les}
         sigma, dl = parameters["sigma"], parameters["dl"]
-        electrostatics = make(
+        ewald = self.make(
+            "Ewald",
+            **parameters,
+            sigma_sq_half=sigma**2 / 2,
+            k_sq_max=(2 * math.pi / dl) ** 2,
+            twopi=2 * math.pi,
+        )
+        bec = self.make("BEC", remove_mean=True, epsilon_factor=1.0, normalization_factor=1.0)
+        return self.make(
             "Les",
             {
-                "atomwise": atomwise("les", output_scaling_factor=0.1),
-                "ewald": make(
-                    "Ewald",
-                    **parameters,
-                    sigma_sq_half=sigma**2 / 2,
-                    k_sq_max=(2 * math.pi / dl) ** 2,
-                    twopi=2 * math.pi,
-                ),
-                "bec": make("BEC", remove_mean=True, epsilon_factor=1.0, normalization_factor=1.0),
+                "atomwise": self.atomwise("les", output_scaling_factor=0.1),
+                "ewald": ewald,
+                "bec": bec,
             },
             sigma=sigma,
             dl=dl,
-            **({} if old else {"use_atomwise": True}),
+            **({} if self.shape.old else {"use_atomwise": True}),
         )
-        model = make(
+
+    def model(self) -> nn.Module:
+        make = self.make
+        representation = self.representation()
+        outputs = [
+            make(
+                "LesWrapper",
+                {"les": self.electrostatics()},
+                feature_key="node_feats",
+                energy_key="ewald_potential",
+                compute_energy=True,
+                compute_bec=False,
+            ),
+            self.atomwise(
+                "cace",
+                output_key="SR_energy",
+                feature_key="node_feats",
+                aggregation_mode="sum",
+                residual=False,
+            ),
+            make(
+                "FeatureAdd",
+                feature_keys=["SR_energy", "ewald_potential"],
+                output_key="CACE_energy",
+            ),
+            make("Forces", energy_key="CACE_energy", calc_forces=True),
+        ]
+        return make(
             "NeuralNetworkPotential",
             {
                 "postprocessors": nn.ModuleList(),
                 "representation": representation,
                 "input_modules": nn.ModuleList([make("Preprocess")]),
-                "output_modules": nn.ModuleList(
-                    [
-                        make(
-                            "LesWrapper",
-                            {"les": electrostatics},
-                            feature_key="node_feats",
-                            energy_key="ewald_potential",
-                            compute_energy=True,
-                            compute_bec=False,
-                        ),
-                        atomwise(
-                            "cace",
-                            output_key="SR_energy",
-                            feature_key="node_feats",
-                            aggregation_mode="sum",
-                            residual=False,
-                        ),
-                        make(
-                            "FeatureAdd",
-                            feature_keys=["SR_energy", "ewald_potential"],
-                            output_key="CACE_energy",
-                        ),
-                        make("Forces", energy_key="CACE_energy", calc_forces=True),
-                    ]
-                ),
+                "output_modules": nn.ModuleList(outputs),
             },
             do_postprocessing=False,
         )
-        if change is not None:
-            change(model, make)
-        torch.save(model, path)
-    return path

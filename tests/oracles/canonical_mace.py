@@ -1,4 +1,4 @@
-"""MACE straight from the canonical tensors, as ``docs/design.md`` writes it down.
+"""MACE straight from the canonical tensors, as ``docs/reference/formats/mace.md`` writes it down.
 
 No speed, no folding, autograd for the forces: what the run-time network must agree with. Uses
 e3nn's spherical harmonics and Wigner 3j symbols, which the canonical form refers to.

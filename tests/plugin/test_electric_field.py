@@ -4,13 +4,11 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from conformance.test_backends import COPY_WARNING
-from conformance.test_capture import model_for, statuses_after_the_same_work
-from evaluation.test_response import artifact_with, peptide
 from openmm import unit
 from openmmml import MLPotential
-from plugin.test_saved_systems import in_fresh_process
+from support.capture import model_for, statuses_after_the_same_work
 from support.contexts import (
+    COPY_WARNING,
     PLATFORMS,
     add_forces,
     assert_same,
@@ -18,17 +16,19 @@ from support.contexts import (
     create_system,
     empty_system,
     energy_and_forces,
+    in_fresh_process,
 )
 from support.gradients import system_for
 from support.helpers import topology_from_atoms
 from support.mixed import classical, context, forces, peptide_in_water
+from support.response import artifact_with, peptide
 from support.tracing import launches, trace_on_fake_gpu, waiting_nodes
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
 from openmm_les.electrostatics.embedding import Surroundings
-from openmm_les.evaluation.engines.evaluator import pack
+from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.forces import ForceOptions
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM

@@ -164,10 +164,7 @@ def test_constant_pressure_on_a_mesh(water_artifact):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ewald": "pme"}, "ewald: expected 'auto' or 'direct' or 'mesh', got 'pme'"),
-        ({"ewaldTolerance": 0.0}, "ewaldTolerance: expected a number from 1e-07 to 0.01, got 0.0"),
         ({"ewald": "mesh", "ewaldTolerance": 1e-6}, "single precision reaches 1e-05 on a mesh"),
-        ({"lesCutoff": "none"}, "lesCutoff: expected 'hard' or 'smooth', got 'none'"),
         ({"ewaldtolerance": 1e-4}, "did you mean ewaldTolerance"),
     ],
 )

@@ -3,8 +3,7 @@
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
-from support.mixed import app, classical, context, energy, forces, mixed, peptide
+from support.mixed import app, classical, context, embedded, energy, forces, mixed, peptide
 
 
 def blamed(system, positions) -> str:

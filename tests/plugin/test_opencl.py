@@ -13,6 +13,7 @@ import openmm
 import pytest
 from openmmml import MLPotential
 from support.contexts import add_forces, empty_system
+from support.contexts import context_of_gpu_kernels as context
 from support.helpers import topology_from_atoms
 from support.mixed import (
     METHODS,
@@ -35,19 +36,6 @@ pytestmark = pytest.mark.opencl
 #: what is left is that of the force field by itself, whose constants and meshes differ.
 ALLOWED = {"single": (0.5, 5.0), "mixed": (0.5, 5.0), "double": (0.03, 0.2)}
 PRECISIONS = list(ALLOWED)
-
-
-def context(system, positions, precision=None, integrator=None) -> openmm.Context:
-    """A Context on the OpenCL platform; without a precision, on Reference."""
-    name, properties = "Reference", {}
-    if precision:
-        name, properties = "OpenCL", {"Precision": precision}
-    integrator = integrator or openmm.VerletIntegrator(0.0005)
-    platform = openmm.Platform.getPlatformByName(name)
-    made = openmm.Context(system, integrator, platform, properties)
-    made.setPositions(positions)
-    made.computeVirtualSites()
-    return made
 
 
 def assert_as_on_reference(system, positions, precision="double", parameters=None) -> None:

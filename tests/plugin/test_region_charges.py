@@ -10,7 +10,6 @@ from importlib.util import find_spec
 import numpy as np
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from support.mixed import (
     NM,
     Structure,
@@ -18,6 +17,7 @@ from support.mixed import (
     bare,
     classical,
     context,
+    embedded,
     energy,
     nonbonded,
     peptide,

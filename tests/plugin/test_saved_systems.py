@@ -20,46 +20,10 @@ from support.contexts import (
     empty_system,
     energy_and_forces,
     evaluate,
+    in_fresh_process,
     of_calculator,
 )
 from support.helpers import dipeptide, topology_from_atoms, water_frame
-
-from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
-
-FRESH_PROCESS = """
-import sys
-import numpy as np
-import openmm
-system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
-positions = np.load(sys.argv[2])
-integrator = openmm.VerletIntegrator(0.0005)
-context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(sys.argv[4]))
-context.setPositions(positions * 0.1)
-state = context.getState(energy=True, forces=True)
-energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
-np.savez(sys.argv[3], energy=energy, forces=forces)
-"""
-
-
-def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
-    """Energy [eV] and forces [eV/A] of a saved System, computed by another Python process."""
-    (tmp_path / "system.xml").write_text(xml)
-    np.save(tmp_path / "positions.npy", positions)
-    files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    if cache is not None:
-        environment["OPENMM_LES_CACHE_DIR"] = str(cache)
-    child = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, *files, platform],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode != 0:
-        raise RuntimeError(child.stderr)
-    result = np.load(files[2])
-    return result["energy"] / KJ_PER_MOL_PER_EV, result["forces"] / FORCE_PER_EV_PER_ANGSTROM
 
 
 def test_xml_round_trip_in_a_fresh_process(water_artifact, tmp_path):

@@ -5,9 +5,17 @@ The oracle is the sum of what each region alone changes in the force field's ene
 
 import openmm
 import pytest
-from mixed.test_electrostatic_system import embedded
 from support.contexts import add_forces
-from support.mixed import app, classical, context, energy, mixed, peptide, peptide_in_water
+from support.mixed import (
+    app,
+    classical,
+    context,
+    embedded,
+    energy,
+    mixed,
+    peptide,
+    peptide_in_water,
+)
 
 from openmm_les import InputError, catalog
 

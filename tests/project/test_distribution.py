@@ -23,14 +23,13 @@ EXTRAS = [
     "analysis",
     "cuda12",
     "cuda13",
-    "docs",
     "examples",
     "mace",
     "nequip",
-    "release",
-    "test",
     "torchforce",
 ]
+
+GROUPS = ["test", "lint", "docs", "release", "dev"]
 
 pytestmark = pytest.mark.skipif(not DIST, reason="`make dist test-dist` runs this")
 
@@ -176,3 +175,10 @@ def test_extra_resolves(wheel, extra, tmp_path):
         assert runtimes == plugins == {expected}
     else:
         assert not plugins
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_dependency_group_resolves(group, tmp_path):
+    wanted = f"{ROOT / 'pyproject.toml'}:{group}"
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--no-annotate", "--group", wanted]
+    assert run(*command, folder=tmp_path)

@@ -1,5 +1,6 @@
 """What the documents show works, and what they say of the code is so."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -16,9 +17,13 @@ from support.mistakes import Mistakes
 
 from openmm_les import catalog, errors
 from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputError
+from openmm_les.plugin.forces.options import ForceOptions
 
-TROUBLESHOOTING = DOCS / "troubleshooting.md"
-CLI_PAGE = DOCS / "cli.md"
+TROUBLESHOOTING = DOCS / "howto" / "troubleshooting.md"
+CLI_PAGE = DOCS / "reference" / "cli.md"
+MODULES_PAGE = DOCS / "developer" / "modules.md"
+#: Pages as comments and docstrings name them.
+NAMED = re.compile(r"\bdocs/[\w/-]+\.md\b")
 #: A message without a longer piece of fixed text, as `NAME: expected X, got Y`, matches anything.
 GENERAL = len(": expected ")
 
@@ -106,7 +111,21 @@ def anchors(page) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (extra `docs`)")
+def test_pages_that_code_names_exist():
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.md")]
+    named = {(file, page) for file in files for page in NAMED.findall(file.read_text())}
+    assert len(named) > 5
+    assert not [(name_of(file), page) for file, page in named if not (ROOT / page).exists()]
+
+
+def test_every_option_of_createsystem_is_in_the_table():
+    page = (DOCS / "reference" / "options.md").read_text()
+    table = re.search(r"\| option \|.*?\n\n", page, re.DOTALL)[0]
+    names = [field.name for field in dataclasses.fields(ForceOptions)]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(names)
+
+
+@pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx is not installed (group `docs`)")
 def test_site_builds_without_warnings(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", DOCS, tmp_path],
@@ -115,37 +134,30 @@ def test_site_builds_without_warnings(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "LESCalculator" in (tmp_path / "api.html").read_text()
+    assert "LESCalculator" in (tmp_path / "reference" / "api.html").read_text()
 
 
-# ------------------------------------------------------------------ the page of the command line
+# ------------------------------------------------------------------ pages that scripts write
+
+
+def script_beside(page, name):
+    """The script that writes a page, as a module."""
+    spec = spec_from_file_location(name, page.with_name(f"{name}.py"))
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 def test_help_texts_are_those_of_the_commands():
-    spec = spec_from_file_location("cli_help", DOCS / "cli_help.py")
-    cli_help = module_from_spec(spec)
-    spec.loader.exec_module(cli_help)
+    cli_help = script_beside(CLI_PAGE, "cli_help")
     page = CLI_PAGE.read_text()
     assert len(cli_help.commands()) >= 8
-    assert page == cli_help.updated(page), "run `python docs/cli_help.py`"
+    assert page == cli_help.updated(page), "run `python docs/reference/cli_help.py`"
 
 
-# ------------------------------------------------------------------ the map of the code
-
-
-def test_every_module_is_in_the_map():
-    """CONTRIBUTING.md names every module in a line of its own, and no module that is gone."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    tree = re.search(r"```text\nopenmm_les/\n(.*?)```", text, re.DOTALL)[0]
-    folders, listed = [], []
-    for line in tree.splitlines()[1:-1]:
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[depth:] = [name]
-        assert len(line.split()) > 1 or name.endswith("/"), f"what is it for? {line}"
-        if name.endswith(".py"):
-            listed.append("".join(folders))
-    modules = {str(path.relative_to(ROOT)) for path in SOURCES}
-    assert sorted(listed) == sorted(modules)
+def test_list_of_modules_is_current():
+    code_map = script_beside(MODULES_PAGE, "code_map")
+    assert MODULES_PAGE.read_text() == code_map.page(), "run `python docs/developer/code_map.py`"
 
 
 # ------------------------------------------------------------------ messages
@@ -156,7 +168,7 @@ def test_quoted_messages_stand_in_the_source():
     assert len(quoted) > 40
     texts = documents.source_texts()
     gone = [quote for quote in quoted if not documents.is_found(quote, texts)]
-    assert not gone, "messages that docs/troubleshooting.md explains, and that were changed"
+    assert not gone, "messages that the page on troubleshooting explains, and that were changed"
 
 
 def test_every_error_class_is_explained():

@@ -18,8 +18,8 @@ from openmm import app, unit
 from support.runs import (
     PEPTIDE,
     ROOT,
-    SAME,
     Recorder,
+    assert_same_run,
     command,
     config,
     flags,
@@ -31,13 +31,15 @@ from support.runs import (
 
 from openmm_les import ArtifactError, InputError, catalog
 from openmm_les import simulation as md
-from openmm_les.simulation import config as configs
 from openmm_les.simulation import output
+from openmm_les.simulation.builder import resolve_config
 from openmm_les.simulation.checkpoint import Checkpoint
+from openmm_les.simulation.config import default
 from openmm_les.simulation.structures.structure import check_time_step, read_structure
-from openmm_les.simulation.summary import duration, read_log, summarise
+from openmm_les.simulation.summary import Summary, duration, read_log, summarise
 
 DOCUMENT = (ROOT / "docs" / "howto" / "run.md").read_text()
+SETTINGS = (ROOT / "docs" / "reference" / "run-settings.md").read_text()
 
 
 def frames(path) -> tuple[int, int]:
@@ -185,32 +187,14 @@ def test_wrong_flags_are_named_as_flags(capsys):
 
 
 def test_documented_fields_are_those_of_the_model():
-    table = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", DOCUMENT, re.MULTILINE)
+    table = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
     fields = md.RunConfig.model_fields
-    assert table[: len(fields)] == [
-        (name, configs.default(name), field.description) for name, field in fields.items()
-    ]
+    assert table == [(name, default(name), field.description) for name, field in fields.items()]
 
 
 def test_documented_files_are_those_that_are_written():
     section = DOCUMENT.split("## What is written")[1].split("\n## ")[0]
     assert sorted(re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE)) == sorted(output.ALL)
-
-
-def test_documented_snippet_runs(tmp_path):
-    *_, snippet = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    done = subprocess.run(
-        [sys.executable, "-c", snippet],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 2
 
 
 # What a run writes
@@ -246,21 +230,24 @@ def test_a_run_from_the_command_line(capsys, tmp_path):
     assert lines[-1].startswith("production 100 %: step 120 of 120, ")
     assert md.load(folder / "config.yaml") == config(tmp_path)
 
-
-def test_json_is_the_summary(capsys, tmp_path):
-    fields = settings(tmp_path, steps=20, equilibration_steps=0)
-    status, out, _ = command(capsys, *flags(fields), "--json")
-    assert status == 0
-    assert out == (tmp_path / "run" / "summary.json").read_text()
-    assert json.loads(out)["temperature"]["std"] is None
-    _, table, _ = command(capsys, *flags(fields), "--resume")
-    assert "+-" not in table
-    assert "over 1 row of log.csv" in table
+    _, again, _ = command(capsys, *flags(settings(tmp_path)), "--resume")
+    assert again == out
+    _, again, _ = command(capsys, *flags(settings(tmp_path)), "--resume", "--json")
+    assert again == (folder / "summary.json").read_text()
 
 
-def test_final_positions_are_those_of_the_last_frame(tmp_path):
-    md.run(config(tmp_path, "NPT"))
-    folder = tmp_path / "run"
+def test_a_single_row_has_no_scatter(tmp_path):
+    names = ["Time (ps)", "Temperature (K)", "Potential Energy (kJ/mole)"]
+    (tmp_path / "log.csv").write_text("#" + ",".join(names) + "\n1,300,-5\n")
+    fields = config(tmp_path).model_dump(mode="json") | {"steps": 20}
+    summary = summarise(tmp_path / "log.csv", fields, atoms=22, wall_seconds=1.0, files={})
+    assert json.loads(summary.to_json())["temperature"] == {"mean": 300.0, "std": None}
+    assert "+-" not in summary.table()
+    assert "over 1 row of log.csv" in summary.table()
+
+
+def test_final_positions_are_those_of_the_last_frame(uninterrupted):
+    folder = uninterrupted("NPT") / "run"
     final = app.PDBFile(str(folder / "final.pdb"))
     last = (folder / "trajectory.dcd").read_bytes()[-3 * (4 * 24 + 8) :]
     x, y, z = (np.frombuffer(last[i * 104 + 4 : i * 104 + 100], "<f4") for i in range(3))
@@ -272,33 +259,34 @@ def test_final_positions_are_those_of_the_last_frame(tmp_path):
     assert len({round(volume, 12) for volume in volumes}) > 1  # the barostat works
 
 
-def test_npt_reports_a_density_and_nve_a_drift(tmp_path):
-    water = md.run(config(tmp_path, "NPT", steps=40, equilibration_steps=0))
-    expected = read_log(tmp_path / "run" / "log.csv")["Density (g/mL)"]
-    assert water.density.mean == pytest.approx(np.mean(expected))
-    assert " g/mL" in water.table()
+def test_npt_reports_a_density_and_nve_a_drift(uninterrupted):
+    def logged(ensemble):
+        folder = uninterrupted(ensemble) / "run"
+        summary = Summary.from_json((folder / "summary.json").read_text())
+        return summary, read_log(folder / "log.csv")
 
-    log = tmp_path / "run" / "log.csv"
-    free = md.run(config(tmp_path, "NVE", precision="double"), overwrite=True)
-    energies = read_log(log)["Total Energy (kJ/mole)"]
+    water, log = logged("NPT")
+    assert water.density.mean == pytest.approx(np.mean(log["Density (g/mL)"]))
+    assert " g/mL" in water.table()
+    free, log = logged("NVE")
+    energies = log["Total Energy (kJ/mole)"]
     assert np.ptp(energies) < 1.0
-    slope = np.polyfit(read_log(log)["Time (ps)"], energies, 1)[0]
+    slope = np.polyfit(log["Time (ps)"], energies, 1)[0]
     assert free.energy_drift == pytest.approx(slope / 96.48533212331 * 1000 / 22)
     assert " meV/atom/ps" in free.table()
     # Equilibrated with a thermostat, which leaves the peptide near its temperature.
-    assert (tmp_path / "run" / "equilibration.csv").exists()
+    assert (uninterrupted("NVE") / "run" / "equilibration.csv").exists()
 
 
 def test_an_unset_seed_is_drawn_and_recorded(tmp_path):
     changes = {"seed": None, "steps": 20, "equilibration_steps": 0, "minimise_iterations": 0}
-    logs = []
-    for _ in range(2):
-        md.run(config(tmp_path, **changes), overwrite=True)
-        logs.append((tmp_path / "run" / "log.csv").read_bytes())
-    assert logs[0] != logs[1]
+    first, second = (resolve_config(config(tmp_path, **changes)).seed for _ in range(2))
+    assert first != second
+    md.run(config(tmp_path, **changes))
+    log = (tmp_path / "run" / "log.csv").read_bytes()
     assert not (tmp_path / "run" / "minimised.pdb").exists()
     md.run(md.load(tmp_path / "run" / "config.yaml"), overwrite=True)
-    assert (tmp_path / "run" / "log.csv").read_bytes() == logs[1]
+    assert (tmp_path / "run" / "log.csv").read_bytes() == log
 
 
 def test_minimisation_lowers_the_energy(tmp_path):
@@ -310,43 +298,32 @@ def test_minimisation_lowers_the_energy(tmp_path):
     assert recorder.steps == [("production", 10), ("production", 20)]
 
 
-def test_other_files_are_not_deleted(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("precious")
-    changes = {"steps": 20, "equilibration_steps": 0}
-    md.run(config(tmp_path, **changes))
-    md.run(config(tmp_path, **changes), overwrite=True)
-    assert (folder / "notes.txt").read_text() == "precious"
-
-
-@pytest.mark.parametrize("name", ["CPU"])
-def test_on_another_platform(tmp_path, name):
+def test_on_another_platform(tmp_path):
     """It resumes to the same bits, too."""
-    complete, killed = tmp_path / "complete", tmp_path / "killed"
-    for folder in (complete, killed):
+    folders = [tmp_path / "complete", tmp_path / "killed"]
+    for folder in folders:
         folder.mkdir()
 
     def copy(progress):
-        if (progress.phase, progress.step) == ("production", 40):
-            shutil.copytree(complete / "run", killed / "run")
+        if (progress.phase, progress.step) == ("production", 20):
+            shutil.copytree(folders[0] / "run", folders[1] / "run")
 
-    for ensemble in ("NVT", "NPT"):
-        shutil.rmtree(killed / "run", ignore_errors=True)
-        changes = {"platform": name, "output": complete / "run"}
-        md.run(config(complete, ensemble, **changes), overwrite=True, callbacks=Recorder(copy))
-        md.run(config(killed, ensemble, platform=name), resume=True)
-        for file in SAME:
-            assert (killed / "run" / file).read_bytes() == (complete / "run" / file).read_bytes()
+    changes = {"platform": "CPU", "steps": 40, "equilibration_steps": 0}
+    md.run(config(folders[0], "NPT", **changes), callbacks=Recorder(copy))
+    md.run(config(folders[1], "NPT", **changes), resume=True)
+    assert_same_run(*(folder / "run" for folder in folders))
 
 
 # What is refused
 
 
 def test_an_existing_run_is_kept(tmp_path):
-    changes = {"steps": 20, "equilibration_steps": 0}
-    md.run(config(tmp_path, **changes))
+    """Unless it is to be replaced, which deletes no other file."""
+    changes = {"steps": 20, "equilibration_steps": 0, "minimise_iterations": 0}
     folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("precious")
+    md.run(config(tmp_path, **changes))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match=r"holds a run already .*--resume.*--overwrite"):
         md.run(config(tmp_path, **changes))
@@ -358,18 +335,31 @@ def test_an_existing_run_is_kept(tmp_path):
             config(tmp_path, **changes | {"ensemble": "NPT", "structure": PEPTIDE}), overwrite=True
         )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    md.run(config(tmp_path, **changes), overwrite=True)
+    assert (folder / "notes.txt").read_text() == "precious"
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unfinished")
+    md.run(config(folder, steps=40, equilibration_steps=20, minimise_iterations=2))
+    return folder / "run"
 
 
 @pytest.fixture
-def begun(tmp_path):
+def begun(unfinished, tmp_path):
     """A run with a checkpoint: its folder."""
-    md.run(config(tmp_path, steps=40, equilibration_steps=20))
+    shutil.copytree(unfinished, tmp_path / "run")
     return tmp_path
+
+
+#: What continues it.
+LONGER = {"steps": 60, "equilibration_steps": 20, "minimise_iterations": 2}
 
 
 def refused(folder, message, **changes):
     before = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
-    fields = {"steps": 60, "equilibration_steps": 20} | changes
+    fields = LONGER | changes
     with pytest.raises(InputError, match=message):
         md.run(config(folder, **fields), resume=True)
     assert {path.name: path.read_bytes() for path in (folder / "run").iterdir()} == before
@@ -396,7 +386,7 @@ def test_resuming_with_other_files(begun, tmp_path_factory):
     model = elsewhere / "moved.les.pt"
     shutil.copy(catalog.artifact_path("les-demo"), model)
     pdb.write_text(text)
-    changes = {"structure": pdb, "model": str(model), "steps": 60, "equilibration_steps": 20}
+    changes = LONGER | {"structure": pdb, "model": str(model)}
     assert md.run(config(begun, **changes), resume=True).steps == 60
 
 
@@ -427,13 +417,13 @@ def test_a_checkpoint_of_something_else(begun):
     path = begun / "run" / "checkpoint.zip"
     dataclasses.replace(Checkpoint.read(path), context=b"nonsense").write(path)
     with pytest.raises(InputError, match=r"OpenMM cannot load .*it was written with openmm-les 0"):
-        md.run(config(begun, steps=60, equilibration_steps=20), resume=True)
+        md.run(config(begun, **LONGER), resume=True)
 
 
 def test_another_environment_is_told(begun, caplog, monkeypatch):
     monkeypatch.setenv("OPENMM_CPU_THREADS", "3")
-    md.run(config(begun, steps=60, equilibration_steps=20), resume=True)
-    assert "not to the last bit as it would have: OPENMM_CPU_THREADS: " in caplog.text
+    md.run(config(begun, **LONGER), resume=True)
+    assert "but not bit-identically: OPENMM_CPU_THREADS: " in caplog.text
     assert "now 3" in caplog.text
 
 

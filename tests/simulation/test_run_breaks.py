@@ -7,9 +7,8 @@ import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
-from simulation.test_run_region import IN_WATER, write
 from support.mixed import peptide, peptide_in_water
-from support.runs import PEPTIDE, Recorder, config
+from support.runs import IN_WATER, PEPTIDE, Recorder, config, write
 
 from openmm_les import InputError, SimulationError, catalog
 from openmm_les import simulation as md
@@ -119,7 +118,9 @@ def test_iterations_are_counted_over_all_rounds(tmp_path, in_water):
     recorder = Recorder()
     md.run(config(tmp_path, **in_water, **SHORT, minimise_iterations=15), callbacks=recorder)
     told = next(text for text in recorder.messages if text.startswith("minimised"))
-    numbers = re.search(r"in (\d+) iterations from .*?(?:with (\d+) more for the con.*)?$", told)
+    numbers = re.search(
+        r"in (\d+)(?: \(and (\d+) more for the constraints\))? iterations from ", told
+    )
     assert int(numbers[1]) <= 15
     assert int(numbers[2] or 0) <= 8  # without the bound it was 15 in each of 8 rounds
 
@@ -165,7 +166,7 @@ def test_a_charged_region_is_told_in_the_words_of_a_run():
     )
 
 
-@pytest.mark.parametrize("energy", [-1.5e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("energy", [-1.5e9, float("nan")])
 def test_energies_that_nothing_has(tmp_path, monkeypatch, energy):
     monkeypatch.setattr(runner, "_potential_energy", lambda sim: energy)
     with pytest.raises(InputError, match=r"structure: expected an energy that molecules have, got"):
@@ -174,22 +175,17 @@ def test_energies_that_nothing_has(tmp_path, monkeypatch, energy):
 
 
 def test_rare_rows_are_told_before_anything_is_computed(tmp_path, caplog):
-    """And once, though the reporter of the simulation says the same."""
+    """And once, though the reporter of the simulation says the same; its file has the temperature,
+    also of NVE, which has no thermostat that could be asked."""
     fields = {"response": "current,les_energy", "response_interval": 20, "temperature": 350}
     told = []
     recorder = Recorder(lambda progress: told.append(len(caplog.records)))
-    md.run(config(tmp_path, **SHORT, **fields, minimise_iterations=2), callbacks=recorder)
+    md.run(config(tmp_path, "NVE", **SHORT, **fields, minimise_iterations=0), callbacks=recorder)
     rare = [r.getMessage() for r in caplog.records if "folds back" in r.getMessage()]
     assert len(rare) == 1
     assert rare[0].startswith("rows every 10 fs show vibrations up to")
     assert "write rows more often, every 3.0 fs" in rare[0]
     assert told[0] >= 1
-
-
-def test_the_response_tells_temperature_and_model(tmp_path):
-    """Also of NVE, which has no thermostat that could be asked."""
-    fields = {"response": "current,les_energy", "response_interval": 4, "temperature": 350}
-    md.run(config(tmp_path, "NVE", **SHORT, **fields, minimise_iterations=0))
     series = formats.read(tmp_path / "run" / "response.csv")
     assert series.header.temperature == 350.0
     assert series.header.model_sha256 == catalog.open_model("les-demo").sha256

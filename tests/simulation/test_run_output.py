@@ -62,7 +62,7 @@ def test_files_of_a_user_are_never_replaced(tmp_path, name):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / name).write_text("precious")
-    for options in ({}, {"overwrite": True}, {"resume": True}):
+    for options in ({"overwrite": True}, {"resume": True}):
         refused(folder, f"output: .*run has {name}, which no run wrote there", **options)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 from openmm import app
 from support.mixed import NM, bare, context, energy, mixed, peptide, peptide_in_water, villin
 from support.runs import (
+    IN_WATER,
     PEPTIDE,
     SAME,
+    TIP3P,
     Recorder,
     assert_same_run,
     command,
@@ -24,6 +27,7 @@ from support.runs import (
     rows,
     run_with_copies,
     settings,
+    write,
 )
 
 from openmm_les import InputError, artifact, catalog
@@ -42,25 +46,12 @@ from openmm_les.simulation.structures import selection
 from openmm_les.simulation.structures.structure import check_time_step, read_structure, with_box
 from openmm_les.simulation.summary import Summary
 
-TIP3P = ("amber14-all.xml", "amber14/tip3p.xml")
 TIP4P = ("amber14-all.xml", "amber14/tip4pew.xml")
-IN_WATER = {
-    "ml_region": ("resname ACE", "resname ALA", "resname NME"),
-    "force_field": TIP3P,
-    "nonbonded_cutoff": 0.65,
-}
 
 
 def solvated(water="tip3p"):
     """Alanine dipeptide in a box that is small, for speed."""
     return peptide_in_water(water, 1.6)
-
-
-def write(path, given):
-    """A structure of `mixed` as a PDB file."""
-    with path.open("w") as stream:
-        app.PDBFile.writeFile(given.topology, given.positions * NM, stream, keepIds=True)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -457,16 +448,13 @@ def unboxed(given):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, fields):
+def complete(tmp_path_factory, fields):
     """Directories of complete runs, with a copy at every checkpoint: ``get(ensemble)``."""
-    done = {}
 
+    @cache
     def get(ensemble):
-        if ensemble not in done:
-            folder = tmp_path_factory.mktemp(ensemble)
-            given = config(folder, ensemble, **short(fields, ensemble))
-            done[ensemble] = run_with_copies(folder, given)
-        return done[ensemble]
+        folder = tmp_path_factory.mktemp(ensemble)
+        return run_with_copies(folder, config(folder, ensemble, **short(fields, ensemble)))
 
     return get
 
@@ -478,16 +466,16 @@ def short(fields, ensemble="NVT"):
 
 
 @pytest.mark.parametrize("ensemble", ["NVT", "NPT"])
-def test_resumed_runs_are_the_same(uninterrupted, tmp_path, fields, ensemble):
+def test_resumed_runs_are_the_same(complete, tmp_path, fields, ensemble):
     """Also where the files of the force field have moved."""
-    complete = uninterrupted(ensemble)
-    shutil.copytree(complete / "production-20", tmp_path / "run")
+    expected = complete(ensemble)
+    shutil.copytree(expected / "production-20", tmp_path / "run")
     moved = {"force_field": [str(Path(app.__file__).parent / "data" / name) for name in TIP3P]}
     md.run(config(tmp_path, ensemble, **short(fields, ensemble) | moved), resume=True)
-    assert_same_run(tmp_path / "run", complete / "run")
+    assert_same_run(tmp_path / "run", expected / "run")
 
 
-def test_a_stopped_run_goes_back_to_its_last_report(uninterrupted, tmp_path, fields):
+def test_a_stopped_run_goes_back_to_its_last_report(complete, tmp_path, fields):
     """A checkpoint between reports would lead to neighbour lists of another age."""
 
     def stop(progress):
@@ -500,12 +488,12 @@ def test_a_stopped_run_goes_back_to_its_last_report(uninterrupted, tmp_path, fie
     assert (checkpoint.phase, checkpoint.step) == ("production", 20)
     md.run(config(tmp_path, **short(fields)), resume=True)
     for name in SAME:
-        expected = (uninterrupted("NVT") / "run" / name).read_bytes()
+        expected = (complete("NVT") / "run" / name).read_bytes()
         assert (tmp_path / "run" / name).read_bytes() == expected
 
 
-def test_figures_and_files(uninterrupted):
-    folder = uninterrupted("NVT") / "run"
+def test_figures_and_files(complete):
+    folder = complete("NVT") / "run"
     summary = Summary.from_json((folder / "summary.json").read_text())
     assert summary.ml_region.atoms == 22
     assert summary.ml_region.residues == ["ACE A:1", "ALA A:2", "NME A:3"]
@@ -516,9 +504,9 @@ def test_figures_and_files(uninterrupted):
     assert json.loads((folder / "summary.json").read_text())["config"]["force_field"] == list(TIP3P)
 
 
-def test_constraints_hold(uninterrupted):
+def test_constraints_hold(complete):
     """Water is rigid, hydrogen atoms of the region are free."""
-    final = app.PDBFile(str(uninterrupted("NVT") / "run" / "final.pdb"))
+    final = app.PDBFile(str(complete("NVT") / "run" / "final.pdb"))
     positions = bare(final.positions) * 10
 
     def lengths(names):
@@ -533,8 +521,8 @@ def test_constraints_hold(uninterrupted):
     assert np.std(lengths(["ALA"])) > 5e-3
 
 
-def test_another_force_field_is_not_continued(uninterrupted, tmp_path, fields):
-    shutil.copytree(uninterrupted("NVT") / "production-20", tmp_path / "run")
+def test_another_force_field_is_not_continued(complete, tmp_path, fields):
+    shutil.copytree(complete("NVT") / "production-20", tmp_path / "run")
 
     def refuse(message, **changes):
         with pytest.raises(InputError, match=message):

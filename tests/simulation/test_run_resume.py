@@ -10,7 +10,6 @@ from support.runs import (
     config,
     kill_when,
     rows,
-    run_with_copies,
     settings,
     start,
 )
@@ -18,25 +17,17 @@ from support.runs import (
 from openmm_les import simulation as md
 from openmm_les.simulation.checkpoint import Checkpoint
 
-ENSEMBLES = ["NVT", "NPT", "NVE"]
 
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Directories of complete runs, with a copy at every checkpoint: ``get(ensemble)``."""
-    done = {}
-
-    def get(ensemble):
-        if ensemble not in done:
-            folder = tmp_path_factory.mktemp(ensemble)
-            done[ensemble] = run_with_copies(folder, config(folder, ensemble))
-        return done[ensemble]
-
-    return get
-
-
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
-@pytest.mark.parametrize("point", ["equilibration-20", "equilibration-40", "production-60"])
+@pytest.mark.parametrize(
+    ("ensemble", "point"),
+    [
+        ("NVT", "equilibration-20"),
+        ("NPT", "equilibration-40"),
+        ("NPT", "production-60"),
+        ("NVE", "equilibration-40"),
+        ("NVE", "production-100"),
+    ],
+)
 def test_from_every_kind_of_checkpoint(uninterrupted, tmp_path, ensemble, point):
     """Files are those of a later time than the checkpoint, as a kill leaves them."""
     complete = uninterrupted(ensemble)
@@ -53,10 +44,9 @@ def test_from_every_kind_of_checkpoint(uninterrupted, tmp_path, ensemble, point)
     assert not list(output.glob(".*.part"))
 
 
-@pytest.mark.parametrize("ensemble", ["NVT", "NPT"])
-def test_killed_at_arbitrary_moments(uninterrupted, tmp_path, ensemble):
+def test_killed_at_arbitrary_moments(uninterrupted, tmp_path):
     """kill -9 of a real process in every stage, time and again, until the run is finished."""
-    fields = settings(tmp_path, ensemble)
+    fields = settings(tmp_path, "NPT")
     output = fields["output"]
     moments = {
         "minimisation": lambda: (output / "config.yaml").exists(),
@@ -72,7 +62,7 @@ def test_killed_at_arbitrary_moments(uninterrupted, tmp_path, ensemble):
     _, err = process.communicate()
     assert process.returncode == 0, err
     assert "continuing after step" in err
-    assert_same_run(output, uninterrupted(ensemble) / "run")
+    assert_same_run(output, uninterrupted("NPT") / "run")
 
 
 def test_the_response_continues_too(tmp_path):
@@ -109,7 +99,7 @@ os.fsync = dying
 """
 
 
-@pytest.mark.parametrize("number", [1, 7, 28, 29, 30])
+@pytest.mark.parametrize("number", [1, 28, 29, 30])
 def test_killed_while_writing(uninterrupted, tmp_path, number):
     """At every point in the order in which files and checkpoints reach the disk."""
     fields = settings(tmp_path)
@@ -195,7 +185,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert process.returncode == -signal.SIGINT
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", ["NVT", "NPT"])
 def test_more_steps_extend_a_run(uninterrupted, tmp_path, ensemble):
     """A short run that is continued to the full length is the long run."""
     md.run(config(tmp_path, ensemble, steps=60))

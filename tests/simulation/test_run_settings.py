@@ -9,7 +9,7 @@ from support.runs import PEPTIDE, command
 
 from openmm_les import InputError
 from openmm_les import simulation as md
-from openmm_les.simulation import config as configs
+from openmm_les.simulation.config import warn_of_units
 
 
 def made(**changes):
@@ -87,9 +87,9 @@ def test_quantities_paths_and_numbers_of_numpy():
 )
 def test_values_in_another_unit_are_told(caplog, given, told):
     region = {"ml_region": "A:1", "force_field": "amber14-all.xml"}
-    configs.warn_of_units(made(**region))
+    warn_of_units(made(**region))
     assert not caplog.text
-    configs.warn_of_units(made(**region | given))
+    warn_of_units(made(**region | given))
     assert told in caplog.text
 
 

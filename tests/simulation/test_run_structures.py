@@ -274,9 +274,20 @@ def test_an_odd_number_of_electrons_is_told(tmp_path, caplog):
 
 
 def test_long_bonds_are_told(tmp_path, caplog):
-    """As of lengths that are ten times too large."""
-    read(tmp_path, scaled(10.0))
+    """As of a residue that was moved."""
+
+    def moved(line):
+        x = float(line[30:38]) + 8.0 * (line[17:20] == "NME")
+        return f"{line[:30]}{x:8.3f}{line[38:]}"
+
+    read(tmp_path, edited(moved))
     assert "A long; lengths are in A" in caplog.text
+
+
+@pytest.mark.parametrize("factor", [1 / 0.529177, 10.0])
+def test_lengths_in_another_unit_are_refused(tmp_path, factor):
+    with pytest.raises(InputError, match=r"expected bonds to hydrogen of about 1 A .* not in Bohr"):
+        read(tmp_path, scaled(factor))
 
 
 @pytest.mark.parametrize("box", [None, [[1.1, 0, 0], [0.3, 1.2, 0], [-0.4, 0.2, 1.3]]])

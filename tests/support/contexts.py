@@ -1,5 +1,9 @@
 """OpenMM Contexts of LES models, and comparison of what they compute, for the tests."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import openmm
 from openmm import unit
@@ -85,3 +89,56 @@ def assert_same(got, expected, precision="double") -> None:
     per_atom, per_force = TOLERANCE[precision]
     assert abs(got[0] - expected[0]) < per_atom * len(expected[1])
     np.testing.assert_allclose(got[1], expected[1], atol=per_force, rtol=0)
+
+
+# What an explicit backend='torchforce' says about itself with openmmtorch 1.5.
+COPY_WARNING = "ignore:backend='torchforce'.*:UserWarning"
+
+
+FRESH_PROCESS = """
+import sys
+import numpy as np
+import openmm
+system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
+positions = np.load(sys.argv[2])
+integrator = openmm.VerletIntegrator(0.0005)
+context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(sys.argv[4]))
+context.setPositions(positions * 0.1)
+state = context.getState(energy=True, forces=True)
+energy, forces = state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+np.savez(sys.argv[3], energy=energy, forces=forces)
+"""
+
+
+def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
+    """Energy [eV] and forces [eV/A] of a saved System, computed by another Python process."""
+    (tmp_path / "system.xml").write_text(xml)
+    np.save(tmp_path / "positions.npy", positions)
+    files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    if cache is not None:
+        environment["OPENMM_LES_CACHE_DIR"] = str(cache)
+    child = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, *files, platform],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode != 0:
+        raise RuntimeError(child.stderr)
+    result = np.load(files[2])
+    return result["energy"] / KJ_PER_MOL_PER_EV, result["forces"] / FORCE_PER_EV_PER_ANGSTROM
+
+
+def context_of_gpu_kernels(system, positions, precision=None, integrator=None) -> openmm.Context:
+    """A Context on the OpenCL platform; without a precision, on Reference."""
+    name, properties = "Reference", {}
+    if precision:
+        name, properties = "OpenCL", {"Precision": precision}
+    integrator = integrator or openmm.VerletIntegrator(0.0005)
+    platform = openmm.Platform.getPlatformByName(name)
+    made = openmm.Context(system, integrator, platform, properties)
+    made.setPositions(positions)
+    made.computeVirtualSites()
+    return made

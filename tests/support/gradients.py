@@ -61,3 +61,11 @@ def check_finite_differences(artifact, structure, atoms, step: float = 1e-4) -> 
         assert got.virial[a, b] == pytest.approx(
             slope, abs=2e-6 * max(1.0, np.abs(got.virial).max())
         )
+
+
+def assert_same_results(model, other, positions) -> None:
+    one, two = model.evaluate(positions), other.evaluate(positions)
+    assert one.energy == pytest.approx(two.energy, abs=1e-6 * len(positions))
+    np.testing.assert_allclose(one.forces, two.forces, atol=1e-4)
+    np.testing.assert_allclose(one.charges, two.charges, atol=1e-5)
+    np.testing.assert_allclose(one.virial, two.virial, atol=1e-4 * len(positions))

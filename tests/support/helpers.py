@@ -1,6 +1,5 @@
-"""Real structures and models for the tests, where the checkout has them beside it."""
+"""Structures for the tests, and published models, where the checkout has them beside it."""
 
-from functools import cache
 from pathlib import Path
 
 import ase.io
@@ -9,6 +8,8 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from openmm import Vec3, app, unit
+from support import checkpoints
+from support.structures import PEPTIDE, waters
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -66,35 +67,22 @@ def export_options(name: str) -> dict[str, object]:
     return {"atomic_energies": atomic_energies(name), **LES_CHOICES.get(name, {})}
 
 
-@cache
-def _frames(name: str) -> tuple[Atoms, ...]:
-    return tuple(ase.io.read(shared_file(DATA / name), index=":"))
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-
-
 def water_frame(i: int) -> Atoms:
-    """Frame `i` of 64 waters in a periodic box."""
-    return _bare(_frames("water_rpbe_d3_test.xyz")[i])
+    """Configuration `i` of 64 waters in a periodic box."""
+    return waters(4, 4, 4, seed=i, rattle=0.05)
 
 
 def dipeptide(i: int) -> Atoms:
-    """Structure `i` of the dipeptide validation set, not periodic.
-
-    In a user's clone, which has no such set, a rattled copy of the peptide of the examples.
-    """
-    if DATA.exists():
-        return _bare(_frames("spice_dipeptides_val.xyz")[i])
-    peptide = ase.io.read(ROOT / "examples" / "alanine_dipeptide.pdb")
+    """Conformation `i` of alanine dipeptide, not periodic."""
+    peptide = ase.io.read(PEPTIDE)
     peptide.rattle(0.03, seed=i)
-    return Atoms(peptide.get_chemical_symbols(), peptide.positions)
+    return Atoms(peptide.numbers, peptide.positions)
 
 
 def references(model: str) -> list[dict[str, np.ndarray]]:
     """What the original code says of a model: one dictionary of arrays for each structure."""
-    with np.load(shared_file(MODELS / f"{model}.npz")) as data:
+    folder = checkpoints.FOLDER if model in checkpoints.SYNTHETIC else MODELS
+    with np.load(shared_file(folder / f"{model}.npz")) as data:
         arrays = dict(data)
     out = []
     for i, name in enumerate(arrays["names"]):

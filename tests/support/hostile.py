@@ -141,6 +141,12 @@ def rewritten(
     return buffer.getvalue()
 
 
+def rewrite(source: Path, target: Path, change: Callable[[dict], object]) -> Path:
+    """A copy of an artifact with its metadata changed."""
+    target.write_bytes(rewritten(source, change))
+    return target
+
+
 # --- what is hostile
 
 

@@ -254,3 +254,11 @@ def assert_pressure_is_the_derivative(system, structure, platform) -> None:
     bar = 16.6053906717  # kJ/mol/nm^3
     assert pressure._value / bar == pytest.approx(virial, abs=0.02 * abs(virial))
     assert abs(virial) > 1.0
+
+
+# The bundled model misses the charge of the dipeptide by 0.3 e.
+ELECTROSTATIC = {"embedding": "electrostatic", "chargeTolerance": 0.5}
+
+
+def embedded(structure, system, atoms, **options):
+    return mixed(structure, system, atoms, **(ELECTROSTATIC | options))

@@ -1,12 +1,13 @@
 """Short runs for the tests of `openmm_les.simulation`: structures, settings, outcomes compared."""
 
 import io
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
 #: What has to be the same to the last byte, however often a run was interrupted.
 SAME = ("minimised.pdb", "equilibration.csv", "log.csv", "trajectory.dcd", "final.pdb")
 
-MAIN = "from openmm_les.cli import main; main()"
+#: Processes that begin with torch and OpenMM imported, which takes seconds otherwise.
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["openmm_les.simulation.runner", "openmm_les.cli.run"])
 
 
 def water_box(path, side=2, spacing=0.31) -> Path:
@@ -98,17 +101,51 @@ def command(capsys, *arguments) -> tuple[int, str, str]:
     return stopped.value.code, captured.out, captured.err
 
 
-def start(fields, *options, prelude="") -> subprocess.Popen[str]:
+class Process:
+    """`openmm-les run` in a process of its own."""
+
+    def __init__(self, fields, options, prelude) -> None:
+        folder = Path(fields["output"]).parent
+        self._texts = folder / "stdout.txt", folder / "stderr.txt"
+        arguments = ["openmm-les", "run", *flags(fields), *options]
+        self._process = _FORKSERVER.Process(target=_main, args=(arguments, prelude, self._texts))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit status as `subprocess.Popen.returncode`; None while the process runs."""
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def send_signal(self, number) -> None:
+        os.kill(self._process.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for the end; returns standard output and standard error."""
+        self._process.join()
+        return self._texts[0].read_text(), self._texts[1].read_text()
+
+
+def _main(arguments, prelude, texts) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    for number, path in enumerate(texts, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = arguments
+    exec(prelude, {})
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def start(fields, *options, prelude="") -> Process:
     """`openmm-les run` in a process of its own; `prelude` is run before."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    environment["OMP_NUM_THREADS"] = "1"
-    return subprocess.Popen(
-        [sys.executable, "-c", prelude + MAIN, "run", *flags(fields), *options],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Process(fields, options, prelude)
 
 
 def kill_when(process, condition, number=signal.SIGKILL, patience=120.0) -> tuple[str, str]:
@@ -155,3 +192,20 @@ class Recorder(RunCallbacks):
     def progress(self, progress):
         self.steps.append((progress.phase, progress.step))
         self._at(progress)
+
+
+TIP3P = ("amber14-all.xml", "amber14/tip3p.xml")
+IN_WATER = {
+    "ml_region": ("resname ACE", "resname ALA", "resname NME"),
+    "force_field": TIP3P,
+    "nonbonded_cutoff": 0.65,
+}
+
+
+def write(path, given):
+    """A structure of `mixed` as a PDB file."""
+    with path.open("w") as stream:
+        app.PDBFile.writeFile(
+            given.topology, given.positions * unit.nanometer, stream, keepIds=True
+        )
+    return path

@@ -1,6 +1,6 @@
 """Validation of the exported demonstration model: table and parity plot.
 
-    python report.py data.npz ../../openmm_les/models/les-demo.les.pt ../../docs
+    python report.py data.npz ../../openmm_les/models/les-demo.les.pt ../../docs/reference
 
 Evaluates the artifact, with the run-time package alone, on the tenth of the data that training
 never saw; writes ``les-demo.png`` and ``les-demo-validation.json``, and prints a Markdown table.

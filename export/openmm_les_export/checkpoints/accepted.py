@@ -1,17 +1,17 @@
-"""Refuses by name what a reader does not know: a table of everything that is accepted in a file.
+"""Tables of all that is accepted in the files of a family; anything else is refused by name.
 
-Anything that is not in the table of a family is refused, so that a variant of a network which
-computes something else is never mistaken for one that is known.
+A variant of a network that computes something else is thus never mistaken for one that is known.
+One rule holds for all tables: an attribute or option that is off or empty never refuses a file, one
+that is on and not in the table always does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.pickled_names import Family
+from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.records import Record, describe
 
 
@@ -25,6 +25,11 @@ NUMBERED = "*"
 #: Values of a switch that is off.
 OFF = (None, False)
 
+#: Names of options or attributes, and which values of each are accepted.
+Options: TypeAlias = Mapping[str, Sequence[Any] | AnyValue]
+
+_REPORT = "please report it with the version of the training code that wrote the file"
+
 
 @dataclass(frozen=True)
 class Block:
@@ -34,13 +39,16 @@ class Block:
         options: plain attributes and their accepted values.
         modules: submodules and the classes they may have; ``NUMBERED`` stands for all other names.
         tensors: parameters and buffers; ``NUMBERED`` stands for all other names.
-        strict: refuse an unknown attribute even if it is switched off (None, False, empty).
     """
 
-    options: Mapping[str, Sequence[Any] | AnyValue] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tensors: Sequence[str] = ()
-    strict: bool = False
+
+
+def any_value(names: str) -> dict[str, AnyValue]:
+    """Options of which every value is accepted, their names separated by spaces."""
+    return dict.fromkeys(names.split(), ANY)
 
 
 def listing(*kinds: str) -> Block:
@@ -48,19 +56,52 @@ def listing(*kinds: str) -> Block:
     return Block(modules={NUMBERED: kinds})
 
 
+def within(package: str, blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """Blocks by the full names of their classes."""
+    return {f"{package}.{name}": block for name, block in blocks.items()}
+
+
 @dataclass(frozen=True)
 class Accepted:
-    """All that is accepted in the files of a family.
+    """How files of a family are recognised, and all that is accepted in them.
+
+    A class or function that a file names becomes an inert record if it is in these tables.
+    Everything else is refused before anything is rebuilt.
 
     Attributes:
-        family: whose files.
-        blocks: by class; by its full name where classes of two packages share the short one.
+        file: what it is and what writes it, for messages, such as ``"'.model' file as written by
+            ..."``; empty where the text of another family includes it.
+        frameworks: namespaces of which an unlisted name is an unsupported option, not an alien.
+        roots: full names of the classes of a whole model, of families that are pickled whole.
+        recognises: whether a file without such a root, a mapping, is of this family.
+        kind: what such a file calls the class of its model.
+        members: names of the files in the directory of a model, of families that save directories;
+            ``recognises`` and ``kind`` then see their contents by these names.
+        blocks: by full name of the class.
         lists: ModuleLists by their name in the model, ``NUMBERED`` for those in other lists.
+        values: full names of classes and functions that are no modules.
+        plain: classes of models of the same framework without LES, and what to do with them.
+        unsupported: classes of known options that openmm-les does not implement, and what they are.
+        pairs: names that are harmless only if they come together and alone.
     """
 
-    family: Family
-    blocks: Mapping[str, Block]
-    lists: Mapping[str, Block]
+    file: str
+    frameworks: tuple[str, ...]
+    roots: frozenset[str] = frozenset()
+    recognises: Callable[[Mapping[str, Any]], bool] = lambda content: False
+    kind: Callable[[Mapping[str, Any]], str] = lambda content: "none"
+    members: tuple[str, ...] = ()
+    blocks: Mapping[str, Block] = field(default_factory=dict)
+    lists: Mapping[str, Block] = field(default_factory=dict)
+    values: frozenset[str] = frozenset()
+    plain: Mapping[str, str] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    pairs: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Full names of all classes and functions that a file may name."""
+        return self.values | set(self.blocks)
 
     def check(self, record: Record) -> None:
         """Refuses a model that has anything openmm-les does not implement.
@@ -75,11 +116,12 @@ class Accepted:
         _check_attributes(record, block)
         for name in record.tensors():
             if name not in block.tensors and NUMBERED not in block.tensors:
-                raise _unknown(record, name, "tensor")
+                raise unknown(record.path_of(name), f"tensor of {record.kind}")
         for name, module in record.modules().items():
             accepted = block.modules.get(name, block.modules.get(NUMBERED))
             if accepted is None:
-                raise _unknown(record, name, f"submodule {self._option_name(module)}")
+                what = f"submodule {self._option_name(module)} of {record.kind}"
+                raise unknown(module.path, what)
             if module.kind not in accepted and module.qualified_name not in accepted:
                 kinds = [full_name.rsplit(".", 1)[-1] for full_name in accepted]
                 raise UnsupportedModelError(
@@ -92,32 +134,24 @@ class Accepted:
         if record.kind == "ModuleList":
             name = record.path.rsplit(".", 1)[-1]
             return self.lists[name if name in self.lists else NUMBERED]
-        if record.qualified_name in self.blocks:
-            return self.blocks[record.qualified_name]
-        return self.blocks[record.kind]
+        return self.blocks[record.qualified_name]
 
     def _option_name(self, module: Record) -> str:
-        known = self.family.options.get(module.qualified_name)
+        known = self.unsupported.get(module.qualified_name)
         return f"{module.kind} ({known})" if known else module.kind
 
 
 def _check_attributes(record: Record, block: Block) -> None:
     for name, value in record.attributes().items():
-        accepted = block.options.get(name)
-        if accepted is None:
-            if block.strict or not _is_off(value):
-                raise _unknown(record, name, f"attribute with value {describe(value)}")
-        elif not isinstance(accepted, AnyValue) and not _is_one_of(value, accepted):
-            where = f"{record.path}.{name}" if record.path else name
-            raise UnsupportedModelError(
-                f"model: option {where}: expected {' or '.join(map(repr, accepted))}, got "
-                f"{describe(value)}; openmm-les does not implement it"
+        if name in block.options:
+            _check_value(record.path_of(name), value, block.options[name])
+        elif not is_off(value):
+            raise unknown(
+                record.path_of(name), f"attribute of {record.kind} with value {describe(value)}"
             )
 
 
-def check_options(
-    where: str, values: Mapping[str, Any], accepted: Mapping[str, Sequence[Any] | AnyValue]
-) -> None:
+def check_options(where: str, values: Any, accepted: Options) -> None:
     """Refuses options of a configuration that a table does not have.
 
     Args:
@@ -126,23 +160,28 @@ def check_options(
         accepted: accepted values of each.
 
     Raises:
+        ModelFileError: they are no options.
         UnsupportedModelError: names the option, what was expected and what the file has.
     """
+    if not isinstance(values, Mapping):
+        raise ModelFileError(f"model: option {where}: expected options, got {describe(values)}")
     for name, value in values.items():
-        if name not in accepted:
-            raise UnsupportedModelError(
-                f"model: {where}: unknown option {name} with value {describe(value)}; openmm-les "
-                "cannot tell what it changes in the model"
-            )
-        allowed = accepted[name]
-        if not isinstance(allowed, AnyValue) and not _is_one_of(value, allowed):
-            raise UnsupportedModelError(
-                f"model: option {where}.{name}: expected {' or '.join(map(repr, allowed))}, got "
-                f"{describe(value)}; openmm-les does not implement it"
-            )
+        if name in accepted:
+            _check_value(f"{where}.{name}", value, accepted[name])
+        elif not is_off(value):
+            raise unknown(f"{where}.{name}", f"option with value {describe(value)}")
 
 
-def _is_off(value: Any) -> bool:
+def _check_value(where: str, value: Any, accepted: Sequence[Any] | AnyValue) -> None:
+    if not isinstance(accepted, AnyValue) and not _is_one_of(value, accepted):
+        raise UnsupportedModelError(
+            f"model: option {where}: expected {' or '.join(map(repr, accepted))}, got "
+            f"{describe(value)}; openmm-les does not implement it"
+        )
+
+
+def is_off(value: Any) -> bool:
+    """Whether an option is switched off or empty."""
     return value is None or value is False or value in ((), [], {}, "")
 
 
@@ -151,9 +190,6 @@ def _is_one_of(value: Any, accepted: Sequence[Any]) -> bool:
     return any(type(value) is type(item) and value == item for item in accepted)
 
 
-def _unknown(record: Record, name: str, what: str) -> UnsupportedModelError:
-    where = f"{record.path}.{name}" if record.path else name
-    return UnsupportedModelError(
-        f"model: {where}: unknown {what} of {record.kind}; openmm-les cannot tell what it changes "
-        "in the model"
-    )
+def unknown(where: str, what: str) -> UnsupportedModelError:
+    """The error for something in a file that no table has."""
+    return UnsupportedModelError(f"model: {where}: unsupported {what}; {_REPORT}")

@@ -1,45 +1,45 @@
-"""Options of a configuration, each of the type that it must have."""
+"""Options of a configuration, each checked for the type that its framework expects."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from openmm_les.errors import InputError, UnsupportedModelError
+from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les_export.atomic_energies import atomic_number
 from openmm_les_export.checkpoints.records import describe
-from openmm_les_export.families.canonical_form import check_elements
 
 
 class Options:
-    """Options of a model, each of the type that its framework expects.
+    """Options by name; each method raises `UnsupportedModelError` for values of another type.
 
     Args:
         values: of the configuration.
+        prefix: of the names in messages, where the file calls the options otherwise.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        self._values, self._prefix = values, prefix
 
     def integer(self, name: str, default: int, least: int, most: int = 10_000) -> int:
-        """A whole number; 6.0 is one. The limit is against files that ask for all memory."""
+        """A whole number, 6.0 for example; bounded, so that no file asks for all memory."""
         value = self._values.get(name, default)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not least <= value <= most or value != int(value):
             raise self._wrong(name, f"an integer of {least} to {most}", value)
         return int(value)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def flag(self, name: str, default: bool | None = None) -> bool:
         """True or False."""
         value = self._values.get(name, default)
         if not isinstance(value, bool):
             raise self._wrong(name, "True or False", value)
         return value
 
-    def positive(self, name: str) -> float:
-        """A positive number that must be there."""
-        value = self._values.get(name)
+    def positive(self, name: str, default: float | None = None) -> float:
+        """A positive number; without a default it must be there."""
+        value = self._values.get(name, default)
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
@@ -90,8 +90,23 @@ class Options:
         except InputError:
             raise self._wrong(name, "symbols of elements", names) from None
 
-    @staticmethod
-    def _wrong(name: str, expected: str, value: Any) -> UnsupportedModelError:
+    def _wrong(self, name: str, expected: str, value: Any) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"model: option {name}: expected {expected}, got {describe(value)}"
+            f"model: option {self._prefix}{name}: expected {expected}, got {describe(value)}"
         )
+
+
+def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
+    """Atomic numbers of a file, in its order.
+
+    Args:
+        name: what the file calls them.
+        numbers: what it has.
+
+    Raises:
+        ModelFileError: they are not different atomic numbers.
+    """
+    elements = [int(z) for z in numbers]
+    if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
+        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
+    return elements

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-
-#: Numbers of a table that is made from weights: a hundred times those of published models.
-_LARGEST = 2**25
-
-
-def check_large(where: str, *sizes: int) -> None:
-    """Refuses a table that would not fit into memory, before it is made.
-
-    Args:
-        where: it is made from.
-        sizes: its shape.
-
-    Raises:
-        UnsupportedModelError: it is larger than any of a published model by far.
-    """
-    if math.prod(sizes) > _LARGEST:
-        raise UnsupportedModelError(
-            f"model: {where}: expected at most {_LARGEST} numbers in a table, got "
-            f"{' x '.join(map(str, sizes))}"
-        )
+from openmm_les_export.checkpoints.accepted import unknown
 
 
 class NamedTensors:
-    """What a file holds, less what was taken.
+    """The tensors of a file that have not been read yet.
 
     Args:
-        found: the tensors.
-        kind: of model, for error messages.
+        found: all of them by name.
+        kind: class of the model, for error messages.
     """
 
-    def __init__(self, found: Mapping[str, torch.Tensor], kind: str) -> None:
-        self._found = dict(found)
+    def __init__(self, found: Mapping[str, Any], kind: str) -> None:
+        self._found = {name: as_tensor(name, value) for name, value in found.items()}
         self._kind = kind
 
-    def dtype(self, name: str) -> torch.Tensor:
-        """A tensor as it is, to know the precision of the model."""
-        return self._found[name]
+    def dtype(self, name: str) -> torch.dtype:
+        """Precision of a tensor in the file."""
+        return self._stored(name).dtype
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor of this shape in float64; -1 stands for any length."""
@@ -61,20 +41,21 @@ class NamedTensors:
 
     def take_any(self, name: str) -> torch.Tensor:
         """A tensor of any shape in float64."""
+        tensor = self._stored(name).to(torch.float64)
+        del self._found[name]
+        return tensor
+
+    def _stored(self, name: str) -> torch.Tensor:
         if name not in self._found:
             raise UnsupportedModelError(
                 f"model: {name}: expected a tensor, got none; this layout is not known"
             )
-        return self._found.pop(name).to(torch.float64)
+        return self._found[name]
 
     def check_all_taken(self) -> None:
-        """Refuses a model with weights that nobody has read."""
+        """Refuses a model with tensors that have not been read."""
         if self._found:
-            name = next(iter(self._found))
-            raise UnsupportedModelError(
-                f"model: {name}: unknown tensor of {self._kind}; openmm-les cannot tell what it "
-                "changes in the model"
-            )
+            raise unknown(next(iter(self._found)), f"tensor of {self._kind}")
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:

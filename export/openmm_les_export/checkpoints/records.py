@@ -78,7 +78,8 @@ class Record(Inert):
         group = self.state.get(name)
         return group if isinstance(group, dict) else {}
 
-    def _below(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
+        """Where in the model something of this record is."""
         return f"{self.path}.{name}" if self.path else name
 
     def modules(self) -> dict[str, Record]:
@@ -89,9 +90,9 @@ class Record(Inert):
                 continue
             if not isinstance(module, Record):
                 raise ModelFileError(
-                    f"model: {self._below(name)}: expected a module, got {type(module).__name__}"
+                    f"model: {self.path_of(name)}: expected a module, got {type(module).__name__}"
                 )
-            module.path = self._below(name)
+            module.path = self.path_of(name)
             found[name] = module
         return found
 
@@ -104,7 +105,7 @@ class Record(Inert):
                 continue
             if not hasattr(tensor, "detach"):
                 raise ModelFileError(
-                    f"model: {self._below(name)}: expected a tensor, got {type(tensor).__name__}"
+                    f"model: {self.path_of(name)}: expected a tensor, got {type(tensor).__name__}"
                 )
             found[name] = tensor.detach()
         return found
@@ -124,7 +125,7 @@ class Record(Inert):
             modules = record.modules()
             if part not in modules:
                 raise UnsupportedModelError(
-                    f"model: {record._below(part)}: expected a submodule of {record.kind}, got "
+                    f"model: {record.path_of(part)}: expected a submodule of {record.kind}, got "
                     "none; this layout is not known"
                 )
             record = modules[part]
@@ -135,7 +136,7 @@ class Record(Inert):
         modules = self.module(name).modules()
         if list(modules) != [str(i) for i in range(len(modules))]:
             raise ModelFileError(
-                f"model: {self._below(name)}: expected a list, got {list(modules)}"
+                f"model: {self.path_of(name)}: expected a list, got {list(modules)}"
             )
         return list(modules.values())
 
@@ -144,7 +145,7 @@ class Record(Inert):
         tensors = self.tensors()
         if name not in tensors:
             raise UnsupportedModelError(
-                f"model: {self._below(name)}: expected a tensor of {self.kind}, got none; this "
+                f"model: {self.path_of(name)}: expected a tensor of {self.kind}, got none; this "
                 "layout is not known"
             )
         return tensors[name]
@@ -156,12 +157,12 @@ class Record(Inert):
         tensor = record.tensor(name)
         if tensor.numel() != 1:
             raise ModelFileError(
-                f"model: {record._below(name)}: expected one number, got shape "
+                f"model: {record.path_of(name)}: expected one number, got shape "
                 f"{tuple(tensor.shape)}"
             )
         if not math.isfinite(float(tensor)):
             raise ModelFileError(
-                f"model: {record._below(name)}: expected a finite number, got {float(tensor)}"
+                f"model: {record.path_of(name)}: expected a finite number, got {float(tensor)}"
             )
         return float(tensor)
 
@@ -171,8 +172,8 @@ class Record(Inert):
             return self.state[name]
         if default is _MISSING:
             raise UnsupportedModelError(
-                f"model: {self._below(name)}: expected an attribute of {self.kind}, got none; this "
-                "vintage of the file is not known"
+                f"model: {self.path_of(name)}: expected an attribute of {self.kind}, got none; "
+                "this vintage of the file is not known"
             )
         return default
 
@@ -183,13 +184,13 @@ class Record(Inert):
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UnsupportedModelError(
-                f"model: {self._below(name)}: expected a number, got {describe(value)}"
+                f"model: {self.path_of(name)}: expected a number, got {describe(value)}"
             )
         return float(value)
 
     def irreps(self, name: str) -> list[Irrep]:
         """Representations held by an attribute."""
-        return parse_irreps(self.value(name), self._below(name))
+        return parse_irreps(self.value(name), self.path_of(name))
 
     def walk(self) -> Iterator[Record]:
         """This record and all modules below it."""

@@ -1,19 +1,21 @@
 """Reads a model file as inert records: nothing the file names is imported or executed.
 
 A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
-opening one is running it. Here every class of a known family (`families`) has a stand-in that only
-stores what it is given, names that are not listed are refused before anything is rebuilt, and
-`openmm_les.files.pickles` makes the rest. The file is read once.
+opening one is running it. Here every class in the tables of a family (`accepted`) has a stand-in
+that only stores what it is given, names that are not listed are refused before anything is rebuilt,
+and `openmm_les.files.pickles` makes the rest. The file is read once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pickletools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.files import archives, pickles
 from openmm_les.files.archives import Archive
 from openmm_les.files.reading import Damage, Kind, boundary, parse_json, read_file
-from openmm_les_export.checkpoints.pickled_names import FAMILIES, Family, family_of
+from openmm_les.networks.registry import Family, families
+from openmm_les_export.checkpoints.accepted import Accepted
 from openmm_les_export.checkpoints.records import Record, stand_in
+
+logger = logging.getLogger(__name__)
 
 #: A file whose bytes make no sense, and one whose content does not.
 _FILE = Kind(
@@ -48,130 +53,112 @@ _STRINGS = frozenset(
         "SHORT_BINSTRING",
     }
 )
-#: What MatGL saves, the description first.
-MATGL_FILES = ("model.json", "model.pt", "state.pt")
-_EXPECTED = "expected " + " or ".join(f"a {family.title} {family.file}" for family in FAMILIES)
-_STAND_INS = frozenset().union(*(family.names for family in FAMILIES))
 
 
 @dataclass(frozen=True)
-class PickledModel:
-    """A model file as records.
+class ModelFile:
+    """An opened model file, of which nothing was run.
 
     Attributes:
-        root: record of the model object.
         family: which it is of.
-        file: file name without directories.
-        sha256: hash of the file.
+        content: the record of a model that was pickled whole; else options and tensors: the mapping
+            that the file holds, or those of all files of a directory, by name.
+        file: name of the file or directory.
+        sha256: hash of the file, or of the hashes of the files.
+        kind: full name of the model's class as the file states it; never imported.
     """
 
-    root: Record
     family: Family
+    content: Any
     file: str
     sha256: str
+    kind: str
 
     @property
-    def kind(self) -> str:
-        """Full name of the model's class."""
-        return self.root.qualified_name
+    def root(self) -> Record:
+        """Record of a model that was pickled whole."""
+        if not isinstance(self.content, Record):
+            raise ModelFileError(f"model: {self.file} does not hold a model that was pickled whole")
+        return self.content
+
+    def __getitem__(self, name: str) -> Any:
+        """Part of a file that holds options and tensors."""
+        return self.content[name]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint of a training with Lightning: a configuration and tensors, no objects.
-
-    Attributes:
-        hyper: the hyper-parameters, as they were configured.
-        state: tensors by name, and other values that modules keep.
-        file: file name without directories.
-        sha256: hash of the file.
-    """
-
-    hyper: Mapping[str, Any]
-    state: Mapping[str, Any]
-    file: str
-    sha256: str
-
-    @property
-    def kind(self) -> str:
-        """What the configuration calls for the model; stated, never imported."""
-        model = self.hyper.get("model")
-        return str(model.get("_target_")) if isinstance(model, Mapping) else "none"
+@cache
+def accepted() -> Mapping[str, Accepted]:
+    """Tables of all families by name; of a plug-in, if its export side is installed."""
+    found = {}
+    for name, family in families().items():
+        try:
+            found[name] = family.load("accepted")
+        except ImportError as error:
+            logger.warning("family %s: %s cannot be imported: %s", name, family.accepted, error)
+    return found
 
 
-@dataclass(frozen=True)
-class SavedModel:
-    """What MatGL saves into a directory: options and tensors, no objects.
-
-    Attributes:
-        description: ``model.json``.
-        arguments: ``model.pt``, the arguments of the constructor.
-        state: ``state.pt``, tensors by name.
-        file: name of the directory.
-        sha256: hash of the hashes of the three files.
-    """
-
-    description: Mapping[str, Any]
-    arguments: Mapping[str, Any]
-    state: Mapping[str, Any]
-    file: str
-    sha256: str
-
-    @property
-    def kind(self) -> str:
-        """What the file calls the network's class; stated, never imported."""
-        model = self.arguments.get("model")
-        return str(model.get("@class")) if isinstance(model, Mapping) else "none"
+@cache
+def _names() -> frozenset[str]:
+    """Full names of all classes and functions that have a stand-in."""
+    return frozenset().union(*(each.names for each in accepted().values()))
 
 
-def read_pickle(path: str | os.PathLike[str]) -> PickledModel:
-    """Opens a model that was pickled whole, tensors on the CPU whatever they were saved from.
+def _expected() -> str:
+    """What files are read, for messages."""
+    files = [
+        f"a {families()[name].title} {each.file}" for name, each in accepted().items() if each.file
+    ]
+    return "expected " + " or ".join(files)
 
-    Args:
-        path: the ``.model`` or ``.pth`` file.
+
+def open_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Opens a model file or the directory of a model, tensors on the CPU.
 
     Raises:
         ModelFileError: it is something else, damaged, or names what no LES model contains.
         UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
     """
-    opened = open_model(path)
-    if not isinstance(opened, PickledModel):
-        raise _not_a_model(Path(path), "a state dict or training checkpoint")
-    return opened
-
-
-def open_model(path: str | os.PathLike[str]) -> PickledModel | Checkpoint | SavedModel:
-    """Opens a pickled model, a checkpoint or what MatGL saves, see `read_pickle`."""
     file = Path(path)
     with boundary(file, _FILE):
-        return _open(file)
+        for name, each in accepted().items():
+            folder = file.parent if file.name in each.members else file
+            if each.members and all((folder / member).is_file() for member in each.members):
+                return _open_folder(folder, name)
+        root, sha256 = read_archive(file)
+        return _identified(file, root, sha256)
 
 
-def _open(file: Path) -> PickledModel | Checkpoint | SavedModel:
-    folder = file.parent if file.name in MATGL_FILES else file
-    if all((folder / name).is_file() for name in MATGL_FILES):
-        return _open_folder(folder)
-    root, sha256 = read_archive(file)
+def _identified(file: Path, root: object, sha256: str) -> ModelFile:
+    """What an archive holds, with its family."""
+    if isinstance(root, Record):
+        name = _family_of({root.qualified_name})
+        if name is None:
+            raise ModelFileError(
+                f"model: {file} holds a {root.qualified_name}, not a whole model; {_expected()}"
+            )
+        return ModelFile(families()[name], root, file.name, sha256, root.qualified_name)
     if isinstance(root, Mapping):
-        hyper, state = root.get("hyper_parameters"), root.get("state_dict")
-        if isinstance(hyper, Mapping) and isinstance(state, Mapping):
-            return Checkpoint(hyper, state, file.name, sha256)
-    if not isinstance(root, Record):
-        what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
-        raise _not_a_model(file, what)
-    family = family_of({root.qualified_name})
-    if family is None:
-        raise ModelFileError(
-            f"model: {file} holds a {root.qualified_name}, not a whole model; {_EXPECTED}"
-        )
-    return PickledModel(root, family, file.name, sha256)
+        for name, each in accepted().items():
+            if not each.members and each.recognises(root):
+                return ModelFile(families()[name], root, file.name, sha256, each.kind(root))
+    what = "a state dict or training checkpoint" if isinstance(root, dict) else "no model"
+    raise ModelFileError(
+        f"model: {file} holds {what} without the hyper-parameters; {_expected()}, which holds the "
+        "whole model"
+    )
+
+
+def _family_of(names: set[str]) -> str | None:
+    """The family whose models call for these names; None if it is none."""
+    return next((name for name, each in accepted().items() if names & each.roots), None)
 
 
 def read_archive(file: Path) -> tuple[object, str]:
     """What a file of torch.save holds, and the file's sha256.
 
     Raises:
-        ModelFileError, UnsupportedModelError: see `read_pickle`.
+        ModelFileError, UnsupportedModelError: see `open_model`.
     """
     with boundary(file, _FILE):
         content = _read_bytes(file)
@@ -188,41 +175,39 @@ def read_archive(file: Path) -> tuple[object, str]:
 
 
 def _class_of(name: str) -> type[Record] | None:
-    return stand_in(name) if name in _STAND_INS else None
+    return stand_in(name) if name in _names() else None
 
 
-def _open_folder(folder: Path) -> SavedModel:
-    """Files of MatGL; the class stands in the JSON file, everything else in the other two."""
-    with boundary(folder / MATGL_FILES[0], _FILE):
-        content = _read_bytes(folder / MATGL_FILES[0])
-        description = parse_json(content)
-    hashes = [hashlib.sha256(content).hexdigest()]
-    roots = []
-    for name in MATGL_FILES[1:]:
-        root, sha256 = read_archive(folder / name)
-        if not isinstance(root, Mapping) or not isinstance(description, Mapping):
-            raise ModelFileError(
-                f"model: {folder / name} holds no options and tensors; {_EXPECTED}"
-            )
-        roots.append(root)
+def _open_folder(folder: Path, candidate: str) -> ModelFile:
+    """All files of a directory that has those of a family."""
+    members = accepted()[candidate].members
+    content, hashes = {}, []
+    for name in members:
+        file = folder / name
+        with boundary(file, _FILE):
+            if file.suffix == ".json":
+                data = _read_bytes(file)
+                content[name], sha256 = parse_json(data), hashlib.sha256(data).hexdigest()
+            else:
+                content[name], sha256 = read_archive(file)
+        if not isinstance(content[name], Mapping):
+            raise ModelFileError(f"model: {file} holds no options and tensors; {_expected()}")
         hashes.append(sha256)
     sha256 = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return SavedModel(description, roots[0], roots[1], folder.resolve().name, sha256)
-
-
-def _not_a_model(file: Path, what: str) -> ModelFileError:
-    return ModelFileError(
-        f"model: {file} holds {what} without the hyper-parameters; {_EXPECTED}, which holds the "
-        "whole model"
-    )
+    same = (name for name, each in accepted().items() if each.members == members)
+    chosen = next((name for name in same if accepted()[name].recognises(content)), candidate)
+    kind = accepted()[chosen].kind(content)
+    return ModelFile(families()[chosen], content, folder.resolve().name, sha256, kind)
 
 
 def _read_bytes(file: Path) -> bytes:
     if file.is_dir():
-        missing = ", ".join(name for name in MATGL_FILES if not (file / name).is_file())
-        raise ModelFileError(f"model: {file} is a directory without {missing}; {_EXPECTED}")
+        members = [each.members for each in accepted().values() if each.members]
+        best = max(members, key=lambda names: sum((file / name).is_file() for name in names))
+        missing = ", ".join(name for name in best if not (file / name).is_file())
+        raise ModelFileError(f"model: {file} is a directory without {missing}; {_expected()}")
     if not file.exists():
-        raise ModelFileError(f"model: {file} does not exist; {_EXPECTED}")
+        raise ModelFileError(f"model: {file} does not exist; {_expected()}")
     content = read_file(file)
     if not content:
         raise ModelFileError(f"model: {file} is empty; copy or download it again")
@@ -240,11 +225,11 @@ def _open_archive(file: Path, content: bytes) -> Archive:
         )
     if "data.pkl" not in archive:
         raise ModelFileError(
-            f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_EXPECTED}"
+            f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_expected()}"
         )
     if not all(member.stored for member in archive.members.values()):
         raise ModelFileError(
-            f"model: {file} is a zip archive, but not one that torch.save writes; {_EXPECTED}"
+            f"model: {file} is a zip archive, but not one that torch.save writes; {_expected()}"
         )
     archive.check()
     return archive
@@ -253,7 +238,7 @@ def _open_archive(file: Path, content: bytes) -> Archive:
 def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
     """The error for a file that is no zip archive: a bare pickle, a tar, a text, anything."""
     if content[257:262] == b"ustar":
-        return ModelFileError(f"model: {file} is a tar archive; {_EXPECTED}")
+        return ModelFileError(f"model: {file} is a tar archive; {_expected()}")
     try:
         names = list(scan_globals(content))
     except Damage:
@@ -262,15 +247,15 @@ def _not_an_archive(file: Path, content: bytes) -> ModelFileError:
         calls = f" that calls for {_listed(names)}" if names else ""
         return ModelFileError(
             f"model: {file} is a bare pickle{calls}, or was saved by a torch older than 1.6; "
-            f"nothing was run; {_EXPECTED} with torch 1.6 or later"
+            f"nothing was run; {_expected()} with torch 1.6 or later"
         )
     try:
         content[:4096].decode("utf-8")
     except UnicodeDecodeError as error:
         # A multi-byte character may straddle the end of the sample.
         if error.start < 4092:
-            return ModelFileError(f"model: {file} is not a model file; {_EXPECTED}")
-    return ModelFileError(f"model: {file} is a text file; {_EXPECTED}")
+            return ModelFileError(f"model: {file} is not a model file; {_expected()}")
+    return ModelFileError(f"model: {file} is a text file; {_expected()}")
 
 
 def scan_globals(data: bytes) -> Iterator[str]:
@@ -325,38 +310,39 @@ def _scan_one(stream: io.BytesIO) -> Iterator[str]:
 
 def _check_globals(file: Path, names: set[str]) -> None:
     """Refuses what is not on the lists, by name."""
-    family = family_of(names)
-    families = FAMILIES if family is None else (family,)
-    unknown = names - pickles.GLOBALS - (frozenset() if family is None else family.names)
-    known = tuple(prefix for each in families for prefix in each.frameworks)
+    family = _family_of(names)
+    tables = accepted() if family is None else {family: accepted()[family]}
+    unknown = names - pickles.GLOBALS - (frozenset() if family is None else tables[family].names)
+    known = tuple(prefix for each in tables.values() for prefix in each.frameworks)
     alien = {name for name in unknown if not name.startswith(known)}
-    titles = " or ".join(each.title for each in families)
-    if alien and all(alien != each.pairs for each in families):
+    model = "an LES model" if family is None else f"a {families()[family].title} model"
+    if alien and all(alien != each.pairs for each in tables.values()):
         raise ModelFileError(
-            f"model: refused to open {file}: it calls for {_listed(alien)}, which is no part of a "
-            f"{titles} model; nothing was run; {_EXPECTED}, from a source you trust"
+            f"model: refused to open {file}: it calls for {_listed(alien)}, which is no part of "
+            f"{model}; nothing was run; {_expected()}, from a source you trust"
         )
     if family is None:
-        for plain in (each.plain for each in FAMILIES):
+        for plain in (each.plain for each in tables.values()):
             if found := names & set(plain):
                 raise ModelFileError(f"model: {file} is {plain[min(found)]}")
         if unknown:
             raise ModelFileError(
-                f"model: {file} holds no {titles} model but {_listed(unknown)}; nothing was run; "
-                f"{_EXPECTED}"
+                f"model: {file} holds no LES model but {_listed(unknown)}; nothing was run; "
+                f"{_expected()}"
             )
     elif unknown:
+        options = _options(unknown, tables[family])
         raise UnsupportedModelError(
-            f"model: {file} uses {_options(unknown, family)}, which openmm-les does not implement"
+            f"model: {file} uses {options}, which openmm-les does not implement"
         )
 
 
-def _options(names: set[str], family: Family) -> str:
+def _options(names: set[str], table: Accepted) -> str:
     """Names of unsupported classes, those of well-known options with what they are."""
-    options = family.options
+    options = table.unsupported
     known = [f"{options[name]} ({name})" for name in sorted(names & set(options))]
     # What else comes with an option (activations, containers) would only hide it.
-    own = (f"{family.name}.", "les.")
+    own = (table.frameworks[0], "les.")
     others = {name for name in names - set(options) if name.startswith(own)}
     return ", ".join([*known, *sorted(others)]) or _listed(names)
 

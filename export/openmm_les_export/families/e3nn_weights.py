@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.named_tensors import check_large
+from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.records import Irrep, Record, describe
 
 

@@ -8,12 +8,18 @@ keeping self-interaction to removing it in May 2025 and changed its prefactor in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openmm_les.errors import InputError, ModelFileError
+from openmm_les.errors import InputError
+from openmm_les.files.writing import user_path
+from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.families.les_parameters import MODEL_FILE
+from openmm_les_export.options import ModelOptions
+
+if TYPE_CHECKING:
+    from openmm_les.artifact.canonical import CanonicalModel
 
 #: What the les package took as 1 / (2 epsilon_0) [eV A]: until April 2026, and since.
 PREFACTORS = (90.0474, 90.4756)
@@ -76,6 +82,26 @@ def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESCh
     )
 
 
+def read_with_choice(
+    read: Callable[[LESChoice], CanonicalModel],
+    options: ModelOptions,
+    prefactors: Sequence[float | None] = PREFACTORS,
+) -> CanonicalModel:
+    """A model whose file lacks LES parameters, which the user gives or has determined.
+
+    Args:
+        read: reads the model with a choice.
+        options: what the user says.
+        prefactors: those to choose from; None where the file has one.
+    """
+    choice = les_choice(options.norm_factor, options.self_interaction)
+    if options.calibrate is not None:
+        from openmm_les_export.calibration import calibrate
+
+        choice = calibrate(read, user_path(options.calibrate), choice, prefactors)
+    return read(choice)
+
+
 def les_from_arguments(
     arguments: Mapping[str, Any], choice: LESChoice, prefix: str = "les_args."
 ) -> tuple[dict[str, float | bool], dict[str, str]]:
@@ -92,20 +118,19 @@ def les_from_arguments(
     Raises:
         InputError: a parameter is missing that cannot be guessed, or was given though the file has
             one of its own.
-        ModelFileError: a parameter of the file has no meaning.
+        UnsupportedModelError: a parameter of the file is of another type.
     """
-    origins: dict[str, str] = {}
-
-    def number(name: str, default: float, parameter: str) -> float:
-        origins[parameter] = MODEL_FILE if name in arguments else DEFAULT
-        value = arguments.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise _wrong(prefix + name, "a positive number", value)
-        return float(value)
-
+    options = Options(arguments, prefix)
     les: dict[str, float | bool] = {
-        "sigma": number("sigma", 1.0, "sigma"),
-        "dl": number("dl", 2.0, "dl"),
+        "sigma": options.positive("sigma", 1.0),
+        "dl": options.positive("dl", 2.0),
+        "bec_remove_mean": options.flag("remove_mean", True),
+        "bec_epsilon_factor": options.positive("epsilon_factor", 1.0),
+    }
+    names = {"bec_remove_mean": "remove_mean", "bec_epsilon_factor": "epsilon_factor"}
+    origins = {
+        parameter: MODEL_FILE if names.get(parameter, parameter) in arguments else DEFAULT
+        for parameter in les
     }
     chosen = {
         "prefactor": ("norm_factor", choice.prefactor),
@@ -117,32 +142,18 @@ def les_from_arguments(
             raise InputError(
                 f"{name}: the file holds its own, {arguments[name]!r}; leave the option out"
             )
-        if name not in arguments and given is None:
-            missing[parameter] = _OPTIONS[parameter]
-        elif given is not None:
+        if given is not None:
             les[parameter], origins[parameter] = given, choice.origins[parameter]
-        elif parameter == "prefactor":
-            les[parameter] = number(name, math.nan, parameter)
+        elif name in arguments:
+            read = options.positive if parameter == "prefactor" else options.flag
+            les[parameter], origins[parameter] = read(name), MODEL_FILE
         else:
-            les[parameter], origins[parameter] = _flag(prefix + name, arguments[name]), MODEL_FILE
+            missing[parameter] = _OPTIONS[parameter]
     if missing:
-        names, options = (" and ".join(entry[i] for entry in missing.values()) for i in range(2))
+        labels, flags = (" and ".join(entry[i] for entry in missing.values()) for i in range(2))
         raise InputError(
-            f"{names}: the file does not hold the {' and '.join(missing)} of its training; say "
-            f"with {options} what they were, or have them found with --calibrate FILE, structures "
+            f"{labels}: the file does not hold the {' and '.join(missing)} of its training; say "
+            f"with {flags} what they were, or have them found with --calibrate FILE, structures "
             "with the energies of the training"
         )
-    origins["bec_remove_mean"] = MODEL_FILE if "remove_mean" in arguments else DEFAULT
-    les["bec_remove_mean"] = _flag(prefix + "remove_mean", arguments.get("remove_mean", True))
-    les["bec_epsilon_factor"] = number("epsilon_factor", 1.0, "bec_epsilon_factor")
     return les, origins
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, "True or False", value)
-    return value
-
-
-def _wrong(name: str, expected: str, value: Any) -> ModelFileError:
-    return ModelFileError(f"model: option {name}: expected {expected}, got {value!r}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import ANY, OFF, Block
+from openmm_les_export.checkpoints.accepted import Block, Options, any_value
 from openmm_les_export.checkpoints.records import Record
 
 #: Where parameters of a file came from, as artifacts state it.
 MODEL_FILE = "model file"
 
 #: Switches of LES beyond charges, in the les package and in what calls it, and what they bring.
-_MULTIPOLES = {
+MULTIPOLES = {
     "use_dipole": "latent dipoles",
     "use_dipoles": "latent dipoles",
     "use_quad": "latent quadrupoles",
@@ -28,41 +28,26 @@ _MULTIPOLES = {
     "use_epsilon_r_scaling": "scaling by a dielectric constant",
 }
 
+#: Options of the les package that are read elsewhere, or idle without one of those above.
+LES_OPTIONS: Options = any_value(
+    "n_layers n_hidden add_linear_nn output_scaling_factor sigma dl norm_factor "
+    "remove_self_interaction remove_mean epsilon_factor fixed_atomic_charges_scaling_factor"
+)
 #: For all families. ``use_atomwise`` and what is in ``Atomwise`` each has to settle by itself.
 LES_BLOCKS: dict[str, Block] = {
-    "Les": Block(
-        strict=True,
-        options={
-            **dict.fromkeys(
-                ("n_layers", "n_hidden", "add_linear_nn", "output_scaling_factor"), ANY
-            ),
-            **dict.fromkeys(("sigma", "dl", "remove_self_interaction", "norm_factor"), ANY),
-            **dict.fromkeys(("remove_mean", "epsilon_factor"), ANY),
-            "use_fixed_atomic_charges": OFF,
-            "fixed_atomic_charges_scaling_factor": ANY,  # idle without the option above
-            "use_atomic_alpha": OFF,
-            "use_epsilon_r_scaling": OFF,
-        },
-        modules={"atomwise": ("Atomwise",), "ewald": ("Ewald",), "bec": ("BEC",)},
+    "les.les.Les": Block(
+        LES_OPTIONS, modules={"atomwise": ("Atomwise",), "ewald": ("Ewald",), "bec": ("BEC",)}
     ),
-    "Ewald": Block(
-        strict=True,
-        options={
-            **dict.fromkeys(("sigma", "dl", "norm_factor", "remove_self_interaction"), ANY),
-            **dict.fromkeys(("sigma_sq_half", "k_sq_max", "twopi", "twopi_sq"), ANY),
-            "use_epsilon_r_scaling": OFF,
-        },
+    "les.module.ewald.Ewald": Block(
+        any_value(
+            "sigma dl norm_factor remove_self_interaction sigma_sq_half k_sq_max twopi twopi_sq"
+        )
     ),
-    "BEC": Block(
-        strict=True,
-        options=dict.fromkeys(("remove_mean", "epsilon_factor", "normalization_factor"), ANY),
-    ),
-    "Atomwise": Block(
-        strict=True,
-        options={
-            **dict.fromkeys(("n_in", "n_out", "n_hidden", "n_layers", "activation"), ANY),
-            **dict.fromkeys(("add_linear_nn", "bias", "output_scaling_factor"), ANY),
-        },
+    "les.module.bec.BEC": Block(any_value("remove_mean epsilon_factor normalization_factor")),
+    "les.module.atomwise.Atomwise": Block(
+        any_value(
+            "n_in n_out n_hidden n_layers activation add_linear_nn bias output_scaling_factor"
+        )
     ),
 }
 
@@ -76,7 +61,7 @@ def refuse_multipoles(model: Record) -> None:
     found = [
         f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
         for record in model.walk()
-        for name, what in _MULTIPOLES.items()
+        for name, what in MULTIPOLES.items()
         if record.state.get(name) is True
     ]
     if found:

@@ -1,34 +1,36 @@
-"""Original model against artifact, on every export."""
+"""The original model against everything that computes an exported one.
+
+Simulations run a `SystemModel`, which builds its network and its electrostatics from the weights of
+an artifact: with folded weights, tabulated radial functions in single precision, the direct Ewald
+sum or a mesh. Other programs run the portable TorchScript module. All of these are compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from openmm_les.artifact import Artifact
+from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.errors import VerificationError
-from openmm_les_export.verification.probes import Probe, probe_structures
-
-__all__ = ["TOLERANCES", "Probe", "Tolerance", "probe_structures", "verify_forward"]
-
-#: The forward of an artifact: positions [n, 3] [A], numbers [n], cell [3, 3] [A], periodic ->
-#: energy [] [eV], forces [n, 3] [eV/A], charges [n] [e].
-Forward = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, bool],
-    tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-]
-
-
-#: What a comparison is with, unless it has to be with something else.
-ORIGINAL = "the original model's own code in float64"
+from openmm_les.evaluation.engines.arithmetic import as_written
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.systems import SystemModels
+from openmm_les_export.verification.probes import Probe
+from openmm_les_export.verification.reference import AutogradReference, Evaluation
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest differences allowed between an exported model and its original."""
+    """Largest differences from the original.
+
+    Rounding grows with the numbers: the values hold for energies up to 4 eV/atom, forces up to
+    5 eV/A and charges up to 1 e, and grow in proportion beyond.
+    """
 
     energy_per_atom: float
     """[eV]"""
@@ -42,90 +44,180 @@ TOLERANCES = {
     "float32": Tolerance(energy_per_atom=1e-6, force=1e-4, charge=1e-5),
     "float64": Tolerance(energy_per_atom=1e-9, force=1e-8, charge=1e-9),
 }
+#: By the name of the path.
+_SYSTEM_PATHS: dict[str, tuple[Tolerance, dict[str, Any]]] = {
+    "single direct": (TOLERANCES["float32"], {"precision": "single", "ewald": "direct"}),
+    # Its default tolerance, 1e-5 of the LES forces, is less than that of float32.
+    "single mesh": (TOLERANCES["float32"], {"precision": "single", "ewald": "mesh"}),
+    "double direct": (TOLERANCES["float64"], {"precision": "double", "ewald": "direct"}),
+    # The finest mesh; LES forces are up to some eV/A.
+    "double mesh": (
+        Tolerance(energy_per_atom=1e-8, force=1e-6, charge=1e-9),
+        {"precision": "double", "ewald": "mesh", "ewaldTolerance": 1e-7},
+    ),
+}
+
+_MAGNITUDES = Tolerance(energy_per_atom=4.0, force=5.0, charge=1.0)
+_UNITS = {"energy_per_atom": "eV", "force": "eV/A", "charge": "e"}
 
 
-class Reference(Protocol):
-    """The original model, such as `mace_reference.MACEReference`."""
+@dataclass(frozen=True)
+class EvaluationPath:
+    """One of the ways in which an exported model is computed.
 
-    def evaluate(self, positions: Any, numbers: Any, cell: Any = None) -> Any:
-        """See `reference.Evaluation`."""
+    Attributes:
+        name: such as ``"single mesh"``.
+        tolerance: of its comparison with the original.
+        evaluate: computes a structure.
+        periodic_only: whether it is for periodic structures alone.
+    """
+
+    name: str
+    tolerance: Tolerance
+    evaluate: Callable[[Probe], Evaluation]
+    periodic_only: bool = False
+
+    def largest_errors(
+        self, expected: Sequence[tuple[Probe, Evaluation]], les: Mapping[str, float | bool]
+    ) -> dict[str, float]:
+        """The largest difference of each quantity of `Tolerance`.
+
+        Args:
+            expected: structures and their results by the original.
+            les: LES parameters of the model.
+
+        Raises:
+            VerificationError: a difference exceeds its tolerance.
+        """
+        largest = dict.fromkeys(_UNITS, 0.0)
+        for probe, original in expected:
+            if self.periodic_only and probe.cell is None:
+                continue
+            differences = _differences(self.evaluate(probe), original)
+            magnitudes = _magnitudes(original, les)
+            for quantity, difference in differences.items():
+                limit = getattr(self.tolerance, quantity)
+                limit *= max(1.0, magnitudes[quantity] / getattr(_MAGNITUDES, quantity))
+                if not difference <= limit:  # also true for NaN
+                    raise VerificationError(
+                        f"{quantity.replace('_', ' ')} of the structure '{probe.name}' differs by "
+                        f"{difference:.3g} {_UNITS[quantity]}, expected at most {limit:.3g}"
+                    )
+                largest[quantity] = max(largest[quantity], difference)
+        return largest
 
 
-def verify_forward(
-    forward: Forward,
-    reference: Reference,
-    probes: Sequence[Probe],
-    dtype: str,
-    against: str = ORIGINAL,
-) -> dict[str, Any]:
-    """Compares an exported model with the original on probe structures.
+def _differences(found: Evaluation, original: Evaluation) -> dict[str, float]:
+    for name in ("forces", "charges"):
+        shapes = [np.shape(getattr(result, name)) for result in (found, original)]
+        if shapes[0] != shapes[1]:
+            raise VerificationError(f"expected {name} of shape {shapes[1]}, got {shapes[0]}")
+    return {
+        "energy_per_atom": abs(found.energy - original.energy) / len(original.charges),
+        "force": float(np.abs(found.forces - original.forces).max()),
+        "charge": float(np.abs(found.charges - original.charges).max()),
+    }
+
+
+def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[str, float]:
+    """Of the numbers that rounding is relative to; energies of charges may cancel others."""
+    squares = float((original.charges**2).mean())
+    coefficient = self_energy_coefficient(float(les["prefactor"]), float(les["sigma"]))
+    return {
+        "energy_per_atom": coefficient * squares,
+        "force": float(np.abs(original.forces).max()),
+        "charge": float(np.abs(original.charges).max()),
+    }
+
+
+def portable_path(module: torch.jit.ScriptModule, dtype: str) -> EvaluationPath:
+    """The TorchScript module inside an artifact, which other programs load.
 
     Args:
-        forward: of the artifact.
+        module: the module.
+        dtype: its precision, ``"float32"`` or ``"float64"``.
+    """
+
+    def evaluate(probe: Probe) -> Evaluation:
+        cell = np.zeros((3, 3)) if probe.cell is None else probe.cell
+        inputs = [torch.tensor(array) for array in (probe.positions, probe.numbers, cell)]
+        with as_written():  # also, compiling would take longer than it saves
+            energy, *others = module(*inputs, probe.cell is not None)
+        forces, charges = (other.detach().cpu().double().numpy() for other in others)
+        return Evaluation(float(energy.detach()), forces, charges)
+
+    return EvaluationPath(f"portable {dtype}", TOLERANCES[dtype], evaluate)
+
+
+def system_paths(artifact: Artifact) -> list[EvaluationPath]:
+    """What simulations run: `SystemModel` in both precisions, with both Ewald sums."""
+    return [
+        EvaluationPath(
+            name,
+            tolerance,
+            _system_evaluation(artifact, EvaluationOptions(**options)),
+            periodic_only=options["ewald"] == "mesh",
+        )
+        for name, (tolerance, options) in _SYSTEM_PATHS.items()
+    ]
+
+
+def _system_evaluation(
+    artifact: Artifact, options: EvaluationOptions
+) -> Callable[[Probe], Evaluation]:
+    models = SystemModels(artifact, options)
+
+    def evaluate(probe: Probe) -> Evaluation:
+        model = models.model_for(probe.numbers, probe.positions, probe.cell)
+        found = model.evaluate(probe.positions, probe.cell)
+        return Evaluation(found.energy + model.reference_energy, found.forces, found.charges)
+
+    return evaluate
+
+
+def verify(
+    artifact: Artifact,
+    module: torch.jit.ScriptModule,
+    reference: AutogradReference,
+    probes: Sequence[Probe],
+) -> dict[str, Any]:
+    """Compares a model with the original on probe structures, in every way of computing it.
+
+    Args:
+        artifact: the model; it need not be in a file yet.
+        module: its portable module.
         reference: the original model in float64.
         probes: see `probe_structures`.
-        dtype: ``"float32"`` or ``"float64"``, the artifact's precision, which sets the tolerance.
-        against: what the reference is, for the report.
 
     Returns:
-        A report with JSON values only: status, tolerance, and the largest errors of each probe.
+        JSON values: names of the structures, and by the name of the path its tolerance and its
+        largest errors.
 
     Raises:
-        VerificationError: names the probe, the quantity and both numbers.
+        VerificationError: names path, structure, quantity and both numbers.
     """
-    tolerance = asdict(TOLERANCES[dtype])
+    # In reverse, so that boxes of the same atoms share a model, which has room for the larger one.
+    expected = [
+        (probe, reference.evaluate(probe.positions, probe.numbers, probe.cell))
+        for probe in reversed(probes)
+    ]
+    paths = [portable_path(module, artifact.metadata["dtype"]), *system_paths(artifact)]
     errors = {}
-    for probe in probes:
-        expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
-        errors[probe.name] = _differences(forward, expected, probe)
-        for quantity, limit in tolerance.items():
-            found = errors[probe.name][quantity]
-            if not found <= limit:  # also true for NaN
-                raise _difference_error(probe, quantity, found, limit, dtype)
+    for path in paths:
+        try:
+            errors[path.name] = path.largest_errors(expected, artifact.canonical.les)
+        except VerificationError as error:
+            raise VerificationError(
+                f"verification: {path.name}: {error}; nothing was written; {_advice(path.name)}"
+            ) from error
     return {
-        "status": "verified",
-        "against": against,
-        "dtype": dtype,
-        "tolerance": tolerance,
+        "structures": [probe.name for probe in probes],
+        "tolerance": {path.name: asdict(path.tolerance) for path in paths},
         "max_errors": errors,
-        "versions": {"torch": torch.__version__},
     }
 
 
-def _difference_error(
-    probe: Probe, quantity: str, found: float, limit: float, dtype: str
-) -> VerificationError:
-    advice = "please report this model"
-    if dtype == "float32":
-        advice = f"if '--dtype float64' succeeds it is rounding, else {advice}"
-    return VerificationError(
-        f"verification: probe '{probe.name}' ({len(probe.numbers)} atoms): expected the "
-        f"{quantity.replace('_', ' ')} of the original within {limit:.3g}, got a difference of "
-        f"{found:.3g}; nothing was written; {advice}"
-    )
-
-
-def _differences(forward: Forward, expected: Any, probe: Probe) -> dict[str, float]:
-    """Largest deviation of each quantity of `Tolerance`."""
-    cell = np.zeros((3, 3)) if probe.cell is None else probe.cell
-    energy, forces, charges = forward(
-        torch.tensor(probe.positions, dtype=torch.float64),
-        torch.tensor(probe.numbers, dtype=torch.int64),
-        torch.tensor(cell, dtype=torch.float64),
-        probe.cell is not None,
-    )
-    n = len(probe.numbers)
-    found = {
-        "force": forces.detach().cpu().double().numpy(),
-        "charge": charges.detach().cpu().double().numpy(),
-    }
-    if found["force"].shape != (n, 3) or found["charge"].shape != (n,):
-        raise VerificationError(
-            f"verification: probe '{probe.name}': expected forces ({n}, 3) and charges ({n},), got "
-            f"{found['force'].shape} and {found['charge'].shape}"
-        )
-    return {
-        "energy_per_atom": abs(float(energy.detach()) - expected.energy) / n,
-        "force": float(np.abs(found["force"] - expected.forces).max()),
-        "charge": float(np.abs(found["charge"] - expected.charges).max()),
-    }
+def _advice(path: str) -> str:
+    if path == "portable float32":
+        return "if '--dtype float64' succeeds it is rounding, else please report this model"
+    return "please report this model"

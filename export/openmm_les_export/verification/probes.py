@@ -6,12 +6,15 @@ at bonding distance for a model without hydrogen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.networks.registry import families
 from openmm_les_export.verification.reference import all_pairs
 
 Array = npt.NDArray[np.float64]
@@ -33,6 +36,8 @@ _VALENCES = (
     | dict.fromkeys((8, 16, 34, 52), 2)
     | dict.fromkeys((1, 9, 17, 35, 53), 1)
 )
+#: Isolated atoms of one element at most.
+_MOST_COPIES = 5
 _DIRECTIONS = 100
 _FEWEST_ATOMS = 9
 #: Distance beyond the sum of the covalent radii [A]: between molecules, and between bare atoms.
@@ -56,6 +61,13 @@ class Probe:
     positions: Array
     numbers: npt.NDArray[np.int64]
     cell: Array | None = None
+
+
+def probes_for(canonical: CanonicalModel) -> list[Probe]:
+    """The structures on which a model is compared with its original."""
+    hyper = canonical.hyper
+    steps = [hyper[name] for name in families()[canonical.family].energy_steps]
+    return probe_structures(hyper["elements"], hyper["cutoff"], steps)
 
 
 def probe_structures(
@@ -86,10 +98,18 @@ def probe_structures(
         Probe("triclinic box", boxed, numbers, skewed),
         Probe("two far fragments", np.vstack([cluster, apart]), np.tile(numbers, 2)),
     ]
-    for element in sorted(elements):
-        one = np.array([element], dtype=np.int64)
-        probes.append(Probe(f"isolated atom Z={element}", np.array([[0.4, -1.1, 2.3]]), one))
+    probes.append(_isolated_atoms(elements, cutoff))
     return [_off_steps(probe, steps) for probe in probes] if steps else probes
+
+
+def _isolated_atoms(elements: Sequence[int], cutoff: float) -> Probe:
+    """Atoms out of each other's cutoff; energies taken for another element do not cancel."""
+    ordered = sorted(elements)
+    numbers = np.repeat(ordered, [1 + i % _MOST_COPIES for i in range(len(ordered))])
+    side = math.ceil(len(numbers) ** (1 / 3))
+    grid = np.stack(np.unravel_index(np.arange(len(numbers)), (side, side, side)), axis=1)
+    positions = 1.6 * cutoff * grid @ _rotation(0.3) + [0.4, -1.1, 2.3]
+    return Probe("isolated atoms", positions, numbers.astype(np.int64))
 
 
 def _off_steps(probe: Probe, steps: Sequence[float]) -> Probe:

@@ -20,6 +20,18 @@ from openmm_les.errors import InputError
 
 Array = npt.NDArray[np.float64]
 
+#: What references with the code of the training are.
+ORIGINAL = "the original model's own code in float64"
+
+
+def equations(network: str) -> str:
+    """What references without the original code are."""
+    return (
+        f"a second evaluation of the equations of {network} in float64, not the original code, "
+        "which is not on PyPI"
+    )
+
+
 #: Vectors on the cutoff sphere are in, as in float64 they are in the original code.
 _SPHERE_SLACK = 1e-7
 
@@ -45,8 +57,12 @@ class AutogradReference(abc.ABC):
     Attributes:
         cutoff: cutoff radius [A].
         elements: atomic numbers that the model knows.
+        against: what it is, for the report.
+        versions: of the packages that it runs.
     """
 
+    against: str
+    versions: Mapping[str, str] = {}
     cutoff: float
     elements: list[int]
     _les: Mapping[str, float | bool]

@@ -19,21 +19,18 @@ from typing import TYPE_CHECKING, Any
 from openmm_les.errors import VerificationError
 
 if TYPE_CHECKING:
-    import torch
-
     from openmm_les.artifact import Artifact
-    from openmm_les_export.verification.probes import Probe
 
-_CODE = "from openmm_les_export import script_check; script_check.answer(*sys.argv[1:])"
+_CODE = """
+from openmm_les_export.verification import script_check
+script_check.answer(*sys.argv[1:])
+"""
 #: What it may take: time [s], and memory beyond what the weights have taken [bytes].
 _SECONDS, _MEMORY = 600.0, 4 << 30
 
 
 def check_script(artifact: Artifact) -> dict[str, Any]:
     """Run the script of an artifact in a child process and compare it with the weights.
-
-    Args:
-        artifact: the artifact.
 
     Returns:
         ``structures``, the number of probe structures, and ``max_errors``, the largest difference
@@ -67,6 +64,8 @@ def answer(path: str, sha256: str) -> None:
     os.dup2(2, 1)  # what the script prints is no answer
     try:
         found = _compare(Path(path), sha256)
+    except VerificationError as error:
+        found = {"failure": str(error)}
     except Exception as error:
         found = {"failure": " ".join(f"{type(error).__name__}: {error}".split())[-500:]}
     os.write(answers, json.dumps(found).encode())
@@ -76,63 +75,27 @@ def _compare(path: Path, sha256: str) -> dict[str, Any]:
     import torch
 
     from openmm_les import artifact as artifacts
-    from openmm_les_export.families.dispatch import STEPS
-    from openmm_les_export.verification.compare import TOLERANCES
-    from openmm_les_export.verification.probes import probe_structures
+    from openmm_les_export.verification.compare import portable_path
+    from openmm_les_export.verification.probes import probes_for
 
     torch.set_num_threads(1)
     artifact = artifacts.load(path)
     content = path.read_bytes()
     if {sha256} != {artifact.sha256, hashlib.sha256(content).hexdigest()}:
         raise ValueError("the file changes meanwhile")
-    hyper, dtype = artifact.canonical.hyper, artifact.metadata["dtype"]
-    steps = [hyper[name] for name in STEPS.get(artifact.canonical.family, ())]
-    probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
+    canonical, dtype = artifact.canonical, artifact.metadata["dtype"]
+    probes = probes_for(canonical)
     trusted = io.BytesIO()
-    torch.jit.save(artifacts.build_module(artifact.canonical, dtype), trusted)  # type: ignore[no-untyped-call]
+    torch.jit.save(artifacts.build_module(canonical, dtype), trusted)  # type: ignore[no-untyped-call]
     trusted.seek(0)
     # Also loads, before the door is closed, whatever torch loads at the first use.
-    expected = _results(torch.jit.load(trusted), probes)  # type: ignore[no-untyped-call]
+    weights = portable_path(torch.jit.load(trusted), dtype)  # type: ignore[no-untyped-call]
+    expected = [(probe, weights.evaluate(probe)) for probe in probes]
 
     _close_the_door()
-    found = _results(torch.jit.load(io.BytesIO(content), map_location="cpu"), probes)  # type: ignore[no-untyped-call]
-    worst: dict[str, float] = {}
-    for probe, ours, theirs in zip(probes, expected, found, strict=True):
-        for (quantity, limit), one, other in zip(
-            vars(TOLERANCES[dtype]).items(), ours, theirs, strict=True
-        ):
-            if one.shape != other.shape:
-                raise ValueError(f"{probe.name}: {quantity} of shape {tuple(other.shape)}")
-            difference = float((one - other).abs().max())
-            if not difference <= limit:  # also true for NaN
-                return {
-                    "failure": f"{quantity.replace('_', ' ')} of the structure '{probe.name}' "
-                    f"differs by {difference:.3g}, expected at most {limit:g}"
-                }
-            worst[quantity] = max(worst.get(quantity, 0.0), difference)
-    return {"structures": len(probes), "max_errors": worst}
-
-
-def _results(
-    module: torch.jit.ScriptModule, probes: list[Probe]
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Energy per atom [eV], forces [eV/A] and charges [e] of every structure."""
-    import torch
-
-    found = []
-    for probe in probes:
-        cell = torch.zeros(3, 3) if probe.cell is None else torch.tensor(probe.cell)
-        # Compiling would take longer than it saves.
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            energy, forces, charges = module(
-                torch.tensor(probe.positions),
-                torch.tensor(probe.numbers),
-                cell.double(),
-                probe.cell is not None,
-            )
-        parts = energy / len(probe.numbers), forces, charges
-        found.append(tuple(part.detach().cpu().double() for part in parts))
-    return found
+    script = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+    errors = portable_path(script, dtype).largest_errors(expected, canonical.les)
+    return {"structures": len(probes), "max_errors": errors}
 
 
 def _close_the_door() -> None:

@@ -1,6 +1,6 @@
-"""Settings of torch that would change what our modules compute, held while they run.
+"""Settings of torch that change what modules compute, held fixed while ours run.
 
-They belong to the process, and other code sets them for purposes of its own:
+They belong to the process, and other code sets them for its own purposes:
 
 - TF32 or bfloat16 products in place of float32 ones: faster training, forces that are wrong by
   0.3 meV/A and conserve no energy.
@@ -21,14 +21,14 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-#: What torch calls true float32: said, or not said and the default.
+#: Torch's names of true float32: set explicitly, or by default.
 _TRUE = ("ieee", "none")
 
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """Run modules in true float32 and operation by operation; settings come back afterwards."""
-    # That of a thread; torch's own context manager for it has no types.
+    # A setting of the thread; torch's own context manager for it has no types.
     before = torch._C._get_graph_executor_optimize()
     torch._C._set_graph_executor_optimize(False)
     try:
@@ -39,14 +39,14 @@ def as_written() -> Iterator[None]:
 
 
 def reduced_precision() -> str:
-    """By what torch would replace float32 in products, such as ``'tf32'``; empty if by nothing."""
+    """What torch would use in place of float32 products, such as ``'tf32'``; empty for nothing."""
     return next((part.fp32_precision for part in _products() if _is_reduced(part)), "")
 
 
 def forbid_fusion() -> None:
-    """Let TorchScript fuse nothing in this process, for modules that C++ runs in its own threads.
+    """Let TorchScript fuse nothing in this process, for modules that OpenMM runs in its threads.
 
-    `as_written` reaches the thread that it is called in, and OpenMM runs a TorchForce later.
+    `as_written` only acts on the thread that calls it.
     """
     if torch._C._jit_texpr_fuser_enabled():
         torch._C._jit_set_texpr_fuser_enabled(False)
@@ -54,7 +54,7 @@ def forbid_fusion() -> None:
 
 
 class _Float32:
-    """True float32 for as long as any thread is inside; the last one restores what was."""
+    """True float32 while any thread is inside; the last one restores the settings."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class _Float32:
 
 
 def _products() -> tuple[Any, Any]:
-    """Where torch keeps the precision of matrix products, on a GPU and on a CPU."""
+    """The settings for matrix products on a GPU and on a CPU."""
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined, unused-ignore]
 
 
@@ -93,7 +93,7 @@ def _is_reduced(part: Any) -> bool:
 
 
 def _legacy_precision() -> str | None:
-    """The older setting, which torch does not tell where the newer ones contradict it."""
+    """The older setting; torch raises where the newer ones contradict it."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

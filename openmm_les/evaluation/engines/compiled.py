@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from openmm_les.evaluation.engines.evaluator import Module, compare, pack
+from openmm_les.evaluation.engines.evaluator import Module
+from openmm_les.evaluation.engines.packing import compare, pack
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ def with_engine(
 class CompiledModule:
     """A module compiled by torch.compile at its first valid call, or else its script.
 
-    Compilation takes from some ten seconds to minutes; torch keeps the code in a cache on disk,
-    for the same number of atoms and neighbours. What was compiled is used only if it reproduces the
-    script; otherwise, and where nothing can be compiled, the script runs and a warning says why.
+    Compilation takes from ten seconds to minutes; torch caches the code on disk, for one number of
+    atoms and neighbours. If the compiled module does not reproduce the script, or nothing can be
+    compiled, the script runs and a warning gives the reason.
 
     Args:
         module: the module with static shapes, or a method of it.
@@ -63,7 +64,7 @@ class CompiledModule:
         if self._chosen is not None:
             return self._chosen(*inputs)
         expected = self._script(*inputs)
-        if int(expected[-1]) == 0:  # else its buffers are too small, and another one will be made
+        if int(expected[-1]) == 0:  # else its buffers are too small, and a new one will be made
             self._chosen = self._choose(inputs, expected)
         return expected
 

@@ -12,19 +12,19 @@ import torch
 from torch import nn
 from torch.jit import _recursive
 
-#: Two threads that script the same class fail with "Can't redefine method", whatever the objects.
-#: Whoever calls code of others that scripts holds it, too.
+#: Two threads that script one class fail with "Can't redefine method". Hold this lock, too, around
+#: calls of foreign code that scripts.
 compiler = threading.RLock()
 
 _syntax_trees: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()
 
 
 def script(module: nn.Module) -> torch.jit.ScriptModule:
-    """What `torch.jit.script` makes of a module, from any thread.
+    """`torch.jit.script`, from any thread.
 
-    Modules of one class share their compiled methods, and torch keeps the form in which a method
-    was first needed. A first call under `arithmetic.as_written` would leave calls among them
-    standing, through which `torch.jit.freeze` does not see later; so they are put in place now.
+    Modules of one class share compiled methods in the form that was first needed. A first call
+    under `arithmetic.as_written` would not inline calls of other methods, which
+    `torch.jit.freeze` needs later; so they are inlined here.
     """
     with compiler, _each_method_parsed_once():
         scripted: torch.jit.ScriptModule = torch.jit.script(module)

@@ -33,7 +33,7 @@ class ResponseModule(SystemNetwork):
 
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Charges and their response to displacements.
 
         Args:
@@ -41,24 +41,8 @@ class ResponseModule(SystemNetwork):
             cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
 
         Returns:
-            Charges [n] [e] and Born effective charges [n, 3, 3] [e], float64, and the status []
-            int64, with which they are not valid unless it is 0.
-        """
-        charges, born, _, status = self.evaluate(positions, cell)
-        return charges, born, status
-
-    @torch.jit.export
-    def evaluate(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The same with the energy of the charges.
-
-        Args:
-            positions: as for `forward`.
-            cell: likewise.
-
-        Returns:
-            As `forward`, with the energy of the charges [] [eV] before the status.
+            Charges [n] [e], Born effective charges [n, 3, 3] [e] and the energy of the charges []
+            [eV], float64, and the status [] int64, with which they are valid only if it is 0.
         """
         atoms = positions.index_select(0, self.order)
         neighbors = self.neighbors(atoms, cell)

@@ -1,4 +1,4 @@
-r"""Polarization of point charges and its derivatives; see "Electric response" in docs/theory.md.
+r"""Polarization of point charges and its derivatives; see docs/explanation/response.md.
 
 The derivatives of the charges come as those of a few weighted sums of them, which a network pulls
 back: :math:`P_a = \sum_j q_j r_{ja}` in an open system, and in a periodic one, with fractional

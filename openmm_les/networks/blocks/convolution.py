@@ -69,9 +69,7 @@ def message_convolution(
 class GroupedConvolution(nn.Module):
     """Batched matrix products, for one group of paths after the other.
 
-    Args:
-        radial_weights, paths, mixes, channels, lmax, node_lmax: see `message_convolution`.
-        groups: indices of the paths of each group, which all start from the same node degree.
+    The groups hold indices of paths, which all start from the same node degree.
     """
 
     def __init__(

@@ -31,11 +31,7 @@ class PairTape(NamedTuple):
 def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dtype) -> torch.Tensor:
     """Vectors r_i - r_j + shift of all slots, shape [N * K, 3] [A].
 
-    Args:
-        positions: shape [N, 3] [A], float64.
-        neighbors: neighbour matrix.
-        dtype: of the result. Differences of coordinates need double precision, what follows does
-            not.
+    Differences of positions [N, 3] need double precision; what follows, in the dtype, does not.
     """
     others = positions.index_select(0, neighbors.indices.view(-1)).view_as(neighbors.shifts)
     return (positions.unsqueeze(1) - others + neighbors.shifts).view(-1, 3).to(dtype)
@@ -46,11 +42,7 @@ def pull_back_vectors(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """From dE/d(pair vectors) to dE/dr of shape [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64.
 
-    Args:
-        grad_vectors: shape [N * K, 3].
-        vectors: of `pair_vectors`.
-        reverse: see `Neighbors`.
-        atoms: N.
+    Vectors are those of `pair_vectors`, `reverse` is that of `Neighbors`, and there are N atoms.
     """
     pairs = grad_vectors - grad_vectors.index_select(0, reverse)
     grad_positions = pairs.view(atoms, -1, 3).sum(1)
@@ -67,13 +59,7 @@ def gather(values: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
 def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> torch.Tensor:
     """Sum over all atoms that have an atom as neighbour, of what they hold for it.
 
-    Args:
-        pairs: shape [N, K, width].
-        reverse: see `Neighbors`.
-        limits: see `block_limits`.
-
-    Returns:
-        The sums, shape [N, width].
+    Takes [N, K, width] to [N, width]; `reverse` is that of `Neighbors`, `limits` of `block_limits`.
     """
     n, k, width = pairs.shape[0], pairs.shape[1], pairs.shape[2]
     flat = pairs.view(n * k, width)
@@ -115,12 +101,7 @@ class PairGeometry(nn.Module):
     ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
         """Y of shape [N, K, S], phi of shape [N, K, P], and what `backward` needs.
 
-        The dtype is that of the harmonics.
-
-        Args:
-            positions: shape [N, 3] [A], float64.
-            neighbors: neighbour matrix.
-            species: species index of each atom, shape [N].
+        The dtype is that of the harmonics. Arguments are as for `Network.short_range`.
         """
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.harmonics.gradient.dtype)
@@ -142,10 +123,7 @@ class PairGeometry(nn.Module):
         tape: PairTape,
         reverse: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/dY [N, K, S] and dE/dphi [N, K, P] to dE/dr and dE/dstrain.
-
-        See `pull_back_vectors` for the results.
-        """
+        """From dE/dY [N, K, S] and dE/dphi [N, K, P]; see `pull_back_vectors` for the results."""
         n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
         grad_distance = (grad_features.view(n * k, -1) * tape.slopes).sum(1, keepdim=True)
         grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), tape.angular)

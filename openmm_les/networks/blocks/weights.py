@@ -19,7 +19,7 @@ def select_species(
     """The canonical state with only some of the model's elements.
 
     Args:
-        state: canonical state, see ``docs/design.md``.
+        state: canonical state, see ``docs/reference/formats/artifact.md``.
         species: indices into the model's list of elements.
         per_species: parts of the names of tensors whose first axis runs over the elements.
     """

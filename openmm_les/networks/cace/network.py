@@ -140,14 +140,12 @@ class CACETape(NamedTuple):
     """What `CACENetwork.pull_back` needs.
 
     Attributes:
-        pairs, neighbors: of the neighbour matrix.
         angular, radial: functions of the pairs [N, K, L] and [N, K, n].
         senders: embedding of the neighbours' elements [N, K, A].
         receivers: factors of the atoms for each channel [C, N].
         own: the atoms' embedding as senders, for each channel [N, 1, C].
         mixed: of the first layer.
         messages: of the others.
-        heads: of the readouts.
     """
 
     pairs: PairTape
@@ -166,13 +164,6 @@ class CACENetwork(NetworkModule):
     """CACE energies and latent charges for inference.
 
     Dense networks are float64 whatever the dtype, as `cast` in `blocks.weights` explains.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``cace`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs, and of the products of neighbour sums.
-        **_: options that only other families have.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class InnerBonds(nn.Module):
         Args:
             distances: of all slots, shape [N, K] [A].
             used: whether a slot holds a neighbour, shape [N, K].
-            reverse: flat slot that holds the same pair seen from the neighbour, shape [N * K].
+            reverse: see `Neighbors`.
         """
         n, k = distances.shape[0], distances.shape[1]
         near = used & (distances <= self.cutoff)

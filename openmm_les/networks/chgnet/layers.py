@@ -67,10 +67,7 @@ class AngleLayerTape(NamedTuple):
 class AtomLayer(nn.Module):
     """New atom features from bonds and neighbours; before that new bond features, if there are any.
 
-    Args:
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        sizes: lengths of atom and bond features.
-        dtype: of all that is done for pairs.
+    `sizes` are the lengths of atom and bond features; what is done for pairs has the dtype.
     """
 
     def __init__(self, state: State, sizes: Sequence[int], dtype: torch.dtype) -> None:
@@ -123,10 +120,7 @@ class AtomLayer(nn.Module):
 class AngleLayer(nn.Module):
     """New features of inner bonds from the angles at their start, then new angle features.
 
-    Args:
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        sizes: lengths of atom, bond and angle features.
-        dtype: of all that is done for bonds and angles.
+    `sizes` are the lengths of atom, bond and angle features; all but atoms have the dtype.
     """
 
     def __init__(self, state: State, sizes: Sequence[int], dtype: torch.dtype) -> None:
@@ -151,14 +145,7 @@ class AngleLayer(nn.Module):
     def forward(
         self, atoms: torch.Tensor, bonds: torch.Tensor, angles: torch.Tensor, slots: Angles
     ) -> Tuple[torch.Tensor, torch.Tensor, AngleLayerTape]:
-        """New features of bonds and angles, and what `backward` needs.
-
-        Args:
-            atoms: features [N, A], float64.
-            bonds: features [N, K, B].
-            angles: features [N, T, T, C].
-            slots: the inner slots.
-        """
+        """New features of bonds [N, K, B] and angles [N, T, T, C], and what `backward` needs."""
         incoming = (
             bonds.flatten(0, 1).index_select(0, slots.slots).view(slots.used.shape[:2] + (-1,))
         )

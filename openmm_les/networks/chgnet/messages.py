@@ -45,10 +45,7 @@ class BondBasis(nn.Module):
     MatGL takes for the argument of its cutoff polynomial the function instead of the distance, so
     that nothing becomes zero at the cutoff.
 
-    Args:
-        frequencies: w_n of shape [n], [1/A].
-        cutoff: radius [A].
-        order: p of the polynomial 1 - O(x^p).
+    Frequencies w_n [n] are in 1/A; `order` is p of the polynomial 1 - O(x^p).
     """
 
     def __init__(self, frequencies: torch.Tensor, cutoff: float, order: int) -> None:
@@ -78,10 +75,7 @@ class BondBasis(nn.Module):
 class BondFactors(nn.Module):
     """Products of linear maps of the radial functions, with which messages are multiplied.
 
-    Args:
-        state: ``factors.K.weight`` and ``factors.K.bias``, none, one or two of them.
-        width: length of a message.
-        dtype: of the functions.
+    There are none, one or two maps, ``factors.K.weight`` and ``factors.K.bias`` of the state.
     """
 
     def __init__(self, state: State, width: int, dtype: torch.dtype) -> None:
@@ -123,8 +117,7 @@ class PairMessages(nn.Module):
 
     Args:
         state: of the gated network, ``factors``, and ``output``, a map of the sums.
-        atoms: length of atom features.
-        bonds: length of bond features.
+        atoms, bonds: lengths of their features.
         summed: whether messages are summed.
         dtype: of all that is done for pairs; maps of atom features are float64.
     """
@@ -168,13 +161,7 @@ class PairMessages(nn.Module):
         return sent + projected[1][start:end].unsqueeze(1) + bonded
 
     def forward(self, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
-        """Messages [N, K, B], or their mapped sums [N, A] in float64.
-
-        Args:
-            atoms: features [N, A], float64.
-            bonds: features [N, K, B].
-            pairs: the slots.
-        """
+        """Messages [N, K, B], or their mapped sums [N, A]; atoms [N, A] and sums are float64."""
         n = bonds.shape[0]
         projected = self._projected(atoms)
         parts: List[torch.Tensor] = []

@@ -42,13 +42,8 @@ class GeometryTape(NamedTuple):
 class CHGNetTape(NamedTuple):
     """What `CHGNetNetwork.pull_back` needs.
 
-    Attributes:
-        geometry, pairs, slots: of the neighbour matrix.
-        functions: of the angles, [N, T, T, 2 F + 1].
-        angles: the first features of angles, [N, T, T, C].
-        atom_layers, angle_layers: of the layers; there is one of atoms more.
-        heads: of the readouts.
-        most: the largest number of inner neighbours [].
+    Functions of the angles are [N, T, T, 2 F + 1], their first features [N, T, T, C]; `most` is the
+    largest number of inner neighbours [].
     """
 
     geometry: GeometryTape
@@ -95,13 +90,6 @@ class CHGNetNetwork(NetworkModule):
     """CHGNet energies and latent charges for inference.
 
     Atom features are float64 whatever the dtype, as `cast` in `blocks.weights` explains.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``chgnet`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs and angles.
-        **_: options that only other families have.
     """
 
     def __init__(

@@ -24,13 +24,8 @@ class Interaction(nn.Module):
     """A message-passing layer after the first.
 
     Args:
-        spec: the layer's entry of the hyper-parameters.
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        radial_weights: last map of the radial MLP for the features in use, [P, paths * C].
-        channels: C.
-        lmax: highest degree of the edge harmonics.
-        fold: see `ProductBasis`.
-        few_kernels: see `ProductBasis` and `message_convolution`.
+        spec, state, lmax, fold, few_kernels: see `NodeUpdate`.
+        radial_weights, channels: see `message_convolution`.
     """
 
     def __init__(

@@ -36,17 +36,7 @@ class MACETape(NamedTuple):
 
 
 class MACENetwork(NetworkModule):
-    """MACE energies and latent charges for inference.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``mace`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of the network.
-        exact_radial: evaluate the radial MLP instead of its table (needed beyond 1e-7 accuracy).
-        fold: see `ProductBasis`.
-        few_kernels: see `ProductBasis` and `message_convolution`.
-    """
+    """MACE energies and latent charges for inference."""
 
     def __init__(
         self,

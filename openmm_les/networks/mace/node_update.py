@@ -17,13 +17,7 @@ from openmm_les.networks.blocks.weights import State
 
 
 class UpdateTape(NamedTuple):
-    """What `NodeUpdate.backward` needs.
-
-    Attributes:
-        jacobians: of `ProductBasis`.
-        readout: slopes of `Readout`.
-        densities: of `DensityNormalization`, if there is one.
-    """
+    """Of `ProductBasis`, `Readout`, and `DensityNormalization` if there is one."""
 
     jacobians: List[List[torch.Tensor]]
     readout: torch.Tensor

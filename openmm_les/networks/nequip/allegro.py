@@ -21,13 +21,7 @@ from openmm_les.networks.protocol import NetworkModule
 
 
 class LayerTape(NamedTuple):
-    """What `Layer.backward` needs.
-
-    Attributes:
-        tensors, weights: inputs of the layer.
-        matrices: of `TensorTrack`.
-        latent: slopes of the latent network.
-    """
+    """Inputs of `Layer`, matrices of its `TensorTrack`, and slopes of its latent network."""
 
     tensors: torch.Tensor
     weights: torch.Tensor
@@ -39,13 +33,11 @@ class AllegroTape(NamedTuple):
     """What `AllegroNetwork.pull_back` needs.
 
     Attributes:
-        pairs, reverse, harmonics: of the neighbour matrix, Y in the shape [N, K, S].
+        harmonics: Y of shape [N, K, S].
         scales: of the energy of each atom [N].
         types: factors of the radial features by the pair of species, [N, K, ...].
         embedding: slopes of the embedding network.
         tensor_weights: weights of the first tensors.
-        layers: of the layers.
-        heads: of the readouts.
     """
 
     pairs: PairTape
@@ -211,15 +203,7 @@ class Layer(nn.Module):
 
 
 class AllegroNetwork(NetworkModule):
-    """Allegro energies and latent charges for inference.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``allegro`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs.
-        **_: options that only other families have.
-    """
+    """Allegro energies and latent charges for inference."""
 
     def __init__(
         self,

@@ -56,10 +56,7 @@ class InteractionTape(NamedTuple):
 
 
 class NequIPTape(NamedTuple):
-    """What `NequIPNetwork.pull_back` needs: of the pairs, the layers, and the readouts.
-
-    Scales are those of the energy of each atom [N].
-    """
+    """What `NequIPNetwork.pull_back` needs; scales are those of the energy of each atom [N]."""
 
     pairs: PairTape
     reverse: torch.Tensor
@@ -323,17 +320,7 @@ class FirstLayer(nn.Module):
 
 
 class NequIPNetwork(NetworkModule):
-    """NequIP energies and latent charges for inference.
-
-    Args:
-        hyper: canonical hyper-parameters of family ``nequip`` (``docs/design.md``).
-        state: canonical weights, float64.
-        species: indices of the elements to keep, in the order in which atoms are sorted.
-        dtype: dtype of all that is done for pairs.
-        exact_radial: evaluate the radial MLPs instead of their table.
-        few_kernels: see `Interaction`.
-        **_: options that only other families have.
-    """
+    """NequIP energies and latent charges for inference."""
 
     def __init__(
         self,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import openmm
 
 from openmm_les.plugin.forces import backends, present
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.options import ForceOptions
 from openmm_les.plugin.forces.present import FORCE_NAME
-from openmm_les.plugin.forces.region import Region, shorten
+from openmm_les.plugin.forces.region import Region
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
@@ -47,21 +48,13 @@ def add_force(
         is_placeholder=region.is_placeholder,
         needs_python=_needs_python(options),
     )
-    # The backend modules import torch, so only the chosen one is imported.
-    if backend == "torchforce":
-        from openmm_les.plugin.forces import torchforce
-
-        force = torchforce.build(artifact, region, options)
-    else:
-        from openmm_les.plugin.forces import pythonforce
-
-        force = pythonforce.build(artifact, region, options)
+    force = backends.build(backend, artifact, region, options)
     install(force, system, region, options.forceGroup)
     return force
 
 
 def _needs_python(options: ForceOptions) -> str:
-    """Why a TorchForce cannot do what is asked for; empty if it can."""
+    """Why only a PythonForce can do what the options ask for; empty if others can."""
     from openmm_les.evaluation.engines.arithmetic import reduced_precision
 
     if options.engine == "compile":
@@ -69,7 +62,7 @@ def _needs_python(options: ForceOptions) -> str:
     if options.precision == "single" and (precision := reduced_precision()):
         return (
             f"torch is set to replace float32 by {precision} in matrix products, which changes the "
-            "forces, and only a PythonForce can do without: "
+            "forces, and only a PythonForce can avoid that; call "
             "torch.set_float32_matmul_precision('highest')"
         )
     return ""
@@ -77,7 +70,7 @@ def _needs_python(options: ForceOptions) -> str:
 
 def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:
     """Give a System the force of a model, and what keeps the molecules of its region together."""
-    _tell_box(region)
+    _report_box(region)
     force.setName(FORCE_NAME)
     force.setForceGroup(force_group)
     system.addForce(force)
@@ -86,18 +79,18 @@ def install(force: openmm.Force, system: openmm.System, region: Region, force_gr
         system.addForce(_molecules(region, force_group))
 
 
-def _tell_box(region: Region) -> None:
-    """Say what a box, or its absence, means for the molecules of a region."""
+def _report_box(region: Region) -> None:
+    """Log what the box means for the molecules of a region."""
     if not region.periodic:
         logger.info(
-            "the model has no periodic images, since the topology (or the force field) has no box; "
-            "box vectors that the System or a Context gets later do not change that"
+            "the model is not periodic, since the topology (or the force field) has no box; box "
+            "vectors that are set later in the System or a Context do not change that"
         )
     elif region.loose:
         logger.warning(
-            "no bonds for all atoms of %s: OpenMM takes each of them for a molecule of its own, so "
-            "that a barostat will move and the trajectory will wrap their atoms one by one; give "
-            "the topology their bonds (CONECT records of a PDB file, Topology.addBond)",
+            "atoms of %s have no bonds: OpenMM treats each of them as a molecule, so that a "
+            "barostat moves them and a trajectory wraps them one by one; add their bonds to the "
+            "topology (CONECT records of a PDB file, Topology.addBond)",
             shorten(region.loose),
         )
 

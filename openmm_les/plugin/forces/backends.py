@@ -1,23 +1,37 @@
-"""Which way of calling the model works in this installation.
+"""The backends, by which OpenMM calls a model, and which of them work in this installation.
 
-openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or takes
-the process down. So it is never imported before a child process has tried it.
+openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or
+crashes the process. So a child process tries it before it is imported here.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from openmm_les.errors import InputError
 from openmm_les.processes.children import run_python
 from openmm_les.versions import OPENMMTORCH_BUILT_FOR, numbers_of, version_of
 
+if TYPE_CHECKING:
+    import openmm
+
+    from openmm_les.artifact import Artifact
+    from openmm_les.plugin.forces.options import ForceOptions
+    from openmm_les.plugin.forces.region import Region
+
 logger = logging.getLogger(__name__)
 
+#: The modules with the function `build` of each backend. They import torch, or may not be there.
+_MODULES = {
+    "torchforce": "openmm_les.plugin.forces.torchforce",
+    "pythonforce": "openmm_les.plugin.forces.pythonforce",
+}
 _COPY_CRASH = "crashes the process when a System is copied or read from XML"
 
 # Prints what works so far, before it tries what may crash.
@@ -51,7 +65,7 @@ class TorchForceStatus:
     Attributes:
         evaluates: a TorchForce computes energies and forces.
         copies: a System with a TorchForce survives XML and `copy.deepcopy`.
-        reason: what does not work, why, and the command that mends it; empty if all works.
+        reason: what does not work, why, and the command that repairs it; empty if all works.
     """
 
     evaluates: bool
@@ -75,37 +89,44 @@ def choose(
     """
     if requested == "pythonforce":
         return requested
-    if needs_python:
-        return _refuse_or_fall_back(requested, needs_python)
-    if device is not None:
-        reason = "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
-        return _refuse_or_fall_back(requested, reason)
-    if requested == "auto" and _is_known_to_crash():
-        return _refuse_or_fall_back(requested, f"{_versions()} {_COPY_CRASH}")
-    status = torchforce_status()
-    if not status.evaluates:
-        return _refuse_or_fall_back(requested, status.reason)
-    if status.copies:
+    reason = needs_python or _obstacle(requested, device, is_placeholder)
+    if not reason:
         return "torchforce"
-    if requested == "auto":
-        return _refuse_or_fall_back(requested, status.reason)
-    if is_placeholder:
-        reason = f"interpolate=True copies the force, and {status.reason}"
-        return _refuse_or_fall_back(requested, reason)
-    warnings.warn(
-        f"backend='torchforce': {status.reason}; writing XML works, reading or copying does not",
-        stacklevel=2,
-    )
-    return "torchforce"
-
-
-def _refuse_or_fall_back(requested: str, reason: str) -> str:
     if requested == "torchforce":
         raise InputError(
             f"backend: 'torchforce' cannot be used here: {reason}; or use backend='pythonforce'"
         )
     logger.info("backend='auto' takes PythonForce: %s", reason)
     return "pythonforce"
+
+
+def build(name: str, artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
+    """The force of a model by a backend of `choose`; its force group is still the default.
+
+    Raises:
+        InputError: the model cannot describe the region, such as a box that is too small.
+    """
+    force: openmm.Force = importlib.import_module(_MODULES[name]).build(artifact, region, options)
+    return force
+
+
+def _obstacle(requested: str, device: str | None, is_placeholder: bool) -> str:
+    """Why a TorchForce cannot be used; empty if it can."""
+    if device is not None:
+        return "a TorchForce runs on the device of the OpenMM platform: leave `device` out"
+    if requested == "auto" and _is_known_to_crash():
+        return f"{_versions()} {_COPY_CRASH}"
+    status = torchforce_status()
+    if status.evaluates and requested == "torchforce" and not status.copies:
+        if is_placeholder:
+            return f"interpolate=True copies the force, and {status.reason}"
+        warnings.warn(
+            f"backend='torchforce': {status.reason}; writing XML works, reading or copying does "
+            "not",
+            stacklevel=3,
+        )
+        return ""
+    return status.reason
 
 
 @functools.cache
@@ -132,7 +153,7 @@ def _is_known_to_crash() -> bool:
 
 
 def _remedy() -> str:
-    """The pip command that mends a wrong torch, as far as the installed openmmtorch is known."""
+    """The pip command that installs the torch which the installed openmmtorch needs."""
     release, installed = version_of("openmmtorch"), version_of("torch")
     if release not in OPENMMTORCH_BUILT_FOR or installed is None:
         return ""

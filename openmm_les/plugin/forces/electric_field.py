@@ -1,4 +1,4 @@
-"""The option ``electricField`` and the Context parameters that it makes."""
+"""The option ``electricField`` and its Context parameters."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.options import Device, EvaluationOptions
 from openmm_les.names import Option, described, read_arguments
 from openmm_les.plugin.forces.electric_field import Field, read_field
 
@@ -22,9 +22,7 @@ class ForceOptions(EvaluationOptions):
     There they may be spelled as in Python, too: ``max_neighbors`` for ``maxNeighbors``.
     """
 
-    device: Annotated[
-        str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
-    ] = None
+    device: Device = None
     backend: Annotated[
         Literal["auto", "torchforce", "pythonforce"], Option("how OpenMM calls the model")
     ] = "auto"

@@ -1,4 +1,4 @@
-"""Models that a System has already, wherever its forces hold them."""
+"""Models that a System already has, as forces or inside a CustomCVForce."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from xml.etree import ElementTree
 import openmm
 
 from openmm_les.errors import InputError
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.pythonforce import LESCompute
-from openmm_les.plugin.forces.region import shorten
 
 #: Name of the force of a model of ours.
 FORCE_NAME = "LES"
-#: Forces that let look into them; those of plugins have no class in Python.
-_TELLING = (openmm.PythonForce, openmm.CustomCVForce)
+#: Forces whose content can be read; those of plugins have no class in Python.
+_READABLE = (openmm.PythonForce, openmm.CustomCVForce)
 #: Packages whose functions in a PythonForce are models.
 _OURS, _OPENMM_ML = b"openmm_les", b"openmmml"
 
 
 @dataclass(frozen=True)
-class Present:
+class ModelInSystem:
     """A model of this package in a System.
 
     Attributes:
@@ -38,7 +38,7 @@ class Present:
     atoms: tuple[int, ...]
 
 
-def models_in(system: openmm.System) -> list[Present]:
+def models_in(system: openmm.System) -> list[ModelInSystem]:
     """The models of this package that a System has as a `PythonForce`."""
     found = []
     for name, force in _python_forces(system.getForces()):
@@ -48,7 +48,7 @@ def models_in(system: openmm.System) -> list[Present]:
             particles = _particles(force, system)
             links = len(compute.settings.get("links", ()))
             atoms = compute.settings.get("atoms") or particles[: len(particles) - links]
-            found.append(Present(name, compute, particles, tuple(atoms)))
+            found.append(ModelInSystem(name, compute, particles, tuple(atoms)))
     return found
 
 
@@ -65,13 +65,14 @@ def refuse_second_model(
         name_of: names them in the message.
 
     Raises:
-        InputError: names the force and the particles; or it is a TorchForce, which does not tell.
+        InputError: names the force and the particles; or there is a TorchForce, whose atoms are
+            unknown.
     """
     for force in system.getForces():
-        if force.getName() == FORCE_NAME and not isinstance(force, _TELLING):
+        if force.getName() == FORCE_NAME and not isinstance(force, _READABLE):
             raise InputError(
-                f"system: expected no model in a TorchForce, got the force {FORCE_NAME!r}, which "
-                "does not tell its atoms; start again from the System of the force field, with "
+                f"system: expected no model in a TorchForce, got the force {FORCE_NAME!r}, whose "
+                "atoms are not known; start again from the System of the force field, with "
                 "backend='pythonforce' for every region"
             )
     described = [(model.name, model.atoms) for model in models_in(system)]
@@ -110,10 +111,7 @@ def _particles(force: openmm.PythonForce, system: openmm.System) -> tuple[int, .
 
 
 def _pickled(force: openmm.PythonForce) -> bytes:
-    """The function of a force; empty for one that does not pickle.
-
-    OpenMM hands it out in no other way than through XML.
-    """
+    """The pickled function of a force, which only its XML holds; empty if it does not pickle."""
     try:
         xml = openmm.XmlSerializer.serialize(force)
     except openmm.OpenMMException:

@@ -1,4 +1,4 @@
-"""LES through `openmm.PythonForce`: works with every torch, one trip through Python a step."""
+"""LES through `openmm.PythonForce`: works with every torch, and calls Python once a step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError, printable
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.plugin.forces import electric_field
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.cuda_context import torch_context
-from openmm_les.plugin.forces.region import shorten
 from openmm_les.processes.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _ForOpenMM(SimulationError):
-    """An error whose text OpenMM gets without running Python, which it dies of if that raises."""
+    """An error whose text needs no Python code of ours: OpenMM crashes if that raises."""
 
     __str__ = Exception.__str__
 
@@ -46,7 +46,7 @@ def build(
     region: Region,
     options: ForceOptions,
     kind: type[LESCompute] | None = None,
-    **further: Any,
+    **extra_settings: Any,
 ) -> openmm.PythonForce:
     """Return a `PythonForce` for `region`; its force group is still the default.
 
@@ -54,8 +54,8 @@ def build(
         artifact: the model.
         region: the particles whose positions come and whose forces go.
         options: how it is computed.
-        kind: what the force calls, by default `LESCompute`.
-        **further: settings for `kind`, beside or instead of those of `LESCompute`.
+        kind: class of what the force calls, by default `LESCompute`.
+        **extra_settings: for `kind`, in addition to those of `LESCompute` or in their place.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small.
@@ -68,7 +68,7 @@ def build(
         "total_energy": options.returnEnergyType == "energy",
         "electric_field": options.field,
         "particles": None if region.is_whole_system else list(region.particles),
-        **further,
+        **extra_settings,
     }
     compute = (kind or LESCompute)(str(artifact.path), artifact.sha256, settings)
     with torch_context(options.device):
@@ -82,11 +82,11 @@ def build(
 
 
 class LESCompute:
-    """What a `PythonForce` calls: a State goes in, energy [kJ/mol] and forces [kJ/mol/nm] come out.
+    """What a `PythonForce` calls: from a State to energy [kJ/mol] and forces [kJ/mol/nm].
 
-    It pickles to the path and hash of the artifact and to plain settings, so that a saved System
-    stays small, holds no weights and can move to another machine. There the first call builds the
-    model, for the positions and the box of that call.
+    It pickles to the path and hash of the artifact and to plain settings, so that a saved System is
+    small, holds no weights and can move to another machine. There the first call builds the model
+    for its positions and box.
 
     Args:
         path: where the artifact was when the force was made.
@@ -131,7 +131,7 @@ class LESCompute:
     def prepare(
         self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
     ) -> SystemModel:
-        """Build the model now; without `positions` its neighbour capacity grows in the first call.
+        """Build the model; without `positions` its neighbour capacity grows in the first call.
 
         Raises:
             InputError: the model cannot describe this system.
@@ -163,8 +163,7 @@ class LESCompute:
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         """Evaluate the model.
 
-        OpenMM turns whatever is raised here into an `OpenMMException` that keeps only the text, so
-        the text has to say everything.
+        OpenMM turns an exception into an `OpenMMException` that keeps only the text.
 
         Raises:
             SimulationError: positions that are not finite, a box too small, ...
@@ -183,7 +182,7 @@ class LESCompute:
             raise _ForOpenMM(f"the LES force failed: {what}") from error
 
     def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
-        # OpenMM stores nanometers; asking for the bare value avoids unit arithmetic in every step.
+        # In nanometers; reading the bare value avoids unit arithmetic in every step.
         positions = state.getPositions(asNumpy=True)._value * ANGSTROM_PER_NM
         cell = None
         if self._settings["periodic"]:
@@ -201,9 +200,7 @@ class LESCompute:
         field: NDArray[np.float64] | None,
     ) -> tuple[float, NDArray[np.float64]]:
         """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
-        model = self._model
-        if model is None:
-            model = self.prepare(self.artifact(), cell, positions)
+        model = self._model or self.prepare(self.artifact(), cell, positions)
         try:
             result = model.evaluate(positions, cell, field)
         except SimulationError as error:
@@ -215,7 +212,7 @@ class LESCompute:
         return energy, result.forces
 
     def _in_system(self, error: SimulationError) -> SimulationError:
-        """The same error with particles of the System in place of atoms of the model."""
+        """The error with particles of the System in place of atoms of the model."""
         if not error.atoms:
             return error
         return SimulationError(f"{error.reason}: {shorten(map(self._name, error.atoms))}")
@@ -225,9 +222,9 @@ class LESCompute:
         return f"atom {self._particle(atom)} (of the System)"
 
     def _particle(self, place: int) -> int:
-        """The particle of the System at a place among those of the force."""
+        """Index in the System of a particle of the force."""
         particles: list[int] | None = self._settings.get("particles")
         return place if particles is None else particles[place]
 
     def _check(self, result: Evaluation) -> None:
-        """Raise a `SimulationError` for results that must not be used; here none."""
+        """Raise a `SimulationError` for results that must not be used."""

@@ -38,27 +38,26 @@ from openmm_les.units import (
 
 #: How often openmm-torch calls a module before it records a CUDA graph.
 _WARM_UP = 10
-# Atoms per cubic Angstrom; water, proteins and polymers have 0.10 to 0.12, the rest is head-room.
+#: Atoms per cubic Angstrom: 0.10 to 0.12 in water, proteins and polymers, and head-room.
 _DENSE = 0.15
 
 
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
     """Return a `TorchForce` for `region`; its force group is still the default.
 
-    The neighbour capacity cannot grow in a compiled script: it is `maxNeighbors`, or what dense
-    organic matter needs, and a simulation for which that is too little stops with an error that
-    names the option.
+    The neighbour capacity of a script cannot grow: it is `maxNeighbors`, or what dense organic
+    matter needs. A simulation that needs more stops with an error that names the option.
 
     Raises:
         InputError: the model cannot describe the region, such as a box that is too small; an
             electric field with CUDA graphs.
     """
-    import openmmtorch  # only after torch, without which it does not find its libraries
+    import openmmtorch  # finds its libraries only after torch has been imported
 
     _load_kernels()
     graphs = options.cudaGraphs is True
     if graphs and options.field is not None:
-        # openmm-torch hands over parameters in new tensors, of which a graph keeps the first ones.
+        # openmm-torch passes parameters in new tensors, but a graph keeps the first ones.
         raise InputError(
             "cudaGraphs: a TorchForce cannot change electricField in a CUDA graph; leave "
             "cudaGraphs out, or use backend='pythonforce'"
@@ -123,10 +122,10 @@ def _usual_neighbors(artifact: Artifact, region: Region) -> int:
 class _TorchForceModule(torch.nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
-    In a CUDA graph the script cannot read the status: it can until the graph is recorded, and says
-    then what is wrong with the first structure. Afterwards the first structure without a valid
-    energy makes the energy NaN and the forces zero, for good: OpenMM's forces on a GPU are fixed
-    point numbers, in which NaN would become a large one, and its integrators look at no energy.
+    Until a CUDA graph is recorded, an invalid first structure raises an error. In the graph the
+    script cannot read the status: after the first structure without a valid energy, the energy is
+    NaN and the forces are zero for good. NaN would become a large number in OpenMM's forces on a
+    GPU, which are fixed point numbers, and its integrators do not look at the energy.
 
     Args:
         model: scripted module of a `SystemModel`.
@@ -158,7 +157,7 @@ class _TorchForceModule(torch.nn.Module):
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
         self.field_unit = VOLT_PER_ANGSTROM_PER_VOLT_PER_NM
-        # describe_status is Python; a script can only look its texts up.
+        # describe_status is Python; a script can only look up its texts.
         self.problems: List[Tuple[int, str]] = [
             (flag, describe_status(flag))
             for flag in (
@@ -181,7 +180,7 @@ class _TorchForceModule(torch.nn.Module):
         Raises:
             RuntimeError: the model has no valid energy here; the text says why and what to do.
         """
-        with torch.no_grad():  # openmm-torch asks for gradients although the forces are an output
+        with torch.no_grad():  # openmm-torch requests gradients although forces are an output
             chosen = positions.detach()
             if self.is_subset:
                 chosen = chosen[self.particles]
@@ -193,7 +192,7 @@ class _TorchForceModule(torch.nn.Module):
             recorded = self.warm_up > 0 and positions.device.type == self.recorded_on
             if not recorded or self.calls < self.warm_up:
                 self.stop_at(int(status))
-            # The platform chooses the type of the positions, and wants the forces in the same.
+            # The platform chooses the type of the positions and expects the same for forces.
             scaled = (forces * self.force_unit).to(positions.dtype)
             if self.is_subset:
                 scaled = torch.zeros_like(positions).index_copy(0, self.particles, scaled)
@@ -206,12 +205,12 @@ class _TorchForceModule(torch.nn.Module):
     def call(
         self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy, forces and status of the model, which knows no field."""
+        """Energy, forces and status of a model without a field."""
         energy, forces, _, _, status = self.model(positions, cell)
         return energy, forces, status
 
     def stop_at(self, status: int) -> None:
-        """Raise the texts that belong to a status."""
+        """Raise the messages of a status."""
         if status != 0:
             message = ""
             for flag, text in self.problems:
@@ -222,10 +221,10 @@ class _TorchForceModule(torch.nn.Module):
     def keep(
         self, energy: torch.Tensor, forces: torch.Tensor, status: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """The same, at places that stay the same; once a status was not 0, NaN and zero.
+        """Copy the results to fixed tensors; NaN and zero once a status was not 0.
 
         openmm-torch records one graph with forces and one without, and reads the results of both
-        from where the graph that was recorded last has put them.
+        where the graph recorded last has put them.
         """
         if self.forces_out.dim() == 0:
             self.energy_out, self.forces_out = torch.zeros_like(energy), torch.zeros_like(forces)

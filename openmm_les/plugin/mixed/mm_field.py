@@ -13,7 +13,7 @@ import openmm
 from numpy.typing import NDArray
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import shorten
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.mixed.boundary_charges import BondCharge, redistribute
 from openmm_les.plugin.mixed.nonbonded import is_charged
 from openmm_les.units import ANGSTROM_PER_NM

@@ -1,4 +1,4 @@
-"""Distances between atoms of a structure, periodic images included."""
+"""Distances between atoms of a structure, with periodic images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openmm_les.arrays import FloatArray
 def distances(
     positions: FloatArray, box: FloatArray | None, pairs: Sequence[tuple[int, int]]
 ) -> FloatArray:
-    """Distances of pairs to the image that rounding finds, which is the nearest for bonds [nm].
+    """Distances of pairs [nm], to the image found by rounding; for bonds it is the nearest one.
 
     Args:
         positions: shape (n, 3) [nm].
@@ -33,9 +33,9 @@ def distances(
 def nearest_pair(
     positions: FloatArray, box: FloatArray | None, limit: float
 ) -> tuple[int, int, float] | None:
-    """Two atoms that are nearer than `limit` [nm], the nearest ones, and their distance [nm].
+    """The closest pair of atoms and its distance [nm], if that is below `limit`; else None.
 
-    Atoms are sorted into cells of that size, so that only atoms of adjacent cells are compared.
+    Only atoms in adjacent cells of width `limit` are compared.
 
     Args:
         positions: shape (n, 3) [nm].
@@ -44,7 +44,7 @@ def nearest_pair(
     """
     if box is None:
         cells = np.floor((positions - positions.min(axis=0)) / limit).astype(np.int64)
-        shape = cells.max(axis=0) + 2  # the last one stays empty, so that nothing is around it
+        shape = cells.max(axis=0) + 2  # an empty cell at the end separates the two faces
     else:
         inverse = np.linalg.inv(box)
         # The distance between opposite faces is one over the length of a reciprocal vector.
@@ -59,7 +59,7 @@ def nearest_pair(
         near = _keys((cells + step) % shape, shape)
         first = np.searchsorted(keys, near, "left", sorter=order)
         last = np.searchsorted(keys, near, "right", sorter=order)
-        for index in np.flatnonzero(last > first):  # few, but for an atom's own cell
+        for index in np.flatnonzero(last > first):
             others = order[first[index] : last[index]]
             pairs.update((int(index), int(other)) for other in others if other > index)
     ordered = sorted(pairs)
@@ -71,5 +71,5 @@ def nearest_pair(
 
 
 def _keys(cells: NDArray[np.int64], shape: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each cell."""
+    """Cells by number."""
     return np.asarray((cells[:, 0] * shape[1] + cells[:, 1]) * shape[2] + cells[:, 2])

@@ -1,7 +1,7 @@
-"""Structure files: their text, and whether OpenMM's readers take every atom that is in them.
+"""Reads PDB and mmCIF files, and checks that OpenMM's readers lose no atom.
 
-The readers skip lines that they do not understand, take columns that are not there for others, and
-drop alternate locations, all without a word. What stands in the file is counted here.
+Those readers skip lines that they do not understand, take other columns for missing ones, and drop
+alternate locations, all silently. So the atoms of the file are counted here independently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
-from openmm_les.plugin.forces.region import shorten
+from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.simulation.structures import hydrogens
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ PDB = (".pdb", ".ent")
 MMCIF = (".cif", ".mmcif", ".pdbx")
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-#: Marks at the beginning of a text, the longer ones first.
-_MARKS = {
+#: Byte order marks; longer ones first.
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -41,33 +41,32 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WEB_PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
-#: A line that is meant for an atom, behind what cannot be seen (marks of joined files), and how
-#: OpenMM wants it to begin.
+#: Lines that are meant as atoms, and how they have to begin for OpenMM.
 _ATOM_LINE = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*(ATOM|HETATM)[\s\d]", re.IGNORECASE)
 _ATOM = ("ATOM  ", "HETATM")
-#: Where a PDB line has coordinates, location, element.
+#: Columns of coordinates, alternate location and element in a PDB line.
 _X, _Y, _Z = slice(30, 38), slice(38, 46), slice(46, 54)
 _LOCATION, _ELEMENT = slice(16, 17), slice(76, 78)
 _SITE = "EP"
-#: Columns without which OpenMM's mmCIF reader takes another one in their place.
+#: Columns that OpenMM's mmCIF reader replaces by others if they are missing.
 _COLUMNS = (
     *("id", "type_symbol", "label_atom_id", "label_comp_id", "label_asym_id", "label_seq_id"),
     *("Cartn_x", "Cartn_y", "Cartn_z"),
 )
-#: How OpenMM's PDB reader tells that it has lost an atom, in a Python warning.
+#: In the warning of OpenMM's PDB reader when it drops an atom.
 _LOST_ATOM = "duplicate atom"
 
 
 @dataclass(frozen=True)
 class _Record:
-    """An atom as it stands in a file.
+    """An atom of a file.
 
     Attributes:
-        residue: for people, such as ``ALA A:17``.
+        residue: such as ``ALA A:17``, for messages.
         name: of the atom.
-        location: the letter of an alternate location, or nothing.
+        location: letter of the alternate location; empty without.
         identity: chain, number, ... of the residue, and the name of the atom.
-        is_guessed: its element has to be guessed from its name.
+        is_guessed: the element is guessed from the name.
     """
 
     residue: str
@@ -82,9 +81,6 @@ def read_structure_file(path: Path) -> tuple[Any, bytes]:
 
     Returns:
         An `openmm.app.PDBFile` or `openmm.app.PDBxFile`, and the content of the file.
-
-    Raises:
-        InputError: the file cannot be read, or OpenMM would lose some of its atoms.
     """
     kind = path.suffix.lower()
     if kind not in PDB + MMCIF:
@@ -94,14 +90,14 @@ def read_structure_file(path: Path) -> tuple[Any, bytes]:
     with boundary(path, _KIND):
         content = read_file(path)
         text = _text(path, content)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
             try:
                 records = list(_of_pdb(path, text) if kind in PDB else _of_mmcif(path, text))
                 file = (app.PDBFile if kind in PDB else app.PDBxFile)(io.StringIO(text))
-            except (AttributeError, LookupError, TypeError) as error:  # of a list, a table, None
+            except (AttributeError, LookupError, TypeError) as error:
                 raise Damage("it ends too early, or its tables are damaged") from error
-    _check_names(path, told)
+    _check_names(path, raised)
     _check_count(path, records, file.topology.getNumAtoms())
     if guessed := [f"{one.name} of {one.residue}" for one in records if one.is_guessed]:
         logger.warning(
@@ -113,18 +109,16 @@ def read_structure_file(path: Path) -> tuple[Any, bytes]:
 
 
 def _text(path: Path, content: bytes) -> str:
-    """The text of a file, whatever its encoding and line ends.
-
-    Raises:
-        InputError: it is not text, or certainly no structure.
-    """
+    """Decode a file and normalise its line ends; refuses what is certainly no structure."""
     found = next((name for magic, name in _COMPRESSED.items() if content.startswith(magic)), None)
     if found:
         raise InputError(
             f"structure: expected a PDB or mmCIF file, got {path}, which is compressed ({found}); "
             "unpack it first"
         )
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = next(
+        (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8"
+    )
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
@@ -258,20 +252,20 @@ def _of_mmcif(path: Path, text: str) -> Iterator[_Record]:
         )
 
 
-def _check_names(path: Path, told: Iterable[warnings.WarningMessage]) -> None:
-    """Refuse a file of which the reader lost atoms; pass its other warnings on."""
-    for warning in told:
+def _check_names(path: Path, raised: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse a file of which the reader dropped atoms; raise its other warnings again."""
+    for warning in raised:
         if _LOST_ATOM in str(warning.message):
             raise InputError(
                 f"structure: expected a name of its own for every atom of a residue in {path}; "
                 "atoms of the same name would be lost: name them C1, C2, ..."
             )
-    for warning in told:
+    for warning in raised:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _check_count(path: Path, records: list[_Record], number: int) -> None:
-    """Tell which alternate locations were dropped, and refuse to lose anything else."""
+    """Warn of dropped alternate locations, and refuse to lose any other atom."""
     atoms: dict[tuple[str, ...], _Record] = {}
     residues: dict[tuple[str, ...], _Record] = {}
     dropped = []

@@ -1,7 +1,6 @@
-"""Whether a structure has all its atoms, as far as that can be known.
+"""Checks a structure for missing atoms, above all hydrogen.
 
-A simulation without one of them, such as a hydrogen atom, is that of a radical, to which a model
-gives finite energies.
+A molecule that lacks a hydrogen atom is a radical, for which a model still gives finite energies.
 """
 
 from __future__ import annotations
@@ -17,36 +16,27 @@ from openmm import app
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import HYDROGEN, residue_name, shorten
+from openmm_les.plugin.forces.atoms import HYDROGEN, residue_name, shorten
 from openmm_les.simulation.structures.names import residue_names
 
 logger = logging.getLogger(__name__)
 
-#: Names of residues that OpenMM's table has under another one.
+#: Other names of residues in OpenMM's tables.
 _SYNONYMS = {"WAT": "HOH"} | dict.fromkeys(("HID", "HIE", "HIP"), "HIS")
-#: Atoms that only the ends of chains have, or only the rest of it.
-_OF_ENDS = frozenset({"OXT", "P", "OP1", "OP2", "OP3"})
-#: Distance within which hydrogen is bound, where no bond says so [nm].
-_BOUND = 0.135
+#: Atoms that depend on whether a residue ends a chain.
+_TERMINAL = frozenset({"OXT", "P", "OP1", "OP2", "OP3"})
+#: Longest bond of hydrogen, where the topology has no bonds [nm].
+_MAX_BOND = 0.135
 
 
 def check(
     path: Path, topology: app.Topology, positions: FloatArray, box: FloatArray | None
 ) -> None:
-    """Refuse what experiment leaves out and a force field would notice, hydrogen atoms above all.
+    """Refuse a structure that lacks atoms.
 
-    Of residues that OpenMM knows, all other atoms are known, and how many hydrogen atoms are on
-    each carbon, on the nitrogen of the backbone and in water does not depend on the pH. Of others
-    an odd number of electrons tells, or carbon without hydrogen: a warning.
-
-    Args:
-        path: of the file, for messages.
-        topology: elements, residues and bonds.
-        positions: shape (n, 3) [nm].
-        box: box vectors in rows [nm]; None where not periodic.
-
-    Raises:
-        InputError: a residue that OpenMM knows lacks atoms.
+    For residues that OpenMM knows, the heavy atoms are known, and so are the numbers of hydrogen
+    atoms on each carbon, on the backbone nitrogen and in water, which do not depend on the pH. For
+    others, an odd number of electrons or carbon without hydrogen leads to a warning.
     """
     _check_heavy(path, topology)
     bound = _bound_hydrogens(topology, positions, box)
@@ -73,12 +63,12 @@ def check(
             f"{path}; {remedy}"
         )
     if lacking:
-        told = (
+        found = (
             f"{got} of {wanted} on {atom.name} of {residue_name(atom.residue)}"
             for got, wanted, atom in lacking
         )
         raise InputError(
-            f"structure: expected all hydrogen atoms, got {shorten(told)} in {path}; {remedy}"
+            f"structure: expected all hydrogen atoms, got {shorten(found)} in {path}; {remedy}"
         )
     if doubtful:
         logger.warning(
@@ -89,22 +79,18 @@ def check(
 
 
 def _joins_residues(bond: app.topology.Bond) -> bool:
-    """Such a bond takes the place of hydrogen, where something was attached to a residue."""
+    """Whether a bond between residues may replace hydrogen."""
     return bond[0].residue is not bond[1].residue
 
 
 def _check_heavy(path: Path, topology: app.Topology) -> None:
-    """Refuse residues that OpenMM knows and that lack other atoms than hydrogen.
-
-    Raises:
-        InputError: names them.
-    """
+    """Refuse residues that OpenMM knows and that lack heavy atoms."""
     lacking = []
     for residue in topology.residues():
         expected = _heavy_atoms().get(_SYNONYMS.get(residue.name, residue.name), frozenset())
         got = {atom.name for atom in residue.atoms() if atom.element not in (None, *HYDROGEN)}
-        # Where atoms have other names, nothing is known of any.
-        if got - _OF_ENDS <= expected and (missing := sorted(expected - got)):
+        # With other names of atoms, nothing can be said.
+        if got - _TERMINAL <= expected and (missing := sorted(expected - got)):
             lacking.append(f"{', '.join(missing)} of {residue_name(residue)}")
     if lacking:
         raise InputError(
@@ -120,20 +106,20 @@ def is_known(name: str) -> bool:
 
 @cache
 def _heavy_atoms() -> dict[str, frozenset[str]]:
-    """For each residue OpenMM knows, names of its atoms but hydrogen and those of ends."""
+    """Names of the heavy atoms of each residue that OpenMM knows, without terminal ones."""
     table = ElementTree.parse(Path(app.__file__).parent / "data" / "residues.xml")
     found = {}
     for residue in table.iter("Residue"):
         ends = (bond.get(end, "") for bond in residue.iter("Bond") for end in ("from", "to"))
         heavy = {name for name in ends if name[:1] not in ("-", "+", "H")}
         if residue.get("name") != "UNK":
-            found[residue.get("name", "")] = frozenset(heavy - _OF_ENDS)
+            found[residue.get("name", "")] = frozenset(heavy - _TERMINAL)
     return found
 
 
 @cache
 def _hydrogens() -> dict[str, Counter[str]]:
-    """For each residue OpenMM knows, how many hydrogen atoms those atoms have that always do."""
+    """Numbers of hydrogen atoms that do not depend on pH, by residue and atom they are bound to."""
     table = ElementTree.parse(Path(app.__file__).parent / "data" / "hydrogens.xml")
     return {
         residue.get("name", ""): Counter(
@@ -152,7 +138,7 @@ def _hydrogens() -> dict[str, Counter[str]]:
 def _bound_hydrogens(
     topology: app.Topology, positions: FloatArray, box: FloatArray | None
 ) -> Counter[int]:
-    """How many hydrogen atoms each atom has, by bonds, or where these are none, by distance."""
+    """Number of hydrogen atoms on each atom, from bonds, or from distances without bonds."""
     bound: Counter[int] = Counter()
     bonded = set()
     for one, other in topology.bonds():
@@ -173,15 +159,12 @@ def _bound_hydrogens(
         lengths = np.linalg.norm(apart, axis=-1)
         nearest = lengths.argmin(axis=1)
         for row, place in enumerate(nearest):
-            bound[hosts[place]] += int(lengths[row, place] < _BOUND)
+            bound[hosts[place]] += int(lengths[row, place] < _MAX_BOND)
     return bound
 
 
 def _check_electrons(topology: app.Topology) -> None:
-    """Warn of molecules that OpenMM does not know with an odd number of electrons.
-
-    A neutral one is a radical then; most often a hydrogen atom is missing.
-    """
+    """Warn of unknown molecules with an odd number of electrons."""
     group = {residue: residue for residue in topology.residues()}
 
     def head(residue: app.topology.Residue) -> app.topology.Residue:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from openmm import app
 
-from openmm_les.plugin.forces.region import residue_name
+from openmm_les.plugin.forces.atoms import residue_name
 
 _FEW = 3
 

@@ -1,9 +1,9 @@
-"""The ML region of a run, from selectors to atoms.
+"""Selection of the atoms of an ML region.
 
 A selector is one of ``resname LIG``, ``residue 17`` (the number in the file), ``A:17`` (the same in
 one chain), ``resindex 16`` (the position in the file, from 0), or a selection of mdtraj. The first
-and the second mean what they mean there. Its word ``resid`` is an index, in most other programs a
-number: it is refused, and ``resindex`` stands for it, also inside a selection of mdtraj.
+two mean the same in mdtraj. Its ``resid`` is an index, but a number in most other programs: it is
+refused, and ``resindex`` replaces it, also inside a selection of mdtraj.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError, one_line
-from openmm_les.plugin.forces.region import residue_name, residue_number, shorten
+from openmm_les.plugin.forces.atoms import residue_name, residue_number, shorten
 from openmm_les.simulation.structures.structure import real_atoms
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
-#: Selectors that do without mdtraj, with what a residue has to be like.
+#: Selectors that do not need mdtraj, each with its test of a residue.
 _FORMS: dict[str, Callable[..., bool]] = {
     r"resname\s+([^\s'\"()=<>!]+)": lambda name, residue: bool(residue.name == name),
     r"residue\s+(-?\d+)": lambda number, residue: bool(residue.id == number),
@@ -34,18 +34,18 @@ _FORMS: dict[str, Callable[..., bool]] = {
 }
 _AMBIGUOUS = re.compile(r"\bresid?\b")
 _WATER = Counter({app.element.hydrogen: 2, app.element.oxygen: 1})
-_FEW_CHAINS = 6
+_MAX_CHAINS = 6
 
 
 @dataclass(frozen=True)
 class SelectedRegion:
-    """What is in the ML region, for people.
+    """An ML region, for messages and the summary.
 
     Attributes:
-        atoms: how many, without virtual sites.
-        of: how many there are.
-        residues: those that they are in.
-        cut_bonds: bonds between them and the rest.
+        atoms: number of atoms in the region, without virtual sites.
+        of: number of all atoms.
+        residues: names of residues with atoms in the region.
+        cut_bonds: descriptions of the bonds across its boundary.
     """
 
     atoms: int
@@ -54,18 +54,13 @@ class SelectedRegion:
     cut_bonds: list[str]
 
     def text(self) -> str:
-        """In one line."""
+        """One line."""
         bonds = shorten(self.cut_bonds) or "none"
         return f"{self.atoms} of {self.of} atoms in {shorten(self.residues)}; bonds cut: {bonds}"
 
 
 def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
-    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites.
-
-    Raises:
-        InputError: a selector that cannot be read, or takes nothing; a part of a water molecule, or
-            everything.
-    """
+    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites."""
     real = {atom.index for atom in real_atoms(topology.atoms())}
     chosen: set[int] = set()
     for selector in selectors:
@@ -93,7 +88,7 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
 
 
 def describe(topology: app.Topology, atoms: Iterable[int]) -> SelectedRegion:
-    """Say what was selected."""
+    """Describe a region."""
     inside = set(atoms)
     everything = list(topology.atoms())
     residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
@@ -109,7 +104,7 @@ def describe(topology: app.Topology, atoms: Iterable[int]) -> SelectedRegion:
 
 
 def cut_bonds(topology: app.Topology, atoms: Collection[int]) -> list[tuple[Atom, Atom]]:
-    """Bonds between a region and the rest, each as its atom inside and the one outside."""
+    """Bonds across the boundary of a region, each as (atom inside, atom outside)."""
     ordered = (sorted(bond, key=lambda atom: atom.index not in atoms) for bond in topology.bonds())
     return [(ml, mm) for ml, mm in ordered if ml.index in atoms and mm.index not in atoms]
 
@@ -121,14 +116,14 @@ def _take(topology: app.Topology, selector: str) -> Iterable[int]:
             "index for others; write residue 17 or A:17 for the number, resindex 16 for the index "
             "from 0"
         )
-    fits = _test(selector)
-    if fits is None:
+    is_selected = _test(selector)
+    if is_selected is None:
         return _by_mdtraj(topology, selector)
-    return [atom.index for atom in topology.atoms() if fits(atom.residue)]
+    return [atom.index for atom in topology.atoms() if is_selected(atom.residue)]
 
 
 def _test(selector: str) -> Callable[[Residue], bool] | None:
-    """The test of residues that a selector is, or None for one that only mdtraj can read."""
+    """The test of residues that a selector stands for; None for a selection of mdtraj."""
     for form, test in _FORMS.items():
         if match := re.fullmatch(form, selector):
             return partial(test, *match.groups())
@@ -146,7 +141,7 @@ def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
     selection = re.sub(r"\bresindex\b", "resid", selector)
     try:
         return [int(i) for i in mdtraj.Topology.from_openmm(topology).select(selection)]
-    except Exception as error:  # its parser raises many kinds
+    except Exception as error:  # the parser raises many kinds
         raise InputError(
             f"ml_region: expected {_KINDS} or a selection of mdtraj, got {selector!r}: "
             f"{one_line(error)}"
@@ -158,8 +153,8 @@ def _is_water(residue: Residue) -> bool:
 
 
 def _contents(topology: app.Topology) -> str:
-    """Names and numbers of the residues of each chain."""
-    told = []
+    """The residues of each chain, for messages."""
+    chains = []
     for chain in topology.chains():
         runs = [list(group) for _, group in groupby(chain.residues(), lambda one: one.name)]
         names = (
@@ -167,6 +162,6 @@ def _contents(topology: app.Topology) -> str:
             + (f" to {residue_number(run[-1])}" if run[1:] else "")
             for run in runs
         )
-        told.append(f"chain {chain.id.strip() or 'without a name'}: {shorten(names)}")
-    more = len(told) - _FEW_CHAINS
-    return "; ".join(told[:_FEW_CHAINS]) + (f"; and {more} more chains" if more > 0 else "")
+        chains.append(f"chain {chain.id.strip() or 'without a name'}: {shorten(names)}")
+    more = len(chains) - _MAX_CHAINS
+    return "; ".join(chains[:_MAX_CHAINS]) + (f"; and {more} more chains" if more > 0 else "")

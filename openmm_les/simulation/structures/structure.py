@@ -1,4 +1,4 @@
-"""Start structures: read, and checked for what would make a simulation meaningless."""
+"""Start structures, read and checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openmm import app, unit
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.region import HYDROGEN, loose_residues, shorten
+from openmm_les.plugin.forces.atoms import HYDROGEN, loose_residues, shorten
 from openmm_les.simulation.structures import hydrogens
 from openmm_les.simulation.structures.distances import distances, nearest_pair
 from openmm_les.simulation.structures.file import read_structure_file
@@ -27,20 +27,21 @@ logger = logging.getLogger(__name__)
 _NO_BOX = 0.1001
 #: Time step [fs] beyond which bonds to hydrogen, with periods of 9 fs, are badly integrated.
 _LONG_STEP = 1.0
-#: Names of particles without an element: the sites of water models and lone pairs.
+#: Names of virtual sites: those of water models, and lone pairs.
 _SITE = re.compile(r"(M|EP|E|LP|V)\w{0,2}")
-#: Nothing is this far from the origin [nm].
-_FARTHEST = 1e5
-#: No two atoms are this near [nm], nor is any solid this dense [nm^3 for each atom].
-_NEAREST = 0.05
-_DENSEST = 0.002
-#: A bond is never this long [nm].
-_LONGEST_BOND = 0.35
+#: Largest coordinate [nm].
+_MAX_COORDINATE = 1e5
+#: Smallest distance of two atoms [nm], and smallest volume of an atom [nm^3].
+_MIN_DISTANCE = 0.05
+_MIN_VOLUME = 0.002
+#: Longest bond [nm], and longest bond of hydrogen: 0.1 nm, or 0.19 if it is in Bohr.
+_MAX_BOND = 0.35
+_MAX_HYDROGEN_BOND = 0.16
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a structure file holds.
+    """Content of a structure file.
 
     Attributes:
         topology: atoms, bonds and box.
@@ -60,18 +61,14 @@ class Structure:
 
 
 def read_structure(path: Path) -> Structure:
-    """Read a PDB or mmCIF file; of several models the first.
-
-    Raises:
-        InputError: the file cannot be read, or its atoms are not all there.
-    """
+    """Read a PDB or mmCIF file; of several models the first."""
     file, content = read_structure_file(path)
     topology = file.topology
     positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-    if not (np.abs(positions) < _FARTHEST).all():
+    if not (np.abs(positions) < _MAX_COORDINATE).all():
         raise InputError(
             f"structure: {path} has coordinates that are not finite numbers, or beyond "
-            f"{10 * _FARTHEST:g} A"
+            f"{10 * _MAX_COORDINATE:g} A"
         )
     if file.getNumFrames() > 1:
         logger.warning("%s has %d models; the first is used", path, file.getNumFrames())
@@ -95,18 +92,12 @@ def with_box(topology: app.Topology, box: FloatArray | None) -> app.Topology:
 
 
 def real_atoms(atoms: Iterable[app.topology.Atom]) -> list[app.topology.Atom]:
-    """Atoms without virtual sites, which have no element."""
+    """Atoms without virtual sites, which are those without an element."""
     return [atom for atom in atoms if atom.element is not None]
 
 
 def check_bonds(topology: app.Topology, ensemble: str) -> None:
-    """Refuse molecules that a barostat would tear; ``createSystem`` warns of them elsewhere.
-
-    OpenMM knows molecules by their bonds, and a PDB file gives those of ligands by CONECT records.
-
-    Raises:
-        InputError: the ensemble is NPT, and molecules have atoms without bonds.
-    """
+    """Refuse NPT for molecules without bonds, such as ligands without CONECT records."""
     if topology.getPeriodicBoxVectors() is None or ensemble != "NPT":
         return
     if loose := loose_residues(topology):
@@ -120,7 +111,7 @@ def check_bonds(topology: app.Topology, ensemble: str) -> None:
 def check_time_step(
     topology: app.Topology, time_step: float, constrained: Collection[int] = ()
 ) -> None:
-    """Warn of steps [fs] that are too long for hydrogen atoms which no constraint holds."""
+    """Warn of a time step [fs] that is too long for unconstrained bonds of hydrogen."""
     free = (atom for atom in topology.atoms() if atom.index not in constrained)
     if time_step > _LONG_STEP and any(atom.element in HYDROGEN for atom in free):
         logger.warning(
@@ -145,7 +136,7 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
 
 
 def _check_box(path: Path, structure: Structure) -> None:
-    """Refuse a box without a volume, or so small that it must be in another unit."""
+    """Refuse a box without a volume, or in another unit."""
     if structure.box is None:
         return
     volume = float(np.linalg.det(structure.box))
@@ -156,7 +147,7 @@ def _check_box(path: Path, structure: Structure) -> None:
             f"of {edges} A"
         )
     number = len(real_atoms(structure.topology.atoms()))
-    if volume < _DENSEST * number:
+    if volume < _MIN_VOLUME * number:
         raise InputError(
             f"structure: expected a box with room for {number} atoms in {path}, got "
             f"{1e3 * volume:.4g} A^3, {1e3 * volume / number:.2g} A^3 for each (diamond has 5.7); "
@@ -165,10 +156,10 @@ def _check_box(path: Path, structure: Structure) -> None:
 
 
 def _check_distances(path: Path, structure: Structure) -> None:
-    """Refuse atoms on top of each other, also of periodic images, and warn of long bonds."""
+    """Refuse atoms at the same place, also of images, and other units; warn of long bonds."""
     atoms = list(structure.topology.atoms())
     real = [atom.index for atom in real_atoms(atoms)]
-    if pair := nearest_pair(structure.positions[real], structure.box, _NEAREST):
+    if pair := nearest_pair(structure.positions[real], structure.box, _MIN_DISTANCE):
         one, other = (atoms[real[index]] for index in pair[:2])
         raise InputError(
             f"structure: {atom_name(one)} and {atom_name(other)} are {10 * pair[2]:.2g} A apart in "
@@ -177,7 +168,13 @@ def _check_distances(path: Path, structure: Structure) -> None:
         )
     bonds = [(a.index, b.index) for a, b in structure.topology.bonds()]
     lengths = distances(structure.positions, structure.box, bonds)
-    if len(bonds) and lengths.max() > _LONGEST_BOND:
+    hydrogen = [any(atoms[index].element in HYDROGEN for index in bond) for bond in bonds]
+    if any(hydrogen) and (usual := float(np.median(lengths[hydrogen]))) > _MAX_HYDROGEN_BOND:
+        raise InputError(
+            f"structure: expected bonds to hydrogen of about 1 A in {path}, got {10 * usual:.3g} A "
+            "as their median; lengths are in A, not in Bohr or nm"
+        )
+    if len(bonds) and lengths.max() > _MAX_BOND:
         one, other = (atoms[index] for index in bonds[int(lengths.argmax())])
         logger.warning(
             "%s: the bond between %s and %s is %.3g A long; lengths are in A",

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from openmm_les_export.checkpoints.accepted import ANY, NUMBERED, OFF, Accepted, Block, listing
-from openmm_les_export.checkpoints.pickled_names import CACE
+from openmm_les_export.checkpoints.accepted import (
+    ANY,
+    NUMBERED,
+    OFF,
+    Accepted,
+    Block,
+    any_value,
+    listing,
+)
 from openmm_les_export.families.les_parameters import LES_BLOCKS
 
 #: Classes of two packages that share their short name.
 _ATOMWISE, _LES_ATOMWISE = "cace.modules.atomwise.Atomwise", "les.module.atomwise.Atomwise"
 _DENSE, _LES_DENSE = "cace.modules.blocks.Dense", "les.module.blocks.Dense"
 
+_POTENTIAL, _LES = "cace.models.atomistic.NeuralNetworkPotential", LES_BLOCKS["les.les.Les"]
+
 _MODEL = Block(
     options={
-        **dict.fromkeys(("required_derivatives", "model_outputs", "keep_graph"), ANY),
+        **any_value("required_derivatives model_outputs keep_graph"),
         "do_postprocessing": OFF,
     },
     modules={
@@ -27,13 +36,15 @@ _MODEL = Block(
 
 #: From positions to invariant features.
 _REPRESENTATION: dict[str, Block] = {
-    "Cace": Block(
+    "cace.representations.cace_representation.Cace": Block(
         options={
-            **dict.fromkeys(("zs", "nz", "n_atom_basis", "cutoff", "max_l", "max_nu"), ANY),
-            **dict.fromkeys(("mp_norm_factor", "num_message_passing", "l_list"), ANY),
-            **dict.fromkeys(("n_edge_channels", "n_radial_func", "n_radial_basis"), ANY),
+            **any_value(
+                "zs nz n_atom_basis cutoff max_l max_nu mp_norm_factor "
+                "num_message_passing l_list n_edge_channels n_radial_func "
+                "n_radial_basis"
+            ),
             # Where it was trained, and what else the original returns.
-            **dict.fromkeys(("device", "timeit", "keep_node_features_A", "forward_features"), ANY),
+            **any_value("device timeit keep_node_features_A forward_features"),
         },
         modules={
             "node_onehot": ("NodeEncoder",),
@@ -48,35 +59,31 @@ _REPRESENTATION: dict[str, Block] = {
             "message_passing_list": ("ModuleList",),
         },
     ),
-    "NodeEncoder": Block(options={"num_classes": ANY}, tensors=("index_map",)),
-    "NodeEmbedding": Block(
-        options=dict.fromkeys(("node_dim", "embedding_dim"), ANY), tensors=("embedding_weights",)
+    "cace.modules.type.NodeEncoder": Block(options={"num_classes": ANY}, tensors=("index_map",)),
+    "cace.modules.type.NodeEmbedding": Block(
+        options=any_value("node_dim embedding_dim"), tensors=("embedding_weights",)
     ),
-    "EdgeEncoder": Block(options={"directed": (True,)}),
-    "BesselRBF": Block(
-        options=dict.fromkeys(("n_rbf", "trainable"), ANY),
+    "cace.modules.type.EdgeEncoder": Block(options={"directed": (True,)}),
+    "cace.modules.radial.BesselRBF": Block(
+        options=any_value("n_rbf trainable"),
         tensors=("bessel_weights", "cutoff", "prefactor"),
     ),
-    "PolynomialCutoff": Block(tensors=("p", "cutoff")),
-    "AngularComponent": Block(
-        options=dict.fromkeys(("l_max", "lxlylz_dict", "lxlylz_list", "lxlylz_index"), ANY)
+    "cace.modules.cutoff.PolynomialCutoff": Block(tensors=("p", "cutoff")),
+    "cace.modules.angular.AngularComponent": Block(
+        options=any_value("l_max lxlylz_dict lxlylz_list lxlylz_index")
     ),
-    "SharedRadialLinearTransform": Block(
-        options=dict.fromkeys(("max_l", "radial_dim", "radial_embedding_dim", "channel_dim"), ANY),
+    "cace.modules.radial_transform.SharedRadialLinearTransform": Block(
+        options=any_value("max_l radial_dim radial_embedding_dim channel_dim"),
         modules={"weights": ("ParameterList",)},
         tensors=("angular_dim_groups",),
     ),
-    "ParameterList": Block(tensors=(NUMBERED,)),
-    "Symmetrizer": Block(
-        options=dict.fromkeys(
-            ("max_nu", "max_l", "l_list", "l_list_indices", "vec_dict_allnu", "indice_dict_allnu"),
-            ANY,
-        )
+    "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
+    "cace.modules.symmetrize_basis.Symmetrizer": Block(
+        options=any_value("max_nu max_l l_list l_list_indices vec_dict_allnu indice_dict_allnu")
     ),
-    "MessageBchi": Block(
+    "cace.modules.interaction.MessageBchi": Block(
         options={
-            **dict.fromkeys(("n_in", "n_hidden", "n_layers", "activation"), ANY),
-            **dict.fromkeys(("nl", "nlxlylz", "nc"), ANY),
+            **any_value("n_in n_hidden n_layers activation nl nlxlylz nc"),
             **dict.fromkeys(("residual", "use_batchnorm", "shared_channels", "shared_l"), OFF),
         },
         modules={"hnet": ("Sequential",)},
@@ -84,17 +91,16 @@ _REPRESENTATION: dict[str, Block] = {
     ),
 }
 
-_NETWORK_OPTIONS = dict.fromkeys(
-    ("n_in", "n_out", "n_hidden", "n_layers", "activation", "add_linear_nn", "bias"), ANY
-)
+_NETWORK_OPTIONS = any_value("n_in n_out n_hidden n_layers activation add_linear_nn bias")
 #: Dense networks, as CACE and the les package each have them.
 _NETWORKS: dict[str, Block] = {
     _ATOMWISE: Block(
         options={
             **_NETWORK_OPTIONS,
             # Names of what is computed; the reader follows those of the energy.
-            **dict.fromkeys(("output_key", "model_outputs", "feature_key"), ANY),
-            **dict.fromkeys(("per_atom_output_key", "descriptor_output_key"), ANY),
+            **any_value(
+                "output_key model_outputs feature_key per_atom_output_key descriptor_output_key"
+            ),
             "aggregation_mode": ("sum",),
             "residual": OFF,
             "use_batchnorm": OFF,
@@ -103,66 +109,86 @@ _NETWORKS: dict[str, Block] = {
         modules={"outnet": ("Sequential",), "linear_nn": (_DENSE,)},
     ),
     _LES_ATOMWISE: replace(
-        LES_BLOCKS["Atomwise"],
-        strict=False,
+        LES_BLOCKS[_LES_ATOMWISE],
         modules={"outnet": ("Sequential",), "linear_nn": (_LES_DENSE,)},
     ),
-    "Sequential": Block(modules={NUMBERED: (_DENSE, _LES_DENSE)}),
-    "Dense": Block(
-        options={"activation": ANY, "use_batchnorm": OFF},
-        modules={"linear": ("Linear",), "activation": ("Identity",)},
+    "torch.nn.modules.container.Sequential": Block(modules={NUMBERED: (_DENSE, _LES_DENSE)}),
+    **dict.fromkeys(
+        (_DENSE, _LES_DENSE),
+        Block(
+            options={"activation": ANY, "use_batchnorm": OFF},
+            modules={"linear": ("Linear",), "activation": ("Identity",)},
+        ),
     ),
-    "Linear": Block(
-        options=dict.fromkeys(("in_features", "out_features"), ANY), tensors=("weight", "bias")
+    "torch.nn.modules.linear.Linear": Block(
+        options=any_value("in_features out_features"), tensors=("weight", "bias")
     ),
-    "Identity": Block(),
+    "torch.nn.modules.linear.Identity": Block(),
 }
 
 #: From features to energy, charges and forces.
 _OUTPUTS: dict[str, Block] = {
-    "Preprocess": Block(),
-    "LesWrapper": Block(
+    "cace.modules.preprocess.Preprocess": Block(),
+    "cace.modules.les_wrapper.LesWrapper": Block(
         options={
-            **dict.fromkeys(("feature_key", "energy_key", "charge_key", "bec_key"), ANY),
-            **dict.fromkeys(("model_outputs", "required_derivatives"), ANY),
+            **any_value(
+                "feature_key energy_key charge_key bec_key model_outputs required_derivatives"
+            ),
             # What the original prints, not what the model is.
-            **dict.fromkeys(("compute_bec", "bec_output_index"), ANY),
+            **any_value("compute_bec bec_output_index"),
             "compute_energy": (True,),
         },
         modules={"les": ("Les",)},
     ),
-    "FeatureAdd": Block(
-        options=dict.fromkeys(("feature_keys", "output_key", "model_outputs"), ANY)
+    "cace.modules.feature_mix.FeatureAdd": Block(
+        options=any_value("feature_keys output_key model_outputs")
     ),
-    "Forces": Block(
-        options={
-            **dict.fromkeys(("energy_key", "forces_key", "stress_key", "virial_key"), ANY),
-            **dict.fromkeys(("calc_forces", "calc_stress"), ANY),
-            **dict.fromkeys(("model_outputs", "required_derivatives"), ANY),
-        }
+    "cace.modules.forces.Forces": Block(
+        options=any_value(
+            "energy_key forces_key stress_key virial_key calc_forces calc_stress model_outputs "
+            "required_derivatives"
+        )
     ),
-    # What vintages of the les package have switched off, they may have.
-    **{name: replace(LES_BLOCKS[name], strict=False) for name in ("Ewald", "BEC")},
-    "Les": replace(
-        LES_BLOCKS["Les"],
-        strict=False,
+    **LES_BLOCKS,
+    "les.les.Les": replace(
+        _LES,
         # Files older than the option do as if it were on.
-        options={**LES_BLOCKS["Les"].options, "use_atomwise": (True,)},
-        modules={**LES_BLOCKS["Les"].modules, "atomwise": (_LES_ATOMWISE,)},
+        options={**_LES.options, "use_atomwise": (True,)},
+        modules={**_LES.modules, "atomwise": (_LES_ATOMWISE,)},
     ),
-}
-
-_LISTS: dict[str, Block] = {
-    "input_modules": listing("Preprocess"),
-    "output_modules": listing("LesWrapper", _ATOMWISE, "FeatureAdd", "Forces"),
-    "postprocessors": Block(),
-    "message_passing_list": listing("ModuleList"),
-    # The kinds of messages of one layer.
-    NUMBERED: listing("MessageBchi"),
 }
 
 ACCEPTED = Accepted(
-    CACE,
-    {"NeuralNetworkPotential": _MODEL, **_REPRESENTATION, **_NETWORKS, **_OUTPUTS},
-    _LISTS,
+    file="'.pth' file as written by a CACE training with the les package",
+    frameworks=("cace.", "les.", "torch.nn.", "numpy."),
+    roots=frozenset({_POTENTIAL}),
+    blocks={_POTENTIAL: _MODEL, **_REPRESENTATION, **_OUTPUTS, **_NETWORKS},
+    lists={
+        "input_modules": listing("Preprocess"),
+        "output_modules": listing("LesWrapper", _ATOMWISE, "FeatureAdd", "Forces"),
+        "postprocessors": Block(),
+        "message_passing_list": listing("ModuleList"),
+        # The kinds of messages of one layer.
+        NUMBERED: listing("MessageBchi"),
+    },
+    values=frozenset(
+        {
+            "torch.device",
+            "torch.nn.functional.silu",
+            "torch.nn.modules.container.ModuleList",
+        }
+    ),
+    unsupported={
+        "cace.modules.interaction.NodeMemory": "messages that keep an atom's own features (M)",
+        "cace.modules.interaction.MessageAr": "messages of the A features (Ar)",
+        "cace.modules.interaction.MessageArMLP": "messages of the A features (Ar)",
+        "cace.modules.radial.GaussianRBF": "the Gaussian radial basis",
+        "cace.modules.radial.GaussianRBFCentered": "the Gaussian radial basis",
+        "cace.modules.radial.ExponentialDecayRBF": "the radial basis of exponentials",
+        "cace.modules.cutoff.CosineCutoff": "the cosine cutoff",
+        "cace.modules.cutoff.MollifierCutoff": "the mollifier cutoff",
+        "cace.modules.cutoff.SwitchFunction": "the switching function",
+        "cace.modules.ewald.EwaldPotential": "CACE's own Ewald sum in place of the les package",
+        "cace.modules.zbl.ZBL": "ZBL pair repulsion",
+    },
 )

@@ -1,6 +1,7 @@
-"""Reads CACE-LES models: a ``.pth`` file becomes the canonical form of ``docs/design.md``.
+"""Reads CACE-LES models: a ``.pth`` file becomes a `CanonicalModel`.
 
-torch alone is needed, neither cace nor the les package. The formulas are those of Cheng, npj
+The form is that of ``docs/reference/formats/cace.md``.
+Only torch is needed, neither cace nor the les package. The formulas are those of Cheng, npj
 Comput. Mater. 10, 157 (2024).
 """
 
@@ -14,18 +15,19 @@ import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.named_tensors import check_large
-from openmm_les_export.checkpoints.pickled_names import CACE
+from openmm_les.networks.parameters import check_large
+from openmm_les_export.atomic_energies import read_atomic_energies
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record, describe
-from openmm_les_export.checkpoints.unpickle import PickledModel
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
-    refuse_contradictions,
+    cutoff_order,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
+from openmm_les_export.options import ModelOptions
 
 #: Where the isolated-atom energies come from, as artifacts state it.
 GIVEN = "--atomic-energies"
@@ -34,22 +36,11 @@ _HIGHEST = 11
 _SILU = "torch.nn.functional.silu"
 
 
-@refuse_contradictions
-def canonical_cace(
-    pickled: PickledModel, atomic_energies: Mapping[int, float] | None
-) -> CanonicalModel:
-    """The canonical form of a CACE-LES model that `unpickle.read_pickle` opened.
-
-    Args:
-        pickled: the file.
-        atomic_energies: isolated-atom energies [eV] by atomic number, which no such file holds.
-
-    Raises:
-        InputError: energies are missing.
-        ModelFileError: a model without LES, or one that contradicts itself.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-    """
-    model = pickled.root
+def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
+    """The canonical form of a CACE-LES model, see `canonical_model`."""
+    given = options.atomic_energies
+    atomic_energies = None if given is None else read_atomic_energies(given)
+    model = opened.root
     refuse_multipoles(model)
     ACCEPTED.check(model)
     energy, charge = _outputs(model)
@@ -71,13 +62,12 @@ def canonical_cace(
     scale = charge.number("output_scaling_factor")
     _network(charge, state, "charge", _feature_order(layers + 1, *sizes), scale)
     return canonical_form(
-        pickled,
-        CACE,
+        opened,
         hyper=hyper,
         state=state,
         les=les_parameters(_output(model, "LesWrapper").module("les")),
         vintage="CACE",
-        weights=representation.module("node_embedding_sender").tensor("embedding_weights"),
+        dtype=representation.module("node_embedding_sender").tensor("embedding_weights").dtype,
         references=GIVEN,
     )
 
@@ -146,17 +136,12 @@ def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     searched = representation.number("cutoff")
     if not math.isclose(cutoff, searched, rel_tol=1e-6):
         raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
-    order = envelope.scalar("p")
-    if order != int(order) or order < 2:
-        raise UnsupportedModelError(
-            f"model: {envelope.path}.p: expected an integer of at least 2, got {order:g}"
-        )
     state["bessel_frequencies"] = basis.tensor("bessel_weights").to(torch.float64).flatten()
     return {
         "cutoff": cutoff,
         "num_bessel": state["bessel_frequencies"].numel(),
         "bessel_prefactor": basis.scalar("prefactor"),
-        "cutoff_order": int(order),
+        "cutoff_order": cutoff_order(envelope),
     }
 
 

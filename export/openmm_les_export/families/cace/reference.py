@@ -12,28 +12,30 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
-from openmm_les_export.checkpoints.unpickle import PickledModel
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
-from openmm_les_export.verification.reference import AutogradReference
+from openmm_les_export.verification.reference import AutogradReference, equations
 
-#: What a report says the comparison was with.
-EQUATIONS = (
-    "a second evaluation of the equations of CACE in float64, not the original code, which is not "
-    "on PyPI"
-)
+
+def reference(opened: ModelFile, canonical: CanonicalModel) -> CACEReference:
+    """The model of a file, with the isolated-atom energies of its canonical form."""
+    energies = canonical.state["reference_energies"].tolist()
+    return CACEReference(opened.root, dict(zip(canonical.hyper["elements"], energies, strict=True)))
 
 
 class CACEReference(AutogradReference):
     """A CACE-LES model in float64.
 
     Args:
-        pickled: the opened file.
+        model: record of the model.
         atomic_energies: isolated-atom energies [eV] by atomic number.
     """
 
-    def __init__(self, pickled: PickledModel, atomic_energies: Mapping[int, float]) -> None:
-        model = pickled.root
+    against = equations("CACE")
+
+    def __init__(self, model: Record, atomic_energies: Mapping[int, float]) -> None:
         self._record = model.module("representation")
         outputs = {record.kind: record for record in model.items("output_modules")}
         total = outputs["FeatureAdd"].value("feature_keys")

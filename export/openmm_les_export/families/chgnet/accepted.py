@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import ANY, OFF, AnyValue, check_options
+from openmm_les_export.checkpoints.accepted import (
+    ANY,
+    OFF,
+    Accepted,
+    Options,
+    any_value,
+    check_options,
+)
 from openmm_les_export.checkpoints.records import describe
-from openmm_les_export.checkpoints.unpickle import SavedModel
+from openmm_les_export.checkpoints.unpickle import ModelFile
 
 _POTENTIAL, _NETWORK = "Potential", "CHGNet_LR"
+#: Files of a model: the class, the arguments of constructors, tensors.
+DESCRIPTION, ARGUMENTS, STATE = "model.json", "model.pt", "state.pt"
 #: What LES parameters are called among the arguments.
 PREFIX = "les_"
 #: One that older versions lack.
 PREFACTOR = PREFIX + "norm_factor"
 #: Arguments of the potential. What it computes beside the energy does not change the energy.
-POTENTIAL: Mapping[str, Sequence[Any] | AnyValue] = {
-    **dict.fromkeys(("model", "data_mean", "data_std", "element_refs"), ANY),
-    **dict.fromkeys(("calc_forces", "calc_stresses", "calc_hessian", "calc_magmom"), ANY),
+POTENTIAL: Options = {
+    **any_value(
+        "model data_mean data_std element_refs calc_forces calc_stresses calc_hessian calc_magmom"
+    ),
     "calc_repuls": OFF,
     "calc_BEC": (True,),  # without it there is no long-range energy
-    **dict.fromkeys((PREFIX + name for name in ("sigma", "dl", "norm_factor")), ANY),
-    **dict.fromkeys((PREFIX + name for name in ("remove_mean", "epsilon_factor")), ANY),
-    PREFIX + "remove_self_interaction": ANY,
-    PREFIX + "pbc": (True,),
-    **dict.fromkeys(("zbl_trainable", "debug_mode", "return_charge"), ANY),
+    **any_value("les_sigma les_dl les_norm_factor les_remove_mean les_epsilon_factor"),
+    "les_remove_self_interaction": ANY,
+    "les_pbc": (True,),
+    **any_value("zbl_trainable debug_mode return_charge"),
 }
 _SHARES = ("bond", "three_body_bond", "both", None)
 #: Arguments of the network. Dropout is idle outside of a training.
-NETWORK: Mapping[str, Sequence[Any] | AnyValue] = {
+NETWORK: Options = {
     "element_types": ANY,
-    **dict.fromkeys(("dim_atom_embedding", "dim_bond_embedding", "dim_angle_embedding"), ANY),
+    **any_value("dim_atom_embedding dim_bond_embedding dim_angle_embedding"),
     "dim_state_embedding": (None,),
     "dim_state_feats": (None,),
-    **dict.fromkeys(("non_linear_bond_embedding", "non_linear_angle_embedding"), ANY),
-    **dict.fromkeys(("cutoff", "threebody_cutoff", "cutoff_exponent"), ANY),
-    **dict.fromkeys(("max_n", "max_f", "learn_basis", "num_blocks"), ANY),
+    **any_value(
+        "non_linear_bond_embedding non_linear_angle_embedding cutoff "
+        "threebody_cutoff cutoff_exponent max_n max_f learn_basis num_blocks"
+    ),
     "shared_bond_weights": _SHARES,
     "layer_bond_weights": _SHARES,
-    **dict.fromkeys(("atom_conv_hidden_dims", "bond_update_hidden_dims"), ANY),
-    **dict.fromkeys(("bond_conv_hidden_dims", "angle_update_hidden_dims"), ANY),
-    **dict.fromkeys(("conv_dropout", "final_dropout"), ANY),
+    **any_value(
+        "atom_conv_hidden_dims bond_update_hidden_dims bond_conv_hidden_dims "
+        "angle_update_hidden_dims conv_dropout final_dropout"
+    ),
     "final_mlp_type": ("mlp",),
     "final_hidden_dims": ANY,
     "pooling_operation": ("sum",),
@@ -59,7 +70,22 @@ NETWORK: Mapping[str, Sequence[Any] | AnyValue] = {
 _RECENT = {"error_handling"}
 
 
-def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _network(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The network and its arguments, empty if there are none."""
+    network = content[ARGUMENTS].get("model")
+    return network if isinstance(network, Mapping) else {}
+
+
+ACCEPTED = Accepted(
+    file="directory as written by MatGL, with model.json, model.pt and state.pt",
+    frameworks=("matgl.", "dgl.", "lightning."),
+    members=(DESCRIPTION, ARGUMENTS, STATE),
+    recognises=lambda content: True,
+    kind=lambda content: str(_network(content).get("@class")),
+)
+
+
+def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Refuses what openmm-les does not implement.
 
     Args:
@@ -72,16 +98,16 @@ def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, 
         ModelFileError: a model without LES, or none, or files of different models.
         UnsupportedModelError: names the option.
     """
-    kind = saved.description.get("@class")
+    kind = saved[DESCRIPTION].get("@class")
     if kind != _POTENTIAL:
         raise ModelFileError(
             f"model: model.json: expected a saved {_POTENTIAL}, got {describe(kind)}; save the "
             "potential, which holds element references and LES parameters, with its method save"
         )
-    network = saved.arguments.get("model")
-    if not isinstance(network, Mapping) or not isinstance(network.get("init_args"), Mapping):
+    network = _network(saved.content)
+    if not isinstance(network.get("init_args"), Mapping):
         raise ModelFileError("model: model.pt: expected the arguments of a network, got none")
-    stated = saved.description.get("kwargs")
+    stated = saved[DESCRIPTION].get("kwargs")
     stated = stated.get("model") if isinstance(stated, Mapping) else None
     if not isinstance(stated, Mapping) or stated.get("@class") != network.get("@class"):
         raise ModelFileError(
@@ -96,7 +122,7 @@ def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, 
             f"model: expected the network {_NETWORK}, got {describe(network.get('@class'))}; "
             "openmm-les does not implement it; nothing of it was imported"
         )
-    check_options("Potential", saved.arguments, POTENTIAL)
+    check_options("Potential", saved[ARGUMENTS], POTENTIAL)
     check_options(_NETWORK, network["init_args"], NETWORK)
     missing = sorted(set(NETWORK) - set(network["init_args"]) - _RECENT)
     if missing:
@@ -106,7 +132,7 @@ def check_arguments(saved: SavedModel) -> tuple[Mapping[str, Any], Mapping[str, 
         )
     les = {
         name.removeprefix(PREFIX): value
-        for name, value in saved.arguments.items()
+        for name, value in saved[ARGUMENTS].items()
         if name.startswith(PREFIX) and name != PREFIX + "pbc"
     }
     return network["init_args"], les

@@ -1,6 +1,7 @@
-"""Reads CHGNet-LES models saved by MatGL: a directory becomes the form of ``docs/design.md``.
+"""Reads CHGNet-LES models saved by MatGL: a directory becomes a `CanonicalModel`.
 
-torch alone is needed, and no class that the files name is imported. The formulas are those of Deng
+The form is that of ``docs/reference/formats/chgnet.md``.
+Only torch is needed, and no class that the files name is imported. The formulas are those of Deng
 et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,35 +17,39 @@ import torch
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
-from openmm_les_export.checkpoints.pickled_names import CHGNET
-from openmm_les_export.checkpoints.unpickle import SavedModel
-from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
-from openmm_les_export.families.chgnet.accepted import PREFIX, check_arguments
-from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.checkpoints.named_tensors import NamedTensors
+from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.canonical_form import State, canonical_form
+from openmm_les_export.families.chgnet.accepted import (
+    ARGUMENTS,
+    PREFACTOR,
+    PREFIX,
+    STATE,
+    check_arguments,
+)
+from openmm_les_export.families.les_choice import (
+    PREFACTORS,
+    LESChoice,
+    les_from_arguments,
+    read_with_choice,
+)
+from openmm_les_export.options import ModelOptions
 
 #: MatGL's elements where a model states none.
 _ALL = range(1, 95)
 
 
-@refuse_contradictions
-def canonical_chgnet(saved: SavedModel, choice: LESChoice) -> CanonicalModel:
-    """The canonical form of a CHGNet-LES model.
+def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
+    """The canonical form of a CHGNet-LES model, see `canonical_model`."""
+    prefactors = (None,) if PREFACTOR in opened[ARGUMENTS] else PREFACTORS
+    return read_with_choice(partial(_read, opened), options, prefactors)
 
-    Args:
-        saved: the opened files.
-        choice: LES parameters that they do not hold.
 
-    Raises:
-        InputError: LES parameters are missing.
-        ModelFileError: a model without LES, or one that contradicts itself.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-    """
+def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
     arguments, les_arguments = check_arguments(saved)
     les, origins = les_from_arguments(les_arguments, choice, PREFIX)
-    tensors = {name: as_tensor(name, value) for name, value in saved.state.items()}
-    weights = NamedTensors(tensors, saved.kind)
-    precision = tensors.get("model.atom_embedding.weight", torch.zeros(0))
+    weights = NamedTensors(saved[STATE], saved.kind)
+    dtype = weights.dtype("model.atom_embedding.weight")
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
         raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
@@ -53,16 +59,15 @@ def canonical_chgnet(saved: SavedModel, choice: LESChoice) -> CanonicalModel:
         origins["prefactor"] += f", times data_std {scale:g}"
     reader = _Reader(Options(arguments), weights)
     hyper = reader.network(scale)
-    elements = reader.elements(arguments.get("element_types"), saved.arguments["element_refs"])
+    elements = reader.elements(arguments.get("element_types"), saved[ARGUMENTS]["element_refs"])
     weights.check_all_taken()
     return canonical_form(
         saved,
-        CHGNET,
         hyper={"elements": elements, "energy_offset": offset, **hyper},
         state=reader.state,
         les=les,
         vintage="MatGL with DGL",
-        weights=precision,
+        dtype=dtype,
         origins=origins,
     )
 

@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.checkpoints.unpickle import SavedModel
-from openmm_les_export.verification.reference import AutogradReference
+from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.chgnet.accepted import ARGUMENTS, STATE
+from openmm_les_export.verification.reference import AutogradReference, equations
 
-#: What a report says the comparison was with.
-EQUATIONS = (
-    "a second evaluation of the equations of CHGNet in float64, not the original code, which is "
-    "not on PyPI"
-)
 silu = torch.nn.functional.silu
+
+
+def reference(opened: ModelFile, canonical: CanonicalModel) -> CHGNetReference:
+    """The model of a directory, with the LES parameters of its canonical form."""
+    return CHGNetReference(opened, canonical.les)
 
 
 class CHGNetReference(AutogradReference):
@@ -34,9 +36,11 @@ class CHGNetReference(AutogradReference):
         les: LES parameters in units of eV, as they were exported.
     """
 
-    def __init__(self, saved: SavedModel, les: Mapping[str, float | bool]) -> None:
-        self._tensors = {name: tensor.to(torch.float64) for name, tensor in saved.state.items()}
-        self._options: Mapping[str, Any] = saved.arguments["model"]["init_args"]
+    against = equations("CHGNet")
+
+    def __init__(self, saved: ModelFile, les: Mapping[str, float | bool]) -> None:
+        self._tensors = {name: tensor.to(torch.float64) for name, tensor in saved[STATE].items()}
+        self._options: Mapping[str, Any] = saved[ARGUMENTS]["model"]["init_args"]
         self._les = les
         self.cutoff = float(self._options["cutoff"])
         symbols = self._options["element_types"]

@@ -1,42 +1,34 @@
-"""What is accepted in a MACE-LES file: every class, submodule, tensor and option, in one table."""
+"""What is accepted in a MACE-LES file: every class, submodule, tensor and option, in one table.
+
+All vintages: the fork of 2025 and mace-torch. What a vintage does not have may be missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from openmm_les_export.checkpoints.accepted import (
     ANY,
     NUMBERED,
     OFF,
     Accepted,
-    AnyValue,
     Block,
+    any_value,
     listing,
+    within,
 )
-from openmm_les_export.checkpoints.pickled_names import MACE
 from openmm_les_export.families.les_parameters import LES_BLOCKS
 
-_READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
-_NONE_CONFIG: dict[str, Sequence[Any] | AnyValue] = {"cueq_config": (None,), "oeq_config": (None,)}
-
-#: The model itself. What a vintage (fork of 2025, mace-torch) does not have is fine.
 _MODEL = Block(
-    strict=True,
     options={
         "heads": ANY,  # the reader chooses one
         "pair_repulsion": (True, *OFF),
-        "lammps_mliap": OFF,
         "apply_cutoff": (True,),
-        "edge_irreps": (None,),
-        "use_edge_irreps_first": OFF,
+        **dict.fromkeys(("lammps_mliap", "use_agnostic_product", "use_so3"), OFF),
+        **dict.fromkeys(("edge_irreps", "use_edge_irreps_first"), OFF),
         "use_reduced_cg": ANY,  # the couplings themselves are in the file
-        "use_agnostic_product": OFF,
-        "use_so3": OFF,
         "use_last_readout_only": ANY,  # shows in the number of readouts
-        "compute_bec": ANY,  # what the original prints, not what the model is
-        "bec_output_index": ANY,
+        **any_value("compute_bec bec_output_index"),  # what the original prints
         "readout_input_dims": ANY,
     },
     modules={
@@ -45,10 +37,7 @@ _MODEL = Block(
         "spherical_harmonics": ("SphericalHarmonics",),
         "atomic_energies_fn": ("AtomicEnergiesBlock",),
         "pair_repulsion_fn": ("ZBLBasis",),
-        "interactions": ("ModuleList",),
-        "products": ("ModuleList",),
-        "readouts": ("ModuleList",),
-        "les_readouts": ("ModuleList",),
+        **dict.fromkeys(("interactions", "products", "readouts", "les_readouts"), ("ModuleList",)),
         "scale_shift": ("ScaleShiftBlock",),
         "les": ("Les",),
     },
@@ -56,33 +45,20 @@ _MODEL = Block(
 )
 
 #: The electrostatics. The charges come from the readouts: its own network is idle.
-_LES: dict[str, Block] = {
+_LES = LES_BLOCKS["les.les.Les"]
+_ELECTROSTATICS: dict[str, Block] = {
     **LES_BLOCKS,
-    "Les": replace(
-        LES_BLOCKS["Les"],
-        options={**LES_BLOCKS["Les"].options, "use_atomwise": OFF},
-        modules={
-            **LES_BLOCKS["Les"].modules,
-            "atomwise": ("Atomwise", "_DummyAtomwise"),
-        },
+    "les.les.Les": replace(
+        _LES, modules={**_LES.modules, "atomwise": ("Atomwise", "_DummyAtomwise")}
     ),
-    "_DummyAtomwise": Block(strict=True),
-    "Atomwise": replace(
-        LES_BLOCKS["Atomwise"],
-        # Built at the first use: None means never used.
-        options={**LES_BLOCKS["Atomwise"].options, "outnet": (None,)},
-        modules={},
-    ),
+    "les.les._DummyAtomwise": Block(),
 }
 
-_INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
 _INTERACTION = Block(
-    options={
-        **dict.fromkeys(("node_attrs_irreps", "node_feats_irreps", "edge_attrs_irreps"), ANY),
-        **dict.fromkeys(("edge_feats_irreps", "target_irreps", "hidden_irreps"), ANY),
-        **dict.fromkeys(("edge_irreps", "irreps_out", "avg_num_neighbors", "radial_MLP"), ANY),
-        **_NONE_CONFIG,
-    },
+    options=any_value(
+        "node_attrs_irreps node_feats_irreps edge_attrs_irreps edge_feats_irreps target_irreps "
+        "hidden_irreps edge_irreps irreps_out avg_num_neighbors radial_MLP"
+    ),
     modules={
         "linear_up": ("Linear",),
         "conv_tp": ("TensorProduct",),
@@ -92,70 +68,19 @@ _INTERACTION = Block(
         "reshape": ("reshape_irreps",),
     },
 )
-_DENSITY_INTERACTIONS = (
-    "RealAgnosticDensityInteractionBlock",
-    "RealAgnosticDensityResidualInteractionBlock",
-)
 _DENSITY_INTERACTION = replace(
     _INTERACTION, modules={**_INTERACTION.modules, "density_fn": ("FullyConnectedNet",)}
 )
-
-#: mace-torch's blocks.
-_BLOCKS: dict[str, Block] = {
-    "LinearNodeEmbeddingBlock": Block(modules={"linear": ("Linear",)}),
-    "RadialEmbeddingBlock": Block(
-        options={"out_dim": ANY, "apply_cutoff": (True,)},
-        modules={
-            "bessel_fn": ("BesselBasis",),
-            "cutoff_fn": ("PolynomialCutoff",),
-            "distance_transform": ("AgnesiTransform", "SoftTransform"),
-        },
-    ),
-    "AgnesiTransform": Block(tensors=("q", "p", "a", "covalent_radii")),
-    "SoftTransform": Block(tensors=("alpha", "covalent_radii")),
-    "ZBLBasis": Block(tensors=("c", "p", "covalent_radii", "a_exp", "a_prefactor")),
-    "BesselBasis": Block(tensors=("bessel_weights", "r_max", "prefactor")),
-    "PolynomialCutoff": Block(tensors=("p", "r_max")),
-    "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
-    "ScaleShiftBlock": Block(tensors=("scale", "shift")),
-    **dict.fromkeys(_INTERACTIONS, _INTERACTION),
-    **dict.fromkeys(_DENSITY_INTERACTIONS, _DENSITY_INTERACTION),
-    "reshape_irreps": Block(
-        options={**dict.fromkeys(("irreps", "dims", "muls"), ANY), **_NONE_CONFIG}
-    ),
-    "EquivariantProductBasisBlock": Block(
-        options={"use_sc": (True, False), "use_agnostic_product": OFF, **_NONE_CONFIG},
-        modules={"symmetric_contractions": ("SymmetricContraction",), "linear": ("Linear",)},
-    ),
-    "SymmetricContraction": Block(
-        options=dict.fromkeys(
-            ("irreps_in", "irreps_out", "internal_weights", "shared_weights"), ANY
-        ),
-        modules={"contractions": ("ModuleList",)},
-    ),
-    "Contraction": Block(
-        options={
-            **dict.fromkeys(("num_features", "coupling_irreps"), ANY),
-            "correlation": (1, 2, 3, 4),
-        },
-        modules={
-            # Traced einsums: code, which is never read.
-            "contractions_weighting": ("ModuleList",),
-            "contractions_features": ("ModuleList",),
-            "graph_opt_main": ("reduce_graph_module",),
-            "weights": ("ParameterList",),
-        },
-        tensors=(
-            *(f"U_matrix_{nu}" for nu in (1, 2, 3, 4)),
-            "weights_max",
-            # Marks of orders without couplings, whose U matrices are zero: nothing to do.
-            *(f"weights_{name}_zeroed" for name in ("0", "1", "2", "max")),
-        ),
-    ),
-    "ParameterList": Block(tensors=(NUMBERED,)),
+_INTERACTIONS = {
+    "RealAgnosticInteractionBlock": _INTERACTION,
+    "RealAgnosticResidualInteractionBlock": _INTERACTION,
+    "RealAgnosticDensityInteractionBlock": _DENSITY_INTERACTION,
+    "RealAgnosticDensityResidualInteractionBlock": _DENSITY_INTERACTION,
+}
+_READOUTS = {
     "LinearReadoutBlock": Block(modules={"linear": ("Linear",)}),
     "NonLinearReadoutBlock": Block(
-        options={"hidden_irreps": ANY, "num_heads": ANY},  # heads are checked by the reader
+        options=any_value("hidden_irreps num_heads"),  # heads are checked by the reader
         modules={
             "linear_1": ("Linear",),
             "non_linearity": ("Activation",),
@@ -163,60 +88,157 @@ _BLOCKS: dict[str, Block] = {
         },
     ),
 }
-
-#: e3nn's layers.
-_TENSOR_PRODUCT = Block(
-    options=dict.fromkeys(
-        (
-            *("irreps_in1", "irreps_in2", "irreps_out", "instructions", "weight_numel"),
-            *("internal_weights", "shared_weights"),
-        ),
-        ANY,
+_CONTRACTION = Block(
+    options={**any_value("num_features coupling_irreps"), "correlation": (1, 2, 3, 4)},
+    modules={
+        # Traced einsums: code, which is never read.
+        "contractions_weighting": ("ModuleList",),
+        "contractions_features": ("ModuleList",),
+        "graph_opt_main": ("reduce_graph_module",),
+        "weights": ("ParameterList",),
+    },
+    tensors=(
+        *(f"U_matrix_{nu}" for nu in (1, 2, 3, 4)),
+        "weights_max",
+        # Marks of orders without couplings, whose U matrices are zero: nothing to do.
+        *(f"weights_{name}_zeroed" for name in ("0", "1", "2", "max")),
     ),
-    tensors=("weight", "output_mask"),
 )
-_LAYERS: dict[str, Block] = {
-    "SphericalHarmonics": Block(
-        options={
-            "normalize": (True,),
-            "normalization": ("component",),
-            "irreps_in": ANY,
-            "irreps_out": ANY,
-        }
-    ),
-    "Linear": Block(
-        options={
-            **dict.fromkeys(("irreps_in", "irreps_out", "instructions", "weight_numel"), ANY),
-            **dict.fromkeys(("internal_weights", "shared_weights"), ANY),
-            "bias_numel": (0,),
+_MACE: dict[str, Block] = {
+    **within("models", {"MACELES": _MODEL}),
+    **within("extensions", {"MACELES": _MODEL}),
+    **within("blocks", _INTERACTIONS | _READOUTS),
+    **within(
+        "blocks",
+        {
+            "LinearNodeEmbeddingBlock": Block(modules={"linear": ("Linear",)}),
+            "RadialEmbeddingBlock": Block(
+                options={"out_dim": ANY, "apply_cutoff": (True,)},
+                modules={
+                    "bessel_fn": ("BesselBasis",),
+                    "cutoff_fn": ("PolynomialCutoff",),
+                    "distance_transform": ("AgnesiTransform", "SoftTransform"),
+                },
+            ),
+            "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
+            "ScaleShiftBlock": Block(tensors=("scale", "shift")),
+            "EquivariantProductBasisBlock": Block(
+                options={"use_sc": (True, False), "use_agnostic_product": OFF},
+                modules={
+                    "symmetric_contractions": ("SymmetricContraction",),
+                    "linear": ("Linear",),
+                },
+            ),
         },
-        tensors=("weight", "bias", "output_mask"),
     ),
-    "TensorProduct": _TENSOR_PRODUCT,
-    "FullyConnectedTensorProduct": _TENSOR_PRODUCT,
-    "FullyConnectedNet": Block(options={"hs": ANY}, modules={NUMBERED: ("_Layer",)}),
-    "_Layer": Block(
-        options={"act": (None,), **dict.fromkeys(("h_in", "h_out", "var_in", "var_out"), ANY)},
+    **within(
+        "radial",
+        {
+            "AgnesiTransform": Block(tensors=("q", "p", "a", "covalent_radii")),
+            "SoftTransform": Block(tensors=("alpha", "covalent_radii")),
+            "ZBLBasis": Block(tensors=("c", "p", "covalent_radii", "a_exp", "a_prefactor")),
+            "BesselBasis": Block(tensors=("bessel_weights", "r_max", "prefactor")),
+            "PolynomialCutoff": Block(tensors=("p", "r_max")),
+        },
+    ),
+    "irreps_tools.reshape_irreps": Block(options=any_value("irreps dims muls")),
+    **within(
+        "symmetric_contraction",
+        {
+            "SymmetricContraction": Block(
+                options=any_value("irreps_in irreps_out internal_weights shared_weights"),
+                modules={"contractions": ("ModuleList",)},
+            ),
+            "Contraction": _CONTRACTION,
+        },
+    ),
+}
+
+_LINEAR = "irreps_in irreps_out instructions weight_numel internal_weights shared_weights"
+_TENSOR_PRODUCT = Block(
+    options=any_value(f"irreps_in1 irreps_in2 {_LINEAR}"), tensors=("weight", "output_mask")
+)
+_E3NN: dict[str, Block] = {
+    "math._normalize_activation.normalize2mom": Block(options=any_value("f cst")),
+    "nn._activation.Activation": Block(
+        options=any_value("irreps_in irreps_out paths"), modules={"acts": ("ModuleList",)}
+    ),
+    "nn._fc.FullyConnectedNet": Block(options={"hs": ANY}, modules={NUMBERED: ("_Layer",)}),
+    "nn._fc._Layer": Block(
+        options=any_value("h_in h_out var_in var_out"),
         modules={"act": ("normalize2mom",)},
         tensors=("weight",),
     ),
-    "Activation": Block(
-        options=dict.fromkeys(("irreps_in", "irreps_out", "paths"), ANY),
-        modules={"acts": ("ModuleList",)},
+    "o3._linear.Linear": Block(
+        options={**any_value(_LINEAR), "bias_numel": (0,)},
+        tensors=("weight", "bias", "output_mask"),
     ),
-    "normalize2mom": Block(options={"f": ANY, "cst": ANY}),
-    "reduce_graph_module": Block(),
+    "o3._spherical_harmonics.SphericalHarmonics": Block(
+        options={
+            "normalize": (True,),
+            "normalization": ("component",),
+            **any_value("irreps_in irreps_out"),
+        }
+    ),
+    "o3._tensor_product._sub.FullyConnectedTensorProduct": _TENSOR_PRODUCT,
+    "o3._tensor_product._tensor_product.TensorProduct": _TENSOR_PRODUCT,
 }
 
-_LISTS: dict[str, Block] = {
-    "interactions": listing(*_INTERACTIONS, *_DENSITY_INTERACTIONS),
-    "products": listing("EquivariantProductBasisBlock"),
-    "readouts": listing(*_READOUTS),
-    "les_readouts": listing(*_READOUTS),
-    "contractions": listing("Contraction"),
-    "acts": listing("normalize2mom"),
-    "contractions_weighting": listing("reduce_graph_module"),
-    "contractions_features": listing("reduce_graph_module"),
-}
+_QUADRUPOLES = "latent quadrupoles or polarisabilities"
 
-ACCEPTED = Accepted(MACE, {"MACELES": _MODEL, **_LES, **_BLOCKS, **_LAYERS}, _LISTS)
+ACCEPTED = Accepted(
+    file="'.model' file as written by mace-torch's training script",
+    frameworks=("mace.", "e3nn.", "les.", "torch.nn.", "torch.fx.", "numpy."),
+    roots=frozenset({"mace.modules.models.MACELES", "mace.modules.extensions.MACELES"}),
+    blocks={
+        **within("mace.modules", _MACE),
+        **within("e3nn", _E3NN),
+        **_ELECTROSTATICS,
+        "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
+        "torch.fx.graph_module.reduce_graph_module": Block(),
+    },
+    lists={
+        "interactions": listing(*_INTERACTIONS),
+        "products": listing("EquivariantProductBasisBlock"),
+        "readouts": listing(*_READOUTS),
+        "les_readouts": listing(*_READOUTS),
+        "contractions": listing("Contraction"),
+        "acts": listing("normalize2mom"),
+        "contractions_weighting": listing("reduce_graph_module"),
+        "contractions_features": listing("reduce_graph_module"),
+    },
+    values=frozenset(
+        {
+            "e3nn.o3._irreps.Irrep",
+            "e3nn.o3._irreps.Irreps",
+            "e3nn.o3._irreps._MulIr",
+            "e3nn.o3._linear.Instruction",
+            "e3nn.o3._tensor_product._instruction.Instruction",
+            "torch.fx._symbolic_trace.Tracer",
+            "torch.nn.functional.silu",
+            "torch.nn.modules.container.ModuleList",
+        }
+    ),
+    plain=dict.fromkeys(
+        ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"),
+        "a plain MACE model without LES; openmm-ml runs it by itself (potential 'mace')",
+    ),
+    unsupported={
+        "mace.modules.blocks.LinearLesReadoutBlock": _QUADRUPOLES,
+        "mace.modules.blocks.NonLinearLesReadoutBlock": _QUADRUPOLES,
+        "mace.modules.blocks.RealAgnosticAttResidualInteractionBlock": "attention in messages",
+        "mace.modules.blocks.RealAgnosticResidualNonLinearInteractionBlock": "nonlinear messages",
+        "mace.modules.radial.ChebychevBasis": "the Chebyshev radial basis",
+        "mace.modules.radial.GaussianBasis": "the Gaussian radial basis",
+        "mace.modules.radial.RadialMLP": "radial networks with biases and layer norms",
+        "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other "
+        "specs",
+        "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
+        "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to "
+        "e3nn)",
+        "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
+        "torch._C._VariableFunctionsClass": "an activation (gate) other than silu",
+    },
+    # How mace-torch's other gates (torch.tanh, torch.abs) are pickled.
+    pairs=frozenset({"builtins.getattr", "torch._C._VariableFunctionsClass"}),
+)

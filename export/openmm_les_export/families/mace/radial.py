@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import ModelFileError
 from openmm_les_export.checkpoints.records import Record
-from openmm_les_export.families.canonical_form import State
+from openmm_les_export.families.canonical_form import State, cutoff_order
 
 #: Constants of the screened Coulomb repulsion as mace-torch has them: 1 / (4 pi eps0) [eV A], Bohr
 #: radius [A], exponents of the universal screening function.
@@ -38,7 +38,7 @@ def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, 
         "cutoff": cutoffs.pop(),
         "num_bessel": frequencies.numel(),
         "bessel_prefactor": basis.scalar("prefactor"),
-        "cutoff_order": _order(embedding.module("cutoff_fn")),
+        "cutoff_order": cutoff_order(embedding.module("cutoff_fn")),
     }
     if "distance_transform" in embedding.modules():
         transform = embedding.module("distance_transform")
@@ -76,19 +76,9 @@ def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float
             "power": repulsion.scalar("a_exp"),
             "coefficients": coefficients.tolist(),
             "exponents": _ZBL_EXPONENTS,
-            "cutoff_order": _order(repulsion),
+            "cutoff_order": cutoff_order(repulsion),
         }
     }
-
-
-def _order(record: Record) -> int:
-    """p of a polynomial cutoff."""
-    order = record.scalar("p")
-    if order != int(order) or order < 2:
-        raise UnsupportedModelError(
-            f"model: {record.path}.p: expected an integer of at least 2, got {order:g}"
-        )
-    return int(order)
 
 
 def _covalent_radii(record: Record, elements: list[int]) -> torch.Tensor:

@@ -1,28 +1,28 @@
-"""Reads MACE-LES models: a ``.model`` file becomes the canonical form of ``docs/design.md``.
+"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
 
-torch alone is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
+The form is that of ``docs/reference/formats/mace.md``.
+Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.named_tensors import check_large
-from openmm_les_export.checkpoints.pickled_names import MACE
+from openmm_les.networks.parameters import check_large
+from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record
-from openmm_les_export.checkpoints.unpickle import PickledModel, read_pickle
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families import e3nn_weights
 from openmm_les_export.families.canonical_form import (
     State,
     canonical_form,
-    check_elements,
-    refuse_contradictions,
+    integer_order,
+    store_network,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.families.mace.accepted import ACCEPTED
@@ -40,6 +40,7 @@ from openmm_les_export.families.mace.monomials import (
     reduce_rank,
 )
 from openmm_les_export.families.mace.radial import radial_basis, zbl_repulsion
+from openmm_les_export.options import ModelOptions
 
 _VINTAGES = {
     "mace.modules.models.MACELES": "MACE-LES fork",
@@ -47,28 +48,12 @@ _VINTAGES = {
 }
 
 
-def read_mace(path: str | os.PathLike[str], head: str | None = None) -> CanonicalModel:
-    """Reads a MACE-LES ``.model`` file of any vintage, precision and device.
-
-    Args:
-        path: the file.
-        head: which head of a model with several.
-
-    Raises:
-        ModelFileError: the file is not a MACE-LES model, or damaged.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-        InputError: the model has several heads and none was named, or none of that name.
-    """
-    return canonical_mace(read_pickle(path), head)
-
-
-@refuse_contradictions
-def canonical_mace(pickled: PickledModel, head: str | None = None) -> CanonicalModel:
-    """The canonical form of a MACE-LES model that `unpickle.read_pickle` opened."""
-    model = pickled.root
+def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
+    """The canonical form of a MACE-LES model of any vintage, see `canonical_model`."""
+    model = opened.root
     refuse_multipoles(model)
     ACCEPTED.check(model)
-    chosen = choose_head(model, head)
+    chosen = choose_head(model, options.head)
     elements = check_elements("atomic_numbers", model.tensor("atomic_numbers").tolist())
     state: State = {}
     hyper: dict[str, Any] = {"elements": elements, **radial_basis(model, elements, state)}
@@ -85,13 +70,12 @@ def canonical_mace(pickled: PickledModel, head: str | None = None) -> CanonicalM
     hyper |= zbl_repulsion(model, elements, state, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
     canonical = canonical_form(
-        pickled,
-        MACE,
+        opened,
         hyper=hyper,
         state=state,
         les=les_parameters(model.module("les")),
         vintage=_VINTAGES[model.qualified_name],
-        weights=model.module("node_embedding.linear").tensor("weight"),
+        dtype=model.module("node_embedding.linear").tensor("weight").dtype,
     )
     if chosen.count > 1:
         canonical.source["head"] = chosen.name
@@ -190,8 +174,7 @@ def _interaction(
         raise ModelFileError(f"model: {record.path}: radial network and tensor product do not fit")
     path_weights = torch.tensor([path.weight for path in paths], dtype=torch.float64)
     matrices[-1] = matrices[-1] * path_weights.repeat_interleave(channels)
-    for k, matrix in enumerate(matrices):
-        state[f"{prefix}radial.{k}"] = matrix
+    store_network(state, f"{prefix}radial", matrices)
 
     _check_same_layout(record, conv_tp, mixing)
     if "density_fn" in record.modules():
@@ -235,7 +218,10 @@ def _product(
     """Product basis and the linear map behind it."""
     contractions = record.items("symmetric_contractions.contractions")
     outputs = e3nn_weights.linear_by_degree(record.module("linear"))
-    orders = [_order(contraction) for contraction in contractions[: output_lmax + 1]]
+    orders = [
+        integer_order(f"{each.path}.correlation", each.number("correlation"), 1, MAX_ORDER)
+        for each in contractions[: output_lmax + 1]
+    ]
     highest = max(CUBIC, *orders)
     for degree in range(output_lmax + 1):
         basis, weights = _contraction(
@@ -245,15 +231,6 @@ def _product(
         state[f"{prefix}product.{degree}.weights"] = weights
         state[f"{prefix}output.{degree}"] = outputs[degree]
     return {"correlation": max(orders), "output_lmax": output_lmax}
-
-
-def _order(contraction: Record) -> int:
-    order = contraction.number("correlation")
-    if order != int(order) or not 1 <= order <= MAX_ORDER:
-        raise UnsupportedModelError(
-            f"model: {contraction.path}.correlation: expected 1 to {MAX_ORDER}, got {order:g}"
-        )
-    return int(order)
 
 
 def _contraction(
@@ -314,8 +291,7 @@ def _readouts(
                 )
         stacks[0][-1] = stacks[0][-1] * scale
         for name, stack in zip(("energy", "charge"), stacks, strict=True):
-            for k, matrix in enumerate(stack):
-                state[f"{prefix}{name}.{k}"] = matrix
+            store_network(state, f"{prefix}{name}", stack)
         linear = len(stacks[0]) == 1
         layers[t]["readout"] = "linear" if linear else "nonlinear"
         layers[t]["readout_width"] = 0 if linear else int(stacks[0][0].shape[1])

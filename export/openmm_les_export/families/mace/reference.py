@@ -11,33 +11,28 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
 from openmm_les_export.checkpoints.records import Record
-from openmm_les_export.checkpoints.unpickle import PickledModel, read_pickle
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
-from openmm_les_export.verification.reference import Array, AutogradReference
+from openmm_les_export.verification.reference import ORIGINAL, Array, AutogradReference
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
 _UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
-def mace_version() -> str:
-    """Version of the installed mace-torch.
-
-    Raises:
-        ImportError: there is none.
-    """
-    from importlib.metadata import version
-
-    _import_mace()
-    return version("mace-torch")
+def reference(opened: ModelFile, canonical: CanonicalModel) -> MACEReference:
+    """The model of a file, with the head of its canonical form."""
+    return MACEReference(opened.root, canonical.source.get("head"))
 
 
 @contextlib.contextmanager
@@ -80,25 +75,21 @@ class MACEReference(AutogradReference):
     """A MACE-LES model in float64, evaluated with mace-torch's blocks.
 
     Args:
-        model: an opened model, its record, or the path of a ``.model`` file.
+        record: of the model.
         head: which head of a model with several.
 
     Raises:
         ImportError: mace-torch or something it needs is not installed.
-        ModelFileError: see `unpickle.read_pickle`.
         InputError: the model has several heads and none was named, or none of that name.
     """
 
-    def __init__(
-        self, model: PickledModel | Record | str | os.PathLike[str], head: str | None = None
-    ) -> None:
-        if isinstance(model, Record):
-            record = model
-        else:
-            record = (model if isinstance(model, PickledModel) else read_pickle(model)).root
+    against = ORIGINAL
+
+    def __init__(self, record: Record, head: str | None = None) -> None:
         ACCEPTED.check(record)
         self._head = choose_head(record, head)
         self._neighborhood = _import_mace()[2]
+        self.versions = {"mace-torch": version("mace-torch")}
         self.cutoff = float(record.tensor("r_max"))
         self.elements = [int(z) for z in record.tensor("atomic_numbers")]
         self._les = les_parameters(record.module("les"))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import ANY, OFF, AnyValue, check_options
+from openmm_les_export.checkpoints.accepted import (
+    ANY,
+    OFF,
+    Accepted,
+    Options,
+    any_value,
+    check_options,
+)
 from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.families.les_parameters import LES_OPTIONS, MULTIPOLES
 
 #: What a configuration may ask nequip to call, for the model: the fork of 2025 and the extension.
 FORK, EXTENSION = "nequip.model.NequIPGNNModel", "nequip_les.model.LESModel"
@@ -21,26 +30,28 @@ TRAINING = {
 
 _NONLINEARITIES = ({"e": "silu", "o": "tanh"},)
 #: Options of all models. What is missing has nequip's default, the same in all versions.
-_COMMON: Mapping[str, Sequence[Any] | AnyValue] = {
+_COMMON: Options = {
     "_target_": (FORK, EXTENSION),
     "base_model": ("nequip", "allegro"),
-    **dict.fromkeys(("LES", "les_args"), ANY),  # checked by tables of their own
-    **dict.fromkeys(("seed", "model_dtype", "do_derivatives", "compile_mode"), ANY),
-    **dict.fromkeys(("type_names", "r_max", "num_layers", "l_max"), ANY),
+    **any_value("LES les_args"),  # checked by tables of their own
+    **any_value("seed model_dtype do_derivatives compile_mode type_names r_max num_layers l_max"),
     "avg_num_neighbors": ANY,
-    **dict.fromkeys(("per_type_energy_scales", "per_type_energy_shifts"), ANY),
-    **dict.fromkeys(("per_type_energy_scales_trainable", "per_type_energy_shifts_trainable"), ANY),
-    **dict.fromkeys(("readout_mlp_hidden_layers_depth", "readout_mlp_hidden_layers_width"), ANY),
+    **any_value(
+        "per_type_energy_scales per_type_energy_shifts "
+        "per_type_energy_scales_trainable per_type_energy_shifts_trainable "
+        "readout_mlp_hidden_layers_depth readout_mlp_hidden_layers_width"
+    ),
     "readout_mlp_nonlinearity": ("silu",),
     "per_edge_type_cutoff": (None,),
     "pair_potential": (None,),
 }
-NEQUIP: Mapping[str, Sequence[Any] | AnyValue] = {
+NEQUIP: Options = {
     **_COMMON,
     "use_les": (True,),
-    **dict.fromkeys(("parity", "num_features", "type_embed_num_features"), ANY),
-    **dict.fromkeys(("radial_mlp_depth", "radial_mlp_width", "num_bessels"), ANY),
-    **dict.fromkeys(("bessel_trainable", "polynomial_cutoff_p"), ANY),
+    **any_value(
+        "parity num_features type_embed_num_features radial_mlp_depth "
+        "radial_mlp_width num_bessels bessel_trainable polynomial_cutoff_p"
+    ),
     "categorical_graph_field_embed": (None,),
     "convnet_sc": (True,),
     "convnet_resnet": (False,),
@@ -50,15 +61,15 @@ NEQUIP: Mapping[str, Sequence[Any] | AnyValue] = {
     "convnet_nonlinearity_gates": _NONLINEARITIES,
 }
 #: Which irreps tensors have (``parity``) stands in the tensor products of the file.
-ALLEGRO: Mapping[str, Sequence[Any] | AnyValue] = {
+ALLEGRO: Options = {
     **_COMMON,
-    **dict.fromkeys(("parity", "parity_setting", "tp_path_channel_coupling"), ANY),
-    **dict.fromkeys(("num_scalar_features", "num_tensor_features"), ANY),
-    **dict.fromkeys(("radial_chemical_embed", "radial_chemical_embed_dim"), ANY),
-    **dict.fromkeys(
-        ("scalar_embed_mlp_hidden_layers_depth", "scalar_embed_mlp_hidden_layers_width"), ANY
+    **any_value(
+        "parity parity_setting tp_path_channel_coupling num_scalar_features "
+        "num_tensor_features radial_chemical_embed radial_chemical_embed_dim "
+        "scalar_embed_mlp_hidden_layers_depth "
+        "scalar_embed_mlp_hidden_layers_width allegro_mlp_hidden_layers_depth "
+        "allegro_mlp_hidden_layers_width"
     ),
-    **dict.fromkeys(("allegro_mlp_hidden_layers_depth", "allegro_mlp_hidden_layers_width"), ANY),
     "scalar_embed_mlp_nonlinearity": ("silu",),
     "allegro_mlp_nonlinearity": ("silu",),
     "weight_individual_irreps": (True,),
@@ -67,28 +78,53 @@ ALLEGRO: Mapping[str, Sequence[Any] | AnyValue] = {
 }
 #: The embedding of distance and elements in Allegro.
 RADIAL = "allegro.nn.TwoBodyBesselScalarEmbed"
-RADIAL_OPTIONS: Mapping[str, Sequence[Any] | AnyValue] = {
+RADIAL_OPTIONS: Options = {
     "_target_": (RADIAL,),
-    **dict.fromkeys(("num_bessels", "bessel_trainable", "polynomial_cutoff_p"), ANY),
+    **any_value("num_bessels bessel_trainable polynomial_cutoff_p"),
 }
 #: Options of the extension.
-LES: Mapping[str, Sequence[Any] | AnyValue] = {"les_args": ANY, "compute_bec": ANY}
+LES: Options = {"les_args": ANY, "compute_bec": ANY}
 #: Options of the les package. Those of its own network of charges are idle: nequip's is used.
-LES_ARGUMENTS: Mapping[str, Sequence[Any] | AnyValue] = {
-    **dict.fromkeys(("n_layers", "n_hidden", "add_linear_nn", "output_scaling_factor"), ANY),
-    **dict.fromkeys(("sigma", "dl", "norm_factor", "remove_self_interaction"), ANY),
-    **dict.fromkeys(("remove_mean", "epsilon_factor"), ANY),
+LES_ARGUMENTS: Options = {
+    **LES_OPTIONS,
     "use_atomwise": OFF,
-    "use_fixed_atomic_charges": OFF,
-    "fixed_atomic_charges_scaling_factor": ANY,  # idle without the option above
-    "use_dipole": OFF,
-    "use_quadrupole": OFF,
-    "use_induced_charge": OFF,
-    "use_induced_dipole": OFF,
-    "use_anisotropic_polarizability": OFF,
-    "use_atomic_alpha": OFF,
-    "use_epsilon_r_scaling": OFF,
+    **dict.fromkeys(MULTIPOLES, OFF),
 }
+
+
+def _is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether Lightning wrote it."""
+    return all(
+        isinstance(content.get(name), Mapping) for name in ("hyper_parameters", "state_dict")
+    )
+
+
+def _model(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the model, empty if there is none."""
+    model = content["hyper_parameters"].get("model")
+    return model if isinstance(model, Mapping) else {}
+
+
+def base_model(model: Mapping[str, Any]) -> str:
+    """Which network a configuration asks for: ``"nequip"`` or ``"allegro"``, if it is known."""
+    return str(model.get("base_model", "nequip"))
+
+
+NEQUIP_ACCEPTED = Accepted(
+    file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
+    frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
+    recognises=lambda content: _is_checkpoint(content) and not _is_allegro(content),
+    kind=lambda content: str(_model(content).get("_target_")),
+)
+ALLEGRO_ACCEPTED = replace(
+    NEQUIP_ACCEPTED,
+    file="",
+    recognises=lambda content: _is_checkpoint(content) and _is_allegro(content),
+)
+
+
+def _is_allegro(content: Mapping[str, Any]) -> bool:
+    return base_model(_model(content)) == "allegro"
 
 
 def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -126,19 +162,13 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
             )
     check_options("model", model, ALLEGRO if allegro else NEQUIP)
     if allegro:
-        radial = _mapping("radial_chemical_embed", model.get("radial_chemical_embed"))
-        check_options("radial_chemical_embed", radial, RADIAL_OPTIONS)
+        check_options("radial_chemical_embed", model.get("radial_chemical_embed"), RADIAL_OPTIONS)
     les = model.get("LES", {}) if target == EXTENSION else model
     if target == EXTENSION:
-        check_options("LES", _mapping("LES", les), LES)
-    arguments = _mapping("les_args", les.get("les_args") or {})
+        check_options("LES", les, LES)
+    arguments = les.get("les_args") or {}
     check_options("les_args", arguments, LES_ARGUMENTS)
     return model, arguments
-
-
-def base_model(model: Mapping[str, Any]) -> str:
-    """Which network a configuration asks for: ``"nequip"`` or ``"allegro"``, if it is known."""
-    return str(model.get("base_model", "nequip"))
 
 
 def averaged(hyper: Mapping[str, Any]) -> bool | None:
@@ -158,15 +188,9 @@ def averaged(hyper: Mapping[str, Any]) -> bool | None:
     if target not in TRAINING:
         raise UnsupportedModelError(
             f"model: training_module {describe(target)}: expected one of {sorted(TRAINING)}; "
-            "openmm-les cannot tell which weights are the model"
+            "please report it: which weights are the model depends on the training"
         )
     return TRAINING[target]
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ModelFileError(f"model: option {name}: expected options, got {describe(value)}")
-    return value
 
 
 def _targets(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,48 +1,49 @@
-"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+"""Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-torch alone is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
+The form is that of ``docs/reference/formats/nequip.md``.
+Only torch is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
 Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.named_tensors import check_large
-from openmm_les_export.checkpoints.pickled_names import ALLEGRO
 from openmm_les_export.checkpoints.records import LMAX
-from openmm_les_export.checkpoints.unpickle import Checkpoint
-from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
-from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.canonical_form import State, canonical_form, store_network
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
 from openmm_les_export.families.nequip.accepted import check_configuration
-from openmm_les_export.families.nequip.checkpoint import Weights, dense_maps, radial_basis, versions
+from openmm_les_export.families.nequip.checkpoint import (
+    HYPER,
+    Weights,
+    dense_maps,
+    radial_basis,
+    versions,
+)
+from openmm_les_export.options import ModelOptions
 
 _EMBED = "radial_chemical_embed"
 
 
-@refuse_contradictions
-def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalModel:
-    """The canonical form of an Allegro-LES model.
+def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
+    """The canonical form of a Allegro-LES model, see `canonical_model`."""
+    return read_with_choice(partial(_read, opened), options)
 
-    Args:
-        checkpoint: the opened file.
-        choice: LES parameters that it does not hold.
 
-    Raises:
-        InputError: LES parameters are missing.
-        ModelFileError: a model without LES, or one that contradicts itself.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-    """
-    model, arguments = check_configuration(checkpoint.hyper)
+def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
+    model, arguments = check_configuration(opened[HYPER])
     les, origins = les_from_arguments(arguments, choice)
     options, basis = Options(model), Options(model[_EMBED])
-    weights = Weights(checkpoint, {**model[_EMBED], **model})
-    precision = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
+    weights = Weights(opened, {**model[_EMBED], **model})
+    dtype = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
     elements = options.elements("type_names")
     lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
@@ -67,13 +68,12 @@ def canonical_allegro(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMod
     _layers(options, weights, state, hyper)
     weights.check_all_taken()
     return canonical_form(
-        checkpoint,
-        ALLEGRO,
+        opened,
         hyper=hyper,
         state=state,
         les=les,
-        vintage=f"allegro {versions(checkpoint.hyper).get('allegro', 'of unknown version')}",
-        weights=precision,
+        vintage=f"allegro {versions(opened[HYPER]).get('allegro', 'of unknown version')}",
+        dtype=dtype,
         origins=origins,
     )
 
@@ -99,8 +99,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
     scalars = hyper["scalars"]
     depth = options.integer("scalar_embed_mlp_hidden_layers_depth", 1, 0)
     embedding = dense_maps(weights, "scalar_embed_mlp.mlp_module.mlp", width, depth, scalars)
-    for k, weight in enumerate(embedding):
-        state[f"embedding.{k}.weight"] = weight
+    store_network(state, "embedding", embedding, ".weight")
     signs = _signs(hyper)
     (tensors,) = dense_maps(weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs))
     (projection,) = dense_maps(
@@ -147,8 +146,7 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
         maps = dense_maps(weights, f"allegro.latents.{t}.mlp", width, depth, outputs)
         if not last:
             maps[-1] = _signed(maps[-1], signs, scalars)
-        for k, weight in enumerate(maps):
-            state[f"layers.{t}.latent.{k}.weight"] = weight
+        store_network(state, f"layers.{t}.latent", maps, ".weight")
     everything = scalars * (number + 1)
     depth = options.integer("readout_mlp_hidden_layers_depth", 1, 0)
     for name, source, hidden in (
@@ -157,8 +155,7 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
     ):
         maps = dense_maps(weights, f"{source}.mlp_module.mlp", everything, hidden, 1)
         maps[-1] = maps[-1] * (2 * neighbors) ** -0.5  # of the sum over neighbours
-        for k, weight in enumerate(maps):
-            state[f"{name}.{k}.weight"] = weight
+        store_network(state, f"{name}", maps, ".weight")
 
 
 def _couplings(weights: Weights, name: str, channels: int, size: int) -> torch.Tensor:

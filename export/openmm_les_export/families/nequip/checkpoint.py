@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import ModelFileError
+from openmm_les_export.checkpoints.accepted import unknown
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
-from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State
 from openmm_les_export.families.nequip.accepted import averaged
 
+#: Configuration and tensors in a checkpoint of Lightning.
+HYPER, STATE = "hyper_parameters", "state_dict"
 _MODEL = "model.sole_model."
 #: What the names of the network begin with.
 NETWORK = _MODEL + "model.func."
@@ -32,27 +35,24 @@ class Weights(NamedTensors):
     """Tensors of the network by name, taken one by one so that none is left unread.
 
     Args:
-        checkpoint: the file.
+        opened: the file.
         options: of its model, which say what was trained.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+    def __init__(self, opened: ModelFile, options: Mapping[str, Any]) -> None:
         trained = [ending for ending, option in _TRAINABLE.items() if options.get(option)]
         network, alien = {}, []
-        for name, value in checkpoint.state.items():
+        for name, value in opened[STATE].items():
             if name.startswith(NETWORK):
                 key = name[len(NETWORK) :].replace(".conv.tp_scatter.tp.", ".conv.tp.")
-                network[key] = as_tensor(name, value)
+                network[key] = value
             elif not name.startswith(_OTHERS) and name != _MODEL + "model._empty":
                 alien.append(name)
         if alien:
-            raise UnsupportedModelError(
-                f"model: state {alien[0]}: unknown tensor of {checkpoint.kind}; openmm-les cannot "
-                "tell what it changes in the model"
-            )
-        found = {name: tensor for name, tensor in network.items() if tensor.numel()}
-        super().__init__(found, checkpoint.kind)
-        self._replace(averaged(checkpoint.hyper), checkpoint.state, trained)
+            raise unknown(alien[0], f"tensor of {opened.kind}")
+        super().__init__(network, opened.kind)
+        self._found = {name: tensor for name, tensor in self._found.items() if tensor.numel()}
+        self._replace(averaged(opened[HYPER]), opened[STATE], trained)
 
     def _replace(
         self, expected: bool | None, state: Mapping[str, Any], trained: Sequence[str]

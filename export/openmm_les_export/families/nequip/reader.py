@@ -1,6 +1,7 @@
-"""Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes the canonical form of ``docs/design.md``.
+"""Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-torch alone is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
+The form is that of ``docs/reference/formats/nequip.md``.
+Only torch is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
 names is imported. The formulas are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +18,13 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.pickled_names import NEQUIP
 from openmm_les_export.checkpoints.records import LMAX
-from openmm_les_export.checkpoints.unpickle import Checkpoint
-from openmm_les_export.families.canonical_form import State, canonical_form, refuse_contradictions
-from openmm_les_export.families.les_choice import LESChoice, les_from_arguments
+from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.canonical_form import State, canonical_form, store_network
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
 from openmm_les_export.families.nequip.accepted import check_configuration
 from openmm_les_export.families.nequip.checkpoint import (
+    HYPER,
     Weights,
     dense_maps,
     radial_basis,
@@ -30,6 +32,7 @@ from openmm_les_export.families.nequip.checkpoint import (
     versions,
 )
 from openmm_les_export.families.nequip.layout import Block, Layer, convention, layers, path_scale
+from openmm_les_export.options import ModelOptions
 
 #: Factors by which e3nn gives silu and tanh unit second moment, from a million random numbers.
 SILU, TANH = 1.6791767923989418, 1.5937334472592695
@@ -38,23 +41,16 @@ _ACTIVATIONS = {"silu": SILU, "tanh": TANH, "gate": SILU}
 _CLOSED_FORMULA = (0, 5)
 
 
-@refuse_contradictions
-def canonical_nequip(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalModel:
-    """The canonical form of a NequIP-LES model.
+def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
+    """The canonical form of a NequIP-LES model, see `canonical_model`."""
+    return read_with_choice(partial(_read, opened), options)
 
-    Args:
-        checkpoint: the opened file.
-        choice: LES parameters that it does not hold.
 
-    Raises:
-        InputError: LES parameters are missing.
-        ModelFileError: a model without LES, or one that contradicts itself.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-    """
-    model, arguments = check_configuration(checkpoint.hyper)
+def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
+    model, arguments = check_configuration(opened[HYPER])
     les, origins = les_from_arguments(arguments, choice)
-    options, weights = Options(model), Weights(checkpoint, model)
-    precision = weights.dtype("type_embed.embed_module.weight")
+    options, weights = Options(model), Weights(opened, model)
+    dtype = weights.dtype("type_embed.embed_module.weight")
     elements = options.elements("type_names")
     state: State = {
         "reference_energies": weights.per_type(
@@ -69,16 +65,15 @@ def canonical_nequip(checkpoint: Checkpoint, choice: LESChoice) -> CanonicalMode
         "elements": elements,
         **radial_basis(options, options, weights, state, "bessel_encode", factor),
     }
-    hyper |= _layers(options, weights, state, checkpoint.hyper)
+    hyper |= _layers(options, weights, state, opened[HYPER])
     weights.check_all_taken()
     return canonical_form(
-        checkpoint,
-        NEQUIP,
+        opened,
         hyper=hyper,
         state=state,
         les=les,
-        vintage=f"nequip {versions(checkpoint.hyper).get('nequip', 'of unknown version')}",
-        weights=precision,
+        vintage=f"nequip {versions(opened[HYPER]).get('nequip', 'of unknown version')}",
+        dtype=dtype,
         origins=origins,
     )
 
@@ -119,8 +114,7 @@ def _layers(
     ):
         maps = dense_maps(weights, f"{source}.mlp_module.mlp", features[0], hidden, 1)
         maps[0] = maps[0] * factors[0]
-        for k, weight in enumerate(maps):
-            state[f"{name}.{k}.weight"] = weight
+        store_network(state, f"{name}", maps, ".weight")
     return {"lmax": lmax, "layers": specs}
 
 
@@ -186,8 +180,7 @@ def _radial_network(
         factor = scale * path_scale(edge, degrees[2]) * couplings.get(degrees, 1.0)
         columns.append(torch.full((layer.nodes[node].mul,), factor, dtype=torch.float64))
     maps[-1] = maps[-1] * torch.cat(columns)
-    for k, weight in enumerate(maps):
-        state[f"layers.{t}.radial.{k}"] = weight
+    store_network(state, f"layers.{t}.radial", maps)
 
 
 def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version as installed
 from typing import Any
 
 import torch
 from torch import nn
 
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.unpickle import Checkpoint
+from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.nequip.accepted import base_model, check_configuration
-from openmm_les_export.families.nequip.checkpoint import NETWORK, version
-from openmm_les_export.verification.reference import AutogradReference
+from openmm_les_export.families.nequip.checkpoint import HYPER, NETWORK, STATE, version
+from openmm_les_export.verification.reference import ORIGINAL, AutogradReference
 
 _CHARGES = "charges_of_atoms"
 #: Options that a network does not take.
@@ -28,17 +30,9 @@ _NOT_OF_NETWORKS = ("_target_", "base_model", "LES", "use_les", "les_args", "com
 _SAME_IRREPS = (0, 16)
 
 
-def nequip_versions() -> dict[str, str]:
-    """Versions of what the reference is made of.
-
-    Raises:
-        ImportError: nequip is not installed.
-    """
-    from importlib.metadata import version as installed
-
-    import nequip  # noqa: F401
-
-    return {name: installed(name) for name in ("nequip", "e3nn")}
+def reference(opened: ModelFile, canonical: CanonicalModel) -> NequIPReference:
+    """The model of a file, with the LES parameters of its canonical form."""
+    return NequIPReference(opened, canonical.les)
 
 
 class NequIPReference(AutogradReference):
@@ -53,8 +47,13 @@ class NequIPReference(AutogradReference):
         VerificationError: the installed version has another layout.
     """
 
-    def __init__(self, checkpoint: Checkpoint, les: Mapping[str, float | bool]) -> None:
-        model, _ = check_configuration(checkpoint.hyper)
+    against = ORIGINAL
+
+    def __init__(self, checkpoint: ModelFile, les: Mapping[str, float | bool]) -> None:
+        import nequip  # noqa: F401
+
+        self.versions = {name: installed(name) for name in ("nequip", "e3nn")}
+        model, _ = check_configuration(checkpoint[HYPER])
         self.cutoff = Options(model).positive("r_max")
         self.elements = Options(model).elements("type_names")
         self._les = les
@@ -98,7 +97,7 @@ def _undisturbed() -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def _build(model: Mapping[str, Any], checkpoint: Checkpoint) -> nn.Module:
+def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
     """The network up to energies and charges of atoms, with the weights of the file."""
     from nequip.utils.global_state import set_global_state
 
@@ -113,7 +112,7 @@ def _build(model: Mapping[str, Any], checkpoint: Checkpoint) -> nn.Module:
         from allegro.model import AllegroModel
 
         made = AllegroModel(**options)
-    elif version(checkpoint.hyper, "nequip") < _SAME_IRREPS:
+    elif version(checkpoint[HYPER], "nequip") < _SAME_IRREPS:
         made = _older(options)
     else:
         from nequip.model import NequIPGNNModel
@@ -186,20 +185,20 @@ def _charges(model: Mapping[str, Any], network: Any) -> dict[str, nn.Module]:
     return {"edge_latent_charge_readout": readout, "edge_charge_sum": total}
 
 
-def _load(network: nn.Module, checkpoint: Checkpoint) -> None:
+def _load(network: nn.Module, checkpoint: ModelFile) -> None:
     """Puts the weights of the file into the network, averages where there are any."""
     given = {
         name[len(NETWORK) :].replace(".conv.tp.", ".conv.tp_scatter.tp."): tensor
-        for name, tensor in checkpoint.state.items()
+        for name, tensor in checkpoint[STATE].items()
         if name.startswith(NETWORK)
     }
     own = network.state_dict()
     parameters = dict(network.named_parameters())
     trained = [name for name in given if name in parameters and parameters[name].numel()]
-    averages = [name for name in checkpoint.state if name.startswith("ema.ema_weight_")]
+    averages = [name for name in checkpoint[STATE] if name.startswith("ema.ema_weight_")]
     if averages:
         for i, name in enumerate(trained):
-            given[name] = checkpoint.state[f"ema.ema_weight_{i}"]
+            given[name] = checkpoint[STATE][f"ema.ema_weight_{i}"]
     missing = sorted(set(parameters) - set(given))
     if missing or (averages and len(averages) != len(trained)):
         raise VerificationError(

@@ -268,7 +268,7 @@ class EmbeddedCompute(MixedCompute):
             return
         self._off_charge += 1
         if self._off_charge >= MAX_EVALUATIONS_OFF_CHARGE:
-            raise SimulationError(
+            raise SimulationError.with_remedy(
                 "embedding='electrostatic': the latent charges of the ML region add up to "
                 f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance): "
                 "the model does not describe this region well, or its charge is wrong. To go on, "

@@ -1,0 +1,71 @@
+"""All results of a module in one array, so that they are copied from a GPU at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from openmm_les.arrays import FloatArray
+
+#: Numbers of dE/dstrain, and of status and energy before it.
+_STRAIN, _SCALARS = 9, 2
+#: What rounding may change, of the largest number of its kind. It is half the digits of single
+#: precision; stretching changes forces by more than ten times that.
+_ROUNDING = 3e-4
+#: And where all numbers are small [eV, eV/A, e].
+_ALMOST_ZERO = 1e-6
+
+
+def packed_size(num_atoms: int) -> int:
+    """Numbers in the largest array of `pack`."""
+    return _SCALARS + _STRAIN + 4 * num_atoms + 1
+
+
+def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The results of a `SpecializedModel` in one array.
+
+    Args:
+        results: energy [], forces [n, 3], charges [n], dE/dstrain [3, 3], perhaps the energy of the
+            charges [], and status [].
+
+    Returns:
+        Status, energy, dE/dstrain, forces, charges, and perhaps the energy of the charges, float64,
+        in one dimension.
+    """
+    energy, forces, charges, strain, *of_charges, status = results
+    parts = [status.to(torch.float64), energy, strain, forces, charges, *of_charges]
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def unpack(packed: FloatArray) -> dict[str, FloatArray]:
+    """The parts of what `pack` returns, each in one dimension."""
+    n = (len(packed) - _SCALARS - _STRAIN) // 4
+    parts, begin = {}, 0
+    for name, size in (
+        ("status", 1),
+        ("energy", 1),
+        ("strain derivative", _STRAIN),
+        ("forces", 3 * n),
+        ("charges", n),
+        ("energy of the charges", len(packed) - _SCALARS - _STRAIN - 4 * n),
+    ):
+        parts[name] = packed[begin : begin + size]
+        begin += size
+    return parts
+
+
+def compare(expected: FloatArray, got: FloatArray) -> None:
+    """Compare two results of `pack`; not a number equals itself.
+
+    Raises:
+        RuntimeError: they differ by more than rounding.
+    """
+    others = unpack(got)
+    for name, one in unpack(expected).items():
+        other = others[name]
+        allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)
+        if not np.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):
+            raise RuntimeError(
+                f"it gives other {name} than the module, different by up to "
+                f"{np.abs(one - other).max():.3g}"
+            )

@@ -1,0 +1,50 @@
+"""Models for one structure after another, whose atoms differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy.typing as npt
+
+from openmm_les.artifact import Artifact
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.system_model import SystemModel
+
+
+class SystemModels:
+    """Makes a `SystemModel` for each structure; consecutive structures of the same atoms share one.
+
+    Args:
+        artifact: the model.
+        options: how it is computed.
+    """
+
+    def __init__(self, artifact: Artifact, options: EvaluationOptions) -> None:
+        self._artifact = artifact
+        self._options = options
+        self._last: SystemModel | None = None
+
+    def model_for(
+        self, numbers: Iterable[int], positions: npt.ArrayLike, cell: npt.ArrayLike | None
+    ) -> SystemModel:
+        """The model for a structure.
+
+        Args:
+            numbers: atomic numbers of the n atoms.
+            positions: shape (n, 3) [A].
+            cell: lattice vectors in rows, shape (3, 3) [A]; None if not periodic.
+
+        Raises:
+            InputError: an element that the model does not know, or a box too small.
+        """
+        wanted = [int(z) for z in numbers], cell is not None
+        if self._last is None or (self._last.numbers, self._last.periodic) != wanted:
+            self._last = SystemModel(
+                self._artifact,
+                wanted[0],
+                self._options,
+                periodic=wanted[1],
+                cell=cell,
+                positions=positions,
+            )
+        return self._last

@@ -1,0 +1,78 @@
+"""CACE-LES: hyper-parameters, tensors, and where its code is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from openmm_les.networks.parameters import (
+    Bessel,
+    Degree,
+    Few,
+    Index,
+    Real,
+    Tensors,
+)
+from openmm_les.networks.registry import Family
+
+
+class CACE(Bessel):
+    """Family ``cace``."""
+
+    monomials: Annotated[list[tuple[Degree, Degree, Degree]], Field(min_length=1, max_length=364)]
+    invariants: list[list[tuple[Annotated[list[Index], Field(max_length=8)], Real]]]
+    num_messages: Few
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> CACE:
+        degrees = [sum(entry) for entry in self.monomials]
+        complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees) + 1)]
+        counts = [degrees.count(d) for d in range(len(complete))]
+        repeated = len(set(self.monomials)) != len(self.monomials)
+        if degrees != sorted(degrees) or counts != complete or repeated:
+            raise ValueError("expected all monomials of each degree, lower ones first")
+        size = len(degrees)
+        if sum(len(terms) for terms in self.invariants) > 30_000:
+            raise ValueError("expected at most 30000 products in all invariants")
+        if not self.invariants or not all(
+            terms and all(factors and max(factors) < size for factors, _ in terms)
+            for terms in self.invariants
+        ):
+            raise ValueError(f"expected invariants made of the {size} monomials")
+        return self
+
+
+def _cace(hyper: CACE, tensors: Tensors) -> None:
+    z, degrees = len(hyper.elements), sum(hyper.monomials[-1]) + 1
+    senders, receivers = (tensors.take(name, z, None)[1] for name in ("sender", "receiver"))
+    channels, functions = senders * receivers, None
+    for d in range(degrees):
+        functions = tensors.take(f"radial.{d}", channels, hyper.num_bessel, functions)[2]
+    features = channels * len(hyper.invariants) * (functions or 0)
+    for t in range(hyper.num_messages):
+        _dense(tensors, f"message.{t}", features, degrees * channels)
+    for readout in ("energy", "charge"):
+        _dense(tensors, readout, (hyper.num_messages + 1) * features, 1)
+
+
+def _dense(tensors: Tensors, prefix: str, inputs: int, outputs: int) -> None:
+    """A network, with one linear map beside it or not."""
+    tensors.network(prefix, inputs, outputs, ".weight")
+    if tensors.perhaps(f"{prefix}.linear.weight", inputs, outputs):
+        tensors.perhaps(f"{prefix}.linear.bias", outputs)
+
+
+FAMILIES = (
+    Family(
+        name="cace",
+        title="CACE-LES",
+        parameters=CACE,
+        take_tensors=_cace,
+        network="openmm_les.networks.cace.network:CACENetwork",
+        reader="openmm_les_export.families.cace.reader:read",
+        accepted="openmm_les_export.families.cace.accepted:ACCEPTED",
+        reference="openmm_les_export.families.cace.reference:reference",
+        options=("atomic_energies",),
+    ),
+)

@@ -1,0 +1,150 @@
+"""NequIP-LES and Allegro-LES: hyper-parameters, tensors, and where their code is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from openmm_les.networks.parameters import (
+    Bessel,
+    Count,
+    Degree,
+    Layers,
+    Parameters,
+    Tensors,
+    Triple,
+    Width,
+    check_large,
+    check_paths,
+)
+from openmm_les.networks.registry import Family
+
+
+class NequIPLayer(Parameters):
+    """A layer of NequIP."""
+
+    nodes: Annotated[list[tuple[Degree, Count]], Field(min_length=1, max_length=64)]
+    outputs: Annotated[
+        list[tuple[Degree, Count, Literal["silu", "tanh", "gate"]]],
+        Field(min_length=1, max_length=64),
+    ]
+    paths: Annotated[list[Triple], Field(min_length=1, max_length=1000)]
+    skips: Annotated[list[tuple[Width, Width]], Field(max_length=1000)]
+
+    @model_validator(mode="after")
+    def _check_slots(self) -> NequIPLayer:
+        nodes, outputs = len(self.nodes), len(self.outputs)
+        if not all(node < nodes and out < outputs for node, _, out in self.paths) or not all(
+            node < nodes and out < outputs for node, out in self.skips
+        ):
+            raise ValueError("expected paths and skips between slots that are there")
+        check_paths(
+            [(self.nodes[node][0], edge, self.outputs[out][0]) for node, edge, out in self.paths],
+            (11, 11, 11),
+        )
+        return self
+
+    def columns(self, slot: int) -> int:
+        """Columns of an output slot before the gate."""
+        gates = sum(width for _, width, kind in self.outputs if kind == "gate")
+        return self.outputs[slot][1] + (gates if self.outputs[slot][2] == "silu" else 0)
+
+
+class NequIP(Bessel):
+    """Family ``nequip``."""
+
+    lmax: Degree
+    layers: Annotated[list[NequIPLayer], Field(min_length=1, max_length=32)]
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> NequIP:
+        for before, layer in pairwise(self.layers):
+            if layer.nodes != [slot[:2] for slot in before.outputs]:
+                raise ValueError("expected each layer to take the slots that the one before makes")
+        if any(edge > self.lmax for layer in self.layers for _, edge, _ in layer.paths):
+            raise ValueError(f"expected paths of degrees up to lmax, {self.lmax}")
+        if len(self.layers[0].nodes) != 1 or self.layers[0].nodes[0][0] != 0:
+            raise ValueError("expected scalars to enter the first layer")
+        return self
+
+
+class Allegro(Bessel):
+    """Family ``allegro``."""
+
+    lmax: Degree
+    channels: Count
+    scalars: Count
+    num_layers: Layers
+
+
+def _nequip(hyper: NequIP, tensors: Tensors) -> None:
+    z = len(hyper.elements)
+    tensors.take("energy_scales", z)
+    tensors.take("embedding", z, hyper.layers[0].nodes[0][1])
+    for t, layer in enumerate(hyper.layers):
+        name = f"layers.{t}"
+        for slot, (_, width) in enumerate(layer.nodes):
+            tensors.take(f"{name}.up.{slot}", width, width)
+        for p, (node, _, out) in enumerate(layer.paths):
+            tensors.take(f"{name}.mix.{p}", layer.nodes[node][1], layer.columns(out))
+        for node, out in layer.skips:
+            tensors.take(f"{name}.skip.{out}", z, layer.nodes[node][1], layer.columns(out))
+        columns = sum(layer.nodes[node][1] for node, _, _ in layer.paths)
+        width = tensors.network(f"{name}.radial", hyper.num_bessel, columns)
+        widest = max(layer.columns(slot) for slot in range(len(layer.outputs)))
+        check_large(f"weights: {name}", width, hyper.lmax + 1, widest, z if t == 0 else 1)
+    scalars = hyper.layers[-1].outputs[0][1]
+    for readout in ("energy", "charge"):
+        tensors.network(readout, scalars, 1, ".weight")
+
+
+def _allegro(hyper: Allegro, tensors: Tensors) -> None:
+    z, f, c, harmonics = len(hyper.elements), hyper.scalars, hyper.channels, (hyper.lmax + 1) ** 2
+    weights = c * (hyper.lmax + 1)
+    tensors.take("energy_scales", z)
+    (_, _, embedding) = tensors.take("pair_types", z, z, None)
+    tensors.take("basis", hyper.num_bessel, embedding)
+    tensors.network("embedding", embedding, f, ".weight")
+    tensors.take("tensors", f, weights)
+    tensors.take("projection", f, f + weights)
+    width: int | None = harmonics
+    for t in range(hyper.num_layers):
+        last = t == hyper.num_layers - 1
+        shape = (c, width, harmonics, 1 if last else None)
+        width = tensors.take(f"layers.{t}.couplings", *shape)[3]
+        outputs = f + (0 if last else weights)
+        tensors.network(f"layers.{t}.latent", (t + 1) * f + c, outputs, ".weight")
+    for readout in ("energy", "charge"):
+        tensors.network(readout, (hyper.num_layers + 1) * f, 1, ".weight")
+
+
+FAMILIES = (
+    Family(
+        name="nequip",
+        title="NequIP-LES",
+        parameters=NequIP,
+        take_tensors=_nequip,
+        network="openmm_les.networks.nequip.network:NequIPNetwork",
+        reader="openmm_les_export.families.nequip.reader:read",
+        accepted="openmm_les_export.families.nequip.accepted:NEQUIP_ACCEPTED",
+        reference="openmm_les_export.families.nequip.reference:reference",
+        original="nequip",
+        extra="nequip",
+        options=("norm_factor", "self_interaction", "calibrate"),
+    ),
+    Family(
+        name="allegro",
+        title="Allegro-LES",
+        parameters=Allegro,
+        take_tensors=_allegro,
+        network="openmm_les.networks.nequip.allegro:AllegroNetwork",
+        reader="openmm_les_export.families.nequip.allegro:read",
+        accepted="openmm_les_export.families.nequip.accepted:ALLEGRO_ACCEPTED",
+        reference="openmm_les_export.families.nequip.reference:reference",
+        original="nequip-allegro",
+        extra="nequip",
+        options=("norm_factor", "self_interaction", "calibrate"),
+    ),
+)

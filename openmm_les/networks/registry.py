@@ -1,0 +1,92 @@
+"""The families of networks: one record each, built in or from a plug-in.
+
+A built-in family is a folder beside this file, with its record in the module ``family``. A plug-in
+is any distribution with an entry point of the group ``openmm_les.families`` that names a `Family`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openmm_les.networks.parameters import Hyper, Tensors
+
+logger = logging.getLogger(__name__)
+
+#: Group of the entry points by which other distributions bring families.
+ENTRY_POINTS = "openmm_les.families"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that is particular to a family of models.
+
+    The strings are ``"package.module:attribute"`` and imported where they are needed: running a
+    model imports nothing of its reader, and nothing imports torch before it is used.
+
+    Attributes:
+        name: of the family in artifacts, such as ``"mace"``.
+        title: name for people, such as ``"MACE-LES"``.
+        parameters: hyper-parameters and their bounds.
+        take_tensors: takes every tensor of a model with these hyper-parameters, with its shape,
+            except ``reference_energies`` and ``bessel_frequencies``.
+        network: the class of the network, see `build_network`.
+        accepted: the `checkpoints.accepted.Accepted` of its files: how they are recognised, and
+            all that may be in them.
+        reader: function of an opened file (`checkpoints.unpickle.ModelFile`) and `ModelOptions`
+            that returns a `CanonicalModel`.
+        reference: function of an opened file and its `CanonicalModel` that returns a
+            `verification.reference.AutogradReference`: the original code, or its equations
+            evaluated a second time.
+        options: fields of `ModelOptions` that its files may need.
+        original: distribution with the original code, which the reference imports; None if the
+            reference needs torch alone.
+        extra: extra of openmm-les that installs it.
+        energy_steps: names of hyper-parameters that are distances [A] at which the energy has a
+            step, so that probes stay away from them.
+    """
+
+    name: str
+    title: str
+    parameters: type[Hyper]
+    take_tensors: Callable[[Any, Tensors], None]
+    network: str
+    accepted: str
+    reader: str
+    reference: str
+    options: tuple[str, ...] = ()
+    original: str | None = None
+    extra: str | None = None
+    energy_steps: tuple[str, ...] = ()
+
+    def load(self, field: str) -> Any:
+        """What the string in a field names, imported."""
+        module, _, attribute = getattr(self, field).partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All families by name. A plug-in that fails, or takes a name that is taken, is left out."""
+    found: dict[str, Family] = {}
+    for file in sorted(Path(__file__).parent.glob("*/family.py")):
+        module = importlib.import_module(f"{__package__}.{file.parent.name}.family")
+        found |= {family.name: family for family in module.FAMILIES}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            family = entry.load()
+        except Exception as error:
+            logger.warning("family %s: plug-in %s failed: %r", entry.name, entry.value, error)
+            continue
+        if not isinstance(family, Family) or family.name in found:
+            logger.warning("family %s: plug-in %s brings no new Family", entry.name, entry.value)
+            continue
+        found[family.name] = family
+    return found

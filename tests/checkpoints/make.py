@@ -1,0 +1,197 @@
+"""Writes the checkpoints of this folder, random weights of every family, and reference values.
+
+    python tests/checkpoints/make.py mace mace_old cace chgnet   # beside mace-torch
+    python tests/checkpoints/make.py nequip allegro              # beside nequip
+
+Short-range energies and charges are those of the frameworks' own networks, or for CACE and CHGNet
+of a second evaluation of their equations; the sum over charges is `oracles.ewald`. Nothing here
+is computed by the code that the tests compare with these values.
+"""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from openmm_les_export import read_model
+from openmm_les_export.checkpoints.unpickle import open_model
+from openmm_les_export.families.dispatch import reference_model
+from oracles import cace_models, chgnet_models, ewald, mace_models, nequip_models
+from support.checkpoints import EXPORT_OPTIONS, FOLDER
+from support.structures import PEPTIDE, sheared, waters
+
+TYPES = ["H", "C", "N", "O"]
+ELEMENTS = [1, 6, 7, 8]
+ENERGIES = {"H": -13.1, "C": -1029.2, "N": -1485.3, "O": -2042.7}
+OF_TYPES = {
+    "type_names": TYPES,
+    "per_type_energy_scales": dict.fromkeys(TYPES, 0.5),
+    "per_type_energy_shifts": ENERGIES,
+}
+MACE_OPTIONS = {
+    "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+    "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+    "distance_transform": "Agnesi",
+    "pair_repulsion": True,
+    "heads": ["pbe", "wb97m"],
+    "atomic_energies": [[-1.0, -2.0, -3.0, -4.0], [-1.5, -2.5, -3.5, -4.5]],
+    "atomic_inter_scale": [0.9, 1.2],
+    "atomic_inter_shift": [0.1, -0.2],
+}
+
+
+def scaled(energies: float, charges: float) -> Any:
+    """Gives the last layers of a CACE model other sizes."""
+
+    def change(model: torch.nn.Module, make: Any) -> None:
+        readouts = model.output_modules[1], model.output_modules[0].les.atomwise
+        for readout, factor in zip(readouts, (energies, charges), strict=True):
+            for dense in (readout.outnet[-1], readout.linear_nn):
+                dense.linear.weight.data *= factor
+                dense.linear.bias.data *= factor
+
+    return change
+
+
+def moderate(parts: dict[str, Any]) -> None:
+    """Scales the last layers of a CHGNet model down."""
+    for name, tensor in parts["state"].items():
+        if name.startswith("model.final_layer.layers.2"):
+            tensor *= 0.08
+        if name.startswith("model.latent_charge_readout.layers.2"):
+            tensor *= 0.5
+
+
+def written(name: str, folder: Path) -> Path:
+    """The model file, made anew."""
+    if name == "mace":
+        return mace_models.synthetic_model(
+            folder,
+            elements=ELEMENTS,
+            channels=3,
+            max_L=2,
+            max_ell=2,
+            correlation=2,
+            radial_MLP=[5],
+            options=MACE_OPTIONS,
+        )
+    if name == "mace_old":
+        return mace_models.synthetic_model(
+            folder, elements=ELEMENTS, channels=4, max_ell=2, radial_MLP=[6], vintage="old"
+        )
+    if name == "cace":
+        return cace_models.synthetic_cace(
+            folder / "cace.pth",
+            elements=ELEMENTS,
+            order=3,
+            messages=1,
+            functions=2,
+            change=scaled(10.0, 20.0),
+        )
+    if name == "chgnet":
+        return chgnet_models.synthetic_chgnet(
+            folder / "chgnet",
+            element_types=tuple(TYPES),
+            scale=0.05,
+            dtype=torch.float32,
+            num_blocks=2,
+            change=moderate,
+        )
+    make = getattr(nequip_models, f"synthetic_{name}")
+    return make(folder / f"{name}.ckpt", **OF_TYPES)
+
+
+def structures() -> dict[str, Atoms]:
+    """Open, periodic and strained triclinic, with atoms outside of the box."""
+    peptide = ase.io.read(PEPTIDE)
+    peptide.rattle(0.03, seed=7)
+    peptide = Atoms(peptide.numbers, peptide.positions)
+    box, triclinic = waters(2, 2, 2, seed=0), sheared(waters(2, 2, 2, seed=9))
+    triclinic.set_cell(triclinic.cell.array @ np.diag([1.05, 0.97, 1.02]), scale_atoms=True)
+    triclinic.positions[:7] += triclinic.cell.array[0] - 2 * triclinic.cell.array[2]
+    return {
+        "peptide": peptide,
+        "water": box,
+        "triclinic": triclinic,
+        "atom": Atoms("O", [[0, 0, 0]]),
+    }
+
+
+def values(reference: Any, les: dict[str, Any], atoms: Atoms) -> dict[str, Any]:
+    """What the model says of a structure, under the names of `helpers.references`."""
+    cell = atoms.cell.array if atoms.pbc.all() else None
+    found = reference.evaluate(atoms.positions, atoms.numbers, cell)
+    names = ("sigma", "dl", "prefactor", "remove_self_interaction")
+    parameters = ewald.Parameters(**{name: les[name] for name in names})
+    total = ewald.pair_sum(parameters) if cell is None else ewald.k_sum(parameters)
+    tensors = (torch.tensor(x) for x in (found.charges, atoms.positions, atoms.cell.array))
+    got = {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        "energy": found.energy,
+        "forces": found.forces,
+        "latent_charges": found.charges,
+        "les_energy": float(total(*tensors)),
+    }
+    if cell is not None:
+        got["stress"] = strain_derivative(reference, atoms) / atoms.get_volume()
+    return got
+
+
+def strain_derivative(reference: Any, atoms: Atoms, step: float = 1e-3) -> np.ndarray:
+    """dE/dstrain [eV], by differences of sixth order."""
+    found = np.zeros((3, 3))
+    for a, b in np.ndindex(3, 3):
+        for count, weight in ((1, 45.0), (2, -9.0), (3, 1.0)):
+            for sign in (1, -1):
+                strain = np.eye(3)
+                strain[a, b] += sign * count * step
+                moved, box = atoms.positions @ strain.T, atoms.cell.array @ strain.T
+                energy = reference.evaluate(moved, atoms.numbers, box).energy
+                found[a, b] += sign * weight * energy / (60 * step)
+    return found
+
+
+def main(names: list[str]) -> None:
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            made = written(name, Path(folder))
+            kept = FOLDER / made.name
+            if made.is_dir():
+                shutil.rmtree(kept, ignore_errors=True)
+                shutil.copytree(made, kept)
+            elif name.startswith("mace"):  # a MACE file is for nine tenths code of e3nn
+                kept = FOLDER / f"{name}.model.xz"
+                kept.write_bytes(lzma.compress(made.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+            else:
+                shutil.copy(made, kept)
+            options = EXPORT_OPTIONS[name]
+            model = read_model(made, **options)
+            reference, _, _ = reference_model(open_model(made), model, options.get("head"))
+            arrays = {"names": np.array(list(structures()))}
+            for i, atoms in enumerate(structures().values()):
+                got = values(reference, model.les, atoms)
+                arrays |= {f"{i}/{key}": np.asarray(value) for key, value in got.items()}
+                charges, forces = got["latent_charges"], got["forces"]
+                print(
+                    f"{name:9} {arrays['names'][i]:10} forces {np.abs(forces).max():.3f} eV/A, "
+                    f"charges {charges.mean():.3f} +- {charges.std():.3f} e, "
+                    f"LES {got['les_energy']:.3f} eV"
+                )
+            np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The smallest family there can be, as a plug-in: pair energies and pair charges."""
