@@ -205,8 +205,8 @@ def test_output_is_checked_before_the_work(capsys, tmp_path, output, message):
     assert [path.name for path in tmp_path.iterdir()] == ["there.les.pt"]
 
 
-def test_export_and_overwrite(capsys, tmp_path):
-    model = checkpoint("mace_old", tmp_path / "models")
+def test_export_and_overwrite(capsys, tmp_path, tmp_path_factory):
+    model = checkpoint("mace_old", tmp_path_factory.mktemp("models"))
     output = tmp_path / "water.les.pt"
     options = ["-o", output, "--dtype", "float64", "--licence", "for tests only"]
     status, out, _ = run(capsys, "export", model, *options)
