@@ -41,11 +41,8 @@ def tiny(model_dir) -> ModelFile:
 # --- unsupported options ------------------------------------------------------------------------
 
 OPTIONS = [
-    ({"apply_cutoff": False}, "apply_cutoff"),
     ({"radial_type": "gaussian"}, "Gaussian radial basis"),
     ({"radial_type": "chebyshev"}, "Chebyshev radial basis"),
-    ({"use_agnostic_product": True}, "use_agnostic_product"),
-    ({"use_so3": True}, "use_so3"),
     ({"edge_irreps": "2x0e"}, "edge_irreps"),
     ({"gate": "tanh"}, "gate"),
     ({"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}, "attention in messages"),
@@ -53,7 +50,6 @@ OPTIONS = [
     ({"cueq_config": {"enabled": False}}, "cuEquivariance"),
     ({"hidden_irreps": "2x0e+2x1e"}, "2x1e"),
     ({"hidden_irreps": "2x0e+4x1o"}, "2x0e + 4x1o"),
-    ({"correlation": 5}, "correlation"),
 ]
 
 
@@ -77,6 +73,7 @@ MUTATIONS = [
     ("interactions.1", "sparse", True),
     ("products.0", "use_agnostic_product", True),
     ("radial_embedding", "apply_cutoff", False),
+    ("products.0.symmetric_contractions.contractions.0", "correlation", 5),
     ("readouts.1", "num_heads", 2),
     ("readouts.0.linear", "bias_numel", 1),
     ("les", "use_atomwise", True),
@@ -90,6 +87,7 @@ MUTATIONS = [
     ("les.ewald", "sigma_sq_half", 4.0),
     ("les.bec", "normalization_factor", 2.0),
     ("", "induced_charges", 0.5),
+    ("", "use_so3", True),
     ("", "use_embedding", True),
 ]
 

@@ -5,7 +5,7 @@ the region by itself and the coupling must add up to the whole. Everything but C
 is left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import openmm
@@ -42,12 +42,14 @@ class Charges:
         exceptions: products of charges [e^2] by pairs of atoms.
         positions: shape (n, 3) [nm].
         box: lattice vectors in rows [nm].
+        whole: energy and forces of all charges, by method.
     """
 
     values: np.ndarray
     exceptions: dict[tuple[int, int], float]
     positions: np.ndarray
     box: np.ndarray
+    whole: dict = field(default_factory=dict)
 
     @property
     def is_rectangular(self) -> bool:
@@ -147,7 +149,9 @@ def couple(charges: Charges, method: str, region, values, scaled, **options):
 def assert_adds_up(charges, method, region, values, charged_exceptions):
     """Whole = MM + region + coupling."""
     ml, mm, ml_exceptions, mm_exceptions, scaled = split(charges, region, values)
-    whole = charges.energy_and_forces(method, values, charged_exceptions)
+    if method not in charges.whole:
+        charges.whole[method] = charges.energy_and_forces(method, values, charged_exceptions)
+    whole = charges.whole[method]
     rest = charges.energy_and_forces(method, mm, mm_exceptions)
     inner = charges.energy_and_forces(method, ml, ml_exceptions)
     result, forces = couple(charges, method, region, values, scaled, images=False)

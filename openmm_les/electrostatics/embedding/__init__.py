@@ -2,8 +2,8 @@
 
 `build_coupling` makes the module that fits OpenMM's nonbonded method: `EwaldCoupling` for the Ewald
 methods, `PairCoupling` for the others. Like the kernels of `openmm_les.electrostatics` they are
-plain modules without learnt parameters that script, hold to static shapes and never synchronise
-with the host. Given charges, positions and cell they return a `Coupling`: the energy and all its
+modules without learnt parameters that script, have static shapes and never synchronise with the
+host. Given charges, positions and cell they return a `Coupling`: the energy and all its
 first derivatives. `Surroundings.embed` joins it with the model's own electrostatics.
 """
 

@@ -1,4 +1,4 @@
-"""From OpenMM's nonbonded method to the coupling that goes with it."""
+"""The coupling for each nonbonded method of OpenMM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EWALD_METHODS = ("Ewald", "PME", "LJPME")
 CUTOFF_METHODS = ("CutoffNonPeriodic", "CutoffPeriodic")
 METHODS = ("NoCutoff", *CUTOFF_METHODS, *EWALD_METHODS)
 
-#: A GPU wants few and large kernels: separations of some 100 MB, and structure factors alike.
+#: Few and large kernels on a GPU: some 100 MB of separations, and of structure factors.
 _PAIRS_ON_GPU = 2**22
 _ELEMENTS_ON_GPU = 2**24
 
@@ -36,7 +36,7 @@ def build_coupling(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
 ) -> EwaldCoupling | PairCoupling:
-    """The coupling that fits the MM force field's nonbonded method.
+    """The coupling for the nonbonded method of the MM force field.
 
     Args:
         method: a name of OpenMM's methods, one of `METHODS`.

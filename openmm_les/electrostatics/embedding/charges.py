@@ -1,4 +1,4 @@
-"""From the latent charges of a model to those that its surroundings see."""
+"""From the latent charges of a model to those that act on MM charges."""
 
 import math
 
@@ -7,16 +7,16 @@ from torch import nn
 
 from openmm_les.units import COULOMB_CONSTANT
 
-#: Prefactors of LES energies this near to the physical one are values for it.
+#: Relative difference up to which a prefactor is taken for the physical one.
 _SAME_PREFACTOR = 0.02
 
 
 def charge_factor(sign: float, prefactor: float) -> float:
-    """What makes charges in e of the latent charges of a model.
+    """The factor that converts latent charges of a model to charges in e.
 
-    They are in e where the training had the physical prefactor 1 / (2 epsilon_0), whose values
-    differ a little. Where it had another one (MatGL has 1, and energies in units of its own), the
-    charges are in the unit that this prefactor makes.
+    They are in e if the model was trained with the physical prefactor 1 / (2 epsilon_0), for which
+    codes use slightly different values. With another one (MatGL has 1, in its own units of energy),
+    the prefactor defines the unit of charge.
 
     Args:
         sign: of the latent charges, +1 or -1.
@@ -29,9 +29,9 @@ def charge_factor(sign: float, prefactor: float) -> float:
 class ChargeCorrection(nn.Module):
     r"""The charges of the coupling, ``q'_i = s q_i - (sum_j s q_j - Q) / N``.
 
-    A LES energy is quadratic in the latent charges, so that training leaves their sign s open, and
-    their sum is not conserved. What little a region lacks or has too much is spread evenly: in a
-    periodic box a net charge of 0.1 e that is not there costs several kJ/mol.
+    A LES energy is quadratic in the latent charges, so that training does not determine their sign
+    s, and their sum is not conserved. The difference to the charge of the region is spread evenly
+    over its atoms: in a periodic box a spurious net charge of 0.1 e costs several kJ/mol.
     """
 
     def __init__(self, total: float, *, sign: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""The electrostatics of an ML region among MM charges: its own energy and the coupling, as one."""
+"""Electrostatics of an ML region among MM charges: the model's own energy plus the coupling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class EmbeddedElectrostatics(nn.Module):
     It is called like the kernels of `openmm_les.electrostatics`, but with the positions of more
     atoms: first those of the model, then those of the MM charges. Its gradient has as many rows.
 
-    The charges of link atoms, which no MM charge sees, are added to those of the atoms they hang
-    on; then they are corrected (`ChargeCorrection`) and coupled.
+    Link atoms do not interact with MM charges: their latent charges are added to those of the ML
+    atoms that they are bonded to, before all are corrected (`ChargeCorrection`) and coupled.
     """
 
     mm_charges: torch.Tensor
@@ -45,9 +45,9 @@ class EmbeddedElectrostatics(nn.Module):
             correction: from latent charges to those of the coupling.
             coupling: `EwaldCoupling` or `PairCoupling`.
             mm_charges: shape [m] [e].
-            sites: indices of the atoms that the coupling knows, among those of the model.
-            caps: indices of link atoms.
-            hosts: for each of these, the place in `sites` of the atom it hangs on.
+            sites: where the kernel gets the ML atoms.
+            caps: where it gets link atoms.
+            hosts: for each link atom, the index of its ML atom in `sites`.
         """
         super().__init__()
         self.own: ElectrostaticKernel = own
@@ -84,14 +84,14 @@ class EmbeddedElectrostatics(nn.Module):
                 cell,
             )
             pulled = self.correction.pull_back(coupled.potential)
-            further = torch.zeros_like(latent).index_add(0, self.sites, pulled)
-            further = further.index_add(0, self.caps, pulled.index_select(0, self.hosts))
+            response = torch.zeros_like(latent).index_add(0, self.sites, pulled)
+            response = response.index_add(0, self.caps, pulled.index_select(0, self.hosts))
             on_atoms = torch.zeros_like(positions[:n])
             on_atoms = on_atoms.index_add(0, self.sites, coupled.gradient)
             gradient = alone.gradient.to(torch.float64) + on_atoms
             return ElectrostaticTerms(
                 alone.energy + coupled.energy,
-                alone.potential.to(torch.float64) + further,
+                alone.potential.to(torch.float64) + response,
                 torch.cat([gradient, coupled.mm_gradient]),
                 alone.strain + coupled.strain,
                 alone.outgrown | coupled.outgrown,
@@ -100,9 +100,9 @@ class EmbeddedElectrostatics(nn.Module):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an ML region is embedded in, and how.
+    """The MM charges around an ML region, and how they act on it.
 
-    The atoms of the model are the ML atoms followed by link atoms.
+    The model has the ML atoms first, then link atoms.
 
     Attributes:
         charges: MM charges [e], in the order of their positions.
@@ -112,7 +112,7 @@ class Surroundings:
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
         scaled_pairs: pairs that interact in part, or not at all.
-        hosts: for each link atom, the index of the ML atom it hangs on.
+        hosts: for each link atom, the index of its ML atom.
         images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
             images; ``'native'``: the model's own periodic sum has them.
         tolerance: RMS force error over RMS force of Ewald methods, in single precision.
@@ -140,7 +140,7 @@ class Surroundings:
         margin: float,
         device: str | torch.device,
     ) -> EmbeddedElectrostatics:
-        """Put the model's own electrostatics among the charges.
+        """The electrostatics of the model and its coupling to the charges.
 
         Args:
             own: kernel of the model.
@@ -155,7 +155,7 @@ class Surroundings:
             InputError: a parameter is missing or out of range.
         """
         num_sites = len(order) - len(self.hosts)
-        place = torch.argsort(order)
+        places = torch.argsort(order)
         coupling = build_coupling(
             self.method,
             cell=cell,
@@ -174,7 +174,7 @@ class Surroundings:
             ChargeCorrection(self.total, sign=self.sign),
             coupling,
             torch.tensor(self.charges, dtype=torch.float64),
-            place[:num_sites],
-            place[num_sites:],
+            places[:num_sites],
+            places[num_sites:],
             torch.tensor(self.hosts, dtype=torch.int64),
         )

@@ -16,18 +16,18 @@ from openmm_les.electrostatics.embedding.pairs import (
     ScaledPairs,
     total,
 )
-from openmm_les.electrostatics.embedding.terms import Coupling
+from openmm_les.electrostatics.embedding.terms import Coupling, PairTerms
 from openmm_les.electrostatics.kernel import strain_derivative
 from openmm_les.electrostatics.structure_factors import StructureFactors
 from openmm_les.errors import InputError
 from openmm_les.units import COULOMB_CONSTANT
 
 _LIMIT_SLACK = 1e-6
-"""Rounding (of a box in float32, too) may not decide whether a box has outgrown the grid."""
+"""Rounding, also of a box in float32, must not decide whether a box has outgrown the grid."""
 
 
 def reach_for(tolerance: float) -> float:
-    """The number s for which both sums of an Ewald sum are converged to a tolerance.
+    """The number s with which both parts of an Ewald sum converge to a tolerance.
 
     Real-space terms are left out from r_c on and reciprocal ones from k_c on, where
     splitting * r_c = k_c / (2 splitting) = s: the first of them are of the order exp(-s^2).
@@ -143,54 +143,57 @@ class EwaldCoupling(nn.Module):
             inverse, volume = inverse_and_volume(cell)
             splitting = self._splitting(inverse)
 
-            near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
-            scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
-            potential, gradient, mm_gradient, strain = total([near, scaled])
-            energy = (charges * potential).sum()
-
+            energy, near = self._real_space(
+                charges, positions, mm_charges, mm_positions, cell, inverse, splitting
+            )
             partners = mm_charges.sum()
-            own = torch.zeros_like(partners)
-            if self.images:
-                own = charges.sum()
-                around, pull, turned = image_pairs(
-                    charges.to(self.dtype),
-                    positions,
-                    cell,
-                    inverse,
-                    splitting,
-                    self.pairs_per_chunk,
-                )
-                energy = energy + 0.5 * (charges * around).sum()
-                potential = potential + around
-                gradient = gradient + pull
-                strain = strain + turned
+            own = charges.sum() if self.images else torch.zeros_like(partners)
             background = math.pi / (splitting * splitting * volume.abs())
             level = -background * charges.sum() * (partners + 0.5 * own)
             energy = energy + level
-            potential = potential - background * (partners + own)
-            strain = strain - level * torch.eye(3, dtype=torch.float64, device=cell.device)
+            potential = near.potential - background * (partners + own)
+            strain = near.strain - level * torch.eye(3, dtype=torch.float64, device=cell.device)
 
             waves = self._reciprocal(
                 charges, positions @ inverse, mm_charges, mm_positions @ inverse, inverse, volume
             )
-            energy = energy + waves[0]
-            potential = potential + waves[1]
-            gradient = gradient + waves[2]
-            mm_gradient = mm_gradient + waves[3]
-            strain = strain + waves[4]
-
             outgrown = torch.logical_not(
                 (torch.floor(self._needed_limits(cell, inverse)) <= self.structure.limits).all()
             )
+            energy = energy + waves[0]
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return Coupling(
                 self.coulomb * energy,
-                self.coulomb * potential,
-                self.coulomb * gradient,
-                self.coulomb * mm_gradient,
-                self.coulomb * strain,
+                self.coulomb * (potential + waves[1]),
+                self.coulomb * (near.gradient + waves[2]),
+                self.coulomb * (near.mm_gradient + waves[3]),
+                self.coulomb * (strain + waves[4]),
                 outgrown,
             )
+
+    def _real_space(
+        self,
+        charges: torch.Tensor,
+        positions: torch.Tensor,
+        mm_charges: torch.Tensor,
+        mm_positions: torch.Tensor,
+        cell: torch.Tensor,
+        inverse: torch.Tensor,
+        splitting: torch.Tensor,
+    ) -> Tuple[torch.Tensor, PairTerms]:
+        """Energy and derivatives of the sums over pairs, and over the region's own images."""
+        near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
+        scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
+        terms = total([near, scaled])
+        energy = (charges * terms.potential).sum()
+        if not self.images:
+            return energy, terms
+        potential, gradient, strain = image_pairs(
+            charges.to(self.dtype), positions, cell, inverse, splitting, self.pairs_per_chunk
+        )
+        energy = energy + 0.5 * (charges * potential).sum()
+        images = PairTerms(potential, gradient, torch.zeros_like(mm_positions), strain)
+        return energy, total([terms, images])
 
     def _splitting(self, inverse: torch.Tensor) -> torch.Tensor:
         """a = s / r_c; the heights of the cell are the inverse lengths of the columns."""

@@ -1,4 +1,4 @@
-"""Sums over pairs of an ML atom and an MM atom: all of them, and a few that count differently."""
+"""Sums over pairs of an ML atom and an MM charge: all pairs, and corrections for bonded ones."""
 
 from typing import Any, List, NamedTuple, Sequence
 

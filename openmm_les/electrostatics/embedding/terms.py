@@ -1,4 +1,4 @@
-"""What the parts of a coupling return."""
+"""Results of the coupling and of its sums over pairs."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The terms of a bonded force: which atoms they join, and copies of the force with some of them."""
+"""The terms of bonded forces: their atoms, and copies of a force with some of its terms."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ _ELEMENTS = {
 }
 
 BONDED = frozenset(_ELEMENTS)
-"""Names of the classes whose terms are taken apart."""
+"""Classes whose terms are separated."""
 
 CUSTOM = frozenset(name for name in BONDED if name.startswith("Custom"))
-"""Those that a force field and a user's restraint may both have made."""
+"""Classes that both force fields and restraints use."""
 
 
 class Terms:
-    """A bonded force, as the element of a System's XML, where all classes look alike.
+    """A bonded force as an element of a System's XML, where all classes look alike.
 
-    Args:
-        element: changes when terms are taken out.
+    The element changes when terms are taken out.
     """
 
     def __init__(self, element: ElementTree.Element) -> None:
@@ -54,11 +53,7 @@ class Terms:
         return found
 
     def take(self, chosen: Sequence[bool]) -> openmm.Force:
-        """Take terms out of the element, and return a force that has these alone.
-
-        Args:
-            chosen: for each of `atoms`.
-        """
+        """Take the chosen ones of `atoms` out, and return a force with these terms only."""
         taken = copy.deepcopy(self._element)
         for element, wanted in ((taken, True), (self._element, False)):
             terms = self._list(element)
@@ -79,20 +74,14 @@ def _is_particle(attribute: str) -> bool:
 def is_inside(
     kind: str, atoms: Sequence[int], graph: BondGraph, inside: frozenset[int]
 ) -> bool | None:
-    """Whether the model takes the place of a term, if the term is the force field's.
+    """Whether the model replaces a term of a force of class `kind`, if it is the force field's.
 
-    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it takes
-    the place of bonds inside the region, of angles and impropers centred there, of torsions
-    around a bond in there. The cut bond itself, and what turns around it, stays.
-
-    Args:
-        kind: name of the class of the force.
-        atoms: particles of the term.
-        graph: bonds of the topology.
-        inside: the ML atoms.
+    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it
+    replaces bonds inside the region, angles and impropers centred there, and torsions around a bond
+    in there. The cut bond itself, and torsions around it, stay.
 
     Returns:
-        None where the atoms are not joined by bonds as in a force field: then it is a restraint.
+        None if the atoms are not joined by bonds as in a force field: then it is a restraint.
     """
     if len(atoms) == 2:
         return _is_pair_inside(atoms[0], atoms[1], graph, inside)

@@ -246,12 +246,7 @@ class RegionGeometry(nn.Module):
 
 
 class ArrangedModel(nn.Module):
-    """A model that takes positions of particles and returns forces on them.
-
-    Args:
-        model: a `SpecializedModel`, for arranged positions.
-        geometry: arranges them.
-    """
+    """A `SpecializedModel` that takes positions of particles and returns forces on them."""
 
     def __init__(self, model: Any, geometry: RegionGeometry) -> None:
         super().__init__()
@@ -260,16 +255,9 @@ class ArrangedModel(nn.Module):
         self.num_atoms = geometry.num_atoms + geometry.num_links
         self.num_others = geometry.num_particles - self.num_atoms
 
-    def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `SpecializedModel`, for particles; see `evaluate`."""
-        results = self.evaluate(positions, cell)
-        return results.energy, results.forces, results.charges, results.strain, results.status
-
     @torch.jit.export
     def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """As `SpecializedModel`, for particles.
+        """As `SpecializedModel.evaluate`, for particles.
 
         Charges are those of the atoms of the model, then zeros, shape [num_particles]. The strain
         derivative is that of the arranged positions.
@@ -294,18 +282,11 @@ class ArrangedModel(nn.Module):
 class ArrangedModelInField(ArrangedModel):
     """The same for a `ModelInField`."""
 
-    def forward(  # type: ignore[override]
-        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `ModelInField`, for particles."""
-        results = self.evaluate(positions, cell, field)
-        return results.energy, results.forces, results.charges, results.strain, results.status
-
     @torch.jit.export
     def evaluate(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Results:
-        """As `ModelInField`, for particles."""
+        """As `ModelInField.evaluate`, for particles."""
         arrangement = self.geometry(positions, cell)
         results = self.model.evaluate(arrangement.positions, cell, field)
         return self.for_particles(results, arrangement)

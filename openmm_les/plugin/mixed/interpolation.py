@@ -1,4 +1,4 @@
-"""What is added to a mixed System in fractions or with a minus sign, through a `CustomCVForce`."""
+"""Forces that a mixed System has with a factor, such as lambda or -1, through `CustomCVForce`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,7 @@ class Sums:
         self._sums: dict[tuple[int, int], list[tuple[str, openmm.Force]]] = {}
 
     def add(self, factor: str, force: openmm.Force, group: int) -> None:
-        """Add `factor` times the energy of `force`.
-
-        Args:
-            factor: expression, in which `LAMBDA` may occur.
-            force: belongs to no System.
-            group: force group of the sum.
-        """
+        """Add a factor, in which `LAMBDA` may occur, times the energy of a force without System."""
         number = len(self._sums) + 1 if isinstance(force, openmm.NonbondedForce) else 0
         self._sums.setdefault((group, number), []).append((factor, force))
 
@@ -59,13 +53,12 @@ class Sums:
 def scaled(model: openmm.Force, *, knows_slope: bool) -> openmm.CustomCVForce:
     """Lambda times the energy of a model that is not computed where lambda is 0.
 
-    What it adds to the derivative by lambda is therefore not known there, and said to be infinite.
+    There its part of the derivative by lambda is unknown, and reported as infinite.
 
     Args:
         model: its force, which belongs to no System.
-        knows_slope: whether all other forces can tell their derivatives by lambda. OpenMM's
-            NonbondedForce has none by charges: where these follow lambda, the derivative is said to
-            be not a number.
+        knows_slope: whether all other forces have derivatives by lambda. OpenMM's NonbondedForce
+            has none by charges: where these depend on lambda, the derivative is reported as NaN.
     """
     return _function_of([model], _MODEL if knows_slope else f"{_MODEL} + {_UNKNOWN_SLOPE}")
 
@@ -73,8 +66,8 @@ def scaled(model: openmm.Force, *, knows_slope: bool) -> openmm.CustomCVForce:
 def _function_of(forces: Sequence[openmm.Force], expression: str) -> openmm.CustomCVForce:
     """A function of the energies of forces, ``term0`` and so on, with all of their parameters.
 
-    It declares these itself, since nobody sees defaults of forces inside it: samplers that change
-    defaults (openmmtools) would leave a System with two of them for one parameter.
+    It declares these itself, since defaults of forces inside it are invisible from outside:
+    samplers that change defaults (openmmtools) would leave a parameter with two defaults.
     """
     total = openmm.CustomCVForce(expression)
     parameters = {LAMBDA: 1.0} if LAMBDA in expression else {}
@@ -105,13 +98,8 @@ def check_constraints(
 ) -> None:
     """Refuse a force field that needs constraints inside the ML region.
 
-    openmm-ml removes them, and where nothing else holds the atoms, they would fly apart at small
-    lambda.
-
-    Args:
-        system: the force field's System.
-        removed: forces with the bonded terms inside the region.
-        region: the ML region.
+    openmm-ml removes them, and where neither bonds nor angles (in `removed`, the bonded terms
+    inside the region) hold the atoms, they would fly apart at small lambda.
 
     Raises:
         InputError: a constraint stands in place of a bond or an angle.
@@ -137,14 +125,10 @@ def check_constraints(
 
 
 def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
-    """Warn where the force field has no term for a bond inside the ML region.
+    """Warn if the force field has no term for a bond inside the ML region.
 
-    Such a residue is good enough when the model alone describes it, but at small lambda its atoms
-    drift apart.
-
-    Args:
-        system: the force field's System, without constraints that stand in place of bonds.
-        region: the ML region.
+    That is no problem where the model alone describes it, but at small lambda its atoms drift
+    apart.
     """
     held = _bonds(system.getForces())
     loose = [bond for bond in region.plain.bonds if frozenset(bond) not in held]

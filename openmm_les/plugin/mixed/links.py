@@ -54,8 +54,8 @@ def find_links(
     Args:
         region: the ML region.
         topology: its bonds, with orders where they are known.
-        distances: triples of two atoms in any order and the distance of the link atom from the
-            first [nm]; for the other cut bonds it is the sum of covalent radii (C-H 0.107 nm).
+        distances: option `linkAtomDistances`; other link atoms are at the sum of covalent radii
+            (C-H 0.107 nm).
         known_elements: atomic numbers the model was trained for.
 
     Returns:
@@ -112,7 +112,7 @@ def _given_distances(distances: Iterable[tuple[int, int, Any]]) -> dict[frozense
 
 
 def _check_bond(region: MLRegion, bond: app.topology.Bond, ml_atom: int, mm_atom: int) -> None:
-    """Refuse a cut that a hydrogen atom cannot heal; warn of one that changes the chemistry."""
+    """Refuse a cut that a hydrogen atom cannot cap; warn of one that changes the chemistry."""
     elements = [region.topology_atoms[atom].element for atom in (ml_atom, mm_atom)]
     what = f"the bond from {region.name(ml_atom)} to {region.name(mm_atom)}"
     advice = "move the border of the ML region, at best to a single bond between carbon atoms"
@@ -157,7 +157,7 @@ def _usual_distance(region: MLRegion, ml_atom: int, mm_atom: int) -> float:
 
 
 def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
-    """Two hydrogen atoms in place of one MM atom would be on top of each other."""
+    """Refuse two cut bonds at one MM atom, whose link atoms would be too close."""
     counts: Mapping[int, int] = Counter(link.mm_atom for link in links)
     crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
     if crowded:
@@ -171,16 +171,11 @@ def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
 def add_virtual_sites(
     system: openmm.System, topology: app.Topology, links: Iterable[Link]
 ) -> tuple[app.Topology, list[int]]:
-    """Append link atoms as particles: a virtual site for each cut bond.
+    """Append link atoms to a System as particles: a virtual site for each cut bond.
 
-    A site takes no part in nonbonded forces. In a `CustomNonbondedForce` no parameters mean no
-    interaction for certain, so that it is excluded from all others there; OpenMM wants the same
+    A site takes no part in nonbonded forces. Whatever its parameters, it might interact in a
+    `CustomNonbondedForce`; there it is excluded from all others, and OpenMM requires the same
     exclusions in all forces.
-
-    Args:
-        system: gets the particles.
-        topology: stays as it is.
-        links: the cut bonds.
 
     Returns:
         A topology with a chain of hydrogen atoms at the end, one in a residue, and their indices.

@@ -1,4 +1,4 @@
-"""MM charges as an electrostatically embedded ML region feels them, read from a System."""
+"""MM charges that act on an electrostatically embedded ML region, read from a System."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class MMField:
         cutoff: of the reaction field [A].
         dielectric: of the reaction field.
         total: charge of the ML region [e].
-        taken: by MM atom at a cut bond, what it takes of the region's MM charge for all others, too
-            [e]; part of `charges`.
+        taken: by MM atom at a cut bond, its share of the difference between MM charge and `total`
+            of the region [e]; part of `charges`.
     """
 
     charges: NDArray[np.float64]

@@ -1,6 +1,6 @@
-"""Nonbonded interactions of the ML region with itself, taken out of the forces of a System.
+"""Takes the nonbonded interactions of the ML region with itself out of the forces of a System.
 
-There are two ways to the energy without them, E - E(ML-ML):
+The energy without them, E - E(ML-ML), is obtained in one of two ways:
 
 - exclude the pairs inside the region. Under Ewald summation that leaves the energy of the region in
   the field of its own periodic images, which a force on the lattice alone then subtracts;
@@ -32,12 +32,9 @@ _EWALD = (
 
 
 def remove(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
-    """Exclude the pairs of the region and subtract its energy with its own images.
+    """Exclude the pairs of a region and subtract its energy in the field of its own images.
 
-    Args:
-        system: its forces change in place.
-        particles: the region.
-        sums: gets what is to be subtracted.
+    The forces of the system change in place; `sums` gets what is to be subtracted.
     """
     for force in _forces(system):
         exclude(force, particles)
@@ -54,12 +51,9 @@ def fade(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
 def remove_charges(
     system: openmm.System, atoms: Collection[int], taken: Mapping[int, float]
 ) -> None:
-    """Take the Coulomb interactions of the region with all others, for `remove` to take the rest.
+    """Remove the Coulomb interactions of a region with all others; `remove` removes the rest.
 
-    Args:
-        system: its forces change in place.
-        atoms: the region.
-        taken: charges that MM atoms at cut bonds get [e].
+    MM atoms at cut bonds get the charges `taken` [e].
     """
     for force in system.getForces():
         if is_charged(force):
@@ -72,10 +66,10 @@ def remove_charges(
 def fade_charges(
     system: openmm.System, atoms: Collection[int], taken: Mapping[int, float], sums: Sums
 ) -> None:
-    """As `fade`, and subtract lambda times what `remove_charges` takes.
+    """As `fade`, and subtract lambda times what `remove_charges` removes.
 
-    The charges change in proportion to lambda, hence the energy of these changes by themselves is
-    in the sum with its square: that is made linear.
+    The charges change in proportion to lambda, so that the energy of these changes among themselves
+    goes with lambda squared; a further term makes it linear.
     """
     for force in _forces(system):
         group = force.getForceGroup()
@@ -102,7 +96,7 @@ def is_charged(force: openmm.Force) -> bool:
 def _changes(
     force: openmm.NonbondedForce, atoms: Collection[int], taken: Mapping[int, float]
 ) -> dict[int, float]:
-    """What becomes of charges of particles: none for the region, more for some around it [e]."""
+    """Changes of charges [e]: the region loses its own, MM atoms at cut bonds get `taken`."""
     inside = {atom: -force.getParticleParameters(atom)[0]._value for atom in sorted(atoms)}
     return {atom: change for atom, change in (inside | dict(taken)).items() if change != 0.0}
 
@@ -110,15 +104,9 @@ def _changes(
 def _discharge_pairs(
     force: openmm.NonbondedForce, atoms: Collection[int], parameter: str | None = None
 ) -> None:
-    """Take the products of charges out of the exceptions across the border of a region.
+    """Set the products of charges to 0 in exceptions across the border of a region.
 
-    Charges of particles do not change them. Those of MM atoms stay as they are.
-
-    Args:
-        force: changes in place.
-        atoms: the region.
-        parameter: global parameter that is 0 for all of these products and 1 for none; without it,
-            none.
+    With a global `parameter` they are there where it is 0, and gone where it is 1.
     """
     if parameter is not None:
         force.addGlobalParameter(parameter, 1.0)
@@ -156,12 +144,7 @@ def _forces(system: openmm.System) -> Iterator[openmm.Force]:
 
 
 def exclude(force: openmm.Force, particles: Collection[int]) -> None:
-    """Exclude all pairs of particles, in place.
-
-    Args:
-        force: a `NonbondedForce` or a `CustomNonbondedForce`.
-        particles: the region.
-    """
+    """Exclude all pairs of particles of a force, in place."""
     ordered = sorted(particles)
     if isinstance(force, openmm.CustomNonbondedForce):
         count = force.getNumExclusions()

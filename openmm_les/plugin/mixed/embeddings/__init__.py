@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixedRequest:
-    """What ``createMixedSystem`` was asked for, checked.
+    """Checked arguments of ``createMixedSystem``.
 
     Attributes:
         artifact: the model.
@@ -68,11 +68,7 @@ class Embedding(Protocol):
     options_class: ClassVar[type[EmbeddingOptions] | None]
 
     def __init__(self, request: MixedRequest, options: Any) -> None:
-        """Read what it needs from the System of the force field.
-
-        Args:
-            request: region, model and System.
-            options: an `options_class`, or None.
+        """Read the System of the force field; `options` are of the `options_class`.
 
         Raises:
             InputError: a System or region that it cannot be used for.
@@ -81,20 +77,13 @@ class Embedding(Protocol):
     def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
         """Take the nonbonded interactions that the model replaces out of a copy of the System.
 
-        Args:
-            mixed: its forces change in place.
-            sums: gets what is to be subtracted, or multiplied by lambda.
+        `sums` gets what is to be subtracted, or multiplied by lambda.
         """
 
     def add_model(
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
-        """Add the force of the model.
-
-        Args:
-            mixed: gets the force.
-            topology: of `mixed`.
-            link_atoms: particles that are link atoms; none with ``linkAtoms='internal'``.
+        """Add the force of the model; `link_atoms` are virtual sites, if there are any.
 
         Raises:
             InputError: a backend that cannot be used, or a model that cannot describe the region.

@@ -80,9 +80,9 @@ class ElectrostaticOptions:
         if total != 0 and not self.allowNetCharge:
             raise InputError(
                 f"embedding='electrostatic': expected a neutral ML region, got {total:+d} e (the "
-                f"MM charges add up to {classical:+.3f} e): such models are unreliable for charged "
-                "regions. If the region is neutral once its cut bonds are capped, give charge=0; "
-                "if the model was trained on ions, allowNetCharge=True"
+                f"MM charges add up to {classical:+.3f} e): models trained on neutral molecules "
+                "are unreliable for charged regions. If the region is neutral once its cut bonds "
+                "are capped, charge=0; if the model was trained on ions, allowNetCharge=True"
             )
         return total
 

@@ -81,8 +81,7 @@ def _python_force(
 class MixedCompute(LESCompute):
     """A model on ML atoms and on link atoms that are no particles.
 
-    The particles of the force are the ML atoms followed by one MM atom for each link; the atoms of
-    the model are the ML atoms followed by the link atoms.
+    The particles of the force are the ML atoms followed by one MM atom for each link.
 
     Args:
         path: as `LESCompute`.
