@@ -268,7 +268,7 @@ def test_more_neighbors_are_more_inner_slots(folder):
     few, many = (
         system_for(artifact, atoms, static_shapes=True, max_neighbors=n) for n in (60, 200)
     )
-    assert many.network.inner.capacity > 2 * few._network.inner.capacity
+    assert many.network.inner.capacity > 2 * few.network.inner.capacity
 
 
 def test_blocks_do_not_matter(folder):
