@@ -35,10 +35,10 @@ DATA := openmmtools==0.27.0
 $(STAMP): pyproject.toml
 	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --quiet --python $(VENV) -e '.[examples,mace,torchforce]' \
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce]' \
 	    --group test --group lint --group release
-	$(BIN)/uv pip install --quiet --python $(VENV) --no-deps $(DATA)
+	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -52,8 +52,8 @@ $(NEQUIP)/.installed: PACKAGES = -e '.[nequip]' --group test
 $(MATGL)/.installed: PACKAGES = -e . --group test matgl==4.1.2
 $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip uv
-	$(@D)/bin/uv pip install --quiet --python $(@D) $(PACKAGES) '$(TORCH)'
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
 	touch $@
 
 # What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
@@ -106,7 +106,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 $(VENV)/.docs: $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(VENV) --group docs
+	$(BIN)/python -m pip install --quiet --group docs
 	touch $(VENV)/.docs
 
 # Warnings are errors: a broken link, a name that the API has no more.
