@@ -9,7 +9,7 @@ from ase import Atoms
 from openmm_les_export import read_model
 from oracles.mace_models import synthetic_model
 from support.gradients import check_finite_differences, system_for
-from support.helpers import dipeptide, water_frame
+from support.helpers import DIPEPTIDE_MODEL, dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel
@@ -283,9 +283,9 @@ def test_variants_agree_scripted_and_frozen(model_folder, fold, few_kernels, sha
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-def test_hidden_features_are_compressed_to_rounding(dipeptide_artifact):
+def test_hidden_features_are_compressed_to_rounding(exported):
     """The table reproduces all radial functions to single precision with fewer features."""
-    canonical = artifacts.load(dipeptide_artifact).canonical
+    canonical = artifacts.load(exported(DIPEPTIDE_MODEL)).canonical
     hyper, state = canonical.hyper, canonical.state
     layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(hyper["layers"]))]
     basis = BesselBasis(
