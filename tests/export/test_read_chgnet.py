@@ -357,7 +357,7 @@ def test_verification_notices_a_wrong_network(folder, tmp_path, monkeypatch):
 
     honest = InnerBonds.__init__
     monkeypatch.setattr(InnerBonds, "__init__", lambda self, cutoff: honest(self, cutoff - 0.8))
-    with pytest.raises(VerificationError, match="^verification: portable .* of the structure '"):
+    with pytest.raises(VerificationError, match=r"^verification: portable .* of the structure '"):
         export(model_of(folder, "plain"), tmp_path / "x.les.pt", **LES)
 
 
