@@ -232,7 +232,7 @@ def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
     except openmm.OpenMMException as error:
         reason = run_terms(" ".join(str(error).split()), job.structure.topology)
         raise InputError(
-            f"structure: {job.config.structure} has no energy as it is: {reason}"
+            f"structure: {job.config.structure} has no valid energy: {reason}"
         ) from error
     _check_energy(job, energy, f"{job.config.structure}")
     return energy

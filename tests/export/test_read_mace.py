@@ -19,7 +19,8 @@ from openmm_les_export.families.dispatch import canonical_model
 from openmm_les_export.families.mace.monomials import coupling_monomials, reduce_rank
 from openmm_les_export.options import ModelOptions
 from openmm_les_export.verification.probes import probe_structures
-from oracles.models import HAVE_MACE, TINY, needs_mace
+from oracles.models import TINY, needs_mace
+from support.checkpoints import checkpoint
 from support.helpers import L2_MODEL, MACE_MODELS, MODELS, shared_file
 
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
@@ -292,12 +293,7 @@ def _run_without(blocked: set[str], code: str) -> str:
 
 
 def _some_model(model_dir: Path) -> Path:
-    """Any model file this installation can offer."""
-    if not HAVE_MACE:
-        return shared_file(MODELS / f"{MACE_MODELS[0]}.model")
-    from oracles.mace_models import synthetic_model
-
-    return synthetic_model(model_dir, **TINY)
+    return checkpoint("mace_old", model_dir)
 
 
 def test_reading_needs_neither_mace_nor_e3nn_nor_les(model_dir):

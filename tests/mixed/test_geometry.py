@@ -139,9 +139,9 @@ def test_a_model_among_charges_can_be_a_cuda_graph():
     inputs = torch.from_numpy(positions), torch.from_numpy(cell)
     moved = 20.0 * np.random.default_rng(0).normal(size=positions.shape)
     for _ in range(2):  # TorchScript optimises in the second call
-        trace(model.module.evaluate, *inputs)
-    operations, results = trace(model.module.evaluate, *inputs)
-    others, _ = trace(model.module.evaluate, inputs[0] + torch.from_numpy(moved), inputs[1])
+        trace(model.module, *inputs)
+    operations, results = trace(model.module, *inputs)
+    others, _ = trace(model.module, inputs[0] + torch.from_numpy(moved), inputs[1])
     assert operations == others
     assert results[1].shape == positions.shape
     assert int(results[-1]) == 0

@@ -255,6 +255,10 @@ class ArrangedModel(nn.Module):
         self.num_atoms = geometry.num_atoms + geometry.num_links
         self.num_others = geometry.num_particles - self.num_atoms
 
+    def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
+        """See `evaluate`."""
+        return self.evaluate(positions, cell)
+
     @torch.jit.export
     def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
         """As `SpecializedModel.evaluate`, for particles.
@@ -281,6 +285,12 @@ class ArrangedModel(nn.Module):
 
 class ArrangedModelInField(ArrangedModel):
     """The same for a `ModelInField`."""
+
+    def forward(  # type: ignore[override]
+        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+    ) -> Results:
+        """See `evaluate`."""
+        return self.evaluate(positions, cell, field)
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
