@@ -28,7 +28,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -58,7 +58,7 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 
 # What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
 VERSIONED := tests/evaluation/test_arithmetic.py tests/artifact/test_artifact.py tests/conformance/test_backends.py tests/conformance/test_capture.py \
-    tests/evaluation/test_engine.py tests/files/test_hostile_files.py tests/plugin/test_openmm.py tests/conformance/test_references.py tests/plugin/test_saved_systems.py \
+    tests/evaluation/test_engine.py tests/files/test_hostile_files.py tests/plugin/test_openmm.py tests/conformance/test_families.py tests/plugin/test_saved_systems.py \
     tests/evaluation/test_system_model.py tests/export/test_unpickle.py
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED)
@@ -82,13 +82,18 @@ test-matgl: $(MATGL)/.installed
 test-opencl: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'opencl and not slow' tests/plugin/test_opencl.py tests/mixed/test_opencl_mlmm.py
 
+# Which lines of the packages the tests run; lines that TorchScript runs do not count.
+coverage: $(STAMP)
+	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl' \
+	    --cov openmm_les --cov openmm_les_export --cov-report term:skip-covered --cov-report html:build/coverage
+
 test-all: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not network'
 
-# Damaged and hostile files of every kind, in child processes; two minutes, or a quarter of an hour.
+# Damaged and hostile files of every kind, in child processes; a minute, or a quarter of an hour.
 fuzz-short fuzz: FUZZ = PYTHONPATH=tests $(BIN)/python -m fuzzing --jobs $(JOBS)
 fuzz-short: $(STAMP)
-	$(FUZZ) --count 500
+	$(FUZZ) --count 200
 
 fuzz: $(STAMP)
 	$(FUZZ) --count 3000

@@ -12,6 +12,7 @@ here is left out.
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 QUANTITIES = {"energy_per_atom": "eV/atom", "force": "eV/A", "charge": "e"}
 
 
-def models_of(given: list[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
+def models_of(given: list[str], unpacked: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Files and options of their export, by name."""
     if given:
         return {name: (Path(file), {}) for name, file in (text.split("=", 1) for text in given)}
@@ -38,7 +39,7 @@ def models_of(given: list[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
 
     demo = ROOT / "training" / "les_demo" / "les-demo.model"
     return {"les-demo": (demo, {})} | {
-        name: (checkpoints.checkpoint(name), checkpoints.EXPORT_OPTIONS.get(name, {}))
+        name: (checkpoints.checkpoint(name, unpacked), checkpoints.EXPORT_OPTIONS.get(name, {}))
         for name in checkpoints.SYNTHETIC
     }
 
@@ -54,12 +55,9 @@ def errors_of(file: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"family": canonical.family, "against": reference.against, **report}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="*", metavar="NAME=FILE")
+def measured(models: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     results = {}
-    print(f"{'model':<16}{'path':<18}" + "".join(f"{unit:>10}" for unit in QUANTITIES.values()))
-    for name, (file, options) in models_of(parser.parse_args().models).items():
+    for name, (file, options) in models.items():
         try:
             results[name] = errors_of(file, options)
         except ImportError as error:
@@ -68,6 +66,16 @@ def main() -> None:
         for path, errors in results[name]["max_errors"].items():
             values = "".join(f"{errors[quantity]:>10.1e}" for quantity in QUANTITIES)
             print(f"{name:<16}{path:<18}{values}", flush=True)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="NAME=FILE")
+    given = parser.parse_args().models
+    print(f"{'model':<16}{'path':<18}" + "".join(f"{unit:>10}" for unit in QUANTITIES.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        results = measured(models_of(given, Path(folder)))
     output = ROOT / "benchmarks" / "results" / "verified_errors.json"
     content = {"environment": environment(torch.get_num_threads()), "models": results}
     output.write_text(json.dumps(content, indent=1) + "\n")

@@ -26,6 +26,7 @@ from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_sign
 from openmm_les.evaluation.options import EvaluationOptions, Precision
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.evaluation.systems import SystemModels
 from openmm_les.names import both_spellings, spellings
 
 #: What every calculator of ASE accepts.
@@ -99,8 +100,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self._field = None if electric_field is None else _components(electric_field)
         if self._field is not None:
             check_sign(self.artifact)
-        self._model: SystemModel | None = None
-        self._built_for: tuple[bytes, bool] | None = None
+        self._models = self._make_models()
 
     @property
     def electric_field(self) -> FloatArray | None:
@@ -133,12 +133,16 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(vars(self), _model=None, results=dict(self.results))
-        del state["_lock"]
+        state = dict(vars(self), results=dict(self.results))
+        del state["_lock"], state["_models"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.RLock())
+        self._models = self._make_models()
+
+    def _make_models(self) -> SystemModels:
+        return SystemModels(self.artifact, self._options, electric_field=self._field is not None)
 
     def get_property(
         self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
@@ -178,7 +182,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
             )
         positions = structure.get_positions()
         cell = np.array(structure.cell) if periodic else None
-        model = self._model_for(structure, periodic)
+        model = self._models.model_for(structure.numbers.tolist(), positions, cell)
         if system_changes or "energy" not in self.results:
             self.results = self._evaluate(model, positions, cell)
         if "dipole" in wanted:
@@ -187,22 +191,6 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if "born_effective_charges" in wanted:
             response = model.response(positions, cell)
             self.results["born_effective_charges"] = response.born_charges
-
-    def _model_for(self, structure: Any, periodic: bool) -> SystemModel:
-        """The artifact specialised to a structure; the last one, if the atoms are the same."""
-        kind = (structure.numbers.tobytes(), periodic)
-        if self._model is None or kind != self._built_for:
-            self._model = SystemModel(
-                self.artifact,
-                structure.numbers.tolist(),
-                self._options,
-                periodic=periodic,
-                cell=np.array(structure.cell) if periodic else None,
-                positions=structure.get_positions(),
-                electric_field=self._field is not None,
-            )
-            self._built_for = kind
-        return self._model
 
     def _evaluate(
         self, model: SystemModel, positions: FloatArray, cell: FloatArray | None

@@ -52,7 +52,7 @@ class Entry:
         blob: git object id of the file's content, which names one content only; empty likewise.
         licence: of the weights.
         citation: what to cite.
-        largest: bytes after which a download is given up; generous, for `blob` decides.
+        largest: size [bytes] at which a download is stopped.
     """
 
     name: str
@@ -113,7 +113,7 @@ def names() -> tuple[str, ...]:
 
 
 def entry(name: str) -> Entry:
-    """What is known of a model.
+    """The entry of a model.
 
     Raises:
         InputError: there is no model of this name.
@@ -127,7 +127,7 @@ def entry(name: str) -> Entry:
 
 
 def where(name: str) -> Path | None:
-    """The exported model; None if it is not in the cache, where this version would put it."""
+    """Path of the exported model; None if the cache does not have it for this version."""
     try:
         return artifacts.load(_exported_path(entry(name))).path
     except ArtifactError:  # absent, or damaged and soon replaced
@@ -135,21 +135,20 @@ def where(name: str) -> Path | None:
 
 
 def artifact_path(name: str, *, base_url: str | None = None) -> Path:
-    """The exported model; downloads and exports a published one that the cache does not have.
+    """Path of the exported model; a published one is downloaded and exported if necessary.
 
-    Any number of processes may ask at once: one works, the others wait for its result.
+    Several processes may call this at once: one works, the others wait for its result.
 
     Args:
         name: see `names`.
-        base_url: a mirror, in place of where the authors published the file; what comes from it has
-            to be the same file.
+        base_url: a mirror with the same file, in place of the address of the authors.
 
     Returns:
         Path of the artifact, in the cache or in this package.
 
     Raises:
         InputError: there is no model of this name.
-        DownloadError: the file cannot be had, or the cache cannot be written; says what to do.
+        DownloadError: the file cannot be downloaded, or the cache cannot be written.
         ArtifactError: the file of a bundled model is damaged.
     """
     model = entry(name)
@@ -168,15 +167,15 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
 
 
 def find(model: str | os.PathLike[str]) -> Path:
-    """The artifact that users mean, wherever they may give a name or a path.
+    """Path of the artifact for a name or a path that the user gives.
 
     Args:
-        model: a name (see `names`), which downloads a published model if need be, or the path of an
-            artifact, which may begin with ``~``.
+        model: a name (see `names`), for which a published model is downloaded if necessary, or the
+            path of an artifact, which may begin with ``~``.
 
     Raises:
         ArtifactError: neither a known name nor a file.
-        DownloadError: the model cannot be had.
+        DownloadError: see `artifact_path`.
     """
     given = os.fspath(model)
     if given in names():
@@ -192,15 +191,16 @@ def find(model: str | os.PathLike[str]) -> Path:
 
 
 def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
-    """Open a model; see `find`.
+    """Open the artifact for a name or a path; see `find`.
 
     Raises:
-        ArtifactError, DownloadError: the model cannot be had.
+        ArtifactError: it does not exist or is not valid.
+        DownloadError: see `artifact_path`.
     """
     try:
         return artifacts.load(find(model))
     except ArtifactError as error:
-        # The text begins with the name that openmm-ml has for this.
+        # Errors name the argument of openmm-ml.
         raise ArtifactError(str(error).replace("modelPath: ", "model: ", 1)) from error
 
 
@@ -276,7 +276,7 @@ def _download(model: Entry, url: str, part: Path) -> None:
             downloader(url, _Bounded(stream, model.largest), None)
     except _TooLong:
         raise DownloadError(
-            f"{model.name}: what comes from {url} is not the published file: expected less than "
+            f"{model.name}: {url} is not the published file: expected less than "
             f"{model.largest} bytes, got more; try again, or {_by_hand(model)}"
         ) from None
     except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
@@ -297,11 +297,11 @@ def _download(model: Entry, url: str, part: Path) -> None:
 
 
 class _TooLong(Exception):
-    """More came than the published file can have."""
+    """The server sent more than the published file can hold."""
 
 
 class _Bounded:
-    """A file that takes so many bytes and no more: some bodies never end."""
+    """A file of limited size, since a server may never stop sending."""
 
     def __init__(self, stream: IO[bytes], largest: int) -> None:
         self._stream = stream
@@ -318,7 +318,7 @@ class _Bounded:
 
 
 def _reason(error: Exception) -> str:
-    """One line for people; the texts of requests name objects and retries."""
+    """One line; the messages of requests name internal objects and retries."""
     from requests import exceptions
 
     if isinstance(error, exceptions.HTTPError) and error.response is not None:

@@ -1,4 +1,4 @@
-"""What a saved System names: the one function that rebuilds the callable of its force.
+"""Rebuilds the callable of a PythonForce in a saved System: the only function that it names.
 
 OpenMM unpickles the callable of a PythonForce when it reads or copies a System, and the process
 dies if that raises, as it would wherever this package or torch is missing. So the pickle of a
@@ -49,7 +49,7 @@ _lock = threading.Lock()
 
 
 class _Call:
-    """Pickles to a call that is made when it is unpickled."""
+    """Pickles to a call that is made on unpickling."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self._made_of = function, arguments
@@ -73,14 +73,7 @@ _RESTORE = _Call(
 def reduced(
     kind: str, path: str, sha256: str, settings: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What ``__reduce__`` of a callable returns.
-
-    Args:
-        kind: name of its class, one of those of this module.
-        path: of the artifact.
-        sha256: its hash.
-        settings: further arguments.
-    """
+    """The result of ``__reduce__`` for a callable; arguments as for `restore`."""
     return _RESTORE, (kind, path, sha256, _plain(settings))
 
 
@@ -88,10 +81,10 @@ def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
     """The callable of a saved System, or one that refuses every call; never raises.
 
     Args:
-        kind: as in `reduced`.
-        path: where the artifact was when the System was made.
-        sha256: hash of its content.
-        settings: arguments of the class.
+        kind: of callable, a key of `_KINDS`.
+        path: of the artifact when the System was saved.
+        sha256: hash of the artifact's content.
+        settings: further arguments of the class.
     """
     try:
         made = _shared(kind, path, sha256, settings)
@@ -110,10 +103,10 @@ def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Call
 
 
 def _shared(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Callable[..., Any]:
-    """The callable that was made of the same before, if anybody still has it, or a new one.
+    """The callable that exists for these arguments, or a new one.
 
-    OpenMM keeps the callable of a PythonForce that it has unpickled for ever: every System that is
-    copied or read would leave its model behind, some megabytes. So all copies of one share one.
+    OpenMM never releases the callable of a PythonForce that it has unpickled: every copy of a
+    System would leak its model, some megabytes. So all copies share one callable.
     """
     module, name = _KINDS[kind]
     key = hashlib.sha256(pickle.dumps((kind, path, sha256, settings))).digest()
@@ -135,7 +128,7 @@ def what_is_missing(error: ModuleNotFoundError) -> str:
 
 
 class Refusal:
-    """Stands for a callable that cannot be restored here, and saves as that again."""
+    """Stands for a callable that cannot be restored here; its pickle is that of the callable."""
 
     def __init__(self, saved: tuple[str, str, str, dict[str, Any]], reason: str) -> None:
         self._saved = saved
@@ -156,7 +149,7 @@ class Refusal:
 
 
 def _plain(value: Any) -> Any:
-    """The same without numpy's numbers, whose pickles name numpy."""
+    """The same with Python's numbers in place of numpy's, whose pickles name numpy."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -186,6 +186,6 @@ def test_wrong_arguments(water_artifact, tmp_path):
         LESCalculator(tmp_path / "nothing.les.pt")
     gold = Atoms("Au2", positions=[[0, 0, 0], [0, 0, 3]])
     with pytest.raises(
-        InputError, match=r"the model knows H, O, but the structure has Au \(atoms 0, 1\)"
+        InputError, match=r"the model knows H, C, N, O, but the structure has Au \(atoms 0, 1\)"
     ):
         with_calculator(gold, water_artifact).get_potential_energy()

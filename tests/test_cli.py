@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from oracles.cace_models import synthetic_cace
-from support.helpers import MODELS, ROOT, WATER_MODEL, shared_file
+from support.checkpoints import checkpoint
+from support.helpers import ROOT
 
 from openmm_les import __version__
 from openmm_les.cli import COMMANDS, main
@@ -87,8 +88,8 @@ def test_inspect_prints_a_table(capsys, water_artifact):
     assert (status, err) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
     assert rows["file"] == str(water_artifact)
-    assert rows["elements"] == "H O"
-    assert rows["cutoff"] == "4.5 A"
+    assert rows["elements"] == "H C N O"
+    assert rows["cutoff"].endswith(" A")
     assert "sigma 1 A" in rows["electrostatics"]
     assert "licence" in rows
     assert "verification" in rows
@@ -137,7 +138,7 @@ def test_inspect_prints_json(capsys, water_artifact):
     status, out, _ = run(capsys, "inspect", water_artifact, "--json")
     assert status == 0
     metadata = json.loads(out)
-    assert metadata["elements"] == [1, 8]
+    assert metadata["elements"] == [1, 6, 7, 8]
     assert metadata["format_version"] == 1
 
 
@@ -204,8 +205,8 @@ def test_output_is_checked_before_the_work(capsys, tmp_path, output, message):
     assert [path.name for path in tmp_path.iterdir()] == ["there.les.pt"]
 
 
-def test_export_and_overwrite(capsys, tmp_path):
-    model = shared_file(MODELS / f"{WATER_MODEL}.model")
+def test_export_and_overwrite(capsys, tmp_path, tmp_path_factory):
+    model = checkpoint("mace_old", tmp_path_factory.mktemp("models"))
     output = tmp_path / "water.les.pt"
     options = ["-o", output, "--dtype", "float64", "--licence", "for tests only"]
     status, out, _ = run(capsys, "export", model, *options)

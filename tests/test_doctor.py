@@ -191,7 +191,7 @@ def test_crash_after_the_first_success_is_told(examined):
     outcome = Outcome({"evaluates": True, "copies": False}, "crashes the process (SIGSEGV)")
     findings = examined(pythonforce=outcome)
     assert findings["pythonforce"].status == "warning"
-    assert "reading a System from XML crashes" in findings["pythonforce"].text
+    assert "reading it from XML, crashes the process (SIGSEGV)" in findings["pythonforce"].text
     assert findings["backends"].status == "ok"
 
 

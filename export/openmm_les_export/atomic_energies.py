@@ -1,4 +1,4 @@
-"""Isolated-atom energies that the user gives, for families whose files hold none."""
+"""Isolated-atom energies given by the user, for families whose files hold none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE = Kind(
     "atomic energies",
     "atomic energies: {file} cannot be used ({reason}); write lines such as 'O: -2041.8'",
 )
-#: Letters of a wrong value that a message shows.
+#: Characters of a wrong value that a message shows.
 _SHOWN = 40
 
 
@@ -65,16 +65,15 @@ def _checked(entries: Iterable[tuple[Any, Any]]) -> dict[int, float]:
 
 
 def _of_file(path: Path) -> list[tuple[str, str]]:
-    """Elements and energies as they are written: YAML would read 1e-3 as text and No as False.
+    """Elements and energies of a YAML or JSON mapping, as text and with repeated keys.
 
-    Nothing is built but these texts, whatever else the file holds; keys that are there twice are
-    there twice.
+    YAML would read 1e-3 as text and No as False. No objects are constructed.
     """
     import yaml
 
     root = yaml.compose(read_file(path), Loader=yaml.BaseLoader)  # JSON is YAML
     if not isinstance(root, yaml.MappingNode):
-        raise Damage(f"{_EXPECTED}, got none")
+        raise Damage(f"{_EXPECTED}, got no mapping")
     for key, energy in root.value:
         if not (isinstance(key, yaml.ScalarNode) and isinstance(energy, yaml.ScalarNode)):
             raise Damage(f"{_EXPECTED}, got something else in line {key.start_mark.line + 1}")
@@ -82,7 +81,7 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
 
 
 def atomic_number(element: str) -> int:
-    """From a symbol, or a number as text.
+    """Atomic number of a symbol, or of a number as text.
 
     Raises:
         InputError: there is no such element.

@@ -1,8 +1,7 @@
-"""Finds LES parameters that a checkpoint does not hold from the energies of labelled structures.
+"""Finds LES parameters that a checkpoint does not hold from structures with known energies.
 
-The network is evaluated once for each structure; the long-range energy of its charges is then added
-for every choice of parameters, and the choice that reproduces the labels is taken. If none stands
-out, nothing is chosen.
+Each structure is evaluated once. The long-range energy of its charges follows for every choice of
+parameters, and the choice that reproduces the energies is taken, if it clearly does so best.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Structures that are evaluated at least, and at most, evenly over the file.
+#: Smallest and largest number of structures that are evaluated, evenly over the file.
 MIN_FRAMES, MAX_FRAMES = 5, 500
 _KIND = Kind(
     InputError,
     "calibration",
     "calibration: {file} cannot be used: {reason}; leave the structure out",
 )
-#: Between opposite faces of a box at the least [A], and its volume for each atom at the most [A^3].
+#: Smallest distance between opposite faces of a box [A], and largest volume per atom [A^3].
 _THINNEST, _LARGEST = 1.0, 1e5
-#: Standard errors by which a fit must be nearer to the best choice than to another one.
+#: Standard errors by which a fit must be nearer to the best choice than to any other.
 _CLEAR = 2.0
 
 
@@ -51,20 +50,20 @@ def calibrate(
     choice: LESChoice,
     prefactors: Sequence[float | None] = PREFACTORS,
 ) -> LESChoice:
-    """Completes a choice by labelled structures.
+    """Completes a choice from structures with energies.
 
     Args:
         read: reads the model with a choice.
         file: structures with the energies [eV] that the model was trained on, in a format of ASE.
-        choice: what the user has said; only the rest is searched.
-        prefactors: those to choose from; None where the file has one.
+        choice: parameters that the user has given; the others are determined.
+        prefactors: candidates; None where the model file has a prefactor.
 
     Returns:
         A complete choice.
 
     Raises:
-        InputError: the file has no such structures, or no choice reproduces its energies clearly
-            better than the others.
+        InputError: too few structures, or no choice reproduces their energies clearly better
+            than the others.
     """
     origin = f"--calibrate {Path(file).name}"
     if choice.prefactor is not None:
@@ -96,11 +95,11 @@ def calibrate(
 
 
 def _is_clear(best: Array, other: Array) -> bool:
-    """Whether the energies say that one choice is right and not another.
+    """Whether the energies decide between two choices.
 
-    Between the two the energy is linear. Where on the way a least-squares fit to the labels lies, 0
-    for the best and 1 for the other, must be nearer to 0 by more than chance, and not far before it
-    either: energies with another zero favour one of them whatever is true.
+    Between the two, errors are interpolated linearly. The best fit lies at 0 for the best choice
+    and at 1 for the other; it must be nearer to 0 by more than chance. It must not be far below 0
+    either, since energies with another zero favour one of the choices whichever is right.
     """
     step = other - best
     places = -best * step / (step**2).mean()
@@ -114,7 +113,7 @@ def _described(model: CanonicalModel, error: float) -> str:
 
 
 def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
-    """Structures and their energies."""
+    """Structures with energies [eV], of the model's elements."""
     try:
         frames = read_structures(file)
     except InputError as error:
@@ -148,7 +147,7 @@ def _are_finite_numbers(value: object) -> bool:
 
 
 def _is_a_box(atoms: Atoms) -> bool:
-    """Whether the sums over its images and wave vectors end."""
+    """Whether a box is neither so flat nor so large that sums over it never end."""
     cell = atoms.cell.array
     volume = abs(float(np.linalg.det(cell)))
     faces = np.linalg.norm(np.cross(np.roll(cell, -1, 0), np.roll(cell, -2, 0)), axis=1)
@@ -159,13 +158,13 @@ def _is_a_box(atoms: Atoms) -> bool:
 def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
     """Errors of the energy [eV/atom] of each structure and model, [frames, models].
 
-    The models differ in LES parameters alone, of which the energy of the charges is a function.
+    The models differ only in prefactor and self-interaction, so one evaluation serves all.
     """
     artifact = Artifact.unsaved(models[0], Path(str(models[0].source["file"])))
     systems = SystemModels(artifact, EvaluationOptions(precision="double", ewald="direct"))
     errors = np.zeros((len(labelled), len(models)))
     order = sorted(range(len(labelled)), key=lambda i: labelled[i][0].numbers.tolist())
-    for frame in order:  # those of the same atoms one after the other
+    for frame in order:  # structures of the same atoms share a `SystemModel`
         atoms, label = labelled[frame]
         cell = _right_handed(atoms.cell.array) if atoms.pbc.all() else None
         system = systems.model_for(atoms.numbers, atoms.positions, cell)

@@ -1,7 +1,7 @@
 """Which sign the latent charges of a model have.
 
-The LES energy is quadratic in the charges, so training leaves their common sign to chance. It is
-decided here once, on a small hydride, and stored; only what couples to the charges themselves
+The LES energy is quadratic in the charges, so their common sign is arbitrary after training. It is
+determined once, from a small hydride, and stored; only what couples to the charges themselves
 (ML/MM, dipoles, reporters) applies it.
 """
 
@@ -24,7 +24,7 @@ _HYDRIDES = {
     17: (1.27, 1, 0.0),
     35: (1.41, 1, 0.0),
 }
-#: A difference of charges below this [e] says nothing about the sign.
+#: Smallest difference of charges [e] that determines the sign.
 _SMALLEST_DIFFERENCE = 0.02
 
 
@@ -32,8 +32,8 @@ def charge_sign(artifact: Artifact) -> int | None:
     """1 if electronegative atoms have negative latent charges, -1 if positive.
 
     Returns:
-        The factor that makes the charges physical, or None where the model's elements or charges
-        do not tell.
+        The factor that makes the charges physical, or None if the elements or the charges of the
+        model do not determine it.
     """
     from openmm_les.evaluation.system_model import SystemModel
 

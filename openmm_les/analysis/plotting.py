@@ -94,29 +94,20 @@ def draw_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, suffix: str) -> by
     return _content(pyplot, figure, suffix)
 
 
-def plot_parity(
-    quantities: Sequence[Parity], path: Path, reference: str = "reference", model: str = "model"
-) -> None:
+def draw_parity(
+    quantities: Sequence[Parity], suffix: str, reference: str = "reference", model: str = "model"
+) -> bytes:
     """Plot values of the model against those of the reference, one panel for each quantity.
 
     Args:
         quantities: one panel each.
-        path: the file; its suffix decides the format.
+        suffix: of the file name, which decides the format.
         reference: label of the reference.
         model: label of the model.
 
-    Raises:
-        InputError: an unknown format, or matplotlib is not installed.
-        OutputError: it cannot be written.
+    Returns:
+        The content of the file.
     """
-    check(path)
-    write_atomically(path, draw_parity(quantities, path.suffix, reference, model))
-
-
-def draw_parity(
-    quantities: Sequence[Parity], suffix: str, reference: str = "reference", model: str = "model"
-) -> bytes:
-    """The picture of `plot_parity` as bytes, in the format of `suffix`."""
     pyplot = _pyplot()
     columns = min(2, len(quantities))
     rows = -(-len(quantities) // columns)

@@ -201,7 +201,7 @@ class TimeSeries:
         if bad.any():
             raise InputError(
                 f"{self.source}: expected finite numbers for {name}, got NaN or infinity in "
-                f"{_rows(bad)}; the simulation broke there: leave these rows out"
+                f"{_rows(bad)}; the simulation became unstable there: leave these rows out"
             )
         return value
 

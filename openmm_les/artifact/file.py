@@ -1,10 +1,10 @@
 """The artifact (``*.les.pt``): the contract between exporters and the run-time package.
 
 A TorchScript archive that plain `torch.jit.load` opens, with two extra files: ``metadata.json``
-(what the model is, where it came from, how it was verified) and ``canonical.pt`` (the weights in
-full, from which the run time builds networks specialised to one system). Both can be read
-without running anything from the file; the script, which plain torch runs as soon as it reads it,
-is for others, and nothing in this package needs it.
+(what the model is, where it came from, how it was verified) and ``canonical.pt`` (the full weights,
+from which `SystemModel` builds the network of one system). Both are read without running anything
+from the file. The script, which plain torch runs as soon as it reads it, is for other programs;
+nothing in this package needs it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Raised when the meaning of an artifact's content changes; a newer one is refused.
+#: Increased when the meaning of an artifact's content changes; newer versions are rejected.
 FORMAT_VERSION = 1
 FORMAT_NAME = "openmm-les"
 SUFFIX = ".les.pt"
@@ -61,7 +61,7 @@ class Artifact:
     metadata: dict[str, Any]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without weights and module, which are read again where they are needed."""
+        """Everything but the weights and the module, which are read again when needed."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
@@ -115,7 +115,7 @@ class Artifact:
 
     @cached_property
     def module(self) -> "torch.jit.ScriptModule":
-        """The portable module, on the CPU: the one thing that runs the script of the file."""
+        """The portable module on the CPU. Nothing else runs the script in the file."""
         import torch
 
         with boundary(self.path, _KIND):
@@ -124,7 +124,7 @@ class Artifact:
         return module
 
     def _content(self) -> bytes:
-        """The file, which must still be the one that `metadata` and `sha256` are of."""
+        """The content of the file, which must still have the hash `sha256`."""
         content = read_file(self.path)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ArtifactError(
@@ -135,12 +135,7 @@ class Artifact:
 
 
 def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptModule":
-    """The portable module of a model, scripted.
-
-    Args:
-        canonical: the model.
-        dtype: ``"float32"`` or ``"float64"``, the precision of the network.
-    """
+    """The scripted portable module of a model, with a network in ``"float32"`` or ``"float64"``."""
     from openmm_les.evaluation.engines.torchscript import script
     from openmm_les.evaluation.portable import PortableModel
     from openmm_les.networks import build_network
@@ -174,25 +169,25 @@ def save(
     charge_sign: int | None = None,
     module: "torch.jit.ScriptModule | None" = None,
 ) -> Path:
-    """Writes an artifact, all of it or nothing.
+    """Writes an artifact, completely or not at all.
 
     Args:
         canonical: the model.
         path: where to write, usually ``NAME.les.pt``.
-        dtype: ``"float32"`` or ``"float64"``, precision of the portable module; the weights that
-            the run-time package uses are kept in full.
+        dtype: ``"float32"`` or ``"float64"``, precision of the portable module; the weights for
+            `SystemModel` are always float64.
         overwrite: replace an existing file.
         licence: licence of the weights, as the user states it.
         citation: what to cite.
         verification: result of the exporter's comparison with the original code.
         charge_sign: factor 1 or -1 that makes latent charges physical (oxygen negative), if known.
-        module: the portable module, where it is built already.
+        module: the portable module, if it has been built already.
 
     Returns:
         The absolute path.
 
     Raises:
-        InputError: no such model can be.
+        InputError: the model contradicts itself.
         OutputError: the path exists or cannot be written.
     """
     import torch
@@ -275,7 +270,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
 
 def _open(file: Path) -> "tuple[bytes, Archive]":
-    """The file, read once, and the archive in it."""
+    """Content of the file and the archive in it."""
     from openmm_les.files.archives import Archive
 
     if not file.is_file():
@@ -286,7 +281,7 @@ def _open(file: Path) -> "tuple[bytes, Archive]":
 
 
 def _metadata(file: Path, archive: "Archive") -> dict[str, Any]:
-    """What an artifact says of itself, checked."""
+    """The checked metadata of an artifact."""
     from openmm_les.artifact.schema import check_metadata
 
     if f"extra/{_METADATA}" not in archive:
@@ -339,9 +334,7 @@ def _cached_path(sha256: str) -> Path:
 def store_in_cache(artifact: Artifact) -> None:
     """Keeps a copy for Systems saved to XML, which name an artifact by path and sha256.
 
-    A damaged copy is replaced.
-
-    A cache that cannot be written is no error: the System then depends on the path alone.
+    A damaged copy is replaced. If the cache cannot be written, the System depends on the path.
     """
     target = _cached_path(artifact.sha256)
     try:
@@ -356,7 +349,7 @@ def store_in_cache(artifact: Artifact) -> None:
 
 
 def find(path: str | os.PathLike[str], sha256: str) -> Path:
-    """The artifact a saved System refers to.
+    """The artifact that a saved System refers to.
 
     Args:
         path: where it was when the System was made.
@@ -366,7 +359,7 @@ def find(path: str | os.PathLike[str], sha256: str) -> Path:
         ``path`` if the same file is still there, else the copy in the cache.
 
     Raises:
-        ArtifactError: neither exists, or holds what it should.
+        ArtifactError: neither file has this hash.
     """
     original, cached = Path(path), _cached_path(sha256)
     for file in (original, cached):

@@ -285,35 +285,25 @@ def _threads(torch: Outcome) -> Iterator[Finding]:
 
 
 def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
-    python, torchforce = outcomes["pythonforce"], outcomes["torchforce"]
+    fix = f"pip install '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
     works = []
-    if python.data.get("copies") and not python.failure:
-        works.append("pythonforce")
-        yield Finding("pythonforce", "ok", "evaluates; Systems can be copied and saved as XML")
-    elif python.data.get("evaluates"):
-        works.append("pythonforce")
-        text = f"evaluates; reading a System from XML {python.failure}"
-        yield Finding("pythonforce", "warning", text)
-    else:
-        fix = f"pip install '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
-        yield Finding("pythonforce", "warning", f"trying it {python.failure}", fix)
-
-    if torchforce.failure:
-        yield Finding("torchforce", "warning", f"trying it {torchforce.failure}")
-    elif torchforce.data["copies"]:
-        works.append("torchforce")
-        yield Finding("torchforce", "ok", "evaluates; Systems can be copied and saved as XML")
-    elif torchforce.data["evaluates"]:
-        works.append("torchforce")
-        text = "evaluates; Systems can be neither copied nor read from XML"
-        yield Finding("torchforce", "warning", text)
-    else:
-        yield Finding("torchforce", "warning", torchforce.data["reason"])
-
+    for name in ("pythonforce", "torchforce"):
+        outcome = outcomes[name]
+        if outcome.data.get("evaluates"):
+            works.append(name)
+        if outcome.data.get("copies") and not outcome.failure:
+            yield Finding(name, "ok", "evaluates; Systems can be copied and saved as XML")
+        elif outcome.data.get("evaluates"):
+            reason = outcome.failure or "crashes the process"
+            text = f"evaluates; copying a System, or reading it from XML, {reason}"
+            yield Finding(name, "warning", text)
+        else:
+            text = outcome.data.get("reason") or f"trying it {outcome.failure}"
+            yield Finding(name, "warning", text, fix if name == "pythonforce" else None)
     if works:
         yield Finding("backends", "ok", f"{' and '.join(works)} can be used")
     else:
-        fix = f"pip install --force-reinstall '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
+        fix = fix.replace("pip install", "pip install --force-reinstall")
         yield Finding("backends", "error", "none works: no simulation can run", fix)
 
 

@@ -10,12 +10,10 @@ import torch
 
 from openmm_les.errors import InputError
 
+#: Relative slack of the comparison ``|k| <= 2 pi / dl``, see `cutoff_wavenumber`.
 _CUTOFF_SLACK = 2.0**-23
-"""Relative slack of the comparison ``|k| <= 2 pi / dl``, see `cutoff_wavenumber`."""
-
+#: A vector this close to the sphere, relatively, lies on it: boxes differ by more.
 _ON_CUTOFF = 1e-6
-"""Relative distance at which a vector is on the sphere: less than differences of boxes that make
-sense."""
 
 
 def cutoff_wavenumber(dl: float) -> float:
@@ -28,11 +26,7 @@ def cutoff_wavenumber(dl: float) -> float:
     them. The slack is twice the rounding error of a float32 box length, so that a box which went
     through float32 (OpenMM in single precision) selects the same vectors as the float64 one.
 
-    Args:
-        dl: resolution of the model [A].
-
-    Returns:
-        The radius [1/A].
+    Takes the resolution of the model [A] to the radius [1/A].
     """
     return 2.0 * math.pi / dl * (1.0 + _CUTOFF_SLACK)
 
@@ -62,12 +56,7 @@ def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
     In any cell, however skewed, the integer along lattice vector a_d is ``n_d = k . a_d / (2 pi)``,
     hence ``|n_d| <= |k| |a_d| / (2 pi)``.
 
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3].
-        k_max: radius of the sphere [1/A].
-
-    Returns:
-        Whole numbers as float64, shape [3].
+    Takes the radius of the sphere [1/A]; gives whole numbers as float64, shape [3].
     """
     lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
     return torch.floor(lengths * (k_max / (2.0 * math.pi)))
@@ -97,24 +86,14 @@ def lies_on_cutoff(cell: torch.Tensor, dl: float) -> bool:
 def self_energy_coefficient(prefactor: float, sigma: float) -> float:
     """Energy of one unit charge in its own Gaussian cloud, ``c / (sigma (2 pi)^(3/2))``.
 
-    It is the interaction ``c / (4 pi) * erf(r / (sigma sqrt 2)) / r`` at r = 0, which both sums
-    contain for every atom unless the model removes it.
-
-    Args:
-        prefactor: c = 1 / (2 eps0) [eV A / e^2].
-        sigma: width of the Gaussian [A].
-
-    Returns:
-        The coefficient [eV / e^2] of sum_i q_i^2.
+    The coefficient [eV / e^2] of sum_i q_i^2 is the interaction ``c / (4 pi) * erf(r / (sigma sqrt
+    2)) / r`` at r = 0, which every sum contains unless the model removes it; c is the prefactor
+    [eV A / e^2], sigma the width of the Gaussian [A].
     """
     return prefactor / (sigma * math.pow(2.0 * math.pi, 1.5))
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
-    """Refuse chunks without atoms; None leaves the choice to the kernel.
-
-    Raises:
-        InputError: fewer than one atom.
-    """
+    """Refuse chunks of fewer than one atom; None leaves the choice to the kernel."""
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"chunk_size: expected at least 1 atom, got {chunk_size}")

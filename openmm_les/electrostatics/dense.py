@@ -33,7 +33,7 @@ def dense_ewald(
         k_max: radius of the sphere of vectors, from `cutoff_wavenumber` [1/A].
         prefactor: c = 1 / (2 eps0) [eV A / e^2].
         self_energy: coefficient of sum q^2 to subtract, 0 where the model keeps it [eV / e^2].
-        chunk: vectors worked on at a time, to bound memory.
+        chunk: vectors processed at a time, to bound memory.
 
     Returns:
         Energy [] [eV], dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A].

@@ -58,7 +58,7 @@ class DirectEwald(nn.Module):
                 than a box needs cost time and change nothing.
             kernel: the interaction.
             dtype: precision of the sums over atoms.
-            chunk_size: atoms worked on at a time, see `StructureFactors`.
+            chunk_size: see `StructureFactors`.
 
         Raises:
             InputError: if a parameter is out of range.

@@ -15,12 +15,11 @@ from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.window import fourier_transform, window_coefficients
 from openmm_les.errors import InputError
 
+#: Mesh points processed at a time when no chunk size is given: fits a CPU's cache.
 _ELEMENTS_PER_CHUNK = 2**17
-"""Mesh points that are worked on at a time when no chunk size is given: fits a CPU's cache."""
-
+#: Binary digits behind the point of a fixed-point charge. Whole numbers below 2^53 are exact in
+#: float64, which leaves 9 digits or more for the whole charges at a mesh point.
 _FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
-"""Binary digits behind the point of a fixed-point charge. Whole numbers below 2^53 are exact in
-float64, which leaves 9 digits or more for the whole charges at a mesh point."""
 
 
 def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
@@ -102,9 +101,7 @@ class MeshEwald(nn.Module):
             fixed_point: add charges as whole numbers, in float64, where that is exact. The sum then
                 does not depend on the order, so that results are the same bit for bit however many
                 threads add at once.
-            chunk_size: atoms worked on at a time; by default, so many that temporary arrays fit a
-                CPU's cache. Larger ones mean fewer kernels on a GPU. Changes the result by
-                rounding only.
+            chunk_size: see `StructureFactors`.
 
         Raises:
             InputError: if a parameter is out of range.

@@ -10,8 +10,8 @@ from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.screening import erf_over_x
 from openmm_les.errors import InputError
 
+#: Pairs processed at a time when no chunk size is given.
 _PAIRS_PER_CHUNK = 2**20
-"""Pairs worked on at a time when no chunk size is given."""
 
 
 class PairSum(nn.Module):
@@ -46,8 +46,7 @@ class PairSum(nn.Module):
             prefactor: c = 1 / (2 eps0) [eV A / e^2].
             remove_self_interaction: whether the model leaves out the self-interaction.
             dtype: precision of the interactions; distances come from float64 differences.
-            chunk_size: atoms whose interactions are worked on at a time; by default, so many that
-                memory stays bounded (some tens of MB). Changes the result by rounding only.
+            chunk_size: see `StructureFactors`.
 
         Raises:
             InputError: if a parameter is out of range.

@@ -9,11 +9,10 @@ from torch import nn
 from openmm_les.electrostatics.cell import check_chunk_size
 from openmm_les.errors import InputError
 
+#: Size that the largest temporary array is kept to when no chunk size is given.
 _ELEMENTS_PER_CHUNK = 2**19
-"""Size that the largest temporary array is kept to when no chunk size is given."""
-
+#: Signs of (n1, n2); n0 is never negative, since k and -k contribute alike.
 _SIGN_PAIRS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
-"""Signs of (n1, n2); n0 is never negative, since k and -k contribute alike."""
 
 
 class StructureFactors(nn.Module):
@@ -46,9 +45,9 @@ class StructureFactors(nn.Module):
         Args:
             k_limits: largest integer coordinate along each axis.
             dtype: precision of the sums over atoms.
-            chunk_size: atoms worked on at a time; by default, so many that memory stays within some
-                tens of MB, which suits a CPU's cache too. Larger ones mean fewer kernels on a GPU.
-                Changes the result by rounding only.
+            chunk_size: atoms processed at a time; by default memory stays within some tens of MB,
+                which suits a CPU's cache too. Larger chunks mean fewer kernels on a GPU. Changes
+                the result by rounding only.
 
         Raises:
             InputError: if a parameter is out of range.

@@ -47,11 +47,11 @@ class SystemNetwork(nn.Module):
         species: species index of each atom, in the order of the system.
         order: result of `order_by_species` for these.
         periodic: whether the system is periodic.
-        ranges: periodic images to look at along each axis.
+        ranges: periodic images to search along each axis.
         capacity: slots of the neighbour matrix.
         trim: leave out slots that a structure does not need (CPU; shapes then vary).
         grid: cells in which to search for neighbours; None compares every pair.
-        num_others: positions after those of the atoms that the network does not look at.
+        num_others: positions of MM charges, which follow those of the atoms.
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple

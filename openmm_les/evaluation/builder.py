@@ -102,6 +102,18 @@ class ModuleBuilder:
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
 
+    def buffers(self, cell: FloatArray | None, positions: FloatArray | None) -> Buffers:
+        """Buffers for a box, and for a structure if there is one."""
+        return Buffers(
+            len(self._species),
+            self._artifact.cutoff,
+            cell,
+            positions,
+            self._options.maxNeighbors,
+            self.for_gpu,
+            self._artifact.canonical.hyper.get("inner_cutoff"),
+        )
+
     def model(self, buffers: Buffers) -> Any:
         """Energy and forces, on the device of the options."""
         self._electrostatics = self._build_electrostatics(buffers)

@@ -22,7 +22,7 @@ MAX_ATOMIC_NUMBER = 118
 class PortableModel(nn.Module):
     """Total energy, forces and latent charges of any structure made of the model's elements.
 
-    ``forward`` is the reference path that `torch.jit.load` alone gives to anybody; the attribute
+    ``forward`` is the reference path that needs nothing but `torch.jit.load`; the attribute
     ``network`` lets a program compose the network with electrostatics and neighbours of its own,
     see `openmm_les.networks.protocol.Network`.
 

@@ -19,7 +19,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.errors import InputError
 from openmm_les.evaluation.builder import Geometry, ModuleBuilder
-from openmm_les.evaluation.capacity import Buffers, checked_cell
+from openmm_les.evaluation.capacity import checked_cell
 from openmm_les.evaluation.checks import (
     check_elements,
     check_sign,
@@ -122,15 +122,7 @@ class SystemModel:
         if positions is not None:
             positions = self._arranged(self._checked_positions(positions), box)
         self._builder = ModuleBuilder(artifact, self.numbers, self.options, **self._arguments)
-        self._buffers = Buffers(
-            len(self.numbers),
-            artifact.cutoff,
-            box,
-            positions,
-            self.options.maxNeighbors,
-            self._builder.for_gpu,
-            artifact.canonical.hyper.get("inner_cutoff"),
-        )
+        self._buffers = self._builder.buffers(box, positions)
         self.reference_energy = self._builder.reference_energy
         self._has_warned_of_cutoff = False
         self._device = self._builder.device

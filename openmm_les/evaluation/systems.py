@@ -17,11 +17,15 @@ class SystemModels:
     Args:
         artifact: the model.
         options: how it is computed.
+        electric_field: whether the models take an electric field.
     """
 
-    def __init__(self, artifact: Artifact, options: EvaluationOptions) -> None:
+    def __init__(
+        self, artifact: Artifact, options: EvaluationOptions, electric_field: bool = False
+    ) -> None:
         self._artifact = artifact
         self._options = options
+        self._in_field = electric_field
         self._last: SystemModel | None = None
 
     def model_for(
@@ -46,5 +50,6 @@ class SystemModels:
                 periodic=wanted[1],
                 cell=cell,
                 positions=positions,
+                electric_field=self._in_field,
             )
         return self._last

@@ -1,8 +1,8 @@
 """Zip archives as torch writes them, read from bytes.
 
-Only the directory at the end is believed, and only if it describes the file completely: one folder,
-names that differ in more than case, members that lie inside the file without touching each other.
-What a member says of its size can then not be more than the file is long.
+Only the central directory is used, and only if it is consistent: one folder, names that differ in
+more than case, members inside the file that do not overlap. The stated size of a member is then at
+most that of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
 _MOST_MEMBERS = 2**16 - 2
-#: How much larger than the archive all that is compressed in it may be (code, about ten times).
+#: Largest ratio of uncompressed data to the archive; code of torch reaches about ten.
 _EXPANSION = 100
 _CHUNK = 2**20
 
@@ -32,10 +32,10 @@ class Member(NamedTuple):
     """A file in an archive.
 
     Attributes:
-        content: as it stands in the archive.
-        stored: whether that is the content itself, not compressed.
-        size: bytes of the content.
-        crc: its checksum.
+        content: bytes in the archive.
+        stored: whether they are not compressed.
+        size: bytes of the uncompressed content.
+        crc: checksum of the uncompressed content.
     """
 
     content: memoryview
@@ -45,10 +45,7 @@ class Member(NamedTuple):
 
 
 class Archive:
-    """The members of an archive by their name inside the one folder that all are in.
-
-    Args:
-        content: the bytes of the archive.
+    """The members of an archive, by name relative to its one folder.
 
     Raises:
         Damage: says what is wrong.
@@ -77,16 +74,16 @@ class Archive:
         return name in self.members
 
     def read(self, name: str) -> memoryview:
-        """A member that must be there and not be compressed, as torch writes data.
+        """The content of a member that is not compressed, as torch writes data.
 
         Raises:
-            Damage: it is absent, compressed or broken.
+            Damage: it is missing, compressed or damaged.
         """
         if name not in self.members:
-            raise Damage(f"expected a member {name} in the archive, got none")
+            raise Damage(f"the archive has no member {name}")
         member = self.members[name]
         if not member.stored:
-            raise Damage(f"{name} is compressed, which torch does not do")
+            raise Damage(f"{name} is compressed; torch does not compress data")
         if zlib.crc32(member.content) != member.crc:
             raise Damage(f"checksum of {name}")
         return member.content
@@ -108,7 +105,7 @@ class Archive:
 
 
 def _directory(view: memoryview) -> Iterator[tuple[str, Member, int, int]]:
-    """Path, content, first and last byte of every member."""
+    """Path, member, and first and last byte of every member."""
     if len(view) < _END.size or view[: len(MAGIC)] != MAGIC:
         raise Damage("no zip archive")
     start = len(view) - _END.size
@@ -140,7 +137,7 @@ def _directory(view: memoryview) -> Iterator[tuple[str, Member, int, int]]:
 
 
 def _body(view: memoryview, place: int, name: bytes) -> int:
-    """Where the content of a member begins, behind a header that must repeat its name."""
+    """Offset of a member's content, after a local header that must repeat its name."""
     fields = _LOCAL.unpack_from(view, place)
     begin = place + _LOCAL.size
     if fields[0] != MAGIC or bytes(view[begin : begin + fields[9]]) != name:
@@ -149,7 +146,7 @@ def _body(view: memoryview, place: int, name: bytes) -> int:
 
 
 def _crc_of_compressed(member: Member) -> int | None:
-    """Checksum of what is compressed, piece by piece; None if it has another size than stated."""
+    """Checksum of the uncompressed content; None if its size is not the stated one."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     crc = size = 0
     rest: bytes | memoryview = member.content

@@ -20,7 +20,7 @@ __all__ = ["Claim", "Timeout", "exclusive_lock"]
 
 @contextlib.contextmanager
 def exclusive_lock(file: Path, timeout: float = 0.0) -> Iterator[None]:
-    """Keep other processes out; a killed process lets go by itself.
+    """Keep other processes out. The lock of a process ends with it.
 
     Args:
         file: the lock file, in a directory that is made if need be.
@@ -40,18 +40,18 @@ _guard = threading.Lock()
 
 
 class Claim:
-    """The right of a reporter to write a file, until it is released, taken over, or forgotten.
+    """The right of a reporter to write a file, until it is released, taken over, or collected.
 
-    A killed process lets go by itself. Beside the file there is a lock file meanwhile.
+    A lock file beside the file keeps other processes out; it ends with the process.
 
     Args:
         path: of the file.
-        reporter: who writes it.
-        simulation: with a list `reporters`.
+        reporter: the writer.
+        simulation: has a list `reporters`.
         takes_over: whether a reporter of another simulation of this process loses its claim.
 
     Raises:
-        OutputError: somebody else writes the file.
+        OutputError: another writer has the file.
     """
 
     def __init__(self, path: Path, reporter: Any, simulation: Any, *, takes_over: bool) -> None:
@@ -77,7 +77,7 @@ class Claim:
             _claims[str(self._path)] = self
 
     def _is_alive(self) -> bool:
-        """Whether the simulation will have this reporter write again."""
+        """Whether the reporter still belongs to its simulation."""
         reporter, simulation = self._reporter(), self._simulation()
         return simulation is not None and any(each is reporter for each in simulation.reporters)
 
@@ -96,7 +96,7 @@ class Claim:
         return lock
 
     def check(self) -> None:
-        """Refuse to write without the claim.
+        """Check that the claim still holds.
 
         Raises:
             OutputError: it was released or taken over.
@@ -109,20 +109,20 @@ class Claim:
                 )
 
     def release(self) -> None:
-        """Let others write; again does nothing."""
+        """Let others write. Further calls do nothing."""
         if _claims.get(str(self._path)) is self:
             del _claims[str(self._path)]
         self._release()
 
 
 def _release(lock: FileLock, process: int) -> None:
-    if os.getpid() == process:  # a fork shares the lock, which stays its parent's
+    if os.getpid() == process:  # after a fork, the lock belongs to the parent
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
 def _is_open_for_writing(path: Path) -> bool:
-    """Whether a stream of this process writes the file."""
+    """Whether this process has the file open for writing."""
     try:
         wanted = path.stat()
         descriptors = os.listdir("/proc/self/fd")

@@ -1,6 +1,6 @@
-"""Files of others, read whole and once; whatever is wrong with one becomes one line of ours.
+"""Reads files that may be damaged or hostile; whatever is wrong becomes an error of one line.
 
-Imports nothing heavy: `openmm_les.artifact` does without torch.
+Imports nothing heavy: `openmm_les.artifact` works without torch.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from typing import Any
 
 from openmm_les.errors import LESError, one_line, printable
 
-#: Positions in a zip archive have 32 bits; no model comes near.
+#: Offsets in a zip archive have 32 bits.
 _LARGEST_FILE = 2**32 - 1
 #: A JSON text takes up to 20 times its size in memory.
 _LARGEST_JSON = 8 * 2**20
-#: Letters that a message shows of what is wrong.
+#: Characters of a reason that a message shows.
 _LONGEST_REASON = 200
 
 
 class Damage(ValueError):
-    """What is wrong with a file, before `boundary` says with which."""
+    """What is wrong with a file; `boundary` adds the name of the file."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of file is talked about in messages.
+    """How messages describe a kind of file.
 
     Attributes:
         error: class of errors about such a file.
-        argument: by which people give it.
-        damaged: the message about such a file whose content makes no sense, with places for
-            ``file`` and ``reason``.
+        argument: name of the argument by which users give it.
+        damaged: message for damaged content, with the fields ``file`` and ``reason``.
     """
 
     error: type[LESError]
@@ -45,18 +44,18 @@ class Kind:
 
 @contextmanager
 def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
-    """The one place where damage of a file becomes an error of ours, with the file's name.
+    """Turns any error caused by the content of a file into a `LESError` that names the file.
 
-    Hostile and damaged files raise anything, from KeyError to RecursionError and MemoryError, in
-    whatever looks at their content: all of that belongs inside.
+    Damaged files can raise anything, from KeyError to RecursionError and MemoryError, so all code
+    that looks at their content belongs inside.
 
     Args:
         file: path or name of the file.
         kind: what it is supposed to be.
 
     Raises:
-        LESError: of the class that `kind` says; our own errors pass, and get the name if they lack
-            it.
+        LESError: of the class in `kind`. Errors of that class pass, with the name of the file added
+            if it is missing.
     """
     try:
         yield
@@ -67,7 +66,7 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
         if text == str(error):
             raise
         raise type(error)(text) from error
-    except (LESError, ImportError):  # what somebody gave beside the file, or has not installed
+    except (LESError, ImportError):  # about other arguments, or a package that is not installed
         raise
     except OSError as error:
         reason = error.strerror or _reason(error)
@@ -88,30 +87,30 @@ def read_file(file: Path) -> bytes:
     """The content of a regular file.
 
     Raises:
-        Damage: it is no file (a pipe would never end), or too large for any model.
+        Damage: it is not a regular file (a pipe might never end), or too large for any model.
         OSError: it cannot be read.
     """
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise Damage("it is no regular file")
+        raise Damage("it is not a regular file")
     size = status.st_size
     if size > _LARGEST_FILE:
-        raise Damage(f"{size} bytes, more than the {_LARGEST_FILE} that a model may have")
+        raise Damage(f"expected at most {_LARGEST_FILE} bytes, got {size}")
     return file.read_bytes()
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """What a JSON text says, with short numbers.
+    """Parses JSON whose integers are short.
 
     Raises:
-        Damage: it is no JSON, or longer than any description of a model.
+        Damage: it is not JSON, or longer than any description of a model.
         RecursionError: too deeply nested.
     """
     if len(content) > _LARGEST_JSON:
-        raise Damage(f"{len(content)} bytes of JSON, expected at most {_LARGEST_JSON}")
+        raise Damage(f"expected at most {_LARGEST_JSON} bytes of JSON, got {len(content)}")
     try:
         return json.loads(bytes(content), parse_int=_short_integer)
-    except ValueError as error:  # also of bytes that are no text
+    except ValueError as error:  # also bytes that are not text
         raise Damage(f"it is not JSON: {error}") from error
 
 

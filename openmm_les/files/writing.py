@@ -1,4 +1,4 @@
-"""Files that are written: complete or not at all, and never over what was read."""
+"""Writes files completely or not at all, and never over an input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openmm_les.errors import OutputError
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path that a user means, who may begin it with ``~``."""
+    """The absolute path, with a leading ``~`` expanded."""
     return Path(os.path.expanduser(path)).absolute()  # Path raises for "~nobody"
 
 
@@ -25,13 +25,13 @@ def check_output(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | None],
 ) -> Path:
-    """Refuse an output file that exists, cannot be written or is read, before any work is done.
+    """Reject an output file that exists, cannot be written or is an input, before any work.
 
     Args:
         path: the file to write.
         overwrite: whether it may exist.
-        example: a name of such a file, for messages.
-        inputs: what is read, by the name of its argument; see `refuse_inputs`.
+        example: name of such a file, for messages.
+        inputs: see `refuse_inputs`.
 
     Returns:
         The absolute path.
@@ -59,14 +59,11 @@ def check_output(
 def refuse_inputs(
     output: str | os.PathLike[str], inputs: Mapping[str, str | os.PathLike[str] | None]
 ) -> None:
-    """Refuse to write over what is read: the one place that compares outputs with inputs.
-
-    Links are followed, symbolic and hard ones.
+    """Reject an output that is an input. Symbolic and hard links are followed.
 
     Args:
         output: a file to write, or a directory whose files are replaced.
-        inputs: files and directories that are read, by the name of their argument; None for an
-            argument that was not given.
+        inputs: input files and directories by the name of their argument; None if not given.
 
     Raises:
         OutputError: `output` is one of them, or contains one.
@@ -101,13 +98,10 @@ def _same_file(one: Path, other: Path) -> bool:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the operating system says about a file that is written into one error of ours.
-
-    Args:
-        path: the file or directory to name.
+    """Turn an `OSError` while a file or directory is written into an `OutputError`.
 
     Raises:
-        OutputError: with the free space of the disk, instead of any `OSError`.
+        OutputError: names the path and the free space of the disk.
     """
     try:
         yield
@@ -132,15 +126,15 @@ def _free_space(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
-    """Write a file so that it appears complete, also after a crash of the machine.
+    """Write a file so that it appears complete, even if the machine crashes.
 
     Args:
-        path: the file; its permissions are those of any new file.
+        path: the file; it gets the permissions of any new file.
         content: all of it.
-        overwrite: whether a file that is there meanwhile is replaced.
+        overwrite: whether a file that has appeared meanwhile is replaced.
 
     Raises:
-        OutputError: it cannot be written; an older file of the name stays as it was.
+        OutputError: it cannot be written; an existing file stays as it was.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
@@ -161,13 +155,13 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> N
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what a process that was killed in `write_atomically` has left of a file."""
+    """Remove temporary files of processes that were killed in `write_atomically`."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Make names that were created or replaced in a directory last."""
+    """Flush the names of new and renamed files in a directory to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

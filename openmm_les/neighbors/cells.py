@@ -1,11 +1,11 @@
-"""Search for neighbours through cells, for large systems: time and memory grow with the atoms.
+"""Cell lists, for large systems: time and memory grow linearly with the number of atoms.
 
 Cells divide the box along its lattice vectors. Those with the same first two indices form a column
 along the third vector, in which they are `reach` times thinner. In an array of all atoms sorted by
-cell, the atoms of a column are one piece, and those that can be near an atom are a piece of that,
-its window; an atom looks at the windows of 9 columns. Every column is stored twice, one copy behind
-the other, so that a window that crosses the box is one piece too. All shapes are static: a window
-has as many slots as the grid says, and one that needs more is reported.
+cell, the atoms of a column are contiguous, and so are those among them that can be near an atom,
+its window; an atom is compared with the windows of 9 columns. Every column is stored twice, one
+copy behind the other, so that a window that crosses the box is contiguous too. All shapes are
+static: a window has as many slots as the grid says, and one that needs more is reported.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE, Found, compact
 
-#: Smallest systems for which cells are worth it: on a CPU as measured, on a GPU a guess.
+#: Smallest systems for which cells are faster: measured on a CPU, estimated for a GPU.
 FEWEST_ATOMS, FEWEST_ATOMS_GPU = 500, 2000
 #: A window extends this many cells up and down its column. More make it tighter, but the tables
 #: larger: 4 is as fast as any for water.
@@ -31,11 +31,11 @@ _FINENESS = np.array([1.0, 1.0, _REACH])
 _SLACK = 1.0 + 1e-6
 #: Atoms per cubic Angstrom in the bounding box of a droplet, where no positions are known.
 _SPARSE = 0.05
-#: Extent of an open system beyond which atoms have flown off [A].
+#: Largest extent of an open system for which cells are made [A].
 _FAR = 1e6
 #: Cells for each atom.
 _MOST_CELLS = 8
-#: Candidates worked on at a time: on a CPU what fits its cache, on a GPU what keeps it busy.
+#: Candidates processed at a time: on a CPU what fits its cache, on a GPU what keeps it busy.
 BLOCK_CPU, BLOCK_GPU = 2**18, 2**22
 
 
@@ -60,7 +60,7 @@ class CellGrid(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Sorted atoms, and what each of them has to look at.
+    """Sorted atoms, and the windows that each of them is compared with.
 
     Attributes:
         order: atoms in the order of their cells, shape [N].
@@ -160,7 +160,7 @@ def search_cells(
         points: wrapped fractional coordinates, or positions if not periodic, shape [N, 3].
         cell, periodic, grid, cutoff, capacity: see `neighbor_matrix`.
         trim: use only as many slots as this structure needs, of the grid and of the matrix.
-        block_cpu: candidates worked on at a time on a CPU.
+        block_cpu: candidates processed at a time on a CPU.
         block_gpu: the same on other devices.
     """
     n, device = points.shape[0], points.device
@@ -204,7 +204,7 @@ def _near(
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Which candidates of some rows are neighbours, [R, 9 slots]; the candidates; coincidence."""
     first = candidates.first[start:end]
-    # Windows are pieces of an array, so that these are copies of whole pieces.
+    # Windows are contiguous, so that these are copies of whole rows.
     atoms = candidates.atoms.unfold(0, slots, 1)[first]
     squared = torch.zeros(first.shape[0], 9, slots, dtype=torch.float64, device=first.device)
     for axis in range(3):
@@ -224,7 +224,7 @@ def _cell_indices(points: torch.Tensor, periodic: bool, grid: CellGrid) -> torch
     """Cell of each atom, shape [N]; what is not finite goes into the first cells.
 
     An open system is folded into the grid. Atoms far from each other may then share a cell, which
-    costs time, but neighbours are never more than one cell apart, wherever atoms fly.
+    costs time, but neighbours are never more than one cell apart, however far atoms are.
     """
     index = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
     for axis, number in enumerate([grid.columns_x, grid.columns_y, grid.layers]):
@@ -271,7 +271,7 @@ def _candidates(
         cells: cell of each atom, shape [N].
         sizes: atoms in each cell, shape [columns, layers].
         grid: the cells.
-        slots: atoms to look at in a window.
+        slots: atoms of a window that are compared.
     """
     n, device = places.shape[0], places.device
     cells, order = torch.sort(cells, stable=True)

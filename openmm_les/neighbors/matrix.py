@@ -142,7 +142,7 @@ def neighbor_matrix(
         positions: shape [N, 3] [A], float64; atoms may lie outside the box.
         cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
         periodic: whether the system is periodic in all three directions.
-        offsets: images to look at around the nearest one, shape [S, 3], from `image_offsets`.
+        offsets: images to search around the nearest one, shape [S, 3], from `image_offsets`.
         cutoff: cutoff radius [A].
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a

@@ -91,7 +91,8 @@ class NetworkModule(nn.Module):
     """Base of networks, without an inner cutoff.
 
     All are made by `openmm_les.networks.build_network`, with the canonical hyper-parameters and the
-    canonical float64 weights of their family (``docs/design.md``), and its options as keywords.
+    canonical float64 weights of their family (``docs/reference/formats``), and its options as
+    keywords.
     """
 
     def reserve(self, slots: int) -> None:

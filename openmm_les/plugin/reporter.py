@@ -54,31 +54,31 @@ class LESReporter:
     mixes charges and velocities that are half a step apart, which shifts no line of a spectrum.
 
     Args:
-        file: to write; ends in ``.csv``, ``.h5`` or ``.hdf5``.
+        file: the output; ends in ``.csv``, ``.h5`` or ``.hdf5``.
         reportInterval: steps between reports. Bonds to hydrogen need reports every 2 to 3 fs.
         model: name, or path of an artifact. None takes model, atoms and link atoms from the
-            PythonForce of the simulated System; a TorchForce does not tell.
+            PythonForce of the simulated System; a TorchForce does not hold them.
         atoms: indices of the atoms that `model` describes; None for all. Molecules must be whole.
-        charges: latent charges in their physical sign [e]. An ML atom's includes that of its link
-            atom.
-        dipole: sum of charges times positions [e A]; not for periodic systems. About the origin,
-            if the charges do not add up to zero.
+        charges: latent charges with their physical sign [e]; the charge of an ML atom includes
+            that of its link atom.
+        dipole: sum of charges times positions [e A]; not for periodic systems. It refers to
+            the origin if the charges do not add up to zero.
         bornCharges: Born effective charges dP_a/dr_b of every atom [e].
         current: J = sum_i Z*_i v_i, the time derivative of the dipole [e A/ps]. Its
             autocorrelation gives the infrared spectrum, periodic or not.
-        lesEnergy: the part of the model's energy that its latent charges have [eV], the long-range
-            one; of the region by itself, without MM charges.
+        lesEnergy: the long-range energy of the latent charges [eV]; of an ML region by itself,
+            without MM charges.
         velocities: velocities times the square root of the mass [u^1/2 A/ps], for power spectra.
-        append: continue a file: rows from this simulation's step on are replaced, so that one
-            which was continued from a checkpoint has every row once.
-        precision: of the model: ``'single'`` or ``'double'``.
+        append: continue a file: rows from the step of this simulation on are replaced, so that a
+            simulation continued from a checkpoint has every row once.
+        precision: precision of the model, ``'single'`` or ``'double'``.
         device: torch device; None takes a GPU where torch has one.
-        temperature: of the simulation [K], for the file; None takes that of its thermostat.
+        temperature: temperature that the file records [K]; None takes that of the thermostat.
 
     Raises:
-        InputError: nothing to report, a file or interval that cannot be used. What depends on the
-            simulation is told when it begins to step, or at its first report.
-        OutputError: the file holds something else than a time series, or somebody writes it.
+        InputError: nothing to report, or a file or interval that cannot be used. What depends on
+            the simulation is checked when it begins to step, or at the first report.
+        OutputError: the file is no time series, or another process writes it.
     """
 
     @both_spellings("LESReporter")
@@ -134,11 +134,7 @@ class LESReporter:
         self._has_warned = False
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
-        """What the next report needs, as OpenMM asks.
-
-        Raises:
-            OutputError: the first time: somebody else writes the file.
-        """
+        """When the next report is due; an OutputError if another process writes the file."""
         if self._claim is None:
             self._prepare(simulation)
         steps = self._interval - simulation.currentStep % self._interval
@@ -149,9 +145,9 @@ class LESReporter:
         """Write a row.
 
         Raises:
-            InputError: the first time: a model, its atoms or the file do not fit the simulation.
-            OutputError: a row that cannot be written; the file is as it was before.
-            SimulationError: a structure that has no valid response.
+            InputError: at the first report, if model, atoms or file do not fit the simulation.
+            OutputError: the row cannot be written; the file stays as it was.
+            SimulationError: a structure without a valid response.
         """
         if self._claim is None:
             self._prepare(simulation)

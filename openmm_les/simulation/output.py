@@ -151,7 +151,7 @@ class RunDirectory:
         is_own = before is not None and text == _MARKER + before.to_yaml(self.path)
         if path.exists() and not is_own:
             raise OutputError(
-                f"output: {path} was edited and says something else than this run is asked for; "
+                f"output: {path} was edited and differs from the settings of this run; "
                 "change it there, or move it away: it is not replaced"
             )
         write_atomically(path, (_MARKER + config.to_yaml(self.path)).encode())

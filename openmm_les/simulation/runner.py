@@ -232,7 +232,7 @@ def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
     except openmm.OpenMMException as error:
         reason = run_terms(" ".join(str(error).split()), job.structure.topology)
         raise InputError(
-            f"structure: {job.config.structure} has no energy as it is: {reason}"
+            f"structure: {job.config.structure} has no valid energy: {reason}"
         ) from error
     _check_energy(job, energy, f"{job.config.structure}")
     return energy
@@ -244,9 +244,8 @@ def _check_energy(job: Job, energy: float, what: str) -> None:
     if not lowest < energy < float("inf"):
         raise InputError(
             f"structure: expected an energy that molecules have, got {energy:.4g} kJ/mol for "
-            f"{what}, {energy / len(job.structure.positions):.3g} for each atom; atoms are in each "
-            "other, or in their images in a small box, where the model knows nothing: look at "
-            "positions and box, whose unit is A"
+            f"{what}, {energy / len(job.structure.positions):.3g} for each atom; atoms overlap, "
+            "or overlap their periodic images: check positions and box, whose unit is A"
         )
 
 

@@ -427,7 +427,7 @@ def test_what_may_be_a_reference_is_told(boxes, tmp_path, caplog):
     ase.io.write(path, atoms, format="extxyz")
     frames = validation.read_frames(path)
     assert "my_forces is not compared, since it has none of the names of forces" in caplog.text
-    assert "say so with --forces-key" in caplog.text
+    assert "pass --forces-key" in caplog.text
     assert "virial is not compared" in caplog.text
     assert frames[0].keys == {"energy": "REF_energy"}
     assert set(frames[0].unused) == {"my_forces", "virial", "temperature"}
@@ -504,7 +504,7 @@ def test_report_on_a_full_disk_is_one_line(tmp_path, data):
         ("1\nx=1\nO 0 0 0\n5\nx=1\nO 0 0 0\n", "structure 1: expected 5 atoms, got 1 lines"),
         (
             "1\nProperties=species:S:1:pos:R:3:x:R:999999999\nO 0 0 0\n",
-            "expected 1000000003 columns, as many as its properties have, got 4",
+            "expected 1000000003 columns, as its properties say, got 4",
         ),
         ('1\nREF_energy="warm"\nO 0 0 0\n', "expected numbers for REF_energy, got 'warm'"),
     ],

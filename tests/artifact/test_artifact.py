@@ -110,7 +110,7 @@ def test_short_range_and_pull_back_compose_to_the_forward(dipeptide_artifact):
     from openmm_les.neighbors.matrix import image_offsets, neighbor_matrix
 
     artifact, atoms = artifacts.load(dipeptide_artifact), dipeptide(1)
-    module = artifact.module
+    module = artifacts.build_module(artifact.canonical, "float32")
     order = np.argsort(atoms.numbers, kind="stable")
     r = torch.tensor(atoms.positions[order])
     species = torch.tensor([artifact.elements.index(z) for z in atoms.numbers[order]])
@@ -259,10 +259,12 @@ def test_save_refuses_an_unknown_dtype(dipeptide_artifact, tmp_path):
         artifacts.save(canonical, tmp_path / "x.les.pt", dtype="float16")
 
 
-def test_weights_are_kept_in_full(dipeptide_artifact, exported):
+def test_weights_are_kept_in_full(dipeptide_artifact, tmp_path):
     """A float32 artifact holds the same canonical weights as a float64 one."""
-    single = artifacts.load(dipeptide_artifact).canonical.state
-    double = artifacts.load(exported(DIPEPTIDE_MODEL, "float64")).canonical.state
+    canonical = artifacts.load(dipeptide_artifact).canonical
+    single = canonical.state
+    path = artifacts.save(canonical, tmp_path / "double.les.pt", dtype="float64")
+    double = artifacts.load(path).canonical.state
     assert single.keys() == double.keys()
     assert all(torch.equal(single[name], double[name]) for name in single)
     assert all(tensor.dtype == torch.float64 for tensor in single.values())

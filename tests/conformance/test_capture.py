@@ -54,25 +54,9 @@ def demo():
     return artifacts.load(catalog.artifact_path("les-demo"))
 
 
-@pytest.fixture(scope="module", params=["water", "dipeptide", "l2", "synthetic"])
-def other_artifact(request, tmp_path_factory):
-    """Real models, and one with all that others lack: densities, radial functions by species."""
-    if request.param != "synthetic":
-        return artifacts.load(request.getfixturevalue(f"{request.param}_artifact"))
-    pytest.importorskip("mace", reason="synthetic models are made with mace-torch")
-    from openmm_les_export import read_model
-    from oracles.mace_models import synthetic_model
-
-    folder = tmp_path_factory.mktemp("synthetic")
-    options = {
-        "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
-        "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
-        "distance_transform": "Agnesi",
-        "pair_repulsion": True,
-    }
-    path = synthetic_model(folder, elements=[1, 8], interactions=3, max_L=2, options=options)
-    artifacts.save(read_model(path), folder / "x.les.pt")
-    return artifacts.load(folder / "x.les.pt")
+@pytest.fixture(scope="module")
+def other_artifact(l2_artifact):
+    return artifacts.load(l2_artifact)
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])

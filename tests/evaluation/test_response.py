@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from support.gradients import system_for
-from support.helpers import DATA, DIPEPTIDE_MODEL, WATER_MODEL, shared_file, water_frame
+from support.helpers import DATA, DIPEPTIDE_MODEL, WATER_MODEL, shared_file
 from support.response import SKEWED, artifact_with, finite_differences, peptide
 
 from openmm_les import InputError, SimulationError, catalog
@@ -117,7 +117,7 @@ def test_a_large_box_is_an_open_system(demo):
 
 def test_acoustic_sum_of_a_liquid(exported):
     """As cells grow, it becomes minus the strain derivative of the sum of latent charges."""
-    frame = water_frame(0)
+    frame = ase.io.read(shared_file(DATA / "water_rpbe_d3_test.xyz"))
     artifact, n = artifacts.load(exported(WATER_MODEL)), len(frame)
     sums = []
     for repeats in (1, 2):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.helpers import dipeptide, water_frame
+from support.structures import waters
 
 from openmm_les import artifact as artifacts
 from openmm_les.errors import InputError, SimulationError
@@ -19,8 +20,8 @@ from openmm_les.evaluation.status import (
 from openmm_les.evaluation.system_model import SystemModel
 
 
-def water_model(path, **options) -> tuple[SystemModel, np.ndarray, np.ndarray]:
-    atoms = water_frame(0)
+def water_model(path, atoms=None, **options) -> tuple[SystemModel, np.ndarray, np.ndarray]:
+    atoms = water_frame(0) if atoms is None else atoms
     options = {"positions": atoms.positions, "precision": "double"} | options
     model = SystemModel(
         artifacts.load(path), atoms.numbers, periodic=True, cell=atoms.cell.array, **options
@@ -76,7 +77,8 @@ def test_box_changes_within_the_margin_need_no_new_buffers(water_artifact, facto
 
 @pytest.mark.parametrize("factor", [0.3, 2.0])
 def test_box_changes_beyond_the_margin_make_new_buffers(water_artifact, factor):
-    model, r, cell = water_model(water_artifact, max_neighbors=190)
+    atoms = waters(4, 4, 4)  # in a box whose images begin to count when it shrinks
+    model, r, cell = water_model(water_artifact, atoms, max_neighbors=190)
     scale = factor ** (1 / 3)
     energy, _, _, _, status = raw(model, r * scale, cell * scale)
     assert int(status) & STATUS_BOX
@@ -120,7 +122,7 @@ def test_two_atoms_at_one_place_stop(dipeptide_artifact):
     ("arguments", "message"),
     [
         ({"numbers": []}, "at least one atom"),
-        ({"numbers": [8, 79, 1, 79]}, r"knows H, O, but the structure has Au \(atoms 1, 3\)"),
+        ({"numbers": [8, 79, 1, 79]}, r"knows H, C, N, O, but the structure has Au \(atoms 1, 3\)"),
         ({"precision": "half"}, "precision: expected 'single' or 'double', got 'half'"),
         ({"max_neighbors": 0}, "maxNeighbors: expected an integer of at least 1, got 0"),
         ({"periodic": True, "cell": None}, "three finite box vectors"),
@@ -222,9 +224,9 @@ def test_coincident_pairs_are_found(cell):
         r = random.uniform(-20.0, 20.0, (200, 3))
         r[:100, 0] = 1.0
         if box is not None:
-            r[:100] = r[:100] @ np.linalg.inv(box)
+            r[:50] = r[:50] @ np.linalg.inv(box)
             r[:100, 0] = 1e-9
-            r[:100] = r[:100] @ box
+            r[:50] = r[:50] @ box
         assert coincident_pair(r, box) == []
         one, other = sorted(random.choice(200, 2, replace=False).tolist())
         r[other] = r[one] + random.uniform(-4e-4, 4e-4, 3)

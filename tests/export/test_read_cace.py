@@ -69,7 +69,10 @@ def artifact_of(folder, shape) -> artifacts.Artifact:
 def test_every_shape_equals_the_equations(folder, shape):
     """As plain Python: most of the time of a scripted module goes into its compilation."""
     path = file_of(folder, shape)
-    model, reference = read_model(path, ENERGIES), CACEReference(open_model(path).root, ENERGIES)
+    model, reference = (
+        read_model(path, atomic_energies=ENERGIES),
+        CACEReference(open_model(path).root, ENERGIES),
+    )
     elements = model.hyper["elements"]
     modules = []
     for dtype, tolerances in (
@@ -134,7 +137,7 @@ def test_rotation_and_permutation(folder, shape):
 def test_elements_that_are_absent_change_nothing(folder):
     """A system without some of the model's elements has a smaller network."""
     path = file_of(folder, "elements out of order")
-    saved = artifacts.save(read_model(path, ENERGIES), folder / "elements.les.pt")
+    saved = artifacts.save(read_model(path, atomic_energies=ENERGIES), folder / "elements.les.pt")
     artifact = artifacts.load(saved)
     probe = probe_structures([1, 8], artifact.cutoff)[0]
     expected = CACEReference(open_model(path).root, ENERGIES).evaluate(
@@ -211,7 +214,7 @@ def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tu
 
 @pytest.mark.parametrize("shape", ["three layers", "deep messages", "nothing beside"])
 def test_canonical_form(folder, shape):
-    model = read_model(file_of(folder, shape), ENERGIES)
+    model = read_model(file_of(folder, shape), atomic_energies=ENERGIES)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state.items()}
     assert shapes == expected_shapes(model.hyper, model.state)
     assert all(t.dtype == torch.float64 and t.is_contiguous() for t in model.state.values())
@@ -223,7 +226,7 @@ def test_canonical_form(folder, shape):
 
 
 def test_les_parameters_are_those_of_the_file(folder):
-    les = read_model(file_of(folder, "other LES"), ENERGIES).les
+    les = read_model(file_of(folder, "other LES"), atomic_energies=ENERGIES).les
     names = ("sigma", "dl", "prefactor", "remove_self_interaction")
     assert tuple(les[name] for name in names) == (1.3, 1.7, 90.0474, False)
 
@@ -240,7 +243,10 @@ def test_energies_in_every_form(folder):
         (folder / name).write_text(content)
     forms = ["1:-13.1,8:-2042.7", "O: -2042.7, H:-13.1", folder / "a.json", str(folder / "b.yaml")]
     for form in [*forms, ENERGIES, {"H": -13.1, "O": "-2042.7"}]:
-        assert read_model(path, form).state["reference_energies"].tolist() == [-13.1, -2042.7]
+        assert read_model(path, atomic_energies=form).state["reference_energies"].tolist() == [
+            -13.1,
+            -2042.7,
+        ]
 
 
 WRONG = {
@@ -258,12 +264,12 @@ WRONG = {
 @pytest.mark.parametrize("given", WRONG)
 def test_wrong_energies_are_refused(folder, given):
     with pytest.raises(InputError, match=WRONG[given]):
-        read_model(file_of(folder, "plain"), given)
+        read_model(file_of(folder, "plain"), atomic_energies=given)
 
 
 NO_ENERGIES = {
-    "- 1\n- 2\n": "got none",
-    "": "got none",
+    "- 1\n- 2\n": "got no mapping",
+    "": "got no mapping",
     "{a: [": "ParserError",
     "H: [1]\nO: 2\n": "got something else in line 1",
     "H: 1\nH: 2\n": "every element once, got H twice",
@@ -280,7 +286,7 @@ NO_ENERGIES = {
 def test_files_that_are_no_energies_are_refused_by_name(folder, content):
     (folder / "wrong.yaml").write_text(content)
     with pytest.raises(InputError, match=r"^atomic energies: ") as caught:
-        read_model(file_of(folder, "plain"), folder / "wrong.yaml")
+        read_model(file_of(folder, "plain"), atomic_energies=folder / "wrong.yaml")
     text = str(caught.value)
     assert NO_ENERGIES[content] in text
     assert "wrong.yaml" in text
@@ -383,7 +389,7 @@ def test_what_is_not_known_is_refused_by_name(tmp_path, case):
     change, named = REFUSED[case]
     path = synthetic_cace(tmp_path / "x.pth", messages=1, extra=_OTHERS, change=change)
     with pytest.raises(ModelFileError, match=named) as caught:
-        read_model(path, ENERGIES)
+        read_model(path, atomic_energies=ENERGIES)
     assert "\n" not in str(caught.value)
 
 
@@ -393,7 +399,7 @@ def test_parameters_that_are_missing_are_not_guessed(tmp_path):
 
     path = synthetic_cace(tmp_path / "x.pth", change=change)
     with pytest.raises(UnsupportedModelError, match=r"norm_factor: expected an attribute"):
-        read_model(path, ENERGIES)
+        read_model(path, atomic_energies=ENERGIES)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):
@@ -403,7 +409,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
     path = synthetic_cace(tmp_path / "x.pth", change=_set("representation", "device", Payload()))
     with pytest.raises(ModelFileError, match=r"calls for builtins.exec, .* CACE-LES model"):
-        read_model(path, ENERGIES)
+        read_model(path, atomic_energies=ENERGIES)
     assert not (tmp_path / "ran").exists()
 
 
@@ -413,4 +419,4 @@ def test_names_of_another_family_are_no_part_of_this_one(tmp_path):
         change=_set("representation", "device", torch.fx._symbolic_trace.Tracer),
     )
     with pytest.raises(ModelFileError, match=r"Tracer"):
-        read_model(path, ENERGIES)
+        read_model(path, atomic_energies=ENERGIES)

@@ -19,7 +19,8 @@ from openmm_les_export.families.dispatch import canonical_model
 from openmm_les_export.families.mace.monomials import coupling_monomials, reduce_rank
 from openmm_les_export.options import ModelOptions
 from openmm_les_export.verification.probes import probe_structures
-from oracles.models import HAVE_MACE, TINY, needs_mace
+from oracles.models import TINY, needs_mace
+from support.checkpoints import checkpoint
 from support.helpers import L2_MODEL, MACE_MODELS, MODELS, shared_file
 
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
@@ -41,11 +42,8 @@ def tiny(model_dir) -> ModelFile:
 # --- unsupported options ------------------------------------------------------------------------
 
 OPTIONS = [
-    ({"apply_cutoff": False}, "apply_cutoff"),
     ({"radial_type": "gaussian"}, "Gaussian radial basis"),
     ({"radial_type": "chebyshev"}, "Chebyshev radial basis"),
-    ({"use_agnostic_product": True}, "use_agnostic_product"),
-    ({"use_so3": True}, "use_so3"),
     ({"edge_irreps": "2x0e"}, "edge_irreps"),
     ({"gate": "tanh"}, "gate"),
     ({"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}, "attention in messages"),
@@ -53,7 +51,6 @@ OPTIONS = [
     ({"cueq_config": {"enabled": False}}, "cuEquivariance"),
     ({"hidden_irreps": "2x0e+2x1e"}, "2x1e"),
     ({"hidden_irreps": "2x0e+4x1o"}, "2x0e + 4x1o"),
-    ({"correlation": 5}, "correlation"),
 ]
 
 
@@ -77,6 +74,7 @@ MUTATIONS = [
     ("interactions.1", "sparse", True),
     ("products.0", "use_agnostic_product", True),
     ("radial_embedding", "apply_cutoff", False),
+    ("products.0.symmetric_contractions.contractions.0", "correlation", 5),
     ("readouts.1", "num_heads", 2),
     ("readouts.0.linear", "bias_numel", 1),
     ("les", "use_atomwise", True),
@@ -90,6 +88,7 @@ MUTATIONS = [
     ("les.ewald", "sigma_sq_half", 4.0),
     ("les.bec", "normalization_factor", 2.0),
     ("", "induced_charges", 0.5),
+    ("", "use_so3", True),
     ("", "use_embedding", True),
 ]
 
@@ -294,12 +293,7 @@ def _run_without(blocked: set[str], code: str) -> str:
 
 
 def _some_model(model_dir: Path) -> Path:
-    """Any model file this installation can offer."""
-    if not HAVE_MACE:
-        return shared_file(MODELS / f"{MACE_MODELS[0]}.model")
-    from oracles.mace_models import synthetic_model
-
-    return synthetic_model(model_dir, **TINY)
+    return checkpoint("mace_old", model_dir)
 
 
 def test_reading_needs_neither_mace_nor_e3nn_nor_les(model_dir):

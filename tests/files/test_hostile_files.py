@@ -14,7 +14,8 @@ import torch
 from openmm_les_export import read_model
 from openmm_les_export.checkpoints.records import describe
 from support import hostile
-from support.helpers import CACE_WATER_MODEL, ROOT, model_file
+from support.checkpoints import EXPORT_OPTIONS, checkpoint
+from support.helpers import ROOT
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -256,15 +257,15 @@ def test_checkpoint_with_impossible_content(said, change):
 
 
 @pytest.mark.parametrize("exponents", [[0, 0, 10**9], [0, -1, 2]])
-def test_exponents_are_bounded(exponents):
+def test_exponents_are_bounded(exponents, tmp_path):
     from openmm_les_export.checkpoints.unpickle import open_model
     from openmm_les_export.families.dispatch import canonical_model
     from openmm_les_export.options import ModelOptions
 
-    opened = open_model(model_file(CACE_WATER_MODEL))
+    opened = open_model(checkpoint("cace", tmp_path))
     opened.root.module("representation.angular_basis").state["lxlylz_list"][-1] = exponents
     with pytest.raises(ModelFileError, match="expected exponents of 0 to 11"):
-        canonical_model(opened, ModelOptions(atomic_energies={1: 0.0, 8: 0.0}))
+        canonical_model(opened, ModelOptions(**EXPORT_OPTIONS["cace"]))
 
 
 WRONG = [

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from openmm_les_export import export
-from support.helpers import CHGNET_MODEL, ROOT, model_file
+from support.checkpoints import checkpoint
+from support.helpers import ROOT
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -193,7 +194,7 @@ def test_export_never_replaces_what_options_read(workplace, option, file):
 
 def test_export_writes_into_no_directory_that_is_a_model(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(model_file(CHGNET_MODEL), folder)
+    shutil.copytree(checkpoint("chgnet", tmp_path), folder)
     os.chmod(folder, 0o755)
     files = sorted(folder.iterdir())
     content = [path.read_bytes() for path in files]

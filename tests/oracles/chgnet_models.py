@@ -101,10 +101,8 @@ def synthetic_chgnet(
     types = network["element_types"]
     number = rows if types is None else len(types)
     state = {f"model.{name}": t.to(dtype) for name, t in _network(network, number).items()}
-    state |= {
-        "data_std": torch.tensor(scale, dtype=dtype),
-        "data_mean": torch.tensor(mean, dtype=dtype),
-    }
+    numbers = {"data_std": scale, "data_mean": mean}
+    state |= {name: torch.tensor(value, dtype=dtype) for name, value in numbers.items()}
     energies = None
     if references:
         energies = -5.0 * torch.arange(1, number + 1, dtype=dtype)
@@ -119,13 +117,14 @@ def synthetic_chgnet(
         **_POTENTIAL,
         **(potential or {}),
     }
-    kept = {name: value for name, value in arguments.items() if name not in _dropped(potential)}
+    dropped = {name for name, value in (potential or {}).items() if value is None}
+    kept = {name: value for name, value in arguments.items() if name not in dropped}
     description = {
         "@class": "Potential",
         "@module": "matgl.apps.pes",
         "@model_version": 3,
         "metadata": None,
-        "kwargs": {**kept, "model": {**model, "init_args": network}},
+        "kwargs": kept,
     }
     parts = {"description": description, "arguments": kept, "state": state}
     if change is not None:
@@ -137,83 +136,98 @@ def synthetic_chgnet(
     return folder
 
 
-def _dropped(potential: dict[str, Any] | None) -> set[str]:
-    return {name for name, value in (potential or {}).items() if value is None}
-
-
 def _network(options: dict[str, Any], number: int) -> dict[str, torch.Tensor]:
     """Tensors of the network by name, as modules are made in MatGL."""
-    generator = torch.Generator().manual_seed(7)
-    found: dict[str, torch.Tensor] = {}
-    atoms, bonds, angles = (options[f"dim_{n}_embedding"] for n in ("atom", "bond", "angle"))
-    bessel, fourier = options["max_n"], options["max_f"]
-    norm, hidden_norm = options["normalization"] == "layer", options["normalize_hidden"]
+    made = _Network(options)
+    made.embeddings(number)
+    for t in range(options["num_blocks"]):
+        made.atom_layer(f"atom_graph_layers.{t}")
+    for t in range(options["num_blocks"] - 1):
+        made.bond_layer(f"bond_graph_layers.{t}.conv_layer")
+    if options["num_site_targets"]:
+        made.linear("magmom_readout", made.atoms, options["num_site_targets"])
+    for name in ("final_layer", "latent_charge_readout"):
+        made.mlp(name, [made.atoms, *options["final_hidden_dims"], 1], norms=False)
+    return made.found
 
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> None:
-        found[f"{name}.weight"] = random(outputs, inputs) * (1.5 / inputs**0.5)
+class _Network:
+    """Random tensors, drawn in the order of the modules."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.generator = torch.Generator().manual_seed(7)
+        self.found: dict[str, torch.Tensor] = {}
+        self.atoms, self.bonds, self.angles = (
+            options[f"dim_{name}_embedding"] for name in ("atom", "bond", "angle")
+        )
+        self.bessel, self.norm = options["max_n"], options["normalization"] == "layer"
+
+    def random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def linear(self, name: str, inputs: int, outputs: int, bias: bool = True) -> None:
+        self.found[f"{name}.weight"] = self.random(outputs, inputs) * (1.5 / inputs**0.5)
         if bias:
-            found[f"{name}.bias"] = 0.3 * random(outputs)
+            self.found[f"{name}.bias"] = 0.3 * self.random(outputs)
 
-    def normalization(name: str, width: int) -> None:
-        found[f"{name}.weight"] = 1.0 + 0.2 * random(width)
-        found[f"{name}.bias"] = 0.2 * random(width)
+    def normalization(self, name: str, width: int) -> None:
+        self.found[f"{name}.weight"] = 1.0 + 0.2 * self.random(width)
+        self.found[f"{name}.bias"] = 0.2 * self.random(width)
 
-    def mlp(name: str, widths: list[int], norms: bool) -> None:
+    def mlp(self, name: str, widths: list[int], norms: bool) -> None:
         place = itertools.count()
         for k, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            linear(f"{name}.layers.{k}", inputs, outputs)
-            if norms and (hidden_norm or k == len(widths) - 2):
-                normalization(f"{name}.norm_layers.{next(place)}", outputs)
+            self.linear(f"{name}.layers.{k}", inputs, outputs)
+            if norms and (self.options["normalize_hidden"] or k == len(widths) - 2):
+                self.normalization(f"{name}.norm_layers.{next(place)}", outputs)
 
-    def gated(name: str, widths: list[int]) -> None:
+    def gated(self, name: str, widths: list[int]) -> None:
         for branch in ("layers", "gates"):
-            mlp(f"{name}.{branch}", widths, norm)
+            self.mlp(f"{name}.{branch}", widths, self.norm)
 
-    for name, length in (("bond", bessel), ("threebody_bond", bessel), ("angle", fourier + 1)):
-        start = 0.0 if name == "angle" else 1.0
-        roots = (torch.arange(length) + start) * (1.0 if name == "angle" else math.pi)
-        found[f"{name}_expansion.frequencies"] = roots + 0.05 * random(length)
-    found["atom_embedding.weight"] = random(number, atoms)
-    linear("bond_embedding.layers.0", bessel, bonds, bias=False)
-    linear("angle_embedding.layers.0", 2 * fourier + 1, angles, bias=False)
-    shared, own = options["shared_bond_weights"], options["layer_bond_weights"]
-    if shared in ("bond", "both"):
-        linear("atom_bond_weights", bessel, atoms, bias=False)
-        linear("bond_bond_weights", bessel, bonds, bias=False)
-    if shared in ("three_body_bond", "both"):
-        linear("threebody_bond_weights", bessel, bonds, bias=False)
-    pair, triple = 2 * atoms + bonds, 2 * bonds + angles + atoms
-    update, angle_update = options["bond_update_hidden_dims"], options["angle_update_hidden_dims"]
-    for t in range(options["num_blocks"]):
-        block = f"atom_graph_layers.{t}"
-        conv = f"{block}.conv_layer"
-        gated(f"{conv}.node_update_func", [pair, *options["atom_conv_hidden_dims"], atoms])
-        linear(f"{conv}.node_out_func", atoms, atoms, bias=False)
+    def embeddings(self, number: int) -> None:
+        bessel, fourier = self.bessel, self.options["max_f"]
+        for name, length in (("bond", bessel), ("threebody_bond", bessel), ("angle", fourier + 1)):
+            start = 0.0 if name == "angle" else 1.0
+            roots = (torch.arange(length) + start) * (1.0 if name == "angle" else math.pi)
+            self.found[f"{name}_expansion.frequencies"] = roots + 0.05 * self.random(length)
+        self.found["atom_embedding.weight"] = self.random(number, self.atoms)
+        self.linear("bond_embedding.layers.0", bessel, self.bonds, bias=False)
+        self.linear("angle_embedding.layers.0", 2 * fourier + 1, self.angles, bias=False)
+        shared = self.options["shared_bond_weights"]
+        if shared in ("bond", "both"):
+            self.linear("atom_bond_weights", bessel, self.atoms, bias=False)
+            self.linear("bond_bond_weights", bessel, self.bonds, bias=False)
+        if shared in ("three_body_bond", "both"):
+            self.linear("threebody_bond_weights", bessel, self.bonds, bias=False)
+
+    def atom_layer(self, block: str) -> None:
+        options, conv, pair = self.options, f"{block}.conv_layer", 2 * self.atoms + self.bonds
+        update, own = options["bond_update_hidden_dims"], options["layer_bond_weights"]
+        hidden = options["atom_conv_hidden_dims"]
+        self.gated(f"{conv}.node_update_func", [pair, *hidden, self.atoms])
+        self.linear(f"{conv}.node_out_func", self.atoms, self.atoms, bias=False)
         if own in ("bond", "both"):
-            linear(f"{conv}.node_weight_func", bessel, atoms, bias=False)
+            self.linear(f"{conv}.node_weight_func", self.bessel, self.atoms, bias=False)
         if update is not None:
-            gated(f"{conv}.edge_update_func", [pair, *update, bonds])
+            self.gated(f"{conv}.edge_update_func", [pair, *update, self.bonds])
             if own in ("bond", "both"):
-                linear(f"{conv}.edge_weight_func", bessel, bonds, bias=False)
-        if norm:
-            normalization(f"{block}.atom_norm", atoms)
-            normalization(f"{block}.bond_norm", bonds)
-    for t in range(options["num_blocks"] - 1):
-        conv = f"bond_graph_layers.{t}.conv_layer"
-        gated(f"{conv}.node_update_func", [triple, *options["bond_conv_hidden_dims"], bonds])
-        linear(f"{conv}.node_out_func", bonds, bonds, bias=False)
-        if own in ("three_body_bond", "both"):
-            linear(f"{conv}.node_weight_func", bessel, bonds)
-        if angle_update is not None:
-            gated(f"{conv}.edge_update_func", [triple, *angle_update, angles])
-    if options["num_site_targets"]:
-        linear("magmom_readout", atoms, options["num_site_targets"])
-    for name in ("final_layer", "latent_charge_readout"):
-        mlp(name, [atoms, *options["final_hidden_dims"], 1], norms=False)
-    return found
+                self.linear(f"{conv}.edge_weight_func", self.bessel, self.bonds, bias=False)
+        if self.norm:
+            self.normalization(f"{block}.atom_norm", self.atoms)
+            self.normalization(f"{block}.bond_norm", self.bonds)
+
+    def bond_layer(self, conv: str) -> None:
+        options, bonds = self.options, self.bonds
+        triple = 2 * bonds + self.angles + self.atoms
+        hidden, update = options["bond_conv_hidden_dims"], options["angle_update_hidden_dims"]
+        self.gated(f"{conv}.node_update_func", [triple, *hidden, bonds])
+        self.linear(f"{conv}.node_out_func", bonds, bonds, bias=False)
+        if options["layer_bond_weights"] in ("three_body_bond", "both"):
+            self.linear(f"{conv}.node_weight_func", self.bessel, bonds)
+        if update is not None:
+            self.gated(f"{conv}.edge_update_func", [triple, *update, self.angles])
 
 
 def matgl_energy(

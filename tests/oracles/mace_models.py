@@ -50,69 +50,80 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+# Parameter-holding classes of the les package.
+
+
+class Ewald(torch.nn.Module):
+    def __init__(
+        self, sigma: float, dl: float, remove: bool, norm_factor: float, new: bool
+    ) -> None:
+        super().__init__()
+        self.sigma, self.dl, self.remove_self_interaction = sigma, dl, remove
+        self.sigma_sq_half, self.k_sq_max = sigma**2 / 2.0, (2 * math.pi / dl) ** 2
+        self.twopi, self.twopi_sq = 2 * math.pi, (2 * math.pi) ** 2
+        self.norm_factor = norm_factor
+        if new:
+            self.use_epsilon_r_scaling = False
+
+
+class BEC(torch.nn.Module):
+    def __init__(self, remove_mean: bool, epsilon_factor: float) -> None:
+        super().__init__()
+        self.remove_mean, self.epsilon_factor = remove_mean, epsilon_factor
+        self.normalization_factor = epsilon_factor**0.5
+
+
+class Atomwise(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_in, self.n_out, self.n_hidden, self.n_layers = None, 1, [32, 16], 3
+        self.activation = torch.nn.functional.silu
+        self.add_linear_nn, self.bias, self.output_scaling_factor = True, True, 0.1
+        self.outnet = None
+
+
+class _DummyAtomwise(torch.nn.Module):
+    pass
+
+
+class Les(torch.nn.Module):
+    new: bool
+
+    def __init__(self, les_arguments: dict[str, Any]) -> None:
+        super().__init__()
+        known = {
+            "sigma": 1.0,
+            "dl": 2.0,
+            "remove_self_interaction": self.new,
+            "norm_factor": 90.4756 if self.new else 90.0474,
+            "remove_mean": True,
+            "epsilon_factor": 1.0,
+        } | les_arguments
+        self.n_layers, self.n_hidden, self.add_linear_nn = 3, [32, 16], True
+        self.output_scaling_factor = 0.1
+        self.sigma, self.dl = known["sigma"], known["dl"]
+        self.remove_mean, self.epsilon_factor = known["remove_mean"], known["epsilon_factor"]
+        if self.new:
+            self.remove_self_interaction = known["remove_self_interaction"]
+            self.use_atomwise = self.use_fixed_atomic_charges = False
+            self.fixed_atomic_charges_scaling_factor = 0.5
+            self.use_atomic_alpha = self.use_epsilon_r_scaling = False
+        self.atomwise = _DummyAtomwise() if self.new else Atomwise()
+        numbers = ("sigma", "dl", "remove_self_interaction", "norm_factor")
+        self.ewald = Ewald(*(known[name] for name in numbers), self.new)
+        self.bec = BEC(known["remove_mean"], known["epsilon_factor"])
+
+    def forward(self, **_: Any) -> dict[str, None]:
+        """No electrostatics: what remains of the model's energy is the short-range part."""
+        return {"E_lr": None, "BEC": None}
+
+
 def _les_modules(vintage: str) -> dict[str, types.ModuleType]:
-    """Modules les, les.les, les.module.* with parameter-holding classes of a vintage."""
-
-    class Ewald(torch.nn.Module):
-        def __init__(self, sigma: float, dl: float, remove: bool, norm_factor: float) -> None:
-            super().__init__()
-            self.sigma, self.dl, self.remove_self_interaction = sigma, dl, remove
-            self.sigma_sq_half, self.k_sq_max = sigma**2 / 2.0, (2 * math.pi / dl) ** 2
-            self.twopi, self.twopi_sq = 2 * math.pi, (2 * math.pi) ** 2
-            self.norm_factor = norm_factor
-            if vintage == "new":
-                self.use_epsilon_r_scaling = False
-
-    class BEC(torch.nn.Module):
-        def __init__(self, remove_mean: bool, epsilon_factor: float) -> None:
-            super().__init__()
-            self.remove_mean, self.epsilon_factor = remove_mean, epsilon_factor
-            self.normalization_factor = epsilon_factor**0.5
-
-    class Atomwise(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.n_in, self.n_out, self.n_hidden, self.n_layers = None, 1, [32, 16], 3
-            self.activation = torch.nn.functional.silu
-            self.add_linear_nn, self.bias, self.output_scaling_factor = True, True, 0.1
-            self.outnet = None
-
-    class _DummyAtomwise(torch.nn.Module):
-        pass
-
-    class Les(torch.nn.Module):
-        def __init__(self, les_arguments: dict[str, Any]) -> None:
-            super().__init__()
-            known = {
-                "sigma": 1.0,
-                "dl": 2.0,
-                "remove_self_interaction": vintage == "new",
-                "norm_factor": 90.4756 if vintage == "new" else 90.0474,
-                "remove_mean": True,
-                "epsilon_factor": 1.0,
-            } | les_arguments
-            self.n_layers, self.n_hidden, self.add_linear_nn = 3, [32, 16], True
-            self.output_scaling_factor = 0.1
-            self.sigma, self.dl = known["sigma"], known["dl"]
-            self.remove_mean, self.epsilon_factor = known["remove_mean"], known["epsilon_factor"]
-            if vintage == "new":
-                self.remove_self_interaction = known["remove_self_interaction"]
-                self.use_atomwise = self.use_fixed_atomic_charges = False
-                self.fixed_atomic_charges_scaling_factor = 0.5
-                self.use_atomic_alpha = self.use_epsilon_r_scaling = False
-            self.atomwise = _DummyAtomwise() if vintage == "new" else Atomwise()
-            self.ewald = Ewald(
-                known["sigma"], known["dl"], known["remove_self_interaction"], known["norm_factor"]
-            )
-            self.bec = BEC(known["remove_mean"], known["epsilon_factor"])
-
-        def forward(self, **_: Any) -> dict[str, None]:
-            """No electrostatics: what remains of the model's energy is the short-range part."""
-            return {"E_lr": None, "BEC": None}
-
+    """Modules les, les.les, les.module.* with the classes of a vintage."""
+    own = type("Les", (Les,), {"new": vintage == "new"})
     places = {
         "les": [],
-        "les.les": [Les, _DummyAtomwise],
+        "les.les": [own, _DummyAtomwise],
         "les.module": [],
         "les.module.ewald": [Ewald],
         "les.module.bec": [BEC],
@@ -124,7 +135,7 @@ def _les_modules(vintage: str) -> dict[str, types.ModuleType]:
         for cls in classes:
             cls.__module__, cls.__qualname__ = name, cls.__name__
             setattr(modules[name], cls.__name__, cls)
-    modules["les"].Les = Les  # type: ignore[attr-defined]
+    modules["les"].Les = own  # type: ignore[attr-defined]
     return modules
 
 

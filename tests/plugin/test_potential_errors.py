@@ -104,7 +104,7 @@ def test_unknown_element_is_named_with_its_atoms(water_artifact):
     topology = water_topology(("NA", app.element.sodium), ("CL", app.element.chlorine))
     with pytest.raises(
         InputError,
-        match=r"the model knows \(H, O\), got Cl, Na in atom 3 \(NA of NA 2:2\), atom 4 ",
+        match=r"the model knows \(H, C, N, O\), got Cl, Na in atom 3 \(NA of NA 2:2\), atom 4 ",
     ):
         create_system(water_artifact, topology)
 

@@ -438,7 +438,7 @@ def test_two_processes_do_not_share_a_file(tmp_path):
     simulation.step(1)
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from test_reporters import *\n"
+        "from plugin.test_reporters import *\n"
         "simulation = simulation_of(water())\n"
         "simulation.reporters = [LESReporter(sys.argv[1], 1, dipole=True)]\n"
         "simulation.step(1)\n"

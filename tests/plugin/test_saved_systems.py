@@ -63,13 +63,13 @@ def test_saved_system_finds_a_moved_artifact(dipeptide_artifact, tmp_path, monke
 
 
 def test_saved_system_does_not_run_another_model(
-    dipeptide_artifact, water_artifact, tmp_path, monkeypatch
+    dipeptide_artifact, l2_artifact, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
     path = shutil.copy(dipeptide_artifact, tmp_path / "model.les.pt")
     atoms = dipeptide(0)
     xml = openmm.XmlSerializer.serialize(create_system(path, atoms))
-    shutil.copy(water_artifact, path)
+    shutil.copy(l2_artifact, path)
     with pytest.raises(RuntimeError, match=r"model\.les\.pt holds another model now"):
         in_fresh_process(tmp_path, xml, atoms.positions, cache=tmp_path / "empty")
 
@@ -249,13 +249,13 @@ def test_copies_share_one_model(dipeptide_artifact, tmp_path):
     assert float(child.stdout) < 50
 
 
-def test_other_settings_are_another_model(dipeptide_artifact, water_artifact):
+def test_other_settings_are_another_model(dipeptide_artifact, l2_artifact):
     """Shared is what was made of the same model with the same settings alone."""
     atoms = water_frame(0)[:3]
     atoms.set_pbc(False)
     atoms.set_cell(None)
     expected = {}
-    for path in (dipeptide_artifact, water_artifact):
+    for path in (dipeptide_artifact, l2_artifact):
         for precision in ("single", "double"):
             system = create_system(path, atoms, precision=precision)
             expected[path, precision] = energy_and_forces(create_context(system, atoms.positions))

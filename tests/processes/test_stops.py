@@ -88,7 +88,7 @@ def test_unexpected_failure_names_itself(water_artifact, caplog):
     system.addParticle(1.0)
     system.addForce(force)
     context = create_context(system, np.zeros((1, 3)))
-    with pytest.raises(openmm.OpenMMException, match=r"the LES force failed: KeyError: 'numbers'"):
+    with pytest.raises(openmm.OpenMMException, match=r"the LES force failed: KeyError: 'options'"):
         energy_and_forces(context)
     assert "Traceback" in caplog.text
 

@@ -24,6 +24,8 @@ CLI_PAGE = DOCS / "reference" / "cli.md"
 MODULES_PAGE = DOCS / "developer" / "modules.md"
 #: Pages as comments and docstrings name them.
 NAMED = re.compile(r"\bdocs/[\w/-]+\.md\b")
+#: Files as pages name them.
+FILES = re.compile(r"`([\w/]+\.py)`")
 #: A message without a longer piece of fixed text, as `NAME: expected X, got Y`, matches anything.
 GENERAL = len(": expected ")
 
@@ -92,6 +94,15 @@ def test_commands_that_are_not_run_exist(page):
                 assert arguments[0].startswith("-") or (ROOT / arguments[0]).is_file(), line
 
 
+def test_workflows_call_targets_that_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        calls = re.findall(r"run: make (.+)", workflow.read_text())
+        assert calls
+        for call in calls:
+            assert {word for word in call.split() if "=" not in word} <= targets, call
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     """Files, and headings in files (as the forge and Sphinx name them)."""
@@ -116,6 +127,20 @@ def test_pages_that_code_names_exist():
     named = {(file, page) for file in files for page in NAMED.findall(file.read_text())}
     assert len(named) > 5
     assert not [(name_of(file), page) for file, page in named if not (ROOT / page).exists()]
+
+
+def test_files_that_pages_name_exist():
+    """`plugin/mixed/create.py` and its like, with as much of the path as the page gives."""
+    folders = ("openmm_les", "export", "tests", "docs", "examples", "benchmarks", "training")
+    files = {f"/{name_of(file)}" for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    pages = (page for page in PAGES if page != MODULES_PAGE)
+    named = {(page, file) for page in pages for file in FILES.findall(page.read_text())}
+    assert len(named) > 30
+    assert not [
+        (name_of(page), file)
+        for page, file in named
+        if not re.search("FAMILY|NAME", file) and not any(f.endswith(f"/{file}") for f in files)
+    ]
 
 
 def test_every_option_of_createsystem_is_in_the_table():

@@ -101,7 +101,12 @@ def test_an_edited_configuration_of_a_run_keeps_its_comments(run):
     assert file.read_text() == text
     md.run(md.load(run), overwrite=True)
     assert file.read_text() == text
-    refused(run, "config.yaml was edited and says something else", steps=60, overwrite=True)
+    refused(
+        run,
+        "config.yaml was edited and differs from the settings of this run",
+        steps=60,
+        overwrite=True,
+    )
 
 
 def test_a_copy_without_hidden_files_goes_on(run):

@@ -33,6 +33,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     source = FOLDER / _FILES[name]
     if source.suffix != ".xz":
         return source
+    folder.mkdir(parents=True, exist_ok=True)
     unpacked = folder / source.stem
     if not unpacked.exists():
         part = unpacked.with_suffix(".part")

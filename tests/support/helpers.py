@@ -9,12 +9,13 @@ from ase import Atoms
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from openmm import Vec3, app, unit
 from support import checkpoints
-from support.structures import PEPTIDE, waters
+from support.structures import PEPTIDE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 MODELS = SHARED / "models"
 DATA = SHARED / "data"
+WATER = Path(__file__).with_name("water.xyz")
 
 WATER_MODEL = "mace_les_water_r4.5_nl1_l0"
 DIPEPTIDE_MODEL = "mace_les_dipep_r4_l0"
@@ -68,8 +69,9 @@ def export_options(name: str) -> dict[str, object]:
 
 
 def water_frame(i: int) -> Atoms:
-    """Configuration `i` of 64 waters in a periodic box."""
-    return waters(4, 4, 4, seed=i, rattle=0.05)
+    """Configuration `i` of 4: 27 waters in a periodic box, from dynamics by the bundled model."""
+    atoms = ase.io.read(WATER, index=i)
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
 
 
 def dipeptide(i: int) -> Atoms:

@@ -106,9 +106,6 @@ class Accepted:
     def check(self, record: Record) -> None:
         """Refuses a model that has anything openmm-les does not implement.
 
-        Args:
-            record: the model, or a module in it.
-
         Raises:
             UnsupportedModelError: names the option, what was expected and what the file has.
         """
@@ -153,11 +150,6 @@ def _check_attributes(record: Record, block: Block) -> None:
 
 def check_options(where: str, values: Any, accepted: Options) -> None:
     """Refuses options of a configuration that a table does not have.
-
-    Args:
-        where: what they are options of.
-        values: the options.
-        accepted: accepted values of each.
 
     Raises:
         ModelFileError: they are no options.

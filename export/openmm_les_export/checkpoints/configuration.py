@@ -99,10 +99,6 @@ class Options:
 def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
     """Atomic numbers of a file, in its order.
 
-    Args:
-        name: what the file calls them.
-        numbers: what it has.
-
     Raises:
         ModelFileError: they are not different atomic numbers.
     """

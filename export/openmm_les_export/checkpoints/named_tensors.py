@@ -12,12 +12,7 @@ from openmm_les_export.checkpoints.accepted import unknown
 
 
 class NamedTensors:
-    """The tensors of a file that have not been read yet.
-
-    Args:
-        found: all of them by name.
-        kind: class of the model, for error messages.
-    """
+    """The tensors of a file that have not been read yet."""
 
     def __init__(self, found: Mapping[str, Any], kind: str) -> None:
         self._found = {name: as_tensor(name, value) for name, value in found.items()}

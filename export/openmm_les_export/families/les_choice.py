@@ -53,10 +53,6 @@ class LESChoice:
 def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESChoice:
     """From options to a choice.
 
-    Args:
-        norm_factor: prefactor 1 / (2 epsilon_0) of the training [eV A].
-        self_interaction: ``"removed"`` or ``"kept"``.
-
     Raises:
         InputError: something else.
     """

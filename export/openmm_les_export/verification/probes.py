@@ -1,4 +1,4 @@
-"""Structures on which every export is verified: made of the model's own elements, without chance.
+"""Structures on which every export is verified, deterministic and made of the model's elements.
 
 Hydrides of the elements (water, methane, ...) packed at van der Waals distance, or single atoms
 at bonding distance for a model without hydrogen.
@@ -29,7 +29,7 @@ _RADII = tuple(
 136 136 132 145 146 148 140 150 150 260 221 215 206 200 196 190 187 180 169
 """.split()  # noqa: SIM905 - a list would take a line for each
 )
-#: Hydrogens a non-metal binds.
+#: Hydrogen atoms that a non-metal binds.
 _VALENCES = (
     dict.fromkeys((6, 14, 32, 50), 4)
     | dict.fromkeys((5, 7, 15, 33, 51), 3)
@@ -51,7 +51,7 @@ class Probe:
     """A structure to compare on.
 
     Attributes:
-        name: what it is, for reports.
+        name: for reports.
         positions: shape (n, 3) [A].
         numbers: atomic numbers, shape (n,).
         cell: lattice vectors in rows [A], None for an open structure.
@@ -73,13 +73,13 @@ def probes_for(canonical: CanonicalModel) -> list[Probe]:
 def probe_structures(
     elements: Sequence[int], cutoff: float, steps: Sequence[float] = ()
 ) -> list[Probe]:
-    """Cluster, periodic and triclinic box, isolated atoms, and two fragments far from each other.
+    """Cluster, periodic box, triclinic box, two distant fragments, isolated atoms.
 
     Args:
         elements: atomic numbers the model knows; each occurs at least once.
         cutoff: of the short-range network [A].
-        steps: distances [A] at which the energy has a step; no pair is so near to one of them that
-            rounding decides.
+        steps: distances [A] at which the energy has a step; every pair is so far from them that
+            rounding does not matter.
     """
     molecules = _molecules(elements)
     numbers = np.concatenate([numbers for numbers, _ in molecules])
@@ -103,7 +103,7 @@ def probe_structures(
 
 
 def _isolated_atoms(elements: Sequence[int], cutoff: float) -> Probe:
-    """Atoms out of each other's cutoff; energies taken for another element do not cancel."""
+    """Atoms beyond each other's cutoff; numbers of atoms differ, so that no swap cancels."""
     ordered = sorted(elements)
     numbers = np.repeat(ordered, [1 + i % _MOST_COPIES for i in range(len(ordered))])
     side = math.ceil(len(numbers) ** (1 / 3))
@@ -113,7 +113,7 @@ def _isolated_atoms(elements: Sequence[int], cutoff: float) -> Probe:
 
 
 def _off_steps(probe: Probe, steps: Sequence[float]) -> Probe:
-    """The structure, stretched a little where a pair is at a step."""
+    """The structure, stretched slightly until no pair is at a step."""
     stretch = 1.0
     while True:
         cell = None if probe.cell is None else stretch * probe.cell
@@ -151,7 +151,7 @@ def _radius(number: int) -> float:
 
 
 def _pack(molecules: list[tuple[npt.NDArray[np.int64], Array]], gap: float) -> Array:
-    """Positions [A]: each molecule, turned, as near to the first as the others leave room."""
+    """Positions [A]; each rotated molecule is as near to the first as the others allow."""
     # A spiral over the sphere, tilted so that nothing lies along a coordinate axis.
     index = np.arange(_DIRECTIONS) + 0.5
     height, angle = 1 - 2 * index / _DIRECTIONS, np.pi * (1 + 5**0.5) * index

@@ -1,6 +1,6 @@
-"""What references for verification have in common: pairs, a plain LES sum, and its derivative.
+"""The common part of references for verification: pairs, a plain LES sum, derivatives by autograd.
 
-The sum is written here in float64 by its definition and shares no code with the run-time package.
+The sum follows its definition in float64 and shares no code with the run-time package.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def equations(network: str) -> str:
     )
 
 
-#: Vectors on the cutoff sphere are in, as in float64 they are in the original code.
+#: Includes vectors on the cutoff sphere, as the original code does in float64.
 _SPHERE_SLACK = 1e-7
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the reference says of a structure.
+    """Results for one structure.
 
     Attributes:
         energy: with isolated-atom references [eV].
@@ -117,7 +117,7 @@ class AutogradReference(abc.ABC):
         return all_pairs(positions, cell, self.cutoff)
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
-        """What torch has to be set to while the model is evaluated."""
+        """Settings of torch during an evaluation."""
         return contextlib.nullcontext()
 
 

@@ -75,11 +75,8 @@ def _dense_forms(
 class _SplitForms(nn.Module):
     """The forms in four blocks of nonzero parity: least arithmetic.
 
-    Args:
-        forms: `_dense_forms` of shape [R, outputs, D, pairs].
-        weights: weights of shape [Z, C, R].
-        parity: numbers of (even rows, pairs of the same parity, even outputs).
-        fold: see `ProductBasis`.
+    Forms are those of `_dense_forms`, [R, outputs, D, pairs], weights [Z, C, R]; `parity` holds the
+    numbers of even rows, of pairs of the same parity, and of even outputs.
     """
 
     def __init__(
@@ -181,11 +178,8 @@ class _SplitForms(nn.Module):
 class _DenseForms(nn.Module):
     """The forms in one block with the zeros of parity: fewest kernels, and every order.
 
-    Args:
-        forms: `_dense_forms` of shape [R, outputs, D, products].
-        weights: weights of shape [Z, C, R].
-        products: the rows of each product, two or three.
-        fold: see `ProductBasis`.
+    Forms are those of `_dense_forms`, [R, outputs, D, products], weights [Z, C, R]; `products` are
+    the rows of each product, two or three.
     """
 
     def __init__(

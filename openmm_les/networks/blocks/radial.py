@@ -58,12 +58,7 @@ class BesselBasis(nn.Module):
     def forward(
         self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Values and derivatives [1/A], each of shape [E, n].
-
-        Args:
-            distances: shape [E] [A].
-            pairs: which pair of species each is; the functions are the same for all.
-        """
+        """Values and derivatives [1/A] of distances [E], each of shape [E, n], for all pairs."""
         r = distances.unsqueeze(1)
         envelope, slope = polynomial_envelope(r / self.cutoff, self.order)
         bessel, bessel_slope = self.bessel(r)
@@ -121,11 +116,7 @@ class _HiddenLayers(nn.Module):
 
 
 class _Density(nn.Module):
-    """tanh((f w)^2) of basis functions f, with forward-mode derivative.
-
-    Args:
-        weight: w of shape [n, 1].
-    """
+    """tanh((f w)^2) of basis functions f, w of shape [n, 1], with forward-mode derivative."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()

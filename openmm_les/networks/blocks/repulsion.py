@@ -55,9 +55,7 @@ class ZBLRepulsion(nn.Module):
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Energies [eV] of one atom of each pair and their derivatives, each of shape [E, 1].
 
-        Args:
-            distances: shape [E] [A].
-            pairs: which pair of species each is, first * Z + second, shape [E].
+        See `ExactRadial.forward`.
         """
         assert pairs is not None
         r = distances.unsqueeze(1).to(self.coefficients.dtype)
@@ -73,12 +71,7 @@ class ZBLRepulsion(nn.Module):
 
 
 class WithRepulsion(nn.Module):
-    """Radial features with the repulsion as one more, the last.
-
-    Args:
-        radial: the other features.
-        repulsion: the last one.
-    """
+    """Radial features with the repulsion as one more, the last."""
 
     def __init__(self, radial: nn.Module, repulsion: ZBLRepulsion) -> None:
         super().__init__()

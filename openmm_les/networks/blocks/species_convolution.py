@@ -47,14 +47,7 @@ class SpeciesConvolution(nn.Module):
         neighbors: torch.Tensor,
         species: torch.Tensor,
     ) -> Tuple[torch.Tensor, SpeciesTape]:
-        """The sums A of shape [S, C, N], and what `backward` needs.
-
-        Args:
-            harmonics: Y of shape [N, K, S].
-            features: phi of shape [N, K, P].
-            neighbors: neighbour of each slot, shape [N, K].
-            species: species index of each atom, shape [N].
-        """
+        """The sums A [S, C, N], from Y [N, K, S], phi [N, K, P], neighbours [N, K], species [N]."""
         neighbor_onehot = gather(self.onehot.index_select(0, species), neighbors)
         n, k = harmonics.shape[0], harmonics.shape[1]
         step, work = self._buffer(harmonics)
@@ -90,7 +83,7 @@ class SpeciesConvolution(nn.Module):
         return grad_harmonics, grad_features
 
     def _buffer(self, harmonics: torch.Tensor) -> Tuple[int, torch.Tensor]:
-        """Atoms worked on at a time, and a buffer for their phi (x) onehot."""
+        """Atoms processed at a time, and a buffer for their phi (x) onehot."""
         n, width = harmonics.shape[0], harmonics.shape[1] * self.weights.shape[2]
         step = min(n, block_size(harmonics, width, self.limits))
         return step, harmonics.new_empty([step * width])

@@ -97,12 +97,8 @@ class PathGroup(nn.Module):
     ) -> None:
         """Neighbour sums of a block of n atoms.
 
-        Args:
-            harmonics: Y of shape [n, K, S].
-            features: phi of shape [n, K, P].
-            nodes: features of the neighbours, shape [n, K, n_node * C].
-            work: two buffers for pair tensors.
-            sums: gets the sums, shape [n, rows, C].
+        Takes Y [n, K, S], phi [n, K, P], features of the neighbours [n, K, n_node * C], two buffers
+        for pair tensors, and `sums` [n, rows, C], which gets the result.
         """
         shape, radial_shape = self._shapes(harmonics)
         radial = prefix_view(work[0], radial_shape)

@@ -84,12 +84,7 @@ class TransformedBasis(nn.Module):
     def forward(
         self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Values and derivatives [1/A], each of shape [E, n].
-
-        Args:
-            distances: shape [E] [A].
-            pairs: which pair of species each is, first * Z + second, shape [E].
-        """
+        """Values and derivatives [1/A], each of shape [E, n]; see `ExactRadial.forward`."""
         assert pairs is not None
         r = distances.unsqueeze(1)
         t, dt = self.transform(r, self.radii.index_select(0, pairs).unsqueeze(1))

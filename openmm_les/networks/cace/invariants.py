@@ -107,10 +107,7 @@ class InvariantFeatures(nn.Module):
     ) -> torch.Tensor:
         """From dE/d(features) [N, C * S * M] to dE/d(sums) [C, L, N, n].
 
-        Args:
-            grad: dE/d(features).
-            receivers: as given to `forward`.
-            mixed: second result of `forward`.
+        Receivers are as for `forward`, `mixed` is its second result.
         """
         channels, n = receivers.shape[0], receivers.shape[1]
         grad = grad.to(mixed.dtype).view(n, channels, -1, self.functions)

@@ -23,13 +23,7 @@ class ElementSums(nn.Module):
     def forward(
         self, angular: torch.Tensor, radial: torch.Tensor, senders: torch.Tensor
     ) -> torch.Tensor:
-        """The sums [C, L, N, n].
-
-        Args:
-            angular: monomials [N, K, L].
-            radial: radial functions [N, K, n].
-            senders: embedding of the neighbours' elements [N, K, A].
-        """
+        """The sums, from monomials [N, K, L], radial functions [N, K, n], senders [N, K, A]."""
         n, k = angular.shape[0], angular.shape[1]
         weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
         sums = torch.bmm(weighted.transpose(1, 2), angular)
@@ -68,13 +62,7 @@ class MessageSums(nn.Module):
     def forward(
         self, angular: torch.Tensor, radial: torch.Tensor, received: torch.Tensor
     ) -> torch.Tensor:
-        """The sums [C, L, N, n].
-
-        Args:
-            angular: monomials [N, K, L].
-            radial: radial functions [N, K, n].
-            received: weights for each degree and channel [N, K, lmax + 1, C].
-        """
+        """The sums, with weights for each degree and channel [N, K, lmax + 1, C]."""
         n, k = angular.shape[0], angular.shape[1]
         parts: List[torch.Tensor] = []
         first = 0

@@ -30,8 +30,7 @@ class NodeUpdate(nn.Module):
     Blocks that are normalised by a density, or not residual, change the sums first.
 
     Args:
-        spec: the layer's entry of the hyper-parameters.
-        state: weights of the layer, names without the ``layers.T.`` prefix.
+        spec, state: entry of the hyper-parameters, and weights without the ``layers.T.`` prefix.
         lmax: highest degree of the neighbour sums.
         fold, few_kernels: see `ProductBasis`.
     """

@@ -136,12 +136,10 @@ class Interaction(nn.Module):
     """A layer after the first.
 
     Args:
-        spec: the layer's entry of the hyper-parameters.
-        state: weights of the layer, names without the ``layers.T.`` prefix.
+        spec, state: entry of the hyper-parameters, and weights without the ``layers.T.`` prefix.
         radial_weights: last map of the radial MLP for the features in use, [P, columns].
         lmax: highest degree of the harmonics.
-        few_kernels: all paths from one slot form a group, as in
-            `openmm_les.networks.blocks.convolution.message_convolution`.
+        few_kernels: all paths from one slot form a group, as in `message_convolution`.
     """
 
     def __init__(
@@ -196,14 +194,10 @@ class Interaction(nn.Module):
         neighbors: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], InteractionTape]:
-        """Next node features, float64, and what `backward` needs.
+        """Next node features [2l+1, N, C], float64, and what `backward` needs.
 
-        Args:
-            nodes: features of each slot, [2l+1, N, C], float64.
-            harmonics: Y of shape [N, K, S].
-            features: radial features of this layer, [N, K, P].
-            neighbors: neighbour indices [N, K].
-            counts: number of atoms of each species.
+        Takes node features of each slot, Y [N, K, S], radial features of this layer [N, K, P],
+        neighbour indices [N, K], and numbers of atoms of each species.
         """
         n = neighbors.shape[0]
         raised: List[torch.Tensor] = []
@@ -288,11 +282,7 @@ class FirstLayer(nn.Module):
     ) -> Tuple[List[torch.Tensor], FirstTape]:
         """Node features of each slot [2l+1, N, C], float64, and what `backward` needs.
 
-        Args:
-            harmonics: Y of shape [N, K, S].
-            features: radial features of this layer, [N, K, P].
-            neighbors: neighbour indices [N, K].
-            species: species index of each atom [N].
+        Arguments are as for `SpeciesConvolution`.
         """
         sums, convolution = self.convolution(harmonics, features, neighbors, species)
         columns: List[torch.Tensor] = []

@@ -26,12 +26,7 @@ def reference(opened: ModelFile, canonical: CanonicalModel) -> CACEReference:
 
 
 class CACEReference(AutogradReference):
-    """A CACE-LES model in float64.
-
-    Args:
-        model: record of the model.
-        atomic_energies: isolated-atom energies [eV] by atomic number.
-    """
+    """A CACE-LES model in float64, with isolated-atom energies [eV] by atomic number."""
 
     against = equations("CACE")
 

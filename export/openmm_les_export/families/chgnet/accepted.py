@@ -88,9 +88,6 @@ ACCEPTED = Accepted(
 def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Refuses what openmm-les does not implement.
 
-    Args:
-        saved: the opened files.
-
     Returns:
         The arguments of the network, and the LES parameters among those of the potential.
 

@@ -73,12 +73,7 @@ def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
 
 
 class _Reader:
-    """Takes the tensors of the network in turn.
-
-    Args:
-        options: arguments of the network.
-        weights: tensors of the file.
-    """
+    """Takes the tensors of the network in turn."""
 
     def __init__(self, options: Options, weights: NamedTensors) -> None:
         self.state: State = {}
@@ -93,9 +88,6 @@ class _Reader:
 
     def network(self, scale: float) -> dict[str, Any]:
         """Reads all of the network.
-
-        Args:
-            scale: factor of its energy.
 
         Returns:
             Its hyper-parameters.

@@ -29,12 +29,7 @@ def reference(opened: ModelFile, canonical: CanonicalModel) -> CHGNetReference:
 
 
 class CHGNetReference(AutogradReference):
-    """A CHGNet-LES model in float64.
-
-    Args:
-        saved: the opened files.
-        les: LES parameters in units of eV, as they were exported.
-    """
+    """A CHGNet-LES model in float64, with LES parameters in units of eV, as exported."""
 
     against = equations("CHGNet")
 

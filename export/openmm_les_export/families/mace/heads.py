@@ -74,13 +74,7 @@ def head_number(record: Record, name: str, head: Head) -> float:
 
 
 def head_energies(record: Record, head: Head, elements: int) -> torch.Tensor:
-    """Isolated-atom energies of a head, shape [Z] [eV], float64.
-
-    Args:
-        record: the model's AtomicEnergiesBlock.
-        head: which head.
-        elements: Z.
-    """
+    """Isolated-atom energies of a head, shape [Z] [eV], float64."""
     energies = record.tensor("atomic_energies")
     energies = energies.reshape(-1, energies.shape[-1])  # old files have no axis for heads
     if energies.shape[1] != elements:
@@ -91,13 +85,7 @@ def head_energies(record: Record, head: Head, elements: int) -> torch.Tensor:
 
 
 def head_readout(matrices: list[torch.Tensor], record: Record, head: Head) -> list[torch.Tensor]:
-    """What of a readout belongs to a head: its output, and its hidden units.
-
-    Args:
-        matrices: one, or two with the hidden units between them; outputs are heads.
-        record: the readout.
-        head: which head.
-    """
+    """A head's output of a readout, whose outputs are heads, and its hidden units if there are."""
     if matrices[-1].shape[1] != head.count:
         raise UnsupportedModelError(
             f"model: {record.path}: expected one output for each of {head.count} heads, got "

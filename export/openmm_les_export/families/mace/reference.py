@@ -74,10 +74,6 @@ def _double_precision() -> Iterator[None]:
 class MACEReference(AutogradReference):
     """A MACE-LES model in float64, evaluated with mace-torch's blocks.
 
-    Args:
-        record: of the model.
-        head: which head of a model with several.
-
     Raises:
         ImportError: mace-torch or something it needs is not installed.
         InputError: the model has several heads and none was named, or none of that name.

@@ -130,9 +130,6 @@ def _is_allegro(content: Mapping[str, Any]) -> bool:
 def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Refuses what openmm-les does not implement.
 
-    Args:
-        hyper: the hyper-parameters of a checkpoint.
-
     Returns:
         The options of the model and those of the les package.
 

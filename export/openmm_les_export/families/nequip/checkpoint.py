@@ -32,12 +32,7 @@ _TRAINABLE = {
 
 
 class Weights(NamedTensors):
-    """Tensors of the network by name, taken one by one so that none is left unread.
-
-    Args:
-        opened: the file.
-        options: of its model, which say what was trained.
-    """
+    """Tensors of the network by name, taken one by one so that none is left unread."""
 
     def __init__(self, opened: ModelFile, options: Mapping[str, Any]) -> None:
         trained = [ending for ending, option in _TRAINABLE.items() if options.get(option)]

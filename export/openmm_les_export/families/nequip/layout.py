@@ -29,14 +29,7 @@ class Convention:
 def convention(
     version: tuple[int, ...], lmax: int, parity: bool, features: Sequence[int]
 ) -> Convention:
-    """What a version of nequip makes of its options.
-
-    Args:
-        version: of nequip, ``(0, 19)``.
-        lmax: option ``l_max``.
-        parity: option ``parity``.
-        features: number of features of each degree.
-    """
+    """What a version of nequip makes of its options."""
     degrees = range(lmax + 1)
     if version >= NATURAL_PARITY:
         order = [(d, p) for d in degrees for p in ((1, -1) if parity else ((-1) ** d,))]

@@ -38,10 +38,6 @@ def reference(opened: ModelFile, canonical: CanonicalModel) -> NequIPReference:
 class NequIPReference(AutogradReference):
     """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules.
 
-    Args:
-        checkpoint: the opened file.
-        les: LES parameters, see `CanonicalModel`.
-
     Raises:
         ImportError: nequip, or for Allegro nequip-allegro, is not installed.
         VerificationError: the installed version has another layout.

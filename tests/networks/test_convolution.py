@@ -1,0 +1,74 @@
+"""Kernels of MACE's convolution against the definition, and their gradients against autograd."""
+
+import itertools
+
+import pytest
+import torch
+
+from openmm_les.neighbors.matrix import image_offsets, neighbor_matrix
+from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
+from openmm_les.networks.blocks.convolution import message_convolution
+
+LMAX, NODE_LMAX, CHANNELS, FEATURES = 2, 1, 3, 4
+PATHS = [
+    (node, edge, out)
+    for node, edge, out in itertools.product(range(NODE_LMAX + 1), range(LMAX + 1), range(LMAX + 1))
+    if abs(node - edge) <= out <= node + edge and (node + edge + out) % 2 == 0
+]
+
+
+def random(*shape, seed) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+WEIGHTS = random(FEATURES, len(PATHS) * CHANNELS, seed=0)
+MIXES = [
+    random(sum(path[2] == degree for path in PATHS) * CHANNELS, CHANNELS, seed=1 + degree)
+    for degree in range(LMAX + 1)
+]
+
+
+def definition(harmonics, features, senders, neighbors) -> torch.Tensor:
+    """A_i of shape [S, C, N], path by path."""
+    n = len(neighbors)
+    first, node_first = degree_offsets(LMAX), degree_offsets(NODE_LMAX)
+    nodes = senders.view(n, -1, CHANNELS)[neighbors]
+    radial = (features @ WEIGHTS).view(*neighbors.shape, len(PATHS), CHANNELS)
+    sums = torch.zeros((LMAX + 1) ** 2, CHANNELS, n, dtype=torch.float64)
+    seen = [0] * (LMAX + 1)
+    for p, (node, edge, out) in enumerate(PATHS):
+        h = nodes[:, :, node_first[node] : node_first[node] + 2 * node + 1]
+        y = harmonics[:, :, first[edge] : first[edge] + 2 * edge + 1]
+        coupling = torch.tensor(wigner_3j(node, edge, out))
+        product = torch.einsum("abc,nkaz,nkb,nkz->ncz", coupling, h, y, radial[:, :, p])
+        mix = MIXES[out][seen[out] * CHANNELS : (seen[out] + 1) * CHANNELS]
+        seen[out] += 1
+        rows = torch.einsum("ncz,zw->cwn", product, mix)
+        sums = sums.index_add(0, torch.arange(first[out], first[out] + 2 * out + 1), rows)
+    return sums
+
+
+@pytest.mark.parametrize("few_kernels", [False, True])
+def test_kernel_equals_the_definition(few_kernels):
+    positions, no_cell = random(7, 3, seed=9), torch.zeros(3, 3, dtype=torch.float64)
+    matrix = neighbor_matrix(positions, no_cell, False, image_offsets([0, 0, 0]), 2.0, 0)
+    slots = tuple(matrix.indices.shape)
+    used = (matrix.indices != torch.arange(7).unsqueeze(1)).unsqueeze(2)
+    inputs = [
+        random(*slots, (LMAX + 1) ** 2, seed=10),
+        random(*slots, FEATURES, seed=11) * used,  # radial features are zero in unused slots
+        random(7, (NODE_LMAX + 1) ** 2 * CHANNELS, seed=12),
+    ]
+    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, few_kernels)
+    for module in (kernel, torch.jit.script(kernel)):
+        sums, tape = module(*inputs, matrix.indices)
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        expected = definition(*leaves, matrix.indices)
+        torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)
+        grad = random(*sums.shape, seed=13)
+        gradients = torch.autograd.grad((expected * grad).sum(), leaves)
+        got = module.backward(grad, tape, matrix.reverse)
+        # Harmonics of unused slots do not matter.
+        for one, other in zip(got, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
