@@ -53,7 +53,8 @@ class RegionGeometry(nn.Module):
     first: torch.Tensor
     second: torch.Tensor
     fractions: torch.Tensor
-    parents: torch.Tensor
+    starts: torch.Tensor
+    ends: torch.Tensor
     ancestors: torch.Tensor
     molecules: torch.Tensor
     sizes: torch.Tensor
@@ -107,7 +108,13 @@ class RegionGeometry(nn.Module):
         self.register_buffer("distances", distances)
         fractions = torch.tensor([charge.fraction for charge in bond_charges], dtype=torch.float64)
         self.register_buffer("fractions", fractions[:, None])
-        self._set_molecules(bonds or ())
+        # Of all bonds along which nearest images are taken: to parents, of links, of bond charges.
+        parents = self._set_molecules(bonds or ())
+        tree = [atoms[parent] for parent in parents] if self.is_cluster else []
+        starts = [*tree, *(link.ml_atom for link in links)]
+        ends = [*(atoms if tree else ()), *self.link_ends.tolist(), *self.second.tolist()]
+        self.register_buffer("starts", torch.tensor([*starts, *self.first.tolist()]).long())
+        self.register_buffer("ends", torch.tensor(ends).long())
         self._set_pull_back([link.ml_atom for link in links])
 
     def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
@@ -125,8 +132,12 @@ class RegionGeometry(nn.Module):
         arrangement: Arrangement = self(torch.as_tensor(np.asarray(positions)), box)
         return arrangement
 
-    def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> None:
-        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up."""
+    def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> List[int]:
+        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up.
+
+        Returns:
+            The parent of each atom; that of a root is itself.
+        """
         neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
         for one, other in bonds:
             neighbors[one].append(other)
@@ -143,7 +154,6 @@ class RegionGeometry(nn.Module):
                         parents[neighbor], molecules[neighbor] = atom, molecules[root]
                         queue.append(neighbor)
         generation = torch.tensor(parents)
-        self.register_buffer("parents", generation)
         ancestors = [generation[:0].view(0, self.num_atoms)]
         while not torch.equal(generation[generation], generation):
             ancestors.append(generation[None])
@@ -151,6 +161,7 @@ class RegionGeometry(nn.Module):
         self.register_buffer("ancestors", torch.cat(ancestors))
         self.register_buffer("molecules", torch.tensor(molecules))
         self.register_buffer("sizes", torch.bincount(self.molecules).to(torch.float64)[:, None])
+        return parents
 
     def _set_pull_back(self, link_starts: Sequence[int]) -> None:
         """Where the forces of each particle come from.
@@ -183,22 +194,27 @@ class RegionGeometry(nn.Module):
                 ignored if not periodic.
         """
         atoms = positions.index_select(0, self.atoms)
-        if self.is_cluster:
-            atoms = self._in_one_piece(atoms, cell)
+        starts = positions.index_select(0, self.starts)
+        bonds = positions.index_select(0, self.ends) - starts
+        if self.periodic:
+            turns = lattice_shifts(bonds, cell)
+            bonds = bonds - turns @ cell
+            if self.is_cluster:
+                atoms = self._in_one_piece(atoms, turns[: self.num_atoms], cell)
         directions, ratios = torch.zeros_like(positions[:0]), torch.zeros_like(positions[:0, 0])
+        first_link = bonds.shape[0] - self.num_links - self.num_bond_charges
+        first_charge = first_link + self.num_links
         parts = [atoms]
         if self.num_links > 0:
+            along = bonds[first_link:first_charge]
+            lengths = torch.sqrt((along * along).sum(dim=1))
+            directions, ratios = along / lengths[:, None], self.distances / lengths
             hosts = atoms.index_select(0, self.hosts)
-            bonds = self._nearest(positions.index_select(0, self.link_ends) - hosts, cell)
-            lengths = torch.sqrt((bonds * bonds).sum(dim=1))
-            directions, ratios = bonds / lengths[:, None], self.distances / lengths
             parts.append(hosts + self.distances[:, None] * directions)
         if self.num_charged > 0:
             parts.append(positions.index_select(0, self.charged))
         if self.num_bond_charges > 0:
-            start = positions.index_select(0, self.first)
-            bonds = self._nearest(positions.index_select(0, self.second) - start, cell)
-            parts.append(start + self.fractions * bonds)
+            parts.append(starts[first_charge:] + self.fractions * bonds[first_charge:])
         return Arrangement(torch.cat(parts), directions, ratios)
 
     @torch.jit.export
@@ -227,12 +243,16 @@ class RegionGeometry(nn.Module):
         shared = torch.cat(shares).index_select(0, slots).view(-1, width, 3).sum(dim=1)
         return found.index_add(0, self.targets, shared)
 
-    def _nearest(self, vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        return vectors - lattice_shifts(vectors, cell) @ cell if self.periodic else vectors
+    def _in_one_piece(
+        self, atoms: torch.Tensor, turns: torch.Tensor, cell: torch.Tensor
+    ) -> torch.Tensor:
+        """Move atoms by lattice vectors, whose integers add up along the tree of bonds.
 
-    def _in_one_piece(self, atoms: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """Move atoms by lattice vectors, whose integers add up along the tree of bonds."""
-        turns = lattice_shifts(atoms - atoms.index_select(0, self.parents), cell)
+        Args:
+            atoms: shape [n, 3].
+            turns: `lattice_shifts` of the vectors from parents to atoms, shape [n, 3].
+            cell: shape [3, 3].
+        """
         for i in range(self.ancestors.shape[0]):
             turns = turns + turns.index_select(0, self.ancestors[i])
         atoms = atoms - turns @ cell
@@ -313,9 +333,9 @@ def lattice_shifts(vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
         Whole numbers, shape [n, 3]; ``vectors - lattice_shifts(vectors, cell) @ cell`` are the
         nearest images.
     """
-    z = torch.round(vectors[:, 2] / cell[2, 2])
-    vectors = vectors - z[:, None] * cell[2]
-    y = torch.round(vectors[:, 1] / cell[1, 1])
-    vectors = vectors - y[:, None] * cell[1]
-    x = torch.round(vectors[:, 0] / cell[0, 0])
+    x, y, z = vectors.unbind(1)
+    ax, _, _, bx, by, _, cx, cy, cz = cell.reshape(-1).unbind(0)
+    z = torch.round(z / cz)
+    y = torch.round((y - z * cy) / by)
+    x = torch.round((x - z * cx - y * bx) / ax)
     return torch.stack([x, y, z], dim=1)
