@@ -38,21 +38,14 @@ _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: what was checked; does not change between releases.
-        status: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run).
-        text: the result.
-        fix: the command that repairs it, or None.
-        details: more lines, such as the cached files.
-    """
-
-    name: str
+    name: str  #: What was checked; does not change between releases
+    #: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run)
     status: Status
-    text: str
-    fix: str | None = None
-    details: tuple[str, ...] = ()
+    text: str  #: The result
+    fix: str | None = None  #: The command that repairs it, or None
+    details: tuple[str, ...] = ()  #: More lines, such as the cached files
 
 
 def examine() -> list[Finding]:

@@ -28,20 +28,13 @@ from openmm_les.plugin.mixed.links import Link
 
 @dataclass(frozen=True)
 class Observed:
-    """The atoms of a model in a System.
-
-    Attributes:
-        artifact: the model.
-        numbers: atomic numbers of the atoms of the model: ML atoms, then link atoms.
-        particles: of the System: ML atoms, then an MM atom for each link.
-        periodic: whether the model sees periodic images of its atoms.
-        geometry: from `particles` to the atoms of the model; None if these are the same.
-    """
+    """The atoms of a model in a System."""
 
     artifact: Artifact
-    numbers: tuple[int, ...]
-    particles: tuple[int, ...]
-    periodic: bool
+    numbers: tuple[int, ...]  #: Atomic numbers of the atoms of the model: ML atoms, then link atoms
+    particles: tuple[int, ...]  #: Of the System: ML atoms, then an MM atom for each link
+    periodic: bool  #: Whether the model sees periodic images of its atoms
+    #: From `particles` to the atoms of the model; None if these are the same
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
@@ -59,17 +52,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Atoms of the model in one structure.
+    """Atoms of the model in one structure."""
 
-    Attributes:
-        positions: shape (n, 3) [A].
-        geometry: see `Observed`.
-        arrangement: what it returned.
-    """
-
-    positions: FloatArray
+    positions: FloatArray  #: Shape (n, 3) [A]
     geometry: RegionGeometry | None = None
-    arrangement: Arrangement | None = None
+    arrangement: Arrangement | None = None  #: What it returned
 
     def charges(self, values: FloatArray) -> FloatArray:
         """Charges of the particles from those of the atoms; ML atoms get those of their links."""

@@ -23,14 +23,11 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child process ended.
+    """How a child process ended."""
 
-    Attributes:
-        data: the last JSON object that it printed; empty if it printed none.
-        failure: why it did not finish, such as ``crashes the process (SIGSEGV)``; else empty.
-    """
-
+    #: The last JSON object that it printed; empty if it printed none
     data: dict[str, Any] = field(default_factory=dict)
+    #: Why it did not finish, such as ``crashes the process (SIGSEGV)``; else empty
     failure: str = ""
 
 
