@@ -16,7 +16,7 @@ from openmm_les.names import Option, check_options, described
 @described
 @dataclass(frozen=True)
 class SpectrumOptions:
-    """How a spectrum is computed."""
+    """How a spectrum is computed; an InputError for a value out of range."""
 
     source: Annotated[
         Literal["auto", "current", "dipole"],

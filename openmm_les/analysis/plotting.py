@@ -41,7 +41,8 @@ def check(path: Path | None) -> None:
 def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> None:
     """Plot infrared absorption and density of vibrational states; the suffix decides the format.
 
-    Several spectra have names for the legend.
+    Several spectra have names for the legend. Raises an InputError for an unknown format or where
+    matplotlib is not installed, and an OutputError if the file cannot be written.
     """
     check(path)
     write_atomically(path, draw_spectrum(spectra, path.suffix))

@@ -81,6 +81,9 @@ def read_frames(
         born_axes: order of Born effective charges in the file: ``'Pr'`` for dP_a/dr_b, ``'rP'`` for
             the transpose (as in SPICE).
         limit: largest number of structures to read.
+
+    Raises:
+        InputError: the file cannot be read, has no reference values, or wrong shapes.
     """
     if born_axes not in BORN_AXES:
         raise InputError(f"born_axes: expected one of {', '.join(BORN_AXES)}, got {born_axes!r}")
@@ -146,7 +149,10 @@ def _warn_of_unused(path: Path, frames: Sequence[Frame]) -> None:
 
 
 def read_structures(path: Path, limit: int | None = None) -> list[Any]:
-    """ASE's Atoms from a file, with all its values; at most `limit` structures."""
+    """ASE's Atoms from a file, with all its values; at most `limit` structures.
+
+    Raises an InputError if the file cannot be read, or has no structures.
+    """
     try:
         import ase.io
     except ModuleNotFoundError as error:
