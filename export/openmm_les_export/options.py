@@ -58,15 +58,7 @@ class ModelOptions:
     ] = None
 
     def accept_only(self, accepted: tuple[str, ...], title: str) -> None:
-        """Rejects options that the files of a family do not need.
-
-        Args:
-            accepted: options of the family.
-            title: of the family, for the message.
-
-        Raises:
-            InputError: another one is given.
-        """
+        """Rejects options that the files of a family, by its title, do not need."""
         names = {each.name for each in fields(ModelOptions)} - {*accepted}
         given = {name for name in names if getattr(self, name) is not None}
         if "atomic_energies" in given:

@@ -51,11 +51,7 @@ class Metadata(BaseModel):
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Refuses an artifact that says of itself what cannot be.
-
-    Raises:
-        Damage: names the field, what was expected and what came.
-    """
+    """Refuses an artifact that says of itself what cannot be."""
     _validate(Metadata, metadata, "")
     check_model(metadata["family"], metadata["hyper"], metadata["les"])
     for name in ("elements", "cutoff"):
@@ -67,20 +63,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -> Hyper:
-    """Refuses parameters that no model can have.
-
-    Args:
-        family: of the model.
-        hyper: its hyper-parameters.
-        les: its LES parameters.
-
-    Returns:
-        The hyper-parameters.
-
-    Raises:
-        ArtifactError: the family is not known to this version.
-        Damage: names the parameter, what was expected and what came.
-    """
+    """Refuses parameters that no model can have, and returns the hyper-parameters."""
     families = registry.families()
     if family not in families:
         raise ArtifactError(
@@ -93,16 +76,7 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
 
 
 def check_state(family: str, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses weights that do not fit the hyper-parameters.
-
-    Args:
-        family: of the model.
-        hyper: its hyper-parameters, as `check_model` returns them.
-        shapes: of its tensors, by name.
-
-    Raises:
-        Damage: names the tensor, what was expected and what came.
-    """
+    """Refuses weights, by the shapes of the tensors, that do not fit the hyper-parameters."""
     tensors = Tensors(shapes)
     tensors.take("reference_energies", len(hyper.elements))
     if isinstance(hyper, Bessel):

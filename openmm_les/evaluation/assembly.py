@@ -20,38 +20,23 @@ from openmm_les.networks.protocol import Network
 
 
 class Results(NamedTuple):
-    """What the module of a system returns, in the order of the system.
+    """What the module of a system returns, in the order of the system."""
 
-    Attributes:
-        energy: interaction energy [] [eV], float64; NaN unless the status is 0.
-        forces: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
-        charges: latent charges [n] [e], float64, 0 for others than the atoms.
-        strain: dE/dstrain, shape [3, 3] [eV], float64.
-        charge_energy: the part of the energy that the charges have [] [eV], float64.
-        status: status bits [], int64, see `openmm_les.evaluation.status`.
-    """
-
-    energy: torch.Tensor
-    forces: torch.Tensor
-    charges: torch.Tensor
-    strain: torch.Tensor
-    charge_energy: torch.Tensor
-    status: torch.Tensor
+    energy: torch.Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0
+    forces: torch.Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0
+    charges: torch.Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms
+    strain: torch.Tensor  #: dE/dstrain, shape [3, 3] [eV], float64
+    charge_energy: torch.Tensor  #: the part of the energy that the charges have [] [eV], float64
+    status: torch.Tensor  #: bits [], int64, see `openmm_les.evaluation.status`
 
 
 class SystemNetwork(nn.Module):
     """Network and neighbours of one system, with atoms sorted by species.
 
-    Args:
-        network: short-range network of the species present.
-        species: species index of each atom, in the order of the system.
-        order: result of `order_by_species` for these.
-        periodic: whether the system is periodic.
-        ranges: periodic images to search along each axis.
-        capacity: slots of the neighbour matrix.
-        trim: leave out slots that a structure does not need (CPU; shapes then vary).
-        grid: cells in which to search for neighbours; None compares every pair.
-        num_others: positions of MM charges, which follow those of the atoms.
+    `capacity` counts slots of the neighbour matrix, `ranges` the periodic images to search along
+    each axis, `num_others` MM charges, whose positions follow those of the atoms. With `trim`,
+    slots that a structure does not need are left out (CPU; shapes then vary). Without `grid` all
+    pairs are compared.
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
@@ -114,15 +99,10 @@ class SystemNetwork(nn.Module):
         outgrown: torch.Tensor,
         broken: torch.Tensor,
     ) -> torch.Tensor:
-        """The status [] int64.
+        """The status [], an integer.
 
-        Args:
-            positions: of atoms and others, shape [n, 3].
-            cell: shape [3, 3].
-            neighbors: of the atoms.
-            crowded: result of `Network.outgrown`.
-            outgrown: whether other buffers are too small for the box, shape [].
-            broken: whether a result is not finite, shape [].
+        `crowded` is a result of `Network.outgrown`; `outgrown` and `broken` say whether other
+        buffers are too small, and whether a result is not finite.
         """
         finite = torch.isfinite(positions).all()
         if self.periodic:
@@ -147,10 +127,7 @@ class SystemNetwork(nn.Module):
 class SpecializedModel(SystemNetwork):
     """Energy and forces of one system.
 
-    Args:
-        electrostatics: a kernel. `EmbeddedElectrostatics` alone looks at other positions than those
-            of the atoms.
-        **system: arguments of `SystemNetwork`.
+    Among kernels, `EmbeddedElectrostatics` alone looks at other positions than those of the atoms.
     """
 
     def __init__(self, electrostatics: ElectrostaticKernel, **system: Any) -> None:
@@ -166,12 +143,7 @@ class SpecializedModel(SystemNetwork):
 
     @torch.jit.export
     def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """Interaction energy and its derivatives.
-
-        Args:
-            positions: shape [n, 3] [A], float64; those of others come after those of the atoms.
-            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-        """
+        """Interaction energy and its derivatives for positions [A], others after atoms."""
         positions = positions.index_select(0, self.order)
         atoms = positions[: self.species.shape[0]]
         neighbors = self.neighbors(atoms, cell)

@@ -25,12 +25,6 @@ class PortableModel(nn.Module):
     ``forward`` is the reference path that needs nothing but `torch.jit.load`; the attribute
     ``network`` lets a program compose the network with electrostatics and neighbours of its own,
     see `openmm_les.networks.protocol.Network`.
-
-    Args:
-        network: the short-range network with all elements of the model.
-        elements: atomic numbers in the order of the network's species.
-        reference_energies: isolated-atom energies of the elements [eV], float64.
-        les: LES parameters, see ``docs/reference/formats/artifact.md``.
     """
 
     def __init__(
