@@ -51,11 +51,7 @@ class Metadata(BaseModel):
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Refuses an artifact that says of itself what cannot be.
-
-    Raises:
-        Damage: names the field, what was expected and what came.
-    """
+    """Refuses an artifact that says of itself what cannot be."""
     _validate(Metadata, metadata, "")
     check_model(metadata["family"], metadata["hyper"], metadata["les"])
     for name in ("elements", "cutoff"):
@@ -76,10 +72,6 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
 
     Returns:
         The hyper-parameters.
-
-    Raises:
-        ArtifactError: the family is not known to this version.
-        Damage: names the parameter, what was expected and what came.
     """
     families = registry.families()
     if family not in families:
@@ -99,9 +91,6 @@ def check_state(family: str, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]
         family: of the model.
         hyper: its hyper-parameters, as `check_model` returns them.
         shapes: of its tensors, by name.
-
-    Raises:
-        Damage: names the tensor, what was expected and what came.
     """
     tensors = Tensors(shapes)
     tensors.take("reference_energies", len(hyper.elements))

@@ -104,11 +104,7 @@ class Accepted:
         return self.values | set(self.blocks)
 
     def check(self, record: Record) -> None:
-        """Refuses a model that has anything openmm-les does not implement.
-
-        Raises:
-            UnsupportedModelError: names the option, what was expected and what the file has.
-        """
+        """Refuses a model that has anything openmm-les does not implement."""
         block = self._block(record)
         _check_attributes(record, block)
         for name in record.tensors():
@@ -149,12 +145,7 @@ def _check_attributes(record: Record, block: Block) -> None:
 
 
 def check_options(where: str, values: Any, accepted: Options) -> None:
-    """Refuses options of a configuration that a table does not have.
-
-    Raises:
-        ModelFileError: they are no options.
-        UnsupportedModelError: names the option, what was expected and what the file has.
-    """
+    """Refuses options of a configuration that a table does not have."""
     if not isinstance(values, Mapping):
         raise ModelFileError(f"model: option {where}: expected options, got {describe(values)}")
     for name, value in values.items():

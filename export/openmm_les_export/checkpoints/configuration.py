@@ -97,11 +97,7 @@ class Options:
 
 
 def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
-    """Atomic numbers of a file, in its order.
-
-    Raises:
-        ModelFileError: they are not different atomic numbers.
-    """
+    """Atomic numbers of a file, in its order."""
     elements = [int(z) for z in numbers]
     if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
         raise ModelFileError(f"model: {name}: expected different elements, got {elements}")

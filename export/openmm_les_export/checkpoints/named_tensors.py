@@ -54,11 +54,7 @@ class NamedTensors:
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:
-    """A tensor of a state dict.
-
-    Raises:
-        ModelFileError: it is something else.
-    """
+    """A tensor of a state dict."""
     if not isinstance(value, torch.Tensor):
         raise ModelFileError(f"model: {name}: expected a tensor, got {type(value).__name__}")
     return value.detach()

@@ -113,12 +113,7 @@ def _expected() -> str:
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a model file or the directory of a model, tensors on the CPU.
-
-    Raises:
-        ModelFileError: it is something else, damaged, or names what no LES model contains.
-        UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
-    """
+    """Opens a model file or the directory of a model, tensors on the CPU."""
     file = Path(path)
     with boundary(file, _FILE):
         for name, each in accepted().items():
@@ -155,11 +150,7 @@ def _family_of(names: set[str]) -> str | None:
 
 
 def read_archive(file: Path) -> tuple[object, str]:
-    """What a file of torch.save holds, and the file's sha256.
-
-    Raises:
-        ModelFileError, UnsupportedModelError: see `open_model`.
-    """
+    """What a file of torch.save holds, and the file's sha256."""
     with boundary(file, _FILE):
         content = _read_bytes(file)
         archive = _open_archive(file, content)
@@ -262,9 +253,6 @@ def scan_globals(data: bytes) -> Iterator[str]:
     """Names of all classes and functions that a pickle, or a row of pickles, would import.
 
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
-
-    Raises:
-        Damage: the first pickle is damaged or no pickle at all.
     """
     stream = io.BytesIO(data)
     first = True

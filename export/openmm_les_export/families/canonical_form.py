@@ -41,10 +41,6 @@ def canonical_form(
         dtype: of the weights in the file.
         references: where the isolated-atom energies come from.
         origins: where those LES parameters come from that are not from the file.
-
-    Raises:
-        Damage: such a model cannot be, see `CanonicalModel.check`.
-        UnsupportedModelError: a precision other than single and double.
     """
     if dtype not in _DTYPES:
         raise UnsupportedModelError(f"model: weights: expected float32 or float64, got {dtype}")
@@ -72,11 +68,7 @@ def canonical_form(
 
 
 def integer_order(name: str, order: float, least: int, most: float = math.inf) -> int:
-    """A number of a file that must be an integer.
-
-    Raises:
-        UnsupportedModelError: it is none, or out of bounds.
-    """
+    """A number of a file that must be an integer."""
     if order != int(order) or not least <= order <= most:
         wanted = f"an integer of at least {least}" if most == math.inf else f"{least} to {most}"
         raise UnsupportedModelError(f"model: {name}: expected {wanted}, got {order:g}")

@@ -29,11 +29,7 @@ class Path(NamedTuple):
 
 
 def degrees(irreps: list[Irrep], path: str) -> list[int]:
-    """Degrees of representations that are all of natural parity, p = (-1)^l.
-
-    Raises:
-        UnsupportedModelError: one of them is a pseudo-tensor.
-    """
+    """Degrees of representations that are all of natural parity, p = (-1)^l."""
     for irrep in irreps:
         if irrep.p != (-1) ** irrep.l:
             raise UnsupportedModelError(
@@ -44,11 +40,7 @@ def degrees(irreps: list[Irrep], path: str) -> list[int]:
 
 
 def channel_count(irreps: list[Irrep], path: str) -> tuple[int, int]:
-    """Channels C and highest degree of node features ``Cx0e + Cx1o + ...``.
-
-    Raises:
-        UnsupportedModelError: a degree is missing or has another number of channels.
-    """
+    """Channels C and highest degree of node features ``Cx0e + Cx1o + ...``."""
     found = degrees(irreps, path)
     if found != list(range(len(found))) or len({irrep.mul for irrep in irreps}) != 1:
         got = " + ".join(map(str, irreps))
@@ -157,11 +149,7 @@ def convolution_paths(record: Record, channels: int) -> list[Path]:
 
 
 def activation_constant(record: Record) -> float:
-    """Factor with which e3nn multiplies silu to give it unit second moment.
-
-    Raises:
-        UnsupportedModelError: the activation is another function.
-    """
+    """Factor with which e3nn multiplies silu to give it unit second moment."""
     function = record.value("f")
     if describe(function) != "torch.nn.functional.silu":
         raise UnsupportedModelError(

@@ -51,11 +51,7 @@ class LESChoice:
 
 
 def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESChoice:
-    """From options to a choice.
-
-    Raises:
-        InputError: something else.
-    """
+    """From options to a choice."""
     origins = {}
     if norm_factor is not None:
         origins["prefactor"] = NORM_FACTOR
@@ -110,11 +106,6 @@ def les_from_arguments(
 
     Returns:
         The parameters, and where each one comes from.
-
-    Raises:
-        InputError: a parameter is missing that cannot be guessed, or was given though the file has
-            one of its own.
-        UnsupportedModelError: a parameter of the file is of another type.
     """
     options = Options(arguments, prefix)
     les: dict[str, float | bool] = {

@@ -53,11 +53,7 @@ LES_BLOCKS: dict[str, Block] = {
 
 
 def refuse_multipoles(model: Record) -> None:
-    """Refuses LES with more than charges, and says what all of it is.
-
-    Raises:
-        UnsupportedModelError: names every switch that is on.
-    """
+    """Refuses LES with more than charges, and says what all of it is."""
     found = [
         f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
         for record in model.walk()

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pydantic import StrictBool
 
-from openmm_les.networks.parameters import (
-    Hyper,
-    Layers,
-    Length,
-    Real,
-    Tensors,
-)
+from openmm_les.networks.parameters import Hyper, Layers, Length, Real, Tensors
 from openmm_les.networks.registry import Family
 
 

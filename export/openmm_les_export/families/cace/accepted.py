@@ -65,8 +65,7 @@ _REPRESENTATION: dict[str, Block] = {
     ),
     "cace.modules.type.EdgeEncoder": Block(options={"directed": (True,)}),
     "cace.modules.radial.BesselRBF": Block(
-        options=any_value("n_rbf trainable"),
-        tensors=("bessel_weights", "cutoff", "prefactor"),
+        options=any_value("n_rbf trainable"), tensors=("bessel_weights", "cutoff", "prefactor")
     ),
     "cace.modules.cutoff.PolynomialCutoff": Block(tensors=("p", "cutoff")),
     "cace.modules.angular.AngularComponent": Block(
@@ -109,8 +108,7 @@ _NETWORKS: dict[str, Block] = {
         modules={"outnet": ("Sequential",), "linear_nn": (_DENSE,)},
     ),
     _LES_ATOMWISE: replace(
-        LES_BLOCKS[_LES_ATOMWISE],
-        modules={"outnet": ("Sequential",), "linear_nn": (_LES_DENSE,)},
+        LES_BLOCKS[_LES_ATOMWISE], modules={"outnet": ("Sequential",), "linear_nn": (_LES_DENSE,)}
     ),
     "torch.nn.modules.container.Sequential": Block(modules={NUMBERED: (_DENSE, _LES_DENSE)}),
     **dict.fromkeys(
@@ -172,11 +170,7 @@ ACCEPTED = Accepted(
         NUMBERED: listing("MessageBchi"),
     },
     values=frozenset(
-        {
-            "torch.device",
-            "torch.nn.functional.silu",
-            "torch.nn.modules.container.ModuleList",
-        }
+        {"torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"}
     ),
     unsupported={
         "cace.modules.interaction.NodeMemory": "messages that keep an atom's own features (M)",

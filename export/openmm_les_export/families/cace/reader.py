@@ -21,11 +21,7 @@ from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.records import Record, describe
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
-from openmm_les_export.families.canonical_form import (
-    State,
-    canonical_form,
-    cutoff_order,
-)
+from openmm_les_export.families.canonical_form import State, canonical_form, cutoff_order
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.options import ModelOptions
 

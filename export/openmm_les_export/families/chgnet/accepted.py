@@ -90,10 +90,6 @@ def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, A
 
     Returns:
         The arguments of the network, and the LES parameters among those of the potential.
-
-    Raises:
-        ModelFileError: a model without LES, or none, or files of different models.
-        UnsupportedModelError: names the option.
     """
     kind = saved[DESCRIPTION].get("@class")
     if kind != _POTENTIAL:

@@ -29,11 +29,7 @@ class Head:
     count: int
 
     def of(self, values: torch.Tensor, path: str) -> torch.Tensor:
-        """Its entry along the first axis of a tensor that has one for each head.
-
-        Raises:
-            UnsupportedModelError: the tensor has another number of entries.
-        """
+        """Its entry along the first axis of a tensor that has one for each head."""
         if values.shape[0] != self.count:
             raise UnsupportedModelError(
                 f"model: {path}: expected one entry for each of {self.count} heads, got "
@@ -43,12 +39,7 @@ class Head:
 
 
 def choose_head(model: Record, name: str | None) -> Head:
-    """The head that was asked for; without a name the only one.
-
-    Raises:
-        InputError: the model has several heads and none was named, or none of that name.
-        ModelFileError: the file's list of heads is none.
-    """
+    """The head that was asked for; without a name the only one."""
     heads = model.value("heads", ["Default"])
     if (
         not isinstance(heads, list | tuple)

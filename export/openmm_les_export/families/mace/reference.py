@@ -72,12 +72,7 @@ def _double_precision() -> Iterator[None]:
 
 
 class MACEReference(AutogradReference):
-    """A MACE-LES model in float64, evaluated with mace-torch's blocks.
-
-    Raises:
-        ImportError: mace-torch or something it needs is not installed.
-        InputError: the model has several heads and none was named, or none of that name.
-    """
+    """A MACE-LES model in float64, evaluated with mace-torch's blocks."""
 
     against = ORIGINAL
 

@@ -85,11 +85,7 @@ RADIAL_OPTIONS: Options = {
 #: Options of the extension.
 LES: Options = {"les_args": ANY, "compute_bec": ANY}
 #: Options of the les package. Those of its own network of charges are idle: nequip's is used.
-LES_ARGUMENTS: Options = {
-    **LES_OPTIONS,
-    "use_atomwise": OFF,
-    **dict.fromkeys(MULTIPOLES, OFF),
-}
+LES_ARGUMENTS: Options = {**LES_OPTIONS, "use_atomwise": OFF, **dict.fromkeys(MULTIPOLES, OFF)}
 
 
 def _is_checkpoint(content: Mapping[str, Any]) -> bool:
@@ -132,10 +128,6 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
 
     Returns:
         The options of the model and those of the les package.
-
-    Raises:
-        ModelFileError: a model without LES, or none.
-        UnsupportedModelError: names the option.
     """
     model = hyper.get("model")
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
@@ -173,9 +165,6 @@ def averaged(hyper: Mapping[str, Any]) -> bool | None:
 
     Returns:
         None where the checkpoint does not say.
-
-    Raises:
-        UnsupportedModelError: a training that openmm-les does not know.
     """
     information = hyper.get("info_dict")
     training = information.get("training_module") if isinstance(information, Mapping) else None

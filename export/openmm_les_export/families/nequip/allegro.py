@@ -86,11 +86,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
         for name in ("center", "neighbor")
     )
     state["pair_types"] = torch.cat(
-        [
-            centre.unsqueeze(1).expand(-1, types, -1),
-            neighbor.unsqueeze(0).expand(types, -1, -1),
-        ],
-        2,
+        [centre.unsqueeze(1).expand(-1, types, -1), neighbor.unsqueeze(0).expand(types, -1, -1)], 2
     )
     width = state["pair_types"].shape[2]
     (state["basis"],) = dense_maps(
@@ -103,11 +99,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
     signs = _signs(hyper)
     (tensors,) = dense_maps(weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs))
     (projection,) = dense_maps(
-        weights,
-        "allegro.first_layer_env_embed_projection.mlp",
-        scalars,
-        0,
-        scalars + len(signs),
+        weights, "allegro.first_layer_env_embed_projection.mlp", scalars, 0, scalars + len(signs)
     )
     state["tensors"] = tensors * signs
     state["projection"] = _signed(projection, signs, scalars)

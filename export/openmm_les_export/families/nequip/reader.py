@@ -119,12 +119,7 @@ def _layers(
 
 
 def _layer(
-    layer: Layer,
-    source: str,
-    prefix: str,
-    weights: Weights,
-    state: State,
-    factors: Sequence[float],
+    layer: Layer, source: str, prefix: str, weights: Weights, state: State, factors: Sequence[float]
 ) -> None:
     """The equivariant maps of a layer; factors of its input's activations are folded in."""
     first = layer.first_blocks()

@@ -36,12 +36,7 @@ def reference(opened: ModelFile, canonical: CanonicalModel) -> NequIPReference:
 
 
 class NequIPReference(AutogradReference):
-    """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules.
-
-    Raises:
-        ImportError: nequip, or for Allegro nequip-allegro, is not installed.
-        VerificationError: the installed version has another layout.
-    """
+    """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules."""
 
     against = ORIGINAL
 
