@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record, describe
+from openmm_les.errors import UnsupportedModelError
+from openmm_les_export.checkpoints.records import Record, describe, invalid
 
 
 class AnyValue:
@@ -155,7 +155,7 @@ def _check_attributes(record: Record, block: Block) -> None:
 def check_options(where: str, values: Any, accepted: Options) -> None:
     """Refuses options of a configuration that a table does not have."""
     if not isinstance(values, Mapping):
-        raise ModelFileError(f"model: option {where}: expected options, got {describe(values)}")
+        raise invalid(f"option {where}", "options", describe(values))
     for name, value in values.items():
         if name in accepted:
             _check_value(f"{where}.{name}", value, accepted[name])

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
+from openmm_les.errors import InputError, UnsupportedModelError
 from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 
 
 class Options:
@@ -91,14 +91,12 @@ class Options:
             raise self._wrong(name, "symbols of elements", names) from None
 
     def _wrong(self, name: str, expected: str, value: Any) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"model: option {self._prefix}{name}: expected {expected}, got {describe(value)}"
-        )
+        return unsupported(f"option {self._prefix}{name}", expected, describe(value))
 
 
 def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
     """Atomic numbers of a file, in its order."""
     elements = [int(z) for z in numbers]
     if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
-        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
+        raise invalid(name, "different elements", elements)
     return elements

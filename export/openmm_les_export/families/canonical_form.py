@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import MODEL_FILE
 
@@ -43,7 +42,7 @@ def canonical_form(
         origins: where those LES parameters come from that are not from the file.
     """
     if dtype not in _DTYPES:
-        raise UnsupportedModelError(f"model: weights: expected float32 or float64, got {dtype}")
+        raise unsupported("weights", "float32 or float64", dtype)
     canonical = CanonicalModel(
         family=opened.family.name,
         hyper=hyper,
@@ -71,7 +70,7 @@ def integer_order(name: str, order: float, least: int, most: float = math.inf) -
     """A number of a file that must be an integer."""
     if order != int(order) or not least <= order <= most:
         wanted = f"an integer of at least {least}" if most == math.inf else f"{least} to {most}"
-        raise UnsupportedModelError(f"model: {name}: expected {wanted}, got {order:g}")
+        raise unsupported(name, wanted, f"{order:g}")
     return int(order)
 
 

@@ -13,7 +13,7 @@ from openmm_les_export.checkpoints.accepted import (
     check_options,
     off,
 )
-from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 
 _POTENTIAL, _NETWORK = "Potential", "CHGNet_LR"
@@ -89,7 +89,7 @@ def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, A
         )
     network = _network(saved.content)
     if not isinstance(network.get("init_args"), Mapping):
-        raise ModelFileError("model: model.pt: expected the arguments of a network, got none")
+        raise invalid("model.pt", "the arguments of a network", "none")
     stated = saved[DESCRIPTION].get("kwargs")
     stated = stated.get("model") if isinstance(stated, Mapping) else None
     if not isinstance(stated, Mapping) or stated.get("@class") != network.get("@class"):
@@ -109,9 +109,8 @@ def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, A
     check_options(_NETWORK, network["init_args"], NETWORK)
     missing = sorted(set(NETWORK) - set(network["init_args"]) - _RECENT)
     if missing:
-        raise UnsupportedModelError(
-            f"model: {_NETWORK}: expected option {missing[0]}, got none; this version of MatGL is "
-            "not known"
+        raise unsupported(
+            _NETWORK, f"option {missing[0]}", "none; this version of MatGL is not known"
         )
     les = {
         name.removeprefix(PREFIX): value

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors
+from openmm_les_export.checkpoints.records import invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.chgnet.accepted import (
@@ -52,7 +52,7 @@ def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
     dtype = weights.dtype("model.atom_embedding.weight")
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
-        raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
+        raise invalid("data_std", "a positive number", scale)
     # Energies of the network and of its charges are in units of data_std.
     les["prefactor"] = float(les["prefactor"]) * scale
     if scale != 1.0:
@@ -128,10 +128,7 @@ class _Reader:
         number = self.state["atoms"].shape[0]
         known = list(_ALL) if symbols is None else self._options.elements("element_types")
         if len(known) != number:
-            raise ModelFileError(
-                f"model: element_types: expected the {number} elements of the embedding, got "
-                f"{len(known)}"
-            )
+            raise invalid("element_types", f"the {number} elements of the embedding", len(known))
         energies = torch.zeros(number, dtype=torch.float64)
         if references is not None:
             energies = self._weights.take("element_refs.property_offset", (-1,))
@@ -160,9 +157,8 @@ class _Reader:
             )
         }
         if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
-            raise UnsupportedModelError(
-                "model: option atom_conv_hidden_dims, bond_conv_hidden_dims: expected integers, "
-                "got none"
+            raise unsupported(
+                "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
             )
         factors: dict[str, list[torch.Tensor]] = {"atom": [], "bond": [], "line": []}
         if shared in ("bond", "both"):

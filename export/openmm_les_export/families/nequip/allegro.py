@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.records import LMAX, invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form, store_network
 from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
@@ -127,9 +127,8 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
         last = t == number - 1
         couplings = _couplings(weights, f"allegro.tps.{t}", channels, size)
         if couplings.shape[1] != inputs or (last and couplings.shape[3] != 1):
-            raise ModelFileError(
-                f"model: allegro.tps.{t}: expected products of {inputs} components, got "
-                f"{tuple(couplings.shape[1:])}"
+            raise invalid(
+                f"allegro.tps.{t}", f"products of {inputs} components", tuple(couplings.shape[1:])
             )
         state[f"layers.{t}.couplings"] = couplings * neighbors**-0.5
         inputs = couplings.shape[3]

@@ -12,6 +12,7 @@ from openmm_les.errors import ModelFileError
 from openmm_les_export.checkpoints.accepted import unknown
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
+from openmm_les_export.checkpoints.records import invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State
 from openmm_les_export.families.nequip.accepted import averaged
@@ -80,10 +81,7 @@ class Weights(NamedTensors):
             return torch.full((types,), default, dtype=torch.float64)
         tensor = self._found.pop(name).to(torch.float64).flatten()
         if tensor.numel() not in (1, types):
-            raise ModelFileError(
-                f"model: {name}: expected one number or one for each of {types} elements, got "
-                f"{tensor.numel()}"
-            )
+            raise invalid(name, f"one number or one for each of {types} elements", tensor.numel())
         return tensor.expand(types)
 
     def couplings(self) -> dict[str, torch.Tensor]:
@@ -114,7 +112,7 @@ def radial_basis(
     cutoff = options.positive("r_max")
     inverse = float(weights.take("edge_norm._rmax_recip", ()))
     if not math.isclose(1.0 / cutoff, inverse, rel_tol=1e-6):
-        raise ModelFileError(f"model: r_max: expected one cutoff, got {cutoff} and {1 / inverse}")
+        raise invalid("r_max", "one cutoff", f"{cutoff} and {1 / inverse}")
     number = basis.integer("num_bessels", 8, 1)
     # sinc(x w) w = sin(pi w r / r_max) r_max / (pi r)
     roots = weights.take(f"{name}.bessel_weights", (1, number)).flatten()

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.records import LMAX, invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form, store_network
 from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
@@ -203,9 +203,7 @@ def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[i
         degrees = tuple(int(part) for part in name.split("_") if part.isdecimal())
         scale = _multiple(symbol, degrees)
         if not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
-            raise ModelFileError(
-                f"model: _w3j_{name}: expected a Wigner 3j symbol, got other numbers"
-            )
+            raise invalid(f"_w3j_{name}", "a Wigner 3j symbol", "other numbers")
         scales[degrees] = scale
     if version(hyper, "e3nn") < _CLOSED_FORMULA:
         raise UnsupportedModelError(
