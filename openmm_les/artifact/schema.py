@@ -63,16 +63,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -> Hyper:
-    """Refuses parameters that no model can have.
-
-    Args:
-        family: of the model.
-        hyper: its hyper-parameters.
-        les: its LES parameters.
-
-    Returns:
-        The hyper-parameters.
-    """
+    """The hyper-parameters, checked as the LES parameters are: a model can have them."""
     families = registry.families()
     if family not in families:
         raise ArtifactError(
@@ -85,13 +76,7 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
 
 
 def check_state(family: str, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses weights that do not fit the hyper-parameters.
-
-    Args:
-        family: of the model.
-        hyper: its hyper-parameters, as `check_model` returns them.
-        shapes: of its tensors, by name.
-    """
+    """Refuses weights whose names and shapes do not fit the hyper-parameters."""
     tensors = Tensors(shapes)
     tensors.take("reference_energies", len(hyper.elements))
     if isinstance(hyper, Bessel):

@@ -14,9 +14,7 @@ from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 class Options:
     """Options by name; each method raises `UnsupportedModelError` for values of another type.
 
-    Args:
-        values: of the configuration.
-        prefix: of the names in messages, where the file calls the options otherwise.
+    Messages put the prefix before names, where the file calls the options otherwise.
     """
 
     def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
@@ -40,11 +38,8 @@ class Options:
     def positive(self, name: str, default: float | None = None) -> float:
         """A positive number; without a default it must be there."""
         value = self._values.get(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
             raise self._wrong(name, "a positive number", value)
         return float(value)
 

@@ -40,15 +40,12 @@ class Irrep(NamedTuple):
 
 
 class Record(Inert):
-    """An object of a pickle; see the module's description.
-
-    Attributes:
-        qualified_name: name of the original class.
-        path: where in the model it was found, such as ``interactions.0.linear``.
-    """
+    """An object of a pickle; see the module's description."""
 
     __slots__ = ("path",)
+    #: Of the original class.
     qualified_name: ClassVar[str] = ""
+    #: Where in the model it was found, such as ``interactions.0.linear``.
     path: str
 
     def __new__(cls, *args: Any) -> Record:

@@ -29,17 +29,11 @@ def canonical_form(
     references: str = MODEL_FILE,
     origins: Mapping[str, str] | None = None,
 ) -> CanonicalModel:
-    """A model as exporters hand it over.
+    """A model as exporters hand it over, checked by `CanonicalModel.check`.
 
-    Args:
-        opened: the file.
-        hyper: hyper-parameters.
-        state: effective weights, float64.
-        les: LES parameters.
-        vintage: which program wrote it, for people.
-        dtype: of the weights in the file.
-        references: where the isolated-atom energies come from.
-        origins: where those LES parameters come from that are not from the file.
+    `vintage` is the program that wrote it, for people, and `dtype` that of the weights in the file;
+    `references` says where the isolated-atom energies come from, `origins` the same of those LES
+    parameters that are not from the file.
     """
     if dtype not in _DTYPES:
         raise unsupported("weights", "float32 or float64", dtype)

@@ -252,13 +252,7 @@ def _network(
 ) -> None:
     """A dense network on features: linear maps with silu between them, one beside if there is one.
 
-    Args:
-        record: of a module with ``outnet`` (and ``linear_nn``), or ``hnet``.
-        state: takes the weights.
-        prefix: of their names.
-        order: of the features.
-        scale: factor of the result.
-        outputs: how many there are.
+    It is in ``outnet`` (and ``linear_nn``), or ``hnet``; the scale is a factor of its outputs.
     """
     modules = record.modules()
     name = "hnet" if "hnet" in modules else "outnet"

@@ -87,11 +87,7 @@ class _Reader:
         self._norm_hidden = options.flag("normalize_hidden", False)
 
     def network(self, scale: float) -> dict[str, Any]:
-        """Reads all of the network.
-
-        Returns:
-            Its hyper-parameters.
-        """
+        """Reads all of the network, and returns its hyper-parameters."""
         options, state = self._options, self.state
         cutoffs = {name: options.positive(name) for name in ("cutoff", "threebody_cutoff")}
         bessel, fourier = self._functions, options.integer("max_f", 4, 0)
@@ -119,11 +115,9 @@ class _Reader:
         }
 
     def elements(self, symbols: Any, references: Any) -> list[int]:
-        """Atomic numbers of the rows of the embedding, and their references.
+        """Atomic numbers of the rows of the embedding; None stands for those of MatGL.
 
-        Args:
-            symbols: of the elements, None for those of MatGL.
-            references: None if the model has none.
+        References go into the state; None if the model has none.
         """
         number = self.state["atoms"].shape[0]
         known = list(_ALL) if symbols is None else self._options.elements("element_types")

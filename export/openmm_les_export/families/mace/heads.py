@@ -16,13 +16,7 @@ from openmm_les_export.checkpoints.records import Record, describe, invalid, uns
 
 @dataclass(frozen=True)
 class Head:
-    """Which head of a model is read.
-
-    Attributes:
-        name: its name.
-        index: its place among the heads.
-        count: how many the model has.
-    """
+    """Which head of a model is read, of how many."""
 
     name: str
     index: int

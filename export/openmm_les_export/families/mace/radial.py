@@ -20,14 +20,8 @@ _TRANSFORMS = {"AgnesiTransform": ("agnesi", "a", "q", "p"), "SoftTransform": ("
 
 def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, Any]:
     """Hyper-parameters of the radial basis; its weights go into the state."""
-    cutoffs = {
-        model.scalar(path)
-        for path in (
-            "r_max",
-            "radial_embedding.bessel_fn.r_max",
-            "radial_embedding.cutoff_fn.r_max",
-        )
-    }
+    owners = ("", "radial_embedding.bessel_fn.", "radial_embedding.cutoff_fn.")
+    cutoffs = {model.scalar(f"{owner}r_max") for owner in owners}
     if len(cutoffs) != 1 or min(cutoffs) <= 0:
         raise invalid("r_max", "one positive cutoff", sorted(cutoffs))
     embedding = model.module("radial_embedding")
@@ -52,11 +46,7 @@ def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, 
 def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float) -> dict[str, Any]:
     """Hyper-parameters of the ZBL repulsion, if the model has it; the radii go into the state.
 
-    Args:
-        model: the model.
-        elements: its atomic numbers.
-        state: gets the radii.
-        scale: factor of the interaction energy, which mace-torch applies to the repulsion as well.
+    mace-torch applies the scale of the interaction energy to the repulsion as well.
     """
     if not model.value("pair_repulsion", False):
         return {}

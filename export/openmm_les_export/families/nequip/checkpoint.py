@@ -99,15 +99,9 @@ class Weights(NamedTensors):
 def radial_basis(
     options: Options, basis: Options, weights: Weights, state: State, name: str, factor: float
 ) -> dict[str, Any]:
-    """Hyper-parameters of the Bessel functions; their roots go into the state.
+    """Hyper-parameters of the Bessel functions in a module; their roots go into the state.
 
-    Args:
-        options: of the model.
-        basis: of the functions.
-        weights: of the file.
-        state: takes the roots.
-        name: of the module.
-        factor: what multiplies them.
+    The functions have options of their own, and a factor.
     """
     cutoff = options.positive("r_max")
     inverse = float(weights.take("edge_norm._rmax_recip", ()))
