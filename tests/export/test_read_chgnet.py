@@ -127,7 +127,7 @@ def probes_of(model):
 def test_every_shape_equals_the_equations(folder, shape):
     path = model_of(folder, shape)
     model = read_model(path, **LES)
-    reference = CHGNetReference(open_model(path), model.les)
+    reference = CHGNetReference(open_model(path), model)
     module = eager(model, torch.float64)
     for probe in probes_of(model)[:5]:
         expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
@@ -197,7 +197,7 @@ def test_straight_angles(folder):
     """Close to 180 degrees an angle has no derivative; MatGL stops short of it."""
     path = model_of(folder, "plain")
     model = read_model(path, **LES)
-    reference = CHGNetReference(open_model(path), model.les)
+    reference = CHGNetReference(open_model(path), model)
     for bend in (0.0, 1e-4, 1e-2):
         positions = np.array([[0, 0, 0], [1.16, bend, 0], [-1.16, 0, 0], [0, 0, 2.0]])
         numbers = np.array([6, 8, 8, 1])

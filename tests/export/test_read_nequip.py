@@ -122,7 +122,7 @@ def test_every_shape_equals_nequip(folder, shape):
 
     path = file_of(folder, shape)
     model = read_model(path, **LES)
-    reference = NequIPReference(open_model(path), model.les)
+    reference = NequIPReference(open_model(path), model)
     module = eager(model, torch.float64)
     for probe in probe_structures(model.hyper["elements"], model.hyper["cutoff"])[:4]:
         expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
@@ -480,7 +480,7 @@ def test_the_reference_reproduces_the_original_code(name):
     from openmm_les_export.families.nequip.reference import NequIPReference
 
     path = model_file(name)
-    reference = NequIPReference(open_model(path), read_model(path, **LES_CHOICES[name]).les)
+    reference = NequIPReference(open_model(path), read_model(path, **LES_CHOICES[name]))
     for entry in references(name)[:3]:
         cell = entry["cell"] if entry["pbc"].any() else None
         found = reference.evaluate(entry["positions"], entry["numbers"], cell)

@@ -74,7 +74,8 @@ ALLEGRO: Options = {
     "scatter_features": (False,),
     "forward_normalize": (True,),
 }
-#: The embedding of distance and elements in Allegro.
+#: The embedding of distance and elements in Allegro: name of its options, and class.
+EMBED = "radial_chemical_embed"
 RADIAL = "allegro.nn.TwoBodyBesselScalarEmbed"
 RADIAL_OPTIONS: Options = {
     "_target_": (RADIAL,),
@@ -137,7 +138,7 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
         )
     allegro = base_model(model) == "allegro"
     for path, name in _targets(model):
-        accepted = {"": (FORK, EXTENSION), "radial_chemical_embed": (RADIAL,) if allegro else ()}
+        accepted = {"": (FORK, EXTENSION), EMBED: (RADIAL,) if allegro else ()}
         if name not in accepted.get(path, ()):
             raise UnsupportedModelError(
                 f"model: {path + '.' if path else ''}_target_ {describe(name)}: openmm-les does "
@@ -145,7 +146,7 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
             )
     check_options("model", model, ALLEGRO if allegro else NEQUIP)
     if allegro:
-        check_options("radial_chemical_embed", model.get("radial_chemical_embed"), RADIAL_OPTIONS)
+        check_options(EMBED, model.get(EMBED), RADIAL_OPTIONS)
     les = model.get("LES", {}) if target == EXTENSION else model
     if target == EXTENSION:
         check_options("LES", les, LES)
