@@ -42,37 +42,18 @@ CONTENT = Kind(
     "writes it",
 )
 
-_STRINGS = frozenset(
-    {
-        "UNICODE",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-    }
-)
-
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An opened model file, of which nothing was run.
-
-    Attributes:
-        family: which it is of.
-        content: the record of a model that was pickled whole; else options and tensors: the mapping
-            that the file holds, or those of all files of a directory, by name.
-        file: name of the file or directory.
-        sha256: hash of the file, or of the hashes of the files.
-        kind: full name of the model's class as the file states it; never imported.
-    """
+    """An opened model file, of which nothing was run."""
 
     family: Family
+    #: The record of a model that was pickled whole; else options and tensors: the mapping that the
+    #: file holds, or those of all files of a directory, by name.
     content: Any
-    file: str
-    sha256: str
-    kind: str
+    file: str  #: name of the file or directory
+    sha256: str  #: of the file, or of the hashes of the files
+    kind: str  #: full name of the model's class as the file states it; never imported
 
     @property
     def root(self) -> Record:
@@ -98,12 +79,6 @@ def accepted() -> Mapping[str, Accepted]:
     return found
 
 
-@cache
-def _names() -> frozenset[str]:
-    """Full names of all classes and functions that have a stand-in."""
-    return frozenset().union(*(each.names for each in accepted().values()))
-
-
 def _expected() -> str:
     """What files are read, for messages."""
     files = [
@@ -113,12 +88,7 @@ def _expected() -> str:
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a model file or the directory of a model, tensors on the CPU.
-
-    Raises:
-        ModelFileError: it is something else, damaged, or names what no LES model contains.
-        UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
-    """
+    """Opens a model file or the directory of a model, tensors on the CPU."""
     file = Path(path)
     with boundary(file, _FILE):
         for name, each in accepted().items():
@@ -155,11 +125,7 @@ def _family_of(names: set[str]) -> str | None:
 
 
 def read_archive(file: Path) -> tuple[object, str]:
-    """What a file of torch.save holds, and the file's sha256.
-
-    Raises:
-        ModelFileError, UnsupportedModelError: see `open_model`.
-    """
+    """What a file of torch.save holds, and the file's sha256."""
     with boundary(file, _FILE):
         content = _read_bytes(file)
         archive = _open_archive(file, content)
@@ -174,8 +140,10 @@ def read_archive(file: Path) -> tuple[object, str]:
     return root, hashlib.sha256(content).hexdigest()
 
 
+@cache
 def _class_of(name: str) -> type[Record] | None:
-    return stand_in(name) if name in _names() else None
+    """The stand-in for a class or function that a family accepts."""
+    return stand_in(name) if any(name in each.names for each in accepted().values()) else None
 
 
 def _open_folder(folder: Path, candidate: str) -> ModelFile:
@@ -262,9 +230,6 @@ def scan_globals(data: bytes) -> Iterator[str]:
     """Names of all classes and functions that a pickle, or a row of pickles, would import.
 
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
-
-    Raises:
-        Damage: the first pickle is damaged or no pickle at all.
     """
     stream = io.BytesIO(data)
     first = True
@@ -296,7 +261,7 @@ def _scan_one(stream: io.BytesIO) -> Iterator[str]:
             pushed.append(None)
         elif name.startswith("EXT"):
             yield f"copyreg extension {argument}"
-        elif name in _STRINGS:
+        elif name.endswith(("UNICODE", "UNICODE8", "STRING")):
             pushed.append(argument)
         elif name == "MEMOIZE":
             memo[len(memo)] = pushed[-1] if pushed else None

@@ -6,14 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from openmm_les.networks.parameters import (
-    Bessel,
-    Degree,
-    Few,
-    Index,
-    Real,
-    Tensors,
-)
+from openmm_les.networks.parameters import Bessel, Degree, Few, Index, Real, Tensors
 from openmm_les.networks.registry import Family
 
 

@@ -18,14 +18,10 @@ from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.atomic_energies import read_atomic_energies
 from openmm_les_export.checkpoints.configuration import check_elements
-from openmm_les_export.checkpoints.records import Record, describe
+from openmm_les_export.checkpoints.records import Record, describe, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
-from openmm_les_export.families.canonical_form import (
-    State,
-    canonical_form,
-    cutoff_order,
-)
+from openmm_les_export.families.canonical_form import State, canonical_form, cutoff_order
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.options import ModelOptions
 
@@ -76,9 +72,8 @@ def _output(model: Record, kind: str) -> Record:
     """The output module of a class, of which there is one."""
     found = [record for record in model.items("output_modules") if record.kind == kind]
     if len(found) != 1:
-        raise UnsupportedModelError(
-            f"model: output_modules: expected one {kind}, got {len(found)}; this layout is not "
-            "known"
+        raise unsupported(
+            "output_modules", f"one {kind}", f"{len(found)}; this layout is not known"
         )
     return found[0]
 
@@ -135,7 +130,7 @@ def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     cutoff = envelope.scalar("cutoff")
     searched = representation.number("cutoff")
     if not math.isclose(cutoff, searched, rel_tol=1e-6):
-        raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
+        raise invalid("cutoff", "one cutoff", f"{cutoff} and {searched}")
     state["bessel_frequencies"] = basis.tensor("bessel_weights").to(torch.float64).flatten()
     return {
         "cutoff": cutoff,
@@ -152,9 +147,8 @@ def _polynomials(representation: Record) -> dict[str, Any]:
     )
     monomials = [[int(e) for e in entry] for entry in angular.value("lxlylz_list")]
     if not all(0 <= e <= _HIGHEST for entry in monomials for e in entry):
-        raise UnsupportedModelError(
-            f"model: {angular.path}.lxlylz_list: expected exponents of 0 to {_HIGHEST}, got "
-            f"{describe(monomials)}"
+        raise unsupported(
+            f"{angular.path}.lxlylz_list", f"exponents of 0 to {_HIGHEST}", describe(monomials)
         )
     degrees = [sum(entry) for entry in monomials]
     complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees, default=0) + 1)]
@@ -163,9 +157,8 @@ def _polynomials(representation: Record) -> dict[str, Any]:
         or [degrees.count(d) for d in range(len(complete))] != complete
         or len({tuple(entry) for entry in monomials}) != len(monomials)
     ):
-        raise ModelFileError(
-            f"model: {angular.path}.lxlylz_list: expected all monomials of each degree, got "
-            f"{describe(monomials)}"
+        raise invalid(
+            f"{angular.path}.lxlylz_list", "all monomials of each degree", describe(monomials)
         )
     return {
         "monomials": monomials,
@@ -208,10 +201,7 @@ def _channels(
     transforms = representation.module("radial_transform.weights").tensors()
     degrees = max(sum(entry) for entry in hyper["monomials"]) + 1
     if list(transforms) != [str(d) for d in range(degrees)]:
-        raise ModelFileError(
-            f"model: radial_transform.weights: expected those of {degrees} degrees, got "
-            f"{list(transforms)}"
-        )
+        raise invalid("radial_transform.weights", f"those of {degrees} degrees", list(transforms))
     functions = transforms["0"].shape[1]
     for degree, weight in transforms.items():
         shape = (hyper["num_bessel"], functions, channels)
@@ -222,7 +212,7 @@ def _channels(
 
 def _expect(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
     if tuple(tensor.shape) != shape:
-        raise ModelFileError(f"model: {name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        raise invalid(name, f"shape {shape}", tuple(tensor.shape))
 
 
 def _messages(
@@ -234,9 +224,8 @@ def _messages(
     for t, layer in enumerate(layers):
         kinds = list(layer.modules().values())
         if len(kinds) != 1:
-            raise UnsupportedModelError(
-                f"model: {layer.path}: expected messages of one kind, MessageBchi, got "
-                f"{[record.kind for record in kinds]}"
+            raise unsupported(
+                layer.path, "messages of one kind, MessageBchi", [record.kind for record in kinds]
             )
         prefix = f"message.{t}"
         scale = representation.number("mp_norm_factor")
@@ -263,13 +252,7 @@ def _network(
 ) -> None:
     """A dense network on features: linear maps with silu between them, one beside if there is one.
 
-    Args:
-        record: of a module with ``outnet`` (and ``linear_nn``), or ``hnet``.
-        state: takes the weights.
-        prefix: of their names.
-        order: of the features.
-        scale: factor of the result.
-        outputs: how many there are.
+    It is in ``outnet`` (and ``linear_nn``), or ``hnet``; the scale is a factor of its outputs.
     """
     modules = record.modules()
     name = "hnet" if "hnet" in modules else "outnet"
@@ -279,10 +262,7 @@ def _network(
         last = k == len(layers) - 1
         activation = _activation(layer)
         if activation != ("Identity" if last else "silu"):
-            raise UnsupportedModelError(
-                f"model: {layer.path}: expected silu after every layer but the last, got "
-                f"{activation}"
-            )
+            raise unsupported(layer.path, "silu after every layer but the last", activation)
         weight, bias = _linear(layer, width)
         if k == 0:
             weight = weight[order]
@@ -290,7 +270,7 @@ def _network(
         state[f"{prefix}.{k}.weight"], state[f"{prefix}.{k}.bias"] = factor * weight, factor * bias
         width = weight.shape[1]
     if width != outputs or not layers:
-        raise ModelFileError(f"model: {record.path}: expected {outputs} outputs, got {width}")
+        raise invalid(record.path, f"{outputs} outputs", width)
     beside = modules.get("linear_nn")
     if (beside is not None) != bool(record.value("add_linear_nn", False)):
         raise ModelFileError(
@@ -298,14 +278,10 @@ def _network(
         )
     if beside is not None:
         if _activation(beside) != "Identity":
-            raise UnsupportedModelError(
-                f"model: {beside.path}: expected no activation, got {_activation(beside)}"
-            )
+            raise unsupported(beside.path, "no activation", _activation(beside))
         weight, bias = _linear(beside, len(order))
         if weight.shape[1] != outputs:
-            raise ModelFileError(
-                f"model: {beside.path}: expected {outputs} outputs, got {weight.shape[1]}"
-            )
+            raise invalid(beside.path, f"{outputs} outputs", weight.shape[1])
         state[f"{prefix}.linear.weight"], state[f"{prefix}.linear.bias"] = (
             scale * weight[order],
             scale * bias,

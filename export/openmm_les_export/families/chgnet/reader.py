@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors
+from openmm_les_export.checkpoints.records import invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.chgnet.accepted import (
@@ -52,7 +52,7 @@ def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
     dtype = weights.dtype("model.atom_embedding.weight")
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
-        raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
+        raise invalid("data_std", "a positive number", scale)
     # Energies of the network and of its charges are in units of data_std.
     les["prefactor"] = float(les["prefactor"]) * scale
     if scale != 1.0:
@@ -87,11 +87,7 @@ class _Reader:
         self._norm_hidden = options.flag("normalize_hidden", False)
 
     def network(self, scale: float) -> dict[str, Any]:
-        """Reads all of the network.
-
-        Returns:
-            Its hyper-parameters.
-        """
+        """Reads all of the network, and returns its hyper-parameters."""
         options, state = self._options, self.state
         cutoffs = {name: options.positive(name) for name in ("cutoff", "threebody_cutoff")}
         bessel, fourier = self._functions, options.integer("max_f", 4, 0)
@@ -119,19 +115,14 @@ class _Reader:
         }
 
     def elements(self, symbols: Any, references: Any) -> list[int]:
-        """Atomic numbers of the rows of the embedding, and their references.
+        """Atomic numbers of the rows of the embedding; None stands for those of MatGL.
 
-        Args:
-            symbols: of the elements, None for those of MatGL.
-            references: None if the model has none.
+        References go into the state; None if the model has none.
         """
         number = self.state["atoms"].shape[0]
         known = list(_ALL) if symbols is None else self._options.elements("element_types")
         if len(known) != number:
-            raise ModelFileError(
-                f"model: element_types: expected the {number} elements of the embedding, got "
-                f"{len(known)}"
-            )
+            raise invalid("element_types", f"the {number} elements of the embedding", len(known))
         energies = torch.zeros(number, dtype=torch.float64)
         if references is not None:
             energies = self._weights.take("element_refs.property_offset", (-1,))
@@ -160,9 +151,8 @@ class _Reader:
             )
         }
         if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
-            raise UnsupportedModelError(
-                "model: option atom_conv_hidden_dims, bond_conv_hidden_dims: expected integers, "
-                "got none"
+            raise unsupported(
+                "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
             )
         factors: dict[str, list[torch.Tensor]] = {"atom": [], "bond": [], "line": []}
         if shared in ("bond", "both"):

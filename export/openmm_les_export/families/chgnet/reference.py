@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.atomic_energies import atomic_number
@@ -23,32 +24,23 @@ from openmm_les_export.verification.reference import AutogradReference, equation
 silu = torch.nn.functional.silu
 
 
-def reference(opened: ModelFile, canonical: CanonicalModel) -> CHGNetReference:
-    """The model of a directory, with the LES parameters of its canonical form."""
-    return CHGNetReference(opened, canonical.les)
-
-
 class CHGNetReference(AutogradReference):
-    """A CHGNet-LES model in float64, with LES parameters in units of eV, as exported."""
+    """A CHGNet-LES model in float64, with the LES parameters of its canonical form."""
 
     against = equations("CHGNet")
 
-    def __init__(self, saved: ModelFile, les: Mapping[str, float | bool]) -> None:
+    def __init__(self, saved: ModelFile, canonical: CanonicalModel) -> None:
         self._tensors = {name: tensor.to(torch.float64) for name, tensor in saved[STATE].items()}
         self._options: Mapping[str, Any] = saved[ARGUMENTS]["model"]["init_args"]
-        self._les = les
+        self._les = canonical.les
         self.cutoff = float(self._options["cutoff"])
         symbols = self._options["element_types"]
         known = range(1, 95) if symbols is None else map(atomic_number, symbols)
         self.elements = list(known)
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, source: Tensor, target: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Energy with references [] and latent charges [n]."""
         options, tensors = self._options, self._tensors
         distances = torch.linalg.norm(vectors, dim=1)
@@ -103,7 +95,7 @@ class CHGNetReference(AutogradReference):
             energy = energy + tensors["element_refs.property_offset"][species].sum()
         return energy, self._dense("latent_charge_readout", atoms)[:, 0]
 
-    def _basis(self, name: str, r: torch.Tensor, cutoff: float) -> torch.Tensor:
+    def _basis(self, name: str, r: Tensor, cutoff: float) -> Tensor:
         frequencies = self._tensors[f"model.{name}.frequencies"]
         values = math.sqrt(2 / cutoff) * torch.sin(torch.outer(r / cutoff, frequencies))
         values = values / r.unsqueeze(1)
@@ -112,19 +104,19 @@ class CHGNetReference(AutogradReference):
         envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
         return values * torch.where(values <= cutoff, envelope, 0.0)
 
-    def _factor(self, shared: str, own: str, basis: torch.Tensor) -> torch.Tensor:
+    def _factor(self, shared: str, own: str, basis: Tensor) -> Tensor:
         """Product of the factors that there are, [E, width] or [1, 1]."""
-        product: torch.Tensor = torch.ones(1, 1, dtype=torch.float64)
+        product: Tensor = torch.ones(1, 1, dtype=torch.float64)
         for name in (shared, own):
             if f"model.{name}.weight" in self._tensors:
                 product = product * self._linear(name, basis)
         return product
 
-    def _gated(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _gated(self, name: str, x: Tensor) -> Tensor:
         value = self._dense(f"{name}.layers", x)
         return silu(value) * torch.sigmoid(self._dense(f"{name}.gates", x))
 
-    def _dense(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _dense(self, name: str, x: Tensor) -> Tensor:
         """Linear maps with silu between them, and normalisation where the file has one."""
         prefix = f"model.{name}.layers."
         depth = len(
@@ -142,21 +134,19 @@ class CHGNetReference(AutogradReference):
             x = silu(x) if k < depth - 1 else x
         return x
 
-    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = x @ self._tensors[f"model.{name}.weight"].T
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        y: Tensor = x @ self._tensors[f"model.{name}.weight"].T
         bias = self._tensors.get(f"model.{name}.bias")
         return y if bias is None else y + bias
 
-    def _normalized(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, name: str, x: Tensor) -> Tensor:
         if f"model.{name}.weight" not in self._tensors:
             return x
         weight, bias = (self._tensors[f"model.{name}.{part}"] for part in ("weight", "bias"))
         return torch.nn.functional.layer_norm(x, x.shape[1:], weight, bias)
 
 
-def _angles(
-    near: torch.Tensor, vectors: torch.Tensor, source: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _angles(near: Tensor, vectors: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs of a bond to an atom and one from there to an atom other than the first, [A]."""
     first, second = torch.meshgrid(near, near, indexing="ij")
     meet = target[first] == source[second]

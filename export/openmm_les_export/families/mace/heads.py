@@ -10,45 +10,27 @@ from dataclasses import dataclass
 
 import torch
 
-from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record, describe
+from openmm_les.errors import InputError, UnsupportedModelError
+from openmm_les_export.checkpoints.records import Record, describe, invalid, unsupported
 
 
 @dataclass(frozen=True)
 class Head:
-    """Which head of a model is read.
-
-    Attributes:
-        name: its name.
-        index: its place among the heads.
-        count: how many the model has.
-    """
+    """Which head of a model is read, of how many."""
 
     name: str
     index: int
     count: int
 
     def of(self, values: torch.Tensor, path: str) -> torch.Tensor:
-        """Its entry along the first axis of a tensor that has one for each head.
-
-        Raises:
-            UnsupportedModelError: the tensor has another number of entries.
-        """
+        """Its entry along the first axis of a tensor that has one for each head."""
         if values.shape[0] != self.count:
-            raise UnsupportedModelError(
-                f"model: {path}: expected one entry for each of {self.count} heads, got "
-                f"{values.shape[0]}"
-            )
+            raise unsupported(path, f"one entry for each of {self.count} heads", values.shape[0])
         return values[self.index]
 
 
 def choose_head(model: Record, name: str | None) -> Head:
-    """The head that was asked for; without a name the only one.
-
-    Raises:
-        InputError: the model has several heads and none was named, or none of that name.
-        ModelFileError: the file's list of heads is none.
-    """
+    """The head that was asked for; without a name the only one."""
     heads = model.value("heads", ["Default"])
     if (
         not isinstance(heads, list | tuple)
@@ -56,7 +38,7 @@ def choose_head(model: Record, name: str | None) -> Head:
         or not all(isinstance(head, str) for head in heads)
         or len(set(heads)) != len(heads)
     ):
-        raise ModelFileError(f"model: heads: expected different names, got {describe(heads)}")
+        raise invalid("heads", "different names", describe(heads))
     if name is None and len(heads) > 1:
         raise InputError(
             f"head: this model has several, {', '.join(heads)}; choose the one to export with "
@@ -78,9 +60,7 @@ def head_energies(record: Record, head: Head, elements: int) -> torch.Tensor:
     energies = record.tensor("atomic_energies")
     energies = energies.reshape(-1, energies.shape[-1])  # old files have no axis for heads
     if energies.shape[1] != elements:
-        raise ModelFileError(
-            f"model: atomic_energies: expected {elements} energies, got {energies.shape[1]}"
-        )
+        raise invalid("atomic_energies", f"{elements} energies", energies.shape[1])
     return head.of(energies, f"{record.path}.atomic_energies").to(torch.float64)
 
 

@@ -15,7 +15,7 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.configuration import check_elements
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families import e3nn_weights
 from openmm_les_export.families.canonical_form import (
@@ -88,9 +88,7 @@ def _edge_lmax(model: Record) -> int:
         harmonics.irreps("irreps_out"), "spherical_harmonics.irreps_out"
     )
     if multiplicity != 1:
-        raise UnsupportedModelError(
-            f"model: spherical_harmonics: expected each degree once, got {multiplicity} times"
-        )
+        raise unsupported("spherical_harmonics", "each degree once", f"{multiplicity} times")
     return lmax
 
 
@@ -115,10 +113,7 @@ def _layers(
             contractions.irreps("irreps_out"), f"{contractions.path}.irreps_out"
         )
         if width != channels:
-            raise UnsupportedModelError(
-                f"model: {product.path}: expected {channels} channels as in the embedding, got "
-                f"{width}"
-            )
+            raise unsupported(product.path, f"{channels} channels as in the embedding", width)
         if t == len(products) - 1:
             # Readouts take scalars: covariant outputs of the last layer are never seen.
             output_lmax = 0
@@ -263,15 +258,11 @@ def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Reco
     """Energy and charge readout of each layer, None where a layer has none."""
     energy, charge = model.items("readouts"), model.items("les_readouts")
     if len(energy) != len(charge):
-        raise UnsupportedModelError(
-            f"model: les_readouts: expected as many as readouts, {len(energy)}, got {len(charge)}"
-        )
+        raise unsupported("les_readouts", f"as many as readouts, {len(energy)}", len(charge))
     if len(energy) == 1 and model.value("use_last_readout_only", False):
         return [(None, None)] * (layers - 1) + [(energy[0], charge[0])]
     if len(energy) != layers:
-        raise UnsupportedModelError(
-            f"model: readouts: expected one for each of {layers} layers, got {len(energy)}"
-        )
+        raise unsupported("readouts", f"one for each of {layers} layers", len(energy))
     return list(zip(energy, charge, strict=True))
 
 
@@ -286,9 +277,7 @@ def _readouts(
         else:
             stacks = [head_readout(_readout(record), record, head) for record in (energy, charge)]
             if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
-                raise UnsupportedModelError(
-                    f"model: {charge.path}: expected the layout of {energy.path}, got another"
-                )
+                raise unsupported(charge.path, f"the layout of {energy.path}", "another")
         stacks[0][-1] = stacks[0][-1] * scale
         for name, stack in zip(("energy", "charge"), stacks, strict=True):
             store_network(state, f"{prefix}{name}", stack)
@@ -303,9 +292,7 @@ def _readout(record: Record) -> list[torch.Tensor]:
         return [e3nn_weights.linear_by_degree(record.module("linear"))[0]]
     hidden = record.irreps("hidden_irreps")
     if len(hidden) != 1 or hidden[0][1:] != (0, 1):
-        raise UnsupportedModelError(
-            f"model: {record.path}: expected hidden scalars, got " + " + ".join(map(str, hidden))
-        )
+        raise unsupported(record.path, "hidden scalars", " + ".join(map(str, hidden)))
     (activation,) = record.items("non_linearity.acts")
     constant = e3nn_weights.activation_constant(activation)
     first, second = (

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
@@ -72,12 +73,7 @@ def _double_precision() -> Iterator[None]:
 
 
 class MACEReference(AutogradReference):
-    """A MACE-LES model in float64, evaluated with mace-torch's blocks.
-
-    Raises:
-        ImportError: mace-torch or something it needs is not installed.
-        InputError: the model has several heads and none was named, or none of that name.
-    """
+    """A MACE-LES model in float64, evaluated with mace-torch's blocks."""
 
     against = ORIGINAL
 
@@ -91,9 +87,7 @@ class MACEReference(AutogradReference):
         self._les = les_parameters(record.module("les"))
         self._network = _build(record, self._head)
 
-    def _pairs(
-        self, positions: Array, cell: Array | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _pairs(self, positions: Array, cell: Array | None) -> tuple[Tensor, Tensor, Tensor]:
         edges, shifts, _, _ = self._neighborhood(
             positions=positions,
             cutoff=self.cutoff,
@@ -110,12 +104,8 @@ class MACEReference(AutogradReference):
             yield
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        sender: torch.Tensor,
-        receiver: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         network = self._network
         edges = torch.stack([sender, receiver])
         species = torch.nn.functional.one_hot(species, len(self.elements)).double()
