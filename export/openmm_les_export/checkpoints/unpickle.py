@@ -81,10 +81,8 @@ def accepted() -> Mapping[str, Accepted]:
 
 def _expected() -> str:
     """What files are read, for messages."""
-    files = [
-        f"a {families()[name].title} {each.file}" for name, each in accepted().items() if each.file
-    ]
-    return "expected " + " or ".join(files)
+    files = {families()[name].title: each.file for name, each in accepted().items() if each.file}
+    return "expected " + " or ".join(f"a {title} {file}" for title, file in files.items())
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -191,11 +189,7 @@ def _open_archive(file: Path, content: bytes) -> Archive:
         raise ModelFileError(
             f"model: {file}: this is a TorchScript archive; export from the original .model file"
         )
-    if "data.pkl" not in archive:
-        raise ModelFileError(
-            f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_expected()}"
-        )
-    if not all(member.stored for member in archive.members.values()):
+    if "data.pkl" not in archive or not all(m.stored for m in archive.members.values()):
         raise ModelFileError(
             f"model: {file} is a zip archive, but not one that torch.save writes; {_expected()}"
         )

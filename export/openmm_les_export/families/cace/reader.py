@@ -15,6 +15,7 @@ import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
+from openmm_les.networks.cace.family import complete
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.atomic_energies import read_atomic_energies
 from openmm_les_export.checkpoints.configuration import check_elements
@@ -80,7 +81,8 @@ def _output(model: Record, kind: str) -> Record:
 
 def _outputs(model: Record) -> tuple[Record, Record]:
     """The networks of the energy and of the charges, found from the energy that is returned."""
-    if not any(record.kind == "LesWrapper" for record in model.items("output_modules")):
+    outputs = model.items("output_modules")
+    if not any(record.kind == "LesWrapper" for record in outputs):
         raise ModelFileError(
             "model: a CACE model without LES: expected a LesWrapper among its output modules, got "
             "none; openmm-les runs models with LES alone"
@@ -92,11 +94,7 @@ def _outputs(model: Record) -> tuple[Record, Record]:
             f"model: option {total.path}.output_key: expected the energy of the forces, "
             f"{describe(forces)}, got {describe(total.value('output_key'))}"
         )
-    heads = {
-        record.value("output_key"): record
-        for record in model.items("output_modules")
-        if record.kind == "Atomwise"
-    }
+    heads = {r.value("output_key"): r for r in outputs if r.kind == "Atomwise"}
     keys = list(total.value("feature_keys"))
     own = [key for key in keys if key in heads]
     if len(own) != 1 or sorted(keys) != sorted([own[0], wrapper.value("energy_key")]):
@@ -146,20 +144,11 @@ def _polynomials(representation: Record) -> dict[str, Any]:
         representation.module(name) for name in ("angular_basis", "symmetrizer")
     )
     monomials = [[int(e) for e in entry] for entry in angular.value("lxlylz_list")]
+    where, got = f"{angular.path}.lxlylz_list", describe(monomials)
     if not all(0 <= e <= _HIGHEST for entry in monomials for e in entry):
-        raise unsupported(
-            f"{angular.path}.lxlylz_list", f"exponents of 0 to {_HIGHEST}", describe(monomials)
-        )
-    degrees = [sum(entry) for entry in monomials]
-    complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees, default=0) + 1)]
-    if (
-        degrees != sorted(degrees)
-        or [degrees.count(d) for d in range(len(complete))] != complete
-        or len({tuple(entry) for entry in monomials}) != len(monomials)
-    ):
-        raise invalid(
-            f"{angular.path}.lxlylz_list", "all monomials of each degree", describe(monomials)
-        )
+        raise unsupported(where, f"exponents of 0 to {_HIGHEST}", got)
+    if not complete([(x, y, z) for x, y, z in monomials]):
+        raise invalid(where, "all monomials of each degree", got)
     return {
         "monomials": monomials,
         "invariants": [[[[0], 1.0]], *_invariants(symmetrizer, len(monomials))],
@@ -227,11 +216,8 @@ def _messages(
             raise unsupported(
                 layer.path, "messages of one kind, MessageBchi", [record.kind for record in kinds]
             )
-        prefix = f"message.{t}"
-        scale = representation.number("mp_norm_factor")
-        _network(
-            kinds[0], state, prefix, _feature_order(1, *sizes), scale, outputs=degrees * sizes[0]
-        )
+        scale, order = representation.number("mp_norm_factor"), _feature_order(1, *sizes)
+        _network(kinds[0], state, f"message.{t}", order, scale, outputs=degrees * sizes[0])
     return len(layers)
 
 
@@ -282,10 +268,8 @@ def _network(
         weight, bias = _linear(beside, len(order))
         if weight.shape[1] != outputs:
             raise invalid(beside.path, f"{outputs} outputs", weight.shape[1])
-        state[f"{prefix}.linear.weight"], state[f"{prefix}.linear.bias"] = (
-            scale * weight[order],
-            scale * bias,
-        )
+        state[f"{prefix}.linear.weight"] = scale * weight[order]
+        state[f"{prefix}.linear.bias"] = scale * bias
 
 
 def _activation(layer: Record) -> str:

@@ -25,20 +25,9 @@ from openmm_les_export.families.canonical_form import (
     store_network,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
+from openmm_les_export.families.mace import monomials
 from openmm_les_export.families.mace.accepted import ACCEPTED
-from openmm_les_export.families.mace.heads import (
-    Head,
-    choose_head,
-    head_energies,
-    head_number,
-    head_readout,
-)
-from openmm_les_export.families.mace.monomials import (
-    CUBIC,
-    MAX_ORDER,
-    coupling_monomials,
-    reduce_rank,
-)
+from openmm_les_export.families.mace.heads import Head, choose_head
 from openmm_les_export.families.mace.radial import radial_basis, zbl_repulsion
 from openmm_les_export.options import ModelOptions
 
@@ -62,9 +51,9 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     channels = embedding.shape[1]
     state["embedding"] = embedding
     energies = model.module("atomic_energies_fn")
-    state["reference_energies"] = head_energies(energies, chosen, len(elements))
+    state["reference_energies"] = chosen.energies(energies, len(elements))
     scale_shift = model.module("scale_shift")
-    scale, shift = (head_number(scale_shift, name, chosen) for name in ("scale", "shift"))
+    scale, shift = (chosen.number(scale_shift, name) for name in ("scale", "shift"))
     layers = _layers(model, state, len(elements), channels, lmax)
     _readouts(model, state, layers, chosen, scale)
     hyper |= zbl_repulsion(model, elements, state, scale)
@@ -214,10 +203,12 @@ def _product(
     contractions = record.items("symmetric_contractions.contractions")
     outputs = e3nn_weights.linear_by_degree(record.module("linear"))
     orders = [
-        integer_order(f"{each.path}.correlation", each.number("correlation"), 1, MAX_ORDER)
+        integer_order(
+            f"{each.path}.correlation", each.number("correlation"), 1, monomials.MAX_ORDER
+        )
         for each in contractions[: output_lmax + 1]
     ]
-    highest = max(CUBIC, *orders)
+    highest = max(monomials.CUBIC, *orders)
     for degree in range(output_lmax + 1):
         basis, weights = _contraction(
             contractions[degree], orders[degree], degree, (lmax + 1) ** 2, highest
@@ -249,9 +240,9 @@ def _contraction(
             )
         check_large(record.path, *[size + 1] * highest)
         check_large(record.path, count, 2 * degree + 1, math.comb(size + highest, highest))
-        bases.append(coupling_monomials(coupling, nu, highest))
+        bases.append(monomials.coupling_monomials(coupling, nu, highest))
         weights.append(weight)
-    return reduce_rank(bases, weights)
+    return monomials.reduce_rank(bases, weights)
 
 
 def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Record | None]]:
@@ -275,7 +266,7 @@ def _readouts(
         if energy is None or charge is None:
             stacks = [[torch.zeros(width, 1, dtype=torch.float64)] for _ in range(2)]
         else:
-            stacks = [head_readout(_readout(record), record, head) for record in (energy, charge)]
+            stacks = [head.readout(_readout(record), record) for record in (energy, charge)]
             if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
                 raise unsupported(charge.path, f"the layout of {energy.path}", "another")
         stacks[0][-1] = stacks[0][-1] * scale

@@ -146,20 +146,17 @@ def _build(record: Record, head: Head) -> Any:
     with _double_precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network: Any = torch.nn.Module()
+        linear = record.module("node_embedding.linear")
         network.node_embedding = blocks.LinearNodeEmbeddingBlock(
-            irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
-            irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
+            **{name: _irreps(o3, linear, name) for name in ("irreps_in", "irreps_out")}
         )
         radial = record.module("radial_embedding")
-        network.bessel_fn = blocks.BesselBasis(
-            r_max=float(record.tensor("r_max")),
-            num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
-        )
-        network.cutoff_fn = blocks.PolynomialCutoff(
-            r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
-        )
-        transform = radial.modules().get("distance_transform")
-        network.distance_transform = _plain(transform)
+        r_max = float(record.tensor("r_max"))
+        functions = radial.module("bessel_fn").tensor("bessel_weights").numel()
+        network.bessel_fn = blocks.BesselBasis(r_max=r_max, num_basis=functions)
+        power = int(radial.module("cutoff_fn").tensor("p"))
+        network.cutoff_fn = blocks.PolynomialCutoff(r_max=r_max, p=power)
+        network.distance_transform = _plain(radial.modules().get("distance_transform"))
         network.pair_repulsion_fn = _plain(record.modules().get("pair_repulsion_fn"))
         harmonics = record.module("spherical_harmonics")
         network.spherical_harmonics = o3.SphericalHarmonics(
@@ -167,12 +164,8 @@ def _build(record: Record, head: Head) -> Any:
             normalize=harmonics.value("normalize"),
             normalization=harmonics.value("normalization"),
         )
-        for name, build in (
-            ("interactions", _interaction),
-            ("products", _product),
-            ("readouts", _readout),
-            ("les_readouts", _readout),
-        ):
+        builders = {"interactions": _interaction, "products": _product, "readouts": _readout}
+        for name, build in (builders | {"les_readouts": _readout}).items():
             built = [build(blocks, o3, item) for item in record.items(name)]
             setattr(network, name, torch.nn.ModuleList(built))
         _give_weights(network, record, head)
@@ -236,17 +229,12 @@ def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
 
 def _give_weights(network: Any, record: Record, head: Head) -> None:
     """Copies every tensor and activation constant of the file into the freshly built blocks."""
-    pairs = [
-        (network.node_embedding, record.module("node_embedding")),
-        (network.bessel_fn, record.module("radial_embedding.bessel_fn")),
-        (network.cutoff_fn, record.module("radial_embedding.cutoff_fn")),
-    ]
-    if network.distance_transform is not None:
-        pairs.append(
-            (network.distance_transform, record.module("radial_embedding.distance_transform"))
-        )
-    if network.pair_repulsion_fn is not None:
-        pairs.append((network.pair_repulsion_fn, record.module("pair_repulsion_fn")))
+    radial = ("bessel_fn", "cutoff_fn", "distance_transform")
+    paths = ("node_embedding", *(f"radial_embedding.{name}" for name in radial))
+    owned = [(path.split(".")[-1], path) for path in (*paths, "pair_repulsion_fn")]
+    # None for what this model lacks.
+    blocks = [(getattr(network, name), path) for name, path in owned]
+    pairs = [(block, record.module(path)) for block, path in blocks if block is not None]
     for name in ("interactions", "products", "readouts", "les_readouts"):
         pairs += list(zip(getattr(network, name), record.items(name), strict=True))
     for block, source in pairs:
@@ -257,7 +245,7 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
             weight = weights.pop(name)
             # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
             target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
-        if weights and any(not name.endswith("_zeroed") for name in weights):
+        if any(not name.endswith("_zeroed") for name in weights):
             raise VerificationError(
                 f"verification: {source.path}: the installed mace-torch has no place for "
                 f"{sorted(weights)}; upgrade it with 'pip install -U mace-torch'"
@@ -268,5 +256,5 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     for name in ("scale", "shift"):
         values = record.module("scale_shift").tensor(name).reshape(-1)
         setattr(network, name, float(values[head.index]))
-    references = record.module("atomic_energies_fn").tensor("atomic_energies")
-    network.references = references.to(torch.float64).reshape(-1, references.shape[-1])[head.index]
+    references = record.module("atomic_energies_fn").tensor("atomic_energies").double()
+    network.references = references.reshape(-1, references.shape[-1])[head.index]
