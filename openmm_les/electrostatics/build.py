@@ -38,24 +38,15 @@ def build_electrostatics(
     margin: float = 1.0,
     device: str | torch.device = "cpu",
 ) -> DirectEwald | MeshEwald | PairSum:
-    """The kernel for a system.
+    """The kernel for a system, still on the CPU.
 
     Args:
         les: parameters of the model: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A / e^2] and
             ``remove_self_interaction``; others are ignored.
-        periodic: whether the system is periodic.
         cell: lattice vectors in rows [A], shape [3, 3]; needed only if periodic.
-        dtype: precision of the sums over atoms.
         num_atoms: number of atoms, by which the faster kernel is chosen.
-        options: how a periodic sum is computed; a system that is not periodic has no choice.
         margin: factor by which each lattice vector may grow during a simulation.
         device: where the module will run.
-
-    Returns:
-        The module, still on the CPU.
-
-    Raises:
-        InputError: a parameter is missing or out of range, or the box is far too large.
     """
     options = options or EwaldOptions()
     missing = [name for name in _NEEDED if name not in les]
@@ -93,10 +84,7 @@ def _periodic_sum(
 ) -> DirectEwald | MeshEwald:
     """The mesh where it is asked for, or faster, or alone affordable; else the direct sum.
 
-    Args:
-        kernel: the interaction.
-        cell, dtype, num_atoms, options, margin: see `build_electrostatics`.
-        elements: those of the largest temporary array; None leaves it to the sum.
+    The largest temporary array has `elements`; None leaves that to the sum.
     """
     limits = k_limits_for(cell, kernel.k_max, margin)
     octant = [n + 1 for n in limits]

@@ -23,12 +23,10 @@ _FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
 
 
 def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
-    """Mesh of a cell: even numbers without prime factors above 7.
+    """Mesh of a cell [3, 3] [A]: even numbers without prime factors above 7.
 
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3].
-        spacing: largest distance between mesh points along a lattice vector [A].
-        margin: factor by which each lattice vector may grow before the mesh is too coarse.
+    Points are at most `spacing` [A] apart, also when each lattice vector grows by the factor
+    `margin`.
     """
     lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1)) * (margin / spacing)
     return [_next_smooth(math.ceil(float(length))) for length in lengths]
@@ -70,15 +68,6 @@ class MeshEwald(nn.Module):
     whose mesh has become coarser than ``spacing`` is reported, never computed inaccurately.
     """
 
-    modes: torch.Tensor
-    grid: torch.Tensor
-    deconvolution: torch.Tensor
-    multiplicity: torch.Tensor
-    mesh: torch.Tensor
-    window: torch.Tensor
-    slope: torch.Tensor
-    offsets: torch.Tensor
-
     def __init__(
         self,
         mesh: Sequence[int],
@@ -99,12 +88,9 @@ class MeshEwald(nn.Module):
             spacing: the largest distance between mesh points [A] that is accurate enough.
             dtype: precision of the mesh and the sums over atoms.
             fixed_point: add charges as whole numbers, in float64, where that is exact. The sum then
-                does not depend on the order, so that results are the same bit for bit however many
-                threads add at once.
+                does not depend on the order: results are the same bit for bit however many threads
+                add at once.
             chunk_size: see `StructureFactors`.
-
-        Raises:
-            InputError: if a parameter is out of range.
         """
         super().__init__()
         if len(mesh) != 3 or min(mesh) < 2:
@@ -121,12 +107,12 @@ class MeshEwald(nn.Module):
 
         coefficients = window_coefficients(order, spacing / kernel.resolution)
         derivative = 2.0 * coefficients[1:] * np.arange(1, len(coefficients))[:, None]
-        self.register_buffer("window", torch.from_numpy(coefficients).to(dtype))
-        self.register_buffer("slope", torch.from_numpy(derivative).to(dtype))
+        self.window = nn.Buffer(torch.from_numpy(coefficients).to(dtype))
+        self.slope = nn.Buffer(torch.from_numpy(derivative).to(dtype))
         # An even window is placed between two points, an odd one around the nearest.
         self.shift = 0.5 * (order % 2)
-        self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
-        self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
+        self.offsets = nn.Buffer(torch.arange(order) - (order - 1) // 2)
+        self.mesh = nn.Buffer(torch.tensor([self.size0, self.size1, self.size2]))
 
         self._register_vectors(mesh, coefficients)
 
@@ -137,17 +123,17 @@ class MeshEwald(nn.Module):
         resolution = self.kernel.resolution
         needed = [abs(a) <= n * self.spacing / resolution for a, n in zip(axes, mesh, strict=True)]
         inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
-        self.register_buffer("modes", torch.from_numpy(np.flatnonzero(inside)))
+        self.modes = nn.Buffer(torch.from_numpy(np.flatnonzero(inside)))
         chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]
-        self.register_buffer("grid", torch.cartesian_prod(*chosen))
+        self.grid = nn.Buffer(torch.cartesian_prod(*chosen))
         factors = [
             1.0 / fourier_transform(coefficients, a[x] / n) ** 2
             for a, x, n in zip(axes, needed, mesh, strict=True)
         ]
         product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
-        self.register_buffer("deconvolution", torch.from_numpy(product.reshape(-1)))
+        self.deconvolution = nn.Buffer(torch.from_numpy(product.reshape(-1)))
         # k and -k are one number of a real transform.
-        self.register_buffer("multiplicity", 1.0 + (self.grid[:, 2] > 0).to(torch.float64))
+        self.multiplicity = nn.Buffer(1.0 + (self.grid[:, 2] > 0).to(torch.float64))
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
@@ -237,10 +223,8 @@ class MeshEwald(nn.Module):
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms.
 
-        Args:
-            mesh: potential on the mesh, flat.
-            lowest: mesh point of each atom, shape [n, 3].
-            windows: window and slope at the points covered, shape [n, 3, P, 2].
+        From the potential on the flat mesh, the mesh point of each atom [n, 3], and window and
+        slope at the points covered [n, 3, P, 2].
         """
         # Written in place, as in `DirectEwald`.
         potential = mesh.new_empty([lowest.shape[0]])

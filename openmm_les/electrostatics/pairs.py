@@ -39,17 +39,9 @@ class PairSum(nn.Module):
         dtype: torch.dtype,
         chunk_size: int | None = None,
     ) -> None:
-        """Set up the constants.
+        """Set up the constants; see `ReciprocalKernel` and `StructureFactors`.
 
-        Args:
-            sigma: width of the Gaussian charges [A].
-            prefactor: c = 1 / (2 eps0) [eV A / e^2].
-            remove_self_interaction: whether the model leaves out the self-interaction.
-            dtype: precision of the interactions; distances come from float64 differences.
-            chunk_size: see `StructureFactors`.
-
-        Raises:
-            InputError: if a parameter is out of range.
+        Interactions have the dtype; distances come from float64 differences.
         """
         super().__init__()
         if not sigma > 0.0:

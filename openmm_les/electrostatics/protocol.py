@@ -6,21 +6,14 @@ import torch
 
 
 class ElectrostaticTerms(NamedTuple):
-    """Energy of charges and its first derivatives, outside the autograd graph.
+    """Energy of charges and its first derivatives, outside the autograd graph."""
 
-    Attributes:
-        energy: float64, shape [] [eV]; NaN where `outgrown`.
-        potential: dE/dq at fixed positions, shape [n] [eV/e].
-        gradient: dE/dr at fixed charges, shape [n, 3] [eV/A].
-        strain: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
-        outgrown: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool,
-            shape [].
-    """
-
-    energy: torch.Tensor
-    potential: torch.Tensor
-    gradient: torch.Tensor
+    energy: torch.Tensor  #: float64, shape [] [eV]; NaN where `outgrown`.
+    potential: torch.Tensor  #: dE/dq at fixed positions, shape [n] [eV/e].
+    gradient: torch.Tensor  #: dE/dr at fixed charges, shape [n, 3] [eV/A].
+    #: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
     strain: torch.Tensor
+    #: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool, shape [].
     outgrown: torch.Tensor
 
 

@@ -26,12 +26,7 @@ def erf_over_x(x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def erfc_over_r(r: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """f = erfc(a r)/r and (df/dr)/r, for r > 0.
-
-    Args:
-        r: distances, any shape.
-        a: inverse length, shape [].
-    """
+    """f = erfc(a r)/r and (df/dr)/r, for r > 0 of any shape and an inverse length a, shape []."""
     x = (a * r).clamp(max=9.0)  # as above: erfc(9) = 4e-37
     inverse = 1.0 / r
     value = torch.erfc(x) * inverse

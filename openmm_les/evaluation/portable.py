@@ -56,10 +56,8 @@ class PortableModel(nn.Module):
         )
         species_of = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
         species_of[torch.tensor(list(elements))] = torch.arange(self.num_species)
-        self.species_of: torch.Tensor
-        self.reference_energies: torch.Tensor
-        self.register_buffer("species_of", species_of)
-        self.register_buffer("reference_energies", reference_energies.to(torch.float64))
+        self.species_of = nn.Buffer(species_of)
+        self.reference_energies = nn.Buffer(reference_energies.to(torch.float64))
 
     def forward(
         self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, periodic: bool

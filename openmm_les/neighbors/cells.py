@@ -40,42 +40,26 @@ BLOCK_CPU, BLOCK_GPU = 2**18, 2**22
 
 
 class CellGrid(NamedTuple):
-    """Cells of one system, fixed when it is set up.
+    """Cells of one system, fixed when it is set up."""
 
-    Attributes:
-        columns_x: cells along the first lattice vector.
-        columns_y: cells along the second lattice vector.
-        layers: cells along the third lattice vector.
-        reach: layers that a window extends up and down its column.
-        slots: atoms that a window may hold.
-        width: distance between columns where there is no box [A].
-    """
-
-    columns_x: int
-    columns_y: int
-    layers: int
-    reach: int
-    slots: int
-    width: float
+    columns_x: int  #: cells along the first lattice vector.
+    columns_y: int  #: cells along the second lattice vector.
+    layers: int  #: cells along the third lattice vector.
+    reach: int  #: layers that a window extends up and down its column.
+    slots: int  #: atoms that a window may hold.
+    width: float  #: distance between columns where there is no box [A].
 
 
 class _Candidates(NamedTuple):
-    """Sorted atoms, and the windows that each of them is compared with.
+    """Sorted atoms, and the windows that each of them is compared with."""
 
-    Attributes:
-        order: atoms in the order of their cells, shape [N].
-        atoms: columns of atoms, each twice, N behind the last, shape [2 N + slots].
-        coordinates: where they are, the second copy a lattice vector further, [3, 2 N + slots].
-        first: where the windows begin, for atoms in the order of cells, shape [N, 9].
-        held: how many atoms they hold, shape [N, 9].
-        origins: the atoms as seen from the images that the windows are in, shape [3, N, 9].
-    """
-
-    order: torch.Tensor
-    atoms: torch.Tensor
+    order: torch.Tensor  #: atoms in the order of their cells, shape [N].
+    atoms: torch.Tensor  #: columns of atoms, each twice, N behind the last, shape [2 N + slots].
+    #: where they are, the second copy a lattice vector further, [3, 2 N + slots].
     coordinates: torch.Tensor
-    first: torch.Tensor
-    held: torch.Tensor
+    first: torch.Tensor  #: where the windows begin, for atoms in the order of cells, shape [N, 9].
+    held: torch.Tensor  #: how many atoms they hold, shape [N, 9].
+    #: the atoms as seen from the images that the windows are in, shape [3, N, 9].
     origins: torch.Tensor
 
 
@@ -156,12 +140,9 @@ def search_cells(
 ) -> Found:
     """Neighbours of each atom, nearest images alone, through cells.
 
-    Args:
-        points: wrapped fractional coordinates, or positions if not periodic, shape [N, 3].
-        cell, periodic, grid, cutoff, capacity: see `neighbor_matrix`.
-        trim: use only as many slots as this structure needs, of the grid and of the matrix.
-        block_cpu: candidates processed at a time on a CPU.
-        block_gpu: the same on other devices.
+    Points are wrapped fractional coordinates, or positions if not periodic, shape [N, 3]; `trim`
+    uses only as many slots as this structure needs, of the grid and of the matrix. Blocks are
+    candidates processed at a time. For the others see `neighbor_matrix`.
     """
     n, device = points.shape[0], points.device
     lattice = cell if periodic else torch.zeros(3, 3, dtype=torch.float64, device=device)
@@ -265,13 +246,8 @@ def _candidates(
 ) -> _Candidates:
     """Sorts the atoms and finds the windows of each.
 
-    Args:
-        places: positions, wrapped if periodic, shape [N, 3] [A].
-        lattice: lattice vectors in rows, zero if not periodic, shape [3, 3] [A].
-        cells: cell of each atom, shape [N].
-        sizes: atoms in each cell, shape [columns, layers].
-        grid: the cells.
-        slots: atoms of a window that are compared.
+    Places [N, 3] [A] are wrapped if periodic, the lattice [3, 3] [A] is zero if not; `slots` is the
+    number of atoms of a window that are compared.
     """
     n, device = places.shape[0], places.device
     cells, order = torch.sort(cells, stable=True)

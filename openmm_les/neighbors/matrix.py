@@ -23,33 +23,23 @@ BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
 
 
 class Neighbors(NamedTuple):
-    """The matrix and what its construction found out.
+    """The matrix and what its construction found out."""
 
-    Attributes:
-        indices: neighbour of each slot, shape [N, K].
-        shifts: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
-        reverse: flat index of the reverse slot, shape [N * K].
-        largest: largest number of neighbours any atom has (may exceed K: overflow), shape [].
-        coincident: whether two atoms are at the same place, shape [].
-        crowded: whether a cell had more atoms than were looked at, so that neighbours may be
-            missing and `largest` may be too small, shape [].
-    """
-
-    indices: torch.Tensor
-    shifts: torch.Tensor
-    reverse: torch.Tensor
+    indices: torch.Tensor  #: neighbour of each slot, shape [N, K].
+    shifts: torch.Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+    reverse: torch.Tensor  #: flat index of the reverse slot, shape [N * K].
+    #: largest number of neighbours any atom has (may exceed K: overflow), shape [].
     largest: torch.Tensor
-    coincident: torch.Tensor
+    coincident: torch.Tensor  #: whether two atoms are at the same place, shape [].
+    #: whether a cell had more atoms than were looked at, so that neighbours may be missing and
+    #: `largest` may be too small, shape [].
     crowded: torch.Tensor
 
 
 def image_range(cell: npt.NDArray[np.float64], cutoff: float, margin: float = 1.0) -> List[int]:
     """How many periodic images around the nearest one can lie within the cutoff, for each axis.
 
-    Args:
-        cell: lattice vectors in rows, shape (3, 3) [A].
-        cutoff: cutoff radius [A].
-        margin: the box may shrink to this fraction of its heights before the range is too short.
+    The box (3, 3) [A] may shrink to the fraction `margin` of its heights before these are too few.
     """
     heights = box_heights(cell) * margin
     return [math.floor(cutoff / float(h) + 0.5) for h in heights]
@@ -94,24 +84,14 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
 
 
 def _reverse_slots(
-    columns: torch.Tensor,
-    atoms: torch.Tensor,
-    image: torch.Tensor,
-    used: torch.Tensor,
-    images: int,
+    columns: torch.Tensor, atoms: torch.Tensor, image: torch.Tensor, used: torch.Tensor, images: int
 ) -> torch.Tensor:
     """Flat slot that holds the same pair seen from the neighbour, [N * K].
 
     Rows hold ascending columns, so that (row, column) ascends over the flat matrix and a pair is
     found by bisection. Unused slots, and pairs of which rounding at the very cutoff kept one side
-    only (they carry no weight there), get their own slot.
-
-    Args:
-        columns: image * N + atom of each slot, images * N in unused ones, shape [N, K].
-        atoms: the atom among them, shape [N, K].
-        image: the image among them, shape [N, K].
-        used: whether a slot is used, shape [N, K].
-        images: number of images.
+    only (they carry no weight there), get their own slot. Columns are image * N + atom of each slot
+    [N, K], or images * N in unused ones.
     """
     n, k = columns.shape[0], columns.shape[1]
     row = torch.arange(n, device=columns.device).unsqueeze(1)
@@ -136,7 +116,8 @@ def neighbor_matrix(
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image) or through cells.
 
-    Both searches give the same matrix.
+    Both searches give the same matrix. More than ``capacity`` neighbours are cut off, and
+    ``largest`` says so.
 
     Args:
         positions: shape [N, 3] [A], float64; atoms may lie outside the box.
@@ -147,11 +128,8 @@ def neighbor_matrix(
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
-        grid: cells to search, from `choose_grid`; None compares every pair. The box must be one
-            for which `grid_suffices`, which also means that no image but the nearest matters.
-
-    Returns:
-        The matrix; more than ``capacity`` neighbours are cut off, and ``largest`` says so.
+        grid: cells to search, from `choose_grid`; None compares every pair. The box must be one for
+            which `grid_suffices`, which also means that no image but the nearest matters.
     """
     points, wraps = positions, torch.zeros_like(positions)
     if periodic:
@@ -201,15 +179,8 @@ def _fill_shifts(
 ) -> None:
     """Write the shifts of all slots of a periodic system into `shifts`, [N, K, 3].
 
-    Args:
-        shifts: gets them.
-        points: wrapped fractional coordinates, shape [N, 3].
-        wraps: what wrapping took away, shape [N, 3].
-        cell: lattice vectors in rows, shape [3, 3] [A].
-        indices: neighbour of each slot, shape [N, K].
-        image: its image, shape [N, K].
-        offsets: lattice offsets of the images, shape [S, 3].
-        block: elements of temporary arrays.
+    Points are wrapped fractional coordinates, `wraps` what wrapping took away, each [N, 3]; `image`
+    is that of each neighbour [N, K], and `block` the elements of temporary arrays.
     """
     images = offsets.shape[0]
     step = max(1, block // (4 * indices.shape[1]))

@@ -42,14 +42,7 @@ def search_pairs(
     block: int,
     coincident_distance: float = COINCIDENT_DISTANCE,
 ) -> Found:
-    """Neighbours of each atom among all atoms and images.
-
-    Args:
-        points: wrapped fractional coordinates, or positions if not periodic, shape [N, 3].
-        cell, periodic, offsets, cutoff, capacity, trim: see `neighbor_matrix`.
-        block: elements of temporary arrays.
-        coincident_distance: atoms closer than this are reported [A].
-    """
+    """Neighbours of each atom among all atoms and images; arguments are as for `search_cells`."""
     n, images = points.shape[0], offsets.shape[0]
     num_columns, device = images * n, points.device
     step = max(1, block // (3 * num_columns))

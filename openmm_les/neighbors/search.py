@@ -9,35 +9,22 @@ COINCIDENT_DISTANCE = 1e-3
 
 
 class Found(NamedTuple):
-    """Result of a search; all but the first have the shape [].
+    """Result of a search; all but the first have the shape []."""
 
-    Attributes:
-        columns: image * N + atom of the neighbours in ascending order, S * N in unused slots, with
-            S images, shape [N, K].
-        largest: the largest number of neighbours.
-        coincident: whether two atoms are at the same place.
-        crowded: whether more candidates were near than were looked at.
-    """
-
+    #: image * N + atom of the neighbours in ascending order, S * N in unused slots, with S images,
+    #: shape [N, K].
     columns: torch.Tensor
-    largest: torch.Tensor
-    coincident: torch.Tensor
-    crowded: torch.Tensor
+    largest: torch.Tensor  #: the largest number of neighbours.
+    coincident: torch.Tensor  #: whether two atoms are at the same place.
+    crowded: torch.Tensor  #: whether more candidates were near than were looked at.
 
 
 def compact(
     near: torch.Tensor, values: torch.Tensor, capacity: int, empty: int
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The first values of each row that are marked, and how many marked ones there are.
+    """The first K values [R, M] of each row that are near, and how many there are in all.
 
-    Args:
-        near: the marks, shape [R, M].
-        values: shape [R, M].
-        capacity: K.
-        empty: value of unused slots.
-
-    Returns:
-        Shapes [R, K] and [R].
+    Unused slots of the result [R, K] are `empty`.
     """
     slots = torch.cumsum(near, 1)
     number = slots[:, -1]

@@ -55,30 +55,18 @@ class Network(Protocol[Tape]):
         ...
 
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: Tape,
-        counts: List[int],
+        self, grad_energies: torch.Tensor, grad_charges: torch.Tensor, tape: Tape, counts: List[int]
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of a function of energies and charges.
+        """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
-        Args:
-            grad_energies: dE/de_i, shape [N], float64.
-            grad_charges: dE/dq_i, shape [N].
-            tape: third result of `short_range`.
-            counts: as given to `short_range`.
-
-        Returns:
-            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        From dE/de_i and dE/dq_i, each [N], the third result of `short_range`, and its `counts`.
         """
         ...
 
     def reserve(self, slots: int) -> None:
         """Set how many neighbours within an inner cutoff an atom may have, before scripting.
 
-        Args:
-            slots: their number; 0 stands for as many as a structure needs.
+        0 slots stand for as many as a structure needs.
         """
         ...
 

@@ -17,11 +17,8 @@ _SMALLEST_CACHE = 2**24
 def gpu_elements(cache: int) -> int:
     """Elements of the largest temporary tensor on a GPU, a power of two.
 
-    As float32 it takes a quarter of the second-level cache at most, since what it is made from and
-    what is made from it should stay there as well.
-
-    Args:
-        cache: size of that cache [bytes]; 0 if the device does not tell.
+    As float32 it takes a quarter of the second-level cache [bytes] at most, since what it is made
+    from and what is made from it should stay there as well. A cache of 0 is unknown.
     """
     if cache < _SMALLEST_CACHE:
         return GPU_ELEMENTS
@@ -31,9 +28,7 @@ def gpu_elements(cache: int) -> int:
 def fit_blocks(model: nn.Module, device: torch.device) -> None:
     """Let the parts of a model for a GPU, not yet scripted, work in blocks that suit it.
 
-    Args:
-        model: the model.
-        device: where it runs; a CPU if it will be moved to a GPU later.
+    The device is a CPU if the model will be moved to a GPU later.
     """
     if not torch.cuda.is_available():
         return
@@ -50,13 +45,7 @@ def block_limits() -> List[int]:
 
 
 def block_size(tensor: torch.Tensor, elements: int, limits: List[int]) -> int:
-    """How many items to work on at a time.
-
-    Args:
-        tensor: says by its device where the work is done.
-        elements: those of the largest temporary tensor for each item.
-        limits: see `block_limits`.
-    """
+    """How many items to work on at a time, each with a temporary tensor of so many elements."""
     limit = limits[1] if tensor.is_cuda else limits[0]
     return max(1, limit // max(1, elements))
 

@@ -28,13 +28,7 @@ class Convolution(Protocol):
     def backward(
         self, grad: torch.Tensor, tape: MessageTape, reverse: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node]).
-
-        Args:
-            grad: dE/dA.
-            tape: second result of the call.
-            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-        """
+        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node])."""
         ...
 
 
@@ -53,9 +47,6 @@ def message_convolution(
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
         paths: (degree of node, of edge, of output) of each path.
         mixes: for each output degree the map of shape [paths of that degree * C, C].
-        channels: C.
-        lmax: highest degree of harmonics and of the output.
-        node_lmax: highest degree of the node features.
         few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
             from one node degree form a group; otherwise every path is one.
     """

@@ -9,20 +9,13 @@ from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Dense(nn.Module):
-    """A linear map, with or without a bias.
-
-    Args:
-        weight: shape [in, out].
-        bias: shape [out].
-    """
+    """A linear map, with a weight [in, out], and a bias [out] or none."""
 
     def __init__(self, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> None:
         super().__init__()
         self.has_bias = bias is not None
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", weight.new_zeros(weight.shape[1]) if bias is None else bias)
+        self.weight = nn.Buffer(weight)
+        self.bias = nn.Buffer(weight.new_zeros(weight.shape[1]) if bias is None else bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out]."""
@@ -39,9 +32,8 @@ class Dense(nn.Module):
 class DenseNetwork(nn.Module):
     """Linear maps with silu between them, and a linear map beside them if there is one.
 
-    Args:
-        state: ``0.weight``, ``0.bias``, ``1.weight``, ... and ``linear.weight``, ``linear.bias``;
-            biases may be missing.
+    The state has ``0.weight``, ``0.bias``, ``1.weight``, ... and ``linear.weight``,
+    ``linear.bias``; biases may be missing.
     """
 
     def __init__(self, state: State) -> None:
@@ -68,7 +60,7 @@ class DenseNetwork(nn.Module):
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, slopes: List[torch.Tensor]) -> torch.Tensor:
-        """From dE/d(output) [..., out] to dE/d(input) [..., in]."""
+        """From dE/d(output) to dE/d(input)."""
         inner = grad
         last = len(slopes) - 1
         for k, layer in enumerate(self.reversed):
@@ -87,11 +79,7 @@ class HeadsTape(NamedTuple):
 
 
 class EnergyAndCharge(nn.Module):
-    """Two dense networks from the same features to an energy and a latent charge.
-
-    Args:
-        state: weights of ``energy.`` and ``charge.``, see `DenseNetwork`; others are ignored.
-    """
+    """Dense networks ``energy.`` and ``charge.`` from features to energy and latent charge."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
@@ -99,7 +87,7 @@ class EnergyAndCharge(nn.Module):
         self.charge = DenseNetwork(strip_prefix(state, "charge."))
 
     def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, HeadsTape]:
-        """Energies [...] and charges [...] of features [..., in], and what `backward` needs."""
+        """Energies [...] and charges [...] of features [..., in]."""
         energies, energy_slopes = self.energy(features)
         charges, charge_slopes = self.charge(features)
         return energies.squeeze(-1), charges.squeeze(-1), HeadsTape(energy_slopes, charge_slopes)
@@ -108,7 +96,7 @@ class EnergyAndCharge(nn.Module):
     def backward(
         self, grad_energies: torch.Tensor, grad_charges: torch.Tensor, tape: HeadsTape
     ) -> torch.Tensor:
-        """From dE/d(energies) and dE/d(charges), [...], to dE/d(features) [..., in]."""
+        """From dE/d(energies) and dE/d(charges) to dE/d(features)."""
         grad = self.energy.backward(grad_energies.unsqueeze(-1), tape.energy)
         by_charge = self.charge.backward(grad_charges.to(grad.dtype).unsqueeze(-1), tape.charge)
         result: torch.Tensor = grad + by_charge

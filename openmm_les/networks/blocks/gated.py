@@ -15,21 +15,14 @@ from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Normalization(nn.Module):
-    """Layer normalisation over the last dimension, or nothing.
-
-    Args:
-        state: ``weight`` and ``bias``; nothing is done if it has none.
-        epsilon: added to the variance.
-    """
+    """Layer normalisation over the last dimension, or nothing if the state has no ``weight``."""
 
     def __init__(self, state: State, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.active = "weight" in state
         self.epsilon = epsilon
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("weight", state.get("weight", torch.ones(0)))
-        self.register_buffer("bias", state.get("bias", torch.zeros(0)))
+        self.weight = nn.Buffer(state.get("weight", torch.ones(0)))
+        self.bias = nn.Buffer(state.get("bias", torch.zeros(0)))
 
     def _scaled(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Values with mean 0 and variance 1, and what they were multiplied with."""
@@ -140,14 +133,7 @@ class GatedNetwork(nn.Module):
 
 
 def first_map(state: State, start: int, size: int, bias: bool) -> Dense:
-    """The first maps of value and gate for some of the inputs, side by side.
-
-    Args:
-        state: see `GatedNetwork`.
-        start: the first of these inputs.
-        size: their number.
-        bias: whether the biases come with them.
-    """
+    """The first maps of value and gate side by side, for inputs from `start` on."""
     weights = [state[f"{branch}.0.weight"][start : start + size] for branch in ("value", "gate")]
     biases = [state[f"{branch}.0.bias"] for branch in ("value", "gate")] if bias else []
     return Dense(torch.cat(weights, 1), torch.cat(biases) if biases else None)

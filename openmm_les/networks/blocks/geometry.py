@@ -11,21 +11,13 @@ from openmm_les.networks.blocks.blocking import block_size
 
 
 class PairTape(NamedTuple):
-    """Functions of all E = N * K slots.
+    """Functions of all E = N * K slots."""
 
-    Attributes:
-        vectors: pair vectors [E, 3] [A].
-        distances: their lengths [E, 1] [A].
-        unit: their directions [E, 3].
-        angular: angular functions [E, S].
-        slopes: derivatives of the radial functions by the distance [E, P].
-    """
-
-    vectors: torch.Tensor
-    distances: torch.Tensor
-    unit: torch.Tensor
-    angular: torch.Tensor
-    slopes: torch.Tensor
+    vectors: torch.Tensor  #: pair vectors [E, 3] [A].
+    distances: torch.Tensor  #: their lengths [E, 1] [A].
+    unit: torch.Tensor  #: their directions [E, 3].
+    angular: torch.Tensor  #: angular functions [E, S].
+    slopes: torch.Tensor  #: derivatives of the radial functions by the distance [E, P].
 
 
 def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dtype) -> torch.Tensor:
@@ -40,10 +32,7 @@ def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dty
 def pull_back_vectors(
     grad_vectors: torch.Tensor, vectors: torch.Tensor, reverse: torch.Tensor, atoms: int
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """From dE/d(pair vectors) to dE/dr of shape [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64.
-
-    Vectors are those of `pair_vectors`, `reverse` is that of `Neighbors`, and there are N atoms.
-    """
+    """From dE/d(pair vectors) to dE/dr [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64."""
     pairs = grad_vectors - grad_vectors.index_select(0, reverse)
     grad_positions = pairs.view(atoms, -1, 3).sum(1)
     grad_strain = grad_vectors.t() @ vectors
@@ -86,8 +75,7 @@ class PairGeometry(nn.Module):
         radial: from distances [E], and pairs of species [E], to features and their derivatives,
             each [E, P].
         lmax: highest degree of the harmonics.
-        num_species: Z, where radial features depend on the species of both atoms; 0 where they are
-            the same for all pairs.
+        num_species: Z, where radial features depend on the species of both atoms; 0 where not.
     """
 
     def __init__(self, radial: nn.Module, lmax: int, num_species: int = 0) -> None:
@@ -99,10 +87,7 @@ class PairGeometry(nn.Module):
     def forward(
         self, positions: torch.Tensor, neighbors: Neighbors, species: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
-        """Y of shape [N, K, S], phi of shape [N, K, P], and what `backward` needs.
-
-        The dtype is that of the harmonics. Arguments are as for `Network.short_range`.
-        """
+        """Y of shape [N, K, S] and phi of shape [N, K, P], in the dtype of the harmonics."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.harmonics.gradient.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
@@ -123,7 +108,7 @@ class PairGeometry(nn.Module):
         tape: PairTape,
         reverse: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/dY [N, K, S] and dE/dphi [N, K, P]; see `pull_back_vectors` for the results."""
+        """From dE/dY and dE/dphi; see `pull_back_vectors` for the results."""
         n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
         grad_distance = (grad_features.view(n * k, -1) * tape.slopes).sum(1, keepdim=True)
         grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), tape.angular)

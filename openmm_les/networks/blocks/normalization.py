@@ -22,30 +22,25 @@ class DensityNormalization(nn.Module):
     def forward(
         self, sums: torch.Tensor, density: torch.Tensor
     ) -> Tuple[torch.Tensor, DensityTape]:
-        """The quotients of A [S, C, N] and d of every slot [N, K, 1], and what `backward` needs."""
+        """The quotients of A [S, C, N], with d of every slot [N, K, 1]."""
         factors = 1.0 / (1.0 + density.sum([1, 2]))
         out = sums * factors
         return out, DensityTape(out, factors, density)
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, tape: DensityTape) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(quotients) [S, C, N] to dE/dA and dE/dd [N, K, 1]."""
+        """From dE/d(quotients) to dE/dA and dE/dd."""
         grad_rho = -tape.factors * (grad * tape.quotients).sum([0, 1])
         return grad * tape.factors, grad_rho.view(-1, 1, 1).expand_as(tape.density)
 
 
 class SpeciesMixing(nn.Module):
-    """Maps channels of neighbour sums by the species of the atom, each degree by itself.
-
-    Args:
-        maps: for each degree the maps of all species, shape [Z, C, C], acting on rows.
-    """
+    """Maps channels of neighbour sums by the species of the atom, by [Z, C, C] for each degree."""
 
     def __init__(self, maps: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.degrees: List[int] = parity_ordered_degrees(len(maps) - 1)
-        self.maps: torch.Tensor
-        self.register_buffer("maps", torch.stack(list(maps), 1).transpose(2, 3).contiguous())
+        self.maps = nn.Buffer(torch.stack(list(maps), 1).transpose(2, 3).contiguous())
 
     def forward(self, sums: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
         """A [S, C, N] of atoms sorted by species to [S, C, N], or with the transposed maps."""

@@ -31,13 +31,9 @@ def _dense_forms(
 ) -> torch.Tensor:
     """Forms that give J from products, [R of all degrees, outputs, rows, products], float64.
 
-    Outputs and rows in parity order. Forms of different degrees share one matrix, zero where the
-    rank index belongs to another degree.
-
-    Args:
-        bases: see `ProductBasis`.
-        lmax: highest degree of the input.
-        products: the rows that are multiplied, each once and in ascending order.
+    Outputs and rows are in parity order; `products` are the rows that are multiplied, each once and
+    in ascending order. Forms of different degrees share one matrix, zero where the rank index
+    belongs to another degree.
     """
     size, order = 1 + (lmax + 1) ** 2, len(products[0]) + 1
     monomials = list(combinations_with_replacement(range(size), order))
@@ -75,16 +71,12 @@ def _dense_forms(
 class _SplitForms(nn.Module):
     """The forms in four blocks of nonzero parity: least arithmetic.
 
-    Forms are those of `_dense_forms`, [R, outputs, D, pairs], weights [Z, C, R]; `parity` holds the
-    numbers of even rows, of pairs of the same parity, and of even outputs.
+    Forms are those of `_dense_forms`, weights [Z, C, R]; `parity` holds the numbers of even rows,
+    of pairs of the same parity, and of even outputs.
     """
 
     def __init__(
-        self,
-        forms: torch.Tensor,
-        weights: torch.Tensor,
-        parity: Tuple[int, int, int],
-        fold: bool,
+        self, forms: torch.Tensor, weights: torch.Tensor, parity: Tuple[int, int, int], fold: bool
     ) -> None:
         super().__init__()
         self.fold = fold
@@ -98,13 +90,10 @@ class _SplitForms(nn.Module):
         cross_parts = [cross[:, :at, even:], cross[:, at:, :even]]
         same = torch.cat([part.reshape(rank, -1) for part in same_parts], 1)
         cross = torch.cat([part.reshape(rank, -1) for part in cross_parts], 1)
-        self.weights: torch.Tensor
-        self.same: torch.Tensor
-        self.cross: torch.Tensor
         # Folded: [Z, C, rows, pairs]; else the species-independent forms [R, rows * pairs].
-        self.register_buffer("weights", weights)
-        self.register_buffer("same", _folded(weights, same, self.same_size) if fold else same)
-        self.register_buffer("cross", _folded(weights, cross, self.cross_size) if fold else cross)
+        self.weights = nn.Buffer(weights)
+        self.same = nn.Buffer(_folded(weights, same, self.same_size) if fold else same)
+        self.cross = nn.Buffer(_folded(weights, cross, self.cross_size) if fold else cross)
 
     def forward(
         self, a: torch.Tensor, first: int, counts: List[int]
@@ -178,8 +167,7 @@ class _SplitForms(nn.Module):
 class _DenseForms(nn.Module):
     """The forms in one block with the zeros of parity: fewest kernels, and every order.
 
-    Forms are those of `_dense_forms`, [R, outputs, D, products], weights [Z, C, R]; `products` are
-    the rows of each product, two or three.
+    Forms and weights are as for `_SplitForms`; `products` are the rows of each, two or three.
     """
 
     def __init__(
@@ -193,22 +181,17 @@ class _DenseForms(nn.Module):
         self.fold = fold
         self.outputs, self.num_rows, self.size = forms.shape[1], forms.shape[2], len(products)
         flat = forms.flatten(1)
-        self.weights: torch.Tensor
-        self.forms: torch.Tensor
-        self.left: torch.Tensor
-        self.right: torch.Tensor
-        self.third: torch.Tensor
-        self.register_buffer("weights", weights)
-        self.register_buffer("forms", _folded(weights, flat, self.size) if fold else flat)
-        self.register_buffer("left", torch.tensor([product[0] for product in products]))
-        self.register_buffer("right", torch.tensor([product[1] for product in products]))
-        self.register_buffer("third", torch.tensor([product[-1] for product in products]))
+        self.weights = nn.Buffer(weights)
+        self.forms = nn.Buffer(_folded(weights, flat, self.size) if fold else flat)
+        self.left = nn.Buffer(torch.tensor([product[0] for product in products]))
+        self.right = nn.Buffer(torch.tensor([product[1] for product in products]))
+        self.third = nn.Buffer(torch.tensor([product[-1] for product in products]))
         self.cubic = len(products[0]) == 2
 
     def forward(
         self, a: torch.Tensor, first: int, counts: List[int]
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and J in its parts."""
+        """See `_SplitForms.forward`."""
         c, n = a.shape[1], a.shape[2]
         products = a.index_select(0, self.left) * a.index_select(0, self.right)
         if not self.cubic:
@@ -249,7 +232,6 @@ class ProductBasis(nn.Module):
             component order, M = number of monomials of `order` in 1 + (lmax + 1)^2 variables,
             float64.
         weights: for each output degree the weights of shape [Z, R, C].
-        lmax: highest degree of the input.
         fold: multiply bases and weights once, here (fast; memory grows with species and channels),
             or at each call (small files: the portable module).
         few_kernels: for systems so small that launches cost more than arithmetic; needs `fold`.

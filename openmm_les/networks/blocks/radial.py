@@ -15,13 +15,9 @@ from openmm_les.networks.blocks.blocking import block_limits, block_size
 
 
 def polynomial_envelope(x: torch.Tensor, order: int) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Polynomial that falls from 1 at x = 0 to zero from x = 1 on, and its derivative.
+    """Polynomial 1 - O(x^order) that falls to zero from x = 1 on, and its derivative.
 
     Gasteiger et al., ICLR 2020, eq. 8.
-
-    Args:
-        x: distance over the cutoff.
-        order: p of 1 - O(x^p).
     """
     p = float(order)
     a, b, c = 0.5 * (p + 1.0) * (p + 2.0), p * (p + 2.0), 0.5 * p * (p + 1.0)
@@ -36,21 +32,15 @@ def polynomial_envelope(x: torch.Tensor, order: int) -> Tuple[torch.Tensor, torc
 class BesselBasis(nn.Module):
     """prefactor * sin(w_n r) / r times the polynomial envelope of MACE, with d/dr.
 
-    Batatia et al., NeurIPS 35, 11423 (2022).
-
-    Args:
-        frequencies: w_n of shape [n], [1/A].
-        prefactor: usually sqrt(2 / cutoff).
-        cutoff: radius [A] from which on the function is exactly zero.
-        order: p of the polynomial envelope 1 - O(x^p).
+    Batatia et al., NeurIPS 35, 11423 (2022). Frequencies w_n [n] are in 1/A; the prefactor is
+    usually sqrt(2 / cutoff).
     """
 
     def __init__(
         self, frequencies: torch.Tensor, prefactor: float, cutoff: float, order: int
     ) -> None:
         super().__init__()
-        self.frequencies: torch.Tensor
-        self.register_buffer("frequencies", frequencies)
+        self.frequencies = nn.Buffer(frequencies)
         self.prefactor = prefactor
         self.cutoff = cutoff
         self.order = order
@@ -71,11 +61,9 @@ class BesselBasis(nn.Module):
         return values, slopes
 
     def functions(self) -> Tuple[List[int], torch.Tensor]:
-        """Which functions of the distance there are for pairs of species.
+        """For each function of the distance one pair of species, and the function of each pair.
 
-        Returns:
-            For each function one pair that has it; for each pair its function, shape [Z * Z] (or
-            [1], if all have the same).
+        The latter has the shape [Z * Z], or [1] if all have the same.
         """
         return [0], torch.zeros(1, dtype=torch.int64)
 
@@ -95,8 +83,7 @@ class _SiluLayer(nn.Module):
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        self.weight: torch.Tensor
-        self.register_buffer("weight", weight)
+        self.weight = nn.Buffer(weight)
 
     def forward(self, x: torch.Tensor, dx: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         z = x @ self.weight
@@ -120,8 +107,7 @@ class _Density(nn.Module):
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        self.weight: torch.Tensor
-        self.register_buffer("weight", weight)
+        self.weight = nn.Buffer(weight)
 
     def forward(self, x: torch.Tensor, dx: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         z = x @ self.weight
@@ -158,12 +144,10 @@ class ExactRadial(nn.Module):
     def forward(
         self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Features and their derivatives, each of shape [E, P].
+        """Features and their derivatives, each of shape [E, P], of distances [E] [A].
 
-        Args:
-            distances: shape [E] [A].
-            pairs: which pair of species each is, first * Z + second, shape [E]; None if that does
-                not matter.
+        `pairs` says which pair of species each is, first * Z + second; None if that does not
+        matter.
         """
         x, dx = self.basis(distances, pairs)
         values: List[torch.Tensor] = []
@@ -176,14 +160,10 @@ class ExactRadial(nn.Module):
 
 
 class TabulatedRadial(nn.Module):
-    """Cubic Hermite tables of radial features on a uniform grid from 0 to the cutoff.
+    """Cubic Hermite tables of radial features on a uniform grid from 0 to the cutoff [A].
 
-    Args:
-        values, slopes: features and derivatives at the grid points, shape [F, G, P], float64, one
-            table for each function of the distance.
-        cutoff: last grid point [A]; the features are zero from there on.
-        table_of_pair: which table a pair of species has, shape [Z * Z]; read where F > 1.
-        dtype: dtype of the tables.
+    Values and slopes [F, G, P] are float64, one table for each function of the distance. A pair of
+    species has the table `table_of_pair` [Z * Z], which is read where F > 1.
     """
 
     def __init__(
@@ -205,15 +185,13 @@ class TabulatedRadial(nn.Module):
         d0, d1 = slopes[:, :-1] * spacing, slopes[:, 1:] * spacing
         cubic = torch.stack([f0, d0, 3 * (f1 - f0) - 2 * d0 - d1, 2 * (f0 - f1) + d0 + d1], 2)
         outside = torch.zeros(tables, 1, 4, self.num_features, dtype=values.dtype)
-        self.table: torch.Tensor
-        self.first_row: torch.Tensor
-        self.register_buffer("table", torch.cat([cubic, outside], 1).flatten(0, 1).to(dtype))
-        self.register_buffer("first_row", table_of_pair * points)
+        self.table = nn.Buffer(torch.cat([cubic, outside], 1).flatten(0, 1).to(dtype))
+        self.first_row = nn.Buffer(table_of_pair * points)
 
     def forward(
         self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Features and their derivatives, each of shape [E, P]; see `ExactRadial.forward`."""
+        """See `ExactRadial.forward`."""
         n = distances.shape[0]
         step = block_size(distances, 4 * self.num_features, self.limits)
         values = distances.new_empty([n, self.num_features])
@@ -254,10 +232,8 @@ def tabulate(
         widths: number of features of each interaction layer, and of each density.
         outputs: for each of them the linear map V of shape [width, outputs], float64; None for
             features that are tabulated as they are.
-        dtype: dtype of the table.
         points: number of grid points; 2048 keep the interpolation error under 1e-6 of the largest
             feature, the rounding error of single precision.
-        tolerance: singular values below this fraction of the largest are dropped.
 
     Returns:
         The table and, for each V, the map V' of shape [reduced width, outputs] (float64).

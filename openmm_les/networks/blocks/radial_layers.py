@@ -36,11 +36,8 @@ def radial_features(
     """The radial module, and the maps from its features to the outputs of each layer.
 
     Args:
-        hyper: canonical hyper-parameters.
-        state: canonical weights.
         layers: weights of each layer; the density of a layer that has one follows its features.
         outputs: for each layer what takes its hidden features, shape [width, outputs].
-        dtype: dtype of a table.
         exact: keep the MLP instead of its table.
     """
     bessel = bessel_basis(hyper, state["bessel_frequencies"])

@@ -9,28 +9,21 @@ from torch import nn
 class Readout(nn.Module):
     """Energy and charge readout side by side: linear, or one hidden silu layer each.
 
-    Args:
-        energy, charge: weights, ``[W]`` with W of shape [C, 1] (linear), or ``[W0, W1]`` of shapes
-            [C, H] and [H, 1].
+    Weights are ``[W]`` with W of shape [C, 1] (linear), or ``[W0, W1]`` of [C, H] and [H, 1].
     """
 
     def __init__(self, energy: List[torch.Tensor], charge: List[torch.Tensor]) -> None:
         super().__init__()
         self.nonlinear = len(energy) == 2
-        self.inner: torch.Tensor
-        self.outer: torch.Tensor
-        self.register_buffer("inner", torch.cat([energy[0], charge[0]], 1))
+        self.inner = nn.Buffer(torch.cat([energy[0], charge[0]], 1))
         width = energy[0].shape[1]
         outer = torch.zeros(2 * width, 2, dtype=energy[0].dtype)
         if self.nonlinear:
             outer[:width, :1], outer[width:, 1:] = energy[1], charge[1]
-        self.register_buffer("outer", outer)
+        self.outer = nn.Buffer(outer)
 
     def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes that `backward` needs.
-
-        A linear readout has no use for slopes.
-        """
+        """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes if there is a silu."""
         x = scalars @ self.inner
         if not self.nonlinear:
             return x, x
@@ -46,16 +39,11 @@ class Readout(nn.Module):
 
 
 class SpeciesLinear(nn.Module):
-    """One linear map for each species, applied to atoms sorted by species.
-
-    Args:
-        weights: shape [Z, C_in, C_out].
-    """
+    """One linear map [C_in, C_out] for each species, applied to atoms sorted by species."""
 
     def __init__(self, weights: torch.Tensor) -> None:
         super().__init__()
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights)
+        self.weights = nn.Buffer(weights)
 
     def forward(self, x: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
         """x [d, N, C_in] to [d, N, C_out], or with the transposed maps (the backward pass)."""

@@ -21,12 +21,9 @@ class SpeciesTape(NamedTuple):
 class SpeciesConvolution(nn.Module):
     """First layer, where the neighbour's features depend on its species only.
 
-    Everything but the pair functions then commutes with the neighbour sum, so that no tensor with
-    a pair and a channel index ever exists: B = sum_j Y (x) phi (x) onehot_j, then A = W B.
-
-    Args:
-        weights: W of shape [lmax + 1, C, Z, P], one map for each degree.
-        lmax: highest degree of the harmonics.
+    Everything but the pair functions then commutes with the neighbour sum, so that no tensor with a
+    pair and a channel index ever exists: B = sum_j Y (x) phi (x) onehot_j, then A = W B. W has the
+    shape [lmax + 1, C, Z, P], one map for each degree.
     """
 
     def __init__(self, weights: torch.Tensor, lmax: int) -> None:
@@ -34,11 +31,9 @@ class SpeciesConvolution(nn.Module):
         self.limits = block_limits()
         self.num_species = weights.shape[2]
         self.num_features = weights.shape[3]
-        self.onehot: torch.Tensor
-        self.register_buffer("onehot", torch.eye(self.num_species, dtype=weights.dtype))
+        self.onehot = nn.Buffer(torch.eye(self.num_species, dtype=weights.dtype))
         rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights.flatten(2)[rows].contiguous())
+        self.weights = nn.Buffer(weights.flatten(2)[rows].contiguous())
 
     def forward(
         self,

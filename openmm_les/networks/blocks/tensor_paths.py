@@ -16,19 +16,12 @@ from openmm_les.networks.blocks.geometry import collect
 
 
 class MessageTape(NamedTuple):
-    """Inputs of a convolution; everything else is computed again in the backward pass.
+    """Inputs of a convolution; everything else is computed again in the backward pass."""
 
-    Attributes:
-        harmonics: Y of shape [N, K, S].
-        features: phi of shape [N, K, P].
-        senders: node features h of shape [N, n_node].
-        neighbors: neighbour indices [N, K].
-    """
-
-    harmonics: torch.Tensor
-    features: torch.Tensor
-    senders: torch.Tensor
-    neighbors: torch.Tensor
+    harmonics: torch.Tensor  #: Y of shape [N, K, S].
+    features: torch.Tensor  #: phi of shape [N, K, P].
+    senders: torch.Tensor  #: node features h of shape [N, n_node].
+    neighbors: torch.Tensor  #: neighbour indices [N, K].
 
 
 class PathGroup(nn.Module):
@@ -74,11 +67,9 @@ class PathGroup(nn.Module):
         if self.is_plain:
             weights = weights * couplings[self.first, 0, 0, 0]
             couplings = couplings[:, :0]
-        self.weights: torch.Tensor
-        self.couplings: torch.Tensor
-        self.register_buffer("weights", weights.contiguous())
+        self.weights = nn.Buffer(weights.contiguous())
         coupling_matrix = torch.from_numpy(couplings.reshape(size, -1))
-        self.register_buffer("couplings", coupling_matrix.to(weights.dtype))
+        self.couplings = nn.Buffer(coupling_matrix.to(weights.dtype))
 
     def _angular(self, harmonics: torch.Tensor) -> torch.Tensor:
         """Angular factors [n, K * paths * d_node, rows] of harmonics [n, K, S]."""
@@ -95,10 +86,10 @@ class PathGroup(nn.Module):
         work: List[torch.Tensor],
         sums: torch.Tensor,
     ) -> None:
-        """Neighbour sums of a block of n atoms.
+        """Neighbour sums of a block of n atoms, written into `sums` [n, rows, C].
 
-        Takes Y [n, K, S], phi [n, K, P], features of the neighbours [n, K, n_node * C], two buffers
-        for pair tensors, and `sums` [n, rows, C], which gets the result.
+        `nodes` are features of the neighbours [n, K, n_node * C], `work` two buffers for pair
+        tensors.
         """
         shape, radial_shape = self._shapes(harmonics)
         radial = prefix_view(work[0], radial_shape)
@@ -122,13 +113,8 @@ class PathGroup(nn.Module):
     ) -> None:
         """Adds the gradients of a block of n atoms.
 
-        Args:
-            grad_sums: dE/dsums of shape [n, rows, C].
-            harmonics, features, nodes: as in `forward`.
-            work: three buffers for pair tensors.
-            grad_harmonics: gets dE/dY, shape [n, K, S].
-            grad_features: gets dE/dphi, shape [n * K, P].
-            grad_nodes: gets dE/d(nodes), shape [n, K, n_node * C].
+        The last three arguments get dE/dY [n, K, S], dE/dphi [n * K, P], and dE/d(nodes) [n, K,
+        n_node * C]; `work` are three buffers for pair tensors.
         """
         shape, radial_shape = self._shapes(harmonics)
         n, k, columns = shape[0], shape[1], self.weights.shape[1]
@@ -171,12 +157,7 @@ class PathGroup(nn.Module):
 
 
 class MixedPathGroup(PathGroup):
-    """A group of paths whose sums are mixed to channels, each path's by a map of its own.
-
-    Args:
-        paths, radial_weights, lmax, node_first: see `PathGroup`.
-        mixes: the map [C, C] that follows each path.
-    """
+    """A group of paths whose sums are mixed to channels, each path's by a map [C, C] of its own."""
 
     def __init__(
         self,
@@ -194,14 +175,9 @@ class MixedPathGroup(PathGroup):
         assignment = torch.zeros((lmax + 1) ** 2, self.rows, dtype=radial_weights.dtype)
         assignment[components, list(range(self.rows))] = 1.0
         maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
-        self.components: torch.Tensor
-        self.assignment: torch.Tensor
-        self.mixes: torch.Tensor
-        self.register_buffer("components", torch.tensor(components))
-        self.register_buffer("assignment", assignment)
-        self.register_buffer(
-            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
-        )
+        self.components = nn.Buffer(torch.tensor(components))
+        self.assignment = nn.Buffer(assignment)
+        self.mixes = nn.Buffer(mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps))
 
     @torch.jit.export
     def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
@@ -230,9 +206,6 @@ class NeighborSums(nn.Module):
     Messages are not kept for the backward pass: they are the largest tensors by far, and made again
     from cache faster than kept. Pair tensors live in buffers that all blocks and paths share, since
     fresh memory costs a CPU more than the arithmetic on it.
-
-    Args:
-        groups: the paths.
     """
 
     def __init__(self, groups: Sequence[PathGroup]) -> None:
@@ -258,7 +231,7 @@ class NeighborSums(nn.Module):
         senders: torch.Tensor,
         neighbors: torch.Tensor,
     ) -> Tuple[List[torch.Tensor], MessageTape]:
-        """The sums of each group, [N, rows, C], and what `backward` needs; see `MessageTape`."""
+        """The sums of each group, [N, rows, C]."""
         n, k = neighbors.shape[0], neighbors.shape[1]
         step = min(n, self._block_size(neighbors))
         work = self._workspace(senders, 2, step * k)
@@ -280,7 +253,7 @@ class NeighborSums(nn.Module):
     def backward(
         self, grad_sums: List[torch.Tensor], tape: MessageTape, reverse: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node])."""
+        """From dE/dsums of each group to dE/d of (Y, phi, h)."""
         harmonics, features, senders, neighbors = tape
         n, k = neighbors.shape[0], neighbors.shape[1]
         grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)

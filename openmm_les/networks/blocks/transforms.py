@@ -15,9 +15,6 @@ class AgnesiTransform(nn.Module):
     """1 / (1 + a u^q / (1 + u^(q - p))) of u = r / r0, r0 the mean of the covalent radii.
 
     Witt et al., J. Chem. Phys. 159, 164101 (2023).
-
-    Args:
-        a, q, p: parameters of the model.
     """
 
     def __init__(self, a: float, q: float, p: float) -> None:
@@ -41,9 +38,6 @@ class SoftTransform(nn.Module):
 
     p0 = 3/4 r0, p1 = 4/3 r0, m their mean, c = alpha / (p1 - p0), r0 the sum of the covalent radii;
     the definition is mace-torch's.
-
-    Args:
-        alpha: steepness.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -51,7 +45,7 @@ class SoftTransform(nn.Module):
         self.alpha = alpha
 
     def forward(self, r: torch.Tensor, radii: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """t and dt/dr of distances and sums of covalent radii, all of one shape."""
+        """See `AgnesiTransform.forward`."""
         low, high = 0.75 * radii, 4.0 / 3.0 * radii
         steepness = self.alpha / (high - low)
         tanh = torch.tanh(steepness * (r - 0.5 * (low + high)))
@@ -78,13 +72,12 @@ class TransformedBasis(nn.Module):
         parameters = {name: float(value) for name, value in transform.items() if name != "kind"}
         kinds = {"agnesi": AgnesiTransform, "soft": SoftTransform}
         self.transform = kinds[str(transform["kind"])](**parameters)
-        self.radii: torch.Tensor
-        self.register_buffer("radii", (radii.unsqueeze(1) + radii).flatten())
+        self.radii = nn.Buffer((radii.unsqueeze(1) + radii).flatten())
 
     def forward(
         self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Values and derivatives [1/A], each of shape [E, n]; see `ExactRadial.forward`."""
+        """See `ExactRadial.forward`."""
         assert pairs is not None
         r = distances.unsqueeze(1)
         t, dt = self.transform(r, self.radii.index_select(0, pairs).unsqueeze(1))

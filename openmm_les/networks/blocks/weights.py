@@ -18,10 +18,7 @@ def select_species(
 ) -> Dict[str, torch.Tensor]:
     """The canonical state with only some of the model's elements.
 
-    Args:
-        state: canonical state, see ``docs/reference/formats/artifact.md``.
-        species: indices into the model's list of elements.
-        per_species: parts of the names of tensors whose first axis runs over the elements.
+    `per_species` are parts of the names of tensors whose first axis runs over the elements.
     """
     index = torch.tensor(list(species), dtype=torch.int64)
     return {

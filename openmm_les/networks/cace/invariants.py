@@ -11,16 +11,11 @@ from torch import nn
 
 
 class RadialTransform(nn.Module):
-    """Mixes radial functions, with other weights for each channel.
-
-    Args:
-        weight: shape [C, n, M].
-    """
+    """Mixes radial functions, with other weights for each channel, [C, n, M]."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        self.weight: torch.Tensor
-        self.register_buffer("weight", weight)
+        self.weight = nn.Buffer(weight)
 
     def forward(self, sums: torch.Tensor) -> torch.Tensor:
         """From sums of one degree [C, L, N, n] to [L, C, N * M]."""
@@ -71,19 +66,15 @@ class InvariantFeatures(nn.Module):
             for k in range(self.order):
                 select[k, term, factors[k] if k < len(factors) else total] = 1.0
             collect[invariant, term] = coefficient
-        self.select: torch.Tensor
-        self.collect: torch.Tensor
-        self.register_buffer("select", select)
-        self.register_buffer("collect", collect)
+        self.select = nn.Buffer(select)
+        self.collect = nn.Buffer(collect)
 
     def forward(
         self, sums: torch.Tensor, receivers: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Features [N, C * S * M], float64, and what `backward` needs.
+        """Features [N, C * S * M], float64, and mixed sums, from sums over neighbours [C, L, N, n].
 
-        Args:
-            sums: over neighbours [C, L, N, n].
-            receivers: factors of the atoms themselves [C, N].
+        Receivers are factors of the atoms themselves [C, N].
         """
         channels, n = receivers.shape[0], receivers.shape[1]
         sums = sums * receivers.view(channels, 1, n, 1)
@@ -105,10 +96,7 @@ class InvariantFeatures(nn.Module):
     def backward(
         self, grad: torch.Tensor, receivers: torch.Tensor, mixed: torch.Tensor
     ) -> torch.Tensor:
-        """From dE/d(features) [N, C * S * M] to dE/d(sums) [C, L, N, n].
-
-        Receivers are as for `forward`, `mixed` is its second result.
-        """
+        """From dE/d(features) to dE/d(sums)."""
         channels, n = receivers.shape[0], receivers.shape[1]
         grad = grad.to(mixed.dtype).view(n, channels, -1, self.functions)
         grad = grad.permute(2, 1, 0, 3).reshape(self.collect.shape[0], -1)

@@ -32,11 +32,7 @@ _DISTANCE_OFFSET = 1e-9
 
 
 class AngularMonomials(nn.Module):
-    """Products of the components of unit vectors, x^a y^b z^c.
-
-    Args:
-        exponents: (a, b, c) of each monomial, those of lower degree first.
-    """
+    """Products of the components of unit vectors, x^a y^b z^c, those of lower degree first."""
 
     def __init__(self, exponents: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -60,7 +56,7 @@ class AngularMonomials(nn.Module):
     def backward(
         self, grad: torch.Tensor, unit: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """From dE/d(monomials) [E, L], unit vectors and monomials to dE/d(unit) [E, 3]."""
+        """From dE/d(monomials), unit vectors and monomials to dE/d(unit vectors)."""
         pending: List[torch.Tensor] = []
         for i in range(len(self.parents)):
             pending.append(grad[:, i])
@@ -74,12 +70,7 @@ class AngularMonomials(nn.Module):
 
 
 class PairBasis(nn.Module):
-    """Radial functions and angular monomials of all slots of a neighbour matrix.
-
-    Args:
-        radial: from distances [E] to functions and their derivatives, each [E, n].
-        angular: of unit vectors.
-    """
+    """Radial functions and angular monomials of all slots of a neighbour matrix."""
 
     def __init__(self, radial: BesselBasis, angular: AngularMonomials) -> None:
         super().__init__()
@@ -90,7 +81,7 @@ class PairBasis(nn.Module):
     def forward(
         self, positions: torch.Tensor, neighbors: Neighbors
     ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
-        """Monomials [N, K, L], radial functions [N, K, n], and what `backward` needs."""
+        """Monomials [N, K, L] and radial functions [N, K, n]."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.radial.frequencies.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
@@ -108,10 +99,7 @@ class PairBasis(nn.Module):
         tape: PairTape,
         reverse: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(monomials) and dE/d(radial functions) to dE/dr and dE/dstrain.
-
-        See `pull_back_vectors` for the results.
-        """
+        """From dE/d(monomials) and dE/d(radial functions); see `pull_back_vectors`."""
         vectors, distances, unit, angular, slopes = tape
         n, k = grad_angular.shape[0], grad_angular.shape[1]
         grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)
@@ -123,40 +111,25 @@ class PairBasis(nn.Module):
 
 
 class MessageTape(NamedTuple):
-    """What the backward pass of a layer after the first needs.
+    """Of a layer after the first."""
 
-    Attributes:
-        weights: which an atom sends, for each degree and channel [N, lmax + 1, C].
-        network: slopes of the network that makes them.
-        mixed: of `InvariantFeatures`.
-    """
-
-    weights: torch.Tensor
-    network: List[torch.Tensor]
-    mixed: torch.Tensor
+    weights: torch.Tensor  #: which an atom sends, for each degree and channel [N, lmax + 1, C].
+    network: List[torch.Tensor]  #: slopes of the network that makes them.
+    mixed: torch.Tensor  #: of `InvariantFeatures`.
 
 
 class CACETape(NamedTuple):
-    """What `CACENetwork.pull_back` needs.
-
-    Attributes:
-        angular, radial: functions of the pairs [N, K, L] and [N, K, n].
-        senders: embedding of the neighbours' elements [N, K, A].
-        receivers: factors of the atoms for each channel [C, N].
-        own: the atoms' embedding as senders, for each channel [N, 1, C].
-        mixed: of the first layer.
-        messages: of the others.
-    """
+    """What `CACENetwork.pull_back` needs."""
 
     pairs: PairTape
     neighbors: Neighbors
-    angular: torch.Tensor
-    radial: torch.Tensor
-    senders: torch.Tensor
-    receivers: torch.Tensor
-    own: torch.Tensor
-    mixed: torch.Tensor
-    messages: List[MessageTape]
+    angular: torch.Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    radial: torch.Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    senders: torch.Tensor  #: embedding of the neighbours' elements [N, K, A].
+    receivers: torch.Tensor  #: factors of the atoms for each channel [C, N].
+    own: torch.Tensor  #: the atoms' embedding as senders, for each channel [N, 1, C].
+    mixed: torch.Tensor  #: of the first layer.
+    messages: List[MessageTape]  #: of the others.
     heads: HeadsTape
 
 
@@ -200,12 +173,9 @@ class CACENetwork(NetworkModule):
         self.heads = EnergyAndCharge(state)
         self.limits = block_limits()
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
-        self.sender: torch.Tensor
-        self.sender_channels: torch.Tensor
-        self.receiver_channels: torch.Tensor
-        self.register_buffer("sender", sender)
-        self.register_buffer("sender_channels", sender.repeat_interleave(receiver.shape[1], 1))
-        self.register_buffer("receiver_channels", receiver.repeat(1, sender.shape[1]))
+        self.sender = nn.Buffer(sender)
+        self.sender_channels = nn.Buffer(sender.repeat_interleave(receiver.shape[1], 1))
+        self.receiver_channels = nn.Buffer(receiver.repeat(1, sender.shape[1]))
 
     @torch.jit.export
     def short_range(

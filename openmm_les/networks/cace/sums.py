@@ -12,8 +12,7 @@ from torch import nn
 class ElementSums(nn.Module):
     """Sums over neighbours that differ by their element only; the first layer has no others.
 
-    Args:
-        num_receivers: numbers in a receiver's embedding, for each of which a channel is made.
+    A channel is made for each number in a receiver's embedding.
     """
 
     def __init__(self, num_receivers: int) -> None:
@@ -32,13 +31,9 @@ class ElementSums(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad: torch.Tensor,
-        angular: torch.Tensor,
-        radial: torch.Tensor,
-        senders: torch.Tensor,
+        self, grad: torch.Tensor, angular: torch.Tensor, radial: torch.Tensor, senders: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(sums) to dE/d(monomials) [N, K, L] and dE/d(radial functions) [N, K, n]."""
+        """From dE/d(sums) to dE/d(monomials) and dE/d(radial functions)."""
         n, k, size = angular.shape[0], angular.shape[1], angular.shape[2]
         grad = grad.view(-1, self.num_receivers, size, n, radial.shape[2]).sum(1)
         grad = grad.permute(2, 0, 3, 1).reshape(n, -1, size)
@@ -49,11 +44,7 @@ class ElementSums(nn.Module):
 
 
 class MessageSums(nn.Module):
-    """Sums over neighbours with weights that each neighbour brings.
-
-    Args:
-        sizes: number of monomials of each degree.
-    """
+    """Sums over neighbours with weights that each neighbour brings."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()

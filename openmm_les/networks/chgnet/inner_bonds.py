@@ -14,23 +14,14 @@ _COSINE_MARGIN = 1e-7
 
 
 class InnerSlots(NamedTuple):
-    """The T slots of each atom for neighbours within the inner cutoff.
+    """The T slots of each atom for neighbours within the inner cutoff."""
 
-    Attributes:
-        slots: flat slot of each inner slot [N * T].
-        reverse: inner slot that holds the same pair seen from the neighbour [N * T].
-        used: whether an inner slot holds a neighbour [N, T].
-        places: flat inner slot of each slot [N * K].
-        inside: whether a slot has an inner one [N * K].
-        most: the largest number of inner neighbours [], which may exceed T.
-    """
-
-    slots: torch.Tensor
-    reverse: torch.Tensor
-    used: torch.Tensor
-    places: torch.Tensor
-    inside: torch.Tensor
-    most: torch.Tensor
+    slots: torch.Tensor  #: flat slot of each inner slot [N * T].
+    reverse: torch.Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
+    used: torch.Tensor  #: whether an inner slot holds a neighbour [N, T].
+    places: torch.Tensor  #: flat inner slot of each slot [N * K].
+    inside: torch.Tensor  #: whether a slot has an inner one [N * K].
+    most: torch.Tensor  #: the largest number of inner neighbours [], which may exceed T.
 
 
 class AngleTape(NamedTuple):
@@ -43,15 +34,7 @@ class AngleTape(NamedTuple):
 
 
 class InnerBonds(nn.Module):
-    """Gathers the neighbours within an inner cutoff.
-
-    Args:
-        cutoff: inner cutoff [A].
-
-    Attributes:
-        capacity: inner slots of an atom, or 0 for as many as a structure needs, which reads a
-            number back from the device.
-    """
+    """Gathers the neighbours within an inner cutoff [A]."""
 
     def __init__(self, cutoff: float) -> None:
         super().__init__()
@@ -61,13 +44,7 @@ class InnerBonds(nn.Module):
     def forward(
         self, distances: torch.Tensor, used: torch.Tensor, reverse: torch.Tensor
     ) -> InnerSlots:
-        """The inner slots.
-
-        Args:
-            distances: of all slots, shape [N, K] [A].
-            used: whether a slot holds a neighbour, shape [N, K].
-            reverse: see `Neighbors`.
-        """
+        """The inner slots, from distances [N, K] [A], and whether slots hold a neighbour [N, K]."""
         n, k = distances.shape[0], distances.shape[1]
         near = used & (distances <= self.cutoff)
         rank = torch.cumsum(near.to(torch.int64), 1)
@@ -94,29 +71,23 @@ class InnerBonds(nn.Module):
 class AngleBasis(nn.Module):
     """cos(f angle) and sin(f angle) of all pairs of inner neighbours.
 
-    Args:
-        frequencies: of the cosines [F + 1]; the first of them has no sine.
-        dtype: of the functions; angles themselves are float64, since close to 180 degrees single
-            precision leaves nothing of them.
+    Frequencies are those of the cosines [F + 1]; the first of them has no sine. The dtype is that
+    of the functions; angles themselves are float64, since close to 180 degrees single precision
+    leaves nothing of them.
     """
 
     def __init__(self, frequencies: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.limit = 1.0 - _COSINE_MARGIN
-        self.frequencies: torch.Tensor
-        self.register_buffer("frequencies", frequencies.to(dtype))
+        self.frequencies = nn.Buffer(frequencies.to(dtype))
 
     def _phases(self, angles: torch.Tensor) -> torch.Tensor:
         return angles.to(self.frequencies.dtype).unsqueeze(3) * self.frequencies
 
     def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, AngleTape]:
-        """Functions of the angles, cosines first, and what `backward` needs.
+        """Functions of the angles [N, T, T, 2 F + 1], cosines first.
 
-        Args:
-            vectors: to an atom from its inner neighbours, shape [N, T, 3] [A], float64.
-
-        Returns:
-            Shape [N, T, T, 2 F + 1].
+        Vectors [N, T, 3] [A], float64, point to an atom from its inner neighbours.
         """
         distances = torch.sqrt((vectors * vectors).sum(2, keepdim=True))
         unit = vectors / distances
@@ -128,7 +99,7 @@ class AngleBasis(nn.Module):
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, tape: AngleTape) -> torch.Tensor:
-        """From dE/d(functions) [N, T, T, 2 F + 1] to dE/d(vectors) [N, T, 3], float64."""
+        """From dE/d(functions) to dE/d(vectors), float64."""
         unit, distances, cosines, angles = tape
         phases = self._phases(angles)
         slopes = torch.cat([-torch.sin(phases), torch.cos(phases[:, :, :, 1:])], 3)

@@ -17,25 +17,15 @@ from openmm_les.networks.chgnet.messages import (
 
 
 class Angles(NamedTuple):
-    """What layers know of the inner slots and of the pairs of them; see `InnerSlots`.
+    """What layers know of the inner slots and of the pairs of them; see `InnerSlots`."""
 
-    Attributes:
-        slots: flat slot of each inner slot [N * T].
-        reverse: inner slot that holds the same pair seen from the neighbour [N * T].
-        places: flat inner slot of each slot [N * K].
-        inside: 1 where a slot has an inner one, else 0, [N * K, 1].
-        used: 1 where an inner slot holds a neighbour, else 0, [N, T, 1].
-        pairs: 1 where there is an angle, else 0, [N, T, T, 1].
-        basis: radial functions [N, T, n].
-    """
-
-    slots: torch.Tensor
-    reverse: torch.Tensor
-    places: torch.Tensor
-    inside: torch.Tensor
-    used: torch.Tensor
-    pairs: torch.Tensor
-    basis: torch.Tensor
+    slots: torch.Tensor  #: flat slot of each inner slot [N * T].
+    reverse: torch.Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
+    places: torch.Tensor  #: flat inner slot of each slot [N * K].
+    inside: torch.Tensor  #: 1 where a slot has an inner one, else 0, [N * K, 1].
+    used: torch.Tensor  #: 1 where an inner slot holds a neighbour, else 0, [N, T, 1].
+    pairs: torch.Tensor  #: 1 where there is an angle, else 0, [N, T, T, 1].
+    basis: torch.Tensor  #: radial functions [N, T, n].
 
 
 class AtomLayerTape(NamedTuple):
@@ -85,7 +75,7 @@ class AtomLayer(nn.Module):
     def forward(
         self, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs
     ) -> Tuple[torch.Tensor, torch.Tensor, AtomLayerTape]:
-        """New features of atoms [N, A], float64, and bonds [N, K, B], and what `backward` needs."""
+        """New features of atoms [N, A], float64, and bonds [N, K, B]."""
         updated = bonds
         for update in self.bond_updates:
             updated = updated + update(atoms, bonds, pairs)
@@ -95,11 +85,7 @@ class AtomLayer(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_atoms: torch.Tensor,
-        grad_bonds: torch.Tensor,
-        pairs: Pairs,
-        tape: AtomLayerTape,
+        self, grad_atoms: torch.Tensor, grad_bonds: torch.Tensor, pairs: Pairs, tape: AtomLayerTape
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From dE/d(new features) to dE/d of (atoms, bonds, radial functions)."""
         grad_atoms = self.atom_norm.backward(grad_atoms, tape.summed)
@@ -145,7 +131,7 @@ class AngleLayer(nn.Module):
     def forward(
         self, atoms: torch.Tensor, bonds: torch.Tensor, angles: torch.Tensor, slots: Angles
     ) -> Tuple[torch.Tensor, torch.Tensor, AngleLayerTape]:
-        """New features of bonds [N, K, B] and angles [N, T, T, C], and what `backward` needs."""
+        """New features of bonds [N, K, B] and angles [N, T, T, C]."""
         incoming = (
             bonds.flatten(0, 1).index_select(0, slots.slots).view(slots.used.shape[:2] + (-1,))
         )

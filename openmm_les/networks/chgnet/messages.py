@@ -14,18 +14,12 @@ from openmm_les.networks.blocks.weights import State
 
 
 class Pairs(NamedTuple):
-    """What layers know of the slots of the neighbour matrix.
+    """What layers know of the slots of the neighbour matrix."""
 
-    Attributes:
-        basis: radial functions [N, K, n].
-        used: 1 where a slot holds a neighbour, else 0, [N, K, 1].
-        neighbors: neighbour of each slot [N, K].
-        reverse: the flat slot that holds the same pair seen from the neighbour [N * K].
-    """
-
-    basis: torch.Tensor
-    used: torch.Tensor
-    neighbors: torch.Tensor
+    basis: torch.Tensor  #: radial functions [N, K, n].
+    used: torch.Tensor  #: 1 where a slot holds a neighbour, else 0, [N, K, 1].
+    neighbors: torch.Tensor  #: neighbour of each slot [N, K].
+    #: the flat slot that holds the same pair seen from the neighbour [N * K].
     reverse: torch.Tensor
 
 
@@ -50,8 +44,7 @@ class BondBasis(nn.Module):
 
     def __init__(self, frequencies: torch.Tensor, cutoff: float, order: int) -> None:
         super().__init__()
-        self.frequencies: torch.Tensor
-        self.register_buffer("frequencies", frequencies)
+        self.frequencies = nn.Buffer(frequencies)
         self.prefactor = math.sqrt(2.0 / cutoff)
         self.cutoff = cutoff
         self.order = order
@@ -101,7 +94,7 @@ class BondFactors(nn.Module):
 
     @torch.jit.export
     def backward(self, grad: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-        """From dE/d(factors) and the radial functions to dE/d(radial functions)."""
+        """From dE/d(factors) to dE/d(radial functions)."""
         result = torch.zeros_like(basis)
         for i, one in enumerate(self.maps):
             others = grad
@@ -115,11 +108,8 @@ class BondFactors(nn.Module):
 class PairMessages(nn.Module):
     """What a network makes of a bond and its two atoms, for all slots, or their sum for an atom.
 
-    Args:
-        state: of the gated network, ``factors``, and ``output``, a map of the sums.
-        atoms, bonds: lengths of their features.
-        summed: whether messages are summed.
-        dtype: of all that is done for pairs; maps of atom features are float64.
+    The state is that of the gated network, ``factors``, and ``output``, a map of the sums. The
+    dtype is that of all that is done for pairs; maps of atom features are float64.
     """
 
     def __init__(
@@ -204,13 +194,10 @@ class PairMessages(nn.Module):
 
 
 class AngleMessages(nn.Module):
-    """What a network makes of an angle, its two bonds and its atom, or the sum for a bond.
+    """What a network makes of an angle, its two bonds and its atom, or the sum over incoming bonds.
 
-    Args:
-        state: of the gated network, and ``output``, a map of the sums.
-        sizes: lengths of atom, bond and angle features.
-        summed: whether messages are summed over the bonds that come in.
-        dtype: of all that is done for angles; the map of atom features is float64.
+    The state is that of the gated network, and ``output``, a map of the sums; `sizes` are the
+    lengths of atom, bond and angle features. All but the map of atom features has the dtype.
     """
 
     def __init__(
@@ -263,13 +250,9 @@ class AngleMessages(nn.Module):
     ) -> torch.Tensor:
         """Messages [N, T, T, C], or their mapped sums for the outgoing bonds [N, T, B].
 
-        Args:
-            atoms: features [N, A], float64.
-            incoming: features of bonds that come in [N, T, B], the first index of an angle.
-            outgoing: features of those that go out, the second index.
-            angles: features [N, T, T, C].
-            factors: with which messages that are summed are multiplied, for both bonds [N, T, B].
-            used: 1 where there is an angle, else 0, shape [N, T, T, 1].
+        The bonds that come in are the first index of an angle, those that go out the second. Summed
+        messages are multiplied with the factors of both bonds [N, T, B]; `used` is that of
+        `Angles.pairs`.
         """
         n = angles.shape[0]
         projected = self._projected(atoms, incoming, outgoing)

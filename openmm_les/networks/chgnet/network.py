@@ -58,12 +58,7 @@ class CHGNetTape(NamedTuple):
 
 
 class Embedding(nn.Module):
-    """A linear map, with or without silu behind it.
-
-    Args:
-        weight: shape [in, out].
-        activated: whether silu follows.
-    """
+    """A linear map, with or without silu behind it."""
 
     def __init__(self, weight: torch.Tensor, activated: bool) -> None:
         super().__init__()
@@ -126,8 +121,7 @@ class CHGNetNetwork(NetworkModule):
         self.angle_layers_reversed: Any = nn.ModuleList(between[::-1])
         self.heads = EnergyAndCharge(state)
         index = torch.tensor(list(species), dtype=torch.int64)
-        self.atoms: torch.Tensor
-        self.register_buffer("atoms", state["atoms"].index_select(0, index))
+        self.atoms = nn.Buffer(state["atoms"].index_select(0, index))
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`."""
@@ -164,15 +158,7 @@ class CHGNetNetwork(NetworkModule):
         atom_layers.append(atom_tape)
         energies, charges, heads = self.heads(atoms)
         tape = CHGNetTape(
-            geometry,
-            pairs,
-            slots,
-            functions,
-            first_angles,
-            atom_layers,
-            angle_layers,
-            heads,
-            most,
+            geometry, pairs, slots, functions, first_angles, atom_layers, angle_layers, heads, most
         )
         # A number that the original adds once for a structure.
         return energies + self.energy_offset / n, charges, tape
@@ -241,11 +227,7 @@ class CHGNetNetwork(NetworkModule):
         return self._to_positions(basis, inner, self.angles.backward(angles, tape.functions), tape)
 
     def _to_positions(
-        self,
-        basis: torch.Tensor,
-        inner: torch.Tensor,
-        functions: torch.Tensor,
-        tape: CHGNetTape,
+        self, basis: torch.Tensor, inner: torch.Tensor, functions: torch.Tensor, tape: CHGNetTape
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """From dE/d of radial functions, inner ones, and those of angles to positions, strain."""
         geometry, slots = tape.geometry, tape.slots

@@ -21,12 +21,7 @@ class InteractionTape(NamedTuple):
 
 
 class Interaction(nn.Module):
-    """A message-passing layer after the first.
-
-    Args:
-        spec, state, lmax, fold, few_kernels: see `NodeUpdate`.
-        radial_weights, channels: see `message_convolution`.
-    """
+    """A message-passing layer after the first; see `NodeUpdate` and `message_convolution`."""
 
     def __init__(
         self,
@@ -42,8 +37,7 @@ class Interaction(nn.Module):
         node_lmax = int(spec["node_lmax"])
         self.channels = channels
         self.degrees: List[int] = parity_ordered_degrees(node_lmax)
-        self.up: torch.Tensor
-        self.register_buffer("up", torch.stack([state[f"up.{d}"] for d in range(node_lmax + 1)]))
+        self.up = nn.Buffer(torch.stack([state[f"up.{d}"] for d in range(node_lmax + 1)]))
         self.convolution: Convolution = message_convolution(
             radial_weights,
             [(int(a), int(b), int(c)) for a, b, c in spec["paths"]],
@@ -68,15 +62,10 @@ class Interaction(nn.Module):
         neighbors: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], torch.Tensor, InteractionTape]:
-        """Next node features, readouts [N, 2], and what `backward` needs.
+        """Next node features and readouts [N, 2], from features of each degree [2l+1, N, C].
 
-        Args:
-            nodes: features of each degree, [2l+1, N, C].
-            harmonics: Y of shape [N, K, S].
-            features: radial features of this layer, [N, K, P].
-            density: see `NodeUpdate`.
-            neighbors: neighbour indices [N, K].
-            counts: number of atoms of each species.
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K];
+        for the others see `NodeUpdate`.
         """
         raised: List[torch.Tensor] = []
         for degree in self.degrees:

@@ -76,11 +76,10 @@ class MACENetwork(NetworkModule):
         self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = SpeciesConvolution(first_map, lmax)
-        self.first_skip: torch.Tensor
         skip = torch.zeros(self.num_species, channels, dtype=torch.float64)
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
-        self.register_buffer("first_skip", skip)
+        self.first_skip = nn.Buffer(skip)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels)
         self.interactions = nn.ModuleList(
             Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
@@ -109,12 +108,7 @@ class MACENetwork(NetworkModule):
         layers: List[InteractionTape] = []
         for t, interaction in enumerate(self.interactions):
             nodes, values, layer = interaction(
-                nodes,
-                harmonics,
-                columns[2 * t + 2],
-                columns[2 * t + 3],
-                neighbors.indices,
-                counts,
+                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors.indices, counts
             )
             readout = readout + values
             layers.append(layer)

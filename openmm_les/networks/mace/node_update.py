@@ -27,12 +27,9 @@ class UpdateTape(NamedTuple):
 class NodeUpdate(nn.Module):
     """From neighbour sums to the next node features: product basis, linear map, skip, readout.
 
-    Blocks that are normalised by a density, or not residual, change the sums first.
-
-    Args:
-        spec, state: entry of the hyper-parameters, and weights without the ``layers.T.`` prefix.
-        lmax: highest degree of the neighbour sums.
-        fold, few_kernels: see `ProductBasis`.
+    Blocks that are normalised by a density, or not residual, change the sums first. `spec` is the
+    layer's entry of the hyper-parameters, `state` its weights without the ``layers.T.`` prefix, and
+    `lmax` the highest degree of the sums.
     """
 
     def __init__(
@@ -55,8 +52,7 @@ class NodeUpdate(nn.Module):
             few_kernels,
             order=max(3, int(spec["correlation"])),
         )
-        self.output: torch.Tensor
-        self.register_buffer("output", torch.stack([state[f"output.{d}"] for d in outputs]))
+        self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
         self.readout = Readout(
             [state[f"energy.{name}"] for name in names], [state[f"charge.{name}"] for name in names]
@@ -69,15 +65,10 @@ class NodeUpdate(nn.Module):
         skips: List[torch.Tensor],
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], torch.Tensor, UpdateTape]:
-        """Node features of each degree [2l+1, N, C], readouts [N, 2], and what `backward` needs.
+        """Node features of each degree [2l+1, N, C] and readouts [N, 2], float64.
 
-        Node features and readouts are float64.
-
-        Args:
-            sums: A of shape [S, C, N].
-            density: what each slot adds to the density, [N, K, 1]; [N, K, 0] without one.
-            skips: self-connections of degrees 0.. [2l+1, N, C]; may hold fewer degrees than output.
-            counts: number of atoms of each species.
+        Takes A [S, C, N], what each slot adds to the density [N, K, 1] ([N, K, 0] without one), and
+        self-connections of the first degrees [2l+1, N, C].
         """
         densities: List[DensityTape] = []
         for selector in self.selectors:
@@ -109,8 +100,7 @@ class NodeUpdate(nn.Module):
     ) -> Tuple[torch.Tensor, List[torch.Tensor], List[torch.Tensor]]:
         """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to what comes before.
 
-        Returns:
-            dE/dsums, the total dE/dnodes, and dE/d(density) in a list; an empty one without it.
+        These are dE/dsums, the total dE/dnodes, and dE/d(density) in a list, empty without one.
         """
         scalars = self.readout.backward(grad_readout, tape.readout).unsqueeze(0)
         if len(grad_nodes) == 0:

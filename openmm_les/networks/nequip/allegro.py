@@ -30,34 +30,21 @@ class LayerTape(NamedTuple):
 
 
 class AllegroTape(NamedTuple):
-    """What `AllegroNetwork.pull_back` needs.
-
-    Attributes:
-        harmonics: Y of shape [N, K, S].
-        scales: of the energy of each atom [N].
-        types: factors of the radial features by the pair of species, [N, K, ...].
-        embedding: slopes of the embedding network.
-        tensor_weights: weights of the first tensors.
-    """
+    """What `AllegroNetwork.pull_back` needs."""
 
     pairs: PairTape
     reverse: torch.Tensor
-    harmonics: torch.Tensor
-    scales: torch.Tensor
-    types: torch.Tensor
-    embedding: List[torch.Tensor]
-    tensor_weights: torch.Tensor
+    harmonics: torch.Tensor  #: Y of shape [N, K, S].
+    scales: torch.Tensor  #: of the energy of each atom [N].
+    types: torch.Tensor  #: factors of the radial features by the pair of species, [N, K, ...].
+    embedding: List[torch.Tensor]  #: slopes of the embedding network.
+    tensor_weights: torch.Tensor  #: weights of the first tensors.
     layers: List[LayerTape]
     heads: HeadsTape
 
 
 class WeightedHarmonics(nn.Module):
-    """Harmonics of a pair times weights for each channel and degree.
-
-    Args:
-        lmax: highest degree.
-        channels: number of channels.
-    """
+    """Harmonics of a pair times weights for each channel and degree."""
 
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
@@ -66,8 +53,7 @@ class WeightedHarmonics(nn.Module):
         rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
         spread = torch.zeros(lmax + 1, len(rows), dtype=torch.float64)
         spread[rows, list(range(len(rows)))] = 1.0
-        self.spread: torch.Tensor
-        self.register_buffer("spread", spread)
+        self.spread = nn.Buffer(spread)
 
     def _by_channel(self, weights: torch.Tensor) -> torch.Tensor:
         """From [N, K, C * degrees] to [N, C, K, degrees]."""
@@ -82,7 +68,7 @@ class WeightedHarmonics(nn.Module):
     def backward(
         self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(tensors) to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+        """From dE/d(tensors) to dE/dY and dE/d(weights)."""
         spread = torch.matmul(self._by_channel(weights), self.spread)
         grad_weights = torch.matmul(grad * harmonics.unsqueeze(1), self.spread.t())
         return (grad * spread).sum(1), grad_weights.transpose(1, 2).flatten(2)
@@ -98,33 +84,26 @@ class WeightedHarmonics(nn.Module):
     def summed_backward(
         self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(sums) [N, C, S] to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+        """From dE/d(sums) to dE/dY and dE/d(weights)."""
         products = (grad.unsqueeze(2) * self.spread).flatten(1, 2)
         grad_weights = torch.bmm(harmonics, products.transpose(1, 2))
         return torch.bmm(weights, products), grad_weights
 
 
 class TensorTrack(nn.Module):
-    """Products of the tensors of a pair with the surroundings of its atom.
-
-    Args:
-        weights: coupling of channel c, [C, in, S, out].
-    """
+    """Products of the tensors of a pair with the surroundings of its atom, by [C, in, S, out]."""
 
     def __init__(self, weights: torch.Tensor) -> None:
         super().__init__()
         self.inputs, self.outputs = weights.shape[1], weights.shape[3]
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights.transpose(1, 2).flatten(2).contiguous())
+        self.weights = nn.Buffer(weights.transpose(1, 2).flatten(2).contiguous())
 
     def forward(
         self, tensors: torch.Tensor, surroundings: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Products [N, C, K, out], and the matrices [N, C, in, out] that make them.
 
-        Args:
-            tensors: of pairs, [N, C, K, in].
-            surroundings: of atoms, [N, C, S].
+        From tensors of pairs [N, C, K, in] and surroundings of atoms [N, C, S].
         """
         matrices = torch.bmm(surroundings.transpose(0, 1), self.weights).transpose(0, 1)
         matrices = matrices.reshape(matrices.shape[0], matrices.shape[1], self.inputs, -1)
@@ -141,13 +120,7 @@ class TensorTrack(nn.Module):
 
 
 class Layer(nn.Module):
-    """A product of tensors, and the network from the scalars of a pair to further ones.
-
-    Args:
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        scalars: number of scalars that a layer adds.
-        harmonics: of all layers.
-    """
+    """A product of tensors, and the network from the scalars of a pair to further ones."""
 
     def __init__(self, state: State, scalars: int, harmonics: WeightedHarmonics) -> None:
         super().__init__()
@@ -163,13 +136,10 @@ class Layer(nn.Module):
         weights: torch.Tensor,
         harmonics: torch.Tensor,
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, LayerTape]:
-        """Next tensors [N, C, K, out], scalars [N, K, ...] and weights, and what `backward` needs.
+        """Next tensors [N, C, K, out], scalars [N, K, ...] and weights of the harmonics.
 
-        Args:
-            tensors: of pairs, [N, C, K, in].
-            features: all scalars so far, [N, K, F].
-            weights: of the harmonics in the surroundings, [N, K, C * degrees].
-            harmonics: Y of shape [N, K, S].
+        From tensors [N, C, K, in], all scalars so far [N, K, F], weights of the harmonics in the
+        surroundings [N, K, C * degrees], and Y [N, K, S].
         """
         surroundings = self.harmonics.summed(harmonics, weights)
         products, matrices = self.track(tensors, surroundings)
@@ -241,11 +211,9 @@ class AllegroNetwork(NetworkModule):
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[::-1])
         self.heads = EnergyAndCharge(state)
-        self.pair_types: torch.Tensor
-        self.energy_scales: torch.Tensor
-        self.register_buffer("pair_types", pair_types.flatten(0, 1))
+        self.pair_types = nn.Buffer(pair_types.flatten(0, 1))
         cast(self, dtype)
-        self.register_buffer("energy_scales", state["energy_scales"].index_select(0, index))
+        self.energy_scales = nn.Buffer(state["energy_scales"].index_select(0, index))
 
     @torch.jit.export
     def short_range(

@@ -69,8 +69,7 @@ class NequIPTape(NamedTuple):
 def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
     """Columns of each output slot before the gate: the even scalars also carry the gates.
 
-    Args:
-        outputs: degree, channels and kind of each slot.
+    A slot has a degree, a number of channels and a kind.
     """
     gates = sum(channels for _, channels, kind in outputs if kind == "gate")
     return [channels + gates if kind == "silu" else channels for _, channels, kind in outputs]
@@ -79,9 +78,8 @@ def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
 class Gate(nn.Module):
     """Activations of scalars, and silu of further scalars as factors of everything else.
 
-    Args:
-        outputs: degree, channels and kind of each slot: ``"silu"`` even scalars, of which there is
-            one slot, ``"tanh"`` odd scalars, ``"gate"`` all others.
+    The kind of a slot is ``"silu"`` for even scalars, of which there is one slot, ``"tanh"`` for
+    odd scalars, ``"gate"`` for all others.
     """
 
     def __init__(self, outputs: Sequence[Sequence[Any]]) -> None:
@@ -135,20 +133,13 @@ class Gate(nn.Module):
 class Interaction(nn.Module):
     """A layer after the first.
 
-    Args:
-        spec, state: entry of the hyper-parameters, and weights without the ``layers.T.`` prefix.
-        radial_weights: last map of the radial MLP for the features in use, [P, columns].
-        lmax: highest degree of the harmonics.
-        few_kernels: all paths from one slot form a group, as in `message_convolution`.
+    `spec` is its entry of the hyper-parameters, `state` its weights without the ``layers.T.``
+    prefix, `radial_weights` the last map of the radial MLP for the features in use [P, columns].
+    With `few_kernels` all paths from one slot form a group, as in `message_convolution`.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        state: State,
-        radial_weights: torch.Tensor,
-        lmax: int,
-        few_kernels: bool,
+        self, spec: Spec, state: State, radial_weights: torch.Tensor, lmax: int, few_kernels: bool
     ) -> None:
         super().__init__()
         nodes, outputs, paths = spec["nodes"], spec["outputs"], spec["paths"]
@@ -194,10 +185,9 @@ class Interaction(nn.Module):
         neighbors: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], InteractionTape]:
-        """Next node features [2l+1, N, C], float64, and what `backward` needs.
+        """Next node features [2l+1, N, C], float64, from those of each slot.
 
-        Takes node features of each slot, Y [N, K, S], radial features of this layer [N, K, P],
-        neighbour indices [N, K], and numbers of atoms of each species.
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K].
         """
         n = neighbors.shape[0]
         raised: List[torch.Tensor] = []
@@ -226,7 +216,7 @@ class Interaction(nn.Module):
         reverse: torch.Tensor,
         counts: List[int],
     ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
-        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
+        """From dE/d(output) to dE/d of (input nodes, Y, radial features)."""
         grad_columns = self.gate.backward(grad_nodes, tape.gate)
         harmonics = tape.convolution.harmonics
         n = harmonics.shape[0]
@@ -257,10 +247,8 @@ class Interaction(nn.Module):
 class FirstLayer(nn.Module):
     """The first layer: one path to each degree, from features that depend on the element alone.
 
-    Args:
-        spec: the layer's entry of the hyper-parameters.
-        weights: radial MLP's last map, embedding, linear maps in one, [lmax + 1, columns, Z, P].
-        lmax: highest degree of the harmonics.
+    The weights [lmax + 1, columns, Z, P] are the radial MLP's last map, embedding, linear maps in
+    one.
     """
 
     def __init__(self, spec: Spec, weights: torch.Tensor, lmax: int) -> None:
@@ -280,10 +268,7 @@ class FirstLayer(nn.Module):
         neighbors: torch.Tensor,
         species: torch.Tensor,
     ) -> Tuple[List[torch.Tensor], FirstTape]:
-        """Node features of each slot [2l+1, N, C], float64, and what `backward` needs.
-
-        Arguments are as for `SpeciesConvolution`.
-        """
+        """Node features of each slot [2l+1, N, C], float64; see `SpeciesConvolution`."""
         sums, convolution = self.convolution(harmonics, features, neighbors, species)
         columns: List[torch.Tensor] = []
         for slot, first in enumerate(self.firsts):
@@ -296,7 +281,7 @@ class FirstLayer(nn.Module):
     def backward(
         self, grad_nodes: List[torch.Tensor], tape: FirstTape
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(nodes) to dE/d of (Y [N, K, S], radial features [N, K, P])."""
+        """From dE/d(nodes) to dE/d of (Y, radial features)."""
         grad_columns = self.gate.backward(grad_nodes, tape.gate)
         harmonics = tape.convolution.harmonics
         grad_sums = harmonics.new_zeros([self.shape[0], self.shape[1], harmonics.shape[0]])
@@ -347,8 +332,7 @@ class NequIPNetwork(NetworkModule):
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(interactions[::-1])
         self.heads = EnergyAndCharge(state)
-        self.energy_scales: torch.Tensor
-        self.register_buffer("energy_scales", state["energy_scales"])
+        self.energy_scales = nn.Buffer(state["energy_scales"])
         maps = [m for m in self.modules() if isinstance(m, SpeciesLinear)]
         cast(self, dtype, [self, *self.heads.modules(), *maps])
 
