@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.accuracy import (
     EwaldOptions,
@@ -30,7 +31,7 @@ _NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
 def build_electrostatics(
     les: Mapping[str, float],
     periodic: bool,
-    cell: torch.Tensor | None,
+    cell: Tensor | None,
     dtype: torch.dtype,
     *,
     num_atoms: int,
@@ -75,7 +76,7 @@ def build_electrostatics(
 
 def _periodic_sum(
     kernel: ReciprocalKernel,
-    cell: torch.Tensor,
+    cell: Tensor,
     dtype: torch.dtype,
     num_atoms: int,
     options: EwaldOptions,

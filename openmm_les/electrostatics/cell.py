@@ -7,6 +7,7 @@ Cells hold lattice vectors in rows [A]. Everything here is float64, free of host
 import math
 
 import torch
+from torch import Tensor
 
 from openmm_les.errors import InputError
 
@@ -31,7 +32,7 @@ def cutoff_wavenumber(dl: float) -> float:
     return 2.0 * math.pi / dl * (1.0 + _CUTOFF_SLACK)
 
 
-def inverse_and_volume(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def inverse_and_volume(cell: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse [1/A] and signed volume [A^3] of a cell, float64, by cross products.
 
     Columns of the inverse are the reciprocal vectors without their 2 pi, so that fractional
@@ -45,7 +46,7 @@ def inverse_and_volume(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return columns / volume, volume
 
 
-def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
+def largest_indices(cell: Tensor, k_max: float) -> Tensor:
     """Bounds on the integer coordinates of the reciprocal vectors in a sphere.
 
     In any cell, however skewed, the integer along lattice vector a_d is ``n_d = k . a_d / (2 pi)``,
@@ -57,7 +58,7 @@ def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
     return torch.floor(lengths * (k_max / (2.0 * math.pi)))
 
 
-def lies_on_cutoff(cell: torch.Tensor, dl: float) -> bool:
+def lies_on_cutoff(cell: Tensor, dl: float) -> bool:
     """Whether reciprocal vectors lie on the sphere of the cutoff 2 pi / dl, as with edges of 6 dl.
 
     The smallest change of the box then takes them in or out, and a difference of two energies holds

@@ -9,20 +9,21 @@ import math
 from typing import List, Tuple
 
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 
 
 def dense_ewald(
-    charges: torch.Tensor,
-    positions: torch.Tensor,
-    cell: torch.Tensor,
+    charges: Tensor,
+    positions: Tensor,
+    cell: Tensor,
     sigma: float,
     k_max: float,
     prefactor: float,
     self_energy: float,
     chunk: int = 4096,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Energy [] [eV] of `DirectEwald`, dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A]; see there.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
@@ -11,7 +11,7 @@ from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.structure_factors import StructureFactors
 
 
-def k_limits_for(cell: torch.Tensor, k_max: float, margin: float = 1.0) -> list[int]:
+def k_limits_for(cell: Tensor, k_max: float, margin: float = 1.0) -> list[int]:
     """Largest integers along the axes with which `DirectEwald` serves a cell, shape [3, 3] [A].
 
     No vector beyond `k_max` [1/A] has a weight; `margin` is the factor by which each lattice vector
@@ -56,9 +56,7 @@ class DirectEwald(nn.Module):
         self.dtype = dtype
         self.structure = StructureFactors(k_limits, dtype=dtype, chunk_size=chunk_size)
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)

@@ -4,7 +4,7 @@ import math
 from typing import Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import cutoff_wavenumber, self_energy_coefficient
 from openmm_les.errors import InputError
@@ -64,8 +64,8 @@ class ReciprocalKernel(nn.Module):
         )
 
     def forward(
-        self, grid: torch.Tensor, inverse: torch.Tensor, volume: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, grid: Tensor, inverse: Tensor, volume: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Vectors k [m, 3] [1/A], weights w [m] [eV / e^2] and -2 dw/d(k^2) [m] at fixed volume.
 
         All are float64, and zero where k = 0 and beyond the cutoff. Takes the integer coordinates
@@ -88,9 +88,7 @@ class ReciprocalKernel(nn.Module):
         return k, weights, slopes
 
 
-def strain_derivative(
-    k: torch.Tensor, slopes: torch.Tensor, power: torch.Tensor, energy: torch.Tensor
-) -> torch.Tensor:
+def strain_derivative(k: Tensor, slopes: Tensor, power: Tensor, energy: Tensor) -> Tensor:
     """dE/dstrain [3, 3] of ``E = sum_k w |S|^2`` at fixed charges and fractional coordinates.
 
     d(k^2)/dstrain = -2 k k^T acts on w, whose 1/V gives -1 on the diagonal. `slopes` are -2

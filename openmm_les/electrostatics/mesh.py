@@ -6,7 +6,7 @@ from typing import List, Tuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume
@@ -22,7 +22,7 @@ _ELEMENTS_PER_CHUNK = 2**17
 _FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
 
 
-def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
+def mesh_size_for(cell: Tensor, spacing: float, margin: float = 1.0) -> List[int]:
     """Mesh of a cell [3, 3] [A]: even numbers without prime factors above 7.
 
     Points are at most `spacing` [A] apart, also when each lattice vector grows by the factor
@@ -135,9 +135,7 @@ class MeshEwald(nn.Module):
         # k and -k are one number of a real transform.
         self.multiplicity = nn.Buffer(1.0 + (self.grid[:, 2] > 0).to(torch.float64))
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)
@@ -185,13 +183,13 @@ class MeshEwald(nn.Module):
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)
 
-    def _stencil(self, lowest: torch.Tensor) -> torch.Tensor:
+    def _stencil(self, lowest: Tensor) -> Tensor:
         """Flat indices of the mesh points under the windows of n atoms, shape [n * P^3]."""
         points = torch.remainder(lowest[:, :, None] + self.offsets, self.mesh[:, None])
         rows = points[:, 0, :, None] * self.size1 + points[:, 1, None, :]
         return (rows[:, :, :, None] * self.size2 + points[:, 2, None, None, :]).flatten()
 
-    def _window(self, remainder: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _window(self, remainder: Tensor) -> Tuple[Tensor, Tensor]:
         """Window and its slope at the mesh points covered, shape [n, 3, P] each."""
         powers = [torch.ones_like(remainder)]
         for _ in range(self.order + 3):
@@ -199,9 +197,7 @@ class MeshEwald(nn.Module):
         stacked = torch.stack(powers, dim=2)
         return stacked @ self.window, stacked[:, :, :-1] @ self.slope
 
-    def _spread(
-        self, charges: torch.Tensor, lowest: torch.Tensor, window: torch.Tensor
-    ) -> torch.Tensor:
+    def _spread(self, charges: Tensor, lowest: Tensor, window: Tensor) -> Tensor:
         """Charges on the mesh [e], flat, from the window at the points covered, [n, 3, P]."""
         dtype = torch.float64 if self.fixed_point else self.dtype
         density = torch.zeros(
@@ -218,9 +214,7 @@ class MeshEwald(nn.Module):
             density.scatter_add_(0, self._stencil(lowest[start:end]), cloud)
         return (density * (1.0 / self.scale)).to(self.dtype)
 
-    def _gather(
-        self, mesh: torch.Tensor, lowest: torch.Tensor, windows: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _gather(self, mesh: Tensor, lowest: Tensor, windows: Tensor) -> Tuple[Tensor, Tensor]:
         """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms.
 
         From the potential on the flat mesh, the mesh point of each atom [n, 3], and window and

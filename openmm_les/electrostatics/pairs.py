@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import check_chunk_size, self_energy_coefficient
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
@@ -56,9 +56,7 @@ class PairSum(nn.Module):
         self.chunk_size = chunk_size or 0
         self.pairs_per_chunk = _PAIRS_PER_CHUNK
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)

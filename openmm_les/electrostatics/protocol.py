@@ -2,19 +2,19 @@
 
 from typing import NamedTuple, Protocol
 
-import torch
+from torch import Tensor
 
 
 class ElectrostaticTerms(NamedTuple):
     """Energy of charges and its first derivatives, outside the autograd graph."""
 
-    energy: torch.Tensor  #: float64, shape [] [eV]; NaN where `outgrown`.
-    potential: torch.Tensor  #: dE/dq at fixed positions, shape [n] [eV/e].
-    gradient: torch.Tensor  #: dE/dr at fixed charges, shape [n, 3] [eV/A].
+    energy: Tensor  #: float64, shape [] [eV]; NaN where `outgrown`.
+    potential: Tensor  #: dE/dq at fixed positions, shape [n] [eV/e].
+    gradient: Tensor  #: dE/dr at fixed charges, shape [n, 3] [eV/A].
     #: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
-    strain: torch.Tensor
+    strain: Tensor
     #: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool, shape [].
-    outgrown: torch.Tensor
+    outgrown: Tensor
 
 
 class ElectrostaticKernel(Protocol):
@@ -24,9 +24,7 @@ class ElectrostaticKernel(Protocol):
     gradient have the precision of its sums.
     """
 
-    def __call__(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def __call__(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """The energy and its first derivatives.
 
         Args:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import check_chunk_size
 from openmm_les.errors import InputError
@@ -66,7 +66,7 @@ class StructureFactors(nn.Module):
         self.multiplicity = nn.Buffer(counts)
         self.signs = nn.Buffer(_sign_matrix().to(dtype))
 
-    def sums(self, charges: torch.Tensor, fractional: torch.Tensor) -> torch.Tensor:
+    def sums(self, charges: Tensor, fractional: Tensor) -> Tensor:
         """Real and imaginary part of S for every vector of the grid, [2, m] [e].
 
         From charges [n] in the module's dtype, and fractional coordinates [n, 3], float64.
@@ -82,9 +82,7 @@ class StructureFactors(nn.Module):
         products = products.permute(0, 2, 4, 1, 3, 5).reshape(8, -1)
         return (self.signs @ products).view(2, -1)
 
-    def pull_back(
-        self, response: torch.Tensor, fractional: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def pull_back(self, response: Tensor, fractional: Tensor) -> tuple[Tensor, Tensor]:
         """From dE/dS [2, m] to dE/dq [n], and derivatives by fractional coordinates [n, 3].
 
         The latter are for unit charges.
@@ -109,7 +107,7 @@ class StructureFactors(nn.Module):
             gradient[start:end] = torch.stack(slopes, dim=1)
         return potential, gradient
 
-    def _phases(self, fractional: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _phases(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos|sin of 2 pi n s and their slopes along s, for each of the three axes.
 
         Each is [n, 2 (value | slope), 2 (cos | sin) * size of the axis]. Angles are reduced to half
@@ -125,7 +123,7 @@ class StructureFactors(nn.Module):
         return x.reshape(n, 2, -1), y.reshape(n, 2, -1), z.reshape(n, 2, -1)
 
 
-def _sign_matrix() -> torch.Tensor:
+def _sign_matrix() -> Tensor:
     """Matrix [8, 8] from products of cos|sin to structure factors.
 
     ``exp(i (n0 u + s1 n1 v + s2 n2 w))`` is the product of three factors cos + i s sin. Column

@@ -3,7 +3,7 @@
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.protocol import ElectrostaticKernel
@@ -22,12 +22,12 @@ from openmm_les.networks.protocol import Network
 class Results(NamedTuple):
     """What the module of a system returns, in the order of the system."""
 
-    energy: torch.Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
-    forces: torch.Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
-    charges: torch.Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms.
-    strain: torch.Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
-    charge_energy: torch.Tensor  #: the part of the energy that the charges have [] [eV], float64.
-    status: torch.Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
+    energy: Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
+    forces: Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
+    charges: Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms.
+    strain: Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
+    charge_energy: Tensor  #: the part of the energy that the charges have [] [eV], float64.
+    status: Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
 
 
 class SystemNetwork(nn.Module):
@@ -49,8 +49,8 @@ class SystemNetwork(nn.Module):
     def __init__(
         self,
         network: Network[Any],
-        species: torch.Tensor,
-        order: torch.Tensor,
+        species: Tensor,
+        order: Tensor,
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
@@ -78,7 +78,7 @@ class SystemNetwork(nn.Module):
         self.original = nn.Buffer(torch.argsort(order))
         self.offsets = nn.Buffer(image_offsets(ranges))
 
-    def neighbors(self, atoms: torch.Tensor, cell: torch.Tensor) -> Neighbors:
+    def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
         """The neighbour matrix of sorted atoms."""
         return neighbor_matrix(
             atoms,
@@ -93,13 +93,13 @@ class SystemNetwork(nn.Module):
 
     def status(
         self,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
+        positions: Tensor,
+        cell: Tensor,
         neighbors: Neighbors,
-        crowded: Optional[torch.Tensor],
-        outgrown: torch.Tensor,
-        broken: torch.Tensor,
-    ) -> torch.Tensor:
+        crowded: Optional[Tensor],
+        outgrown: Tensor,
+        broken: Tensor,
+    ) -> Tensor:
         """The status [] int64, from positions of atoms and others.
 
         `crowded` is the result of `Network.outgrown`; `outgrown` says whether other buffers are too
@@ -136,14 +136,14 @@ class SpecializedModel(SystemNetwork):
         self.electrostatics: ElectrostaticKernel = electrostatics
 
     def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Energy, forces, charges, dE/dstrain and status of `Results`; see `evaluate`."""
         results = self.evaluate(positions, cell)
         return results.energy, results.forces, results.charges, results.strain, results.status
 
     @torch.jit.export
-    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
+    def evaluate(self, positions: Tensor, cell: Tensor) -> Results:
         """Interaction energy and its derivatives.
 
         Positions [n, 3] [A], float64, of others come after those of the atoms. The cell holds
@@ -183,6 +183,6 @@ class SpecializedModel(SystemNetwork):
         )
 
 
-def order_by_species(species: torch.Tensor) -> torch.Tensor:
+def order_by_species(species: Tensor) -> Tensor:
     """Indices of atoms in the order in which networks have them, shape [n]."""
     return torch.argsort(species, stable=True)

@@ -3,7 +3,7 @@
 from typing import Any, List, Mapping, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics import PairSum
 from openmm_les.electrostatics.cell import (
@@ -37,7 +37,7 @@ class PortableModel(nn.Module):
         self,
         network: Network[Any],
         elements: Sequence[int],
-        reference_energies: torch.Tensor,
+        reference_energies: Tensor,
         les: Mapping[str, Any],
     ) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class PortableModel(nn.Module):
         self.reference_energies = nn.Buffer(reference_energies.to(torch.float64))
 
     def forward(
-        self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, periodic: bool
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, numbers: Tensor, cell: Tensor, periodic: bool
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, forces and charges of a structure.
 
         Args:
@@ -108,7 +108,7 @@ class PortableModel(nn.Module):
         back = torch.argsort(order)
         return energy, -(pulled + gradient).index_select(0, back), charges.index_select(0, back)
 
-    def _image_offsets(self, cell: torch.Tensor, periodic: bool) -> torch.Tensor:
+    def _image_offsets(self, cell: Tensor, periodic: bool) -> Tensor:
         """Images that can lie within the cutoff in this box, [S, 3]."""
         if not periodic:
             return torch.zeros(1, 3, dtype=torch.int64, device=cell.device)

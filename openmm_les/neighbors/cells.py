@@ -14,6 +14,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE, Found, compact
@@ -53,14 +54,14 @@ class CellGrid(NamedTuple):
 class _Candidates(NamedTuple):
     """Sorted atoms, and the windows that each of them is compared with."""
 
-    order: torch.Tensor  #: atoms in the order of their cells, shape [N].
-    atoms: torch.Tensor  #: columns of atoms, each twice, N behind the last, shape [2 N + slots].
+    order: Tensor  #: atoms in the order of their cells, shape [N].
+    atoms: Tensor  #: columns of atoms, each twice, N behind the last, shape [2 N + slots].
     #: where they are, the second copy a lattice vector further, [3, 2 N + slots].
-    coordinates: torch.Tensor
-    first: torch.Tensor  #: where the windows begin, for atoms in the order of cells, shape [N, 9].
-    held: torch.Tensor  #: how many atoms they hold, shape [N, 9].
+    coordinates: Tensor
+    first: Tensor  #: where the windows begin, for atoms in the order of cells, shape [N, 9].
+    held: Tensor  #: how many atoms they hold, shape [N, 9].
     #: the atoms as seen from the images that the windows are in, shape [3, N, 9].
-    origins: torch.Tensor
+    origins: Tensor
 
 
 def box_heights(cell: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -120,7 +121,7 @@ def choose_grid(
     return grid._replace(slots=4 * math.ceil((atoms + 1.0) / 4))
 
 
-def grid_suffices(inverse: torch.Tensor, grid: CellGrid, cutoff: float) -> torch.Tensor:
+def grid_suffices(inverse: Tensor, grid: CellGrid, cutoff: float) -> Tensor:
     """Whether no cell is narrower than the windows assume, given the box's inverse; shape []."""
     heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
     wide = (heights[0] >= cutoff * grid.columns_x) & (heights[1] >= cutoff * grid.columns_y)
@@ -128,8 +129,8 @@ def grid_suffices(inverse: torch.Tensor, grid: CellGrid, cutoff: float) -> torch
 
 
 def search_cells(
-    points: torch.Tensor,
-    cell: torch.Tensor,
+    points: Tensor,
+    cell: Tensor,
     periodic: bool,
     grid: CellGrid,
     cutoff: float,
@@ -158,7 +159,7 @@ def search_cells(
     capacity = capacity if capacity > 0 else 9 * slots
     block = block_cpu if device.type == "cpu" else block_gpu
     step = max(1, block // (9 * slots))
-    parts: List[torch.Tensor] = []
+    parts: List[Tensor] = []
     largest = torch.zeros([], dtype=torch.int64, device=device)
     coincident = torch.zeros([], dtype=torch.bool, device=device)
     for start in range(0, n, step):
@@ -182,7 +183,7 @@ def _near(
     slots: int,
     cutoff: float,
     coincident_distance: float = COINCIDENT_DISTANCE,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Which candidates of some rows are neighbours, [R, 9 slots]; the candidates; coincidence."""
     first = candidates.first[start:end]
     # Windows are contiguous, so that these are copies of whole rows.
@@ -201,7 +202,7 @@ def _near(
     return near.view(rows, -1), atoms.view(rows, -1), same_place
 
 
-def _cell_indices(points: torch.Tensor, periodic: bool, grid: CellGrid) -> torch.Tensor:
+def _cell_indices(points: Tensor, periodic: bool, grid: CellGrid) -> Tensor:
     """Cell of each atom, shape [N]; what is not finite goes into the first cells.
 
     An open system is folded into the grid. Atoms far from each other may then share a cell, which
@@ -221,14 +222,14 @@ def _cell_indices(points: torch.Tensor, periodic: bool, grid: CellGrid) -> torch
     return index
 
 
-def _cell_sizes(cells: torch.Tensor, grid: CellGrid) -> torch.Tensor:
+def _cell_sizes(cells: Tensor, grid: CellGrid) -> Tensor:
     """Atoms in each cell, shape [columns, layers]."""
     number = grid.columns_x * grid.columns_y * grid.layers
     sizes = torch.zeros(number, dtype=torch.int64, device=cells.device)
     return sizes.scatter_add_(0, cells, torch.ones_like(cells)).view(-1, grid.layers)
 
 
-def _window_sizes(sizes: torch.Tensor, grid: CellGrid) -> torch.Tensor:
+def _window_sizes(sizes: Tensor, grid: CellGrid) -> Tensor:
     """Atoms in the window around each cell, shape [columns, layers]."""
     total = sizes
     for layers in range(1, grid.reach + 1):
@@ -237,12 +238,7 @@ def _window_sizes(sizes: torch.Tensor, grid: CellGrid) -> torch.Tensor:
 
 
 def _candidates(
-    places: torch.Tensor,
-    lattice: torch.Tensor,
-    cells: torch.Tensor,
-    sizes: torch.Tensor,
-    grid: CellGrid,
-    slots: int,
+    places: Tensor, lattice: Tensor, cells: Tensor, sizes: Tensor, grid: CellGrid, slots: int
 ) -> _Candidates:
     """Sorts the atoms and finds the windows of each.
 

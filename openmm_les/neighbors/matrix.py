@@ -12,11 +12,11 @@ from typing import List, NamedTuple, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid, search_cells
-from openmm_les.neighbors.pairs import search_pairs
-from openmm_les.neighbors.search import cartesian
+from openmm_les.neighbors.search import cartesian, search_pairs
 
 #: Temporary arrays of the pair search are kept to about this many elements, on a CPU and on a GPU.
 BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
@@ -25,15 +25,15 @@ BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
 class Neighbors(NamedTuple):
     """The matrix and what its construction found out."""
 
-    indices: torch.Tensor  #: neighbour of each slot, shape [N, K].
-    shifts: torch.Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
-    reverse: torch.Tensor  #: flat index of the reverse slot, shape [N * K].
+    indices: Tensor  #: neighbour of each slot, shape [N, K].
+    shifts: Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+    reverse: Tensor  #: flat index of the reverse slot, shape [N * K].
     #: largest number of neighbours any atom has (may exceed K: overflow), shape [].
-    largest: torch.Tensor
-    coincident: torch.Tensor  #: whether two atoms are at the same place, shape [].
+    largest: Tensor
+    coincident: Tensor  #: whether two atoms are at the same place, shape [].
     #: whether a cell had more atoms than were looked at, so that neighbours may be missing and
     #: `largest` may be too small, shape [].
-    crowded: torch.Tensor
+    crowded: Tensor
 
 
 def image_range(cell: npt.NDArray[np.float64], cutoff: float, margin: float = 1.0) -> List[int]:
@@ -48,13 +48,7 @@ def image_range(cell: npt.NDArray[np.float64], cutoff: float, margin: float = 1.
 def largest_number_of_neighbors(
     positions: npt.NDArray[np.float64], cell: Optional[npt.NDArray[np.float64]], cutoff: float
 ) -> int:
-    """The most neighbours that an atom has.
-
-    Args:
-        positions: finite, shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None for an open system.
-        cutoff: cutoff radius [A].
-    """
+    """The most neighbours that an atom has, at finite positions (n, 3) [A]."""
     grid = choose_grid(len(positions), cutoff, cell, positions, 1)
     box = np.zeros((3, 3)) if cell is None else cell
     ranges = [0, 0, 0] if cell is None else image_range(box, cutoff)
@@ -70,13 +64,13 @@ def largest_number_of_neighbors(
     return int(matrix.largest)
 
 
-def image_offsets(ranges: Sequence[int]) -> torch.Tensor:
+def image_offsets(ranges: Sequence[int]) -> Tensor:
     """Integer lattice offsets -n..n of each axis, shape [S, 3]; offset S-1-s is minus offset s."""
     axes = [torch.arange(-n, n + 1, dtype=torch.int64) for n in ranges]
     return torch.cartesian_prod(*axes)
 
 
-def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) -> torch.Tensor:
+def images_suffice(inverse: Tensor, offsets: Tensor, cutoff: float) -> Tensor:
     """Whether `offsets` cover the cutoff in a box, given its inverse [3, 3]; shape [], bool."""
     heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
     ranges = offsets.amax(0).to(torch.float64)
@@ -84,8 +78,8 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
 
 
 def _reverse_slots(
-    columns: torch.Tensor, atoms: torch.Tensor, image: torch.Tensor, used: torch.Tensor, images: int
-) -> torch.Tensor:
+    columns: Tensor, atoms: Tensor, image: Tensor, used: Tensor, images: int
+) -> Tensor:
     """Flat slot that holds the same pair seen from the neighbour, [N * K].
 
     Rows hold ascending columns, so that (row, column) ascends over the flat matrix and a pair is
@@ -105,10 +99,10 @@ def _reverse_slots(
 
 
 def neighbor_matrix(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
+    positions: Tensor,
+    cell: Tensor,
     periodic: bool,
-    offsets: torch.Tensor,
+    offsets: Tensor,
     cutoff: float,
     capacity: int,
     trim: bool = False,
@@ -161,20 +155,20 @@ def neighbor_matrix(
 
 
 def _block_elements(
-    tensor: torch.Tensor, cpu: int = BLOCK_ELEMENTS, gpu: int = BLOCK_ELEMENTS_GPU
+    tensor: Tensor, cpu: int = BLOCK_ELEMENTS, gpu: int = BLOCK_ELEMENTS_GPU
 ) -> int:
     """Elements of temporary arrays; scripts see constants of the module as defaults alone."""
     return gpu if tensor.is_cuda else cpu
 
 
 def _fill_shifts(
-    shifts: torch.Tensor,
-    points: torch.Tensor,
-    wraps: torch.Tensor,
-    cell: torch.Tensor,
-    indices: torch.Tensor,
-    image: torch.Tensor,
-    offsets: torch.Tensor,
+    shifts: Tensor,
+    points: Tensor,
+    wraps: Tensor,
+    cell: Tensor,
+    indices: Tensor,
+    image: Tensor,
+    offsets: Tensor,
     block: int,
 ) -> None:
     """Write the shifts of all slots of a periodic system into `shifts`, [N, K, 3].
@@ -195,12 +189,10 @@ def _fill_shifts(
             shifts[start:end, :, axis] = lattice[axis]
 
 
-def _lattice_shifts(
-    points: torch.Tensor, wraps: torch.Tensor, neighbors: torch.Tensor, start: int
-) -> List[torch.Tensor]:
+def _lattice_shifts(points: Tensor, wraps: Tensor, neighbors: Tensor, start: int) -> List[Tensor]:
     """Lattice vectors from neighbours to their nearest images, 3 times [R, K], from row `start`."""
     end, flat = start + neighbors.shape[0], neighbors.reshape(-1)
-    shifts: List[torch.Tensor] = []
+    shifts: List[Tensor] = []
     for axis in range(3):
         point, wrap = points[:, axis].contiguous(), wraps[:, axis].contiguous()
         nearest = point[start:end].unsqueeze(1) - point.index_select(0, flat).view_as(neighbors)

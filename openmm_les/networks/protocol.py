@@ -3,7 +3,7 @@
 from typing import Any, List, Optional, Protocol, Tuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 
@@ -34,12 +34,8 @@ class Network(Protocol[Tape]):
         ...
 
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, Tape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, Tape]:
         """Atomic energies and latent charges.
 
         Args:
@@ -55,8 +51,8 @@ class Network(Protocol[Tape]):
         ...
 
     def pull_back(
-        self, grad_energies: torch.Tensor, grad_charges: torch.Tensor, tape: Tape, counts: List[int]
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: Tape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
         From dE/de_i and dE/dq_i, each [N], the third result of `short_range`, and its `counts`.
@@ -70,7 +66,7 @@ class Network(Protocol[Tape]):
         """
         ...
 
-    def outgrown(self, tape: Tape) -> Optional[torch.Tensor]:
+    def outgrown(self, tape: Tape) -> Optional[Tensor]:
         """Whether an atom had more inner neighbours than are reserved, []; None: cannot happen."""
         ...
 
@@ -87,6 +83,6 @@ class NetworkModule(nn.Module):
         """See `Network.reserve`: there is nothing to reserve."""
 
     @torch.jit.export
-    def outgrown(self, tape: Any) -> Optional[torch.Tensor]:
+    def outgrown(self, tape: Any) -> Optional[Tensor]:
         """See `Network.outgrown`. The tape is of any type, as TorchScript has no generic ones."""
         return None

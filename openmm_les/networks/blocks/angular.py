@@ -11,7 +11,7 @@ from typing import List
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.arrays import FloatArray
 
@@ -130,7 +130,7 @@ class _Raise(nn.Module):
         super().__init__()
         self.coupling = nn.Buffer(torch.tensor(coupling, dtype=dtype))
 
-    def forward(self, lower: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    def forward(self, lower: Tensor, unit: Tensor) -> Tensor:
         return (lower.unsqueeze(2) * unit.unsqueeze(1)).flatten(1) @ self.coupling
 
 
@@ -161,7 +161,7 @@ class SphericalHarmonics(nn.Module):
         self.raises = nn.ModuleList(raises)
         self.gradient = nn.Buffer(torch.tensor(gradient.reshape(self.size, -1), dtype=dtype))
 
-    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+    def forward(self, unit: Tensor) -> Tensor:
         """Harmonics of unit vectors [E, 3], shape [E, (lmax + 1)^2]."""
         values = [torch.ones_like(unit[:, :1])]
         for step in self.raises:
@@ -169,7 +169,7 @@ class SphericalHarmonics(nn.Module):
         return torch.cat([values[degree] for degree in self.degrees], dim=1)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, harmonics: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, harmonics: Tensor) -> Tensor:
         """From dE/dY and Y to dE/du of the solid harmonics, [E, 3], taken at the unit vector.
 
         Its radial part is not meaningful: the caller projects it out.

@@ -3,7 +3,7 @@
 from typing import List
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: Elements of the largest temporary tensor on a CPU: it stays in the cache of one core.
 CPU_ELEMENTS = 2**18
@@ -44,13 +44,13 @@ def block_limits() -> List[int]:
     return [CPU_ELEMENTS, GPU_ELEMENTS]
 
 
-def block_size(tensor: torch.Tensor, elements: int, limits: List[int]) -> int:
+def block_size(tensor: Tensor, elements: int, limits: List[int]) -> int:
     """How many items to work on at a time, each with a temporary tensor of so many elements."""
     limit = limits[1] if tensor.is_cuda else limits[0]
     return max(1, limit // max(1, elements))
 
 
-def prefix_view(buffer: torch.Tensor, shape: List[int]) -> torch.Tensor:
+def prefix_view(buffer: Tensor, shape: List[int]) -> Tensor:
     """The beginning of a flat buffer, in some shape."""
     size = 1
     for length in shape:

@@ -8,7 +8,7 @@ every triple.
 from typing import Any, List, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.dense import Dense, dense_layer
 from openmm_les.networks.blocks.weights import State, strip_prefix
@@ -24,20 +24,20 @@ class Normalization(nn.Module):
         self.weight = nn.Buffer(state.get("weight", torch.ones(0)))
         self.bias = nn.Buffer(state.get("bias", torch.zeros(0)))
 
-    def _scaled(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _scaled(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """Values with mean 0 and variance 1, and what they were multiplied with."""
         centred = x - x.mean(-1, keepdim=True)
         scale = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + self.epsilon)
         return centred * scale, scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., n] to [..., n]."""
         if not self.active:
             return x
         return self._scaled(x)[0] * self.weight + self.bias
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         """From dE/d(output) and the input to dE/d(input)."""
         if not self.active:
             return grad
@@ -55,13 +55,13 @@ class _Step(nn.Module):
         self.norm = norm
         self.layer = layer
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        out: torch.Tensor = self.layer(y * torch.sigmoid(y))
+        out: Tensor = self.layer(y * torch.sigmoid(y))
         return out
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         y = self.norm(x)
         s = torch.sigmoid(y)
         inner = self.layer.backward(grad) * (s * (1.0 + y * (1.0 - s)))
@@ -81,16 +81,16 @@ class _Branch(nn.Module):
         self.reversed: Any = nn.ModuleList(steps[::-1])
         self.norm = norms[-1]
 
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def forward(self, x: Tensor) -> Tuple[Tensor, List[Tensor]]:
         """The result, and the inputs of all steps and of the last normalisation."""
-        inputs: List[torch.Tensor] = [x]
+        inputs: List[Tensor] = [x]
         for step in self.steps:
             x = step(x)
             inputs.append(x)
         return self.norm(x), inputs
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, inputs: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: Tensor, inputs: List[Tensor]) -> Tensor:
         grad = self.norm.backward(grad, inputs[-1])
         last = len(inputs) - 2
         for k, step in enumerate(self.reversed):
@@ -111,16 +111,16 @@ class GatedNetwork(nn.Module):
         self.value = _Branch(strip_prefix(state, "value."))
         self.gate = _Branch(strip_prefix(state, "gate."))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., 2 H], results of the first maps of value and gate, to [..., out]."""
         halves = x.chunk(2, -1)
         value, _ = self.value(halves[0])
         gate, _ = self.gate(halves[1])
-        result: torch.Tensor = value * torch.sigmoid(value) * torch.sigmoid(gate)
+        result: Tensor = value * torch.sigmoid(value) * torch.sigmoid(gate)
         return result
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, grad: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
         """From dE/d(output) [..., out] and the input to the output again and dE/d(input)."""
         halves = x.chunk(2, -1)
         value, value_inputs = self.value(halves[0])

@@ -3,7 +3,7 @@
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.radial import polynomial_envelope
 
@@ -21,7 +21,7 @@ class ZBLRepulsion(nn.Module):
     """
 
     def __init__(
-        self, zbl: Mapping[str, Any], radii: torch.Tensor, numbers: Sequence[int], cutoff: float
+        self, zbl: Mapping[str, Any], radii: Tensor, numbers: Sequence[int], cutoff: float
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
@@ -38,9 +38,7 @@ class ZBLRepulsion(nn.Module):
         self.coefficients = nn.Buffer(torch.tensor(zbl["coefficients"], dtype=torch.float64))
         self.exponents = nn.Buffer(torch.tensor(zbl["exponents"], dtype=torch.float64))
 
-    def forward(
-        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, distances: Tensor, pairs: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Energies [eV] of one atom of each pair and their derivatives, each of shape [E, 1]."""
         assert pairs is not None
         r = distances.unsqueeze(1).to(self.coefficients.dtype)
@@ -63,9 +61,7 @@ class WithRepulsion(nn.Module):
         self.radial = radial
         self.repulsion = repulsion
 
-    def forward(
-        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, distances: Tensor, pairs: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """See `ExactRadial.forward`."""
         values, slopes = self.radial(distances, pairs)
         energies, forces = self.repulsion(distances, pairs)

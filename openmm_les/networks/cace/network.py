@@ -9,7 +9,7 @@ the sum over neighbours, and the sums are matrix products over the slots.
 from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.blocking import block_limits
@@ -23,8 +23,7 @@ from openmm_les.networks.blocks.geometry import (
 )
 from openmm_les.networks.blocks.radial import BesselBasis, bessel_basis
 from openmm_les.networks.blocks.weights import State, strip_prefix
-from openmm_les.networks.cace.invariants import InvariantFeatures
-from openmm_les.networks.cace.sums import ElementSums, MessageSums
+from openmm_les.networks.cace.features import ElementSums, InvariantFeatures, MessageSums
 from openmm_les.networks.protocol import NetworkModule
 
 #: Added to distances [A] where the original divides vectors by them; 1e-9 relative in the energy.
@@ -44,23 +43,21 @@ class AngularMonomials(nn.Module):
             for entry, axis in zip(known, self.axes, strict=True)
         ]
 
-    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+    def forward(self, unit: Tensor) -> Tensor:
         """From unit vectors [E, 3] to monomials [E, L]."""
-        values: List[torch.Tensor] = [torch.ones_like(unit[:, 0])]
+        values: List[Tensor] = [torch.ones_like(unit[:, 0])]
         for i, parent in enumerate(self.parents):
             if i > 0:
                 values.append(values[parent] * unit[:, self.axes[i]])
         return torch.stack(values, 1)
 
     @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, unit: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
+    def backward(self, grad: Tensor, unit: Tensor, values: Tensor) -> Tensor:
         """From dE/d(monomials), unit vectors and monomials to dE/d(unit vectors)."""
-        pending: List[torch.Tensor] = []
+        pending: List[Tensor] = []
         for i in range(len(self.parents)):
             pending.append(grad[:, i])
-        components: List[torch.Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
+        components: List[Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
         for back in range(len(self.parents) - 1):
             i = len(self.parents) - 1 - back
             axis, parent = self.axes[i], self.parents[i]
@@ -78,9 +75,7 @@ class PairBasis(nn.Module):
         self.angular = angular
         self.offset = _DISTANCE_OFFSET
 
-    def forward(
-        self, positions: torch.Tensor, neighbors: Neighbors
-    ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
+    def forward(self, positions: Tensor, neighbors: Neighbors) -> Tuple[Tensor, Tensor, PairTape]:
         """Monomials [N, K, L] and radial functions [N, K, n]."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.radial.frequencies.dtype)
@@ -93,12 +88,8 @@ class PairBasis(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_angular: torch.Tensor,
-        grad_radial: torch.Tensor,
-        tape: PairTape,
-        reverse: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_angular: Tensor, grad_radial: Tensor, tape: PairTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         """From dE/d(monomials) and dE/d(radial functions); see `pull_back_vectors`."""
         vectors, distances, unit, angular, slopes = tape
         n, k = grad_angular.shape[0], grad_angular.shape[1]
@@ -113,9 +104,9 @@ class PairBasis(nn.Module):
 class MessageTape(NamedTuple):
     """Of a layer after the first."""
 
-    weights: torch.Tensor  #: which an atom sends, for each degree and channel [N, lmax + 1, C].
-    network: List[torch.Tensor]  #: slopes of the network that makes them.
-    mixed: torch.Tensor  #: of `InvariantFeatures`.
+    weights: Tensor  #: which an atom sends, for each degree and channel [N, lmax + 1, C].
+    network: List[Tensor]  #: slopes of the network that makes them.
+    mixed: Tensor  #: of `InvariantFeatures`.
 
 
 class CACETape(NamedTuple):
@@ -123,12 +114,12 @@ class CACETape(NamedTuple):
 
     pairs: PairTape
     neighbors: Neighbors
-    angular: torch.Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
-    radial: torch.Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
-    senders: torch.Tensor  #: embedding of the neighbours' elements [N, K, A].
-    receivers: torch.Tensor  #: factors of the atoms for each channel [C, N].
-    own: torch.Tensor  #: the atoms' embedding as senders, for each channel [N, 1, C].
-    mixed: torch.Tensor  #: of the first layer.
+    angular: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    radial: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    senders: Tensor  #: embedding of the neighbours' elements [N, K, A].
+    receivers: Tensor  #: factors of the atoms for each channel [C, N].
+    own: Tensor  #: the atoms' embedding as senders, for each channel [N, 1, C].
+    mixed: Tensor  #: of the first layer.
     messages: List[MessageTape]  #: of the others.
     heads: HeadsTape
 
@@ -179,12 +170,8 @@ class CACENetwork(NetworkModule):
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, CACETape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, CACETape]:
         """See `Network.short_range`."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         angular, radial, pairs = self.geometry(positions, neighbors)
@@ -193,7 +180,7 @@ class CACENetwork(NetworkModule):
         receivers = self.receiver_channels.index_select(0, species).t()
         own = self.sender_channels.index_select(0, species).unsqueeze(1)
         features, first_mixed = self.features(self.first(angular, radial, senders), receivers)
-        collected: List[torch.Tensor] = [features]
+        collected: List[Tensor] = [features]
         messages: List[MessageTape] = []
         for message in self.messages:
             weights, network = message(features)
@@ -220,19 +207,15 @@ class CACENetwork(NetworkModule):
             ),
         )
 
-    def _received(self, weights: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+    def _received(self, weights: Tensor, neighbors: Tensor) -> Tensor:
         """Weights of the neighbours [N, K, lmax + 1, C]."""
         n, k = neighbors.shape[0], neighbors.shape[1]
         return gather(weights.flatten(1), neighbors).view(n, k, self.degrees, -1)
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: CACETape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: CACETape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         angular, radial, receivers = tape.angular, tape.radial, tape.receivers
         n, k, reverse = angular.shape[0], angular.shape[1], tape.neighbors.reverse

@@ -7,7 +7,7 @@ gathered in slots of their own, so that memory goes with the square of ten.
 from typing import NamedTuple, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: MatGL keeps cosines this far from 1, where the angle has no derivative.
 _COSINE_MARGIN = 1e-7
@@ -16,21 +16,21 @@ _COSINE_MARGIN = 1e-7
 class InnerSlots(NamedTuple):
     """The T slots of each atom for neighbours within the inner cutoff."""
 
-    slots: torch.Tensor  #: flat slot of each inner slot [N * T].
-    reverse: torch.Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
-    used: torch.Tensor  #: whether an inner slot holds a neighbour [N, T].
-    places: torch.Tensor  #: flat inner slot of each slot [N * K].
-    inside: torch.Tensor  #: whether a slot has an inner one [N * K].
-    most: torch.Tensor  #: the largest number of inner neighbours [], which may exceed T.
+    slots: Tensor  #: flat slot of each inner slot [N * T].
+    reverse: Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
+    used: Tensor  #: whether an inner slot holds a neighbour [N, T].
+    places: Tensor  #: flat inner slot of each slot [N * K].
+    inside: Tensor  #: whether a slot has an inner one [N * K].
+    most: Tensor  #: the largest number of inner neighbours [], which may exceed T.
 
 
 class AngleTape(NamedTuple):
     """Unit vectors [N, T, 3], distances [N, T, 1], cosines and angles [N, T, T]."""
 
-    unit: torch.Tensor
-    distances: torch.Tensor
-    cosines: torch.Tensor
-    angles: torch.Tensor
+    unit: Tensor
+    distances: Tensor
+    cosines: Tensor
+    angles: Tensor
 
 
 class InnerBonds(nn.Module):
@@ -41,9 +41,7 @@ class InnerBonds(nn.Module):
         self.cutoff = cutoff
         self.capacity = 0
 
-    def forward(
-        self, distances: torch.Tensor, used: torch.Tensor, reverse: torch.Tensor
-    ) -> InnerSlots:
+    def forward(self, distances: Tensor, used: Tensor, reverse: Tensor) -> InnerSlots:
         """The inner slots, from distances [N, K] [A], and whether slots hold a neighbour [N, K]."""
         n, k = distances.shape[0], distances.shape[1]
         near = used & (distances <= self.cutoff)
@@ -76,15 +74,15 @@ class AngleBasis(nn.Module):
     leaves nothing of them.
     """
 
-    def __init__(self, frequencies: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, frequencies: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.limit = 1.0 - _COSINE_MARGIN
         self.frequencies = nn.Buffer(frequencies.to(dtype))
 
-    def _phases(self, angles: torch.Tensor) -> torch.Tensor:
+    def _phases(self, angles: Tensor) -> Tensor:
         return angles.to(self.frequencies.dtype).unsqueeze(3) * self.frequencies
 
-    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, AngleTape]:
+    def forward(self, vectors: Tensor) -> Tuple[Tensor, AngleTape]:
         """Functions of the angles [N, T, T, 2 F + 1], cosines first.
 
         Vectors [N, T, 3] [A], float64, point to an atom from its inner neighbours.
@@ -98,7 +96,7 @@ class AngleBasis(nn.Module):
         return values, AngleTape(unit, distances, cosines, angles)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, tape: AngleTape) -> torch.Tensor:
+    def backward(self, grad: Tensor, tape: AngleTape) -> Tensor:
         """From dE/d(functions) to dE/d(vectors), float64."""
         unit, distances, cosines, angles = tape
         phases = self._phases(angles)
