@@ -43,9 +43,9 @@ class Options:
             raise self._wrong(name, "a positive number", value)
         return float(value)
 
-    def text(self, name: str, default: str | None) -> str | None:
+    def text(self, name: str) -> str | None:
         """A word, or None."""
-        value = self._values.get(name, default)
+        value = self._values.get(name)
         if value is not None and not isinstance(value, str):
             raise self._wrong(name, "a word or None", value)
         return value
@@ -65,9 +65,9 @@ class Options:
             raise self._wrong("num_features", f"an integer or {lmax + 1} of them", value)
         return list(counts)
 
-    def widths(self, name: str, default: tuple[int, ...] | None) -> list[int] | None:
+    def widths(self, name: str) -> list[int] | None:
         """Lengths of the hidden layers of a network, none of them perhaps; or no network."""
-        value = self._values.get(name, default)
+        value = self._values.get(name)
         if value is None:
             return None
         whole = isinstance(value, list | tuple) and all(type(w) is int and w > 0 for w in value)

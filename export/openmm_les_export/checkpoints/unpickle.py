@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import logging
 import os
 import pickletools
@@ -189,7 +190,11 @@ def _open_archive(file: Path, content: bytes) -> Archive:
         raise ModelFileError(
             f"model: {file}: this is a TorchScript archive; export from the original .model file"
         )
-    if "data.pkl" not in archive or not all(m.stored for m in archive.members.values()):
+    if "data.pkl" not in archive:
+        raise ModelFileError(
+            f"model: {file} is a zip archive without data.pkl, not one of torch.save; {_expected()}"
+        )
+    if not all(member.stored for member in archive.members.values()):
         raise ModelFileError(
             f"model: {file} is a zip archive, but not one that torch.save writes; {_expected()}"
         )
@@ -226,16 +231,14 @@ def scan_globals(data: bytes) -> Iterator[str]:
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
     """
     stream = io.BytesIO(data)
-    first = True
-    while True:
+    for number in itertools.count():
         try:
             yield from _scan_one(stream)
         except Exception as error:  # pickletools has no error type of its own for all of them
             # After the pickles of an old torch file come raw numbers.
-            if first:
+            if number == 0:
                 raise Damage(f"no pickle ({type(error).__name__})") from error
             return
-        first = False
 
 
 def _scan_one(stream: io.BytesIO) -> Iterator[str]:

@@ -15,8 +15,6 @@ from openmm_les_export.families.les_parameters import MODEL_FILE
 
 State = dict[str, torch.Tensor]
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-
 
 def canonical_form(
     opened: ModelFile,
@@ -35,7 +33,7 @@ def canonical_form(
     `references` says where the isolated-atom energies come from, `origins` the same of those LES
     parameters that are not from the file.
     """
-    if dtype not in _DTYPES:
+    if dtype not in (torch.float32, torch.float64):
         raise unsupported("weights", "float32 or float64", dtype)
     canonical = CanonicalModel(
         family=opened.family.name,
@@ -48,7 +46,7 @@ def canonical_form(
             "sha256": opened.sha256,
             "class": opened.kind,
             "vintage": vintage,
-            "dtype": _DTYPES[dtype],
+            "dtype": str(dtype).removeprefix("torch."),
         },
         provenance={
             **dict.fromkeys(les, MODEL_FILE),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFACTORS = (90.0474, 90.4756)
 #: Where a parameter comes from that a configuration leaves out.
 DEFAULT = "default of the les package"
-_STATES = {"removed": True, "kept": False}
+_STATES: dict[str | None, bool | None] = {"removed": True, "kept": False, None: None}
 #: Names of options, as people know them.
 NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
 #: What files may not hold: its name for people, and how they say it.
@@ -47,26 +47,23 @@ class LESChoice:
 
 def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESChoice:
     """From options to a choice."""
-    origins = {}
-    if norm_factor is not None:
-        origins["prefactor"] = NORM_FACTOR
-        number = isinstance(norm_factor, int | float) and not isinstance(norm_factor, bool)
-        if not number or not math.isfinite(norm_factor) or norm_factor <= 0:
-            raise InputError(
-                f"norm factor: expected a positive number [eV A], such as {PREFACTORS[0]} or "
-                f"{PREFACTORS[1]}, got {norm_factor!r}"
-            )
-    if self_interaction is not None:
-        origins["remove_self_interaction"] = SELF_INTERACTION
-        if self_interaction not in _STATES:
-            raise InputError(
-                f"self-interaction: expected 'removed' or 'kept', got {self_interaction!r}"
-            )
-    return LESChoice(
-        None if norm_factor is None else float(norm_factor),
-        None if self_interaction is None else _STATES[self_interaction],
-        origins,
-    )
+    number = isinstance(norm_factor, int | float) and not isinstance(norm_factor, bool)
+    if norm_factor is not None and not (number and 0 < norm_factor < math.inf):
+        raise InputError(
+            f"norm factor: expected a positive number [eV A], such as {PREFACTORS[0]} or "
+            f"{PREFACTORS[1]}, got {norm_factor!r}"
+        )
+    if self_interaction not in _STATES:
+        raise InputError(
+            f"self-interaction: expected 'removed' or 'kept', got {self_interaction!r}"
+        )
+    prefactor = None if norm_factor is None else float(norm_factor)
+    given = {
+        "prefactor": (NORM_FACTOR, norm_factor),
+        "remove_self_interaction": (SELF_INTERACTION, self_interaction),
+    }
+    origins = {name: option for name, (option, value) in given.items() if value is not None}
+    return LESChoice(prefactor, _STATES[self_interaction], origins)
 
 
 def read_with_choice(

@@ -83,7 +83,7 @@ class _Reader:
             options.integer(f"dim_{name}_embedding", 64, 1) for name in ("atom", "bond", "angle")
         )
         self._functions = options.integer("max_n", 9, 1)
-        self._norm = options.text("normalization", None) == "layer"
+        self._norm = options.text("normalization") == "layer"
         self._norm_hidden = options.flag("normalize_hidden", False)
 
     def network(self, scale: float) -> dict[str, Any]:
@@ -92,11 +92,9 @@ class _Reader:
         cutoffs = {name: options.positive(name) for name in ("cutoff", "threebody_cutoff")}
         bessel, fourier = self._functions, options.integer("max_f", 4, 0)
         state["atoms"] = self._take("atom_embedding.weight", (-1, self._atoms))
-        for name, source, cutoff in (
-            ("bond_frequencies", "bond_expansion", cutoffs["cutoff"]),
-            ("inner_frequencies", "threebody_bond_expansion", cutoffs["threebody_cutoff"]),
-        ):
-            state[name] = self._take(f"{source}.frequencies", (bessel,)) / cutoff
+        for name, prefix in (("bond", ""), ("inner", "threebody_")):
+            frequencies = self._take(f"{prefix}bond_expansion.frequencies", (bessel,))
+            state[f"{name}_frequencies"] = frequencies / cutoffs[f"{prefix}cutoff"]
         state["angle_frequencies"] = self._take("angle_expansion.frequencies", (fourier + 1,))
         state["bonds"] = self._map("bond_embedding.layers.0", bessel, self._bonds)
         # Cosines and sines alternate in the file; here the cosines come first.
@@ -137,19 +135,9 @@ class _Reader:
         options, bonds = self._options, self._bonds
         pair = [self._atoms, bonds, self._atoms]
         triple = [bonds, self._angles, self._atoms, bonds]
-        shared, own = (
-            options.text(f"{name}_bond_weights", default)
-            for name, default in (("shared", "both"), ("layer", None))
-        )
-        hidden = {
-            name: options.widths(f"{name}_hidden_dims", default)
-            for name, default in (
-                ("atom_conv", (64,)),
-                ("bond_update", None),
-                ("bond_conv", (64,)),
-                ("angle_update", ()),
-            )
-        }
+        shared, own = (options.text(f"{name}_bond_weights") for name in ("shared", "layer"))
+        kinds = ("atom_conv", "bond_update", "bond_conv", "angle_update")
+        hidden = {kind: options.widths(f"{kind}_hidden_dims") for kind in kinds}
         if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
             raise unsupported(
                 "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
@@ -221,7 +209,7 @@ class _Reader:
             self.state[f"{name}.factors.{k}.bias"] = self._take(f"{source}.bias", (width,))
 
     def _readouts(self, scale: float) -> None:
-        hidden = self._options.widths("final_hidden_dims", (64, 64))
+        hidden = self._options.widths("final_hidden_dims")
         widths = [self._atoms, *(hidden or []), 1]
         for name, source in (("energy", "final_layer"), ("charge", "latent_charge_readout")):
             for k in range(len(widths) - 1):

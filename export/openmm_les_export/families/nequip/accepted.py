@@ -87,11 +87,12 @@ LES: Options = any_value("les_args compute_bec")
 LES_ARGUMENTS: Options = {**LES_OPTIONS, **off("use_atomwise"), **dict.fromkeys(MULTIPOLES, OFF)}
 
 
-def _is_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether Lightning wrote it."""
-    return all(
-        isinstance(content.get(name), Mapping) for name in ("hyper_parameters", "state_dict")
-    )
+def _is_checkpoint(content: Mapping[str, Any], network: str) -> bool:
+    """Whether Lightning wrote it, of this network or one that is not known."""
+    parts = (content.get(name) for name in ("hyper_parameters", "state_dict"))
+    if not all(isinstance(part, Mapping) for part in parts):
+        return False
+    return (base_model(_model(content)) == "allegro") is (network == "allegro")
 
 
 def _model(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,18 +109,12 @@ def base_model(model: Mapping[str, Any]) -> str:
 NEQUIP_ACCEPTED = Accepted(
     file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
     frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
-    recognises=lambda content: _is_checkpoint(content) and not _is_allegro(content),
+    recognises=lambda content: _is_checkpoint(content, "nequip"),
     kind=lambda content: str(_model(content).get("_target_")),
 )
 ALLEGRO_ACCEPTED = replace(
-    NEQUIP_ACCEPTED,
-    file="",
-    recognises=lambda content: _is_checkpoint(content) and _is_allegro(content),
+    NEQUIP_ACCEPTED, file="", recognises=lambda content: _is_checkpoint(content, "allegro")
 )
-
-
-def _is_allegro(content: Mapping[str, Any]) -> bool:
-    return base_model(_model(content)) == "allegro"
 
 
 def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
