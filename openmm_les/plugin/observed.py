@@ -28,20 +28,16 @@ from openmm_les.plugin.mixed.links import Link
 
 @dataclass(frozen=True)
 class Observed:
-    """The atoms of a model in a System.
-
-    Attributes:
-        artifact: the model.
-        numbers: atomic numbers of the atoms of the model: ML atoms, then link atoms.
-        particles: of the System: ML atoms, then an MM atom for each link.
-        periodic: whether the model sees periodic images of its atoms.
-        geometry: from `particles` to the atoms of the model; None if these are the same.
-    """
+    """The atoms of a model in a System."""
 
     artifact: Artifact
+    #: Of the atoms of the model: ML atoms, then link atoms.
     numbers: tuple[int, ...]
+    #: Of the System: ML atoms, then an MM atom for each link.
     particles: tuple[int, ...]
+    #: Whether the model sees periodic images of its atoms.
     periodic: bool
+    #: From `particles` to the atoms of the model; None if these are the same.
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
@@ -59,13 +55,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Atoms of the model in one structure.
-
-    Attributes:
-        positions: shape (n, 3) [A].
-        geometry: see `Observed`.
-        arrangement: what it returned.
-    """
+    """Atoms of the model in one structure, shape (n, 3) [A]."""
 
     positions: FloatArray
     geometry: RegionGeometry | None = None
@@ -83,8 +73,7 @@ class Arranged:
     def born_charges(self, values: FloatArray) -> FloatArray:
         """Derivatives by positions of the particles from those by positions of the atoms.
 
-        Args:
-            values: dP_a/dr_b, shape (n, 3, 3).
+        These are dP_a/dr_b, shape (n, 3, 3).
         """
         if self.geometry is None or self.arrangement is None:
             return values
@@ -96,11 +85,7 @@ class Arranged:
 
 
 def in_system(system: openmm.System) -> Observed:
-    """The model that a PythonForce of this package brings into a System.
-
-    Raises:
-        InputError: there is none, or several.
-    """
+    """The model that a PythonForce of this package brings into a System; the only one."""
     found = models_in(system)
     if len(found) != 1:
         raise InputError(
@@ -140,18 +125,7 @@ def in_topology(
     system: openmm.System,
     atoms: Iterable[int] | None,
 ) -> Observed:
-    """A model for atoms that the user names.
-
-    Args:
-        model: name, or path of an artifact.
-        topology: elements, bonds and box.
-        system: of the simulation.
-        atoms: indices; None for all.
-
-    Raises:
-        InputError: atoms that the model cannot describe, or a selection that cuts bonds.
-        ArtifactError, DownloadError: the model cannot be had.
-    """
+    """A model, given by name or path, for atoms by their indices in the topology; None for all."""
     artifact = catalog.open_model(model)
     region = Region.from_topology(topology, system, atoms, artifact.elements)
     inside = set(region.particles)
@@ -168,11 +142,7 @@ def in_topology(
 
 
 def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:
-    """Masses [u] of particles that move by themselves, shape (n,).
-
-    Raises:
-        InputError: one of them is a virtual site, which has no velocity of its own.
-    """
+    """Masses [u] of particles that move by themselves, shape (n,)."""
     sites = [particle for particle in particles if system.isVirtualSite(particle)]
     if sites:
         raise InputError(
