@@ -1,9 +1,7 @@
 """A CACE-LES model by the equations of the paper, for verification of what was exported.
 
-Cheng, npj Comput. Mater. 10, 157 (2024). The original code is not on PyPI, so that the numbers come
-from a second evaluation: tensors straight from the file's records, every pair with its full edge
-basis, derivatives by torch. It shares nothing with the reader and the network of the run-time
-package but the records, and was itself compared with the original code's numbers.
+Cheng, npj Comput. Mater. 10, 157 (2024). It shares nothing with the reader and the network but the
+file's records, and was compared with the numbers of the original code, which is not on PyPI.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """A CHGNet-LES model by its equations, for verification of what was exported.
 
-Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. The original code is not on
-PyPI, so that the numbers come from a second evaluation: tensors straight from the file, lists of
-bonds and of angles, derivatives by torch. It shares nothing with the reader and the network of the
-run-time package but the opened file, and was itself compared with the original code's numbers.
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. It shares nothing with the
+reader and the network but the opened file, and was compared with the original code's numbers.
 """
 
 from __future__ import annotations

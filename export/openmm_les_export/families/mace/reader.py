@@ -1,6 +1,5 @@
-"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
+"""Reads MACE-LES models: a ``.model`` file becomes the form of ``docs/reference/formats/mace.md``.
 
-The form is that of ``docs/reference/formats/mace.md``.
 Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 

@@ -1,7 +1,6 @@
 """The original model, for verification: networks of nequip and allegro with the weights of a file.
 
-NequIP-LES itself needs the les package; it adds to these networks a readout of charges, which is
-made of their modules here. No other file imports nequip.
+The readout of charges that NequIP-LES adds is made of their modules. No other file imports nequip.
 """
 
 from __future__ import annotations
