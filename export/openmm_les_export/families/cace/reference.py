@@ -15,7 +15,7 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
-from openmm_les_export.verification.reference import AutogradReference, equations
+from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 
 def reference(opened: ModelFile, canonical: CanonicalModel) -> CACEReference:
@@ -84,9 +84,7 @@ class CACEReference(AutogradReference):
         unit = vectors / (r + 1e-9)  # as the original does
         frequencies = tensors["radial_basis.bessel_weights"].view(1, -1)
         x, p = r / self.cutoff, float(tensors["cutoff_fn.p"])
-        envelope = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
-        envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
-        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope
+        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope(x, p)
         monomials = [
             (unit ** torch.tensor(entry, dtype=torch.float64)).prod(1)
             for entry in self._exponents()
