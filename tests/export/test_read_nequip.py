@@ -14,6 +14,7 @@ from openmm_les_export import export, read_model
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.e3nn_weights import activation_constant
 from openmm_les_export.families.nequip.reader import SILU, TANH
+from openmm_les_export.families.nequip.reference import NequIPReference
 from openmm_les_export.verification.probes import probe_structures
 from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
 from support.evaluation import eager, of_module, of_probe
@@ -110,8 +111,6 @@ def artifact_of(folder, shape) -> artifacts.Artifact:
 @pytest.mark.nequip
 @pytest.mark.parametrize("shape", [*SHAPES, *ALLEGRO_SHAPES])
 def test_every_shape_equals_nequip(folder, shape):
-    from openmm_les_export.families.nequip.reference import NequIPReference
-
     path = file_of(folder, shape)
     model = read_model(path, **LES)
     reference = NequIPReference(open_model(path), model)
@@ -403,8 +402,6 @@ def test_calibration_of_a_trained_model():
 @pytest.mark.parametrize("name", NEQUIP_MODELS)
 def test_the_reference_reproduces_the_original_code(name):
     """What exports are verified against is nequip with the weights of a file."""
-    from openmm_les_export.families.nequip.reference import NequIPReference
-
     path = model_file(name)
     reference = NequIPReference(open_model(path), read_model(path, **LES_CHOICES[name]))
     for entry in references(name)[:3]:

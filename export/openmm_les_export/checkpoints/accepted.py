@@ -1,8 +1,7 @@
 """Tables of all that is accepted in the files of a family; anything else is refused by name.
 
-A variant of a network that computes something else is thus never mistaken for one that is known.
-One rule holds for all tables: an attribute or option that is off or empty never refuses a file, one
-that is on and not in the table always does.
+An attribute or option that is off or empty never refuses a file, one that is on and not in the
+table always does: no variant that computes something else is mistaken for one that is known.
 """
 
 from __future__ import annotations

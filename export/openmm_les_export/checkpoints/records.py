@@ -1,7 +1,6 @@
 """Inert records: what a pickled module holds, without its class.
 
-A record stores the constructor arguments and the state that a pickle gives it. It has no behaviour
-of the original class; readers take tensors, submodules and options out of it by name.
+They store constructor arguments and state; readers take tensors, submodules and options by name.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Reads a model file as inert records: nothing the file names is imported or executed.
 
-A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
-opening one is running it. Here every class in the tables of a family (`accepted`) has a stand-in
-that only stores what it is given, names that are not listed are refused before anything is rebuilt,
-and `openmm_les.files.pickles` makes the rest. The file is read once.
+Every class in the tables of a family (`accepted`) has a stand-in that only stores what it is given;
+names that are not listed are refused before `openmm_les.files.pickles` rebuilds anything.
 """
 
 from __future__ import annotations

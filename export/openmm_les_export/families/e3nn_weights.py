@@ -1,8 +1,7 @@
-"""Effective weights of e3nn's layers, from their records.
+"""Effective weights of e3nn's layers, from their records; a linear map acts as ``x @ W``.
 
-Row-vector convention: a linear map acts as ``x @ W``. Every normalisation that e3nn multiplies in
-at run time (path weights, activation constants, square roots of widths) is multiplied into the
-weights, in float64. Path weights are those of the file, whatever e3nn's conventions of the day.
+Every normalisation that e3nn multiplies in at run time (path weights of the file, activation
+constants, square roots of widths) is multiplied into the weights, in float64.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads CACE-LES models: a ``.pth`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/cace.md``.
-Only torch is needed, neither cace nor the les package. The formulas are those of Cheng, npj
-Comput. Mater. 10, 157 (2024).
+No more than torch is needed. The form is that of ``docs/reference/formats/cace.md``, the formulas
+are those of Cheng, npj Comput. Mater. 10, 157 (2024).
 """
 
 from __future__ import annotations

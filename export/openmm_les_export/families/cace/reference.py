@@ -1,9 +1,7 @@
 """A CACE-LES model by the equations of the paper, for verification of what was exported.
 
-Cheng, npj Comput. Mater. 10, 157 (2024). The original code is not on PyPI, so that the numbers come
-from a second evaluation: tensors straight from the file's records, every pair with its full edge
-basis, derivatives by torch. It shares nothing with the reader and the network of the run-time
-package but the records, and was itself compared with the original code's numbers.
+Cheng, npj Comput. Mater. 10, 157 (2024). It shares nothing with the reader and the network but the
+file's records, and was compared with the numbers of the original code, which is not on PyPI.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
-from openmm_les_export.verification.reference import AutogradReference, equations
+from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 
 def reference(opened: ModelFile, canonical: CanonicalModel) -> CACEReference:
@@ -86,9 +84,7 @@ class CACEReference(AutogradReference):
         unit = vectors / (r + 1e-9)  # as the original does
         frequencies = tensors["radial_basis.bessel_weights"].view(1, -1)
         x, p = r / self.cutoff, float(tensors["cutoff_fn.p"])
-        envelope = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
-        envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
-        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope
+        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope(x, p)
         monomials = [
             (unit ** torch.tensor(entry, dtype=torch.float64)).prod(1)
             for entry in self._exponents()

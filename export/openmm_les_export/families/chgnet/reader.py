@@ -1,8 +1,7 @@
 """Reads CHGNet-LES models saved by MatGL: a directory becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/chgnet.md``.
-Only torch is needed, and no class that the files name is imported. The formulas are those of Deng
-et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
+No more than torch is needed. The form is that of ``docs/reference/formats/chgnet.md``, the formulas
+are those of Deng et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
 """
 
 from __future__ import annotations

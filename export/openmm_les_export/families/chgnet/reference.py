@@ -1,9 +1,7 @@
 """A CHGNet-LES model by its equations, for verification of what was exported.
 
-Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. The original code is not on
-PyPI, so that the numbers come from a second evaluation: tensors straight from the file, lists of
-bonds and of angles, derivatives by torch. It shares nothing with the reader and the network of the
-run-time package but the opened file, and was itself compared with the original code's numbers.
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. It shares nothing with the
+reader and the network but the opened file, and was compared with the original code's numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.atomic_energies import atomic_number
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.chgnet.accepted import ARGUMENTS, STATE
-from openmm_les_export.verification.reference import AutogradReference, equations
+from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 silu = torch.nn.functional.silu
 
@@ -100,9 +98,7 @@ class CHGNetReference(AutogradReference):
         values = math.sqrt(2 / cutoff) * torch.sin(torch.outer(r / cutoff, frequencies))
         values = values / r.unsqueeze(1)
         x, p = values / cutoff, int(self._options["cutoff_exponent"])
-        envelope = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
-        envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
-        return values * torch.where(values <= cutoff, envelope, 0.0)
+        return values * torch.where(values <= cutoff, envelope(x, p), 0.0)
 
     def _factor(self, shared: str, own: str, basis: Tensor) -> Tensor:
         """Product of the factors that there are, [E, width] or [1, 1]."""
@@ -119,13 +115,8 @@ class CHGNetReference(AutogradReference):
     def _dense(self, name: str, x: Tensor) -> Tensor:
         """Linear maps with silu between them, and normalisation where the file has one."""
         prefix = f"model.{name}.layers."
-        depth = len(
-            {
-                key[len(prefix) :].split(".")[0]
-                for key in self._tensors
-                if key[: len(prefix)] == prefix
-            }
-        )
+        own = (key.removeprefix(prefix) for key in self._tensors if key.startswith(prefix))
+        depth = len({key.split(".")[0] for key in own})
         hidden = bool(self._options["normalize_hidden"])
         for k in range(depth):
             x = self._linear(f"{name}.layers.{k}", x)

@@ -1,7 +1,7 @@
-"""The head of a MACE model: several sets of readouts, references, scale and shift on one network.
+"""The head of a MACE model: one of several sets of readouts, references, scale and shift.
 
-Models that were fine-tuned, or trained on several levels of theory, have a head for each. Each is a
-model of its own; an artifact holds one.
+Fine-tuned models, and those trained on several levels of theory, have a head for each; an artifact
+holds one.
 """
 
 from __future__ import annotations

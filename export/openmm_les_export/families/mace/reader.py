@@ -1,6 +1,5 @@
-"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
+"""Reads MACE-LES models: a ``.model`` file becomes the form of ``docs/reference/formats/mace.md``.
 
-The form is that of ``docs/reference/formats/mace.md``.
 Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 
@@ -25,9 +24,14 @@ from openmm_les_export.families.canonical_form import (
     store_network,
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
-from openmm_les_export.families.mace import monomials
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.families.mace.monomials import (
+    CUBIC,
+    MAX_ORDER,
+    coupling_monomials,
+    reduce_rank,
+)
 from openmm_les_export.families.mace.radial import radial_basis, zbl_repulsion
 from openmm_les_export.options import ModelOptions
 
@@ -108,7 +112,7 @@ def _layers(
             output_lmax = 0
         layer |= _product(product, state, prefix, output_lmax, lmax)
         maps = e3nn_weights.species_linear_by_degree(interaction.module("skip_tp"), elements)
-        if not _is_residual(interaction):
+        if "Residual" not in interaction.kind:
             # There it acts on the neighbour sums, and nothing goes past the product basis.
             for degree in range(lmax + 1):
                 state[f"{prefix}selector.{degree}"] = maps[degree]
@@ -118,11 +122,6 @@ def _layers(
         layers.append(layer)
         node_lmax = output_lmax
     return layers
-
-
-def _is_residual(interaction: Record) -> bool:
-    """Whether a block hands an atom's own features on, past the product basis."""
-    return "Residual" in interaction.kind
 
 
 def _interaction(
@@ -203,12 +202,10 @@ def _product(
     contractions = record.items("symmetric_contractions.contractions")
     outputs = e3nn_weights.linear_by_degree(record.module("linear"))
     orders = [
-        integer_order(
-            f"{each.path}.correlation", each.number("correlation"), 1, monomials.MAX_ORDER
-        )
+        integer_order(f"{each.path}.correlation", each.number("correlation"), 1, MAX_ORDER)
         for each in contractions[: output_lmax + 1]
     ]
-    highest = max(monomials.CUBIC, *orders)
+    highest = max(CUBIC, *orders)
     for degree in range(output_lmax + 1):
         basis, weights = _contraction(
             contractions[degree], orders[degree], degree, (lmax + 1) ** 2, highest
@@ -240,9 +237,9 @@ def _contraction(
             )
         check_large(record.path, *[size + 1] * highest)
         check_large(record.path, count, 2 * degree + 1, math.comb(size + highest, highest))
-        bases.append(monomials.coupling_monomials(coupling, nu, highest))
+        bases.append(coupling_monomials(coupling, nu, highest))
         weights.append(weight)
-    return monomials.reduce_rank(bases, weights)
+    return reduce_rank(bases, weights)
 
 
 def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Record | None]]:

@@ -25,7 +25,12 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
-from openmm_les_export.verification.reference import ORIGINAL, Array, AutogradReference
+from openmm_les_export.verification.reference import (
+    ORIGINAL,
+    Array,
+    AutogradReference,
+    double_precision,
+)
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
 _UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -61,17 +66,6 @@ def _import_mace() -> tuple[ModuleType, ModuleType, Any]:
     return blocks, o3, get_neighborhood
 
 
-@contextlib.contextmanager
-def _double_precision() -> Iterator[None]:
-    """Makes float64 torch's default, which is the precision of numbers in mace-torch's code."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
-
-
 class MACEReference(AutogradReference):
     """A MACE-LES model in float64, evaluated with mace-torch's blocks."""
 
@@ -97,11 +91,8 @@ class MACEReference(AutogradReference):
         sender, receiver = torch.tensor(edges, dtype=torch.int64)
         return sender, receiver, torch.tensor(shifts)
 
-    @contextlib.contextmanager
-    def _settings(self) -> Iterator[None]:
-        with warnings.catch_warnings(), _double_precision():
-            warnings.simplefilter("ignore")  # of e3nn's compiled code
-            yield
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        return double_precision()  # that of numbers in mace-torch's code
 
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
@@ -143,8 +134,7 @@ class MACEReference(AutogradReference):
 def _build(record: Record, head: Head) -> Any:
     """The short-range network: each block made from its record, then given its weights."""
     blocks, o3, _ = _import_mace()
-    with _double_precision(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with double_precision():
         network: Any = torch.nn.Module()
         linear = record.module("node_embedding.linear")
         network.node_embedding = blocks.LinearNodeEmbeddingBlock(

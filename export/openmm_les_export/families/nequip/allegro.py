@@ -1,8 +1,7 @@
 """Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/nequip.md``.
-Only torch is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
-Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
+No more than torch is needed. The form is that of ``docs/reference/formats/nequip.md``, the formulas
+are those of Musaelian et al., Nat. Commun. 14, 579 (2023); couplings are in the file.
 """
 
 from __future__ import annotations

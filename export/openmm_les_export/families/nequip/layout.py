@@ -1,8 +1,6 @@
 """How NequIP's features and weights are laid out: irreps, paths and blocks of every layer.
 
-Nothing of this stands in a checkpoint, whose weights are flat. It follows from a few options by the
-rules of nequip and of e3nn's equivariant layers, which are written down here and verified against
-them.
+A checkpoint's weights are flat: this follows from a few options by the rules of nequip and e3nn.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/nequip.md``.
-Only torch is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
-names is imported. The formulas are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
+No more than torch is needed. The form is that of ``docs/reference/formats/nequip.md``, the formulas
+are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The original model, for verification: networks of nequip and allegro with the weights of a file.
 
-NequIP-LES itself needs the les package; it adds to these networks a readout of charges, which is
-made of their modules here. No other file imports nequip.
+The readout of charges that NequIP-LES adds is made of their modules. No other file imports nequip.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version as installed
 from typing import Any
@@ -22,7 +20,7 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.nequip.accepted import base_model, check_configuration
 from openmm_les_export.families.nequip.checkpoint import HYPER, NETWORK, STATE, version
 from openmm_les_export.families.nequip.layout import NATURAL_PARITY
-from openmm_les_export.verification.reference import ORIGINAL, AutogradReference
+from openmm_les_export.verification.reference import ORIGINAL, AutogradReference, double_precision
 
 _CHARGES = "charges_of_atoms"
 #: Options that a network does not take.
@@ -71,14 +69,8 @@ def _undisturbed() -> Iterator[None]:
     """Keeps warnings, default precision and random numbers as they were: nequip sets them."""
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    dtype = torch.get_default_dtype()
-    try:
-        with warnings.catch_warnings(), isolate_rng():
-            warnings.simplefilter("ignore")
-            torch.set_default_dtype(torch.float64)
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with isolate_rng(), double_precision():
+        yield
 
 
 def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
