@@ -24,8 +24,8 @@ class ModelOptions:
     atomic_energies: Annotated[
         FilePath | Mapping[Any, Any] | None,
         Option(
-            "Isolated-atom energies [eV] that the training subtracted, where the file does not hold "
-            "them (CACE-LES): such as 1:-13.6,8:-2041.8, or a JSON or YAML file.",
+            "Isolated-atom energies [eV] that the training subtracted, where the file holds none: "
+            "such as 1:-13.6,8:-2041.8, or a JSON or YAML file.",
             "Z:E,...|FILE",
         ),
     ] = None
