@@ -74,9 +74,9 @@ class Network(Protocol[Tape]):
 class NetworkModule(nn.Module):
     """Base of networks, without an inner cutoff.
 
-    All are made by `openmm_les.networks.build_network`, with the canonical hyper-parameters and the
-    canonical float64 weights of their family (``docs/reference/formats``), and its options as
-    keywords.
+    All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels)``: the
+    canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and
+    the arguments of `openmm_les.networks.build_network`, which makes them.
     """
 
     def reserve(self, slots: int) -> None:
