@@ -135,11 +135,10 @@ def check_positions(frames: Sequence[Frame]) -> None:
             f"be in {'nm' if usual < _NEAR else 'pm'}; convert them"
         )
     if of_hydrogen and (bond := float(np.median(of_hydrogen))) > _SHORTEST:
+        other = "Bohr" if bond < _LONGEST else "another unit"
         logger.warning(
-            "the positions seem to be %s, expected A: hydrogen is %.3g from the nearest atom; "
-            "convert them",
-            "in Bohr" if bond < _LONGEST else "in another unit",
-            bond,
+            f"the positions seem to be in {other}, expected A: hydrogen is {bond:.3g} from the "
+            "nearest atom; convert them"
         )
 
 

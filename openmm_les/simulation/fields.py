@@ -19,13 +19,8 @@ from openmm_les.names import options_of
 #: Options of the model that a run has. A compiled model is not among them: its first evaluation is
 #: that of TorchScript, so that a resumed run would not repeat the bits of an uninterrupted one.
 OF_EVALUATION = (
-    "precision",
-    "device",
-    "cudaGraphs",
-    "maxNeighbors",
-    "ewald",
-    "ewaldTolerance",
-    "lesCutoff",
+    *("precision", "device", "cudaGraphs"),
+    *("maxNeighbors", "ewald", "ewaldTolerance", "lesCutoff"),
 )
 
 
