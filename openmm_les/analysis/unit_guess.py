@@ -1,8 +1,7 @@
 """Guesses the unit of reference values, where it is not the expected one.
 
-A useful model reproduces its reference to some per cent. If the two are nearly proportional with a
-factor that converts between units, or changes the sign, the reference is most probably in another
-unit.
+A useful model reproduces its reference to some per cent. If the two are proportional with a factor
+of a conversion, or of the other sign, the reference is most probably in another unit.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ def guess(quantity: str, reference: FloatArray, model: FloatArray) -> Guess | No
 def guess_energy(energies: Sequence[tuple[tuple[int, ...], float, float]]) -> Guess | None:
     """The same for energies, which may have other energies of isolated atoms than the model.
 
-    Args:
-        energies: atomic numbers, reference energy and model energy of each structure.
+    Each structure has its atomic numbers, reference energy and model energy.
     """
     reference = np.array([energy for _, energy, _ in energies])
     model = np.array([energy for *_, energy in energies])

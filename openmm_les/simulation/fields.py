@@ -1,7 +1,4 @@
-"""Types of the settings of a run, and how their fields are described to people.
-
-Imports neither torch nor openmm, so that the command line can show its help at once.
-"""
+"""Types of the settings of a run, and how help describes them; imports no torch, no openmm."""
 
 from __future__ import annotations
 
