@@ -1,7 +1,4 @@
-"""Options of the analysis of simulations and of reference data.
-
-Imports nothing heavy, so that the command line can show its help at once.
-"""
+"""Options of the analysis of simulations and of reference data; imports nothing heavy."""
 
 from __future__ import annotations
 

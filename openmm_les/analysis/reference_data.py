@@ -28,13 +28,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "stress": ("REF_stress", "stress", "dft_stress", "Stress"),
 }
 #: Patterns of names that may be reference values.
-_PATTERNS = {
-    "energy": "energ",
-    "forces": "forc|grad",
-    "dipole": "dipol",
-    "born_charges": "bec|born",
-    "stress": "stress|virial",
-}
+_PATTERNS = {"energy": "energ", "forces": "forc|grad", "dipole": "dipol"}
+_PATTERNS |= {"born_charges": "bec|born", "stress": "stress|virial"}
 #: Arrays of a structure that are no reference values.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
 _KIND = Kind(InputError, "data", "data: {file} is not a file that ASE reads: {reason}")
@@ -137,14 +132,9 @@ def _warn_of_unused(path: Path, frames: Sequence[Frame]) -> None:
         for key in sorted({key for frame in frames for key in frame.unused}):
             if re.search(pattern, key, re.IGNORECASE):
                 logger.warning(
-                    "%s: %s is not compared, since it has none of the names of %s (%s); if it is "
-                    "that, in %s, pass --%s-key",
-                    path,
-                    key,
-                    name.replace("_", " "),
-                    ", ".join(KEYS[name]),
-                    UNITS[name],
-                    name.partition("_")[0],
+                    f"{path}: {key} is not compared, since it has none of the names of "
+                    f"{name.replace('_', ' ')} ({', '.join(KEYS[name])}); if it is that, in "
+                    f"{UNITS[name]}, pass --{name.partition('_')[0]}-key"
                 )
 
 
@@ -239,6 +229,5 @@ def _stored(atoms: Any) -> dict[str, Any]:
 
 
 def _names(atoms: Any) -> str:
-    return ", ".join(name for name in _stored(atoms) if name not in ("numbers", "positions")) or (
-        "none"
-    )
+    names = [name for name in _stored(atoms) if name not in ("numbers", "positions")]
+    return ", ".join(names) or "none"

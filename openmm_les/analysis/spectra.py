@@ -301,10 +301,8 @@ def _temperature(series: TimeSeries, given: float | None) -> tuple[float, str]:
     if stated is not None:
         return stated, f"{stated:g} K, of the series"
     logger.warning(
-        "%s does not say its temperature: %g K are assumed; give that of the simulation "
-        "(--temperature)",
-        series.source,
-        _ROOM_TEMPERATURE,
+        f"{series.source} does not say its temperature: {_ROOM_TEMPERATURE:g} K are assumed; give "
+        "that of the simulation (--temperature)"
     )
     return _ROOM_TEMPERATURE, f"{_ROOM_TEMPERATURE:g} K, assumed"
 
@@ -314,11 +312,9 @@ def check_sampling(interval: float) -> None:
     highest = 0.5 / (interval * units.LIGHT_SPEED)
     if highest < _HYDROGEN:
         logger.warning(
-            "rows every %.3g fs show vibrations up to %.0f cm^-1; what is faster, such as bonds to "
-            "hydrogen, folds back to wrong places: write rows more often, every %.1f fs",
-            1e3 * interval,
-            highest,
-            1e3 * _GOOD_INTERVAL,
+            f"rows every {1e3 * interval:.3g} fs show vibrations up to {highest:.0f} cm^-1; what "
+            "is faster, such as bonds to hydrogen, folds back to wrong places: write rows more "
+            f"often, every {1e3 * _GOOD_INTERVAL:.1f} fs"
         )
 
 
@@ -335,11 +331,8 @@ def _settings(
     longest: float,
     resolution: float,
 ) -> dict[str, str]:
-    made_of = {
-        None: "none",
-        "current": "autocorrelation of the current",
-        "dipole": "autocorrelation of the difference quotient of the dipole",
-    }
+    made_of = {None: "none", "current": "autocorrelation of the current"}
+    made_of["dipole"] = "autocorrelation of the difference quotient of the dipole"
     length = series.time[-1] - series.time[0]
     model = series.header.model
     return {

@@ -1,8 +1,7 @@
 """Guesses the unit of reference values, where it is not the expected one.
 
-A useful model reproduces its reference to some per cent. If the two are nearly proportional with a
-factor that converts between units, or changes the sign, the reference is most probably in another
-unit.
+A useful model reproduces its reference to some per cent. If the two are proportional with a factor
+of a conversion, or of the other sign, the reference is most probably in another unit.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ def guess(quantity: str, reference: FloatArray, model: FloatArray) -> Guess | No
 def guess_energy(energies: Sequence[tuple[tuple[int, ...], float, float]]) -> Guess | None:
     """The same for energies, which may have other energies of isolated atoms than the model.
 
-    Args:
-        energies: atomic numbers, reference energy and model energy of each structure.
+    Each structure has its atomic numbers, reference energy and model energy.
     """
     reference = np.array([energy for _, energy, _ in energies])
     model = np.array([energy for *_, energy in energies])
@@ -135,11 +133,10 @@ def check_positions(frames: Sequence[Frame]) -> None:
             f"be in {'nm' if usual < _NEAR else 'pm'}; convert them"
         )
     if of_hydrogen and (bond := float(np.median(of_hydrogen))) > _SHORTEST:
+        other = "Bohr" if bond < _LONGEST else "another unit"
         logger.warning(
-            "the positions seem to be %s, expected A: hydrogen is %.3g from the nearest atom; "
-            "convert them",
-            "in Bohr" if bond < _LONGEST else "in another unit",
-            bond,
+            f"the positions seem to be in {other}, expected A: hydrogen is {bond:.3g} from the "
+            "nearest atom; convert them"
         )
 
 

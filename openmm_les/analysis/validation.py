@@ -126,13 +126,9 @@ class Validation:
         References differ in these energies (isolated atoms, formation energies, ...), on which
         forces do not depend.
         """
-        both = [
-            (frame, result)
-            for frame, result in zip(self.frames, self.results, strict=True)
-            if frame.energy is not None
-        ]
-        elements = sorted({z for frame, _ in both for z in frame.numbers})
-        counts = np.array([[frame.numbers.count(z) for z in elements] for frame, _ in both])
+        frames = [frame for frame in self.frames if frame.energy is not None]
+        elements = sorted({z for frame in frames for z in frame.numbers})
+        counts = np.array([[frame.numbers.count(z) for z in elements] for frame in frames])
         fractions = counts / counts.sum(axis=1, keepdims=True)
         reference, model = self.pairs("energy")
         shifts = np.linalg.lstsq(fractions, reference - model, rcond=None)[0]
@@ -270,23 +266,19 @@ def _check_units(result: Validation) -> None:
         if result.has(name)
     }
     if result.has("energy"):
-        guesses["energy"] = unit_guess.guess_energy(
-            [
-                (frame.numbers, frame.energy, model.energy)
-                for frame, model in zip(result.frames, result.results, strict=True)
-                if frame.energy is not None and model.energy is not None
-            ]
-        )
+        energies = [
+            (frame.numbers, frame.energy, model.energy)
+            for frame, model in zip(result.frames, result.results, strict=True)
+            if frame.energy is not None and model.energy is not None
+        ]
+        guesses["energy"] = unit_guess.guess_energy(energies)
     for name, guess in guesses.items():
         if guess is not None:
+            keys = ", ".join(result.keys.get(name, [name]))
             logger.warning(
-                "the %s of the reference %s seems to be in %s, expected %s: it is %.4g times that "
-                "of the model; convert it",
-                name.replace("_", " "),
-                f"({', '.join(result.keys.get(name, [name]))})",
-                guess.unit,
-                UNITS[name],
-                guess.factor,
+                f"the {name.replace('_', ' ')} of the reference ({keys}) seems to be in "
+                f"{guess.unit}, expected {UNITS[name]}: it is {guess.factor:.4g} times that of the "
+                "model; convert it"
             )
 
 
@@ -300,10 +292,9 @@ def _check_born_axes(result: Validation) -> None:
             swapped += float(((model.born_charges - other) ** 2).sum())
     if swapped < _CLEARLY_BETTER**2 * error:
         logger.warning(
-            "the Born effective charges of the reference fit better transposed (an RMSE of %.3g of "
-            "the present one): if they are stored as [atom, r, P], as those of SPICE, give "
-            "--born-axes rP",
-            (swapped / error) ** 0.5,
+            "the Born effective charges of the reference fit better transposed (an RMSE of "
+            f"{(swapped / error) ** 0.5:.3g} of the present one): if they are stored as [atom, r, "
+            "P], as those of SPICE, give --born-axes rP"
         )
 
 

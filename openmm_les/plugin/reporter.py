@@ -34,7 +34,7 @@ from openmm_les.plugin.thermostats import temperature_of
 logger = logging.getLogger(__name__)
 
 #: Quantities that spectra are computed from.
-_FOR_SPECTRA = ("dipole", "current", "velocities")
+_FOR_SPECTRA = frozenset(("dipole", "current", "velocities"))
 
 
 class LESReporter:
@@ -100,14 +100,8 @@ class LESReporter:
         device: str | None = None,
         temperature: Any = None,
     ) -> None:
-        wanted = {
-            "dipole": dipole,
-            "current": current,
-            "charges": charges,
-            "born_charges": bornCharges,
-            "les_energy": lesEnergy,
-            "velocities": velocities,
-        }
+        wanted = {"dipole": dipole, "current": current, "charges": charges}
+        wanted |= {"born_charges": bornCharges, "les_energy": lesEnergy, "velocities": velocities}
         self._names = [name for name, value in wanted.items() if value]
         if not self._names:
             raise InputError(
@@ -185,7 +179,7 @@ class LESReporter:
         has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
         step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
         # An integrator that chooses its steps has none yet.
-        if step > 0.0 and has_hydrogen and any(name in _FOR_SPECTRA for name in self._names):
+        if step > 0.0 and has_hydrogen and not _FOR_SPECTRA.isdisjoint(self._names):
             check_sampling(self._interval * step)
 
     def _check_temperature(self, simulation: app.Simulation) -> None:

@@ -20,9 +20,8 @@ def _of_integrator(integrator: Any) -> Iterator[float]:
     if isinstance(integrator, openmm.CompoundIntegrator):
         integrator = integrator.getIntegrator(integrator.getCurrentIntegrator())
     if isinstance(integrator, openmm.CustomIntegrator):
-        names = [
-            integrator.getGlobalVariableName(i) for i in range(integrator.getNumGlobalVariables())
-        ]
+        variables = range(integrator.getNumGlobalVariables())
+        names = [integrator.getGlobalVariableName(variable) for variable in variables]
         if "kT" in names:  # as OpenMM's MTSLangevinIntegrator and openmmtools have it [kJ/mol]
             thermal = integrator.getGlobalVariableByName("kT") * unit.kilojoule_per_mole
             yield from _kelvin(thermal / unit.MOLAR_GAS_CONSTANT_R)

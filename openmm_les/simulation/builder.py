@@ -169,9 +169,8 @@ def constrained_particles(simulation: app.Simulation) -> set[int]:
 
 def draw_velocities(config: RunConfig, simulation: app.Simulation) -> None:
     """Draw velocities at the temperature of the run."""
-    simulation.context.setVelocitiesToTemperature(
-        config.temperature * unit.kelvin, _derive_seed(config, "velocities", "", 0)
-    )
+    seed = _derive_seed(config, "velocities", "", 0)
+    simulation.context.setVelocitiesToTemperature(config.temperature * unit.kelvin, seed)
 
 
 def environment() -> dict[str, Any]:

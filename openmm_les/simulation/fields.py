@@ -1,7 +1,4 @@
-"""Types of the settings of a run, and how their fields are described to people.
-
-Imports neither torch nor openmm, so that the command line can show its help at once.
-"""
+"""Types of the settings of a run, and how help describes them; imports no torch, no openmm."""
 
 from __future__ import annotations
 
@@ -19,13 +16,8 @@ from openmm_les.names import options_of
 #: Options of the model that a run has. A compiled model is not among them: its first evaluation is
 #: that of TorchScript, so that a resumed run would not repeat the bits of an uninterrupted one.
 OF_EVALUATION = (
-    "precision",
-    "device",
-    "cudaGraphs",
-    "maxNeighbors",
-    "ewald",
-    "ewaldTolerance",
-    "lesCutoff",
+    *("precision", "device", "cudaGraphs"),
+    *("maxNeighbors", "ewald", "ewaldTolerance", "lesCutoff"),
 )
 
 

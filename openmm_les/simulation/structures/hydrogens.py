@@ -73,9 +73,9 @@ def check(
             f"structure: expected all hydrogen atoms, got {shorten(found)} in {path}; {remedy}"
         )
     if doubtful:
+        names = residue_names(doubtful)
         logger.warning(
-            "%s: carbon without hydrogen; the structure must have all its hydrogen atoms",
-            residue_names(doubtful),
+            f"{names}: carbon without hydrogen; the structure must have all its hydrogen atoms"
         )
     _check_electrons(topology)
 
@@ -182,7 +182,6 @@ def _check_electrons(topology: app.Topology) -> None:
             odd.extend(residues)
     if odd:
         logger.warning(
-            "%s: an odd number of electrons if neutral; unless this is an ion or a radical, a "
-            "hydrogen atom is missing",
-            residue_names(odd),
+            f"{residue_names(odd)}: an odd number of electrons if neutral; unless this is an ion "
+            "or a radical, a hydrogen atom is missing"
         )
