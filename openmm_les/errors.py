@@ -1,7 +1,4 @@
-"""Errors of this package.
-
-A message names the argument, what was expected, what was given, and what to do.
-"""
+"""Errors of this package: each names the argument, what was expected, what came, what to do."""
 
 from __future__ import annotations
 

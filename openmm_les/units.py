@@ -1,7 +1,6 @@
 """Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
 
-All factors derive from `openmm.unit`, so that the package defines no constant but the permittivity
-of the vacuum and Planck's constant, which `openmm.unit` lacks.
+From `openmm.unit`, but for the permittivity of the vacuum and Planck's constant, which it lacks.
 """
 
 import math

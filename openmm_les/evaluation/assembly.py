@@ -44,6 +44,7 @@ class SystemNetwork(nn.Module):
     def __init__(
         self,
         network: Network[Any],
+        electrostatics: ElectrostaticKernel,
         species: torch.Tensor,
         order: torch.Tensor,
         periodic: bool,
@@ -55,6 +56,7 @@ class SystemNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
+        self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
         self.trim = trim
@@ -78,7 +80,6 @@ class SystemNetwork(nn.Module):
         self.register_buffer("offsets", image_offsets(ranges))
 
     def neighbors(self, atoms: torch.Tensor, cell: torch.Tensor) -> Neighbors:
-        """The neighbour matrix of sorted atoms."""
         return neighbor_matrix(
             atoms,
             cell,
@@ -99,11 +100,7 @@ class SystemNetwork(nn.Module):
         outgrown: torch.Tensor,
         broken: torch.Tensor,
     ) -> torch.Tensor:
-        """The status [], an integer.
-
-        `crowded` is a result of `Network.outgrown`; `outgrown` and `broken` say whether other
-        buffers are too small, and whether a result is not finite.
-        """
+        """The status [], from `Network.outgrown` (`crowded`), other buffers and broken results."""
         finite = torch.isfinite(positions).all()
         if self.periodic:
             finite = finite & torch.isfinite(cell).all()
@@ -125,14 +122,7 @@ class SystemNetwork(nn.Module):
 
 
 class SpecializedModel(SystemNetwork):
-    """Energy and forces of one system.
-
-    Among kernels, `EmbeddedElectrostatics` alone looks at other positions than those of the atoms.
-    """
-
-    def __init__(self, electrostatics: ElectrostaticKernel, **system: Any) -> None:
-        super().__init__(**system)
-        self.electrostatics: ElectrostaticKernel = electrostatics
+    """Energy and forces of one system."""
 
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor

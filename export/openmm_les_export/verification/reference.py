@@ -1,7 +1,4 @@
-"""The common part of references for verification: pairs, a plain LES sum, derivatives by autograd.
-
-The sum follows its definition in float64 and shares no code with the run-time package.
-"""
+"""What references for verification share. The LES sum shares no code with the run-time package."""
 
 from __future__ import annotations
 
@@ -38,8 +35,6 @@ _SPHERE_SLACK = 1e-7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results for one structure."""
-
     energy: float  #: with isolated-atom references [eV]
     forces: Array  #: shape (n, 3) [eV/A]
     charges: Array  #: latent charges, shape (n,) [e]
@@ -82,8 +77,7 @@ class AutogradReference(abc.ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies with references, of atoms [n] or their sum [], and latent charges [n].
 
-        `vectors` [E, 3] [A] are r_receiver - r_sender with the shift of the image; `species` [n]
-        are indices into `elements`.
+        `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """
 
     def _pairs(
@@ -93,7 +87,6 @@ class AutogradReference(abc.ABC):
         return all_pairs(positions, cell, self.cutoff)
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
-        """Settings of torch during an evaluation."""
         return contextlib.nullcontext()
 
 
@@ -109,9 +102,8 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
 def les_energy(
     charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: Mapping[str, float | bool]
 ) -> torch.Tensor:
-    """LES energy by its definition: the full sphere of k vectors, or all pairs.
-
-    Cheng, npj Comput. Mater. 11, 80 (2025); with the self term of the periodic sum kept or removed.
+    """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
+    pairs.
     """
     sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
     self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)

@@ -44,10 +44,7 @@ def reduced_precision() -> str:
 
 
 def forbid_fusion() -> None:
-    """Let TorchScript fuse nothing in this process, for modules that OpenMM runs in its threads.
-
-    `as_written` only acts on the thread that calls it.
-    """
+    """Let TorchScript fuse nothing in this process, also in the threads of OpenMM."""
     if torch._C._jit_texpr_fuser_enabled():
         torch._C._jit_set_texpr_fuser_enabled(False)
         logger.info("a TorchForce on a GPU: TorchScript fuses no operations in this process")
@@ -84,7 +81,6 @@ class _Float32:
 
 
 def _products() -> tuple[Any, Any]:
-    """The settings for matrix products on a GPU and on a CPU."""
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined, unused-ignore]
 
 

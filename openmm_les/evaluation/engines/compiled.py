@@ -37,9 +37,8 @@ def with_engine(
 class CompiledModule:
     """A module compiled by torch.compile at its first valid call, or else its script.
 
-    Compilation takes from ten seconds to minutes; torch caches the code on disk, for one number of
-    atoms and neighbours. If the compiled module does not reproduce the script, or nothing can be
-    compiled, the script runs and a warning gives the reason.
+    Compilation takes ten seconds to minutes; torch caches the code on disk, for one number of atoms
+    and neighbours. If the result differs from the script's, the script runs, with a warning.
     """
 
     def __init__(self, module: Module, script: Module) -> None:
@@ -48,7 +47,6 @@ class CompiledModule:
         self._chosen: Module | None = None
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the module returns for positions [n, 3], cell [3, 3] and whatever else it takes."""
         if self._chosen is not None:
             return self._chosen(*inputs)
         expected = self._script(*inputs)

@@ -1,8 +1,7 @@
 """Evaluation of a module from numpy arrays to numpy arrays; on a GPU as a CUDA graph.
 
-An evaluation launches some hundreds of kernels, and for small systems the launches take longer than
-the kernels. A CUDA graph launches all of them at once. It repeats the recorded work with the same
-shapes and addresses: modules for a GPU do the same work for every structure, and read nothing back.
+A graph launches hundreds of kernels at once, with the shapes and addresses of the recording:
+modules for a GPU do the same work for every structure, and read nothing back.
 """
 
 from __future__ import annotations
@@ -39,15 +38,11 @@ _recording = threading.Lock()
 class Evaluator:
     """Evaluates one module after another for the same atoms.
 
-    On a CPU it uses the fastest number of threads. On a GPU it works on a stream of its own,
-    with one copy to the device and one back through pinned memory. The first call of a module is an
-    ordinary one; if that succeeds, the module is recorded, and the graph is compared with ordinary
-    calls before it is used.
-
-    Args:
-        graphs: ``'auto'`` (graphs on a GPU; a module that cannot be recorded runs without, with a
-            warning), True (it is an error) or False.
-        extra_inputs: shapes of what the module takes besides positions and cell.
+    On a CPU it uses the fastest number of threads; on a GPU a stream of its own, one copy to the
+    device and one back through pinned memory. After a first, ordinary call the module is recorded,
+    and the graph compared with ordinary calls. With `graphs` ``'auto'`` a module that cannot be
+    recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
+    it takes besides positions and cell.
     """
 
     def __init__(
@@ -178,8 +173,8 @@ class Evaluator:
 def _refuse_waiting() -> Iterator[None]:
     """Raise a RuntimeError where the host waits for the GPU, which cannot be recorded.
 
-    A recording that fails leaves torch's allocator unable to free memory for the rest of the
-    process, so only a module that has passed here is recorded. The setting is one of the process.
+    Torch cannot free memory any more after a recording that fails, so what has not passed here is
+    not recorded. The setting is one of the process.
     """
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")

@@ -17,7 +17,6 @@ _ALMOST_ZERO = 1e-6
 
 
 def packed_size(num_atoms: int) -> int:
-    """Numbers in the largest array of `pack`."""
     return _SCALARS + _STRAIN + 4 * num_atoms + 1
 
 

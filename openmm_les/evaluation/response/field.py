@@ -4,7 +4,6 @@ from typing import Any, List, Tuple
 
 import torch
 
-from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import Results, SpecializedModel
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -22,10 +21,8 @@ class ModelInField(SpecializedModel):
     forces alone, without a term in energy and strain derivative.
     """
 
-    def __init__(
-        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
-    ) -> None:
-        super().__init__(electrostatics, **system)
+    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
+        super().__init__(**system)
         self.physical: Any = physical
 
     def forward(  # type: ignore[override]

@@ -4,7 +4,6 @@ from typing import Any, List, Tuple
 
 import torch
 
-from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import SystemNetwork
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -14,16 +13,10 @@ from openmm_les.evaluation.response.polarization import (
 
 
 class ResponseModule(SystemNetwork):
-    """Charges and Born effective charges of one system, and the energy of its charges.
+    """Charges and Born effective charges of one system, and the energy of its charges."""
 
-    Shapes are as static as those of `SpecializedModel`, but nothing records a CUDA graph of it.
-    """
-
-    def __init__(
-        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
-    ) -> None:
+    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
         super().__init__(**system)
-        self.electrostatics: ElectrostaticKernel = electrostatics
         self.physical: Any = physical
 
     def forward(
@@ -42,8 +35,7 @@ class ResponseModule(SystemNetwork):
         for row in self.physical.pull_back(weights):
             pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
             rows.append(pulled)
-        derivatives = torch.stack(rows)
-        born = born_charges(charges, derivatives, weights, cell, self.periodic)
+        born = born_charges(charges, torch.stack(rows), weights, cell, self.periodic)
         long_range = self.electrostatics(latent, atoms, cell)
         energy = long_range.energy
         broken = ~(torch.isfinite(born).all() & torch.isfinite(energy))

@@ -1,9 +1,8 @@
 r"""Polarization of point charges and its derivatives; see docs/explanation/response.md.
 
-The derivatives of the charges come as those of a few weighted sums of them, which a network pulls
-back: :math:`P_a = \sum_j q_j r_{ja}` in an open system, and in a periodic one, with fractional
-coordinates :math:`s_d` along the lattice vectors :math:`\mathbf a_d`, the sums over
-:math:`\sin 2\pi s_{dj}` and :math:`\cos 2\pi s_{dj}`.
+A network pulls back weighted sums of charges: :math:`P_a = \sum_j q_j r_{ja}`, or, if periodic,
+sums over :math:`\sin 2\pi s_{dj}` and :math:`\cos 2\pi s_{dj}` with fractional coordinates
+:math:`s_d` along the lattice vectors :math:`\mathbf a_d`.
 """
 
 import math
@@ -20,8 +19,7 @@ class PhysicalCharges(nn.Module):
     r"""The charges that a polarization is made of, :math:`q' = f (q - \langle q \rangle)`.
 
     The factor f has the sign and the unit that make latent charges physical, and the root of the
-    electronic permittivity :math:`\varepsilon_\infty` that LES charges have screened (Zhong et al.,
-    arXiv:2504.05169). The mean is removed where the model says so.
+    permittivity :math:`\varepsilon_\infty` that has screened them (Zhong et al., arXiv:2504.05169).
     """
 
     def __init__(self, les: Mapping[str, Any], sign: int) -> None:
@@ -66,19 +64,12 @@ def born_charges(
     cell: torch.Tensor,
     periodic: bool,
 ) -> torch.Tensor:
-    r"""Born effective charges :math:`Z_{i,ab} = \partial P_a / \partial r_{ib}`.
+    r"""Born effective charges [e], [n, 3, 3], :math:`Z_{i,ab} = \partial P_a / \partial r_{ib}`.
 
     Open: :math:`q_i \delta_{ab} + \sum_j r_{ja}\, \partial q_j / \partial r_{ib}`. Periodic (Zhong
-    et al., arXiv:2504.05169, for any cell):
-    :math:`q_i \delta_{ab} + \sum_d \frac{a_{da}}{2\pi} \sum_j \sin 2\pi(s_{dj} - s_{di})\,
-    \partial q_j / \partial r_{ib}`.
-
-    Args:
-        derivatives: of the sums of `charges` with `weights`, shape [3 or 6, n, 3].
-        weights: of `polarization_weights`.
-
-    Returns:
-        Shape [n, 3, 3] [e]; axes are atom, polarization, displacement.
+    et al., arXiv:2504.05169, for any cell): :math:`q_i \delta_{ab} + \sum_d \frac{a_{da}}{2\pi}
+    \sum_j \sin 2\pi(s_{dj} - s_{di})\, \partial q_j / \partial r_{ib}`. The `derivatives`, shape [3
+    or 6, n, 3], are those of the sums of charges with `weights`.
     """
     if periodic:
         sines, cosines = weights[:3].unsqueeze(2), weights[3:].unsqueeze(2)

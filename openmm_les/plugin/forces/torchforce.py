@@ -17,14 +17,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.engines.arithmetic import forbid_fusion
 from openmm_les.evaluation.engines.torchscript import script
-from openmm_les.evaluation.status import (
-    STATUS_BOX,
-    STATUS_COINCIDENT,
-    STATUS_OVERFLOW,
-    STATUS_POSITIONS,
-    STATUS_RESULT,
-    describe_status,
-)
+from openmm_les.evaluation.status import MESSAGES
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.forces import electric_field
 from openmm_les.plugin.forces.options import ForceOptions
@@ -43,10 +36,9 @@ _DENSE = 0.15
 
 
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
-    """Return a `TorchForce` for `region`; its force group is still the default.
+    """A `TorchForce` for `region`; its force group is still the default.
 
-    The neighbour capacity of a script cannot grow: it is `maxNeighbors`, or what dense organic
-    matter needs. A simulation that needs more stops with an error that names the option.
+    Its neighbour capacity cannot grow: it is `maxNeighbors`, or what dense organic matter needs.
     """
     import openmmtorch  # finds its libraries only after torch has been imported
 
@@ -118,10 +110,9 @@ def _usual_neighbors(artifact: Artifact, region: Region) -> int:
 class _TorchForceModule(torch.nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
-    Until a CUDA graph is recorded, an invalid first structure raises an error. In the graph the
-    script cannot read the status: after the first structure without a valid energy, the energy is
-    NaN and the forces are zero for good. NaN would become a large number in OpenMM's forces on a
-    GPU, which are fixed point numbers, and its integrators do not look at the energy.
+    In a CUDA graph, recorded after `warm_up` calls, the script cannot read the status: once it is
+    not 0, the energy is NaN and the forces are zero for good. NaN would become a large number in
+    the fixed point forces of OpenMM on a GPU, whose integrators do not look at the energy.
     """
 
     def __init__(
@@ -147,17 +138,8 @@ class _TorchForceModule(torch.nn.Module):
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
         self.field_unit = VOLT_PER_ANGSTROM_PER_VOLT_PER_NM
-        # describe_status is Python; a script can only look up its texts.
-        self.problems: List[Tuple[int, str]] = [
-            (flag, describe_status(flag))
-            for flag in (
-                STATUS_POSITIONS,
-                STATUS_COINCIDENT,
-                STATUS_OVERFLOW,
-                STATUS_BOX,
-                STATUS_RESULT,
-            )
-        ]
+        # A script can only look up its texts.
+        self.problems: List[Tuple[int, str]] = list(MESSAGES.items())
 
     def evaluate(
         self,
@@ -196,7 +178,6 @@ class _TorchForceModule(torch.nn.Module):
         return energy, forces, status
 
     def stop_at(self, status: int) -> None:
-        """Raise the messages of a status."""
         if status != 0:
             message = ""
             for flag, text in self.problems:
@@ -240,12 +221,9 @@ class OpenTorchForce(_TorchForceModule):
 
 
 class _TorchForceInField(_TorchForceModule):
-    """Of a model in an electric field."""
-
     def call(
         self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy, forces and status of the model in a field, three components [V/nm]."""
         assert field is not None
         components = torch.stack(field).to(positions.device, torch.float64)
         energy, forces, _, _, status = self.model(positions, cell, components * self.field_unit)
