@@ -70,7 +70,7 @@ def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -
 
 
 def check_state(family: str, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses weights, by the shapes of the tensors, that do not fit the hyper-parameters."""
+    """Refuses weights whose names and shapes do not fit the hyper-parameters."""
     tensors = Tensors(shapes)
     tensors.take("reference_energies", len(hyper.elements))
     if isinstance(hyper, Bessel):

@@ -3,7 +3,7 @@
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.protocol import ElectrostaticKernel
@@ -22,21 +22,26 @@ from openmm_les.networks.protocol import Network
 class Results(NamedTuple):
     """What the module of a system returns, in the order of the system."""
 
-    energy: torch.Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0
-    forces: torch.Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0
-    charges: torch.Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms
-    strain: torch.Tensor  #: dE/dstrain, shape [3, 3] [eV], float64
-    charge_energy: torch.Tensor  #: the part of the energy that the charges have [] [eV], float64
-    status: torch.Tensor  #: bits [], int64, see `openmm_les.evaluation.status`
+    energy: Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
+    forces: Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
+    charges: Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms.
+    strain: Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
+    charge_energy: Tensor  #: the part of the energy that the charges have [] [eV], float64.
+    status: Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
 
 
 class SystemNetwork(nn.Module):
     """Network and neighbours of one system, with atoms sorted by species.
 
-    `capacity` counts slots of the neighbour matrix, `ranges` the periodic images to search along
-    each axis, `num_others` MM charges, whose positions follow those of the atoms. With `trim`,
-    slots that a structure does not need are left out (CPU; shapes then vary). Without `grid` all
-    pairs are compared.
+    Args:
+        network: short-range network of the species present.
+        species: species index of each atom, in the order of the system.
+        order: result of `order_by_species` for these.
+        ranges: periodic images to search along each axis.
+        capacity: slots of the neighbour matrix.
+        trim: leave out slots that a structure does not need (CPU; shapes then vary).
+        grid: cells in which to search for neighbours; None compares every pair.
+        num_others: positions of MM charges, which follow those of the atoms.
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
@@ -45,8 +50,8 @@ class SystemNetwork(nn.Module):
         self,
         network: Network[Any],
         electrostatics: ElectrostaticKernel,
-        species: torch.Tensor,
-        order: torch.Tensor,
+        species: Tensor,
+        order: Tensor,
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
@@ -70,16 +75,12 @@ class SystemNetwork(nn.Module):
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
         self.counts: List[int] = torch.bincount(species).tolist()
-        self.species: torch.Tensor
-        self.order: torch.Tensor
-        self.original: torch.Tensor
-        self.offsets: torch.Tensor
-        self.register_buffer("species", sorted_species)
-        self.register_buffer("order", order)
-        self.register_buffer("original", torch.argsort(order))
-        self.register_buffer("offsets", image_offsets(ranges))
+        self.species = nn.Buffer(sorted_species)
+        self.order = nn.Buffer(order)
+        self.original = nn.Buffer(torch.argsort(order))
+        self.offsets = nn.Buffer(image_offsets(ranges))
 
-    def neighbors(self, atoms: torch.Tensor, cell: torch.Tensor) -> Neighbors:
+    def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
         return neighbor_matrix(
             atoms,
             cell,
@@ -93,13 +94,13 @@ class SystemNetwork(nn.Module):
 
     def status(
         self,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
+        positions: Tensor,
+        cell: Tensor,
         neighbors: Neighbors,
-        crowded: Optional[torch.Tensor],
-        outgrown: torch.Tensor,
-        broken: torch.Tensor,
-    ) -> torch.Tensor:
+        crowded: Optional[Tensor],
+        outgrown: Tensor,
+        broken: Tensor,
+    ) -> Tensor:
         """The status [], from `Network.outgrown` (`crowded`), other buffers and broken results."""
         finite = torch.isfinite(positions).all()
         if self.periodic:
@@ -125,15 +126,19 @@ class SpecializedModel(SystemNetwork):
     """Energy and forces of one system."""
 
     def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Energy, forces, charges, dE/dstrain and status of `Results`; see `evaluate`."""
         results = self.evaluate(positions, cell)
         return results.energy, results.forces, results.charges, results.strain, results.status
 
     @torch.jit.export
-    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """Interaction energy and its derivatives for positions [A], others after atoms."""
+    def evaluate(self, positions: Tensor, cell: Tensor) -> Results:
+        """Interaction energy and its derivatives.
+
+        Positions [n, 3] [A], float64, of others come after those of the atoms. The cell holds
+        lattice vectors in rows [3, 3] [A], float64, and is ignored if not periodic.
+        """
         positions = positions.index_select(0, self.order)
         atoms = positions[: self.species.shape[0]]
         neighbors = self.neighbors(atoms, cell)
@@ -168,6 +173,6 @@ class SpecializedModel(SystemNetwork):
         )
 
 
-def order_by_species(species: torch.Tensor) -> torch.Tensor:
+def order_by_species(species: Tensor) -> Tensor:
     """Indices of atoms in the order in which networks have them, shape [n]."""
     return torch.argsort(species, stable=True)

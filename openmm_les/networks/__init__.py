@@ -33,9 +33,7 @@ def build_network(
     """The short-range network of a model's family.
 
     Args:
-        canonical: the model.
         species: indices of the elements to keep, in the order in which atoms will be sorted.
-        dtype: dtype of the network.
         exact_radial: evaluate radial networks instead of tables (for double precision).
         fold: spend memory on products of weights to save time at each call.
         few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost

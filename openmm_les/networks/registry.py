@@ -1,7 +1,8 @@
 """The families of networks: one record each, built in or from a plug-in.
 
-A built-in family is a folder beside this file, with its record in the module ``family``. A plug-in
-is any distribution with an entry point of the group ``openmm_les.families`` that names a `Family`.
+The records of a module, one or several, are its tuple ``FAMILIES``. A built-in family is a folder
+beside this file with a module ``family`` that has this tuple. A plug-in is any distribution with an
+entry point of the group ``openmm_les.families`` that names such a tuple.
 """
 
 from __future__ import annotations
@@ -30,40 +31,31 @@ class Family:
 
     The strings are ``"package.module:attribute"`` and imported where they are needed: running a
     model imports nothing of its reader, and nothing imports torch before it is used.
-
-    Attributes:
-        name: of the family in artifacts, such as ``"mace"``.
-        title: name for people, such as ``"MACE-LES"``.
-        parameters: hyper-parameters and their bounds.
-        take_tensors: takes every tensor of a model with these hyper-parameters, with its shape,
-            except ``reference_energies`` and ``bessel_frequencies``.
-        network: the class of the network, see `build_network`.
-        accepted: the `checkpoints.accepted.Accepted` of its files: how they are recognised, and
-            all that may be in them.
-        reader: function of an opened file (`checkpoints.unpickle.ModelFile`) and `ModelOptions`
-            that returns a `CanonicalModel`.
-        reference: function of an opened file and its `CanonicalModel` that returns a
-            `verification.reference.AutogradReference`: the original code, or its equations
-            evaluated a second time.
-        options: fields of `ModelOptions` that its files may need.
-        original: distribution with the original code, which the reference imports; None if the
-            reference needs torch alone.
-        extra: extra of openmm-les that installs it.
-        energy_steps: names of hyper-parameters that are distances [A] at which the energy has a
-            step, so that probes stay away from them.
     """
 
-    name: str
-    title: str
+    name: str  #: in artifacts, such as ``"mace"``
+    title: str  #: for people, such as ``"MACE-LES"``
+    #: Hyper-parameters and their bounds.
     parameters: type[Hyper]
+    #: Takes every tensor of a model with these hyper-parameters, with its shape, except
+    #: ``reference_energies`` and ``bessel_frequencies``.
     take_tensors: Callable[[Any, Tensors], None]
+    #: The class of the network, see `build_network`.
     network: str
+    #: The `checkpoints.accepted.Accepted` of its files.
     accepted: str
+    #: Function of a `checkpoints.unpickle.ModelFile` and `ModelOptions`: the `CanonicalModel`.
     reader: str
+    #: Function of a `ModelFile` and its `CanonicalModel`: an `AutogradReference`, which has the
+    #: original code, or its equations evaluated a second time.
     reference: str
+    #: Fields of `ModelOptions` that its files may need.
     options: tuple[str, ...] = ()
+    #: Distribution with the original code, which the reference imports, and extra of openmm-les
+    #: that installs it; None if the reference needs torch alone.
     original: str | None = None
     extra: str | None = None
+    #: Hyper-parameters that are distances [A] at which the energy has a step: probes avoid them.
     energy_steps: tuple[str, ...] = ()
 
     def load(self, field: str) -> Any:
@@ -81,12 +73,22 @@ def families() -> Mapping[str, Family]:
         found |= {family.name: family for family in module.FAMILIES}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            family = entry.load()
+            brought = entry.load()
         except Exception as error:
             logger.warning("family %s: plug-in %s failed: %r", entry.name, entry.value, error)
             continue
-        if not isinstance(family, Family) or family.name in found:
-            logger.warning("family %s: plug-in %s brings no new Family", entry.name, entry.value)
+        if not _are_new(brought, found):
+            logger.warning(
+                "family %s: plug-in %s is not a tuple of Family records with names of their own",
+                entry.name,
+                entry.value,
+            )
             continue
-        found[family.name] = family
+        found |= {family.name: family for family in brought}
     return found
+
+
+def _are_new(brought: object, found: Mapping[str, Family]) -> bool:
+    if not isinstance(brought, tuple):
+        return False
+    return all(isinstance(each, Family) and each.name not in found for each in brought)

@@ -13,14 +13,13 @@ from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.cace.reference import CACEReference
 from openmm_les_export.verification.probes import probe_structures
 from oracles.cace_models import ENERGIES, synthetic_cace
+from support.evaluation import eager, of_probe
 from support.gradients import check_finite_differences, system_for
 from support.helpers import CACE_MODELS, MODELS, atomic_energies, references, shared_file
 
 from openmm_les import artifact as artifacts
-from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
-from openmm_les.evaluation.portable import PortableModel
+from openmm_les.errors import InputError, ModelFileError
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.networks import build_network
 
 #: One axis varied at a time, and a few corners.
 SHAPES = {
@@ -67,32 +66,20 @@ def artifact_of(folder, shape) -> artifacts.Artifact:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_equals_the_equations(folder, shape):
-    """As plain Python: most of the time of a scripted module goes into its compilation."""
     path = file_of(folder, shape)
-    model, reference = (
-        read_model(path, atomic_energies=ENERGIES),
-        CACEReference(open_model(path).root, ENERGIES),
-    )
-    elements = model.hyper["elements"]
-    modules = []
-    for dtype, tolerances in (
-        (torch.float64, (1e-12, 1e-11, 1e-12)),
-        (torch.float32, (1e-6, 1e-4, 1e-5)),
-    ):
-        network = build_network(
-            model, range(len(elements)), dtype=dtype, exact_radial=True, fold=False
-        )
-        references = model.state["reference_energies"]
-        modules.append((PortableModel(network, elements, references, model.les), tolerances))
-    for probe in probe_structures(elements, model.hyper["cutoff"])[:4]:
+    model = read_model(path, atomic_energies=ENERGIES)
+    reference = CACEReference(open_model(path).root, ENERGIES)
+    modules = [
+        (eager(model, torch.float64), (1e-12, 1e-11, 1e-12)),
+        (eager(model, torch.float32), (1e-6, 1e-4, 1e-5)),
+    ]
+    for probe in probe_structures(model.hyper["elements"], model.hyper["cutoff"])[:4]:
         expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
         assert np.ptp(expected.charges) > 1e-4  # else nothing is tested
         assert np.abs(expected.forces).max() > 1e-3
         for module, (per_atom, force, charge) in modules:
-            cell = np.zeros((3, 3)) if probe.cell is None else probe.cell
-            tensors = [torch.tensor(array) for array in (probe.positions, probe.numbers, cell)]
-            energy, forces, charges = module(*tensors, probe.cell is not None)
-            assert abs(float(energy) - expected.energy) / len(probe.numbers) < per_atom
+            energy, forces, charges = of_probe(module, probe)
+            assert abs(energy - expected.energy) / len(probe.numbers) < per_atom
             np.testing.assert_allclose(forces, expected.forces, rtol=0, atol=force)
             np.testing.assert_allclose(charges, expected.charges, rtol=0, atol=charge)
 
@@ -173,51 +160,14 @@ def test_the_reference_reproduces_the_original_code(name):
         assert np.abs(found.charges - entry["latent_charges"]).max() <= 1e-12
 
 
-def test_the_reference_refuses_unknown_elements(folder):
-    reference = CACEReference(open_model(file_of(folder, "plain")).root, ENERGIES)
-    with pytest.raises(InputError, match=r"expected elements of \[1, 8\], got \[26\]"):
-        reference.evaluate(np.zeros((1, 3)), [26])
-
-
 # --- canonical form -----------------------------------------------------------------------------
-
-
-def expected_shapes(hyper: dict, state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of docs/reference/formats/cace.md; widths of hidden layers are free."""
-    z, n = len(hyper["elements"]), hyper["num_bessel"]
-    a, b = (state[name].shape[1] for name in ("sender", "receiver"))
-    degrees = max(map(sum, hyper["monomials"])) + 1
-    mixed = state["radial.0"].shape[2]
-    features = a * b * len(hyper["invariants"]) * mixed
-    shapes = {
-        "reference_energies": (z,),
-        "bessel_frequencies": (n,),
-        "sender": (z, a),
-        "receiver": (z, b),
-    }
-    shapes |= {f"radial.{d}": (a * b, n, mixed) for d in range(degrees)}
-    networks = {f"message.{t}": (features, degrees * a * b) for t in range(hyper["num_messages"])}
-    everything = features * (1 + hyper["num_messages"])
-    networks |= dict.fromkeys(("energy", "charge"), (everything, 1))
-    for name, (inputs, outputs) in networks.items():
-        if f"{name}.linear.weight" in state:
-            shapes[f"{name}.linear.weight"] = (inputs, outputs)
-            shapes[f"{name}.linear.bias"] = (outputs,)
-        depth = sum(f"{name}.{k}.weight" in state for k in range(9))
-        for k in range(depth):
-            width = outputs if k == depth - 1 else state[f"{name}.{k}.weight"].shape[1]
-            shapes[f"{name}.{k}.weight"] = (inputs, width)
-            shapes[f"{name}.{k}.bias"] = (width,)
-            inputs = width
-    return shapes
 
 
 @pytest.mark.parametrize("shape", ["three layers", "deep messages", "nothing beside"])
 def test_canonical_form(folder, shape):
+    """Beside names and shapes, which `CanonicalModel.check` compares."""
     model = read_model(file_of(folder, shape), atomic_energies=ENERGIES)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state.items()}
-    assert shapes == expected_shapes(model.hyper, model.state)
-    assert all(t.dtype == torch.float64 and t.is_contiguous() for t in model.state.values())
+    assert all(t.is_contiguous() for t in model.state.values())
     assert json.loads(json.dumps(model.hyper)) == model.hyper
     assert model.source["class"] == "cace.models.atomistic.NeuralNetworkPotential"
     assert set(model.provenance) == {*model.les, "reference_energies"}
@@ -391,15 +341,6 @@ def test_what_is_not_known_is_refused_by_name(tmp_path, case):
     with pytest.raises(ModelFileError, match=named) as caught:
         read_model(path, atomic_energies=ENERGIES)
     assert "\n" not in str(caught.value)
-
-
-def test_parameters_that_are_missing_are_not_guessed(tmp_path):
-    def change(model, make):
-        del model.output_modules[0].les.ewald.norm_factor
-
-    path = synthetic_cace(tmp_path / "x.pth", change=change)
-    with pytest.raises(UnsupportedModelError, match=r"norm_factor: expected an attribute"):
-        read_model(path, atomic_energies=ENERGIES)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

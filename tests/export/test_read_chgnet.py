@@ -17,16 +17,15 @@ from openmm_les_export.families.chgnet.reference import CHGNetReference
 from openmm_les_export.verification.probes import probe_structures
 from openmm_les_export.verification.reference import all_pairs
 from oracles.chgnet_models import far_from_cutoffs, matgl_energy, synthetic_chgnet
+from support.evaluation import eager, of_module, of_probe
 from support.gradients import check_finite_differences, system_for
 from support.helpers import CHGNET_MODEL, model_file
 
 from openmm_les import artifact as artifacts
 from openmm_les.cli import main
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
-from openmm_les.evaluation.portable import PortableModel
 from openmm_les.evaluation.status import STATUS_OVERFLOW
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.networks import build_network
 
 LES = {"self_interaction": "removed"}
 #: One axis varied at a time, and a few corners.
@@ -99,20 +98,6 @@ def artifact_of(folder, shape) -> artifacts.Artifact:
     return artifacts.load(path)
 
 
-def eager(model, dtype) -> PortableModel:
-    """As plain Python: most of the time of a scripted module goes into its compilation."""
-    elements = model.hyper["elements"]
-    network = build_network(model, range(len(elements)), dtype=dtype, exact_radial=True, fold=False)
-    return PortableModel(network, elements, model.state["reference_energies"], model.les)
-
-
-def of_module(module, positions, numbers, cell=None):
-    box = np.zeros((3, 3)) if cell is None else np.asarray(cell)
-    tensors = [torch.tensor(np.asarray(array)) for array in (positions, numbers, box)]
-    energy, forces, charges = module(*tensors, cell is not None)
-    return float(energy), forces.numpy(), charges.numpy()
-
-
 def probes_of(model):
     """Structures of at most ten elements."""
     hyper = model.hyper
@@ -127,11 +112,11 @@ def probes_of(model):
 def test_every_shape_equals_the_equations(folder, shape):
     path = model_of(folder, shape)
     model = read_model(path, **LES)
-    reference = CHGNetReference(open_model(path), model.les)
-    module = eager(model, torch.float64)
+    reference = CHGNetReference(open_model(path), model)
+    module = eager(model)
     for probe in probes_of(model)[:5]:
         expected = reference.evaluate(probe.positions, probe.numbers, probe.cell)
-        energy, forces, charges = of_module(module, probe.positions, probe.numbers, probe.cell)
+        energy, forces, charges = of_probe(module, probe)
         if probe.name != "isolated atoms":  # else nothing is tested
             assert np.ptp(expected.charges) > 1e-3
             assert np.abs(expected.forces).max() > 1e-2
@@ -149,7 +134,7 @@ def test_every_shape_equals_matgl(folder, shape):
     path = model_of(folder, shape)
     model = read_model(path, **LES)
     scale, model.les["prefactor"] = model.les["prefactor"], 0.0
-    module, elements = eager(model, torch.float64), model.hyper["elements"]
+    module, elements = eager(model), model.hyper["elements"]
     references = model.state["reference_energies"]
     for probe in probes_of(model)[:4]:
         pairs = all_pairs(probe.positions, probe.cell, model.hyper["cutoff"])
@@ -159,7 +144,7 @@ def test_every_shape_equals_matgl(folder, shape):
         energy = scale * energy.sum() + SHAPES[shape].get("mean", 0.0)
         (gradient,) = torch.autograd.grad(energy, r)
         energy = energy + references[species].sum()
-        got = of_module(module, probe.positions, probe.numbers, probe.cell)
+        got = of_probe(module, probe)
         assert abs(got[0] - float(energy)) / len(probe.numbers) < 1e-10
         atol = 1e-9 * max(1.0, float(gradient.abs().max()))
         np.testing.assert_allclose(got[1], -gradient, rtol=0, atol=atol)
@@ -197,7 +182,7 @@ def test_straight_angles(folder):
     """Close to 180 degrees an angle has no derivative; MatGL stops short of it."""
     path = model_of(folder, "plain")
     model = read_model(path, **LES)
-    reference = CHGNetReference(open_model(path), model.les)
+    reference = CHGNetReference(open_model(path), model)
     for bend in (0.0, 1e-4, 1e-2):
         positions = np.array([[0, 0, 0], [1.16, bend, 0], [-1.16, 0, 0], [0, 0, 2.0]])
         numbers = np.array([6, 8, 8, 1])
@@ -209,7 +194,7 @@ def test_straight_angles(folder):
 
 def test_boxes_smaller_than_the_cutoffs_equal_supercells(folder):
     """Bonds of an atom with its own images, and angles between them."""
-    module = eager(read_model(model_of(folder, "plain"), **LES), torch.float64)
+    module = eager(read_model(model_of(folder, "plain"), **LES))
     cell = np.array([[2.6, 0, 0], [0.3, 2.9, 0], [-0.2, 0.4, 3.3]])
     atoms = Atoms("CO", [[0.1, 0.2, 0.3], [1.2, 1.1, 1.6]], cell=cell, pbc=True)
     larger = atoms.repeat((2, 2, 2))
@@ -276,7 +261,7 @@ def test_blocks_do_not_matter(folder):
     model = read_model(model_of(folder, "bond updates"), **LES)
     atoms = waters(3.1)
     structure = atoms.positions, atoms.numbers, atoms.cell.array
-    whole, blocks = eager(model, torch.float64), eager(model, torch.float64)
+    whole, blocks = eager(model), eager(model)
     for module in blocks.modules():
         if hasattr(module, "limits"):
             module.limits = [1, 1]
@@ -292,7 +277,7 @@ def test_data_std_scales_the_long_range_energy_and_the_mean_is_added_once(folder
     model = read_model(model_of(folder, "mean"), **LES)
     assert model.les["prefactor"] == pytest.approx(2.5)
     assert model.provenance["prefactor"] == "model file, times data_std 2.5"
-    module = eager(model, torch.float64)
+    module = eager(model)
     atoms = peptide()
     one = of_module(module, atoms.positions, atoms.numbers)
     far = np.vstack([atoms.positions, atoms.positions + [500.0, 0, 0]])
@@ -327,7 +312,7 @@ def test_the_directory_or_any_of_its_files(folder):
 
 
 def test_the_command_and_what_inspect_shows(folder, capsys):
-    """As docs/reference/models.md shows it."""
+    """As docs/reference/formats/chgnet.md shows it."""
     output = folder / "my.les.pt"
     arguments = ["export", str(model_of(folder, "plain")), "-o", str(output), "--overwrite"]
     with pytest.raises(SystemExit) as stopped:
@@ -390,7 +375,7 @@ def test_a_prefactor_that_the_user_says_is_scaled_too(tmp_path):
 @pytest.mark.parametrize("state", ["removed", "kept"])
 def test_calibration(folder, tmp_path, state):
     path = model_of(folder, "plain")
-    module = eager(read_model(path, self_interaction=state), torch.float64)
+    module = eager(read_model(path, self_interaction=state))
     frames = []
     for seed in range(6):
         atoms = peptide()
@@ -551,7 +536,7 @@ def test_only_the_elements_present_are_kept(folder):
     artifact, atoms = artifact_of(folder, "all elements"), waters(3.1)
     model: SystemModel = system_for(artifact, atoms)
     assert model.network.atoms.shape[0] == 2
-    module = eager(artifact.canonical, torch.float64)
+    module = eager(artifact.canonical)
     energy, forces, _ = of_module(module, atoms.positions, atoms.numbers, atoms.cell.array)
     got = model.evaluate(atoms.positions)
     assert got.energy + model.reference_energy == pytest.approx(energy, abs=1e-9)

@@ -215,14 +215,3 @@ def test_signs_of_symbols_are_those_of_the_file(tmp_path):
     changed = (states[0] + states[1] == 0).all(0)
     assert changed.sum() == 4
     assert torch.equal(states[0][:, ~changed], states[1][:, ~changed])
-
-
-def test_code_in_a_file_is_not_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",)
-
-    path = synthetic_nequip(tmp_path / "x.ckpt", change=_model(seed=Payload()))
-    with pytest.raises(ModelFileError, match=r"calls for builtins.exec"):
-        read_model(path, **LES)
-    assert not (tmp_path / "ran").exists()

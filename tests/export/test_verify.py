@@ -17,6 +17,7 @@ import torch
 from openmm_les_export import api
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.dispatch import reference_model
+from openmm_les_export.families.mace.reference import MACEReference
 from openmm_les_export.verification.compare import TOLERANCES, EvaluationPath, system_paths
 from openmm_les_export.verification.probes import probe_structures
 from openmm_les_export.verification.reference import Evaluation
@@ -27,7 +28,7 @@ from support.helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, 
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import mesh
 from openmm_les.errors import InputError, VerificationError
-from openmm_les.networks.blocks import product_basis, radial_layers
+from openmm_les.networks.blocks import product_basis, radial
 
 SYSTEM_PATHS = ["single direct", "single mesh", "double direct", "double mesh"]
 SMALL = {"max_ell": 2, "correlation": 2, "elements": [1, 6, 8], "max_L": 1}
@@ -106,8 +107,6 @@ def test_probes_are_the_same_every_time():
 @needs_mace
 @pytest.mark.parametrize("name", MACE_MODELS)
 def test_reference_reproduces_the_original_code(name):
-    from openmm_les_export.families.mace.reference import MACEReference
-
     reference = MACEReference(open_model(shared_file(MODELS / f"{name}.model")).root)
     # Triclinic water; three dipeptides; a box of water for the newer file.
     structures = references(name)[3:4] if name == WATER_MODEL else references(name)[:3]
@@ -121,8 +120,6 @@ def test_reference_reproduces_the_original_code(name):
 
 @needs_mace
 def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
-    from openmm_les_export.families.mace.reference import MACEReference
-
     reference = MACEReference(open_model(small_model).root)
     probe = probe_structures(reference.elements, reference.cutoff)[2]
     found = reference.evaluate(probe.positions, probe.numbers, probe.cell)
@@ -142,16 +139,12 @@ def test_reference_forces_are_the_gradient_and_need_no_wrapping(small_model):
 
 @needs_mace
 def test_reference_refuses_unknown_elements(small_model):
-    from openmm_les_export.families.mace.reference import MACEReference
-
     with pytest.raises(InputError, match=r"expected elements of \[1, 6, 8\], got \[26\]"):
         MACEReference(open_model(small_model).root).evaluate(np.zeros((1, 3)), [26])
 
 
 @needs_mace
 def test_reference_leaves_the_process_as_it_was(small_model, monkeypatch):
-    from openmm_les_export.families.mace.reference import MACEReference
-
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     dtype = torch.get_default_dtype()
     MACEReference(open_model(small_model).root)
@@ -162,8 +155,6 @@ def test_reference_leaves_the_process_as_it_was(small_model, monkeypatch):
 @needs_mace
 def test_reference_takes_files_with_fewer_couplings_than_it_would_make(small_model):
     """Files trained with a reduced set of couplings, as cuEquivariance makes them."""
-    from openmm_les_export.families.mace.reference import MACEReference
-
     pickled = open_model(small_model)
     # The last coupling of the second order, with its weights, is not there.
     for product in pickled.root.items("products"):
@@ -382,7 +373,7 @@ def slightly_more(function):
 #: By what `SystemModel` alone uses: the paths that it spoils.
 PARTS = {
     "folded weights": (product_basis, "_folded", SYSTEM_PATHS),
-    "radial tables": (radial_layers, "tabulate", ["single direct", "single mesh"]),
+    "radial tables": (radial, "tabulate", ["single direct", "single mesh"]),
     "mesh": (mesh, "fourier_transform", ["single mesh", "double mesh"]),
 }
 

@@ -555,7 +555,7 @@ def test_atoms_that_can_be_read_only_once_are_refused(kind, name, embedding):
     """openmm-ml reads them again after this package, and would leave all constraints."""
     structure = peptide()
     system = classical(structure, app.NoCutoff, constraints=app.HBonds)
-    with pytest.raises(InputError, match=rf"expected a list of indices, got a {name}, which can"):
+    with pytest.raises(InputError, match=rf"expected a list of indices, got a {name}, which "):
         mixed(structure, system, kind(structure.peptide), embedding=embedding)
 
 

@@ -19,8 +19,8 @@ from openmm_les.networks.blocks.angular import wigner_3j
 LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
 _PREFIX = "model.sole_model.model.func."
 _VERSIONS = {"torch": "2.13.0", "e3nn": "0.6.0", "nequip": "0.19.1"}
-#: Options with which the models of the tests are small.
-_DEFAULTS: dict[str, Any] = {
+#: Options with which the models of the tests are small: of both, of NequIP, and of Allegro.
+_BOTH: dict[str, Any] = {
     "seed": 1,
     "model_dtype": "float64",
     "type_names": ["H", "O"],
@@ -28,15 +28,25 @@ _DEFAULTS: dict[str, Any] = {
     "num_layers": 2,
     "l_max": 1,
     "parity": True,
-    "num_features": 4,
-    "radial_mlp_depth": 1,
-    "radial_mlp_width": 8,
-    "num_bessels": 5,
-    "bessel_trainable": False,
-    "polynomial_cutoff_p": 6,
     "avg_num_neighbors": 9.5,
     "per_type_energy_scales": {"H": 0.7, "O": 1.3},
     "per_type_energy_shifts": {"H": -13.1, "O": -430.2},
+}
+_BESSEL = {"num_bessels": 5, "bessel_trainable": False, "polynomial_cutoff_p": 6}
+_NEQUIP = {**_BOTH, **_BESSEL, "num_features": 4, "radial_mlp_depth": 1, "radial_mlp_width": 8}
+_ALLEGRO: dict[str, Any] = {
+    **_BOTH,
+    "num_scalar_features": 6,
+    "num_tensor_features": 3,
+    "radial_chemical_embed": {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed", **_BESSEL},
+    "radial_chemical_embed_dim": 4,
+    "scalar_embed_mlp_hidden_layers_depth": 1,
+    "scalar_embed_mlp_hidden_layers_width": 7,
+    "allegro_mlp_hidden_layers_depth": 1,
+    "allegro_mlp_hidden_layers_width": 8,
+    "readout_mlp_hidden_layers_depth": 1,
+    "readout_mlp_hidden_layers_width": 5,
+    "tp_path_channel_coupling": True,
 }
 
 
@@ -59,7 +69,7 @@ def synthetic_nequip(
         change: what to do with the checkpoint before it is written.
         **options: of the model.
     """
-    model = {**_DEFAULTS, **options}
+    model = {**_NEQUIP, **options}
     versions = {**_VERSIONS, "e3nn": "0.5.6", "nequip": "0.7.0"} if old else _VERSIONS
     generator = torch.Generator().manual_seed(7)
     network = _network(model, old, generator)
@@ -170,37 +180,6 @@ def _network(
     numbers("shifts", model["per_type_energy_shifts"])
     dense("latent_charge_readout.mlp_module", counts[0], 0, 0, 1)
     return found
-
-
-#: Options with which Allegro models of the tests are small.
-_ALLEGRO: dict[str, Any] = {
-    "seed": 1,
-    "model_dtype": "float64",
-    "type_names": ["H", "O"],
-    "r_max": 4.0,
-    "num_layers": 2,
-    "l_max": 1,
-    "parity": True,
-    "num_scalar_features": 6,
-    "num_tensor_features": 3,
-    "radial_chemical_embed": {
-        "_target_": "allegro.nn.TwoBodyBesselScalarEmbed",
-        "num_bessels": 5,
-        "bessel_trainable": False,
-        "polynomial_cutoff_p": 6,
-    },
-    "radial_chemical_embed_dim": 4,
-    "scalar_embed_mlp_hidden_layers_depth": 1,
-    "scalar_embed_mlp_hidden_layers_width": 7,
-    "allegro_mlp_hidden_layers_depth": 1,
-    "allegro_mlp_hidden_layers_width": 8,
-    "readout_mlp_hidden_layers_depth": 1,
-    "readout_mlp_hidden_layers_width": 5,
-    "tp_path_channel_coupling": True,
-    "avg_num_neighbors": 9.5,
-    "per_type_energy_scales": {"H": 0.7, "O": 1.3},
-    "per_type_energy_shifts": {"H": -13.1, "O": -430.2},
-}
 
 
 def synthetic_allegro(

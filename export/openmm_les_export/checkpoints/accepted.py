@@ -1,18 +1,17 @@
 """Tables of all that is accepted in the files of a family; anything else is refused by name.
 
-A variant of a network that computes something else is thus never mistaken for one that is known.
-One rule holds for all tables: an attribute or option that is off or empty never refuses a file, one
-that is on and not in the table always does.
+An attribute or option that is off or empty never refuses a file, one that is on and not in the
+table always does: no variant that computes something else is mistaken for one that is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record, describe
+from openmm_les.errors import UnsupportedModelError
+from openmm_les_export.checkpoints.records import Record, describe, invalid
 
 
 class AnyValue:
@@ -28,17 +27,17 @@ OFF = (None, False)
 #: Names of options or attributes, and which values of each are accepted.
 Options: TypeAlias = Mapping[str, Sequence[Any] | AnyValue]
 
+Entry = TypeVar("Entry")
+
 _REPORT = "please report it with the version of the training code that wrote the file"
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a module of one class may hold.
+    """What a module of one class may hold; `NUMBERED` stands for all other names.
 
-    Attributes:
-        options: plain attributes and their accepted values.
-        modules: submodules and the classes they may have; ``NUMBERED`` stands for all other names.
-        tensors: parameters and buffers; ``NUMBERED`` stands for all other names.
+    These are plain attributes with their accepted values, submodules with their possible classes,
+    and parameters and buffers.
     """
 
     options: Options = field(default_factory=dict)
@@ -56,9 +55,20 @@ def listing(*kinds: str) -> Block:
     return Block(modules={NUMBERED: kinds})
 
 
-def within(package: str, blocks: Mapping[str, Block]) -> dict[str, Block]:
-    """Blocks by the full names of their classes."""
-    return {f"{package}.{name}": block for name, block in blocks.items()}
+def off(names: str) -> dict[str, Sequence[Any]]:
+    """Options that must be switched off, their names separated by spaces."""
+    return dict.fromkeys(names.split(), OFF)
+
+
+def modules(text: str) -> dict[str, list[str]]:
+    """Submodules and the classes that each may have, from ``"name:Class other:Class|Class"``."""
+    pairs = (entry.split(":") for entry in text.split())
+    return {name: kinds.split("|") for name, kinds in pairs}
+
+
+def within(package: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Entries by the full names of their classes."""
+    return {f"{package}.{name}": entry for name, entry in entries.items()}
 
 
 @dataclass(frozen=True)
@@ -67,35 +77,32 @@ class Accepted:
 
     A class or function that a file names becomes an inert record if it is in these tables.
     Everything else is refused before anything is rebuilt.
-
-    Attributes:
-        file: what it is and what writes it, for messages, such as ``"'.model' file as written by
-            ..."``; empty where the text of another family includes it.
-        frameworks: namespaces of which an unlisted name is an unsupported option, not an alien.
-        roots: full names of the classes of a whole model, of families that are pickled whole.
-        recognises: whether a file without such a root, a mapping, is of this family.
-        kind: what such a file calls the class of its model.
-        members: names of the files in the directory of a model, of families that save directories;
-            ``recognises`` and ``kind`` then see their contents by these names.
-        blocks: by full name of the class.
-        lists: ModuleLists by their name in the model, ``NUMBERED`` for those in other lists.
-        values: full names of classes and functions that are no modules.
-        plain: classes of models of the same framework without LES, and what to do with them.
-        unsupported: classes of known options that openmm-les does not implement, and what they are.
-        pairs: names that are harmless only if they come together and alone.
     """
 
+    #: What it is and what writes it, for messages, such as ``"'.model' file as written by ..."``;
+    #: empty where the text of another family includes it.
     file: str
+    #: Namespaces of which an unlisted name is an unsupported option, not an alien.
     frameworks: tuple[str, ...]
+    #: Full names of the classes of a whole model, of families that are pickled whole.
     roots: frozenset[str] = frozenset()
+    #: Whether a file without such a root, a mapping, is of this family, and its model's class.
     recognises: Callable[[Mapping[str, Any]], bool] = lambda content: False
     kind: Callable[[Mapping[str, Any]], str] = lambda content: "none"
+    #: Names of the files in the directory of a model, of families that save directories;
+    #: `recognises` and `kind` then see their contents by these names.
     members: tuple[str, ...] = ()
+    #: By full name of the class.
     blocks: Mapping[str, Block] = field(default_factory=dict)
+    #: ModuleLists by their name in the model, `NUMBERED` for those in other lists.
     lists: Mapping[str, Block] = field(default_factory=dict)
+    #: Full names of classes and functions that are no modules.
     values: frozenset[str] = frozenset()
+    #: Classes of models of the same framework without LES, and what to do with them.
     plain: Mapping[str, str] = field(default_factory=dict)
+    #: Classes of known options that openmm-les does not implement, and what they are.
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    #: Names that are harmless only if they come together and alone.
     pairs: frozenset[str] = frozenset()
 
     @property
@@ -104,11 +111,7 @@ class Accepted:
         return self.values | set(self.blocks)
 
     def check(self, record: Record) -> None:
-        """Refuses a model that has anything openmm-les does not implement.
-
-        Raises:
-            UnsupportedModelError: names the option, what was expected and what the file has.
-        """
+        """Refuses a model that has anything openmm-les does not implement."""
         block = self._block(record)
         _check_attributes(record, block)
         for name in record.tensors():
@@ -149,14 +152,9 @@ def _check_attributes(record: Record, block: Block) -> None:
 
 
 def check_options(where: str, values: Any, accepted: Options) -> None:
-    """Refuses options of a configuration that a table does not have.
-
-    Raises:
-        ModelFileError: they are no options.
-        UnsupportedModelError: names the option, what was expected and what the file has.
-    """
+    """Refuses options of a configuration that a table does not have."""
     if not isinstance(values, Mapping):
-        raise ModelFileError(f"model: option {where}: expected options, got {describe(values)}")
+        raise invalid(f"option {where}", "options", describe(values))
     for name, value in values.items():
         if name in accepted:
             _check_value(f"{where}.{name}", value, accepted[name])

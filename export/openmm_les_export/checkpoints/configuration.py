@@ -6,17 +6,15 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
+from openmm_les.errors import InputError, UnsupportedModelError
 from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 
 
 class Options:
     """Options by name; each method raises `UnsupportedModelError` for values of another type.
 
-    Args:
-        values: of the configuration.
-        prefix: of the names in messages, where the file calls the options otherwise.
+    Messages put the prefix before names, where the file calls the options otherwise.
     """
 
     def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
@@ -40,17 +38,14 @@ class Options:
     def positive(self, name: str, default: float | None = None) -> float:
         """A positive number; without a default it must be there."""
         value = self._values.get(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
             raise self._wrong(name, "a positive number", value)
         return float(value)
 
-    def text(self, name: str, default: str | None) -> str | None:
+    def text(self, name: str) -> str | None:
         """A word, or None."""
-        value = self._values.get(name, default)
+        value = self._values.get(name)
         if value is not None and not isinstance(value, str):
             raise self._wrong(name, "a word or None", value)
         return value
@@ -70,9 +65,9 @@ class Options:
             raise self._wrong("num_features", f"an integer or {lmax + 1} of them", value)
         return list(counts)
 
-    def widths(self, name: str, default: tuple[int, ...] | None) -> list[int] | None:
+    def widths(self, name: str) -> list[int] | None:
         """Lengths of the hidden layers of a network, none of them perhaps; or no network."""
-        value = self._values.get(name, default)
+        value = self._values.get(name)
         if value is None:
             return None
         whole = isinstance(value, list | tuple) and all(type(w) is int and w > 0 for w in value)
@@ -91,18 +86,12 @@ class Options:
             raise self._wrong(name, "symbols of elements", names) from None
 
     def _wrong(self, name: str, expected: str, value: Any) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"model: option {self._prefix}{name}: expected {expected}, got {describe(value)}"
-        )
+        return unsupported(f"option {self._prefix}{name}", expected, describe(value))
 
 
 def check_elements(name: str, numbers: Iterable[Any]) -> list[int]:
-    """Atomic numbers of a file, in its order.
-
-    Raises:
-        ModelFileError: they are not different atomic numbers.
-    """
+    """Atomic numbers of a file, in its order."""
     elements = [int(z) for z in numbers]
     if len(set(elements)) != len(elements) or not all(1 <= z <= 118 for z in elements):
-        raise ModelFileError(f"model: {name}: expected different elements, got {elements}")
+        raise invalid(name, "different elements", elements)
     return elements

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import unknown
+from openmm_les_export.checkpoints.records import invalid, unsupported
 
 
 class NamedTensors:
@@ -29,9 +29,7 @@ class NamedTensors:
             wanted in (-1, got) for wanted, got in zip(shape, tensor.shape, strict=True)
         )
         if not fits:
-            raise ModelFileError(
-                f"model: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
-            )
+            raise invalid(name, f"shape {shape}", tuple(tensor.shape))
         return tensor
 
     def take_any(self, name: str) -> torch.Tensor:
@@ -42,9 +40,7 @@ class NamedTensors:
 
     def _stored(self, name: str) -> torch.Tensor:
         if name not in self._found:
-            raise UnsupportedModelError(
-                f"model: {name}: expected a tensor, got none; this layout is not known"
-            )
+            raise unsupported(name, "a tensor", "none; this layout is not known")
         return self._found[name]
 
     def check_all_taken(self) -> None:
@@ -54,11 +50,7 @@ class NamedTensors:
 
 
 def as_tensor(name: str, value: Any) -> torch.Tensor:
-    """A tensor of a state dict.
-
-    Raises:
-        ModelFileError: it is something else.
-    """
+    """A tensor of a state dict."""
     if not isinstance(value, torch.Tensor):
-        raise ModelFileError(f"model: {name}: expected a tensor, got {type(value).__name__}")
+        raise invalid(name, "a tensor", type(value).__name__)
     return value.detach()

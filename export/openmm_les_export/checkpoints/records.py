@@ -1,7 +1,6 @@
 """Inert records: what a pickled module holds, without its class.
 
-A record stores the constructor arguments and the state that a pickle gives it. It has no behaviour
-of the original class; readers take tensors, submodules and options out of it by name.
+They store constructor arguments and state; readers take tensors, submodules and options by name.
 """
 
 from __future__ import annotations
@@ -40,15 +39,12 @@ class Irrep(NamedTuple):
 
 
 class Record(Inert):
-    """An object of a pickle; see the module's description.
-
-    Attributes:
-        qualified_name: name of the original class.
-        path: where in the model it was found, such as ``interactions.0.linear``.
-    """
+    """An object of a pickle; see the module's description."""
 
     __slots__ = ("path",)
+    #: Of the original class.
     qualified_name: ClassVar[str] = ""
+    #: Where in the model it was found, such as ``interactions.0.linear``.
     path: str
 
     def __new__(cls, *args: Any) -> Record:
@@ -61,9 +57,7 @@ class Record(Inert):
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise ModelFileError(
-                f"model: state of a {self.kind}: expected a dict, got {type(state)}"
-            )
+            raise invalid(f"state of a {self.kind}", "a dict", type(state))
         self.state = state
 
     def __repr__(self) -> str:
@@ -89,9 +83,7 @@ class Record(Inert):
             if module is None:
                 continue
             if not isinstance(module, Record):
-                raise ModelFileError(
-                    f"model: {self.path_of(name)}: expected a module, got {type(module).__name__}"
-                )
+                raise invalid(self.path_of(name), "a module", type(module).__name__)
             module.path = self.path_of(name)
             found[name] = module
         return found
@@ -104,9 +96,7 @@ class Record(Inert):
             if tensor is None:
                 continue
             if not hasattr(tensor, "detach"):
-                raise ModelFileError(
-                    f"model: {self.path_of(name)}: expected a tensor, got {type(tensor).__name__}"
-                )
+                raise invalid(self.path_of(name), "a tensor", type(tensor).__name__)
             found[name] = tensor.detach()
         return found
 
@@ -135,18 +125,15 @@ class Record(Inert):
         """Entries of a ModuleList that must be there."""
         modules = self.module(name).modules()
         if list(modules) != [str(i) for i in range(len(modules))]:
-            raise ModelFileError(
-                f"model: {self.path_of(name)}: expected a list, got {list(modules)}"
-            )
+            raise invalid(self.path_of(name), "a list", list(modules))
         return list(modules.values())
 
     def tensor(self, name: str) -> torch.Tensor:
         """A parameter or buffer that must be there."""
         tensors = self.tensors()
         if name not in tensors:
-            raise UnsupportedModelError(
-                f"model: {self.path_of(name)}: expected a tensor of {self.kind}, got none; this "
-                "layout is not known"
+            raise unsupported(
+                self.path_of(name), f"a tensor of {self.kind}", "none; this layout is not known"
             )
         return tensors[name]
 
@@ -156,14 +143,9 @@ class Record(Inert):
         record = self.module(owner) if owner else self
         tensor = record.tensor(name)
         if tensor.numel() != 1:
-            raise ModelFileError(
-                f"model: {record.path_of(name)}: expected one number, got shape "
-                f"{tuple(tensor.shape)}"
-            )
+            raise invalid(record.path_of(name), "one number", f"shape {tuple(tensor.shape)}")
         if not math.isfinite(float(tensor)):
-            raise ModelFileError(
-                f"model: {record.path_of(name)}: expected a finite number, got {float(tensor)}"
-            )
+            raise invalid(record.path_of(name), "a finite number", float(tensor))
         return float(tensor)
 
     def value(self, name: str, default: Any = _MISSING) -> Any:
@@ -183,9 +165,7 @@ class Record(Inert):
         if hasattr(value, "item") and value.numel() == 1:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UnsupportedModelError(
-                f"model: {self.path_of(name)}: expected a number, got {describe(value)}"
-            )
+            raise unsupported(self.path_of(name), "a number", describe(value))
         return float(value)
 
     def irreps(self, name: str) -> list[Irrep]:
@@ -215,6 +195,16 @@ def stand_in(qualified_name: str) -> type[Record]:
     return type(name, (Record,), {"qualified_name": qualified_name, "__slots__": ()})
 
 
+def invalid(where: str, expected: object, got: object) -> ModelFileError:
+    """The error for something in a file that contradicts itself or cannot be."""
+    return ModelFileError(f"model: {where}: expected {expected}, got {got}")
+
+
+def unsupported(where: str, expected: object, got: object) -> UnsupportedModelError:
+    """The error for something in a file that openmm-les does not implement."""
+    return UnsupportedModelError(f"model: {where}: expected {expected}, got {got}")
+
+
 def describe(value: Any) -> str:
     """A value of a pickle for an error message."""
     if isinstance(value, Record):
@@ -237,7 +227,7 @@ def parse_irreps(value: Any, path: str) -> list[Irrep]:
             parsed.append(Irrep(int(mul), int(l), int(p)))
         return _within_bounds(parsed)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ModelFileError(f"model: {path}: expected irreps, got {describe(value)}") from error
+        raise invalid(path, "irreps", describe(value)) from error
 
 
 def _within_bounds(irreps: list[Irrep]) -> list[Irrep]:

@@ -1,15 +1,14 @@
 """Reads a model file as inert records: nothing the file names is imported or executed.
 
-A whole-module pickle (``torch.save(model)``) rebuilds its objects by calling what it names, so
-opening one is running it. Here every class in the tables of a family (`accepted`) has a stand-in
-that only stores what it is given, names that are not listed are refused before anything is rebuilt,
-and `openmm_les.files.pickles` makes the rest. The file is read once.
+Every class in the tables of a family (`accepted`) has a stand-in that only stores what it is given;
+names that are not listed are refused before `openmm_les.files.pickles` rebuilds anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import logging
 import os
 import pickletools
@@ -42,37 +41,18 @@ CONTENT = Kind(
     "writes it",
 )
 
-_STRINGS = frozenset(
-    {
-        "UNICODE",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-    }
-)
-
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An opened model file, of which nothing was run.
-
-    Attributes:
-        family: which it is of.
-        content: the record of a model that was pickled whole; else options and tensors: the mapping
-            that the file holds, or those of all files of a directory, by name.
-        file: name of the file or directory.
-        sha256: hash of the file, or of the hashes of the files.
-        kind: full name of the model's class as the file states it; never imported.
-    """
+    """An opened model file, of which nothing was run."""
 
     family: Family
+    #: The record of a model that was pickled whole; else options and tensors: the mapping that the
+    #: file holds, or those of all files of a directory, by name.
     content: Any
-    file: str
-    sha256: str
-    kind: str
+    file: str  #: name of the file or directory
+    sha256: str  #: of the file, or of the hashes of the files
+    kind: str  #: full name of the model's class as the file states it; never imported
 
     @property
     def root(self) -> Record:
@@ -98,27 +78,14 @@ def accepted() -> Mapping[str, Accepted]:
     return found
 
 
-@cache
-def _names() -> frozenset[str]:
-    """Full names of all classes and functions that have a stand-in."""
-    return frozenset().union(*(each.names for each in accepted().values()))
-
-
 def _expected() -> str:
     """What files are read, for messages."""
-    files = [
-        f"a {families()[name].title} {each.file}" for name, each in accepted().items() if each.file
-    ]
-    return "expected " + " or ".join(files)
+    files = {families()[name].title: each.file for name, each in accepted().items() if each.file}
+    return "expected " + " or ".join(f"a {title} {file}" for title, file in files.items())
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a model file or the directory of a model, tensors on the CPU.
-
-    Raises:
-        ModelFileError: it is something else, damaged, or names what no LES model contains.
-        UnsupportedModelError: it is an LES model with an option that openmm-les does not have.
-    """
+    """Opens a model file or the directory of a model, tensors on the CPU."""
     file = Path(path)
     with boundary(file, _FILE):
         for name, each in accepted().items():
@@ -155,11 +122,7 @@ def _family_of(names: set[str]) -> str | None:
 
 
 def read_archive(file: Path) -> tuple[object, str]:
-    """What a file of torch.save holds, and the file's sha256.
-
-    Raises:
-        ModelFileError, UnsupportedModelError: see `open_model`.
-    """
+    """What a file of torch.save holds, and the file's sha256."""
     with boundary(file, _FILE):
         content = _read_bytes(file)
         archive = _open_archive(file, content)
@@ -174,8 +137,10 @@ def read_archive(file: Path) -> tuple[object, str]:
     return root, hashlib.sha256(content).hexdigest()
 
 
+@cache
 def _class_of(name: str) -> type[Record] | None:
-    return stand_in(name) if name in _names() else None
+    """The stand-in for a class or function that a family accepts."""
+    return stand_in(name) if any(name in each.names for each in accepted().values()) else None
 
 
 def _open_folder(folder: Path, candidate: str) -> ModelFile:
@@ -262,21 +227,16 @@ def scan_globals(data: bytes) -> Iterator[str]:
     """Names of all classes and functions that a pickle, or a row of pickles, would import.
 
     The opcodes are read, not executed. A name that cannot be read statically comes as ``"?"``.
-
-    Raises:
-        Damage: the first pickle is damaged or no pickle at all.
     """
     stream = io.BytesIO(data)
-    first = True
-    while True:
+    for number in itertools.count():
         try:
             yield from _scan_one(stream)
         except Exception as error:  # pickletools has no error type of its own for all of them
             # After the pickles of an old torch file come raw numbers.
-            if first:
+            if number == 0:
                 raise Damage(f"no pickle ({type(error).__name__})") from error
             return
-        first = False
 
 
 def _scan_one(stream: io.BytesIO) -> Iterator[str]:
@@ -296,7 +256,7 @@ def _scan_one(stream: io.BytesIO) -> Iterator[str]:
             pushed.append(None)
         elif name.startswith("EXT"):
             yield f"copyreg extension {argument}"
-        elif name in _STRINGS:
+        elif name.endswith(("UNICODE", "UNICODE8", "STRING")):
             pushed.append(argument)
         elif name == "MEMOIZE":
             memo[len(memo)] = pushed[-1] if pushed else None

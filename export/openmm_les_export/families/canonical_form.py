@@ -9,14 +9,11 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import MODEL_FILE
 
 State = dict[str, torch.Tensor]
-
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def canonical_form(
@@ -30,24 +27,14 @@ def canonical_form(
     references: str = MODEL_FILE,
     origins: Mapping[str, str] | None = None,
 ) -> CanonicalModel:
-    """A model as exporters hand it over.
+    """A model as exporters hand it over, checked by `CanonicalModel.check`.
 
-    Args:
-        opened: the file.
-        hyper: hyper-parameters.
-        state: effective weights, float64.
-        les: LES parameters.
-        vintage: which program wrote it, for people.
-        dtype: of the weights in the file.
-        references: where the isolated-atom energies come from.
-        origins: where those LES parameters come from that are not from the file.
-
-    Raises:
-        Damage: such a model cannot be, see `CanonicalModel.check`.
-        UnsupportedModelError: a precision other than single and double.
+    `vintage` is the program that wrote it, for people, and `dtype` that of the weights in the file;
+    `references` says where the isolated-atom energies come from, `origins` the same of those LES
+    parameters that are not from the file.
     """
-    if dtype not in _DTYPES:
-        raise UnsupportedModelError(f"model: weights: expected float32 or float64, got {dtype}")
+    if dtype not in (torch.float32, torch.float64):
+        raise unsupported("weights", "float32 or float64", dtype)
     canonical = CanonicalModel(
         family=opened.family.name,
         hyper=hyper,
@@ -59,7 +46,7 @@ def canonical_form(
             "sha256": opened.sha256,
             "class": opened.kind,
             "vintage": vintage,
-            "dtype": _DTYPES[dtype],
+            "dtype": str(dtype).removeprefix("torch."),
         },
         provenance={
             **dict.fromkeys(les, MODEL_FILE),
@@ -72,14 +59,10 @@ def canonical_form(
 
 
 def integer_order(name: str, order: float, least: int, most: float = math.inf) -> int:
-    """A number of a file that must be an integer.
-
-    Raises:
-        UnsupportedModelError: it is none, or out of bounds.
-    """
+    """A number of a file that must be an integer."""
     if order != int(order) or not least <= order <= most:
         wanted = f"an integer of at least {least}" if most == math.inf else f"{least} to {most}"
-        raise UnsupportedModelError(f"model: {name}: expected {wanted}, got {order:g}")
+        raise unsupported(name, wanted, f"{order:g}")
     return int(order)
 
 

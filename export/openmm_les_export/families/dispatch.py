@@ -23,11 +23,6 @@ def canonical_model(opened: ModelFile, options: ModelOptions = _NO_OPTIONS) -> C
 
     Readers check what other trainings may have written; a damaged or forged file may hold anything.
     Errors of Python and torch become a `ModelFileError`, and every error names the file.
-
-    Raises:
-        ModelFileError: a model without LES, or one that contradicts itself.
-        UnsupportedModelError: names the option that openmm-les does not implement.
-        InputError: an option that the file does not need, or one that it needs is missing.
     """
     from openmm_les_export.checkpoints.unpickle import CONTENT
 
@@ -39,11 +34,7 @@ def canonical_model(opened: ModelFile, options: ModelOptions = _NO_OPTIONS) -> C
 
 
 def reference_model(opened: ModelFile, canonical: CanonicalModel) -> AutogradReference:
-    """What an export is compared with.
-
-    Raises:
-        ImportError: the original code is not installed.
-    """
+    """What an export is compared with."""
     from openmm_les_export.checkpoints.unpickle import CONTENT
 
     with boundary(opened.file, CONTENT):

@@ -1,8 +1,7 @@
-"""Effective weights of e3nn's layers, from their records.
+"""Effective weights of e3nn's layers, from their records; a linear map acts as ``x @ W``.
 
-Row-vector convention: a linear map acts as ``x @ W``. Every normalisation that e3nn multiplies in
-at run time (path weights, activation constants, square roots of widths) is multiplied into the
-weights, in float64. Path weights are those of the file, whatever e3nn's conventions of the day.
+Every normalisation that e3nn multiplies in at run time (path weights of the file, activation
+constants, square roots of widths) is multiplied into the weights, in float64.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
-from openmm_les_export.checkpoints.records import Irrep, Record, describe
+from openmm_les_export.checkpoints.records import Irrep, Record, describe, invalid, unsupported
 
 
 class Path(NamedTuple):
@@ -29,11 +28,7 @@ class Path(NamedTuple):
 
 
 def degrees(irreps: list[Irrep], path: str) -> list[int]:
-    """Degrees of representations that are all of natural parity, p = (-1)^l.
-
-    Raises:
-        UnsupportedModelError: one of them is a pseudo-tensor.
-    """
+    """Degrees of representations that are all of natural parity, p = (-1)^l."""
     for irrep in irreps:
         if irrep.p != (-1) ** irrep.l:
             raise UnsupportedModelError(
@@ -44,18 +39,11 @@ def degrees(irreps: list[Irrep], path: str) -> list[int]:
 
 
 def channel_count(irreps: list[Irrep], path: str) -> tuple[int, int]:
-    """Channels C and highest degree of node features ``Cx0e + Cx1o + ...``.
-
-    Raises:
-        UnsupportedModelError: a degree is missing or has another number of channels.
-    """
+    """Channels C and highest degree of node features ``Cx0e + Cx1o + ...``."""
     found = degrees(irreps, path)
     if found != list(range(len(found))) or len({irrep.mul for irrep in irreps}) != 1:
         got = " + ".join(map(str, irreps))
-        raise UnsupportedModelError(
-            f"model: {path}: expected the same number of channels for each degree 0, 1, ..., got "
-            + got
-        )
+        raise unsupported(path, "the same number of channels for each degree 0, 1, ...", got)
     return irreps[0].mul, found[-1]
 
 
@@ -64,9 +52,7 @@ def _flat_blocks(record: Record, shapes: list[tuple[int, ...]]) -> list[torch.Te
     weight = record.tensor("weight").to(torch.float64)
     sizes = [math.prod(shape) for shape in shapes]
     if weight.ndim != 1 or weight.numel() != sum(sizes):
-        raise ModelFileError(
-            f"model: {record.path}.weight: expected {sum(sizes)} numbers, got {tuple(weight.shape)}"
-        )
+        raise invalid(f"{record.path}.weight", f"{sum(sizes)} numbers", tuple(weight.shape))
     return [
         block.view(shape) for block, shape in zip(torch.split(weight, sizes), shapes, strict=True)
     ]
@@ -81,12 +67,9 @@ def linear_by_degree(record: Record) -> dict[int, torch.Tensor]:
     inputs, outputs = record.irreps("irreps_in"), record.irreps("irreps_out")
     in_degrees, out_degrees = degrees(inputs, record.path), degrees(outputs, record.path)
     if len(set(out_degrees)) != len(out_degrees):
-        raise UnsupportedModelError(
-            f"model: {record.path}: expected each output degree once, got "
-            + " + ".join(map(str, outputs))
-        )
+        raise unsupported(record.path, "each output degree once", " + ".join(map(str, outputs)))
     if record.value("bias_numel", 0):
-        raise UnsupportedModelError(f"model: {record.path}: expected no bias, got one")
+        raise unsupported(record.path, "no bias", "one")
     starts = {}
     sizes: dict[int, int] = {}
     for i, irrep in enumerate(inputs):
@@ -125,9 +108,7 @@ def species_linear_by_degree(record: Record, elements: int) -> dict[int, torch.T
         if mode != "uvw" or not weighted or in_degrees[i_in] != degree or tuple(shape) != expected:
             raise ModelFileError(f"model: {record.path}: instructions do not fit the irreps")
         if degree in maps:
-            raise UnsupportedModelError(
-                f"model: {record.path}: expected one path to each degree, got more"
-            )
+            raise unsupported(record.path, "one path to each degree", "more")
         # The Wigner 3j symbol that couples degree l with a scalar is 1 / sqrt(2 l + 1).
         maps[degree] = block.transpose(0, 1) * (float(weight) / math.sqrt(2 * degree + 1))
     return maps
@@ -149,24 +130,17 @@ def convolution_paths(record: Record, channels: int) -> list[Path]:
             )
         paths.append(Path(node[i_node].l, edge[i_edge].l, out[i_out].l, i_out, float(weight)))
     if sorted(path.slot for path in paths) != list(range(len(out))):
-        raise UnsupportedModelError(
-            f"model: {record.path}: expected one path to each of the {len(out)} messages, got "
-            f"{len(paths)} paths"
+        raise unsupported(
+            record.path, f"one path to each of the {len(out)} messages", f"{len(paths)} paths"
         )
     return paths
 
 
 def activation_constant(record: Record) -> float:
-    """Factor with which e3nn multiplies silu to give it unit second moment.
-
-    Raises:
-        UnsupportedModelError: the activation is another function.
-    """
+    """Factor with which e3nn multiplies silu to give it unit second moment."""
     function = record.value("f")
     if describe(function) != "torch.nn.functional.silu":
-        raise UnsupportedModelError(
-            f"model: {record.path}: expected the activation (gate) silu, got {describe(function)}"
-        )
+        raise unsupported(record.path, "the activation (gate) silu", describe(function))
     return 1.0 if record.value("_is_id") else record.number("cst")
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFACTORS = (90.0474, 90.4756)
 #: Where a parameter comes from that a configuration leaves out.
 DEFAULT = "default of the les package"
-_STATES = {"removed": True, "kept": False}
+_STATES: dict[str | None, bool | None] = {"removed": True, "kept": False, None: None}
 #: Names of options, as people know them.
 NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
 #: What files may not hold: its name for people, and how they say it.
@@ -37,45 +37,33 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class LESChoice:
-    """What the user says of the training, as far as it was said.
+    """What the user says of the training, as far as it was said."""
 
-    Attributes:
-        prefactor: [eV A].
-        remove_self_interaction: whether the training removed it.
-        origins: where each of them comes from, by name.
-    """
-
-    prefactor: float | None = None
+    prefactor: float | None = None  #: [eV A]
     remove_self_interaction: bool | None = None
+    #: Where each of them comes from, by name.
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
 def les_choice(norm_factor: float | None, self_interaction: str | None) -> LESChoice:
-    """From options to a choice.
-
-    Raises:
-        InputError: something else.
-    """
-    origins = {}
-    if norm_factor is not None:
-        origins["prefactor"] = NORM_FACTOR
-        number = isinstance(norm_factor, int | float) and not isinstance(norm_factor, bool)
-        if not number or not math.isfinite(norm_factor) or norm_factor <= 0:
-            raise InputError(
-                f"norm factor: expected a positive number [eV A], such as {PREFACTORS[0]} or "
-                f"{PREFACTORS[1]}, got {norm_factor!r}"
-            )
-    if self_interaction is not None:
-        origins["remove_self_interaction"] = SELF_INTERACTION
-        if self_interaction not in _STATES:
-            raise InputError(
-                f"self-interaction: expected 'removed' or 'kept', got {self_interaction!r}"
-            )
-    return LESChoice(
-        None if norm_factor is None else float(norm_factor),
-        None if self_interaction is None else _STATES[self_interaction],
-        origins,
-    )
+    """From options to a choice."""
+    number = isinstance(norm_factor, int | float) and not isinstance(norm_factor, bool)
+    if norm_factor is not None and not (number and 0 < norm_factor < math.inf):
+        raise InputError(
+            f"norm factor: expected a positive number [eV A], such as {PREFACTORS[0]} or "
+            f"{PREFACTORS[1]}, got {norm_factor!r}"
+        )
+    if self_interaction not in _STATES:
+        raise InputError(
+            f"self-interaction: expected 'removed' or 'kept', got {self_interaction!r}"
+        )
+    prefactor = None if norm_factor is None else float(norm_factor)
+    given = {
+        "prefactor": (NORM_FACTOR, norm_factor),
+        "remove_self_interaction": (SELF_INTERACTION, self_interaction),
+    }
+    origins = {name: option for name, (option, value) in given.items() if value is not None}
+    return LESChoice(prefactor, _STATES[self_interaction], origins)
 
 
 def read_with_choice(
@@ -85,10 +73,7 @@ def read_with_choice(
 ) -> CanonicalModel:
     """A model whose file lacks LES parameters, which the user gives or has determined.
 
-    Args:
-        read: reads the model with a choice.
-        options: what the user says.
-        prefactors: those to choose from; None where the file has one.
+    The latter chooses among the prefactors; None stands for that of the file.
     """
     choice = les_choice(options.norm_factor, options.self_interaction)
     if options.calibrate is not None:
@@ -101,20 +86,10 @@ def read_with_choice(
 def les_from_arguments(
     arguments: Mapping[str, Any], choice: LESChoice, prefix: str = "les_args."
 ) -> tuple[dict[str, float | bool], dict[str, str]]:
-    """LES parameters of a model whose configuration holds some of them.
+    """LES parameters, and where each one comes from.
 
-    Args:
-        arguments: the options of the les package in the file.
-        choice: what the user says of those that are not there.
-        prefix: what the file calls them by.
-
-    Returns:
-        The parameters, and where each one comes from.
-
-    Raises:
-        InputError: a parameter is missing that cannot be guessed, or was given though the file has
-            one of its own.
-        UnsupportedModelError: a parameter of the file is of another type.
+    Some are among the arguments of the les package in the file, whose names get the prefix in
+    messages; the user's choice is for those that are not.
     """
     options = Options(arguments, prefix)
     les: dict[str, float | bool] = {
@@ -123,9 +98,8 @@ def les_from_arguments(
         "bec_remove_mean": options.flag("remove_mean", True),
         "bec_epsilon_factor": options.positive("epsilon_factor", 1.0),
     }
-    names = {"bec_remove_mean": "remove_mean", "bec_epsilon_factor": "epsilon_factor"}
     origins = {
-        parameter: MODEL_FILE if names.get(parameter, parameter) in arguments else DEFAULT
+        parameter: MODEL_FILE if parameter.removeprefix("bec_") in arguments else DEFAULT
         for parameter in les
     }
     chosen = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import Block, Options, any_value
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, invalid
 
 #: Where parameters of a file came from, as artifacts state it.
 MODEL_FILE = "model file"
@@ -53,11 +53,7 @@ LES_BLOCKS: dict[str, Block] = {
 
 
 def refuse_multipoles(model: Record) -> None:
-    """Refuses LES with more than charges, and says what all of it is.
-
-    Raises:
-        UnsupportedModelError: names every switch that is on.
-    """
+    """Refuses LES with more than charges, and says what all of it is."""
     found = [
         f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
         for record in model.walk()
@@ -100,5 +96,5 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
 def _flag(record: Record, name: str) -> bool:
     value = record.value(name)
     if not isinstance(value, bool):
-        raise ModelFileError(f"model: {record.path}.{name}: expected True or False, got {value!r}")
+        raise invalid(f"{record.path}.{name}", "True or False", f"{value!r}")
     return value

@@ -6,12 +6,14 @@ import abc
 import contextlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from openmm_les.errors import InputError
 
@@ -69,12 +71,8 @@ class AutogradReference(abc.ABC):
 
     @abc.abstractmethod
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        sender: torch.Tensor,
-        receiver: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Energies with references, of atoms [n] or their sum [], and latent charges [n].
 
         `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
@@ -88,6 +86,25 @@ class AutogradReference(abc.ABC):
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Makes float64 torch's default, and ignores what the original code warns of."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def envelope(x: Tensor, p: float) -> Tensor:
+    """The polynomial that takes radial functions to zero at x = 1 (Gasteiger et al., 2020)."""
+    value = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
+    return value - p * (p + 1) / 2 * x ** (p + 2)
 
 
 def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:

@@ -6,15 +6,17 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from openmm_les.networks.parameters import (
-    Bessel,
-    Degree,
-    Few,
-    Index,
-    Real,
-    Tensors,
-)
+from openmm_les.networks.parameters import Bessel, Degree, Few, Index, Real, Tensors
 from openmm_les.networks.registry import Family
+
+
+def complete(monomials: list[tuple[int, int, int]]) -> bool:
+    """Whether these are all monomials of each degree, each once, lower ones first."""
+    degrees = [sum(entry) for entry in monomials]
+    expected = [(d + 1) * (d + 2) // 2 for d in range(max(degrees, default=0) + 1)]
+    counts = [degrees.count(d) for d in range(len(expected))]
+    repeated = len(set(monomials)) != len(monomials)
+    return degrees == sorted(degrees) and counts == expected and not repeated
 
 
 class CACE(Bessel):
@@ -26,13 +28,9 @@ class CACE(Bessel):
 
     @model_validator(mode="after")
     def _check_terms(self) -> CACE:
-        degrees = [sum(entry) for entry in self.monomials]
-        complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees) + 1)]
-        counts = [degrees.count(d) for d in range(len(complete))]
-        repeated = len(set(self.monomials)) != len(self.monomials)
-        if degrees != sorted(degrees) or counts != complete or repeated:
+        if not complete(self.monomials):
             raise ValueError("expected all monomials of each degree, lower ones first")
-        size = len(degrees)
+        size = len(self.monomials)
         if sum(len(terms) for terms in self.invariants) > 30_000:
             raise ValueError("expected at most 30000 products in all invariants")
         if not self.invariants or not all(

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pydantic import StrictBool
 
-from openmm_les.networks.parameters import (
-    Hyper,
-    Layers,
-    Length,
-    Real,
-    Tensors,
-)
+from openmm_les.networks.parameters import Hyper, Layers, Length, Real, Tensors
 from openmm_les.networks.registry import Family
 
 
@@ -62,7 +56,7 @@ FAMILIES = (
         network="openmm_les.networks.chgnet.network:CHGNetNetwork",
         reader="openmm_les_export.families.chgnet.reader:read",
         accepted="openmm_les_export.families.chgnet.accepted:ACCEPTED",
-        reference="openmm_les_export.families.chgnet.reference:reference",
+        reference="openmm_les_export.families.chgnet.reference:CHGNetReference",
         options=("norm_factor", "self_interaction", "calibrate"),
         energy_steps=("cutoff", "inner_cutoff"),
     ),

@@ -53,7 +53,8 @@ class RegionGeometry(nn.Module):
     first: torch.Tensor
     second: torch.Tensor
     fractions: torch.Tensor
-    parents: torch.Tensor
+    starts: torch.Tensor
+    ends: torch.Tensor
     ancestors: torch.Tensor
     molecules: torch.Tensor
     sizes: torch.Tensor
@@ -107,7 +108,13 @@ class RegionGeometry(nn.Module):
         self.register_buffer("distances", distances)
         fractions = torch.tensor([charge.fraction for charge in bond_charges], dtype=torch.float64)
         self.register_buffer("fractions", fractions[:, None])
-        self._set_molecules(bonds or ())
+        # Of all bonds along which nearest images are taken: to parents, of links, of bond charges.
+        parents = self._set_molecules(bonds or ())
+        tree = [atoms[parent] for parent in parents] if self.is_cluster else []
+        starts = [*tree, *(link.ml_atom for link in links)]
+        ends = [*(atoms if tree else ()), *self.link_ends.tolist(), *self.second.tolist()]
+        self.register_buffer("starts", torch.tensor([*starts, *self.first.tolist()]).long())
+        self.register_buffer("ends", torch.tensor(ends).long())
         self._set_pull_back([link.ml_atom for link in links])
 
     def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
@@ -115,18 +122,16 @@ class RegionGeometry(nn.Module):
         return (ArrangedModelInField if in_field else ArrangedModel)(model, self)
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arrangement:
-        """The same as `forward`, from numpy arrays.
-
-        Args:
-            positions: shape (num_particles, 3) [A].
-            cell: shape (3, 3) [A]; None if not periodic.
-        """
+        """The same as `forward`, from numpy arrays; `cell` is None if not periodic."""
         box = torch.zeros([3, 3]) if cell is None else torch.as_tensor(np.asarray(cell))
         arrangement: Arrangement = self(torch.as_tensor(np.asarray(positions)), box)
         return arrangement
 
-    def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> None:
-        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up."""
+    def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> List[int]:
+        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up.
+
+        Returns the parent of each atom; that of a root is itself.
+        """
         neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
         for one, other in bonds:
             neighbors[one].append(other)
@@ -143,7 +148,6 @@ class RegionGeometry(nn.Module):
                         parents[neighbor], molecules[neighbor] = atom, molecules[root]
                         queue.append(neighbor)
         generation = torch.tensor(parents)
-        self.register_buffer("parents", generation)
         ancestors = [generation[:0].view(0, self.num_atoms)]
         while not torch.equal(generation[generation], generation):
             ancestors.append(generation[None])
@@ -151,6 +155,7 @@ class RegionGeometry(nn.Module):
         self.register_buffer("ancestors", torch.cat(ancestors))
         self.register_buffer("molecules", torch.tensor(molecules))
         self.register_buffer("sizes", torch.bincount(self.molecules).to(torch.float64)[:, None])
+        return parents
 
     def _set_pull_back(self, link_starts: Sequence[int]) -> None:
         """Where the forces of each particle come from.
@@ -183,35 +188,32 @@ class RegionGeometry(nn.Module):
                 ignored if not periodic.
         """
         atoms = positions.index_select(0, self.atoms)
-        if self.is_cluster:
-            atoms = self._in_one_piece(atoms, cell)
+        starts = positions.index_select(0, self.starts)
+        bonds = positions.index_select(0, self.ends) - starts
+        if self.periodic:
+            turns = lattice_shifts(bonds, cell)
+            bonds = bonds - turns @ cell
+            if self.is_cluster:
+                atoms = self._in_one_piece(atoms, turns[: self.num_atoms], cell)
         directions, ratios = torch.zeros_like(positions[:0]), torch.zeros_like(positions[:0, 0])
+        first_link = bonds.shape[0] - self.num_links - self.num_bond_charges
+        first_charge = first_link + self.num_links
         parts = [atoms]
         if self.num_links > 0:
+            along = bonds[first_link:first_charge]
+            lengths = torch.sqrt((along * along).sum(dim=1))
+            directions, ratios = along / lengths[:, None], self.distances / lengths
             hosts = atoms.index_select(0, self.hosts)
-            bonds = self._nearest(positions.index_select(0, self.link_ends) - hosts, cell)
-            lengths = torch.sqrt((bonds * bonds).sum(dim=1))
-            directions, ratios = bonds / lengths[:, None], self.distances / lengths
             parts.append(hosts + self.distances[:, None] * directions)
         if self.num_charged > 0:
             parts.append(positions.index_select(0, self.charged))
         if self.num_bond_charges > 0:
-            start = positions.index_select(0, self.first)
-            bonds = self._nearest(positions.index_select(0, self.second) - start, cell)
-            parts.append(start + self.fractions * bonds)
+            parts.append(starts[first_charge:] + self.fractions * bonds[first_charge:])
         return Arrangement(torch.cat(parts), directions, ratios)
 
     @torch.jit.export
     def pull_back(self, forces: torch.Tensor, arrangement: Arrangement) -> torch.Tensor:
-        """Forces on the particles that do the work of forces on the arranged positions.
-
-        Args:
-            forces: shape [n, 3].
-            arrangement: what `forward` returned.
-
-        Returns:
-            Shape [num_particles, 3].
-        """
+        """Forces [num_particles, 3] that do the work of `forces` on the arranged positions."""
         zero = torch.zeros_like(forces[:1])
         found = torch.cat([forces, zero]).index_select(0, self.sources)
         if self.num_links + self.num_bond_charges == 0:
@@ -227,12 +229,13 @@ class RegionGeometry(nn.Module):
         shared = torch.cat(shares).index_select(0, slots).view(-1, width, 3).sum(dim=1)
         return found.index_add(0, self.targets, shared)
 
-    def _nearest(self, vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        return vectors - lattice_shifts(vectors, cell) @ cell if self.periodic else vectors
+    def _in_one_piece(
+        self, atoms: torch.Tensor, turns: torch.Tensor, cell: torch.Tensor
+    ) -> torch.Tensor:
+        """Move atoms by lattice vectors, whose integers add up along the tree of bonds.
 
-    def _in_one_piece(self, atoms: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        """Move atoms by lattice vectors, whose integers add up along the tree of bonds."""
-        turns = lattice_shifts(atoms - atoms.index_select(0, self.parents), cell)
+        `turns` are the `lattice_shifts` of the vectors from parents to atoms, shape [n, 3].
+        """
         for i in range(self.ancestors.shape[0]):
             turns = turns + turns.index_select(0, self.ancestors[i])
         atoms = atoms - turns @ cell
@@ -256,7 +259,6 @@ class ArrangedModel(nn.Module):
         self.num_others = geometry.num_particles - self.num_atoms
 
     def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """See `evaluate`."""
         return self.evaluate(positions, cell)
 
     @torch.jit.export
@@ -271,7 +273,6 @@ class ArrangedModel(nn.Module):
         return self.for_particles(results, arrangement)
 
     def for_particles(self, results: Results, arrangement: Arrangement) -> Results:
-        """Results for the particles from those for arranged positions."""
         charges = results.charges[: self.num_atoms]
         return Results(
             results.energy,
@@ -289,14 +290,12 @@ class ArrangedModelInField(ArrangedModel):
     def forward(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Results:
-        """See `evaluate`."""
         return self.evaluate(positions, cell, field)
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Results:
-        """As `ModelInField.evaluate`, for particles."""
         arrangement = self.geometry(positions, cell)
         results = self.model.evaluate(arrangement.positions, cell, field)
         return self.for_particles(results, arrangement)
@@ -305,17 +304,12 @@ class ArrangedModelInField(ArrangedModel):
 def lattice_shifts(vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """The integers of the lattice vectors that lead from nearest images to given vectors.
 
-    Args:
-        vectors: shape [n, 3], in the unit of the cell.
-        cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3].
-
-    Returns:
-        Whole numbers, shape [n, 3]; ``vectors - lattice_shifts(vectors, cell) @ cell`` are the
-        nearest images.
+    ``vectors - lattice_shifts(vectors, cell) @ cell`` are the nearest images, if the cell is in
+    OpenMM's reduced form; shapes [n, 3] and [3, 3].
     """
-    z = torch.round(vectors[:, 2] / cell[2, 2])
-    vectors = vectors - z[:, None] * cell[2]
-    y = torch.round(vectors[:, 1] / cell[1, 1])
-    vectors = vectors - y[:, None] * cell[1]
-    x = torch.round(vectors[:, 0] / cell[0, 0])
+    x, y, z = vectors.unbind(1)
+    ax, _, _, bx, by, _, cx, cy, cz = cell.reshape(-1).unbind(0)
+    z = torch.round(z / cz)
+    y = torch.round((y - z * cy) / by)
+    x = torch.round((x - z * cx - y * bx) / ax)
     return torch.stack([x, y, z], dim=1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from openmm_les_export.checkpoints.accepted import (
-    ANY,
     NUMBERED,
-    OFF,
     Accepted,
     Block,
     any_value,
     listing,
+    modules,
+    off,
+    within,
 )
 from openmm_les_export.families.les_parameters import LES_BLOCKS
 
@@ -22,106 +23,87 @@ _DENSE, _LES_DENSE = "cace.modules.blocks.Dense", "les.module.blocks.Dense"
 _POTENTIAL, _LES = "cace.models.atomistic.NeuralNetworkPotential", LES_BLOCKS["les.les.Les"]
 
 _MODEL = Block(
-    options={
-        **any_value("required_derivatives model_outputs keep_graph"),
-        "do_postprocessing": OFF,
-    },
-    modules={
-        "representation": ("Cace",),
-        "input_modules": ("ModuleList",),
-        "output_modules": ("ModuleList",),
-        "postprocessors": ("ModuleList",),
-    },
+    {**any_value("required_derivatives model_outputs keep_graph"), **off("do_postprocessing")},
+    modules(
+        "representation:Cace input_modules:ModuleList output_modules:ModuleList "
+        "postprocessors:ModuleList"
+    ),
 )
 
 #: From positions to invariant features.
 _REPRESENTATION: dict[str, Block] = {
     "cace.representations.cace_representation.Cace": Block(
-        options={
-            **any_value(
-                "zs nz n_atom_basis cutoff max_l max_nu mp_norm_factor "
-                "num_message_passing l_list n_edge_channels n_radial_func "
-                "n_radial_basis"
-            ),
+        any_value(
+            "zs nz n_atom_basis cutoff max_l max_nu mp_norm_factor num_message_passing l_list "
+            "n_edge_channels n_radial_func n_radial_basis "
             # Where it was trained, and what else the original returns.
-            **any_value("device timeit keep_node_features_A forward_features"),
-        },
-        modules={
-            "node_onehot": ("NodeEncoder",),
-            "node_embedding_sender": ("NodeEmbedding",),
-            "node_embedding_receiver": ("NodeEmbedding",),
-            "edge_coding": ("EdgeEncoder",),
-            "radial_basis": ("BesselRBF",),
-            "cutoff_fn": ("PolynomialCutoff",),
-            "angular_basis": ("AngularComponent",),
-            "radial_transform": ("SharedRadialLinearTransform",),
-            "symmetrizer": ("Symmetrizer",),
-            "message_passing_list": ("ModuleList",),
-        },
+            "device timeit keep_node_features_A forward_features"
+        ),
+        modules(
+            "node_onehot:NodeEncoder node_embedding_sender:NodeEmbedding "
+            "node_embedding_receiver:NodeEmbedding edge_coding:EdgeEncoder radial_basis:BesselRBF "
+            "cutoff_fn:PolynomialCutoff angular_basis:AngularComponent "
+            "radial_transform:SharedRadialLinearTransform symmetrizer:Symmetrizer "
+            "message_passing_list:ModuleList"
+        ),
     ),
-    "cace.modules.type.NodeEncoder": Block(options={"num_classes": ANY}, tensors=("index_map",)),
+    "cace.modules.type.NodeEncoder": Block(any_value("num_classes"), tensors=("index_map",)),
     "cace.modules.type.NodeEmbedding": Block(
-        options=any_value("node_dim embedding_dim"), tensors=("embedding_weights",)
+        any_value("node_dim embedding_dim"), tensors=("embedding_weights",)
     ),
-    "cace.modules.type.EdgeEncoder": Block(options={"directed": (True,)}),
+    "cace.modules.type.EdgeEncoder": Block({"directed": (True,)}),
     "cace.modules.radial.BesselRBF": Block(
-        options=any_value("n_rbf trainable"),
-        tensors=("bessel_weights", "cutoff", "prefactor"),
+        any_value("n_rbf trainable"), tensors=("bessel_weights", "cutoff", "prefactor")
     ),
     "cace.modules.cutoff.PolynomialCutoff": Block(tensors=("p", "cutoff")),
     "cace.modules.angular.AngularComponent": Block(
-        options=any_value("l_max lxlylz_dict lxlylz_list lxlylz_index")
+        any_value("l_max lxlylz_dict lxlylz_list lxlylz_index")
     ),
     "cace.modules.radial_transform.SharedRadialLinearTransform": Block(
-        options=any_value("max_l radial_dim radial_embedding_dim channel_dim"),
-        modules={"weights": ("ParameterList",)},
-        tensors=("angular_dim_groups",),
+        any_value("max_l radial_dim radial_embedding_dim channel_dim"),
+        modules("weights:ParameterList"),
+        ("angular_dim_groups",),
     ),
     "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
     "cace.modules.symmetrize_basis.Symmetrizer": Block(
-        options=any_value("max_nu max_l l_list l_list_indices vec_dict_allnu indice_dict_allnu")
+        any_value("max_nu max_l l_list l_list_indices vec_dict_allnu indice_dict_allnu")
     ),
     "cace.modules.interaction.MessageBchi": Block(
-        options={
+        {
             **any_value("n_in n_hidden n_layers activation nl nlxlylz nc"),
-            **dict.fromkeys(("residual", "use_batchnorm", "shared_channels", "shared_l"), OFF),
+            **off("residual use_batchnorm shared_channels shared_l"),
         },
-        modules={"hnet": ("Sequential",)},
-        tensors=("l_matrix", "nlxlylz"),
+        modules("hnet:Sequential"),
+        ("l_matrix", "nlxlylz"),
     ),
 }
 
-_NETWORK_OPTIONS = any_value("n_in n_out n_hidden n_layers activation add_linear_nn bias")
+_DENSE_BLOCK = Block(
+    {**any_value("activation"), **off("use_batchnorm")},
+    modules("linear:Linear activation:Identity"),
+)
 #: Dense networks, as CACE and the les package each have them.
 _NETWORKS: dict[str, Block] = {
     _ATOMWISE: Block(
-        options={
-            **_NETWORK_OPTIONS,
-            # Names of what is computed; the reader follows those of the energy.
+        {
             **any_value(
+                "n_in n_out n_hidden n_layers activation add_linear_nn bias "
+                # Names of what is computed; the reader follows those of the energy.
                 "output_key model_outputs feature_key per_atom_output_key descriptor_output_key"
             ),
             "aggregation_mode": ("sum",),
-            "residual": OFF,
-            "use_batchnorm": OFF,
-            "post_process": OFF,
+            **off("residual use_batchnorm post_process"),
         },
-        modules={"outnet": ("Sequential",), "linear_nn": (_DENSE,)},
+        modules(f"outnet:Sequential linear_nn:{_DENSE}"),
     ),
     _LES_ATOMWISE: replace(
-        LES_BLOCKS[_LES_ATOMWISE],
-        modules={"outnet": ("Sequential",), "linear_nn": (_LES_DENSE,)},
+        LES_BLOCKS[_LES_ATOMWISE], modules=modules(f"outnet:Sequential linear_nn:{_LES_DENSE}")
     ),
-    "torch.nn.modules.container.Sequential": Block(modules={NUMBERED: (_DENSE, _LES_DENSE)}),
-    **dict.fromkeys(
-        (_DENSE, _LES_DENSE),
-        Block(
-            options={"activation": ANY, "use_batchnorm": OFF},
-            modules={"linear": ("Linear",), "activation": ("Identity",)},
-        ),
-    ),
+    "torch.nn.modules.container.Sequential": listing(_DENSE, _LES_DENSE),
+    _DENSE: _DENSE_BLOCK,
+    _LES_DENSE: _DENSE_BLOCK,
     "torch.nn.modules.linear.Linear": Block(
-        options=any_value("in_features out_features"), tensors=("weight", "bias")
+        any_value("in_features out_features"), tensors=("weight", "bias")
     ),
     "torch.nn.modules.linear.Identity": Block(),
 }
@@ -130,21 +112,21 @@ _NETWORKS: dict[str, Block] = {
 _OUTPUTS: dict[str, Block] = {
     "cace.modules.preprocess.Preprocess": Block(),
     "cace.modules.les_wrapper.LesWrapper": Block(
-        options={
+        {
             **any_value(
-                "feature_key energy_key charge_key bec_key model_outputs required_derivatives"
+                "feature_key energy_key charge_key bec_key model_outputs required_derivatives "
+                # What the original prints, not what the model is.
+                "compute_bec bec_output_index"
             ),
-            # What the original prints, not what the model is.
-            **any_value("compute_bec bec_output_index"),
             "compute_energy": (True,),
         },
-        modules={"les": ("Les",)},
+        modules("les:Les"),
     ),
     "cace.modules.feature_mix.FeatureAdd": Block(
-        options=any_value("feature_keys output_key model_outputs")
+        any_value("feature_keys output_key model_outputs")
     ),
     "cace.modules.forces.Forces": Block(
-        options=any_value(
+        any_value(
             "energy_key forces_key stress_key virial_key calc_forces calc_stress model_outputs "
             "required_derivatives"
         )
@@ -172,23 +154,22 @@ ACCEPTED = Accepted(
         NUMBERED: listing("MessageBchi"),
     },
     values=frozenset(
-        {
-            "torch.device",
-            "torch.nn.functional.silu",
-            "torch.nn.modules.container.ModuleList",
-        }
+        {"torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"}
     ),
-    unsupported={
-        "cace.modules.interaction.NodeMemory": "messages that keep an atom's own features (M)",
-        "cace.modules.interaction.MessageAr": "messages of the A features (Ar)",
-        "cace.modules.interaction.MessageArMLP": "messages of the A features (Ar)",
-        "cace.modules.radial.GaussianRBF": "the Gaussian radial basis",
-        "cace.modules.radial.GaussianRBFCentered": "the Gaussian radial basis",
-        "cace.modules.radial.ExponentialDecayRBF": "the radial basis of exponentials",
-        "cace.modules.cutoff.CosineCutoff": "the cosine cutoff",
-        "cace.modules.cutoff.MollifierCutoff": "the mollifier cutoff",
-        "cace.modules.cutoff.SwitchFunction": "the switching function",
-        "cace.modules.ewald.EwaldPotential": "CACE's own Ewald sum in place of the les package",
-        "cace.modules.zbl.ZBL": "ZBL pair repulsion",
-    },
+    unsupported=within(
+        "cace.modules",
+        {
+            "interaction.NodeMemory": "messages that keep an atom's own features (M)",
+            "interaction.MessageAr": "messages of the A features (Ar)",
+            "interaction.MessageArMLP": "messages of the A features (Ar)",
+            "radial.GaussianRBF": "the Gaussian radial basis",
+            "radial.GaussianRBFCentered": "the Gaussian radial basis",
+            "radial.ExponentialDecayRBF": "the radial basis of exponentials",
+            "cutoff.CosineCutoff": "the cosine cutoff",
+            "cutoff.MollifierCutoff": "the mollifier cutoff",
+            "cutoff.SwitchFunction": "the switching function",
+            "ewald.EwaldPotential": "CACE's own Ewald sum in place of the les package",
+            "zbl.ZBL": "ZBL pair repulsion",
+        },
+    ),
 )

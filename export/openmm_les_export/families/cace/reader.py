@@ -1,8 +1,7 @@
 """Reads CACE-LES models: a ``.pth`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/cace.md``.
-Only torch is needed, neither cace nor the les package. The formulas are those of Cheng, npj
-Comput. Mater. 10, 157 (2024).
+No more than torch is needed. The form is that of ``docs/reference/formats/cace.md``, the formulas
+are those of Cheng, npj Comput. Mater. 10, 157 (2024).
 """
 
 from __future__ import annotations
@@ -15,17 +14,14 @@ import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError, ModelFileError, UnsupportedModelError
+from openmm_les.networks.cace.family import complete
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.atomic_energies import read_atomic_energies
 from openmm_les_export.checkpoints.configuration import check_elements
-from openmm_les_export.checkpoints.records import Record, describe
+from openmm_les_export.checkpoints.records import Record, describe, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
-from openmm_les_export.families.canonical_form import (
-    State,
-    canonical_form,
-    cutoff_order,
-)
+from openmm_les_export.families.canonical_form import State, canonical_form, cutoff_order
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.options import ModelOptions
 
@@ -76,16 +72,16 @@ def _output(model: Record, kind: str) -> Record:
     """The output module of a class, of which there is one."""
     found = [record for record in model.items("output_modules") if record.kind == kind]
     if len(found) != 1:
-        raise UnsupportedModelError(
-            f"model: output_modules: expected one {kind}, got {len(found)}; this layout is not "
-            "known"
+        raise unsupported(
+            "output_modules", f"one {kind}", f"{len(found)}; this layout is not known"
         )
     return found[0]
 
 
 def _outputs(model: Record) -> tuple[Record, Record]:
     """The networks of the energy and of the charges, found from the energy that is returned."""
-    if not any(record.kind == "LesWrapper" for record in model.items("output_modules")):
+    outputs = model.items("output_modules")
+    if not any(record.kind == "LesWrapper" for record in outputs):
         raise ModelFileError(
             "model: a CACE model without LES: expected a LesWrapper among its output modules, got "
             "none; openmm-les runs models with LES alone"
@@ -97,11 +93,7 @@ def _outputs(model: Record) -> tuple[Record, Record]:
             f"model: option {total.path}.output_key: expected the energy of the forces, "
             f"{describe(forces)}, got {describe(total.value('output_key'))}"
         )
-    heads = {
-        record.value("output_key"): record
-        for record in model.items("output_modules")
-        if record.kind == "Atomwise"
-    }
+    heads = {r.value("output_key"): r for r in outputs if r.kind == "Atomwise"}
     keys = list(total.value("feature_keys"))
     own = [key for key in keys if key in heads]
     if len(own) != 1 or sorted(keys) != sorted([own[0], wrapper.value("energy_key")]):
@@ -135,7 +127,7 @@ def _radial_basis(representation: Record, state: State) -> dict[str, Any]:
     cutoff = envelope.scalar("cutoff")
     searched = representation.number("cutoff")
     if not math.isclose(cutoff, searched, rel_tol=1e-6):
-        raise ModelFileError(f"model: cutoff: expected one cutoff, got {cutoff} and {searched}")
+        raise invalid("cutoff", "one cutoff", f"{cutoff} and {searched}")
     state["bessel_frequencies"] = basis.tensor("bessel_weights").to(torch.float64).flatten()
     return {
         "cutoff": cutoff,
@@ -151,22 +143,11 @@ def _polynomials(representation: Record) -> dict[str, Any]:
         representation.module(name) for name in ("angular_basis", "symmetrizer")
     )
     monomials = [[int(e) for e in entry] for entry in angular.value("lxlylz_list")]
+    where, got = f"{angular.path}.lxlylz_list", describe(monomials)
     if not all(0 <= e <= _HIGHEST for entry in monomials for e in entry):
-        raise UnsupportedModelError(
-            f"model: {angular.path}.lxlylz_list: expected exponents of 0 to {_HIGHEST}, got "
-            f"{describe(monomials)}"
-        )
-    degrees = [sum(entry) for entry in monomials]
-    complete = [(d + 1) * (d + 2) // 2 for d in range(max(degrees, default=0) + 1)]
-    if (
-        degrees != sorted(degrees)
-        or [degrees.count(d) for d in range(len(complete))] != complete
-        or len({tuple(entry) for entry in monomials}) != len(monomials)
-    ):
-        raise ModelFileError(
-            f"model: {angular.path}.lxlylz_list: expected all monomials of each degree, got "
-            f"{describe(monomials)}"
-        )
+        raise unsupported(where, f"exponents of 0 to {_HIGHEST}", got)
+    if not complete([(x, y, z) for x, y, z in monomials]):
+        raise invalid(where, "all monomials of each degree", got)
     return {
         "monomials": monomials,
         "invariants": [[[[0], 1.0]], *_invariants(symmetrizer, len(monomials))],
@@ -208,10 +189,7 @@ def _channels(
     transforms = representation.module("radial_transform.weights").tensors()
     degrees = max(sum(entry) for entry in hyper["monomials"]) + 1
     if list(transforms) != [str(d) for d in range(degrees)]:
-        raise ModelFileError(
-            f"model: radial_transform.weights: expected those of {degrees} degrees, got "
-            f"{list(transforms)}"
-        )
+        raise invalid("radial_transform.weights", f"those of {degrees} degrees", list(transforms))
     functions = transforms["0"].shape[1]
     for degree, weight in transforms.items():
         shape = (hyper["num_bessel"], functions, channels)
@@ -222,7 +200,7 @@ def _channels(
 
 def _expect(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
     if tuple(tensor.shape) != shape:
-        raise ModelFileError(f"model: {name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        raise invalid(name, f"shape {shape}", tuple(tensor.shape))
 
 
 def _messages(
@@ -234,15 +212,11 @@ def _messages(
     for t, layer in enumerate(layers):
         kinds = list(layer.modules().values())
         if len(kinds) != 1:
-            raise UnsupportedModelError(
-                f"model: {layer.path}: expected messages of one kind, MessageBchi, got "
-                f"{[record.kind for record in kinds]}"
+            raise unsupported(
+                layer.path, "messages of one kind, MessageBchi", [record.kind for record in kinds]
             )
-        prefix = f"message.{t}"
-        scale = representation.number("mp_norm_factor")
-        _network(
-            kinds[0], state, prefix, _feature_order(1, *sizes), scale, outputs=degrees * sizes[0]
-        )
+        scale, order = representation.number("mp_norm_factor"), _feature_order(1, *sizes)
+        _network(kinds[0], state, f"message.{t}", order, scale, outputs=degrees * sizes[0])
     return len(layers)
 
 
@@ -263,13 +237,7 @@ def _network(
 ) -> None:
     """A dense network on features: linear maps with silu between them, one beside if there is one.
 
-    Args:
-        record: of a module with ``outnet`` (and ``linear_nn``), or ``hnet``.
-        state: takes the weights.
-        prefix: of their names.
-        order: of the features.
-        scale: factor of the result.
-        outputs: how many there are.
+    It is in ``outnet`` (and ``linear_nn``), or ``hnet``; the scale is a factor of its outputs.
     """
     modules = record.modules()
     name = "hnet" if "hnet" in modules else "outnet"
@@ -279,10 +247,7 @@ def _network(
         last = k == len(layers) - 1
         activation = _activation(layer)
         if activation != ("Identity" if last else "silu"):
-            raise UnsupportedModelError(
-                f"model: {layer.path}: expected silu after every layer but the last, got "
-                f"{activation}"
-            )
+            raise unsupported(layer.path, "silu after every layer but the last", activation)
         weight, bias = _linear(layer, width)
         if k == 0:
             weight = weight[order]
@@ -290,7 +255,7 @@ def _network(
         state[f"{prefix}.{k}.weight"], state[f"{prefix}.{k}.bias"] = factor * weight, factor * bias
         width = weight.shape[1]
     if width != outputs or not layers:
-        raise ModelFileError(f"model: {record.path}: expected {outputs} outputs, got {width}")
+        raise invalid(record.path, f"{outputs} outputs", width)
     beside = modules.get("linear_nn")
     if (beside is not None) != bool(record.value("add_linear_nn", False)):
         raise ModelFileError(
@@ -298,18 +263,12 @@ def _network(
         )
     if beside is not None:
         if _activation(beside) != "Identity":
-            raise UnsupportedModelError(
-                f"model: {beside.path}: expected no activation, got {_activation(beside)}"
-            )
+            raise unsupported(beside.path, "no activation", _activation(beside))
         weight, bias = _linear(beside, len(order))
         if weight.shape[1] != outputs:
-            raise ModelFileError(
-                f"model: {beside.path}: expected {outputs} outputs, got {weight.shape[1]}"
-            )
-        state[f"{prefix}.linear.weight"], state[f"{prefix}.linear.bias"] = (
-            scale * weight[order],
-            scale * bias,
-        )
+            raise invalid(beside.path, f"{outputs} outputs", weight.shape[1])
+        state[f"{prefix}.linear.weight"] = scale * weight[order]
+        state[f"{prefix}.linear.bias"] = scale * bias
 
 
 def _activation(layer: Record) -> str:

@@ -1,9 +1,7 @@
 """A CACE-LES model by the equations of the paper, for verification of what was exported.
 
-Cheng, npj Comput. Mater. 10, 157 (2024). The original code is not on PyPI, so that the numbers come
-from a second evaluation: tensors straight from the file's records, every pair with its full edge
-basis, derivatives by torch. It shares nothing with the reader and the network of the run-time
-package but the records, and was itself compared with the original code's numbers.
+Cheng, npj Comput. Mater. 10, 157 (2024). It shares nothing with the reader and the network but the
+file's records, and was compared with the numbers of the original code, which is not on PyPI.
 """
 
 from __future__ import annotations
@@ -11,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
-from openmm_les_export.verification.reference import AutogradReference, equations
+from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 
 def reference(opened: ModelFile, canonical: CanonicalModel) -> CACEReference:
@@ -49,16 +48,12 @@ class CACEReference(AutogradReference):
         )
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        sender: torch.Tensor,
-        receiver: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Atomic energies with references and latent charges, each of shape [n]."""
         edges = self._edge_basis(vectors, species[sender], species[receiver])
 
-        def summed(messages: torch.Tensor) -> torch.Tensor:
+        def summed(messages: Tensor) -> Tensor:
             empty = torch.zeros(len(species), *messages.shape[1:], dtype=torch.float64)
             return self._mix_radial(empty.index_add(0, receiver, messages))
 
@@ -78,9 +73,7 @@ class CACEReference(AutogradReference):
     def _exponents(self) -> list[tuple[int, ...]]:
         return [tuple(e) for e in self._record.module("angular_basis").value("lxlylz_list")]
 
-    def _edge_basis(
-        self, vectors: torch.Tensor, senders: torch.Tensor, receivers: torch.Tensor
-    ) -> torch.Tensor:
+    def _edge_basis(self, vectors: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Radial function, angular monomial and encoding of both elements, [E, n, L, C]."""
         tensors = {
             name: tensor.to(torch.float64)
@@ -91,9 +84,7 @@ class CACEReference(AutogradReference):
         unit = vectors / (r + 1e-9)  # as the original does
         frequencies = tensors["radial_basis.bessel_weights"].view(1, -1)
         x, p = r / self.cutoff, float(tensors["cutoff_fn.p"])
-        envelope = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
-        envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
-        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope
+        radial = tensors["radial_basis.prefactor"] * torch.sin(frequencies * r) / r * envelope(x, p)
         monomials = [
             (unit ** torch.tensor(entry, dtype=torch.float64)).prod(1)
             for entry in self._exponents()
@@ -106,7 +97,7 @@ class CACEReference(AutogradReference):
         encoding = torch.einsum("ea,eb->eab", one, other).flatten(1)
         return torch.einsum("en,el,ec->enlc", radial, angular, encoding)
 
-    def _mix_radial(self, sums: torch.Tensor) -> torch.Tensor:
+    def _mix_radial(self, sums: Tensor) -> Tensor:
         """Radial functions of each degree mixed, [N, n, L, C] to [N, M, L, C]."""
         weights = self._record.module("radial_transform.weights")
         degrees = [sum(entry) for entry in self._exponents()]
@@ -116,7 +107,7 @@ class CACEReference(AutogradReference):
         ]
         return torch.stack(mixed, 2)
 
-    def _symmetrised(self, a: torch.Tensor) -> torch.Tensor:
+    def _symmetrised(self, a: Tensor) -> Tensor:
         """Invariants of neighbour sums, [N, M, L, C] to [N, M, S, C]."""
         symmetrizer = self._record.module("symmetrizer")
         b = [a[:, :, 0]]
@@ -126,7 +117,7 @@ class CACEReference(AutogradReference):
         return torch.stack(b, 2)
 
 
-def _head(record: Record) -> Callable[[torch.Tensor], torch.Tensor]:
+def _head(record: Record) -> Callable[[Tensor], Tensor]:
     """The network of one number for each atom."""
     network = _dense(record.items("outnet"))
     if "linear_nn" not in record.modules():
@@ -135,10 +126,10 @@ def _head(record: Record) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: (network(x) + beside(x))[:, 0]
 
 
-def _dense(layers: list[Record]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _dense(layers: list[Record]) -> Callable[[Tensor], Tensor]:
     """Linear maps with silu between them."""
 
-    def network(x: torch.Tensor) -> torch.Tensor:
+    def network(x: Tensor) -> Tensor:
         for k, layer in enumerate(layers):
             x = torch.nn.functional.silu(x) if k else x
             tensors = layer.module("linear").state_dict()

@@ -7,14 +7,13 @@ from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import (
-    ANY,
-    OFF,
     Accepted,
     Options,
     any_value,
     check_options,
+    off,
 )
-from openmm_les_export.checkpoints.records import describe
+from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 
 _POTENTIAL, _NETWORK = "Potential", "CHGNet_LR"
@@ -27,44 +26,36 @@ PREFACTOR = PREFIX + "norm_factor"
 #: Arguments of the potential. What it computes beside the energy does not change the energy.
 POTENTIAL: Options = {
     **any_value(
-        "model data_mean data_std element_refs calc_forces calc_stresses calc_hessian calc_magmom"
+        "model data_mean data_std element_refs calc_forces calc_stresses calc_hessian calc_magmom "
+        "les_sigma les_dl les_norm_factor les_remove_mean les_epsilon_factor "
+        "les_remove_self_interaction zbl_trainable debug_mode return_charge"
     ),
-    "calc_repuls": OFF,
+    **off("calc_repuls"),
     "calc_BEC": (True,),  # without it there is no long-range energy
-    **any_value("les_sigma les_dl les_norm_factor les_remove_mean les_epsilon_factor"),
-    "les_remove_self_interaction": ANY,
     "les_pbc": (True,),
-    **any_value("zbl_trainable debug_mode return_charge"),
 }
 _SHARES = ("bond", "three_body_bond", "both", None)
 #: Arguments of the network. Dropout is idle outside of a training.
 NETWORK: Options = {
-    "element_types": ANY,
-    **any_value("dim_atom_embedding dim_bond_embedding dim_angle_embedding"),
+    **any_value(
+        "element_types dim_atom_embedding dim_bond_embedding dim_angle_embedding "
+        "non_linear_bond_embedding non_linear_angle_embedding cutoff threebody_cutoff "
+        "cutoff_exponent max_n max_f learn_basis num_blocks atom_conv_hidden_dims "
+        "bond_update_hidden_dims bond_conv_hidden_dims angle_update_hidden_dims conv_dropout "
+        "final_dropout final_hidden_dims normalize_hidden num_site_targets error_handling"
+    ),
     "dim_state_embedding": (None,),
     "dim_state_feats": (None,),
-    **any_value(
-        "non_linear_bond_embedding non_linear_angle_embedding cutoff "
-        "threebody_cutoff cutoff_exponent max_n max_f learn_basis num_blocks"
-    ),
     "shared_bond_weights": _SHARES,
     "layer_bond_weights": _SHARES,
-    **any_value(
-        "atom_conv_hidden_dims bond_update_hidden_dims bond_conv_hidden_dims "
-        "angle_update_hidden_dims conv_dropout final_dropout"
-    ),
     "final_mlp_type": ("mlp",),
-    "final_hidden_dims": ANY,
     "pooling_operation": ("sum",),
     "readout_field": ("atom_feat",),
     "activation_type": ("swish",),
     "normalization": (None, "layer"),
-    "normalize_hidden": ANY,
     "is_intensive": (False,),
     "num_targets": (1,),
-    "num_site_targets": ANY,
     "task_type": ("regression",),
-    "error_handling": ANY,
 }
 #: Options that not all versions of MatGL have.
 _RECENT = {"error_handling"}
@@ -86,14 +77,9 @@ ACCEPTED = Accepted(
 
 
 def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Refuses what openmm-les does not implement.
+    """The arguments of the network, and the LES parameters among those of the potential.
 
-    Returns:
-        The arguments of the network, and the LES parameters among those of the potential.
-
-    Raises:
-        ModelFileError: a model without LES, or none, or files of different models.
-        UnsupportedModelError: names the option.
+    What openmm-les does not implement is refused.
     """
     kind = saved[DESCRIPTION].get("@class")
     if kind != _POTENTIAL:
@@ -103,7 +89,7 @@ def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, A
         )
     network = _network(saved.content)
     if not isinstance(network.get("init_args"), Mapping):
-        raise ModelFileError("model: model.pt: expected the arguments of a network, got none")
+        raise invalid("model.pt", "the arguments of a network", "none")
     stated = saved[DESCRIPTION].get("kwargs")
     stated = stated.get("model") if isinstance(stated, Mapping) else None
     if not isinstance(stated, Mapping) or stated.get("@class") != network.get("@class"):
@@ -123,9 +109,8 @@ def check_arguments(saved: ModelFile) -> tuple[Mapping[str, Any], Mapping[str, A
     check_options(_NETWORK, network["init_args"], NETWORK)
     missing = sorted(set(NETWORK) - set(network["init_args"]) - _RECENT)
     if missing:
-        raise UnsupportedModelError(
-            f"model: {_NETWORK}: expected option {missing[0]}, got none; this version of MatGL is "
-            "not known"
+        raise unsupported(
+            _NETWORK, f"option {missing[0]}", "none; this version of MatGL is not known"
         )
     les = {
         name.removeprefix(PREFIX): value

@@ -1,8 +1,7 @@
 """Reads CHGNet-LES models saved by MatGL: a directory becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/chgnet.md``.
-Only torch is needed, and no class that the files name is imported. The formulas are those of Deng
-et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
+No more than torch is needed. The form is that of ``docs/reference/formats/chgnet.md``, the formulas
+are those of Deng et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where it differs.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors
+from openmm_les_export.checkpoints.records import invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.chgnet.accepted import (
@@ -52,7 +51,7 @@ def _read(saved: ModelFile, choice: LESChoice) -> CanonicalModel:
     dtype = weights.dtype("model.atom_embedding.weight")
     scale, offset = (float(weights.take(f"data_{name}", ())) for name in ("std", "mean"))
     if not scale > 0:
-        raise ModelFileError(f"model: data_std: expected a positive number, got {scale}")
+        raise invalid("data_std", "a positive number", scale)
     # Energies of the network and of its charges are in units of data_std.
     les["prefactor"] = float(les["prefactor"]) * scale
     if scale != 1.0:
@@ -83,24 +82,18 @@ class _Reader:
             options.integer(f"dim_{name}_embedding", 64, 1) for name in ("atom", "bond", "angle")
         )
         self._functions = options.integer("max_n", 9, 1)
-        self._norm = options.text("normalization", None) == "layer"
+        self._norm = options.text("normalization") == "layer"
         self._norm_hidden = options.flag("normalize_hidden", False)
 
     def network(self, scale: float) -> dict[str, Any]:
-        """Reads all of the network.
-
-        Returns:
-            Its hyper-parameters.
-        """
+        """Reads all of the network, and returns its hyper-parameters."""
         options, state = self._options, self.state
         cutoffs = {name: options.positive(name) for name in ("cutoff", "threebody_cutoff")}
         bessel, fourier = self._functions, options.integer("max_f", 4, 0)
         state["atoms"] = self._take("atom_embedding.weight", (-1, self._atoms))
-        for name, source, cutoff in (
-            ("bond_frequencies", "bond_expansion", cutoffs["cutoff"]),
-            ("inner_frequencies", "threebody_bond_expansion", cutoffs["threebody_cutoff"]),
-        ):
-            state[name] = self._take(f"{source}.frequencies", (bessel,)) / cutoff
+        for name, prefix in (("bond", ""), ("inner", "threebody_")):
+            frequencies = self._take(f"{prefix}bond_expansion.frequencies", (bessel,))
+            state[f"{name}_frequencies"] = frequencies / cutoffs[f"{prefix}cutoff"]
         state["angle_frequencies"] = self._take("angle_expansion.frequencies", (fourier + 1,))
         state["bonds"] = self._map("bond_embedding.layers.0", bessel, self._bonds)
         # Cosines and sines alternate in the file; here the cosines come first.
@@ -119,19 +112,14 @@ class _Reader:
         }
 
     def elements(self, symbols: Any, references: Any) -> list[int]:
-        """Atomic numbers of the rows of the embedding, and their references.
+        """Atomic numbers of the rows of the embedding; None stands for those of MatGL.
 
-        Args:
-            symbols: of the elements, None for those of MatGL.
-            references: None if the model has none.
+        References go into the state; None if the model has none.
         """
         number = self.state["atoms"].shape[0]
         known = list(_ALL) if symbols is None else self._options.elements("element_types")
         if len(known) != number:
-            raise ModelFileError(
-                f"model: element_types: expected the {number} elements of the embedding, got "
-                f"{len(known)}"
-            )
+            raise invalid("element_types", f"the {number} elements of the embedding", len(known))
         energies = torch.zeros(number, dtype=torch.float64)
         if references is not None:
             energies = self._weights.take("element_refs.property_offset", (-1,))
@@ -146,23 +134,12 @@ class _Reader:
         options, bonds = self._options, self._bonds
         pair = [self._atoms, bonds, self._atoms]
         triple = [bonds, self._angles, self._atoms, bonds]
-        shared, own = (
-            options.text(f"{name}_bond_weights", default)
-            for name, default in (("shared", "both"), ("layer", None))
-        )
-        hidden = {
-            name: options.widths(f"{name}_hidden_dims", default)
-            for name, default in (
-                ("atom_conv", (64,)),
-                ("bond_update", None),
-                ("bond_conv", (64,)),
-                ("angle_update", ()),
-            )
-        }
+        shared, own = (options.text(f"{name}_bond_weights") for name in ("shared", "layer"))
+        kinds = ("atom_conv", "bond_update", "bond_conv", "angle_update")
+        hidden = {kind: options.widths(f"{kind}_hidden_dims") for kind in kinds}
         if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
-            raise UnsupportedModelError(
-                "model: option atom_conv_hidden_dims, bond_conv_hidden_dims: expected integers, "
-                "got none"
+            raise unsupported(
+                "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
             )
         factors: dict[str, list[torch.Tensor]] = {"atom": [], "bond": [], "line": []}
         if shared in ("bond", "both"):
@@ -231,7 +208,7 @@ class _Reader:
             self.state[f"{name}.factors.{k}.bias"] = self._take(f"{source}.bias", (width,))
 
     def _readouts(self, scale: float) -> None:
-        hidden = self._options.widths("final_hidden_dims", (64, 64))
+        hidden = self._options.widths("final_hidden_dims")
         widths = [self._atoms, *(hidden or []), 1]
         for name, source in (("energy", "final_layer"), ("charge", "latent_charge_readout")):
             for k in range(len(widths) - 1):

@@ -1,9 +1,7 @@
 """A CHGNet-LES model by its equations, for verification of what was exported.
 
-Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. The original code is not on
-PyPI, so that the numbers come from a second evaluation: tensors straight from the file, lists of
-bonds and of angles, derivatives by torch. It shares nothing with the reader and the network of the
-run-time package but the opened file, and was itself compared with the original code's numbers.
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023), with MatGL's line graph. It shares nothing with the
+reader and the network but the opened file, and was compared with the original code's numbers.
 """
 
 from __future__ import annotations
@@ -13,42 +11,34 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.atomic_energies import atomic_number
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.chgnet.accepted import ARGUMENTS, STATE
-from openmm_les_export.verification.reference import AutogradReference, equations
+from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 silu = torch.nn.functional.silu
 
 
-def reference(opened: ModelFile, canonical: CanonicalModel) -> CHGNetReference:
-    """The model of a directory, with the LES parameters of its canonical form."""
-    return CHGNetReference(opened, canonical.les)
-
-
 class CHGNetReference(AutogradReference):
-    """A CHGNet-LES model in float64, with LES parameters in units of eV, as exported."""
+    """A CHGNet-LES model in float64, with the LES parameters of its canonical form."""
 
     against = equations("CHGNet")
 
-    def __init__(self, saved: ModelFile, les: Mapping[str, float | bool]) -> None:
+    def __init__(self, saved: ModelFile, canonical: CanonicalModel) -> None:
         self._tensors = {name: tensor.to(torch.float64) for name, tensor in saved[STATE].items()}
         self._options: Mapping[str, Any] = saved[ARGUMENTS]["model"]["init_args"]
-        self._les = les
+        self._les = canonical.les
         self.cutoff = float(self._options["cutoff"])
         symbols = self._options["element_types"]
         known = range(1, 95) if symbols is None else map(atomic_number, symbols)
         self.elements = list(known)
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, source: Tensor, target: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Energy with references [] and latent charges [n]."""
         options, tensors = self._options, self._tensors
         distances = torch.linalg.norm(vectors, dim=1)
@@ -103,37 +93,30 @@ class CHGNetReference(AutogradReference):
             energy = energy + tensors["element_refs.property_offset"][species].sum()
         return energy, self._dense("latent_charge_readout", atoms)[:, 0]
 
-    def _basis(self, name: str, r: torch.Tensor, cutoff: float) -> torch.Tensor:
+    def _basis(self, name: str, r: Tensor, cutoff: float) -> Tensor:
         frequencies = self._tensors[f"model.{name}.frequencies"]
         values = math.sqrt(2 / cutoff) * torch.sin(torch.outer(r / cutoff, frequencies))
         values = values / r.unsqueeze(1)
         x, p = values / cutoff, int(self._options["cutoff_exponent"])
-        envelope = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1)
-        envelope = envelope - p * (p + 1) / 2 * x ** (p + 2)
-        return values * torch.where(values <= cutoff, envelope, 0.0)
+        return values * torch.where(values <= cutoff, envelope(x, p), 0.0)
 
-    def _factor(self, shared: str, own: str, basis: torch.Tensor) -> torch.Tensor:
+    def _factor(self, shared: str, own: str, basis: Tensor) -> Tensor:
         """Product of the factors that there are, [E, width] or [1, 1]."""
-        product: torch.Tensor = torch.ones(1, 1, dtype=torch.float64)
+        product: Tensor = torch.ones(1, 1, dtype=torch.float64)
         for name in (shared, own):
             if f"model.{name}.weight" in self._tensors:
                 product = product * self._linear(name, basis)
         return product
 
-    def _gated(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _gated(self, name: str, x: Tensor) -> Tensor:
         value = self._dense(f"{name}.layers", x)
         return silu(value) * torch.sigmoid(self._dense(f"{name}.gates", x))
 
-    def _dense(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _dense(self, name: str, x: Tensor) -> Tensor:
         """Linear maps with silu between them, and normalisation where the file has one."""
         prefix = f"model.{name}.layers."
-        depth = len(
-            {
-                key[len(prefix) :].split(".")[0]
-                for key in self._tensors
-                if key[: len(prefix)] == prefix
-            }
-        )
+        own = (key.removeprefix(prefix) for key in self._tensors if key.startswith(prefix))
+        depth = len({key.split(".")[0] for key in own})
         hidden = bool(self._options["normalize_hidden"])
         for k in range(depth):
             x = self._linear(f"{name}.layers.{k}", x)
@@ -142,21 +125,19 @@ class CHGNetReference(AutogradReference):
             x = silu(x) if k < depth - 1 else x
         return x
 
-    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = x @ self._tensors[f"model.{name}.weight"].T
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        y: Tensor = x @ self._tensors[f"model.{name}.weight"].T
         bias = self._tensors.get(f"model.{name}.bias")
         return y if bias is None else y + bias
 
-    def _normalized(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, name: str, x: Tensor) -> Tensor:
         if f"model.{name}.weight" not in self._tensors:
             return x
         weight, bias = (self._tensors[f"model.{name}.{part}"] for part in ("weight", "bias"))
         return torch.nn.functional.layer_norm(x, x.shape[1:], weight, bias)
 
 
-def _angles(
-    near: torch.Tensor, vectors: torch.Tensor, source: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _angles(near: Tensor, vectors: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs of a bond to an atom and one from there to an atom other than the first, [A]."""
     first, second = torch.meshgrid(near, near, indexing="ij")
     meet = target[first] == source[second]

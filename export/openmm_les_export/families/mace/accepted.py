@@ -8,39 +8,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 from openmm_les_export.checkpoints.accepted import (
-    ANY,
     NUMBERED,
-    OFF,
     Accepted,
     Block,
     any_value,
     listing,
+    modules,
+    off,
     within,
 )
 from openmm_les_export.families.les_parameters import LES_BLOCKS
 
 _MODEL = Block(
     options={
-        "heads": ANY,  # the reader chooses one
-        "pair_repulsion": (True, *OFF),
+        "pair_repulsion": (True, None, False),
         "apply_cutoff": (True,),
-        **dict.fromkeys(("lammps_mliap", "use_agnostic_product", "use_so3"), OFF),
-        **dict.fromkeys(("edge_irreps", "use_edge_irreps_first"), OFF),
-        "use_reduced_cg": ANY,  # the couplings themselves are in the file
-        "use_last_readout_only": ANY,  # shows in the number of readouts
+        **off("lammps_mliap use_agnostic_product use_so3 edge_irreps use_edge_irreps_first"),
+        # The reader chooses a head; the couplings themselves are in the file;
+        # use_last_readout_only shows in the number of readouts.
+        **any_value("heads use_reduced_cg use_last_readout_only readout_input_dims"),
         **any_value("compute_bec bec_output_index"),  # what the original prints
-        "readout_input_dims": ANY,
     },
-    modules={
-        "node_embedding": ("LinearNodeEmbeddingBlock",),
-        "radial_embedding": ("RadialEmbeddingBlock",),
-        "spherical_harmonics": ("SphericalHarmonics",),
-        "atomic_energies_fn": ("AtomicEnergiesBlock",),
-        "pair_repulsion_fn": ("ZBLBasis",),
-        **dict.fromkeys(("interactions", "products", "readouts", "les_readouts"), ("ModuleList",)),
-        "scale_shift": ("ScaleShiftBlock",),
-        "les": ("Les",),
-    },
+    modules=modules(
+        "node_embedding:LinearNodeEmbeddingBlock radial_embedding:RadialEmbeddingBlock "
+        "spherical_harmonics:SphericalHarmonics atomic_energies_fn:AtomicEnergiesBlock "
+        "pair_repulsion_fn:ZBLBasis interactions:ModuleList products:ModuleList "
+        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les"
+    ),
     tensors=("atomic_numbers", "r_max", "num_interactions"),
 )
 
@@ -59,14 +53,10 @@ _INTERACTION = Block(
         "node_attrs_irreps node_feats_irreps edge_attrs_irreps edge_feats_irreps target_irreps "
         "hidden_irreps edge_irreps irreps_out avg_num_neighbors radial_MLP"
     ),
-    modules={
-        "linear_up": ("Linear",),
-        "conv_tp": ("TensorProduct",),
-        "conv_tp_weights": ("FullyConnectedNet",),
-        "linear": ("Linear",),
-        "skip_tp": ("FullyConnectedTensorProduct",),
-        "reshape": ("reshape_irreps",),
-    },
+    modules=modules(
+        "linear_up:Linear conv_tp:TensorProduct conv_tp_weights:FullyConnectedNet linear:Linear "
+        "skip_tp:FullyConnectedTensorProduct reshape:reshape_irreps"
+    ),
 )
 _DENSITY_INTERACTION = replace(
     _INTERACTION, modules={**_INTERACTION.modules, "density_fn": ("FullyConnectedNet",)}
@@ -78,25 +68,19 @@ _INTERACTIONS = {
     "RealAgnosticDensityResidualInteractionBlock": _DENSITY_INTERACTION,
 }
 _READOUTS = {
-    "LinearReadoutBlock": Block(modules={"linear": ("Linear",)}),
+    "LinearReadoutBlock": Block(modules=modules("linear:Linear")),
     "NonLinearReadoutBlock": Block(
-        options=any_value("hidden_irreps num_heads"),  # heads are checked by the reader
-        modules={
-            "linear_1": ("Linear",),
-            "non_linearity": ("Activation",),
-            "linear_2": ("Linear",),
-        },
+        any_value("hidden_irreps num_heads"),  # heads are checked by the reader
+        modules("linear_1:Linear non_linearity:Activation linear_2:Linear"),
     ),
 }
 _CONTRACTION = Block(
     options={**any_value("num_features coupling_irreps"), "correlation": (1, 2, 3, 4)},
-    modules={
-        # Traced einsums: code, which is never read.
-        "contractions_weighting": ("ModuleList",),
-        "contractions_features": ("ModuleList",),
-        "graph_opt_main": ("reduce_graph_module",),
-        "weights": ("ParameterList",),
-    },
+    modules=modules(
+        # The first three are traced einsums: code, which is never read.
+        "contractions_weighting:ModuleList contractions_features:ModuleList "
+        "graph_opt_main:reduce_graph_module weights:ParameterList"
+    ),
     tensors=(
         *(f"U_matrix_{nu}" for nu in (1, 2, 3, 4)),
         "weights_max",
@@ -104,77 +88,62 @@ _CONTRACTION = Block(
         *(f"weights_{name}_zeroed" for name in ("0", "1", "2", "max")),
     ),
 )
+_BLOCKS: dict[str, Block] = {
+    **_INTERACTIONS,
+    **_READOUTS,
+    "LinearNodeEmbeddingBlock": Block(modules=modules("linear:Linear")),
+    "RadialEmbeddingBlock": Block(
+        options={**any_value("out_dim"), "apply_cutoff": (True,)},
+        modules=modules(
+            "bessel_fn:BesselBasis cutoff_fn:PolynomialCutoff "
+            "distance_transform:AgnesiTransform|SoftTransform"
+        ),
+    ),
+    "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
+    "ScaleShiftBlock": Block(tensors=("scale", "shift")),
+    "EquivariantProductBasisBlock": Block(
+        options={"use_sc": (True, False), **off("use_agnostic_product")},
+        modules=modules("symmetric_contractions:SymmetricContraction linear:Linear"),
+    ),
+}
+_RADIAL: dict[str, Block] = {
+    "AgnesiTransform": Block(tensors=("q", "p", "a", "covalent_radii")),
+    "SoftTransform": Block(tensors=("alpha", "covalent_radii")),
+    "ZBLBasis": Block(tensors=("c", "p", "covalent_radii", "a_exp", "a_prefactor")),
+    "BesselBasis": Block(tensors=("bessel_weights", "r_max", "prefactor")),
+    "PolynomialCutoff": Block(tensors=("p", "r_max")),
+}
 _MACE: dict[str, Block] = {
-    **within("models", {"MACELES": _MODEL}),
-    **within("extensions", {"MACELES": _MODEL}),
-    **within("blocks", _INTERACTIONS | _READOUTS),
-    **within(
-        "blocks",
-        {
-            "LinearNodeEmbeddingBlock": Block(modules={"linear": ("Linear",)}),
-            "RadialEmbeddingBlock": Block(
-                options={"out_dim": ANY, "apply_cutoff": (True,)},
-                modules={
-                    "bessel_fn": ("BesselBasis",),
-                    "cutoff_fn": ("PolynomialCutoff",),
-                    "distance_transform": ("AgnesiTransform", "SoftTransform"),
-                },
-            ),
-            "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
-            "ScaleShiftBlock": Block(tensors=("scale", "shift")),
-            "EquivariantProductBasisBlock": Block(
-                options={"use_sc": (True, False), "use_agnostic_product": OFF},
-                modules={
-                    "symmetric_contractions": ("SymmetricContraction",),
-                    "linear": ("Linear",),
-                },
-            ),
-        },
+    "models.MACELES": _MODEL,
+    "extensions.MACELES": _MODEL,
+    **within("blocks", _BLOCKS),
+    **within("radial", _RADIAL),
+    "irreps_tools.reshape_irreps": Block(any_value("irreps dims muls")),
+    "symmetric_contraction.SymmetricContraction": Block(
+        any_value("irreps_in irreps_out internal_weights shared_weights"),
+        modules("contractions:ModuleList"),
     ),
-    **within(
-        "radial",
-        {
-            "AgnesiTransform": Block(tensors=("q", "p", "a", "covalent_radii")),
-            "SoftTransform": Block(tensors=("alpha", "covalent_radii")),
-            "ZBLBasis": Block(tensors=("c", "p", "covalent_radii", "a_exp", "a_prefactor")),
-            "BesselBasis": Block(tensors=("bessel_weights", "r_max", "prefactor")),
-            "PolynomialCutoff": Block(tensors=("p", "r_max")),
-        },
-    ),
-    "irreps_tools.reshape_irreps": Block(options=any_value("irreps dims muls")),
-    **within(
-        "symmetric_contraction",
-        {
-            "SymmetricContraction": Block(
-                options=any_value("irreps_in irreps_out internal_weights shared_weights"),
-                modules={"contractions": ("ModuleList",)},
-            ),
-            "Contraction": _CONTRACTION,
-        },
-    ),
+    "symmetric_contraction.Contraction": _CONTRACTION,
 }
 
 _LINEAR = "irreps_in irreps_out instructions weight_numel internal_weights shared_weights"
 _TENSOR_PRODUCT = Block(
-    options=any_value(f"irreps_in1 irreps_in2 {_LINEAR}"), tensors=("weight", "output_mask")
+    any_value(f"irreps_in1 irreps_in2 {_LINEAR}"), tensors=("weight", "output_mask")
 )
 _E3NN: dict[str, Block] = {
-    "math._normalize_activation.normalize2mom": Block(options=any_value("f cst")),
+    "math._normalize_activation.normalize2mom": Block(any_value("f cst")),
     "nn._activation.Activation": Block(
-        options=any_value("irreps_in irreps_out paths"), modules={"acts": ("ModuleList",)}
+        any_value("irreps_in irreps_out paths"), modules("acts:ModuleList")
     ),
-    "nn._fc.FullyConnectedNet": Block(options={"hs": ANY}, modules={NUMBERED: ("_Layer",)}),
+    "nn._fc.FullyConnectedNet": Block(any_value("hs"), modules(f"{NUMBERED}:_Layer")),
     "nn._fc._Layer": Block(
-        options=any_value("h_in h_out var_in var_out"),
-        modules={"act": ("normalize2mom",)},
-        tensors=("weight",),
+        any_value("h_in h_out var_in var_out"), modules("act:normalize2mom"), ("weight",)
     ),
     "o3._linear.Linear": Block(
-        options={**any_value(_LINEAR), "bias_numel": (0,)},
-        tensors=("weight", "bias", "output_mask"),
+        {**any_value(_LINEAR), "bias_numel": (0,)}, tensors=("weight", "bias", "output_mask")
     ),
     "o3._spherical_harmonics.SphericalHarmonics": Block(
-        options={
+        {
             "normalize": (True,),
             "normalization": ("component",),
             **any_value("irreps_in irreps_out"),
@@ -223,22 +192,23 @@ ACCEPTED = Accepted(
         ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"),
         "a plain MACE model without LES; openmm-ml runs it by itself (potential 'mace')",
     ),
-    unsupported={
-        "mace.modules.blocks.LinearLesReadoutBlock": _QUADRUPOLES,
-        "mace.modules.blocks.NonLinearLesReadoutBlock": _QUADRUPOLES,
-        "mace.modules.blocks.RealAgnosticAttResidualInteractionBlock": "attention in messages",
-        "mace.modules.blocks.RealAgnosticResidualNonLinearInteractionBlock": "nonlinear messages",
-        "mace.modules.radial.ChebychevBasis": "the Chebyshev radial basis",
-        "mace.modules.radial.GaussianBasis": "the Gaussian radial basis",
-        "mace.modules.radial.RadialMLP": "radial networks with biases and layer norms",
-        "mace.modules.embeddings.GenericJointEmbedding": "embeddings of charge, spin or other "
-        "specs",
-        "mace.modules.extensions.PolarMACE": "PolarMACE electrostatics",
-        "mace.modules.wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to "
-        "e3nn)",
-        "mace.modules.wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
-        "torch._C._VariableFunctionsClass": "an activation (gate) other than silu",
-    },
+    unsupported=within(
+        "mace.modules",
+        {
+            "blocks.LinearLesReadoutBlock": _QUADRUPOLES,
+            "blocks.NonLinearLesReadoutBlock": _QUADRUPOLES,
+            "blocks.RealAgnosticAttResidualInteractionBlock": "attention in messages",
+            "blocks.RealAgnosticResidualNonLinearInteractionBlock": "nonlinear messages",
+            "radial.ChebychevBasis": "the Chebyshev radial basis",
+            "radial.GaussianBasis": "the Gaussian radial basis",
+            "radial.RadialMLP": "radial networks with biases and layer norms",
+            "embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
+            "extensions.PolarMACE": "PolarMACE electrostatics",
+            "wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
+            "wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
+        },
+    )
+    | {"torch._C._VariableFunctionsClass": "an activation (gate) other than silu"},
     # How mace-torch's other gates (torch.tanh, torch.abs) are pickled.
     pairs=frozenset({"builtins.getattr", "torch._C._VariableFunctionsClass"}),
 )

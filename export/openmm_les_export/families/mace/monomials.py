@@ -27,16 +27,10 @@ RANK_TOLERANCE = 1e-14
 
 
 def monomial_index(size: int, order: int, highest: int = CUBIC) -> torch.Tensor:
-    """Which monomial a product A_{i_1} .. A_{i_nu} is.
+    """Which monomial a product A_{i_1} .. A_{i_nu} is, nu = order <= highest, of shape [size] * nu.
 
-    Args:
-        size: number of variables, A without the leading 1.
-        order: nu <= highest; missing factors are the leading 1.
-        highest: order of the monomials.
-
-    Returns:
-        Positions in the `combinations_with_replacement` order of `highest` of 1 + size variables,
-        shape [size] * order, int64.
+    Positions are those in the `combinations_with_replacement` order of `highest` of 1 + size
+    variables, A and the leading 1, which missing factors are.
     """
     variables = size + 1
     every = torch.tensor(list(combinations_with_replacement(range(variables), highest)))
@@ -50,16 +44,7 @@ def monomial_index(size: int, order: int, highest: int = CUBIC) -> torch.Tensor:
 
 
 def coupling_monomials(coupling: torch.Tensor, order: int, highest: int = CUBIC) -> torch.Tensor:
-    """Monomial coefficients of the couplings of one order.
-
-    Args:
-        coupling: U of shape [2L+1] + [size] * order + [K], float64.
-        order: nu.
-        highest: order of the monomials.
-
-    Returns:
-        Shape [K, 2L+1, M].
-    """
+    """Monomial coefficients [K, 2L+1, M] of couplings U, [2L+1] + [size] * order + [K], float64."""
     size = coupling.shape[1]
     index = monomial_index(size, order, highest).reshape(-1)
     count = math.comb(size + highest, highest)
@@ -73,12 +58,8 @@ def reduce_rank(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Joins the couplings of all orders and drops linear dependences.
 
-    Args:
-        bases: per order, coefficients of shape [K, 2L+1, M].
-        weights: per order, weights of shape [Z, K, C].
-
-    Returns:
-        Orthonormal coefficients [R, 2L+1, M] and weights [Z, R, C] of the same polynomials.
+    Coefficients [K, 2L+1, M] and weights [Z, K, C] of each order become orthonormal coefficients
+    [R, 2L+1, M] and weights [Z, R, C] of the same polynomials.
     """
     basis, weight = torch.cat(list(bases)), torch.cat(list(weights), 1)
     left, values, right = torch.linalg.svd(basis.flatten(1), full_matrices=False)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from openmm_les.errors import ModelFileError
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, invalid
 from openmm_les_export.families.canonical_form import State, cutoff_order
 
 #: Constants of the screened Coulomb repulsion as mace-torch has them: 1 / (4 pi eps0) [eV A], Bohr
@@ -20,16 +20,10 @@ _TRANSFORMS = {"AgnesiTransform": ("agnesi", "a", "q", "p"), "SoftTransform": ("
 
 def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, Any]:
     """Hyper-parameters of the radial basis; its weights go into the state."""
-    cutoffs = {
-        model.scalar(path)
-        for path in (
-            "r_max",
-            "radial_embedding.bessel_fn.r_max",
-            "radial_embedding.cutoff_fn.r_max",
-        )
-    }
+    owners = ("", "radial_embedding.bessel_fn.", "radial_embedding.cutoff_fn.")
+    cutoffs = {model.scalar(f"{owner}r_max") for owner in owners}
     if len(cutoffs) != 1 or min(cutoffs) <= 0:
-        raise ModelFileError(f"model: r_max: expected one positive cutoff, got {sorted(cutoffs)}")
+        raise invalid("r_max", "one positive cutoff", sorted(cutoffs))
     embedding = model.module("radial_embedding")
     basis = embedding.module("bessel_fn")
     frequencies = basis.tensor("bessel_weights").to(torch.float64)
@@ -52,11 +46,7 @@ def radial_basis(model: Record, elements: list[int], state: State) -> dict[str, 
 def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float) -> dict[str, Any]:
     """Hyper-parameters of the ZBL repulsion, if the model has it; the radii go into the state.
 
-    Args:
-        model: the model.
-        elements: its atomic numbers.
-        state: gets the radii.
-        scale: factor of the interaction energy, which mace-torch applies to the repulsion as well.
+    mace-torch applies the scale of the interaction energy to the repulsion as well.
     """
     if not model.value("pair_repulsion", False):
         return {}
@@ -64,9 +54,8 @@ def zbl_repulsion(model: Record, elements: list[int], state: State, scale: float
     state["zbl.radii"] = _covalent_radii(repulsion, elements)
     coefficients = repulsion.tensor("c").to(torch.float64).reshape(-1)
     if len(coefficients) != len(_ZBL_EXPONENTS):
-        raise ModelFileError(
-            f"model: {repulsion.path}.c: expected {len(_ZBL_EXPONENTS)} coefficients, got "
-            f"{len(coefficients)}"
+        raise invalid(
+            f"{repulsion.path}.c", f"{len(_ZBL_EXPONENTS)} coefficients", len(coefficients)
         )
     return {
         "zbl": {

@@ -1,6 +1,5 @@
-"""Reads MACE-LES models: a ``.model`` file becomes a `CanonicalModel`.
+"""Reads MACE-LES models: a ``.model`` file becomes the form of ``docs/reference/formats/mace.md``.
 
-The form is that of ``docs/reference/formats/mace.md``.
 Only torch is needed: neither mace-torch nor e3nn nor the les package, whatever wrote the file.
 """
 
@@ -15,7 +14,7 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.configuration import check_elements
-from openmm_les_export.checkpoints.records import Record
+from openmm_les_export.checkpoints.records import Record, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families import e3nn_weights
 from openmm_les_export.families.canonical_form import (
@@ -26,13 +25,7 @@ from openmm_les_export.families.canonical_form import (
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.families.mace.accepted import ACCEPTED
-from openmm_les_export.families.mace.heads import (
-    Head,
-    choose_head,
-    head_energies,
-    head_number,
-    head_readout,
-)
+from openmm_les_export.families.mace.heads import Head, choose_head
 from openmm_les_export.families.mace.monomials import (
     CUBIC,
     MAX_ORDER,
@@ -62,9 +55,9 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     channels = embedding.shape[1]
     state["embedding"] = embedding
     energies = model.module("atomic_energies_fn")
-    state["reference_energies"] = head_energies(energies, chosen, len(elements))
+    state["reference_energies"] = chosen.energies(energies, len(elements))
     scale_shift = model.module("scale_shift")
-    scale, shift = (head_number(scale_shift, name, chosen) for name in ("scale", "shift"))
+    scale, shift = (chosen.number(scale_shift, name) for name in ("scale", "shift"))
     layers = _layers(model, state, len(elements), channels, lmax)
     _readouts(model, state, layers, chosen, scale)
     hyper |= zbl_repulsion(model, elements, state, scale)
@@ -88,9 +81,7 @@ def _edge_lmax(model: Record) -> int:
         harmonics.irreps("irreps_out"), "spherical_harmonics.irreps_out"
     )
     if multiplicity != 1:
-        raise UnsupportedModelError(
-            f"model: spherical_harmonics: expected each degree once, got {multiplicity} times"
-        )
+        raise unsupported("spherical_harmonics", "each degree once", f"{multiplicity} times")
     return lmax
 
 
@@ -115,16 +106,13 @@ def _layers(
             contractions.irreps("irreps_out"), f"{contractions.path}.irreps_out"
         )
         if width != channels:
-            raise UnsupportedModelError(
-                f"model: {product.path}: expected {channels} channels as in the embedding, got "
-                f"{width}"
-            )
+            raise unsupported(product.path, f"{channels} channels as in the embedding", width)
         if t == len(products) - 1:
             # Readouts take scalars: covariant outputs of the last layer are never seen.
             output_lmax = 0
         layer |= _product(product, state, prefix, output_lmax, lmax)
         maps = e3nn_weights.species_linear_by_degree(interaction.module("skip_tp"), elements)
-        if not _is_residual(interaction):
+        if "Residual" not in interaction.kind:
             # There it acts on the neighbour sums, and nothing goes past the product basis.
             for degree in range(lmax + 1):
                 state[f"{prefix}selector.{degree}"] = maps[degree]
@@ -134,11 +122,6 @@ def _layers(
         layers.append(layer)
         node_lmax = output_lmax
     return layers
-
-
-def _is_residual(interaction: Record) -> bool:
-    """Whether a block hands an atom's own features on, past the product basis."""
-    return "Residual" in interaction.kind
 
 
 def _interaction(
@@ -263,15 +246,11 @@ def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Reco
     """Energy and charge readout of each layer, None where a layer has none."""
     energy, charge = model.items("readouts"), model.items("les_readouts")
     if len(energy) != len(charge):
-        raise UnsupportedModelError(
-            f"model: les_readouts: expected as many as readouts, {len(energy)}, got {len(charge)}"
-        )
+        raise unsupported("les_readouts", f"as many as readouts, {len(energy)}", len(charge))
     if len(energy) == 1 and model.value("use_last_readout_only", False):
         return [(None, None)] * (layers - 1) + [(energy[0], charge[0])]
     if len(energy) != layers:
-        raise UnsupportedModelError(
-            f"model: readouts: expected one for each of {layers} layers, got {len(energy)}"
-        )
+        raise unsupported("readouts", f"one for each of {layers} layers", len(energy))
     return list(zip(energy, charge, strict=True))
 
 
@@ -284,11 +263,9 @@ def _readouts(
         if energy is None or charge is None:
             stacks = [[torch.zeros(width, 1, dtype=torch.float64)] for _ in range(2)]
         else:
-            stacks = [head_readout(_readout(record), record, head) for record in (energy, charge)]
+            stacks = [head.readout(_readout(record), record) for record in (energy, charge)]
             if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
-                raise UnsupportedModelError(
-                    f"model: {charge.path}: expected the layout of {energy.path}, got another"
-                )
+                raise unsupported(charge.path, f"the layout of {energy.path}", "another")
         stacks[0][-1] = stacks[0][-1] * scale
         for name, stack in zip(("energy", "charge"), stacks, strict=True):
             store_network(state, f"{prefix}{name}", stack)
@@ -303,9 +280,7 @@ def _readout(record: Record) -> list[torch.Tensor]:
         return [e3nn_weights.linear_by_degree(record.module("linear"))[0]]
     hidden = record.irreps("hidden_irreps")
     if len(hidden) != 1 or hidden[0][1:] != (0, 1):
-        raise UnsupportedModelError(
-            f"model: {record.path}: expected hidden scalars, got " + " + ".join(map(str, hidden))
-        )
+        raise unsupported(record.path, "hidden scalars", " + ".join(map(str, hidden)))
     (activation,) = record.items("non_linearity.acts")
     constant = e3nn_weights.activation_constant(activation)
     first, second = (

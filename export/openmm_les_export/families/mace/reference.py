@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
@@ -24,7 +25,12 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
-from openmm_les_export.verification.reference import ORIGINAL, Array, AutogradReference
+from openmm_les_export.verification.reference import (
+    ORIGINAL,
+    Array,
+    AutogradReference,
+    double_precision,
+)
 
 #: mace-torch switches torch's safe loading off for the process when it is imported.
 _UNSAFE_LOAD = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -60,24 +66,8 @@ def _import_mace() -> tuple[ModuleType, ModuleType, Any]:
     return blocks, o3, get_neighborhood
 
 
-@contextlib.contextmanager
-def _double_precision() -> Iterator[None]:
-    """Makes float64 torch's default, which is the precision of numbers in mace-torch's code."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
-
-
 class MACEReference(AutogradReference):
-    """A MACE-LES model in float64, evaluated with mace-torch's blocks.
-
-    Raises:
-        ImportError: mace-torch or something it needs is not installed.
-        InputError: the model has several heads and none was named, or none of that name.
-    """
+    """A MACE-LES model in float64, evaluated with mace-torch's blocks."""
 
     against = ORIGINAL
 
@@ -91,9 +81,7 @@ class MACEReference(AutogradReference):
         self._les = les_parameters(record.module("les"))
         self._network = _build(record, self._head)
 
-    def _pairs(
-        self, positions: Array, cell: Array | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _pairs(self, positions: Array, cell: Array | None) -> tuple[Tensor, Tensor, Tensor]:
         edges, shifts, _, _ = self._neighborhood(
             positions=positions,
             cutoff=self.cutoff,
@@ -103,19 +91,12 @@ class MACEReference(AutogradReference):
         sender, receiver = torch.tensor(edges, dtype=torch.int64)
         return sender, receiver, torch.tensor(shifts)
 
-    @contextlib.contextmanager
-    def _settings(self) -> Iterator[None]:
-        with warnings.catch_warnings(), _double_precision():
-            warnings.simplefilter("ignore")  # of e3nn's compiled code
-            yield
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        return double_precision()  # that of numbers in mace-torch's code
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        sender: torch.Tensor,
-        receiver: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         network = self._network
         edges = torch.stack([sender, receiver])
         species = torch.nn.functional.one_hot(species, len(self.elements)).double()
@@ -153,23 +134,19 @@ class MACEReference(AutogradReference):
 def _build(record: Record, head: Head) -> Any:
     """The short-range network: each block made from its record, then given its weights."""
     blocks, o3, _ = _import_mace()
-    with _double_precision(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with double_precision():
         network: Any = torch.nn.Module()
+        linear = record.module("node_embedding.linear")
         network.node_embedding = blocks.LinearNodeEmbeddingBlock(
-            irreps_in=_irreps(o3, record.module("node_embedding.linear"), "irreps_in"),
-            irreps_out=_irreps(o3, record.module("node_embedding.linear"), "irreps_out"),
+            **{name: _irreps(o3, linear, name) for name in ("irreps_in", "irreps_out")}
         )
         radial = record.module("radial_embedding")
-        network.bessel_fn = blocks.BesselBasis(
-            r_max=float(record.tensor("r_max")),
-            num_basis=radial.module("bessel_fn").tensor("bessel_weights").numel(),
-        )
-        network.cutoff_fn = blocks.PolynomialCutoff(
-            r_max=float(record.tensor("r_max")), p=int(radial.module("cutoff_fn").tensor("p"))
-        )
-        transform = radial.modules().get("distance_transform")
-        network.distance_transform = _plain(transform)
+        r_max = float(record.tensor("r_max"))
+        functions = radial.module("bessel_fn").tensor("bessel_weights").numel()
+        network.bessel_fn = blocks.BesselBasis(r_max=r_max, num_basis=functions)
+        power = int(radial.module("cutoff_fn").tensor("p"))
+        network.cutoff_fn = blocks.PolynomialCutoff(r_max=r_max, p=power)
+        network.distance_transform = _plain(radial.modules().get("distance_transform"))
         network.pair_repulsion_fn = _plain(record.modules().get("pair_repulsion_fn"))
         harmonics = record.module("spherical_harmonics")
         network.spherical_harmonics = o3.SphericalHarmonics(
@@ -177,12 +154,8 @@ def _build(record: Record, head: Head) -> Any:
             normalize=harmonics.value("normalize"),
             normalization=harmonics.value("normalization"),
         )
-        for name, build in (
-            ("interactions", _interaction),
-            ("products", _product),
-            ("readouts", _readout),
-            ("les_readouts", _readout),
-        ):
+        builders = {"interactions": _interaction, "products": _product, "readouts": _readout}
+        for name, build in (builders | {"les_readouts": _readout}).items():
             built = [build(blocks, o3, item) for item in record.items(name)]
             setattr(network, name, torch.nn.ModuleList(built))
         _give_weights(network, record, head)
@@ -246,17 +219,12 @@ def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
 
 def _give_weights(network: Any, record: Record, head: Head) -> None:
     """Copies every tensor and activation constant of the file into the freshly built blocks."""
-    pairs = [
-        (network.node_embedding, record.module("node_embedding")),
-        (network.bessel_fn, record.module("radial_embedding.bessel_fn")),
-        (network.cutoff_fn, record.module("radial_embedding.cutoff_fn")),
-    ]
-    if network.distance_transform is not None:
-        pairs.append(
-            (network.distance_transform, record.module("radial_embedding.distance_transform"))
-        )
-    if network.pair_repulsion_fn is not None:
-        pairs.append((network.pair_repulsion_fn, record.module("pair_repulsion_fn")))
+    radial = ("bessel_fn", "cutoff_fn", "distance_transform")
+    paths = ("node_embedding", *(f"radial_embedding.{name}" for name in radial))
+    owned = [(path.split(".")[-1], path) for path in (*paths, "pair_repulsion_fn")]
+    # None for what this model lacks.
+    blocks = [(getattr(network, name), path) for name, path in owned]
+    pairs = [(block, record.module(path)) for block, path in blocks if block is not None]
     for name in ("interactions", "products", "readouts", "les_readouts"):
         pairs += list(zip(getattr(network, name), record.items(name), strict=True))
     for block, source in pairs:
@@ -267,7 +235,7 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
             weight = weights.pop(name)
             # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
             target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
-        if weights and any(not name.endswith("_zeroed") for name in weights):
+        if any(not name.endswith("_zeroed") for name in weights):
             raise VerificationError(
                 f"verification: {source.path}: the installed mace-torch has no place for "
                 f"{sorted(weights)}; upgrade it with 'pip install -U mace-torch'"
@@ -278,5 +246,5 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     for name in ("scale", "shift"):
         values = record.module("scale_shift").tensor(name).reshape(-1)
         setattr(network, name, float(values[head.index]))
-    references = record.module("atomic_energies_fn").tensor("atomic_energies")
-    network.references = references.to(torch.float64).reshape(-1, references.shape[-1])[head.index]
+    references = record.module("atomic_energies_fn").tensor("atomic_energies").double()
+    network.references = references.reshape(-1, references.shape[-1])[head.index]

@@ -8,12 +8,12 @@ from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import (
-    ANY,
     OFF,
     Accepted,
     Options,
     any_value,
     check_options,
+    off,
 )
 from openmm_les_export.checkpoints.records import describe
 from openmm_les_export.families.les_parameters import LES_OPTIONS, MULTIPOLES
@@ -33,11 +33,10 @@ _NONLINEARITIES = ({"e": "silu", "o": "tanh"},)
 _COMMON: Options = {
     "_target_": (FORK, EXTENSION),
     "base_model": ("nequip", "allegro"),
-    **any_value("LES les_args"),  # checked by tables of their own
-    **any_value("seed model_dtype do_derivatives compile_mode type_names r_max num_layers l_max"),
-    "avg_num_neighbors": ANY,
     **any_value(
-        "per_type_energy_scales per_type_energy_shifts "
+        "LES les_args "  # checked by tables of their own
+        "seed model_dtype do_derivatives compile_mode type_names r_max num_layers l_max parity "
+        "avg_num_neighbors per_type_energy_scales per_type_energy_shifts "
         "per_type_energy_scales_trainable per_type_energy_shifts_trainable "
         "readout_mlp_hidden_layers_depth readout_mlp_hidden_layers_width"
     ),
@@ -47,11 +46,11 @@ _COMMON: Options = {
 }
 NEQUIP: Options = {
     **_COMMON,
-    "use_les": (True,),
     **any_value(
-        "parity num_features type_embed_num_features radial_mlp_depth "
-        "radial_mlp_width num_bessels bessel_trainable polynomial_cutoff_p"
+        "num_features type_embed_num_features radial_mlp_depth radial_mlp_width num_bessels "
+        "bessel_trainable polynomial_cutoff_p"
     ),
+    "use_les": (True,),
     "categorical_graph_field_embed": (None,),
     "convnet_sc": (True,),
     "convnet_resnet": (False,),
@@ -64,9 +63,8 @@ NEQUIP: Options = {
 ALLEGRO: Options = {
     **_COMMON,
     **any_value(
-        "parity parity_setting tp_path_channel_coupling num_scalar_features "
-        "num_tensor_features radial_chemical_embed radial_chemical_embed_dim "
-        "scalar_embed_mlp_hidden_layers_depth "
+        "parity_setting tp_path_channel_coupling num_scalar_features num_tensor_features "
+        "radial_chemical_embed radial_chemical_embed_dim scalar_embed_mlp_hidden_layers_depth "
         "scalar_embed_mlp_hidden_layers_width allegro_mlp_hidden_layers_depth "
         "allegro_mlp_hidden_layers_width"
     ),
@@ -76,27 +74,25 @@ ALLEGRO: Options = {
     "scatter_features": (False,),
     "forward_normalize": (True,),
 }
-#: The embedding of distance and elements in Allegro.
+#: The embedding of distance and elements in Allegro: name of its options, and class.
+EMBED = "radial_chemical_embed"
 RADIAL = "allegro.nn.TwoBodyBesselScalarEmbed"
 RADIAL_OPTIONS: Options = {
     "_target_": (RADIAL,),
     **any_value("num_bessels bessel_trainable polynomial_cutoff_p"),
 }
 #: Options of the extension.
-LES: Options = {"les_args": ANY, "compute_bec": ANY}
+LES: Options = any_value("les_args compute_bec")
 #: Options of the les package. Those of its own network of charges are idle: nequip's is used.
-LES_ARGUMENTS: Options = {
-    **LES_OPTIONS,
-    "use_atomwise": OFF,
-    **dict.fromkeys(MULTIPOLES, OFF),
-}
+LES_ARGUMENTS: Options = {**LES_OPTIONS, **off("use_atomwise"), **dict.fromkeys(MULTIPOLES, OFF)}
 
 
-def _is_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether Lightning wrote it."""
-    return all(
-        isinstance(content.get(name), Mapping) for name in ("hyper_parameters", "state_dict")
-    )
+def _is_checkpoint(content: Mapping[str, Any], network: str) -> bool:
+    """Whether Lightning wrote it, of this network or one that is not known."""
+    parts = (content.get(name) for name in ("hyper_parameters", "state_dict"))
+    if not all(isinstance(part, Mapping) for part in parts):
+        return False
+    return (base_model(_model(content)) == "allegro") is (network == "allegro")
 
 
 def _model(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,30 +109,16 @@ def base_model(model: Mapping[str, Any]) -> str:
 NEQUIP_ACCEPTED = Accepted(
     file="or Allegro-LES '.ckpt' checkpoint as written by nequip-train",
     frameworks=("nequip.", "nequip_les.", "allegro.", "lightning."),
-    recognises=lambda content: _is_checkpoint(content) and not _is_allegro(content),
+    recognises=lambda content: _is_checkpoint(content, "nequip"),
     kind=lambda content: str(_model(content).get("_target_")),
 )
 ALLEGRO_ACCEPTED = replace(
-    NEQUIP_ACCEPTED,
-    file="",
-    recognises=lambda content: _is_checkpoint(content) and _is_allegro(content),
+    NEQUIP_ACCEPTED, file="", recognises=lambda content: _is_checkpoint(content, "allegro")
 )
 
 
-def _is_allegro(content: Mapping[str, Any]) -> bool:
-    return base_model(_model(content)) == "allegro"
-
-
 def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Refuses what openmm-les does not implement.
-
-    Returns:
-        The options of the model and those of the les package.
-
-    Raises:
-        ModelFileError: a model without LES, or none.
-        UnsupportedModelError: names the option.
-    """
+    """The options of the model and those of the les package; others are refused."""
     model = hyper.get("model")
     if not isinstance(model, Mapping) or not isinstance(model.get("_target_"), str):
         raise ModelFileError(
@@ -151,7 +133,7 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
         )
     allegro = base_model(model) == "allegro"
     for path, name in _targets(model):
-        accepted = {"": (FORK, EXTENSION), "radial_chemical_embed": (RADIAL,) if allegro else ()}
+        accepted = {"": (FORK, EXTENSION), EMBED: (RADIAL,) if allegro else ()}
         if name not in accepted.get(path, ()):
             raise UnsupportedModelError(
                 f"model: {path + '.' if path else ''}_target_ {describe(name)}: openmm-les does "
@@ -159,7 +141,7 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
             )
     check_options("model", model, ALLEGRO if allegro else NEQUIP)
     if allegro:
-        check_options("radial_chemical_embed", model.get("radial_chemical_embed"), RADIAL_OPTIONS)
+        check_options(EMBED, model.get(EMBED), RADIAL_OPTIONS)
     les = model.get("LES", {}) if target == EXTENSION else model
     if target == EXTENSION:
         check_options("LES", les, LES)
@@ -169,14 +151,7 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
 
 
 def averaged(hyper: Mapping[str, Any]) -> bool | None:
-    """Whether the training kept an average of the weights, which then is the model.
-
-    Returns:
-        None where the checkpoint does not say.
-
-    Raises:
-        UnsupportedModelError: a training that openmm-les does not know.
-    """
+    """Whether the model is an average of the weights; None where the checkpoint does not say."""
     information = hyper.get("info_dict")
     training = information.get("training_module") if isinstance(information, Mapping) else None
     if not isinstance(training, Mapping):

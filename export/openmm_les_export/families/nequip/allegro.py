@@ -1,64 +1,48 @@
 """Reads Allegro-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/nequip.md``.
-Only torch is needed, as in `openmm_les_export.families.nequip.reader`. The formulas are those of
-Musaelian et al., Nat. Commun. 14, 579 (2023). Tensor products are in the file, couplings and all.
+No more than torch is needed. The form is that of ``docs/reference/formats/nequip.md``, the formulas
+are those of Musaelian et al., Nat. Commun. 14, 579 (2023); couplings are in the file.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.records import LMAX, invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
-from openmm_les_export.families.canonical_form import State, canonical_form, store_network
-from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
-from openmm_les_export.families.nequip.accepted import check_configuration
+from openmm_les_export.families.canonical_form import State, store_network
+from openmm_les_export.families.nequip.accepted import EMBED
 from openmm_les_export.families.nequip.checkpoint import (
-    HYPER,
     Weights,
     dense_maps,
     radial_basis,
-    versions,
+    read_checkpoint,
 )
 from openmm_les_export.options import ModelOptions
 
-_EMBED = "radial_chemical_embed"
-
 
 def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
-    """The canonical form of a Allegro-LES model, see `canonical_model`."""
-    return read_with_choice(partial(_read, opened), options)
+    """The canonical form of an Allegro-LES model, see `canonical_model`."""
+    first = f"{EMBED}.type_embed.center_embed.weight"
+    return read_checkpoint(opened, options, _network, "allegro", first)
 
 
-def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
-    model, arguments = check_configuration(opened[HYPER])
-    les, origins = les_from_arguments(arguments, choice)
-    options, basis = Options(model), Options(model[_EMBED])
-    weights = Weights(opened, {**model[_EMBED], **model})
-    dtype = weights.dtype(f"{_EMBED}.type_embed.center_embed.weight")
-    elements = options.elements("type_names")
+def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]:
+    """The embedding, all layers and the readouts."""
     lmax = options.integer("l_max", 1, 1, LMAX)
     channels, scalars = (
         options.integer(f"num_{name}_features", default, 1)
         for name, default in (("tensor", 16), ("scalar", 64))
     )
-    state: State = {
-        "reference_energies": weights.per_type(
-            "per_type_energy_scale_shift.shifts", len(elements), 0.0
-        ),
-        "energy_scales": weights.per_type("per_type_energy_scale_shift.scales", len(elements), 1.0),
-    }
+    basis = Options(weights.hyper["model"][EMBED])
     hyper: dict[str, Any] = {
-        "elements": elements,
-        **radial_basis(options, basis, weights, state, f"{_EMBED}.bessel_encode", 1.0),
+        **radial_basis(options, basis, weights, state, f"{EMBED}.bessel_encode", 1.0),
         "lmax": lmax,
         "channels": channels,
         "scalars": scalars,
@@ -66,35 +50,22 @@ def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
     }
     _embedding(options, weights, state, hyper)
     _layers(options, weights, state, hyper)
-    weights.check_all_taken()
-    return canonical_form(
-        opened,
-        hyper=hyper,
-        state=state,
-        les=les,
-        vintage=f"allegro {versions(opened[HYPER]).get('allegro', 'of unknown version')}",
-        dtype=dtype,
-        origins=origins,
-    )
+    return hyper
 
 
 def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str, Any]) -> None:
     """From Bessel functions and elements to the first scalars, tensors and weights of a pair."""
-    types = len(hyper["elements"])
+    types = len(state["reference_energies"])
     centre, neighbor = (
-        weights.take(f"{_EMBED}.type_embed.{name}_embed.weight", (types, -1))
+        weights.take(f"{EMBED}.type_embed.{name}_embed.weight", (types, -1))
         for name in ("center", "neighbor")
     )
     state["pair_types"] = torch.cat(
-        [
-            centre.unsqueeze(1).expand(-1, types, -1),
-            neighbor.unsqueeze(0).expand(types, -1, -1),
-        ],
-        2,
+        [centre.unsqueeze(1).expand(-1, types, -1), neighbor.unsqueeze(0).expand(types, -1, -1)], 2
     )
     width = state["pair_types"].shape[2]
     (state["basis"],) = dense_maps(
-        weights, f"{_EMBED}.type_embed.basis_linear.mlp", hyper["num_bessel"], 0, width
+        weights, f"{EMBED}.type_embed.basis_linear.mlp", hyper["num_bessel"], 0, width
     )
     scalars = hyper["scalars"]
     depth = options.integer("scalar_embed_mlp_hidden_layers_depth", 1, 0)
@@ -103,11 +74,7 @@ def _embedding(options: Options, weights: Weights, state: State, hyper: dict[str
     signs = _signs(hyper)
     (tensors,) = dense_maps(weights, "tensor_embed.env_embed_linear.mlp", scalars, 0, len(signs))
     (projection,) = dense_maps(
-        weights,
-        "allegro.first_layer_env_embed_projection.mlp",
-        scalars,
-        0,
-        scalars + len(signs),
+        weights, "allegro.first_layer_env_embed_projection.mlp", scalars, 0, scalars + len(signs)
     )
     state["tensors"] = tensors * signs
     state["projection"] = _signed(projection, signs, scalars)
@@ -135,9 +102,8 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
         last = t == number - 1
         couplings = _couplings(weights, f"allegro.tps.{t}", channels, size)
         if couplings.shape[1] != inputs or (last and couplings.shape[3] != 1):
-            raise ModelFileError(
-                f"model: allegro.tps.{t}: expected products of {inputs} components, got "
-                f"{tuple(couplings.shape[1:])}"
+            raise invalid(
+                f"allegro.tps.{t}", f"products of {inputs} components", tuple(couplings.shape[1:])
             )
         state[f"layers.{t}.couplings"] = couplings * neighbors**-0.5
         inputs = couplings.shape[3]
@@ -149,13 +115,11 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
         store_network(state, f"layers.{t}.latent", maps, ".weight")
     everything = scalars * (number + 1)
     depth = options.integer("readout_mlp_hidden_layers_depth", 1, 0)
-    for name, source, hidden in (
-        ("energy", "edge_readout", depth),
-        ("charge", "edge_latent_charge_readout", 1),
-    ):
+    readouts = {"energy": ("edge_readout", depth), "charge": ("edge_latent_charge_readout", 1)}
+    for name, (source, hidden) in readouts.items():
         maps = dense_maps(weights, f"{source}.mlp_module.mlp", everything, hidden, 1)
         maps[-1] = maps[-1] * (2 * neighbors) ** -0.5  # of the sum over neighbours
-        store_network(state, f"{name}", maps, ".weight")
+        store_network(state, name, maps, ".weight")
 
 
 def _couplings(weights: Weights, name: str, channels: int, size: int) -> torch.Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import ModelFileError
 from openmm_les_export.checkpoints.accepted import unknown
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
+from openmm_les_export.checkpoints.records import invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
-from openmm_les_export.families.canonical_form import State
-from openmm_les_export.families.nequip.accepted import averaged
+from openmm_les_export.families.canonical_form import State, canonical_form
+from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
+from openmm_les_export.families.nequip.accepted import EMBED, averaged, check_configuration
+from openmm_les_export.options import ModelOptions
 
 #: Configuration and tensors in a checkpoint of Lightning.
 HYPER, STATE = "hyper_parameters", "state_dict"
@@ -46,14 +50,15 @@ class Weights(NamedTensors):
         if alien:
             raise unknown(alien[0], f"tensor of {opened.kind}")
         super().__init__(network, opened.kind)
+        self.hyper: Mapping[str, Any] = opened[HYPER]
         self._found = {name: tensor for name, tensor in self._found.items() if tensor.numel()}
-        self._replace(averaged(opened[HYPER]), opened[STATE], trained)
+        self._replace(averaged(self.hyper), opened[STATE], trained)
 
     def _replace(
         self, expected: bool | None, state: Mapping[str, Any], trained: Sequence[str]
     ) -> None:
         """Puts the averages in the place of the weights: they stand in order, without names."""
-        averages = [value for name, value in state.items() if name.startswith("ema.ema_weight_")]
+        averages = [name for name in state if name.startswith("ema.ema_weight_")]
         if expected is None:
             expected = bool(averages)
         if not expected:
@@ -64,7 +69,8 @@ class Weights(NamedTensors):
                 "model: ema: expected averaged weights (is_holding_ema_weights), got none or those "
                 "of the last step; save the checkpoint again after a validation"
             )
-        numbered = [as_tensor(n, state.get(n)) for n in _numbered("ema.ema_weight_", len(averages))]
+        order = [f"ema.ema_weight_{i}" for i in range(len(averages))]
+        numbered = [as_tensor(name, state.get(name)) for name in order]
         names = [name for name in self._found if _is_trained(name, trained)]
         shapes = [tuple(self._found[name].shape) for name in names]
         if shapes != [tuple(tensor.shape) for tensor in numbered]:
@@ -80,10 +86,7 @@ class Weights(NamedTensors):
             return torch.full((types,), default, dtype=torch.float64)
         tensor = self._found.pop(name).to(torch.float64).flatten()
         if tensor.numel() not in (1, types):
-            raise ModelFileError(
-                f"model: {name}: expected one number or one for each of {types} elements, got "
-                f"{tensor.numel()}"
-            )
+            raise invalid(name, f"one number or one for each of {types} elements", tensor.numel())
         return tensor.expand(types)
 
     def couplings(self) -> dict[str, torch.Tensor]:
@@ -98,23 +101,56 @@ class Weights(NamedTensors):
         return found
 
 
+def read_checkpoint(
+    opened: ModelFile,
+    options: ModelOptions,
+    network: Callable[[Options, Weights, State], dict[str, Any]],
+    package: str,
+    first: str,
+) -> CanonicalModel:
+    """The canonical form of a checkpoint.
+
+    The weights of a network go into the state, and it returns its hyper-parameters; it is of a
+    package, whose version is noted, and its precision is that of a first tensor.
+    """
+
+    def read(choice: LESChoice) -> CanonicalModel:
+        model, arguments = check_configuration(opened[HYPER])
+        les, origins = les_from_arguments(arguments, choice)
+        weights = Weights(opened, {**(model.get(EMBED) or {}), **model})
+        dtype = weights.dtype(first)
+        elements = Options(model).elements("type_names")
+        shifts, scales = (f"per_type_energy_scale_shift.{name}" for name in ("shifts", "scales"))
+        state: State = {
+            "reference_energies": weights.per_type(shifts, len(elements), 0.0),
+            "energy_scales": weights.per_type(scales, len(elements), 1.0),
+        }
+        hyper = {"elements": elements, **network(Options(model), weights, state)}
+        weights.check_all_taken()
+        return canonical_form(
+            opened,
+            hyper=hyper,
+            state=state,
+            les=les,
+            vintage=f"{package} {versions(opened[HYPER]).get(package, 'of unknown version')}",
+            dtype=dtype,
+            origins=origins,
+        )
+
+    return read_with_choice(read, options)
+
+
 def radial_basis(
     options: Options, basis: Options, weights: Weights, state: State, name: str, factor: float
 ) -> dict[str, Any]:
-    """Hyper-parameters of the Bessel functions; their roots go into the state.
+    """Hyper-parameters of the Bessel functions in a module; their roots go into the state.
 
-    Args:
-        options: of the model.
-        basis: of the functions.
-        weights: of the file.
-        state: takes the roots.
-        name: of the module.
-        factor: what multiplies them.
+    The functions have options of their own, and a factor.
     """
     cutoff = options.positive("r_max")
     inverse = float(weights.take("edge_norm._rmax_recip", ()))
     if not math.isclose(1.0 / cutoff, inverse, rel_tol=1e-6):
-        raise ModelFileError(f"model: r_max: expected one cutoff, got {cutoff} and {1 / inverse}")
+        raise invalid("r_max", "one cutoff", f"{cutoff} and {1 / inverse}")
     number = basis.integer("num_bessels", 8, 1)
     # sinc(x w) w = sin(pi w r / r_max) r_max / (pi r)
     roots = weights.take(f"{name}.bessel_weights", (1, number)).flatten()
@@ -158,10 +194,6 @@ def versions(hyper: Mapping[str, Any]) -> Mapping[str, Any]:
     information = hyper.get("info_dict")
     versions = information.get("versions") if isinstance(information, Mapping) else None
     return versions if isinstance(versions, Mapping) else {}
-
-
-def _numbered(prefix: str, number: int) -> list[str]:
-    return [f"{prefix}{i}" for i in range(number)]
 
 
 def _is_trained(name: str, trained: Sequence[str]) -> bool:

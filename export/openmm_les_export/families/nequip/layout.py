@@ -1,8 +1,6 @@
 """How NequIP's features and weights are laid out: irreps, paths and blocks of every layer.
 
-Nothing of this stands in a checkpoint, whose weights are flat. It follows from a few options by the
-rules of nequip and of e3nn's equivariant layers, which are written down here and verified against
-them.
+A checkpoint's weights are flat: this follows from a few options by the rules of nequip and e3nn.
 """
 
 from __future__ import annotations
@@ -45,34 +43,23 @@ def convention(
 
 @dataclass(frozen=True)
 class Block:
-    """A matrix inside a flat vector of weights.
-
-    Attributes:
-        source, target: slots of the features it takes and gives.
-        shape: of the block.
-        scale: what e3nn multiplies it with.
-    """
+    """A matrix inside a flat vector of weights, between slots of features."""
 
     source: int
     target: int
     shape: tuple[int, ...]
-    scale: float
+    scale: float  #: what e3nn multiplies it with
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, slots in the order in which nequip keeps features.
-
-    Attributes:
-        nodes: irreps of the features that enter.
-        outputs: irreps of the features that leave.
-        columns: numbers of channels of each output before the gate.
-        paths: (slot of the node, degree of the edge, slot of the output), in the order of weights.
-    """
+    """A layer, slots in the order in which nequip keeps features."""
 
     nodes: tuple[Irrep, ...]
     outputs: tuple[Irrep, ...]
+    #: Numbers of channels of each output before the gate.
     columns: tuple[int, ...]
+    #: (slot of the node, degree of the edge, slot of the output), in the order of weights.
     paths: tuple[tuple[int, int, int], ...]
 
     def kinds(self) -> list[str]:
@@ -117,14 +104,7 @@ class Layer:
 
 
 def layers(found: Convention, number: int, embedding: int, last: int) -> Iterator[Layer]:
-    """All layers.
-
-    Args:
-        found: irreps of the model.
-        number: of layers.
-        embedding: length of the embedding of an element, with which features begin.
-        last: number of scalars that leave the last layer.
-    """
+    """All layers; features begin with the embedding of an element and end with `last` scalars."""
     nodes: tuple[Irrep, ...] = (Irrep(embedding, 0, 1),)
     for t in range(number):
         hidden = found.hidden if t < number - 1 else (Irrep(last, 0, 1),)

@@ -1,33 +1,29 @@
 """Reads NequIP-LES checkpoints: a ``.ckpt`` file becomes a `CanonicalModel`.
 
-The form is that of ``docs/reference/formats/nequip.md``.
-Only torch is needed, neither nequip nor e3nn nor NequIP-LES, and nothing that the configuration
-names is imported. The formulas are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
+No more than torch is needed. The form is that of ``docs/reference/formats/nequip.md``, the formulas
+are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.errors import UnsupportedModelError
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import LMAX
+from openmm_les_export.checkpoints.records import LMAX, invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
-from openmm_les_export.families.canonical_form import State, canonical_form, store_network
-from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
-from openmm_les_export.families.nequip.accepted import check_configuration
+from openmm_les_export.families.canonical_form import State, store_network
 from openmm_les_export.families.nequip.checkpoint import (
-    HYPER,
     Weights,
     dense_maps,
     radial_basis,
+    read_checkpoint,
     version,
     versions,
 )
@@ -43,49 +39,20 @@ _CLOSED_FORMULA = (0, 5)
 
 def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     """The canonical form of a NequIP-LES model, see `canonical_model`."""
-    return read_with_choice(partial(_read, opened), options)
+    return read_checkpoint(opened, options, _network, "nequip", "type_embed.embed_module.weight")
 
 
-def _read(opened: ModelFile, choice: LESChoice) -> CanonicalModel:
-    model, arguments = check_configuration(opened[HYPER])
-    les, origins = les_from_arguments(arguments, choice)
-    options, weights = Options(model), Weights(opened, model)
-    dtype = weights.dtype("type_embed.embed_module.weight")
-    elements = options.elements("type_names")
-    state: State = {
-        "reference_energies": weights.per_type(
-            "per_type_energy_scale_shift.shifts", len(elements), 0.0
-        ),
-        "energy_scales": weights.per_type("per_type_energy_scale_shift.scales", len(elements), 1.0),
-        "embedding": weights.take("type_embed.embed_module.weight", (len(elements), -1)),
-    }
+def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]:
+    """The embedding, all layers and the readouts."""
+    types = len(state["reference_energies"])
+    state["embedding"] = weights.take("type_embed.embed_module.weight", (types, -1))
     # nequip scales its Bessel functions by 2 pi / r_max^2.
     factor = 2 * math.pi / options.positive("r_max") ** 2
-    hyper: dict[str, Any] = {
-        "elements": elements,
-        **radial_basis(options, options, weights, state, "bessel_encode", factor),
-    }
-    hyper |= _layers(options, weights, state, opened[HYPER])
-    weights.check_all_taken()
-    return canonical_form(
-        opened,
-        hyper=hyper,
-        state=state,
-        les=les,
-        vintage=f"nequip {versions(opened[HYPER]).get('nequip', 'of unknown version')}",
-        dtype=dtype,
-        origins=origins,
-    )
-
-
-def _layers(
-    options: Options, weights: Weights, state: State, hyper: Mapping[str, Any]
-) -> dict[str, Any]:
-    """All layers and the readouts."""
-    lmax = options.integer("l_max", 1, 0, LMAX)
+    radial = radial_basis(options, options, weights, state, "bessel_encode", factor)
+    hyper, lmax = weights.hyper, options.integer("l_max", 1, 0, LMAX)
     features = options.features(lmax)
     found = convention(version(hyper, "nequip"), lmax, options.flag("parity", True), features)
-    couplings = _coupling_scales(weights, hyper)
+    couplings = _coupling_scales(weights)
     embedding = state["embedding"].shape[1]
     scale = options.neighbors() ** -0.5
     specs, factors = [], [1.0]
@@ -108,23 +75,19 @@ def _layers(
         )
         factors = [_ACTIVATIONS[kind] for kind in kinds]
     depth = options.integer("readout_mlp_hidden_layers_depth", 0, 0)
-    for name, source, hidden in (
-        ("energy", "per_atom_energy_readout", depth),
-        ("charge", "latent_charge_readout", 0),
-    ):
+    readouts = {
+        "energy": ("per_atom_energy_readout", depth),
+        "charge": ("latent_charge_readout", 0),
+    }
+    for name, (source, hidden) in readouts.items():
         maps = dense_maps(weights, f"{source}.mlp_module.mlp", features[0], hidden, 1)
         maps[0] = maps[0] * factors[0]
-        store_network(state, f"{name}", maps, ".weight")
-    return {"lmax": lmax, "layers": specs}
+        store_network(state, name, maps, ".weight")
+    return {**radial, "lmax": lmax, "layers": specs}
 
 
 def _layer(
-    layer: Layer,
-    source: str,
-    prefix: str,
-    weights: Weights,
-    state: State,
-    factors: Sequence[float],
+    layer: Layer, source: str, prefix: str, weights: Weights, state: State, factors: Sequence[float]
 ) -> None:
     """The equivariant maps of a layer; factors of its input's activations are folded in."""
     first = layer.first_blocks()
@@ -197,7 +160,7 @@ def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
     return scale if torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6) else 0.0
 
 
-def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[int, ...], float]:
+def _coupling_scales(weights: Weights) -> dict[tuple[int, ...], float]:
     """Those Wigner 3j symbols that the file holds, as multiples of ours.
 
     Versions of e3nn before the closed formula differ in the signs of symbols with an odd sum of
@@ -208,13 +171,11 @@ def _coupling_scales(weights: Weights, hyper: Mapping[str, Any]) -> dict[tuple[i
         degrees = tuple(int(part) for part in name.split("_") if part.isdecimal())
         scale = _multiple(symbol, degrees)
         if not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
-            raise ModelFileError(
-                f"model: _w3j_{name}: expected a Wigner 3j symbol, got other numbers"
-            )
+            raise invalid(f"_w3j_{name}", "a Wigner 3j symbol", "other numbers")
         scales[degrees] = scale
-    if version(hyper, "e3nn") < _CLOSED_FORMULA:
+    if version(weights.hyper, "e3nn") < _CLOSED_FORMULA:
         raise UnsupportedModelError(
             "model: e3nn: expected a training with version 0.5 or later, got "
-            f"{versions(hyper).get('e3nn')}; signs of Wigner 3j symbols differ"
+            f"{versions(weights.hyper).get('e3nn')}; signs of Wigner 3j symbols differ"
         )
     return scales

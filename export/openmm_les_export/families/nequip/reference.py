@@ -1,19 +1,17 @@
 """The original model, for verification: networks of nequip and allegro with the weights of a file.
 
-NequIP-LES itself needs the les package; it adds to these networks a readout of charges, which is
-made of their modules here. No other file imports nequip.
+The readout of charges that NequIP-LES adds is made of their modules. No other file imports nequip.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version as installed
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
@@ -21,48 +19,36 @@ from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.nequip.accepted import base_model, check_configuration
 from openmm_les_export.families.nequip.checkpoint import HYPER, NETWORK, STATE, version
-from openmm_les_export.verification.reference import ORIGINAL, AutogradReference
+from openmm_les_export.families.nequip.layout import NATURAL_PARITY
+from openmm_les_export.verification.reference import ORIGINAL, AutogradReference, double_precision
 
 _CHARGES = "charges_of_atoms"
 #: Options that a network does not take.
 _NOT_OF_NETWORKS = ("_target_", "base_model", "LES", "use_les", "les_args", "compile_mode")
-#: From this version on nequip's own choice of irreps is that of NequIP-LES checkpoints.
-_SAME_IRREPS = (0, 16)
-
-
-def reference(opened: ModelFile, canonical: CanonicalModel) -> NequIPReference:
-    """The model of a file, with the LES parameters of its canonical form."""
-    return NequIPReference(opened, canonical.les)
 
 
 class NequIPReference(AutogradReference):
     """A NequIP-LES or Allegro-LES model in float64, evaluated with nequip's modules.
 
-    Raises:
-        ImportError: nequip, or for Allegro nequip-allegro, is not installed.
-        VerificationError: the installed version has another layout.
+    The LES parameters are those of its canonical form.
     """
 
     against = ORIGINAL
 
-    def __init__(self, checkpoint: ModelFile, les: Mapping[str, float | bool]) -> None:
+    def __init__(self, checkpoint: ModelFile, canonical: CanonicalModel) -> None:
         import nequip  # noqa: F401
 
         self.versions = {name: installed(name) for name in ("nequip", "e3nn")}
         model, _ = check_configuration(checkpoint[HYPER])
         self.cutoff = Options(model).positive("r_max")
         self.elements = Options(model).elements("type_names")
-        self._les = les
+        self._les = canonical.les
         with _undisturbed():
             self._network = _build(model, checkpoint)
 
     def _short_range(
-        self,
-        vectors: torch.Tensor,
-        sender: torch.Tensor,
-        receiver: torch.Tensor,
-        species: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
         # Their pairs go from the atom that collects to its neighbour.
         data = {
             "pos": torch.zeros(len(species), 3),
@@ -83,14 +69,8 @@ def _undisturbed() -> Iterator[None]:
     """Keeps warnings, default precision and random numbers as they were: nequip sets them."""
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    dtype = torch.get_default_dtype()
-    try:
-        with warnings.catch_warnings(), isolate_rng():
-            warnings.simplefilter("ignore")
-            torch.set_default_dtype(torch.float64)
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with isolate_rng(), double_precision():
+        yield
 
 
 def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
@@ -108,7 +88,7 @@ def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
         from allegro.model import AllegroModel
 
         made = AllegroModel(**options)
-    elif version(checkpoint[HYPER], "nequip") < _SAME_IRREPS:
+    elif version(checkpoint[HYPER], "nequip") < NATURAL_PARITY:
         made = _older(options)
     else:
         from nequip.model import NequIPGNNModel

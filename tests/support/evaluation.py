@@ -1,0 +1,28 @@
+"""Networks as plain Python, for the tests: compilation is most of the time of a scripted one."""
+
+import numpy as np
+import torch
+
+from openmm_les.evaluation.portable import PortableModel
+from openmm_les.networks import build_network
+
+
+def eager(model, dtype=torch.float64, **options) -> PortableModel:
+    """A model as it was read."""
+    elements = model.hyper["elements"]
+    options = {"dtype": dtype, "exact_radial": True, "fold": False} | options
+    network = build_network(model, range(len(elements)), **options)
+    return PortableModel(network, elements, model.state["reference_energies"], model.les)
+
+
+def of_module(module, positions, numbers, cell=None) -> tuple[float, np.ndarray, np.ndarray]:
+    """Energy, forces and charges."""
+    box = np.zeros((3, 3)) if cell is None else np.asarray(cell)
+    tensors = [torch.tensor(np.asarray(array)) for array in (positions, numbers, box)]
+    energy, forces, charges = module(*tensors, cell is not None)
+    return float(energy), forces.numpy(), charges.numpy()
+
+
+def of_probe(module, probe) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same of a structure."""
+    return of_module(module, probe.positions, probe.numbers, probe.cell)
