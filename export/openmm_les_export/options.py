@@ -26,8 +26,7 @@ class ModelOptions:
         ),
     ] = None
     head: Annotated[
-        str | None,
-        Option("Which head of a model that has several; an artifact holds one.", "NAME"),
+        str | None, Option("Which head of a model that has several; an artifact holds one.", "NAME")
     ] = None
     norm_factor: Annotated[
         float | None,

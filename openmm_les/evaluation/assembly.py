@@ -33,15 +33,9 @@ class Results(NamedTuple):
 class SystemNetwork(nn.Module):
     """Network and neighbours of one system, with atoms sorted by species.
 
-    Args:
-        network: short-range network of the species present.
-        species: species index of each atom, in the order of the system.
-        order: result of `order_by_species` for these.
-        ranges: periodic images to search along each axis.
-        capacity: slots of the neighbour matrix.
-        trim: leave out slots that a structure does not need (CPU; shapes then vary).
-        grid: cells in which to search for neighbours; None compares every pair.
-        num_others: positions of MM charges, which follow those of the atoms.
+    `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
+    the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
+    vary).
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple

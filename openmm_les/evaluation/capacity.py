@@ -91,13 +91,7 @@ class Buffers:
             finite = np.isfinite(positions).all()
             positions = positions[: self.num_atoms] if finite else None
         return choose_grid(
-            self.num_atoms,
-            self.cutoff,
-            box,
-            positions,
-            self.capacity,
-            _BOX_SHRINKAGE,
-            self.for_gpu,
+            self.num_atoms, self.cutoff, box, positions, self.capacity, _BOX_SHRINKAGE, self.for_gpu
         )
 
 

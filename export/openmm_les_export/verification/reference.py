@@ -78,9 +78,7 @@ class AutogradReference(abc.ABC):
         `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """
 
-    def _pairs(
-        self, positions: Array, cell: Array | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _pairs(self, positions: Array, cell: Array | None) -> tuple[Tensor, Tensor, Tensor]:
         """Sender, receiver and shift of all pairs within the cutoff."""
         return all_pairs(positions, cell, self.cutoff)
 
@@ -107,7 +105,7 @@ def envelope(x: Tensor, p: float) -> Tensor:
     return value - p * (p + 1) / 2 * x ** (p + 2)
 
 
-def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
+def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
     """Index of each atom's element among those of a model, shape [n], int64."""
     found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
     unknown = sorted(set(found) - set(elements))
@@ -117,8 +115,8 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
 
 
 def les_energy(
-    charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: Mapping[str, float | bool]
-) -> torch.Tensor:
+    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool]
+) -> Tensor:
     """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
     pairs.
     """
@@ -129,7 +127,7 @@ def les_energy(
         first, second = torch.triu_indices(len(r), len(r), 1)
         distance = torch.linalg.norm(r[first] - r[second], dim=1)
         pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
-        energy: torch.Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
+        energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
     k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
     k2 = (k**2).sum(1)
@@ -153,9 +151,7 @@ def reciprocal_sphere(cell: Array, radius: float) -> Array:
     return np.ascontiguousarray(vectors[inside])
 
 
-def all_pairs(
-    positions: Array, cell: Array | None, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def all_pairs(positions: Array, cell: Array | None, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs (sender, receiver) within the cutoff, and shifts of r_receiver - r_sender."""
     offsets = np.zeros((1, 3))
     if cell is not None:

@@ -40,7 +40,9 @@ def as_written() -> Iterator[None]:
 
 def reduced_precision() -> str:
     """What torch would use in place of float32 products, such as ``'tf32'``; empty for nothing."""
-    return next((part.fp32_precision for part in _products() if _is_reduced(part)), "")
+    return next(
+        (part.fp32_precision for part in _products() if part.fp32_precision not in _TRUE), ""
+    )
 
 
 def forbid_fusion() -> None:
@@ -82,10 +84,6 @@ class _Float32:
 
 def _products() -> tuple[Any, Any]:
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined, unused-ignore]
-
-
-def _is_reduced(part: Any) -> bool:
-    return part.fp32_precision not in _TRUE
 
 
 def _legacy_precision() -> str | None:

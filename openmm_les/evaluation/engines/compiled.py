@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.evaluation.engines.evaluator import Module
 from openmm_les.evaluation.engines.packing import compare, pack
@@ -46,7 +47,7 @@ class CompiledModule:
         self._script = script
         self._chosen: Module | None = None
 
-    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._chosen is not None:
             return self._chosen(*inputs)
         expected = self._script(*inputs)
@@ -54,9 +55,7 @@ class CompiledModule:
             self._chosen = self._choose(inputs, expected)
         return expected
 
-    def _choose(
-        self, inputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
-    ) -> Module:
+    def _choose(self, inputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Module:
         logger.info("compiling the model for %d atoms; this takes a while", len(inputs[0]))
         try:
             compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)

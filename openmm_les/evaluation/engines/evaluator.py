@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
@@ -25,7 +26,7 @@ from openmm_les.processes.threads import Threads
 logger = logging.getLogger(__name__)
 
 #: From positions, cell and extra inputs to what `pack` takes.
-Module = Callable[..., tuple[torch.Tensor, ...]]
+Module = Callable[..., tuple[Tensor, ...]]
 
 #: Calls before the recording, in which libraries set themselves up.
 _WARM_UP = 3
@@ -70,7 +71,7 @@ class Evaluator:
             for end, shape in zip(ends, shapes, strict=True)
         ]
         self._module: Module | None = None
-        self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
+        self._graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
 
     def load(self, module: Module) -> None:
         """Evaluate this module from now on, in place of the last one and its graph."""
@@ -84,8 +85,11 @@ class Evaluator:
         energy of the charges [eV] where the module returns it, and status.
         """
         np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
+        own: Any = contextlib.nullcontext()
+        if self._stream is not None:
+            own = torch.cuda.stream(self._stream)
         # Inference mode also saves the book-keeping for views, a tenth of a small step.
-        with torch.inference_mode(), self._own_stream():
+        with torch.inference_mode(), own:
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
             if self._graph is None:
@@ -107,20 +111,12 @@ class Evaluator:
             status,
         )
 
-    @contextlib.contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        if self._stream is None:
-            yield
-            return
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def _evaluate(self) -> torch.Tensor:
+    def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
         with as_written():
             return pack(self._module(*self._inputs))
 
-    def _to_host(self, output: torch.Tensor) -> FloatArray:
+    def _to_host(self, output: Tensor) -> FloatArray:
         if self._done is None:
             return np.asarray(output.numpy())
         host = self._host_output[: len(output)]
@@ -147,7 +143,7 @@ class Evaluator:
         # The graph has its own copy of the memory that the ordinary calls used.
         torch.cuda.empty_cache()
 
-    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record the module and compare; overwrites the input."""
         graph = torch.cuda.CUDAGraph()
         # Ordinary calls come first, so that nothing is compared with itself.
@@ -192,5 +188,5 @@ def _reason(error: RuntimeError) -> str:
     return next((line for line in lines if "Error: " in line), next(iter(lines), "no message"))
 
 
-def _buffer(size: int, *, pinned: bool) -> torch.Tensor:
+def _buffer(size: int, *, pinned: bool) -> Tensor:
     return torch.zeros(size, dtype=torch.float64, pin_memory=pinned)

@@ -3,6 +3,7 @@
 from typing import Any, List, Tuple
 
 import torch
+from torch import Tensor
 
 from openmm_les.evaluation.assembly import Results, SpecializedModel
 from openmm_les.evaluation.response.polarization import (
@@ -26,15 +27,15 @@ class ModelInField(SpecializedModel):
         self.physical: Any = physical
 
     def forward(  # type: ignore[override]
-        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As that of `SpecializedModel`, in a field, shape [3] [V/A], float64."""
         energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
         return energy, forces, charges, strain, status
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
-        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+        self, positions: Tensor, cell: Tensor, field: Tensor
     ) -> Results:
         """The same with the part of the energy that the charges have, in the field too."""
         atoms = positions.index_select(0, self.order)
@@ -56,7 +57,7 @@ class ModelInField(SpecializedModel):
         forces = -(pulled + gradient)
         if self.periodic:
             weights = polarization_weights(atoms, cell, True)
-            rows: List[torch.Tensor] = []
+            rows: List[Tensor] = []
             for row in self.physical.pull_back(weights):
                 by_charge, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
                 rows.append(by_charge)

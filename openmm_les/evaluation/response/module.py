@@ -3,6 +3,7 @@
 from typing import Any, List, Tuple
 
 import torch
+from torch import Tensor
 
 from openmm_les.evaluation.assembly import SystemNetwork
 from openmm_les.evaluation.response.polarization import (
@@ -19,9 +20,7 @@ class ResponseModule(SystemNetwork):
         super().__init__(**system)
         self.physical: Any = physical
 
-    def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, cell: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Charges [n] [e], Born effective charges [n, 3, 3] [e], energy of the charges [] [eV].
 
         They are valid only if the last result, the status [], is 0.
@@ -31,7 +30,7 @@ class ResponseModule(SystemNetwork):
         _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
         charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        rows: List[torch.Tensor] = []
+        rows: List[Tensor] = []
         for row in self.physical.pull_back(weights):
             pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
             rows.append(pulled)

@@ -9,7 +9,7 @@ import math
 from typing import Any, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.embedding import charge_factor
@@ -28,7 +28,7 @@ class PhysicalCharges(nn.Module):
         self.factor = unit * math.sqrt(float(les["bec_epsilon_factor"]))
         self.remove_mean = bool(les["bec_remove_mean"])
 
-    def forward(self, charges: torch.Tensor) -> torch.Tensor:
+    def forward(self, charges: Tensor) -> Tensor:
         """q' [e] from latent charges q [e], float64, shape [n]."""
         charges = charges.to(torch.float64)
         if self.remove_mean:
@@ -36,16 +36,14 @@ class PhysicalCharges(nn.Module):
         return self.factor * charges
 
     @torch.jit.export
-    def pull_back(self, weights: torch.Tensor) -> torch.Tensor:
+    def pull_back(self, weights: Tensor) -> Tensor:
         """Weights of q in sums that have `weights` for q', shape [m, n]."""
         if self.remove_mean:
             weights = weights - weights.mean(1, keepdim=True)
         return self.factor * weights
 
 
-def polarization_weights(
-    positions: torch.Tensor, cell: torch.Tensor, periodic: bool
-) -> torch.Tensor:
+def polarization_weights(positions: Tensor, cell: Tensor, periodic: bool) -> Tensor:
     """Weights of the sums of charges whose derivatives `born_charges` needs.
 
     Coordinates [A], shape [3, n]; if periodic, sines and cosines of the phases, shape [6, n].
@@ -58,12 +56,8 @@ def polarization_weights(
 
 
 def born_charges(
-    charges: torch.Tensor,
-    derivatives: torch.Tensor,
-    weights: torch.Tensor,
-    cell: torch.Tensor,
-    periodic: bool,
-) -> torch.Tensor:
+    charges: Tensor, derivatives: Tensor, weights: Tensor, cell: Tensor, periodic: bool
+) -> Tensor:
     r"""Born effective charges [e], [n, 3, 3], :math:`Z_{i,ab} = \partial P_a / \partial r_{ib}`.
 
     Open: :math:`q_i \delta_{ab} + \sum_j r_{ja}\, \partial q_j / \partial r_{ib}`. Periodic (Zhong

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 
 from openmm_les.errors import SimulationError
 
-_LIBRARY = "libcuda.so.1"
-
 
 @contextlib.contextmanager
 def torch_context(device: str | None) -> Iterator[None]:
@@ -56,7 +54,7 @@ def _index(device: str | None) -> int | None:
 
 @functools.cache
 def _driver() -> ctypes.CDLL:
-    driver = ctypes.CDLL(_LIBRARY)
+    driver = ctypes.CDLL("libcuda.so.1")
     _check(driver.cuInit(0), "cuInit")
     return driver
 

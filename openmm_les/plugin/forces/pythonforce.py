@@ -155,16 +155,6 @@ class LESCompute:
         field = None
         if self._settings["electric_field"] is not None:
             field = np.array(electric_field.field_of(state.getParameters()))
-        energy, forces = self._compute(positions, cell, field)
-        return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
-
-    def _compute(
-        self,
-        positions: NDArray[np.float64],
-        cell: NDArray[np.float64] | None,
-        field: NDArray[np.float64] | None,
-    ) -> tuple[float, NDArray[np.float64]]:
-        """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
         model = self._model or self.prepare(self.artifact(), cell, positions)
         try:
             result = model.evaluate(positions, cell, field)
@@ -174,7 +164,7 @@ class LESCompute:
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
-        return energy, result.forces
+        return energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_PER_EV_PER_ANGSTROM
 
     def _in_system(self, error: SimulationError) -> SimulationError:
         if not error.atoms:

@@ -12,6 +12,7 @@ from typing import List, Optional, Tuple
 
 import openmm
 import torch
+from torch import Tensor, nn
 
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
@@ -107,7 +108,7 @@ def _usual_neighbors(artifact: Artifact, region: Region) -> int:
     return max(1, min(dense, len(region.numbers) - 1))
 
 
-class _TorchForceModule(torch.nn.Module):
+class _TorchForceModule(nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
     In a CUDA graph, recorded after `warm_up` calls, the script cannot read the status: once it is
@@ -117,7 +118,7 @@ class _TorchForceModule(torch.nn.Module):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         particles: Optional[Tuple[int, ...]],
         offset: float,
         warm_up: int = 0,
@@ -125,15 +126,14 @@ class _TorchForceModule(torch.nn.Module):
         super().__init__()
         self.model = model
         self.is_subset = particles is not None
-        self.particles: torch.Tensor
-        self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
+        self.particles = nn.Buffer(torch.tensor(particles or (), dtype=torch.int64))
         self.offset = offset
         self.warm_up = warm_up
         self.calls = 0
         self.recorded_on = "cuda"  # only OpenMM's CUDA platform records, with positions there
-        self.has_failed: torch.Tensor = torch.zeros([], dtype=torch.bool)
-        self.energy_out: torch.Tensor = torch.zeros([])
-        self.forces_out: torch.Tensor = torch.zeros([])
+        self.has_failed: Tensor = torch.zeros([], dtype=torch.bool)
+        self.energy_out: Tensor = torch.zeros([])
+        self.forces_out: Tensor = torch.zeros([])
         self.angstrom = ANGSTROM_PER_NM
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
@@ -142,11 +142,8 @@ class _TorchForceModule(torch.nn.Module):
         self.problems: List[Tuple[int, str]] = list(MESSAGES.items())
 
     def evaluate(
-        self,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
-        field: Optional[List[torch.Tensor]] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]] = None
+    ) -> Tuple[Tensor, Tensor]:
         """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm."""
         with torch.no_grad():  # openmm-torch requests gradients although forces are an output
             chosen = positions.detach()
@@ -171,8 +168,8 @@ class _TorchForceModule(torch.nn.Module):
             return energy, scaled
 
     def call(
-        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, forces and status of a model without a field."""
         energy, forces, _, _, status = self.model(positions, cell)
         return energy, forces, status
@@ -185,9 +182,7 @@ class _TorchForceModule(torch.nn.Module):
                     message = message + text + " "
             raise RuntimeError(message)
 
-    def keep(
-        self, energy: torch.Tensor, forces: torch.Tensor, status: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def keep(self, energy: Tensor, forces: Tensor, status: Tensor) -> Tuple[Tensor, Tensor]:
         """Copy the results to fixed tensors; NaN and zero once a status was not 0.
 
         openmm-torch records one graph with forces and one without, and reads the results of both
@@ -205,16 +200,14 @@ class _TorchForceModule(torch.nn.Module):
 class PeriodicTorchForce(_TorchForceModule):
     """Called with positions [N, 3] and box vectors [3, 3], both in nanometers."""
 
-    def forward(
-        self, positions: torch.Tensor, boxvectors: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, boxvectors: Tensor) -> Tuple[Tensor, Tensor]:
         return self.evaluate(positions, boxvectors)
 
 
 class OpenTorchForce(_TorchForceModule):
     """Called with positions [N, 3] in nanometers."""
 
-    def forward(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor) -> Tuple[Tensor, Tensor]:
         return self.evaluate(
             positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
         )
@@ -222,8 +215,8 @@ class OpenTorchForce(_TorchForceModule):
 
 class _TorchForceInField(_TorchForceModule):
     def call(
-        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         assert field is not None
         components = torch.stack(field).to(positions.device, torch.float64)
         energy, forces, _, _, status = self.model(positions, cell, components * self.field_unit)
@@ -234,21 +227,14 @@ class PeriodicTorchForceInField(_TorchForceInField):
     """`PeriodicTorchForce`, called with the three parameters of the field [V/nm] too."""
 
     def forward(
-        self,
-        positions: torch.Tensor,
-        boxvectors: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        z: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, boxvectors: Tensor, x: Tensor, y: Tensor, z: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         return self.evaluate(positions, boxvectors, [x, y, z])
 
 
 class OpenTorchForceInField(_TorchForceInField):
     """`OpenTorchForce`, called with the three parameters of the field [V/nm] too."""
 
-    def forward(
-        self, positions: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tuple[Tensor, Tensor]:
         cell = torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
         return self.evaluate(positions, cell, [x, y, z])
