@@ -37,30 +37,17 @@ LOCK_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that has a name.
+    """A model that has a name."""
 
-    Attributes:
-        name: what users call it, as in ``MLPotential(name)``.
-        aliases: other names of the same model.
-        description: one line.
-        base_url: where the file lies, without the file's name; empty for a model that comes with
-            this package.
-        file: name of the file.
-        blob: git object id of the file's content, which names one content only; empty likewise.
-        licence: of the weights.
-        citation: what to cite.
-        largest: size [bytes] at which a download is stopped.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    description: str
-    base_url: str
-    file: str
-    blob: str
-    licence: str
-    citation: str
-    largest: int = 0
+    name: str  #: what users call it, as in ``MLPotential(name)``
+    aliases: tuple[str, ...]  #: other names of the same model
+    description: str  #: one line
+    base_url: str  #: where the file lies; empty for a model that comes with this package
+    file: str  #: name of the file
+    blob: str  #: git object id, which names one content only; empty if bundled
+    licence: str  #: of the weights
+    citation: str  #: what to cite
+    largest: int = 0  #: size [bytes] at which a download is stopped
 
     @property
     def bundled(self) -> Path | None:

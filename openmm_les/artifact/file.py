@@ -45,17 +45,11 @@ _KIND = Kind(
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact file.
+    """A checked artifact file."""
 
-    Attributes:
-        path: absolute path of the file.
-        sha256: hash of its content, by which saved Systems find it again.
-        metadata: what `inspect` returns.
-    """
-
-    path: Path
-    sha256: str
-    metadata: dict[str, Any]
+    path: Path  #: absolute
+    sha256: str  #: hash of the content, by which saved Systems find it again
+    metadata: dict[str, Any]  #: what `inspect` returns
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}

@@ -284,9 +284,6 @@ class _Machine:
 
     # --- what takes the place of functions
 
-    def _ordered(self) -> OrderedDict[Any, Any]:
-        return OrderedDict()
-
     def _set(self, values: Any) -> set[Any]:
         if type(values) is not list:
             raise Damage("a set is not made from a list")
@@ -327,7 +324,7 @@ class _Machine:
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "_codecs.encode": _Machine._encode,
     "builtins.set": _Machine._set,
-    "collections.OrderedDict": _Machine._ordered,
+    "collections.OrderedDict": lambda machine: OrderedDict(),
     "torch._utils._rebuild_parameter": _Machine._parameter,
     "torch._utils._rebuild_tensor_v2": _Machine._tensor,
 }

@@ -31,12 +31,9 @@ class Tolerance:
     5 eV/A and charges up to 1 e, and grow in proportion beyond.
     """
 
-    energy_per_atom: float
-    """[eV]"""
-    force: float
-    """Largest component [eV/A]."""
-    charge: float
-    """[e]"""
+    energy_per_atom: float  #: [eV]
+    force: float  #: largest component [eV/A]
+    charge: float  #: [e]
 
 
 TOLERANCES = {

@@ -1,6 +1,6 @@
 """A model in a uniform electric field, scripted before use."""
 
-from typing import Any, List, Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
@@ -57,10 +57,10 @@ class ModelInField(SpecializedModel):
         forces = -(pulled + gradient)
         if self.periodic:
             weights = polarization_weights(atoms, cell, True)
-            rows: List[Tensor] = []
-            for row in self.physical.pull_back(weights):
-                by_charge, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
-                rows.append(by_charge)
+            rows = [
+                self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)[0]
+                for row in torch.unbind(self.physical.pull_back(weights))
+            ]
             born = born_charges(charges, torch.stack(rows), weights, cell, True)
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
         energy = energies.sum() + long_range

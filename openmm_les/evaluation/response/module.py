@@ -1,6 +1,6 @@
 """The module behind `SystemModel.response`, scripted before use."""
 
-from typing import Any, List, Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,10 @@ class ResponseModule(SystemNetwork):
         _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
         charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        rows: List[Tensor] = []
-        for row in self.physical.pull_back(weights):
-            pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
-            rows.append(pulled)
+        rows = [
+            self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)[0]
+            for row in torch.unbind(self.physical.pull_back(weights))
+        ]
         born = born_charges(charges, torch.stack(rows), weights, cell, self.periodic)
         long_range = self.electrostatics(latent, atoms, cell)
         energy = long_range.energy
