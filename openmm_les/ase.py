@@ -191,7 +191,6 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     def _evaluate(
         self, model: SystemModel, positions: FloatArray, cell: FloatArray | None
     ) -> dict[str, Any]:
-        """What one evaluation of the model gives."""
         result = model.evaluate(positions, cell, self._field)
         energy = result.energy + model.reference_energy
         results = {

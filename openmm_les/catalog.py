@@ -1,9 +1,7 @@
 """Models by name: where they come from, and their exported form.
 
-A small demonstration model comes with the package. The weights of published models do not, because
-of their licences: the first use of a name downloads the file that its authors published, checks its
-content and exports it. Later uses take the exported artifact from the cache and need no network.
-Nothing here imports torch.
+Licences forbid to ship published weights: the first use downloads, checks and exports their file,
+later ones need no network. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from openmm_les import artifact as artifacts
 from openmm_les._version import __version__
@@ -40,30 +37,17 @@ LOCK_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that has a name.
+    """A model that has a name."""
 
-    Attributes:
-        name: what users call it, as in ``MLPotential(name)``.
-        aliases: other names of the same model.
-        description: one line.
-        base_url: where the file lies, without the file's name; empty for a model that comes with
-            this package.
-        file: name of the file.
-        blob: git object id of the file's content, which names one content only; empty likewise.
-        licence: of the weights.
-        citation: what to cite.
-        largest: size [bytes] at which a download is stopped.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    description: str
-    base_url: str
-    file: str
-    blob: str
-    licence: str
-    citation: str
-    largest: int = 0
+    name: str  #: what users call it, as in ``MLPotential(name)``
+    aliases: tuple[str, ...]  #: other names of the same model
+    description: str  #: one line
+    base_url: str  #: where the file lies; empty for a model that comes with this package
+    file: str  #: name of the file
+    blob: str  #: git object id, which names one content only; empty if bundled
+    licence: str  #: of the weights
+    citation: str  #: what to cite
+    largest: int = 0  #: size [bytes] at which a download is stopped
 
     @property
     def bundled(self) -> Path | None:
@@ -143,9 +127,6 @@ def artifact_path(name: str, *, base_url: str | None = None) -> Path:
         name: see `names`.
         base_url: a mirror with the same file, in place of the address of the authors.
 
-    Returns:
-        Path of the artifact, in the cache or in this package.
-
     Raises:
         InputError: there is no model of this name.
         DownloadError: the file cannot be downloaded, or the cache cannot be written.
@@ -206,11 +187,8 @@ def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
 
 def git_blob_id(path: Path) -> str:
     """Object id that git gives to a file's content: sha1 of ``blob SIZE``, a zero byte, content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _folder() -> Path:
@@ -226,7 +204,6 @@ def _exported_path(model: Entry) -> Path:
 
 @contextlib.contextmanager
 def _exclusive(model: Entry) -> Iterator[None]:
-    """Keeps other processes from preparing the same model."""
     file = _folder() / f".{model.name}.lock"
     with contextlib.ExitStack() as held:
         try:
@@ -260,33 +237,29 @@ def _source(model: Entry, base_url: str) -> Path:
 
 def _download(model: Entry, url: str, part: Path) -> None:
     """Writes the file at `url` to `part` and checks its content."""
-    import pooch
     import requests
 
     logger.info("downloading %s", url)
-    answers: list[requests.Response] = []  # pooch leaves a failed one open
-    downloader = pooch.HTTPDownloader(
-        chunk_size=1 << 16,
-        timeout=READ_TIMEOUT_S,
-        stream=True,
-        hooks={"response": lambda answer, *_, **__: answers.append(answer)},
-    )
+    left = model.largest  # a server may never stop sending
     try:
-        with part.open("wb") as stream:
-            downloader(url, _Bounded(stream, model.largest), None)
-    except _TooLong:
-        raise DownloadError(
-            f"{model.name}: {url} is not the published file: expected less than "
-            f"{model.largest} bytes, got more; try again, or {_by_hand(model)}"
-        ) from None
+        with (
+            requests.get(url, stream=True, timeout=READ_TIMEOUT_S) as answer,
+            part.open("wb") as stream,
+        ):
+            answer.raise_for_status()
+            for block in answer.iter_content(1 << 16):
+                left -= len(block)
+                if left < 0:
+                    raise DownloadError(
+                        f"{model.name}: {url} is not the published file: expected less than "
+                        f"{model.largest} bytes, got more; try again, or {_by_hand(model)}"
+                    )
+                stream.write(block)
     except requests.exceptions.RequestException as error:  # an OSError, but none of the cache
         logger.debug("cannot download %s", url, exc_info=True)
         raise DownloadError(
             f"{model.name}: cannot download {url}: {_reason(error)}; {_by_hand(model)}"
         ) from None  # three tracebacks of libraries would hide the reason
-    finally:
-        for answer in answers:
-            answer.close()
     found = git_blob_id(part)
     if found != model.blob:
         raise DownloadError(
@@ -294,27 +267,6 @@ def _download(model: Entry, url: str, part: Path) -> None:
             f"id {model.blob}, got {found} ({part.stat().st_size} bytes); try again, or "
             f"{_by_hand(model)}"
         )
-
-
-class _TooLong(Exception):
-    """The server sent more than the published file can hold."""
-
-
-class _Bounded:
-    """A file of limited size, since a server may never stop sending."""
-
-    def __init__(self, stream: IO[bytes], largest: int) -> None:
-        self._stream = stream
-        self._left = largest
-
-    def write(self, block: bytes) -> None:
-        self._left -= len(block)
-        if self._left < 0:
-            raise _TooLong
-        self._stream.write(block)
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def _reason(error: Exception) -> str:

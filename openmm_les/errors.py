@@ -1,7 +1,4 @@
-"""Errors of this package.
-
-A message names the argument, what was expected, what was given, and what to do.
-"""
+"""Errors of this package: each names the argument, what was expected, what came, what to do."""
 
 from __future__ import annotations
 
@@ -58,17 +55,11 @@ class VerificationError(LESError):
 
 
 class SimulationError(LESError, RuntimeError):
-    """A running simulation met a state without a valid energy (NaN positions, overflow, ...).
+    """A running simulation met a state without a valid energy (NaN positions, overflow, ...)."""
 
-    Attributes:
-        reason: the message without the atoms it names; empty if it names none.
-        atoms: indices of these atoms, among the atoms of the model.
-        has_remedy: whether the message says what to do.
-    """
-
-    reason: str = ""
-    atoms: tuple[int, ...] = ()
-    has_remedy: bool = False
+    reason: str = ""  #: the message without the atoms it names; empty if it names none
+    atoms: tuple[int, ...] = ()  #: indices of these atoms, among the atoms of the model
+    has_remedy: bool = False  #: whether the message says what to do
 
     @classmethod
     def with_remedy(cls, message: str) -> SimulationError:

@@ -53,8 +53,6 @@ class Option:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a dataclass of options."""
-
     name: str
     option: Option
     default: Any
@@ -90,7 +88,6 @@ class Field:
 
 
 def options_of(kind: Any) -> dict[str, Field]:
-    """The options that a dataclass has, by name."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: _field(field.name, hints[field.name], field.default)
@@ -122,10 +119,7 @@ def described(kind: type[Options]) -> type[Options]:
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """``"; did you mean NAME?"`` for the nearest accepted name, if one is near; else nothing.
-
-    Case and underscores do not count: ``max_neighbours`` is near to ``maxNeighbors``.
-    """
+    """``"; did you mean NAME?"`` for the nearest accepted name, if one is near; else nothing."""
     plain = {_plain(name): name for name in accepted}
     synonym = _SYNONYMS.get(_plain(given))
     matches = (
@@ -152,13 +146,10 @@ def read_arguments(
     aliases: Mapping[str, str] | None = None,
     taken: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Arguments under the names of a function, from the spelling of OpenMM or of ASE.
+    """Arguments under the names of a function, in the spelling of OpenMM or of ASE.
 
-    OpenMM writes ``maxNeighbors`` where ASE writes ``max_neighbors``; both are accepted everywhere.
-
-    Args:
-        aliases: other names, and those of `accepted` that they stand for.
-        taken: names that the caller of the function accepts and does not hand on.
+    `aliases` are other names, and those of `accepted` that they stand for; `taken` are names that
+    the caller of the function accepts and does not hand on.
     """
     accepted = tuple(accepted)
     canonical = {name: name for name in accepted} | dict(aliases or {})
@@ -187,10 +178,7 @@ def read_arguments(
 def both_spellings(
     where: str, extra: Iterable[str] = (), aliases: Mapping[str, str] | None = None
 ) -> Callable[[Called], Called]:
-    """Let a method accept its arguments in either spelling; see `read_arguments`.
-
-    `extra` has names that its ``**kwargs`` accept, `aliases` other names for its arguments.
-    """
+    """Let a method accept its arguments, `extra` names and `aliases` as `read_arguments` does."""
 
     def decorate(function: Called) -> Called:
         parameters = inspect.signature(function).parameters.values()

@@ -1,11 +1,8 @@
 """Rebuilds the callable of a PythonForce in a saved System: the only function that it names.
 
-OpenMM unpickles the callable of a PythonForce when it reads or copies a System, and the process
-dies if that raises, as it would wherever this package or torch is missing. So the pickle of a
-callable names only the standard library. What it runs takes `restore` from here if it can, and
-otherwise gives a callable that says what is missing as soon as OpenMM asks for an energy.
-
-Imports nothing heavy, and nothing that may be missing.
+OpenMM unpickles it when it reads or copies a System, and the process dies if that raises. So the
+pickle names only the standard library, and takes `restore` from here if it can; if not, it gives a
+callable that says what is missing when OpenMM asks for an energy. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -78,28 +75,23 @@ def reduced(
 
 
 def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Callable[..., Any]:
-    """The callable of a saved System, or one that refuses every call; never raises.
-
-    `path` is that of the artifact when the System was saved, `sha256` the hash of its content.
-    """
+    """The callable of a saved System, or one that refuses every call; never raises."""
     try:
-        made = _shared(kind, path, sha256, settings)
-    except ModuleNotFoundError as error:
-        return Refusal((kind, path, sha256, settings), what_is_missing(error))
+        return _shared(kind, path, sha256, settings)
     except Exception as error:  # OpenMM does not survive any
-        return Refusal(
-            (kind, path, sha256, settings),
-            "this System cannot be read by this version of openmm-les "
-            f"({type(error).__name__}: {error}): pip install -U openmm-les",
+        reason = (
+            what_is_missing(error)
+            if isinstance(error, ModuleNotFoundError)
+            else "this System cannot be read by this version of openmm-les "
+            f"({type(error).__name__}: {error}): pip install -U openmm-les"
         )
-    return made
+        return Refusal((kind, path, sha256, settings), reason)
 
 
 def _shared(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Callable[..., Any]:
     """The callable that exists for these arguments, or a new one.
 
-    OpenMM never releases the callable of a PythonForce that it has unpickled: every copy of a
-    System would leak its model, some megabytes. So all copies share one callable.
+    OpenMM never releases what it has unpickled: every copy of a System would leak its model.
     """
     module, name = _KINDS[kind]
     key = hashlib.sha256(pickle.dumps((kind, path, sha256, settings))).digest()

@@ -1,7 +1,6 @@
 """Every unit conversion between OpenMM (nm, kJ/mol) and the models (Angstrom, eV).
 
-All factors derive from `openmm.unit`, so that the package defines no constant but the permittivity
-of the vacuum and Planck's constant, which `openmm.unit` lacks.
+From `openmm.unit`, but for the permittivity of the vacuum and Planck's constant, which it lacks.
 """
 
 import math
@@ -10,62 +9,51 @@ from openmm import unit
 
 _EV = unit.elementary_charge * unit.volt * unit.AVOGADRO_CONSTANT_NA
 
+#: Lengths: multiply nanometers by this to get Angstrom.
 ANGSTROM_PER_NM: float = (1.0 * unit.nanometer).value_in_unit(unit.angstrom)
-"""Lengths: multiply nanometers by this to get Angstrom."""
-
+#: Energies: multiply eV by this to get kJ/mol.
 KJ_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilojoule_per_mole)
-"""Energies: multiply eV by this to get kJ/mol."""
-
+#: Forces: multiply eV/A by this to get kJ/mol/nm.
 FORCE_PER_EV_PER_ANGSTROM: float = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
-"""Forces: multiply eV/A by this to get kJ/mol/nm."""
-
+#: Electric fields: multiply V/nm by this to get V/A, which is eV/(e A).
 VOLT_PER_ANGSTROM_PER_VOLT_PER_NM: float = (1.0 * unit.volt / unit.nanometer).value_in_unit(
     unit.volt / unit.angstrom
 )
-"""Electric fields: multiply V/nm by this to get V/A, which is eV/(e A)."""
 
 _PERMITTIVITY = 8.8541878128e-12 * unit.farad / unit.meter  # CODATA 2018, as in OpenMM's kernels
 
+#: Energy of two elementary charges 1 Angstrom apart, 1 / (4 pi eps0) [eV A / e^2].
 COULOMB_CONSTANT: float = (
     unit.elementary_charge**2 * unit.AVOGADRO_CONSTANT_NA / (4.0 * math.pi * _PERMITTIVITY)
 ).value_in_unit(unit.kilojoule_per_mole * unit.angstrom) / KJ_PER_MOL_PER_EV
-"""Energy of two elementary charges 1 Angstrom apart, 1 / (4 pi eps0) [eV A / e^2]."""
-
+#: Boltzmann's constant [eV/K].
 BOLTZMANN: float = (unit.MOLAR_GAS_CONSTANT_R * unit.kelvin).value_in_unit(
     unit.kilojoule_per_mole
 ) / KJ_PER_MOL_PER_EV
-"""Boltzmann's constant [eV/K]."""
-
+#: Energies of motion: multiply u A^2/ps^2 by this to get eV.
 MASS_ENERGY: float = (1.0 * unit.dalton * (unit.angstrom / unit.picosecond) ** 2).value_in_unit(
     unit.kilojoule_per_mole
 ) / KJ_PER_MOL_PER_EV
-"""Energies of motion: multiply u A^2/ps^2 by this to get eV."""
-
+#: Speed of light [cm/ps]; frequencies [1/ps] divided by this are wavenumbers [1/cm].
 LIGHT_SPEED: float = unit.SPEED_OF_LIGHT_C.value_in_unit(unit.centimeter / unit.picosecond)
-"""Speed of light [cm/ps]; frequencies [1/ps] divided by this are wavenumbers [1/cm]."""
-
+#: Planck's constant [eV ps].
 PLANCK: float = (
     6.62607015e-34 * unit.joule * unit.second * unit.AVOGADRO_CONSTANT_NA  # exact, in the SI
 ).value_in_unit(unit.kilojoule_per_mole * unit.picosecond) / KJ_PER_MOL_PER_EV
-"""Planck's constant [eV ps]."""
 
 # Other units of reference data.
 
+#: Energies: multiply eV by this to get kcal/mol.
 KCAL_PER_MOL_PER_EV: float = (1.0 * _EV).value_in_unit(unit.kilocalorie_per_mole)
-"""Energies: multiply eV by this to get kcal/mol."""
-
+#: Energies: multiply eV by this to get Hartree.
 HARTREE_PER_EV: float = (1.0 * _EV / unit.AVOGADRO_CONSTANT_NA).value_in_unit(unit.hartree)
-"""Energies: multiply eV by this to get Hartree."""
-
+#: Lengths: multiply Angstrom by this to get Bohr.
 BOHR_PER_ANGSTROM: float = (1.0 * unit.angstrom).value_in_unit(unit.bohr)
-"""Lengths: multiply Angstrom by this to get Bohr."""
-
+#: Dipoles: multiply e A by this to get Debye.
 DEBYE_PER_E_ANGSTROM: float = (1.0 * unit.elementary_charge * unit.angstrom).value_in_unit(
     unit.debye
 )
-"""Dipoles: multiply e A by this to get Debye."""
-
+#: Stresses: multiply eV/A^3 by this to get GPa.
 GPA_PER_EV_PER_CUBIC_ANGSTROM: float = 1e-4 * (
     1.0 * _EV / unit.AVOGADRO_CONSTANT_NA / unit.angstrom**3
 ).value_in_unit(unit.bar)
-"""Stresses: multiply eV/A^3 by this to get GPa."""

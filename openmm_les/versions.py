@@ -12,9 +12,9 @@ REQUIREMENTS = {
     "numpy": "numpy>=1.24",
     "openmm": "openmm>=8.6.1",
     "openmmml": "openmmml>=1.8",
-    "pooch": "pooch>=1.8",
     "pydantic": "pydantic>=2",
     "pyyaml": "pyyaml>=6",
+    "requests": "requests>=2.31",
     "torch": "torch>=2.9",
 }
 

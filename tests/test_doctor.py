@@ -75,7 +75,7 @@ def examined(monkeypatch):
 
     def examine(versions=None, driver=Path("/nonexistent"), **outcomes) -> dict[str, Finding]:
         installed = {"openmm": "8.6.1", "openmmml": "1.8", "torch": "2.9.1", "numpy": "2.0.0"}
-        installed |= {"click": "8.1.0", "filelock": "3.13", "pooch": "1.8.0"}
+        installed |= {"click": "8.1.0", "filelock": "3.13", "requests": "2.31.0"}
         installed |= {"pydantic": "2.0", "pyyaml": "6.0", **(versions or {})}
         monkeypatch.setattr(checks, "version_of", installed.get)
         monkeypatch.setattr(probes, "run_all", lambda: {**HEALTHY, **outcomes})

@@ -35,7 +35,6 @@ WHEELS = [
     "openmm-cuda-13==8.6.1",
     "openmmml==1.8",
     "click",
-    "pooch",
     "platformdirs",
     "pydantic",
     "pydantic-core",

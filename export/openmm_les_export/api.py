@@ -1,7 +1,4 @@
-"""The functions that read and export trained models.
-
-Importing this module imports no torch; the functions do.
-"""
+"""The functions that read and export trained models. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -102,7 +99,6 @@ def export(
 def _verify(
     opened: ModelFile, artifact: Artifact, module: torch.jit.ScriptModule
 ) -> dict[str, Any]:
-    """Compares with the original, or with what stands for it, and reports."""
     import torch
 
     from openmm_les_export.verification.compare import verify

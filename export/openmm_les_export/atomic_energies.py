@@ -55,9 +55,8 @@ def _checked(entries: Iterable[tuple[Any, Any]]) -> dict[int, float]:
 
 
 def _of_file(path: Path) -> list[tuple[str, str]]:
-    """Elements and energies of a YAML or JSON mapping, as text and with repeated keys.
-
-    YAML would read 1e-3 as text and No as False. No objects are constructed.
+    """Elements and energies of a mapping as text, which YAML may read as other types; keys may
+    repeat.
     """
     import yaml
 

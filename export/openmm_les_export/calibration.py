@@ -1,7 +1,6 @@
 """Finds LES parameters that a checkpoint does not hold from structures with known energies.
 
-Each structure is evaluated once. The long-range energy of its charges follows for every choice of
-parameters, and the choice that reproduces the energies is taken, if it clearly does so best.
+The choice that reproduces the energies is taken, if it clearly does so best.
 """
 
 from __future__ import annotations
@@ -52,11 +51,8 @@ def calibrate(
 ) -> LESChoice:
     """Completes a choice from structures with the energies [eV] that the model was trained on.
 
-    Args:
-        read: reads the model with a choice.
-        file: in a format of ASE.
-        choice: parameters that the user has given; the others are determined.
-        prefactors: candidates; None where the model file has a prefactor.
+    `read` reads the model with a choice. Among `prefactors`, None stands for that of the model
+    file.
     """
     origin = f"--calibrate {Path(file).name}"
     if choice.prefactor is not None:
@@ -76,7 +72,12 @@ def calibrate(
         errors = _errors(models, _labelled(Path(file), models[0].hyper["elements"]))
     sizes = np.sqrt((errors**2).mean(0))
     order = np.argsort(sizes)
-    listed = "; ".join(_described(models[i], float(sizes[i])) for i in order)
+    listed = "; ".join(
+        f"{models[i].les['prefactor']:g} "
+        f"{'removed' if models[i].les['remove_self_interaction'] else 'kept'}: "
+        f"{1e3 * sizes[i]:.3g} meV/atom"
+        for i in order
+    )
     if not all(_is_clear(errors[:, order[0]], errors[:, i]) for i in order[1:]):
         raise InputError(
             f"calibration: expected one choice that reproduces the energies of {file} clearly "
@@ -98,11 +99,6 @@ def _is_clear(best: Array, other: Array) -> bool:
     places = -best * step / (step**2).mean()
     chance = _CLEAR * places.std(ddof=1) / len(places) ** 0.5
     return bool(abs(places.mean() + chance) < 0.5)
-
-
-def _described(model: CanonicalModel, error: float) -> str:
-    state = "removed" if model.les["remove_self_interaction"] else "kept"
-    return f"{model.les['prefactor']:g} {state}: {1e3 * error:.3g} meV/atom"
 
 
 def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
@@ -159,7 +155,9 @@ def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -
     order = sorted(range(len(labelled)), key=lambda i: labelled[i][0].numbers.tolist())
     for frame in order:  # structures of the same atoms share a `SystemModel`
         atoms, label = labelled[frame]
-        cell = _right_handed(atoms.cell.array) if atoms.pbc.all() else None
+        cell = atoms.cell.array if atoms.pbc.all() else None
+        if cell is not None and np.linalg.det(cell) < 0:
+            cell = cell[[1, 0, 2]]  # `SystemModel` takes right-handed ones
         system = systems.model_for(atoms.numbers, atoms.positions, cell)
         try:
             found = system.evaluate(atoms.positions, cell)
@@ -180,8 +178,3 @@ def _long_range(model: CanonicalModel, squares: float) -> tuple[float, float]:
     prefactor, sigma = float(model.les["prefactor"]), float(model.les["sigma"])
     removed = bool(model.les["remove_self_interaction"])
     return prefactor, removed * self_energy_coefficient(prefactor, sigma) * squares
-
-
-def _right_handed(cell: Array) -> Array:
-    """Vectors of the same lattice, as `SystemModel` takes them."""
-    return cell if np.linalg.det(cell) > 0 else cell[[1, 0, 2]]

@@ -1,8 +1,7 @@
 """Which sign the latent charges of a model have.
 
-The LES energy is quadratic in the charges, so their common sign is arbitrary after training. It is
-determined once, from a small hydride, and stored; only what couples to the charges themselves
-(ML/MM, dipoles, reporters) applies it.
+The LES energy is quadratic in them, so it is arbitrary after training. It is determined once, from
+a small hydride, and stored for what couples to the charges (ML/MM, dipoles, reporters).
 """
 
 from __future__ import annotations

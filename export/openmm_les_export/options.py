@@ -1,8 +1,4 @@
-"""Options of an export: what only the user knows of a model, and how its artifact is written.
-
-Each field has a type and a description, from which ``openmm-les export`` makes its flags. Importing
-this module imports nothing heavy.
-"""
+"""Options of an export, from which ``openmm-les export`` makes its flags. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -30,8 +26,7 @@ class ModelOptions:
         ),
     ] = None
     head: Annotated[
-        str | None,
-        Option("Which head of a model that has several; an artifact holds one.", "NAME"),
+        str | None, Option("Which head of a model that has several; an artifact holds one.", "NAME")
     ] = None
     norm_factor: Annotated[
         float | None,

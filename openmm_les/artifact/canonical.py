@@ -16,23 +16,14 @@ _LARGEST = 1e12
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A short-range network and its LES parameters; docs/reference/formats/ defines them.
+    """A short-range network and its LES parameters; docs/reference/formats/ defines them."""
 
-    Attributes:
-        family: name of the architecture, such as ``"mace"``; decides what `hyper` and `state` mean.
-        hyper: hyper-parameters, JSON values only.
-        state: effective weights, float64 on the CPU.
-        les: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A], ``remove_self_interaction``,
-            ``bec_remove_mean``, ``bec_epsilon_factor``.
-        provenance: where each LES parameter, and ``reference_energies``, came from: ``"model
-            file"`` or the option by which the user gave it.
-    """
-
-    family: str
-    hyper: dict[str, Any]
-    state: dict[str, torch.Tensor]
-    les: dict[str, float | bool]
-    source: dict[str, Any]
+    family: str  #: such as ``"mace"``; decides what `hyper` and `state` mean
+    hyper: dict[str, Any]  #: JSON values only, as `source`
+    state: dict[str, torch.Tensor]  #: effective weights, float64 on the CPU
+    les: dict[str, float | bool]  #: the fields of `schema.LES`
+    source: dict[str, Any]  #: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``
+    #: ``"model file"`` or an option, for each LES parameter and ``reference_energies``.
     provenance: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:

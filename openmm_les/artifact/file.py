@@ -1,10 +1,7 @@
-"""The artifact (``*.les.pt``): the contract between exporters and the run-time package.
+"""The artifact (``*.les.pt``): a TorchScript archive with metadata and weights.
 
-A TorchScript archive that plain `torch.jit.load` opens, with two extra files: ``metadata.json``
-(what the model is, where it came from, how it was verified) and ``canonical.pt`` (the full weights,
-from which `SystemModel` builds the network of one system). Both are read without running anything
-from the file. The script, which plain torch runs as soon as it reads it, is for other programs;
-nothing in this package needs it.
+These are read without running anything from the file. Its script, which plain torch runs as soon as
+it reads it, is for other programs; nothing in this package needs it.
 """
 
 import hashlib
@@ -48,30 +45,20 @@ _KIND = Kind(
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact file.
+    """A checked artifact file."""
 
-    Attributes:
-        path: absolute path of the file.
-        sha256: hash of its content, by which saved Systems find it again.
-        metadata: what `inspect` returns.
-    """
-
-    path: Path
-    sha256: str
-    metadata: dict[str, Any]
+    path: Path  #: absolute
+    sha256: str  #: hash of the content, by which saved Systems find it again
+    metadata: dict[str, Any]  #: what `inspect` returns
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the weights and the module, which are read again when needed."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def unsaved(
         cls, canonical: "CanonicalModel", path: Path, *, dtype: str = "float32", **stated: Any
     ) -> "Artifact":
-        """A model that is not in a file yet, to be evaluated in this process.
-
-        `path` is where it will be, `stated` further metadata.
-        """
+        """A model that is not in a file yet; `path` is where it will be, `stated` more metadata."""
         artifact = cls(path, "", _describe(canonical, dtype, **stated))
         vars(artifact)["canonical"] = canonical
         return artifact
@@ -172,15 +159,10 @@ def save(
         path: where to write, usually ``NAME.les.pt``.
         dtype: ``"float32"`` or ``"float64"``, precision of the portable module; the weights for
             `SystemModel` are always float64.
-        overwrite: replace an existing file.
-        licence: licence of the weights, as the user states it.
         citation: what to cite.
         verification: result of the exporter's comparison with the original code.
         charge_sign: factor 1 or -1 that makes latent charges physical (oxygen negative), if known.
         module: the portable module, if it has been built already.
-
-    Returns:
-        The absolute path.
 
     Raises:
         InputError: the model contradicts itself.
@@ -213,7 +195,6 @@ def save(
 
 
 def _describe(canonical: "CanonicalModel", dtype: str, **stated: Any) -> dict[str, Any]:
-    """The metadata of an artifact."""
     import torch
 
     return {
@@ -266,7 +247,6 @@ def load(path: str | os.PathLike[str]) -> Artifact:
 
 
 def _open(file: Path) -> "tuple[bytes, Archive]":
-    """Content of the file and the archive in it."""
     from openmm_les.files.archives import Archive
 
     if not file.is_file():
@@ -277,7 +257,6 @@ def _open(file: Path) -> "tuple[bytes, Archive]":
 
 
 def _metadata(file: Path, archive: "Archive") -> dict[str, Any]:
-    """The checked metadata of an artifact."""
     from openmm_les.artifact.schema import check_metadata
 
     if f"extra/{_METADATA}" not in archive:
@@ -306,12 +285,7 @@ def _metadata(file: Path, archive: "Archive") -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's content, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def cache_directory() -> Path:
@@ -328,10 +302,7 @@ def _cached_path(sha256: str) -> Path:
 
 
 def store_in_cache(artifact: Artifact) -> None:
-    """Keeps a copy for Systems saved to XML, which name an artifact by path and sha256.
-
-    A damaged copy is replaced. If the cache cannot be written, the System depends on the path.
-    """
+    """Keeps a copy for saved Systems, if the cache can be written; a damaged copy is replaced."""
     target = _cached_path(artifact.sha256)
     try:
         if target.is_file() and file_hash(target) == artifact.sha256:
@@ -350,9 +321,6 @@ def find(path: str | os.PathLike[str], sha256: str) -> Path:
     Args:
         path: where it was when the System was made.
         sha256: hash of its content.
-
-    Returns:
-        ``path`` if the same file is still there, else the copy in the cache.
 
     Raises:
         ArtifactError: neither file has this hash.

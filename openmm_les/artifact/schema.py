@@ -1,8 +1,4 @@
-"""What an artifact may say of its model: bounds of every number, for artifacts and exports alike.
-
-``docs/reference/formats/artifact.md`` says what the fields mean; those of the networks stand with
-their families.
-"""
+"""What an artifact may say of its model: bounds of every number, for artifacts and exports."""
 
 from __future__ import annotations
 
@@ -19,11 +15,9 @@ from openmm_les.networks.parameters import Bessel, Element, Hyper, Length, Param
 
 
 class LES(Parameters):
-    """Parameters of the electrostatics."""
-
-    sigma: Annotated[float, Field(strict=True, ge=0.05, le=20)]
-    dl: Annotated[float, Field(strict=True, ge=0.2, le=50)]
-    prefactor: Annotated[float, Field(strict=True, gt=0, le=1e5)]
+    sigma: Annotated[float, Field(strict=True, ge=0.05, le=20)]  # [A]
+    dl: Annotated[float, Field(strict=True, ge=0.2, le=50)]  # [A]
+    prefactor: Annotated[float, Field(strict=True, gt=0, le=1e5)]  # [eV A]
     remove_self_interaction: StrictBool
     bec_remove_mean: StrictBool
     bec_epsilon_factor: Annotated[float, Field(strict=True, gt=0, le=1e5)]

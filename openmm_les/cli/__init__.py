@@ -1,7 +1,4 @@
-"""The command ``openmm-les``: a thin layer over the library, one file a command.
-
-Commands import what they need when they run, so that ``--help`` answers at once.
-"""
+"""The command ``openmm-les``. Commands import what they need when they run."""
 
 from __future__ import annotations
 

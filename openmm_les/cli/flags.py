@@ -1,7 +1,4 @@
-"""Command-line flags made from objects that hold options, which check them wherever they come from.
-
-Imports neither torch nor openmm.
-"""
+"""Command-line flags made from objects that hold options. Imports neither torch nor openmm."""
 
 from __future__ import annotations
 
@@ -29,18 +26,13 @@ def as_json(help: str) -> Callable[[Command], Command]:
 
 
 def overwrite(help: str) -> Callable[[Command], Command]:
-    """The flag ``--overwrite``."""
     return click.option("--overwrite", is_flag=True, help=help)
 
 
 def with_options(
     kind: Any, argument: str = "options", *, only: tuple[str, ...] | None = None, **defaults: Any
 ) -> Callable[[Command], Command]:
-    """Give a command a flag for each option, and hand it all of them as one object.
-
-    The flags are those of the fields of `kind`, or of those in `only`; the object is the command's
-    `argument`. Values in `defaults` take the place of those of `kind`.
-    """
+    """Give a command a flag for each option of `kind`, or some of them; it gets one object."""
     chosen = {
         name: field for name, field in options_of(kind).items() if only is None or name in only
     }
@@ -78,7 +70,6 @@ def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
 
 
 def flag_of(name: str) -> str:
-    """The flag of an option."""
     return "--" + name.replace("_", "-")
 
 

@@ -50,7 +50,6 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
 
 
 def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and texts of the table."""
     from openmm.app import Element
 
     les = metadata["les"]

@@ -55,12 +55,9 @@ def command(
     callbacks = _TerminalBar() if sys.stderr.isatty() else _Lines()
     try:
         result = md.run(settings, resume=resume, overwrite=overwrite, callbacks=callbacks)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
         _print_how_to_resume(settings)
-        sys.exit(128 + signal.SIGINT)
-    except SystemExit:
-        _print_how_to_resume(settings)
-        raise
+        sys.exit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT)
     finally:
         callbacks.close()
     echo(result.to_json() if as_json else result.table() + "\n", nl=False)

@@ -21,7 +21,6 @@ class PrintableFormatter(logging.Formatter):
     """The same for log messages."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Text of the record."""
         return printable(super().format(record))
 
 
@@ -31,5 +30,4 @@ class UserPath(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "path"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        """The same with the home directory in place of ``~``."""
         return user_path(value) if str(value).startswith("~") else Path(value)

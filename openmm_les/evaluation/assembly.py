@@ -33,15 +33,9 @@ class Results(NamedTuple):
 class SystemNetwork(nn.Module):
     """Network and neighbours of one system, with atoms sorted by species.
 
-    Args:
-        network: short-range network of the species present.
-        species: species index of each atom, in the order of the system.
-        order: result of `order_by_species` for these.
-        ranges: periodic images to search along each axis.
-        capacity: slots of the neighbour matrix.
-        trim: leave out slots that a structure does not need (CPU; shapes then vary).
-        grid: cells in which to search for neighbours; None compares every pair.
-        num_others: positions of MM charges, which follow those of the atoms.
+    `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
+    the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
+    vary).
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
@@ -49,6 +43,7 @@ class SystemNetwork(nn.Module):
     def __init__(
         self,
         network: Network[Any],
+        electrostatics: ElectrostaticKernel,
         species: Tensor,
         order: Tensor,
         periodic: bool,
@@ -60,6 +55,7 @@ class SystemNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
+        self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
         self.trim = trim
@@ -79,7 +75,6 @@ class SystemNetwork(nn.Module):
         self.offsets = nn.Buffer(image_offsets(ranges))
 
     def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
-        """The neighbour matrix of sorted atoms."""
         return neighbor_matrix(
             atoms,
             cell,
@@ -100,11 +95,7 @@ class SystemNetwork(nn.Module):
         outgrown: Tensor,
         broken: Tensor,
     ) -> Tensor:
-        """The status [] int64, from positions of atoms and others.
-
-        `crowded` is the result of `Network.outgrown`; `outgrown` says whether other buffers are too
-        small for the box, `broken` whether a result is not finite, each [].
-        """
+        """The status [], from `Network.outgrown` (`crowded`), other buffers and broken results."""
         finite = torch.isfinite(positions).all()
         if self.periodic:
             finite = finite & torch.isfinite(cell).all()
@@ -126,14 +117,7 @@ class SystemNetwork(nn.Module):
 
 
 class SpecializedModel(SystemNetwork):
-    """Energy and forces of one system, from a `SystemNetwork` and an electrostatic kernel.
-
-    `EmbeddedElectrostatics` alone looks at other positions than those of the atoms.
-    """
-
-    def __init__(self, electrostatics: ElectrostaticKernel, **system: Any) -> None:
-        super().__init__(**system)
-        self.electrostatics: ElectrostaticKernel = electrostatics
+    """Energy and forces of one system."""
 
     def forward(
         self, positions: Tensor, cell: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -42,58 +43,47 @@ class Geometry(Protocol):
         """Its ``positions`` are those that the model sees, a tensor."""
 
 
+@dataclass
 class ModuleBuilder:
-    """Builds the modules of one system for the buffers that it has now.
+    """Builds the modules of one system for the buffers that it has now; see `SystemModel`."""
 
-    Arguments are those of `SystemModel`. `for_gpu` says whether the modules will run on a GPU;
-    `network` is that of the species present, once a module has been built.
-    """
+    artifact: Artifact
+    numbers: Sequence[int]
+    options: EvaluationOptions
+    _: KW_ONLY
+    periodic: bool
+    surroundings: Surroundings | None
+    electric_field: bool
+    geometry: Geometry | None
+    to_gpu: bool
+    static_shapes: bool
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        numbers: Sequence[int],
-        options: EvaluationOptions,
-        *,
-        periodic: bool,
-        surroundings: Surroundings | None,
-        electric_field: bool,
-        geometry: Geometry | None,
-        to_gpu: bool,
-        static_shapes: bool,
-    ) -> None:
-        self._artifact = artifact
-        self._options = options
-        self.device = torch.device(options.device or "cpu")
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.options.device or "cpu")
         on_gpu = self.device.type != "cpu"
-        self.for_gpu = on_gpu or to_gpu
-        self._periodic = periodic
-        self._surroundings = surroundings
-        self._in_field = electric_field
-        self._geometry = geometry
-        self._static_shapes = on_gpu or static_shapes or options.engine == "compile"
-        elements = sorted(set(numbers))
-        known = {z: i for i, z in enumerate(artifact.elements)}
+        self.for_gpu = on_gpu or self.to_gpu  #: whether the modules will run on a GPU
+        self.static_shapes |= on_gpu or self.options.engine == "compile"
+        elements = sorted(set(self.numbers))
+        known = {z: i for i, z in enumerate(self.artifact.elements)}
         self._present = [known[z] for z in elements]
-        self._species = torch.tensor([elements.index(z) for z in numbers])
+        self._species = torch.tensor([elements.index(z) for z in self.numbers])
         self._order = order_by_species(self._species)
-        references = artifact.canonical.state["reference_energies"]
-        self.reference_energy = float(references[[known[z] for z in numbers]].sum())
-        self._dtype = torch.float32 if options.precision == "single" else torch.float64
-        self.network: Any = None
+        references = self.artifact.canonical.state["reference_energies"]
+        self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
+        self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
+        self.network: Any = None  #: of the species present, once a module has been built
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
 
     def buffers(self, cell: FloatArray | None, positions: FloatArray | None) -> Buffers:
-        """Buffers for a box, and for a structure if there is one."""
         return Buffers(
             len(self._species),
-            self._artifact.cutoff,
+            self.artifact.cutoff,
             cell,
             positions,
-            self._options.maxNeighbors,
+            self.options.maxNeighbors,
             self.for_gpu,
-            self._artifact.canonical.hyper.get("inner_cutoff"),
+            self.artifact.canonical.hyper.get("inner_cutoff"),
         )
 
     def model(self, buffers: Buffers) -> Any:
@@ -101,12 +91,12 @@ class ModuleBuilder:
         self._electrostatics = self._build_electrostatics(buffers)
         self._fit_network(buffers)
         parts = self._parts(buffers)
-        if self._in_field:
+        if self.electric_field:
             model: Any = ModelInField(physical=self.physical_charges, **parts)
         else:
             model = SpecializedModel(**parts)
-        if self._geometry is not None:
-            model = self._geometry.around(model, in_field=self._in_field)
+        if self.geometry is not None:
+            model = self.geometry.around(model, in_field=self.electric_field)
         model = model.eval().to(self.device)
         if self.for_gpu:
             fit_blocks(model, self.device)
@@ -120,20 +110,20 @@ class ModuleBuilder:
     @cached_property
     def physical_charges(self) -> PhysicalCharges:
         """From latent to physical charges; warns once if their sign is not known."""
-        if self._surroundings is not None:
+        if self.surroundings is not None:
             raise InputError(
                 "surroundings: expected none for an electric response, got "
-                f"{len(self._surroundings.charges)} MM charges; make a SystemModel of the ML atoms "
+                f"{len(self.surroundings.charges)} MM charges; make a SystemModel of the ML atoms "
                 "alone"
             )
-        sign = self._artifact.metadata["charge_sign"]
+        sign = self.artifact.metadata["charge_sign"]
         if sign is None:
             logger.warning(
                 "%s does not state the sign of its charges (charge_sign): all dipoles and Born "
                 "effective charges may have the wrong sign",
-                self._artifact.path,
+                self.artifact.path,
             )
-        return PhysicalCharges(self._artifact.canonical.les, sign or 1)
+        return PhysicalCharges(self.artifact.canonical.les, sign or 1)
 
     def _parts(self, buffers: Buffers) -> dict[str, Any]:
         return {
@@ -141,12 +131,12 @@ class ModuleBuilder:
             "network": self.network,
             "species": self._species,
             "order": self._order,
-            "periodic": self._periodic,
+            "periodic": self.periodic,
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
-            "trim": not self._static_shapes,
+            "trim": not self.static_shapes,
             "grid": buffers.grid,
-            "num_others": len(self._surroundings.charges) if self._surroundings else 0,
+            "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }
 
     def _fit_network(self, buffers: Buffers) -> None:
@@ -155,30 +145,30 @@ class ModuleBuilder:
         if self.network is None or few != self._few_kernels:
             self._few_kernels = few
             self.network = build_network(
-                self._artifact.canonical,
+                self.artifact.canonical,
                 self._present,
                 dtype=self._dtype,
-                exact_radial=self._options.precision == "double",
+                exact_radial=self.options.precision == "double",
                 fold=True,
                 few_kernels=few,
             ).eval()
         if buffers.inner_slots:
             # Without static shapes as many as each structure needs.
-            self.network.reserve(buffers.inner_slots if self._static_shapes else 0)
+            self.network.reserve(buffers.inner_slots if self.static_shapes else 0)
 
     def _build_electrostatics(self, buffers: Buffers) -> nn.Module:
         """The model's own electrostatics, among MM charges if there are any."""
         cell = None if buffers.cell is None else torch.from_numpy(buffers.cell)
-        les, around = self._artifact.canonical.les, self._surroundings
-        margin = BOX_GROWTH if self._periodic else 1.0
+        les, around = self.artifact.canonical.les, self.surroundings
+        margin = BOX_GROWTH if self.periodic else 1.0
         device = "cuda" if self.for_gpu else "cpu"
         own = build_electrostatics(
             les,
-            self._periodic and (around is None or around.images == "native"),
+            self.periodic and (around is None or around.images == "native"),
             cell,
             self._dtype,
             num_atoms=len(self._species),
-            options=self._options.ewald_options,
+            options=self.options.ewald_options,
             margin=margin,
             device=device,
         )

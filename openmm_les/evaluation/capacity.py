@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,43 +26,37 @@ _INNER_MARGIN = 1.25
 _MAX_IMAGE_RANGE = 3
 
 
+@dataclass
 class Buffers:
     """Sizes for one system, which grow when a structure does not fit.
 
-    Capacities are chosen from `positions` [A] in `cell`, where `max_neighbors` does not fix them.
-    CHGNet's angles have slots of their own for neighbours within `inner_cutoff` [A].
+    Angles of CHGNet have slots of their own for neighbours within `inner_cutoff` [A].
     """
 
-    def __init__(
-        self,
-        num_atoms: int,
-        cutoff: float,
-        cell: FloatArray | None,
-        positions: FloatArray | None,
-        max_neighbors: int | None,
-        for_gpu: bool,
-        inner_cutoff: float | None = None,
-    ) -> None:
-        self._num_atoms = num_atoms
-        self._cutoff = cutoff
-        self._for_gpu = for_gpu
-        self._inner_cutoff = inner_cutoff
-        self.cell = cell  #: the box that they fit
-        self.capacity = max_neighbors or self._capacity_for(positions, cell)
-        self.inner_slots = self._inner_slots_for(positions, cell)  #: 0 if there are none
-        self.grid = self._grid_for(positions, cell)
+    num_atoms: int
+    cutoff: float
+    cell: FloatArray | None
+    positions: InitVar[FloatArray | None]
+    max_neighbors: InitVar[int | None]
+    for_gpu: bool
+    inner_cutoff: float | None = None
+
+    def __post_init__(self, positions: FloatArray | None, max_neighbors: int | None) -> None:
+        self.capacity = max_neighbors or self._capacity_for(positions, self.cell)
+        self.inner_slots = self._inner_slots_for(positions, self.cell)  #: 0 if there are none
+        self.grid = self._grid_for(positions, self.cell)
 
     @property
     def ranges(self) -> Sequence[int]:
         """Periodic images along each axis that the neighbour search includes."""
         if self.cell is None:
             return [0, 0, 0]
-        return image_range(self.cell, self._cutoff, _BOX_SHRINKAGE)
+        return image_range(self.cell, self.cutoff, _BOX_SHRINKAGE)
 
     def grow(self, bits: int, positions: FloatArray, cell: FloatArray | None) -> None:
         """Make room for a structure for which the module of these sizes gave the status `bits`."""
         if bits & STATUS_BOX and cell is not None:
-            self.cell = checked_cell(cell, self._cutoff)
+            self.cell = checked_cell(cell, self.cutoff)
             logger.info("the box has outgrown its buffers; making new ones")
         # Count in the current box: a barostat may have shrunk it since the buffers were made.
         self.capacity = max(self.capacity, self._capacity_for(positions, cell))
@@ -74,19 +69,19 @@ class Buffers:
     def _capacity_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
         """Slots for a structure in its box, with head-room for fluctuations of the density."""
         if positions is None or not np.isfinite(positions).all():
-            return min(16, max(1, self._num_atoms - 1))
-        positions = positions[: self._num_atoms]
-        return with_headroom(largest_number_of_neighbors(positions, box, self._cutoff))
+            return min(16, max(1, self.num_atoms - 1))
+        positions = positions[: self.num_atoms]
+        return with_headroom(largest_number_of_neighbors(positions, box, self.cutoff))
 
     def _inner_slots_for(self, positions: FloatArray | None, box: FloatArray | None) -> int:
         """Slots for the nearest neighbours, which grow with maxNeighbors."""
-        if self._inner_cutoff is None:
+        if self.inner_cutoff is None:
             return 0
-        density = (self._inner_cutoff / self._cutoff) ** 3
+        density = (self.inner_cutoff / self.cutoff) ** 3
         slots = _INNER_MARGIN * self.capacity * density
         if positions is not None and np.isfinite(positions).all():
-            atoms = positions[: self._num_atoms]
-            most = largest_number_of_neighbors(atoms, box, self._inner_cutoff)
+            atoms = positions[: self.num_atoms]
+            most = largest_number_of_neighbors(atoms, box, self.inner_cutoff)
             slots = max(slots, with_headroom(_INNER_MARGIN * most))
         return min(self.capacity, math.ceil(slots))
 
@@ -94,15 +89,9 @@ class Buffers:
         """Cells for a structure in its box, which may shrink as far as other buffers allow."""
         if positions is not None:
             finite = np.isfinite(positions).all()
-            positions = positions[: self._num_atoms] if finite else None
+            positions = positions[: self.num_atoms] if finite else None
         return choose_grid(
-            self._num_atoms,
-            self._cutoff,
-            box,
-            positions,
-            self.capacity,
-            _BOX_SHRINKAGE,
-            self._for_gpu,
+            self.num_atoms, self.cutoff, box, positions, self.capacity, _BOX_SHRINKAGE, self.for_gpu
         )
 
 

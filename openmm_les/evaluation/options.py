@@ -1,7 +1,4 @@
-"""How a model is computed: the options that every entry point has.
-
-Imports neither torch nor openmm, so that the command line can show its help at once.
-"""
+"""How a model is computed: the options that every entry point has. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -102,7 +99,6 @@ class EvaluationOptions:
 
     @property
     def ewald_options(self) -> EwaldOptions:
-        """Those of the periodic sum."""
         from openmm_les.electrostatics import EwaldOptions
 
         return EwaldOptions(self.ewald, self.ewaldTolerance, self.lesCutoff)

@@ -22,9 +22,7 @@ MAX_ATOMIC_NUMBER = 118
 class PortableModel(nn.Module):
     """Total energy, forces and latent charges of any structure made of the model's elements.
 
-    ``forward`` is the reference path that needs nothing but `torch.jit.load`; the attribute
-    ``network`` lets a program compose the network with electrostatics and neighbours of its own,
-    see `openmm_les.networks.protocol.Network`.
+    Programs may compose ``network`` with electrostatics and neighbours of their own.
     """
 
     def __init__(
@@ -58,19 +56,10 @@ class PortableModel(nn.Module):
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, forces and charges of a structure.
 
-        Args:
-            positions: shape [n, 3] [A], float64.
-            numbers: atomic numbers, shape [n], int64.
-            cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
-            periodic: periodic in all three directions, or in none.
-
-        Returns:
-            Total energy with isolated-atom references [] [eV], forces [n, 3] [eV/A] and latent
-            charges with the model's own sign [n] [e]; all float64.
-
-        Raises:
-            RuntimeError: an element the model does not know, two atoms at one place, or coordinates
-                that are not finite.
+        Takes positions [n, 3] [A], atomic numbers [n], and lattice vectors in rows [3, 3] [A] of a
+        structure that is periodic in all directions or in none. Returns the total energy with
+        isolated-atom references [] [eV], forces [n, 3] [eV/A] and latent charges with the model's
+        own sign [n] [e].
         """
         positions, cell = positions.to(torch.float64), cell.to(torch.float64)
         if not bool(torch.isfinite(positions).all()):

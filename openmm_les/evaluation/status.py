@@ -6,7 +6,7 @@ STATUS_POSITIONS = 4
 STATUS_COINCIDENT = 8
 STATUS_RESULT = 16
 
-_MESSAGES = {
+MESSAGES = {
     STATUS_POSITIONS: "positions or box vectors are NaN or infinite; the simulation is unstable "
     "(minimise first, or reduce the time step)",
     STATUS_COINCIDENT: "two atoms are at the same place; check the input structure",
@@ -22,4 +22,4 @@ _MESSAGES = {
 
 def describe_status(status: int) -> str:
     """The messages of a status, most basic cause first."""
-    return "; ".join(text for bit, text in _MESSAGES.items() if status & bit) or "no error"
+    return "; ".join(text for bit, text in MESSAGES.items() if status & bit) or "no error"

@@ -1,7 +1,7 @@
-"""One artifact specialised to one system: all that force backends and the ASE calculator see.
+"""One artifact specialised to one system: numbers, periodicity, box and capacities are fixed.
 
-Numbers, periodicity, box and capacities are fixed here, so that everything that runs per step has
-static shapes. What does not fit any more is reported by a status, never truncated.
+So everything that runs per step has static shapes. What does not fit any more is reported by a
+status, never truncated.
 """
 
 import threading
@@ -233,7 +233,6 @@ class SystemModel:
         return scripted
 
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
-        """Results of the response module and its status."""
         if self._response_module is None:
             self._response_module = script(self._builder.response(self._buffers))
         with torch.inference_mode(), as_written():

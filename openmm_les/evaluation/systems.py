@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy.typing as npt
 
@@ -11,16 +12,14 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
 
 
+@dataclass
 class SystemModels:
     """Makes a `SystemModel` for each structure; successive ones of the same atoms share it."""
 
-    def __init__(
-        self, artifact: Artifact, options: EvaluationOptions, electric_field: bool = False
-    ) -> None:
-        self._artifact = artifact
-        self._options = options
-        self._in_field = electric_field
-        self._last: SystemModel | None = None
+    artifact: Artifact
+    options: EvaluationOptions
+    electric_field: bool = False
+    _last: SystemModel | None = field(default=None, init=False)
 
     def model_for(
         self, numbers: Iterable[int], positions: npt.ArrayLike, cell: npt.ArrayLike | None
@@ -29,12 +28,12 @@ class SystemModels:
         wanted = [int(z) for z in numbers], cell is not None
         if self._last is None or (self._last.numbers, self._last.periodic) != wanted:
             self._last = SystemModel(
-                self._artifact,
+                self.artifact,
                 wanted[0],
-                self._options,
+                self.options,
                 periodic=wanted[1],
                 cell=cell,
                 positions=positions,
-                electric_field=self._in_field,
+                electric_field=self.electric_field,
             )
         return self._last

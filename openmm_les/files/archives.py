@@ -1,8 +1,7 @@
 """Zip archives as torch writes them, read from bytes.
 
-Only the central directory is used, and only if it is consistent: one folder, names that differ in
-more than case, members inside the file that do not overlap. The stated size of a member is then at
-most that of the file.
+Only a consistent central directory is used: one folder, names that differ in more than case,
+members inside the file that do not overlap. So no stated size exceeds that of the file.
 """
 
 from __future__ import annotations
@@ -29,8 +28,6 @@ _CHUNK = 2**20
 
 
 class Member(NamedTuple):
-    """A file in an archive."""
-
     content: memoryview
     stored: bool  #: not compressed
     size: int  #: of the uncompressed content, as its checksum

@@ -33,11 +33,8 @@ _guard = threading.Lock()
 class Claim:
     """The right of a reporter to write a file, until it is released, taken over, or collected.
 
-    A lock file beside the file keeps other processes out; it ends with the process.
-
-    Args:
-        simulation: has a list `reporters`.
-        takes_over: whether a reporter of another simulation of this process loses its claim.
+    A lock file keeps other processes out. A claim that `takes_over` ends that of a reporter of
+    another simulation of this process.
     """
 
     def __init__(self, path: Path, reporter: Any, simulation: Any, *, takes_over: bool) -> None:

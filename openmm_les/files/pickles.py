@@ -1,9 +1,7 @@
 """What torch.save writes, read by a machine of our own that can do nothing else.
 
-A pickle is a program. This machine knows the instructions that torch.save's protocol writes, makes
-containers, numbers, texts and tensors by itself, and calls nothing but what its caller put into a
-table. Limits are checked where something is made, on the very bytes that it is made from: there is
-no rehearsal that could differ from the performance, and no second parser.
+It makes containers, numbers, texts and tensors by itself, and calls only what its caller allows.
+Limits are checked where something is made, on the very bytes that it is made from.
 """
 
 from __future__ import annotations
@@ -58,8 +56,6 @@ class Inert:
 
 
 class StorageType(NamedTuple):
-    """A class of storages: bytes per number and the torch dtype."""
-
     item: int
     dtype: str
 
@@ -89,8 +85,7 @@ class Storage:
 def load(archive: Archive, classes: Callable[[str], type[Inert] | None] | None = None) -> object:
     """The object that torch.save wrote into an archive, tensors on the CPU.
 
-    `classes` gives what takes the place of a class or function, by its full name, and None for what
-    is refused. Left out: nothing but containers and tensors.
+    `classes` gives what replaces a class or function, by its full name; None refuses it.
     """
     if "byteorder" in archive and bytes(archive.read("byteorder")) != b"little":
         raise Damage("its numbers are not in little-endian order")
@@ -127,7 +122,6 @@ class _Machine:
         self._limit = self._left = _REPETITION * archive.size + _ALLOWANCE
 
     def run(self) -> object:
-        """The object on the stack when the pickle says stop."""
         for _ in range(MOST_INSTRUCTIONS):
             code = self._take(1)[0]
             if code == _STOP:
@@ -182,10 +176,7 @@ class _Machine:
         self._push(self._memo[self._number(layout)])
 
     def _use(self, *values: Any) -> None:
-        """Count what an instruction is going to walk through or copy.
-
-        Two bytes of a pickle put a value on the stack again, however large it is.
-        """
+        """Count what is walked through or copied: two bytes repeat a value of any size."""
         for value in values:
             if isinstance(value, _SIZED):
                 self._left -= len(value) if isinstance(value, str) else 16 * len(value)
@@ -293,9 +284,6 @@ class _Machine:
 
     # --- what takes the place of functions
 
-    def _ordered(self) -> OrderedDict[Any, Any]:
-        return OrderedDict()
-
     def _set(self, values: Any) -> set[Any]:
         if type(values) is not list:
             raise Damage("a set is not made from a list")
@@ -336,7 +324,7 @@ class _Machine:
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "_codecs.encode": _Machine._encode,
     "builtins.set": _Machine._set,
-    "collections.OrderedDict": _Machine._ordered,
+    "collections.OrderedDict": lambda machine: OrderedDict(),
     "torch._utils._rebuild_parameter": _Machine._parameter,
     "torch._utils._rebuild_tensor_v2": _Machine._tensor,
 }
@@ -385,8 +373,8 @@ _INSTRUCTIONS: Mapping[int, Callable[[_Machine], None]] = {
 def check_size(root: object, limit: int) -> None:
     """Refuses an object that is much larger than it looks, because its parts repeat.
 
-    A kilobyte of nested pairs, each made of the one before twice, says as much as 2^100 numbers to
-    whoever walks through it. Parts that contain themselves count once.
+    Nested pairs, each made of the one before twice, are 2^100 numbers to whoever walks through
+    them. Parts that contain themselves count once; `limit` is in bytes of the whole tree.
     """
     done: dict[int, tuple[int, int]] = {}  # weight and depth by id
     open_: list[tuple[Any, list[Any]]] = [(root, list(_children(root)))]

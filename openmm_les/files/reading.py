@@ -1,7 +1,4 @@
-"""Reads files that may be damaged or hostile; whatever is wrong becomes an error of one line.
-
-Imports nothing heavy: `openmm_les.artifact` works without torch.
-"""
+"""Reads files that may be damaged or hostile; whatever is wrong becomes an error of one line."""
 
 from __future__ import annotations
 
@@ -38,10 +35,9 @@ class Kind:
 
 @contextmanager
 def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
-    """Turns any error caused by the content of a file into a `LESError` that names the file.
+    """Turns any error caused by the content of a file into one of its `kind` that names the file.
 
-    Damaged files can raise anything, from KeyError to RecursionError and MemoryError, so all code
-    that looks at their content belongs inside.
+    Damaged files can raise anything, so all code that looks at their content belongs inside.
     """
     try:
         yield

@@ -25,10 +25,7 @@ def check_output(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | None],
 ) -> Path:
-    """The absolute path; rejects a file that exists, cannot be written or is an input.
-
-    `example` is the name of such a file, for messages; for `inputs` see `refuse_inputs`.
-    """
+    """The absolute path; rejects a file that exists, cannot be written or is an input."""
     output = user_path(path)
     with writing(output):  # such as a name that is too long
         if output.exists() and not output.is_file():
@@ -59,19 +56,20 @@ def refuse_inputs(
             continue
         source = user_path(given)
         if _same_file(target, source):
-            raise OutputError(
-                f"output: {target} is the file that {name} reads ({source}); choose another output"
+            problem = f"{target} is the file that {name} reads ({source}); choose another output"
+        elif source.is_dir() and source.resolve() in target.resolve().parents and target.exists():
+            problem = (
+                f"{target} is a file of the directory that {name} reads ({source}); choose another "
+                "output"
             )
-        if source.is_dir() and source.resolve() in target.resolve().parents and target.exists():
-            raise OutputError(
-                f"output: {target} is a file of the directory that {name} reads ({source}); choose "
-                "another output"
+        elif target.is_dir() and target.resolve() in source.resolve().parents:
+            problem = (
+                f"the directory {target} holds {source}, which {name} reads; choose a directory of "
+                "its own for the output"
             )
-        if target.is_dir() and target.resolve() in source.resolve().parents:
-            raise OutputError(
-                f"output: the directory {target} holds {source}, which {name} reads; choose a "
-                "directory of its own for the output"
-            )
+        else:
+            continue
+        raise OutputError(f"output: {problem}")
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -107,10 +105,7 @@ def _free_space(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
-    """Write a file so that it appears complete, even if the machine crashes.
-
-    `overwrite` says whether a file that has appeared meanwhile is replaced.
-    """
+    """Write a file that appears complete, in place of one there only with `overwrite`."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         try:

@@ -1,8 +1,7 @@
 """The original model against everything that computes an exported one.
 
-Simulations run a `SystemModel`, which builds its network and its electrostatics from the weights of
-an artifact: with folded weights, tabulated radial functions in single precision, the direct Ewald
-sum or a mesh. Other programs run the portable TorchScript module. All of these are compared.
+Simulations run a `SystemModel` with folded weights, tabulated radial functions (single precision)
+and one of two Ewald sums, other programs the portable module. All of these are compared.
 """
 
 from __future__ import annotations
@@ -32,12 +31,9 @@ class Tolerance:
     5 eV/A and charges up to 1 e, and grow in proportion beyond.
     """
 
-    energy_per_atom: float
-    """[eV]"""
-    force: float
-    """Largest component [eV/A]."""
-    charge: float
-    """[e]"""
+    energy_per_atom: float  #: [eV]
+    force: float  #: largest component [eV/A]
+    charge: float  #: [e]
 
 
 TOLERANCES = {
@@ -63,8 +59,6 @@ _UNITS = {"energy_per_atom": "eV", "force": "eV/A", "charge": "e"}
 
 @dataclass(frozen=True)
 class EvaluationPath:
-    """One of the ways in which an exported model is computed."""
-
     name: str  #: such as ``"single mesh"``
     tolerance: Tolerance
     evaluate: Callable[[Probe], Evaluation]
@@ -73,10 +67,7 @@ class EvaluationPath:
     def largest_errors(
         self, expected: Sequence[tuple[Probe, Evaluation]], les: Mapping[str, float | bool]
     ) -> dict[str, float]:
-        """The largest difference of each quantity of `Tolerance`, by the original's results.
-
-        Raises a `VerificationError` for a difference beyond its tolerance.
-        """
+        """The largest difference of each quantity; a `VerificationError` beyond its tolerance."""
         largest = dict.fromkeys(_UNITS, 0.0)
         for probe, original in expected:
             if self.periodic_only and probe.cell is None:
@@ -134,28 +125,18 @@ def portable_path(module: torch.jit.ScriptModule, dtype: str) -> EvaluationPath:
 
 def system_paths(artifact: Artifact) -> list[EvaluationPath]:
     """What simulations run: `SystemModel` in both precisions, with both Ewald sums."""
-    return [
-        EvaluationPath(
-            name,
-            tolerance,
-            _system_evaluation(artifact, EvaluationOptions(**options)),
-            periodic_only=options["ewald"] == "mesh",
-        )
-        for name, (tolerance, options) in _SYSTEM_PATHS.items()
-    ]
 
+    def path(name: str, tolerance: Tolerance, options: dict[str, Any]) -> EvaluationPath:
+        models = SystemModels(artifact, EvaluationOptions(**options))
 
-def _system_evaluation(
-    artifact: Artifact, options: EvaluationOptions
-) -> Callable[[Probe], Evaluation]:
-    models = SystemModels(artifact, options)
+        def evaluate(probe: Probe) -> Evaluation:
+            model = models.model_for(probe.numbers, probe.positions, probe.cell)
+            found = model.evaluate(probe.positions, probe.cell)
+            return Evaluation(found.energy + model.reference_energy, found.forces, found.charges)
 
-    def evaluate(probe: Probe) -> Evaluation:
-        model = models.model_for(probe.numbers, probe.positions, probe.cell)
-        found = model.evaluate(probe.positions, probe.cell)
-        return Evaluation(found.energy + model.reference_energy, found.forces, found.charges)
+        return EvaluationPath(name, tolerance, evaluate, options["ewald"] == "mesh")
 
-    return evaluate
+    return [path(name, *settings) for name, settings in _SYSTEM_PATHS.items()]
 
 
 def verify(
@@ -164,11 +145,7 @@ def verify(
     reference: AutogradReference,
     probes: Sequence[Probe],
 ) -> dict[str, Any]:
-    """Compares a model with the original on probe structures, in every way of computing it.
-
-    Returns JSON values: names of the structures, and by the name of the path its tolerance and its
-    largest errors. A `VerificationError` names path, structure, quantity and both numbers.
-    """
+    """Compares a model with the original on structures; by path, tolerance and largest errors."""
     # In reverse, so that boxes of the same atoms share a model, which has room for the larger one.
     expected = [
         (probe, reference.evaluate(probe.positions, probe.numbers, probe.cell))
@@ -180,17 +157,14 @@ def verify(
         try:
             errors[path.name] = path.largest_errors(expected, artifact.canonical.les)
         except VerificationError as error:
+            is_rounding = "if '--dtype float64' succeeds it is rounding, else "
+            advice = is_rounding if path.name == "portable float32" else ""
             raise VerificationError(
-                f"verification: {path.name}: {error}; nothing was written; {_advice(path.name)}"
+                f"verification: {path.name}: {error}; nothing was written; {advice}please report "
+                "this model"
             ) from error
     return {
         "structures": [probe.name for probe in probes],
         "tolerance": {path.name: asdict(path.tolerance) for path in paths},
         "max_errors": errors,
     }
-
-
-def _advice(path: str) -> str:
-    if path == "portable float32":
-        return "if '--dtype float64' succeeds it is rounding, else please report this model"
-    return "please report this model"

@@ -1,7 +1,6 @@
 """Structures on which every export is verified, deterministic and made of the model's elements.
 
-Hydrides of the elements (water, methane, ...) packed at van der Waals distance, or single atoms
-at bonding distance for a model without hydrogen.
+Hydrides packed at van der Waals distance, or single atoms at bonding distance without hydrogen.
 """
 
 from __future__ import annotations
@@ -48,8 +47,6 @@ _STEP_MARGIN = 1e-7
 
 @dataclass(frozen=True)
 class Probe:
-    """A structure to compare on."""
-
     name: str
     positions: Array  #: shape (n, 3) [A]
     numbers: npt.NDArray[np.int64]
@@ -57,7 +54,6 @@ class Probe:
 
 
 def probes_for(canonical: CanonicalModel) -> list[Probe]:
-    """The structures on which a model is compared with its original."""
     hyper = canonical.hyper
     steps = [hyper[name] for name in families()[canonical.family].energy_steps]
     return probe_structures(hyper["elements"], hyper["cutoff"], steps)
@@ -68,8 +64,7 @@ def probe_structures(
 ) -> list[Probe]:
     """Cluster, periodic box, triclinic box, two distant fragments, isolated atoms.
 
-    Each element occurs. Pairs are so far from `steps`, distances [A] at which the energy has a
-    step, that rounding does not matter.
+    Pairs are off `steps`, distances [A] at which the energy has one, by more than rounding.
     """
     molecules = _molecules(elements)
     numbers = np.concatenate([numbers for numbers, _ in molecules])
@@ -119,8 +114,7 @@ def _off_steps(probe: Probe, steps: Sequence[float]) -> Probe:
 def _molecules(elements: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Array]]:
     """A hydride of each element, or single atoms where the model has no hydrogen.
 
-    Float32 reproduces a model to 1e-6 eV per atom only where its energies are moderate, and that a
-    model promises for structures like those it was trained on, not for atoms at random.
+    Random atoms have energies that are too large to be reproduced to 1e-6 eV per atom in float32.
     """
     heavy = sorted(z for z in elements if z > 1) or [1]
     tetrahedron = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
@@ -167,7 +161,6 @@ def _pack(molecules: list[tuple[npt.NDArray[np.int64], Array]], gap: float) -> A
 
 
 def _rotation(angle: float) -> Array:
-    """Rotation about z, then about x."""
     c, s = np.cos(angle), np.sin(angle)
     about_z = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
     about_x = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])

@@ -1,7 +1,4 @@
-"""The common part of references for verification: pairs, a plain LES sum, derivatives by autograd.
-
-The sum follows its definition in float64 and shares no code with the run-time package.
-"""
+"""What references for verification share. The LES sum shares no code with the run-time package."""
 
 from __future__ import annotations
 
@@ -40,8 +37,6 @@ _SPHERE_SLACK = 1e-7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results for one structure."""
-
     energy: float  #: with isolated-atom references [eV]
     forces: Array  #: shape (n, 3) [eV/A]
     charges: Array  #: latent charges, shape (n,) [e]
@@ -80,18 +75,14 @@ class AutogradReference(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """Energies with references, of atoms [n] or their sum [], and latent charges [n].
 
-        `vectors` [E, 3] [A] are r_receiver - r_sender with the shift of the image; `species` [n]
-        are indices into `elements`.
+        `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """
 
-    def _pairs(
-        self, positions: Array, cell: Array | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _pairs(self, positions: Array, cell: Array | None) -> tuple[Tensor, Tensor, Tensor]:
         """Sender, receiver and shift of all pairs within the cutoff."""
         return all_pairs(positions, cell, self.cutoff)
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
-        """Settings of torch during an evaluation."""
         return contextlib.nullcontext()
 
 
@@ -114,7 +105,7 @@ def envelope(x: Tensor, p: float) -> Tensor:
     return value - p * (p + 1) / 2 * x ** (p + 2)
 
 
-def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
+def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
     """Index of each atom's element among those of a model, shape [n], int64."""
     found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
     unknown = sorted(set(found) - set(elements))
@@ -124,11 +115,10 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
 
 
 def les_energy(
-    charges: torch.Tensor, r: torch.Tensor, cell: Array | None, les: Mapping[str, float | bool]
-) -> torch.Tensor:
-    """LES energy by its definition: the full sphere of k vectors, or all pairs.
-
-    Cheng, npj Comput. Mater. 11, 80 (2025); with the self term of the periodic sum kept or removed.
+    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool]
+) -> Tensor:
+    """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
+    pairs.
     """
     sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
     self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
@@ -137,7 +127,7 @@ def les_energy(
         first, second = torch.triu_indices(len(r), len(r), 1)
         distance = torch.linalg.norm(r[first] - r[second], dim=1)
         pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
-        energy: torch.Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
+        energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
     k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
     k2 = (k**2).sum(1)
@@ -161,9 +151,7 @@ def reciprocal_sphere(cell: Array, radius: float) -> Array:
     return np.ascontiguousarray(vectors[inside])
 
 
-def all_pairs(
-    positions: Array, cell: Array | None, cutoff: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def all_pairs(positions: Array, cell: Array | None, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs (sender, receiver) within the cutoff, and shifts of r_receiver - r_sender."""
     offsets = np.zeros((1, 3))
     if cell is not None:

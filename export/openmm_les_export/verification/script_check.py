@@ -1,8 +1,7 @@
-"""The script inside an artifact against its weights.
+"""The script inside an artifact, for plain `torch.jit.load`, against its weights.
 
-This package builds its networks from the weights and never loads the script, which is for others:
-plain `torch.jit.load`. Nothing ties the two together but this comparison. It has to run the script,
-and a script of somebody hostile can write files, so it runs in a child process that can open none.
+Nothing else ties the two together. A script of somebody hostile can write files, so it runs in a
+child process that can open none.
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ _SECONDS, _MEMORY = 600.0, 4 << 30
 
 
 def check_script(artifact: Artifact) -> dict[str, Any]:
-    """Run the script of an artifact in a child process and compare it with the weights.
+    """Compare the script of an artifact, in a child process, with the weights.
 
-    Returns ``structures``, the number of probe structures, and ``max_errors``, the largest
-    difference of each quantity. Raises a `VerificationError` if the script gives other numbers, or
-    none.
+    Returns the number of ``structures`` and the ``max_errors`` by quantity, or raises a
+    `VerificationError`.
     """
     from openmm_les.processes.children import run_python
 

@@ -40,14 +40,13 @@ def as_written() -> Iterator[None]:
 
 def reduced_precision() -> str:
     """What torch would use in place of float32 products, such as ``'tf32'``; empty for nothing."""
-    return next((part.fp32_precision for part in _products() if _is_reduced(part)), "")
+    return next(
+        (part.fp32_precision for part in _products() if part.fp32_precision not in _TRUE), ""
+    )
 
 
 def forbid_fusion() -> None:
-    """Let TorchScript fuse nothing in this process, for modules that OpenMM runs in its threads.
-
-    `as_written` only acts on the thread that calls it.
-    """
+    """Let TorchScript fuse nothing in this process, also in the threads of OpenMM."""
     if torch._C._jit_texpr_fuser_enabled():
         torch._C._jit_set_texpr_fuser_enabled(False)
         logger.info("a TorchForce on a GPU: TorchScript fuses no operations in this process")
@@ -84,12 +83,7 @@ class _Float32:
 
 
 def _products() -> tuple[Any, Any]:
-    """The settings for matrix products on a GPU and on a CPU."""
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined, unused-ignore]
-
-
-def _is_reduced(part: Any) -> bool:
-    return part.fp32_precision not in _TRUE
 
 
 def _legacy_precision() -> str | None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.evaluation.engines.evaluator import Module
 from openmm_les.evaluation.engines.packing import compare, pack
@@ -37,9 +38,8 @@ def with_engine(
 class CompiledModule:
     """A module compiled by torch.compile at its first valid call, or else its script.
 
-    Compilation takes from ten seconds to minutes; torch caches the code on disk, for one number of
-    atoms and neighbours. If the compiled module does not reproduce the script, or nothing can be
-    compiled, the script runs and a warning gives the reason.
+    Compilation takes ten seconds to minutes; torch caches the code on disk, for one number of atoms
+    and neighbours. If the result differs from the script's, the script runs, with a warning.
     """
 
     def __init__(self, module: Module, script: Module) -> None:
@@ -47,8 +47,7 @@ class CompiledModule:
         self._script = script
         self._chosen: Module | None = None
 
-    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the module returns for positions [n, 3], cell [3, 3] and whatever else it takes."""
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self._chosen is not None:
             return self._chosen(*inputs)
         expected = self._script(*inputs)
@@ -56,9 +55,7 @@ class CompiledModule:
             self._chosen = self._choose(inputs, expected)
         return expected
 
-    def _choose(
-        self, inputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
-    ) -> Module:
+    def _choose(self, inputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Module:
         logger.info("compiling the model for %d atoms; this takes a while", len(inputs[0]))
         try:
             compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)

@@ -1,8 +1,7 @@
 """Evaluation of a module from numpy arrays to numpy arrays; on a GPU as a CUDA graph.
 
-An evaluation launches some hundreds of kernels, and for small systems the launches take longer than
-the kernels. A CUDA graph launches all of them at once. It repeats the recorded work with the same
-shapes and addresses: modules for a GPU do the same work for every structure, and read nothing back.
+A graph launches hundreds of kernels at once, with the shapes and addresses of the recording:
+modules for a GPU do the same work for every structure, and read nothing back.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
@@ -26,7 +26,7 @@ from openmm_les.processes.threads import Threads
 logger = logging.getLogger(__name__)
 
 #: From positions, cell and extra inputs to what `pack` takes.
-Module = Callable[..., tuple[torch.Tensor, ...]]
+Module = Callable[..., tuple[Tensor, ...]]
 
 #: Calls before the recording, in which libraries set themselves up.
 _WARM_UP = 3
@@ -39,15 +39,11 @@ _recording = threading.Lock()
 class Evaluator:
     """Evaluates one module after another for the same atoms.
 
-    On a CPU it uses the fastest number of threads. On a GPU it works on a stream of its own,
-    with one copy to the device and one back through pinned memory. The first call of a module is an
-    ordinary one; if that succeeds, the module is recorded, and the graph is compared with ordinary
-    calls before it is used.
-
-    Args:
-        graphs: ``'auto'`` (graphs on a GPU; a module that cannot be recorded runs without, with a
-            warning), True (it is an error) or False.
-        extra_inputs: shapes of what the module takes besides positions and cell.
+    On a CPU it uses the fastest number of threads; on a GPU a stream of its own, one copy to the
+    device and one back through pinned memory. After a first, ordinary call the module is recorded,
+    and the graph compared with ordinary calls. With `graphs` ``'auto'`` a module that cannot be
+    recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
+    it takes besides positions and cell.
     """
 
     def __init__(
@@ -75,7 +71,7 @@ class Evaluator:
             for end, shape in zip(ends, shapes, strict=True)
         ]
         self._module: Module | None = None
-        self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
+        self._graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
 
     def load(self, module: Module) -> None:
         """Evaluate this module from now on, in place of the last one and its graph."""
@@ -89,8 +85,11 @@ class Evaluator:
         energy of the charges [eV] where the module returns it, and status.
         """
         np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
+        own: Any = contextlib.nullcontext()
+        if self._stream is not None:
+            own = torch.cuda.stream(self._stream)
         # Inference mode also saves the book-keeping for views, a tenth of a small step.
-        with torch.inference_mode(), self._own_stream():
+        with torch.inference_mode(), own:
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
             if self._graph is None:
@@ -112,20 +111,12 @@ class Evaluator:
             status,
         )
 
-    @contextlib.contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        if self._stream is None:
-            yield
-            return
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def _evaluate(self) -> torch.Tensor:
+    def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
         with as_written():
             return pack(self._module(*self._inputs))
 
-    def _to_host(self, output: torch.Tensor) -> FloatArray:
+    def _to_host(self, output: Tensor) -> FloatArray:
         if self._done is None:
             return np.asarray(output.numpy())
         host = self._host_output[: len(output)]
@@ -152,7 +143,7 @@ class Evaluator:
         # The graph has its own copy of the memory that the ordinary calls used.
         torch.cuda.empty_cache()
 
-    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record the module and compare; overwrites the input."""
         graph = torch.cuda.CUDAGraph()
         # Ordinary calls come first, so that nothing is compared with itself.
@@ -178,8 +169,8 @@ class Evaluator:
 def _refuse_waiting() -> Iterator[None]:
     """Raise a RuntimeError where the host waits for the GPU, which cannot be recorded.
 
-    A recording that fails leaves torch's allocator unable to free memory for the rest of the
-    process, so only a module that has passed here is recorded. The setting is one of the process.
+    Torch cannot free memory any more after a recording that fails, so what has not passed here is
+    not recorded. The setting is one of the process.
     """
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -197,5 +188,5 @@ def _reason(error: RuntimeError) -> str:
     return next((line for line in lines if "Error: " in line), next(iter(lines), "no message"))
 
 
-def _buffer(size: int, *, pinned: bool) -> torch.Tensor:
+def _buffer(size: int, *, pinned: bool) -> Tensor:
     return torch.zeros(size, dtype=torch.float64, pin_memory=pinned)

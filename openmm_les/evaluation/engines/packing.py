@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openmm_les.arrays import FloatArray
 
@@ -17,11 +18,10 @@ _ALMOST_ZERO = 1e-6
 
 
 def packed_size(num_atoms: int) -> int:
-    """Numbers in the largest array of `pack`."""
     return _SCALARS + _STRAIN + 4 * num_atoms + 1
 
 
-def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def pack(results: tuple[Tensor, ...]) -> Tensor:
     """The results of a `SpecializedModel` in one array of float64."""
     energy, forces, charges, strain, *of_charges, status = results
     parts = [status.to(torch.float64), energy, strain, forces, charges, *of_charges]

@@ -22,9 +22,8 @@ _syntax_trees: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDi
 def script(module: nn.Module) -> torch.jit.ScriptModule:
     """`torch.jit.script`, from any thread.
 
-    Modules of one class share compiled methods in the form that was first needed. A first call
-    under `arithmetic.as_written` would not inline calls of other methods, which
-    `torch.jit.freeze` needs later; so they are inlined here.
+    Modules of one class share compiled methods in the form that was first needed, which under
+    `as_written` would not inline calls; `torch.jit.freeze` needs that, so it is done here.
     """
     with compiler, _each_method_parsed_once():
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
@@ -34,10 +33,7 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
 
 @contextlib.contextmanager
 def _each_method_parsed_once() -> Iterator[None]:
-    """Keep the syntax tree of a method, which torch would parse for every module that has it.
-
-    Building the same network again takes less than half the time.
-    """
+    """Keep syntax trees of methods, so that another module of a class takes half the time."""
     torch_code: Any = _recursive
     parse = torch_code.get_jit_def
 

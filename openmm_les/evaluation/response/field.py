@@ -1,10 +1,10 @@
 """A model in a uniform electric field, scripted before use."""
 
-from typing import Any, List, Tuple
+from typing import Any, Tuple
 
 import torch
+from torch import Tensor
 
-from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import Results, SpecializedModel
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -22,22 +22,20 @@ class ModelInField(SpecializedModel):
     forces alone, without a term in energy and strain derivative.
     """
 
-    def __init__(
-        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
-    ) -> None:
-        super().__init__(electrostatics, **system)
+    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
+        super().__init__(**system)
         self.physical: Any = physical
 
     def forward(  # type: ignore[override]
-        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As that of `SpecializedModel`, in a field, shape [3] [V/A], float64."""
         energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
         return energy, forces, charges, strain, status
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
-        self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
+        self, positions: Tensor, cell: Tensor, field: Tensor
     ) -> Results:
         """The same with the part of the energy that the charges have, in the field too."""
         atoms = positions.index_select(0, self.order)
@@ -59,10 +57,10 @@ class ModelInField(SpecializedModel):
         forces = -(pulled + gradient)
         if self.periodic:
             weights = polarization_weights(atoms, cell, True)
-            rows: List[torch.Tensor] = []
-            for row in self.physical.pull_back(weights):
-                by_charge, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
-                rows.append(by_charge)
+            rows = [
+                self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)[0]
+                for row in torch.unbind(self.physical.pull_back(weights))
+            ]
             born = born_charges(charges, torch.stack(rows), weights, cell, True)
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
         energy = energies.sum() + long_range

@@ -1,10 +1,10 @@
 """The module behind `SystemModel.response`, scripted before use."""
 
-from typing import Any, List, Tuple
+from typing import Any, Tuple
 
 import torch
+from torch import Tensor
 
-from openmm_les.electrostatics.protocol import ElectrostaticKernel
 from openmm_les.evaluation.assembly import SystemNetwork
 from openmm_les.evaluation.response.polarization import (
     PhysicalCharges,
@@ -14,21 +14,13 @@ from openmm_les.evaluation.response.polarization import (
 
 
 class ResponseModule(SystemNetwork):
-    """Charges and Born effective charges of one system, and the energy of its charges.
+    """Charges and Born effective charges of one system, and the energy of its charges."""
 
-    Shapes are as static as those of `SpecializedModel`, but nothing records a CUDA graph of it.
-    """
-
-    def __init__(
-        self, electrostatics: ElectrostaticKernel, physical: PhysicalCharges, **system: Any
-    ) -> None:
+    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
         super().__init__(**system)
-        self.electrostatics: ElectrostaticKernel = electrostatics
         self.physical: Any = physical
 
-    def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, cell: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Charges [n] [e], Born effective charges [n, 3, 3] [e], energy of the charges [] [eV].
 
         They are valid only if the last result, the status [], is 0.
@@ -38,12 +30,11 @@ class ResponseModule(SystemNetwork):
         _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
         charges = self.physical(latent)
         weights = polarization_weights(atoms, cell, self.periodic)
-        rows: List[torch.Tensor] = []
-        for row in self.physical.pull_back(weights):
-            pulled, _ = self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)
-            rows.append(pulled)
-        derivatives = torch.stack(rows)
-        born = born_charges(charges, derivatives, weights, cell, self.periodic)
+        rows = [
+            self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)[0]
+            for row in torch.unbind(self.physical.pull_back(weights))
+        ]
+        born = born_charges(charges, torch.stack(rows), weights, cell, self.periodic)
         long_range = self.electrostatics(latent, atoms, cell)
         energy = long_range.energy
         broken = ~(torch.isfinite(born).all() & torch.isfinite(energy))

@@ -34,8 +34,7 @@ def add_force(
         region: which particles it describes.
         options: how it is computed.
 
-    Returns:
-        The LES force, which now belongs to `system`.
+    Returns the LES force, which belongs to `system`.
 
     Raises:
         InputError: a backend was asked for that cannot work here, the box is too small, or a model
@@ -70,17 +69,6 @@ def _needs_python(options: ForceOptions) -> str:
 
 def install(force: openmm.Force, system: openmm.System, region: Region, force_group: int) -> None:
     """Give a System the force of a model, and what keeps the molecules of its region together."""
-    _report_box(region)
-    force.setName(FORCE_NAME)
-    force.setForceGroup(force_group)
-    system.addForce(force)
-    # In a placeholder only real forces are collected, each as a variable of its own.
-    if region.bonds and not region.is_placeholder:
-        system.addForce(_molecules(region, force_group))
-
-
-def _report_box(region: Region) -> None:
-    """Log what the box means for the molecules of a region."""
     if not region.periodic:
         logger.info(
             "the model is not periodic, since the topology (or the force field) has no box; box "
@@ -93,13 +81,15 @@ def _report_box(region: Region) -> None:
             "topology (CONECT records of a PDB file, Topology.addBond)",
             shorten(region.loose),
         )
-
-
-def _molecules(region: Region, force_group: int) -> openmm.CustomBondForce:
-    """Bonds without energy: OpenMM keeps what they connect whole in wrapping and barostats."""
-    bonds = openmm.CustomBondForce("0")
-    bonds.setName(MOLECULES_NAME)
-    bonds.setForceGroup(force_group)
-    for first, second in region.bonds:
-        bonds.addBond(first, second, [])
-    return bonds
+    force.setName(FORCE_NAME)
+    force.setForceGroup(force_group)
+    system.addForce(force)
+    # In a placeholder only real forces are collected, each as a variable of its own.
+    if region.bonds and not region.is_placeholder:
+        # Without energy: OpenMM keeps what they connect whole in wrapping and barostats.
+        bonds = openmm.CustomBondForce("0")
+        bonds.setName(MOLECULES_NAME)
+        bonds.setForceGroup(force_group)
+        for first, second in region.bonds:
+            bonds.addBond(first, second, [])
+        system.addForce(bonds)

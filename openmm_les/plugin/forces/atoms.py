@@ -30,10 +30,9 @@ def residue_number(residue: app.topology.Residue) -> str:
 def loose_residues(
     topology: app.Topology, atoms: Iterable[int] | None = None
 ) -> list[app.topology.Residue]:
-    """Residues of which atoms are bonded to nothing, so that OpenMM takes these for molecules.
+    """Residues with atoms, of the given indices, that are bonded to nothing: molecules to OpenMM.
 
-    Atoms without an element (virtual sites) go with others. A residue of one atom is an ion or an
-    atom of a solid, unless it is hydrogen, which is never alone.
+    Virtual sites go with others. A residue of one atom is an ion or of a solid, if not hydrogen.
     """
     bonded = {atom.index for bond in topology.bonds() for atom in bond}
     chosen = set(range(topology.getNumAtoms()) if atoms is None else atoms)

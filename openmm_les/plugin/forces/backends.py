@@ -1,7 +1,7 @@
 """The backends, by which OpenMM calls a model, and which of them work in this installation.
 
-openmmtorch is compiled against one libtorch and one OpenMM; with others it fails to import or
-crashes the process. So a child process tries it before it is imported here.
+openmmtorch crashes the process with another libtorch or OpenMM than it was compiled against, so a
+child process tries it before it is imported here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The modules with the function `build` of each backend. They import torch, or may not be there.
-_MODULES = {
-    "torchforce": "openmm_les.plugin.forces.torchforce",
-    "pythonforce": "openmm_les.plugin.forces.pythonforce",
-}
 _COPY_CRASH = "crashes the process when a System is copied or read from XML"
 
 # Prints what works so far, before it tries what may crash.
@@ -60,8 +55,6 @@ _PROBE_SECONDS = 120
 
 @dataclass(frozen=True)
 class TorchForceStatus:
-    """What openmmtorch can do here."""
-
     evaluates: bool
     copies: bool  #: a System with a TorchForce survives XML and `copy.deepcopy`
     reason: str  #: what does not work, why, and the command that repairs it; empty if all works
@@ -72,10 +65,8 @@ def choose(
 ) -> str:
     """The backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
-    Args:
-        device: what the user asked for; a TorchForce always runs where its Context runs.
-        is_placeholder: the force will be copied into another System (``interpolate=True``).
-        needs_python: why only a PythonForce will do; empty if that is not so.
+    A TorchForce runs where its Context runs, not on the user's `device`. A placeholder will be
+    copied into another System. `needs_python` says why only a PythonForce will do, if that is so.
     """
     if requested == "pythonforce":
         return requested
@@ -92,7 +83,8 @@ def choose(
 
 def build(name: str, artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
     """The force of a model by a backend of `choose`; its force group is still the default."""
-    force: openmm.Force = importlib.import_module(_MODULES[name]).build(artifact, region, options)
+    module = importlib.import_module(f"openmm_les.plugin.forces.{name}")  # imports torch
+    force: openmm.Force = module.build(artifact, region, options)
     return force
 
 

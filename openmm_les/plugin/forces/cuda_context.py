@@ -1,9 +1,8 @@
 """Which CUDA context is current while torch runs inside a call from OpenMM.
 
-OpenMM's CUDA platform makes contexts of its own and relies on a stack of current ones, in each of
-its threads. Torch uses the primary context of a device. It makes that current only when it changes
-the device, so it may run in OpenMM's context ("invalid resource handle"), or leave its own behind,
-in which OpenMM's next kernel fails (CUDA_ERROR_INVALID_HANDLE).
+OpenMM keeps a stack of contexts of its own in each thread, torch uses the primary one. Torch makes
+that current only when it changes the device, so it may run in OpenMM's ("invalid resource handle")
+or leave its own behind (CUDA_ERROR_INVALID_HANDLE in OpenMM's next kernel).
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import functools
 from collections.abc import Iterator
 
 from openmm_les.errors import SimulationError
-
-_LIBRARY = "libcuda.so.1"
 
 
 @contextlib.contextmanager
@@ -57,7 +54,7 @@ def _index(device: str | None) -> int | None:
 
 @functools.cache
 def _driver() -> ctypes.CDLL:
-    driver = ctypes.CDLL(_LIBRARY)
+    driver = ctypes.CDLL("libcuda.so.1")
     _check(driver.cuInit(0), "cuInit")
     return driver
 

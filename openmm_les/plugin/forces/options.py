@@ -46,7 +46,6 @@ class ForceOptions(EvaluationOptions):
 
     @property
     def field(self) -> Field | None:
-        """Components of the electric field [V/nm], checked."""
         return read_field(self.electricField)
 
     @property

@@ -23,8 +23,6 @@ _OURS, _OPENMM_ML = b"openmm_les", b"openmmml"
 
 @dataclass(frozen=True)
 class ModelInSystem:
-    """A model of this package in a System."""
-
     name: str
     compute: LESCompute
     particles: tuple[int, ...]  #: of the force; those that it may move

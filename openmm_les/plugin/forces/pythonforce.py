@@ -48,11 +48,7 @@ def build(
     kind: type[LESCompute] | None = None,
     **extra_settings: Any,
 ) -> openmm.PythonForce:
-    """Return a `PythonForce` for `region`; its force group is still the default.
-
-    It calls a `kind`, by default `LESCompute`, with `extra_settings` besides or in place of its
-    own.
-    """
+    """A `PythonForce` that calls a `kind`, `LESCompute` if None; its force group is the default."""
     artifacts.store_in_cache(artifact)
     settings = {
         "numbers": list(region.numbers),
@@ -77,9 +73,8 @@ def build(
 class LESCompute:
     """What a `PythonForce` calls: from a State to energy [kJ/mol] and forces [kJ/mol/nm].
 
-    It pickles to the path and hash of the artifact and to plain settings, so that a saved System is
-    small, holds no weights and can move to another machine. There the first call builds the model
-    for its positions and box.
+    It pickles to path and hash of the artifact and plain settings, so a saved System has no weights
+    and can move to another machine, where the first call builds the model.
     """
 
     #: Its name in saved Systems.
@@ -98,7 +93,6 @@ class LESCompute:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the constructor got."""
         return self._settings
 
     def artifact(self) -> Artifact:
@@ -107,7 +101,6 @@ class LESCompute:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Global parameters of the force, and their values in a new Context."""
         return electric_field.defaults(self._settings["electric_field"])
 
     def prepare(
@@ -162,16 +155,6 @@ class LESCompute:
         field = None
         if self._settings["electric_field"] is not None:
             field = np.array(electric_field.field_of(state.getParameters()))
-        energy, forces = self._compute(positions, cell, field)
-        return energy * KJ_PER_MOL_PER_EV, forces * FORCE_PER_EV_PER_ANGSTROM
-
-    def _compute(
-        self,
-        positions: NDArray[np.float64],
-        cell: NDArray[np.float64] | None,
-        field: NDArray[np.float64] | None,
-    ) -> tuple[float, NDArray[np.float64]]:
-        """Energy [eV] and forces [eV/A] of the model for positions, box [A] and field [V/A]."""
         model = self._model or self.prepare(self.artifact(), cell, positions)
         try:
             result = model.evaluate(positions, cell, field)
@@ -181,20 +164,17 @@ class LESCompute:
         energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
-        return energy, result.forces
+        return energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_PER_EV_PER_ANGSTROM
 
     def _in_system(self, error: SimulationError) -> SimulationError:
-        """The error with particles of the System in place of atoms of the model."""
         if not error.atoms:
             return error
         return SimulationError(f"{error.reason}: {shorten(map(self._name, error.atoms))}")
 
     def _name(self, atom: int) -> str:
-        """An atom of the model, for messages."""
         return f"atom {self._particle(atom)} (of the System)"
 
     def _particle(self, place: int) -> int:
-        """Index in the System of a particle of the force."""
         particles: list[int] | None = self._settings.get("particles")
         return place if particles is None else particles[place]
 

@@ -34,7 +34,6 @@ class Region:
 
     @property
     def is_whole_system(self) -> bool:
-        """Whether the region is every particle, in the order of the System."""
         return self.particles == tuple(range(self.num_particles))
 
     @classmethod
@@ -130,7 +129,6 @@ def _box(topology: app.Topology, system: openmm.System) -> tuple[bool, Cell | No
 
 
 def cell_of(vectors: Iterable[unit.Quantity]) -> Cell:
-    """Box vectors of OpenMM as rows of a cell [A]."""
     rows = (vector.value_in_unit(unit.nanometer) for vector in vectors)
     x, y, z = (tuple(float(length) * ANGSTROM_PER_NM for length in row) for row in rows)
     return x, y, z  # type: ignore[return-value]

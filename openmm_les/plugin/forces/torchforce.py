@@ -12,19 +12,13 @@ from typing import List, Optional, Tuple
 
 import openmm
 import torch
+from torch import Tensor, nn
 
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.engines.arithmetic import forbid_fusion
 from openmm_les.evaluation.engines.torchscript import script
-from openmm_les.evaluation.status import (
-    STATUS_BOX,
-    STATUS_COINCIDENT,
-    STATUS_OVERFLOW,
-    STATUS_POSITIONS,
-    STATUS_RESULT,
-    describe_status,
-)
+from openmm_les.evaluation.status import MESSAGES
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.forces import electric_field
 from openmm_les.plugin.forces.options import ForceOptions
@@ -43,10 +37,9 @@ _DENSE = 0.15
 
 
 def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
-    """Return a `TorchForce` for `region`; its force group is still the default.
+    """A `TorchForce` for `region`; its force group is still the default.
 
-    The neighbour capacity of a script cannot grow: it is `maxNeighbors`, or what dense organic
-    matter needs. A simulation that needs more stops with an error that names the option.
+    Its neighbour capacity cannot grow: it is `maxNeighbors`, or what dense organic matter needs.
     """
     import openmmtorch  # finds its libraries only after torch has been imported
 
@@ -115,18 +108,17 @@ def _usual_neighbors(artifact: Artifact, region: Region) -> int:
     return max(1, min(dense, len(region.numbers) - 1))
 
 
-class _TorchForceModule(torch.nn.Module):
+class _TorchForceModule(nn.Module):
     """Translates between what openmm-torch calls and `SystemModel.module`.
 
-    Until a CUDA graph is recorded, an invalid first structure raises an error. In the graph the
-    script cannot read the status: after the first structure without a valid energy, the energy is
-    NaN and the forces are zero for good. NaN would become a large number in OpenMM's forces on a
-    GPU, which are fixed point numbers, and its integrators do not look at the energy.
+    In a CUDA graph, recorded after `warm_up` calls, the script cannot read the status: once it is
+    not 0, the energy is NaN and the forces are zero for good. NaN would become a large number in
+    the fixed point forces of OpenMM on a GPU, whose integrators do not look at the energy.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         particles: Optional[Tuple[int, ...]],
         offset: float,
         warm_up: int = 0,
@@ -134,37 +126,24 @@ class _TorchForceModule(torch.nn.Module):
         super().__init__()
         self.model = model
         self.is_subset = particles is not None
-        self.particles: torch.Tensor
-        self.register_buffer("particles", torch.tensor(particles or (), dtype=torch.int64))
+        self.particles = nn.Buffer(torch.tensor(particles or (), dtype=torch.int64))
         self.offset = offset
         self.warm_up = warm_up
         self.calls = 0
         self.recorded_on = "cuda"  # only OpenMM's CUDA platform records, with positions there
-        self.has_failed: torch.Tensor = torch.zeros([], dtype=torch.bool)
-        self.energy_out: torch.Tensor = torch.zeros([])
-        self.forces_out: torch.Tensor = torch.zeros([])
+        self.has_failed: Tensor = torch.zeros([], dtype=torch.bool)
+        self.energy_out: Tensor = torch.zeros([])
+        self.forces_out: Tensor = torch.zeros([])
         self.angstrom = ANGSTROM_PER_NM
         self.energy_unit = KJ_PER_MOL_PER_EV
         self.force_unit = FORCE_PER_EV_PER_ANGSTROM
         self.field_unit = VOLT_PER_ANGSTROM_PER_VOLT_PER_NM
-        # describe_status is Python; a script can only look up its texts.
-        self.problems: List[Tuple[int, str]] = [
-            (flag, describe_status(flag))
-            for flag in (
-                STATUS_POSITIONS,
-                STATUS_COINCIDENT,
-                STATUS_OVERFLOW,
-                STATUS_BOX,
-                STATUS_RESULT,
-            )
-        ]
+        # A script can only look up its texts.
+        self.problems: List[Tuple[int, str]] = list(MESSAGES.items())
 
     def evaluate(
-        self,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
-        field: Optional[List[torch.Tensor]] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]] = None
+    ) -> Tuple[Tensor, Tensor]:
         """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm."""
         with torch.no_grad():  # openmm-torch requests gradients although forces are an output
             chosen = positions.detach()
@@ -189,14 +168,13 @@ class _TorchForceModule(torch.nn.Module):
             return energy, scaled
 
     def call(
-        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, forces and status of a model without a field."""
         energy, forces, _, _, status = self.model(positions, cell)
         return energy, forces, status
 
     def stop_at(self, status: int) -> None:
-        """Raise the messages of a status."""
         if status != 0:
             message = ""
             for flag, text in self.problems:
@@ -204,9 +182,7 @@ class _TorchForceModule(torch.nn.Module):
                     message = message + text + " "
             raise RuntimeError(message)
 
-    def keep(
-        self, energy: torch.Tensor, forces: torch.Tensor, status: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def keep(self, energy: Tensor, forces: Tensor, status: Tensor) -> Tuple[Tensor, Tensor]:
         """Copy the results to fixed tensors; NaN and zero once a status was not 0.
 
         openmm-torch records one graph with forces and one without, and reads the results of both
@@ -224,28 +200,23 @@ class _TorchForceModule(torch.nn.Module):
 class PeriodicTorchForce(_TorchForceModule):
     """Called with positions [N, 3] and box vectors [3, 3], both in nanometers."""
 
-    def forward(
-        self, positions: torch.Tensor, boxvectors: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, boxvectors: Tensor) -> Tuple[Tensor, Tensor]:
         return self.evaluate(positions, boxvectors)
 
 
 class OpenTorchForce(_TorchForceModule):
     """Called with positions [N, 3] in nanometers."""
 
-    def forward(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor) -> Tuple[Tensor, Tensor]:
         return self.evaluate(
             positions, torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
         )
 
 
 class _TorchForceInField(_TorchForceModule):
-    """Of a model in an electric field."""
-
     def call(
-        self, positions: torch.Tensor, cell: torch.Tensor, field: Optional[List[torch.Tensor]]
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy, forces and status of the model in a field, three components [V/nm]."""
+        self, positions: Tensor, cell: Tensor, field: Optional[List[Tensor]]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         assert field is not None
         components = torch.stack(field).to(positions.device, torch.float64)
         energy, forces, _, _, status = self.model(positions, cell, components * self.field_unit)
@@ -256,21 +227,14 @@ class PeriodicTorchForceInField(_TorchForceInField):
     """`PeriodicTorchForce`, called with the three parameters of the field [V/nm] too."""
 
     def forward(
-        self,
-        positions: torch.Tensor,
-        boxvectors: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        z: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, boxvectors: Tensor, x: Tensor, y: Tensor, z: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         return self.evaluate(positions, boxvectors, [x, y, z])
 
 
 class OpenTorchForceInField(_TorchForceInField):
     """`OpenTorchForce`, called with the three parameters of the field [V/nm] too."""
 
-    def forward(
-        self, positions: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tuple[Tensor, Tensor]:
         cell = torch.zeros((3, 3), dtype=torch.float64, device=positions.device)
         return self.evaluate(positions, cell, [x, y, z])
