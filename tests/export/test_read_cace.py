@@ -356,8 +356,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
 def test_names_of_another_family_are_no_part_of_this_one(tmp_path):
     path = synthetic_cace(
-        tmp_path / "x.pth",
-        change=_set("representation", "device", torch.fx._symbolic_trace.Tracer),
+        tmp_path / "x.pth", change=_set("representation", "device", torch.fx._symbolic_trace.Tracer)
     )
     with pytest.raises(ModelFileError, match=r"Tracer"):
         read_model(path, atomic_energies=ENERGIES)

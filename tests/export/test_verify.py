@@ -306,7 +306,7 @@ def test_export_without_mace_says_so(small_model, monkeypatch, caplog):
 
 
 @needs_mace
-@pytest.mark.parametrize("dtype", ["float32", "float64", None])
+@pytest.mark.parametrize("dtype", ["float64", None])
 def test_export_writes_the_report(small_model, tmp_path, dtype):
     from openmm_les import artifact
 

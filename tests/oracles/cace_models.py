@@ -116,40 +116,22 @@ def _expanded(powers, pairs, nu, index) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a synthetic model has.
-
-    Attributes:
-        elements: atomic numbers.
-        embedding: length of the embedding of an element.
-        bessel: number of radial functions.
-        functions: of mixed ones.
-        lmax: highest angular degree.
-        order: of the highest invariants.
-        messages: number of layers after the first.
-        hidden: widths of the networks of energy and charges.
-        message_hidden: of those of the messages.
-        beside: whether a linear map goes beside the networks of energy and charges.
-        cutoff: [A].
-        power: p of the cutoff function.
-        dtype: of the weights.
-        old: as written before some options existed.
-        les: LES parameters other than `LES`.
-    """
+    """What a synthetic model has."""
 
     elements: Sequence[int] = (1, 8)
     embedding: int = 2
     bessel: int = 4
-    functions: int = 3
+    functions: int = 3  #: mixed radial ones
     lmax: int = 2
     order: int = 2
     messages: int = 0
     hidden: Sequence[int] = (6, 5)
     message_hidden: Sequence[int] = ()
-    beside: bool = True
+    beside: bool = True  #: a linear map goes beside the networks of energy and charges
     cutoff: float = 4.0
     power: float = 6.0
     dtype: torch.dtype = torch.float32
-    old: bool = False
+    old: bool = False  #: as written before some options existed
     les: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -160,13 +142,9 @@ def synthetic_cace(
     change: Callable[[nn.Module, Callable[..., Any]], None] | None = None,
     **shape: Any,
 ) -> Path:
-    """Writes a file with random weights.
+    """Writes a file with random weights, of a `Shape`.
 
-    Args:
-        path: where to.
-        extra: full names of further classes.
-        change: changes the model before it is written; is given it and a maker of classes.
-        **shape: see `Shape`.
+    It may name extra classes, and a change of the model is given it and a maker of classes.
     """
     with _named_classes(extra) as make:
         model = _Builder(Shape(**shape), make).model()

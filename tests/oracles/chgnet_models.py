@@ -84,18 +84,10 @@ def synthetic_chgnet(
     change: Callable[[dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Writes a model.
+    """Writes a model into a folder that is made for it; options are arguments of the network.
 
-    Args:
-        folder: made for it.
-        scale: ``data_std``.
-        mean: ``data_mean``.
-        rows: of the embedding, where the model does not state its elements.
-        references: whether there are energies of the elements.
-        dtype: of the weights.
-        potential: arguments of the potential; None as a value takes one away.
-        change: applied to ``{"description", "arguments", "state"}`` before they are written.
-        **options: arguments of the network.
+    The embedding has so many rows where the model does not state its elements. None takes an
+    argument of the potential away. A change gets ``{"description", "arguments", "state"}``.
     """
     network = {**_NETWORK, **options}
     types = network["element_types"]
@@ -235,11 +227,7 @@ def matgl_energy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Energy of the network without its scale [], and charges [n], by PyPI's MatGL.
 
-    Args:
-        folder: of the model.
-        pairs: source and target of each bond, and shift of r_target - r_source.
-        r: positions [n, 3].
-        species: rows of the embedding [n].
+    Pairs are source and target of each bond, and shift of r_target - r_source.
     """
     from matgl.models import CHGNet
     from torch_geometric.data import Data

@@ -59,15 +59,10 @@ def synthetic_nequip(
     change: Callable[[dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Writes a checkpoint.
+    """Writes a checkpoint with options of the model and of the les package, perhaps changed.
 
-    Args:
-        path: where.
-        old: as the fork of nequip 0.7 wrote it, instead of the extension NequIP-LES.
-        averaged: trained with averages of the weights; those of the last step are then noise.
-        les: options of the les package.
-        change: what to do with the checkpoint before it is written.
-        **options: of the model.
+    An old one is as the fork of nequip 0.7 wrote it, instead of the extension NequIP-LES. With
+    averages of the weights those of the last step are noise.
     """
     model = {**_NEQUIP, **options}
     versions = {**_VERSIONS, "e3nn": "0.5.6", "nequip": "0.7.0"} if old else _VERSIONS

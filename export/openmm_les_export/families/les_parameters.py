@@ -13,15 +13,10 @@ MODEL_FILE = "model file"
 
 #: Switches of LES beyond charges, in the les package and in what calls it, and what they bring.
 MULTIPOLES = {
-    "use_dipole": "latent dipoles",
-    "use_dipoles": "latent dipoles",
-    "use_quad": "latent quadrupoles",
-    "use_quads": "latent quadrupoles",
-    "use_quadrupole": "latent quadrupoles",
-    "use_induced_charge": "induced charges",
-    "use_induced_charges": "induced charges",
-    "use_induced_dipole": "induced dipoles",
-    "use_induced_dipoles": "induced dipoles",
+    **dict.fromkeys(("use_dipole", "use_dipoles"), "latent dipoles"),
+    **dict.fromkeys(("use_quad", "use_quads", "use_quadrupole"), "latent quadrupoles"),
+    **dict.fromkeys(("use_induced_charge", "use_induced_charges"), "induced charges"),
+    **dict.fromkeys(("use_induced_dipole", "use_induced_dipoles"), "induced dipoles"),
     "use_anisotropic_polarizability": "anisotropic polarisabilities",
     "use_atomic_alpha": "atomic polarisabilities",
     "use_fixed_atomic_charges": "fixed atomic charges",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -120,31 +121,28 @@ def _allegro(hyper: Allegro, tensors: Tensors) -> None:
         tensors.network(readout, (hyper.num_layers + 1) * f, 1, ".weight")
 
 
-FAMILIES = (
-    Family(
-        name="nequip",
-        title="NequIP-LES",
-        parameters=NequIP,
-        take_tensors=_nequip,
-        network="openmm_les.networks.nequip.network:NequIPNetwork",
-        reader="openmm_les_export.families.nequip.reader:read",
-        accepted="openmm_les_export.families.nequip.accepted:NEQUIP_ACCEPTED",
-        reference="openmm_les_export.families.nequip.reference:NequIPReference",
-        original="nequip",
-        extra="nequip",
-        options=("norm_factor", "self_interaction", "calibrate"),
-    ),
-    Family(
-        name="allegro",
-        title="Allegro-LES",
-        parameters=Allegro,
-        take_tensors=_allegro,
-        network="openmm_les.networks.nequip.allegro:AllegroNetwork",
-        reader="openmm_les_export.families.nequip.allegro:read",
-        accepted="openmm_les_export.families.nequip.accepted:ALLEGRO_ACCEPTED",
-        reference="openmm_les_export.families.nequip.reference:NequIPReference",
-        original="nequip-allegro",
-        extra="nequip",
-        options=("norm_factor", "self_interaction", "calibrate"),
-    ),
+_NEQUIP = Family(
+    name="nequip",
+    title="NequIP-LES",
+    parameters=NequIP,
+    take_tensors=_nequip,
+    network="openmm_les.networks.nequip.network:NequIPNetwork",
+    reader="openmm_les_export.families.nequip.reader:read",
+    accepted="openmm_les_export.families.nequip.accepted:NEQUIP_ACCEPTED",
+    reference="openmm_les_export.families.nequip.reference:NequIPReference",
+    original="nequip",
+    extra="nequip",
+    options=("norm_factor", "self_interaction", "calibrate"),
 )
+_ALLEGRO = replace(
+    _NEQUIP,
+    name="allegro",
+    title="Allegro-LES",
+    parameters=Allegro,
+    take_tensors=_allegro,
+    network="openmm_les.networks.nequip.allegro:AllegroNetwork",
+    reader="openmm_les_export.families.nequip.allegro:read",
+    accepted="openmm_les_export.families.nequip.accepted:ALLEGRO_ACCEPTED",
+    original="nequip-allegro",
+)
+FAMILIES = (_NEQUIP, _ALLEGRO)

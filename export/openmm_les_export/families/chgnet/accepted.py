@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import (
-    Accepted,
-    Options,
-    any_value,
-    check_options,
-    off,
-)
+from openmm_les_export.checkpoints.accepted import Accepted, Options, any_value, check_options, off
 from openmm_les_export.checkpoints.records import describe, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 

@@ -7,7 +7,6 @@ are those of Deng et al., Nat. Mach. Intell. 5, 1031 (2023), and of MatGL where 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -82,6 +81,21 @@ class _Reader:
             options.integer(f"dim_{name}_embedding", 64, 1) for name in ("atom", "bond", "angle")
         )
         self._functions = options.integer("max_n", 9, 1)
+        kinds = {"atom": "atom_conv", "bond": "bond_update"}
+        kinds |= {"line": "bond_conv", "angle": "angle_update"}
+        self._hidden = {ours: options.widths(f"{name}_hidden_dims") for ours, name in kinds.items()}
+        if self._hidden["atom"] is None or self._hidden["line"] is None:
+            raise unsupported(
+                "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
+            )
+        #: Factors of all layers, by the update that they are of.
+        self._shared: dict[str, torch.Tensor] = {}
+        shared = options.text("shared_bond_weights")
+        if shared in ("bond", "both"):
+            self._shared["atom"] = self._map("atom_bond_weights", self._functions, self._atoms)
+            self._shared["bond"] = self._map("bond_bond_weights", self._functions, self._bonds)
+        if shared in ("three_body_bond", "both"):
+            self._shared["line"] = self._map("threebody_bond_weights", self._functions, self._bonds)
         self._norm = options.text("normalization") == "layer"
         self._norm_hidden = options.flag("normalize_hidden", False)
 
@@ -131,60 +145,38 @@ class _Reader:
         return known[:number]
 
     def _layers(self, number: int) -> None:
-        options, bonds = self._options, self._bonds
-        pair = [self._atoms, bonds, self._atoms]
-        triple = [bonds, self._angles, self._atoms, bonds]
-        shared, own = (options.text(f"{name}_bond_weights") for name in ("shared", "layer"))
-        kinds = ("atom_conv", "bond_update", "bond_conv", "angle_update")
-        hidden = {kind: options.widths(f"{kind}_hidden_dims") for kind in kinds}
-        if hidden["atom_conv"] is None or hidden["bond_conv"] is None:
-            raise unsupported(
-                "option atom_conv_hidden_dims, bond_conv_hidden_dims", "integers", "none"
-            )
-        factors: dict[str, list[torch.Tensor]] = {"atom": [], "bond": [], "line": []}
-        if shared in ("bond", "both"):
-            factors["atom"] = [self._map("atom_bond_weights", self._functions, self._atoms)]
-            factors["bond"] = [self._map("bond_bond_weights", self._functions, bonds)]
-        if shared in ("three_body_bond", "both"):
-            factors["line"] = [self._map("threebody_bond_weights", self._functions, bonds)]
+        atoms, bonds, own = self._atoms, self._bonds, self._options.text("layer_bond_weights")
         for t in range(number):
             source, name = f"atom_graph_layers.{t}", f"layers.{t}"
             convolution = f"{source}.conv_layer"
-            self._block(name, "atom", f"{convolution}.node", pair, hidden["atom_conv"], factors)
-            self._block(name, "bond", f"{convolution}.edge", pair, hidden["bond_update"], factors)
+            self._block(name, "atom", f"{convolution}.node")
+            self._block(name, "bond", f"{convolution}.edge")
             if own in ("bond", "both"):
-                self._factor(f"{name}.atom", f"{convolution}.node_weight_func", self._atoms)
-                if hidden["bond_update"] is not None:
+                self._factor(f"{name}.atom", f"{convolution}.node_weight_func", atoms)
+                if self._hidden["bond"] is not None:
                     self._factor(f"{name}.bond", f"{convolution}.edge_weight_func", bonds)
-            for norm, width in (("atom_norm", self._atoms), ("bond_norm", bonds)):
+            for norm, width in (("atom_norm", atoms), ("bond_norm", bonds)):
                 if self._norm:
                     self._normalization(f"{name}.{norm}", f"{source}.{norm}", width)
         for t in range(number - 1):
             convolution, name = f"bond_graph_layers.{t}.conv_layer", f"layers.{t}"
-            self._block(name, "line", f"{convolution}.node", triple, hidden["bond_conv"], factors)
-            self._block(
-                name, "angle", f"{convolution}.edge", triple, hidden["angle_update"], factors
-            )
+            self._block(name, "line", f"{convolution}.node")
+            self._block(name, "angle", f"{convolution}.edge")
             if own in ("three_body_bond", "both"):
                 self._factor(f"{name}.line", f"{convolution}.node_weight_func", bonds, bias=True)
         # Nothing reads the angles that come out of the last layer.
         for name in [n for n in self.state if n.startswith(f"layers.{number - 2}.angle.")]:
             del self.state[name]
 
-    def _block(
-        self,
-        layer: str,
-        kind: str,
-        source: str,
-        inputs: Sequence[int],
-        hidden: Sequence[int] | None,
-        factors: dict[str, list[torch.Tensor]],
-    ) -> None:
-        """The gated network of an update, the map of its sums, and the shared factors."""
+    def _block(self, layer: str, kind: str, source: str) -> None:
+        """The gated network of an update, the map of its sums, and the shared factor."""
+        hidden, bonds = self._hidden[kind], self._bonds
         if hidden is None:
             return
-        width = {"atom": self._atoms, "angle": self._angles}.get(kind, self._bonds)
-        name, widths = f"{layer}.{kind}", [sum(inputs), *hidden, width]
+        width = {"atom": self._atoms, "angle": self._angles}.get(kind, bonds)
+        pair, triple = 2 * self._atoms + bonds, 2 * bonds + self._angles + self._atoms
+        inputs = pair if kind in ("atom", "bond") else triple
+        name, widths = f"{layer}.{kind}", [inputs, *hidden, width]
         for ours, theirs in (("value", "layers"), ("gate", "gates")):
             for k in range(len(widths) - 1):
                 key, last = f"{name}.{ours}.{k}", k == len(widths) - 2
@@ -197,8 +189,8 @@ class _Reader:
                     )
         if kind in ("atom", "line"):
             self.state[f"{name}.output"] = self._map(f"{source}_out_func", width, width)
-        for k, factor in enumerate(factors.get(kind, [])):
-            self.state[f"{name}.factors.{k}.weight"] = factor
+        if kind in self._shared:
+            self.state[f"{name}.factors.0.weight"] = self._shared[kind]
 
     def _factor(self, name: str, source: str, width: int, bias: bool = False) -> None:
         """The factor of one layer alone, behind the shared one."""

@@ -143,11 +143,7 @@ _E3NN: dict[str, Block] = {
         {**any_value(_LINEAR), "bias_numel": (0,)}, tensors=("weight", "bias", "output_mask")
     ),
     "o3._spherical_harmonics.SphericalHarmonics": Block(
-        {
-            "normalize": (True,),
-            "normalization": ("component",),
-            **any_value("irreps_in irreps_out"),
-        }
+        {"normalize": (True,), "normalization": ("component",), **any_value("irreps_in irreps_out")}
     ),
     "o3._tensor_product._sub.FullyConnectedTensorProduct": _TENSOR_PRODUCT,
     "o3._tensor_product._tensor_product.TensorProduct": _TENSOR_PRODUCT,

@@ -166,55 +166,48 @@ def _irreps(o3: Any, record: Record, name: str) -> Any:
     return o3.Irreps([(irrep.mul, (irrep.l, irrep.p)) for irrep in record.irreps(name)])
 
 
-def _plain(record: Record | None) -> torch.nn.Module | None:
+def _plain(record: Record | None) -> Any:
     """A module of mace-torch's radial functions, which need no arguments; None for none."""
     if record is None:
         return None
     from mace.modules import radial
 
-    module: torch.nn.Module = getattr(radial, record.kind)()
-    return module
+    return getattr(radial, record.kind)()
 
 
-def _interaction(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+def _interaction(blocks: Any, o3: Any, record: Record) -> Any:
     names = ("node_attrs", "node_feats", "edge_attrs", "edge_feats", "target", "hidden")
-    block: torch.nn.Module = getattr(blocks, record.kind)(
+    return getattr(blocks, record.kind)(
         **{f"{name}_irreps": _irreps(o3, record, f"{name}_irreps") for name in names},
         avg_num_neighbors=record.number("avg_num_neighbors"),
         radial_MLP=[int(width) for width in record.module("conv_tp_weights").value("hs")[1:-1]],
     )
-    return block
 
 
-def _product(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
+def _product(blocks: Any, o3: Any, record: Record) -> Any:
     contraction = record.module("symmetric_contractions")
     first = contraction.items("contractions")[0]
-    block: torch.nn.Module = blocks.EquivariantProductBasisBlock(
+    return blocks.EquivariantProductBasisBlock(
         node_feats_irreps=_irreps(o3, contraction, "irreps_in"),
         target_irreps=_irreps(o3, contraction, "irreps_out"),
         correlation=int(first.number("correlation")),
         num_elements=first.tensor("weights_max").shape[0],
         use_sc=record.value("use_sc"),
     )
-    return block
 
 
-def _readout(blocks: Any, o3: Any, record: Record) -> torch.nn.Module:
-    block: torch.nn.Module
+def _readout(blocks: Any, o3: Any, record: Record) -> Any:
     if record.kind == "LinearReadoutBlock":
         linear = record.module("linear")
-        block = blocks.LinearReadoutBlock(
-            _irreps(o3, linear, "irreps_in"), _irreps(o3, linear, "irreps_out")
-        )
-    else:
-        block = blocks.NonLinearReadoutBlock(
-            _irreps(o3, record.module("linear_1"), "irreps_in"),
-            _irreps(o3, record, "hidden_irreps"),
-            torch.nn.functional.silu,
-            _irreps(o3, record.module("linear_2"), "irreps_out"),
-            int(record.value("num_heads", 1)),
-        )
-    return block
+        inputs, outputs = (_irreps(o3, linear, name) for name in ("irreps_in", "irreps_out"))
+        return blocks.LinearReadoutBlock(inputs, outputs)
+    return blocks.NonLinearReadoutBlock(
+        _irreps(o3, record.module("linear_1"), "irreps_in"),
+        _irreps(o3, record, "hidden_irreps"),
+        torch.nn.functional.silu,
+        _irreps(o3, record.module("linear_2"), "irreps_out"),
+        int(record.value("num_heads", 1)),
+    )
 
 
 def _give_weights(network: Any, record: Record, head: Head) -> None:

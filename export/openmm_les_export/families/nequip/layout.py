@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from openmm_les_export.checkpoints.records import Irrep
 
@@ -16,12 +17,8 @@ from openmm_les_export.checkpoints.records import Irrep
 NATURAL_PARITY = (0, 16)
 
 
-@dataclass(frozen=True)
-class Convention:
-    """Irreps of harmonics and of hidden features."""
-
-    edges: tuple[Irrep, ...]
-    hidden: tuple[Irrep, ...]
+#: Irreps of harmonics and of hidden features.
+Convention: TypeAlias = tuple[tuple[Irrep, ...], tuple[Irrep, ...]]
 
 
 def convention(
@@ -35,7 +32,7 @@ def convention(
     else:
         order = [(d, p) for p in ((1, -1) if parity else (1,)) for d in degrees]
         edge_parity = -1 if parity else 1
-    return Convention(
+    return (
         tuple(Irrep(1, d, edge_parity**d) for d in degrees),
         tuple(Irrep(features[d], d, p) for d, p in order),
     )
@@ -106,9 +103,10 @@ class Layer:
 def layers(found: Convention, number: int, embedding: int, last: int) -> Iterator[Layer]:
     """All layers; features begin with the embedding of an element and end with `last` scalars."""
     nodes: tuple[Irrep, ...] = (Irrep(embedding, 0, 1),)
+    edges, features = found
     for t in range(number):
-        hidden = found.hidden if t < number - 1 else (Irrep(last, 0, 1),)
-        made = layer(nodes, found.edges, hidden)
+        hidden = features if t < number - 1 else (Irrep(last, 0, 1),)
+        made = layer(nodes, edges, hidden)
         yield made
         nodes = made.outputs
 

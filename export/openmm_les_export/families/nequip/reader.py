@@ -7,7 +7,7 @@ are those of Batzner et al., Nat. Commun. 13, 2453 (2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,12 +55,22 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
     couplings = _coupling_scales(weights)
     embedding = state["embedding"].shape[1]
     scale = options.neighbors() ** -0.5
+    bessels, radial_depth = radial["num_bessel"], options.integer("radial_mlp_depth", 2, 0)
     specs, factors = [], [1.0]
     for t, layer in enumerate(
         layers(found, options.integer("num_layers", 4, 1, 32), embedding, features[0])
     ):
         _layer(layer, f"layer{t}_convnet.conv.", f"layers.{t}.", weights, state, factors)
-        _radial_network(options, layer, t, weights, state, couplings, scale)
+        # Factors of the paths are folded into the last map of the radial network.
+        columns = []
+        for node, edge, slot in layer.paths:
+            degrees = (layer.nodes[node].l, edge, layer.outputs[slot].l)
+            factor = scale * path_scale(edge, degrees[2]) * couplings.get(degrees, 1.0)
+            columns.append(torch.full((layer.nodes[node].mul,), factor, dtype=torch.float64))
+        name = f"layer{t}_convnet.conv.edge_mlp.mlp"
+        maps = dense_maps(weights, name, bessels, radial_depth, layer.radial_columns())
+        maps[-1] = maps[-1] * torch.cat(columns)
+        store_network(state, f"layers.{t}.radial", maps)
         kinds = layer.kinds()
         specs.append(
             {
@@ -118,32 +128,6 @@ def _blocks(weights: Weights, name: str, blocks: Sequence[Block]) -> list[torch.
         part.view(block.shape) * block.scale
         for part, block in zip(torch.split(flat, sizes), blocks, strict=True)
     ]
-
-
-def _radial_network(
-    options: Options,
-    layer: Layer,
-    t: int,
-    weights: Weights,
-    state: State,
-    couplings: Mapping[tuple[int, ...], float],
-    scale: float,
-) -> None:
-    """The radial network of a layer; factors of its paths are folded into the last map."""
-    maps = dense_maps(
-        weights,
-        f"layer{t}_convnet.conv.edge_mlp.mlp",
-        state["bessel_frequencies"].numel(),
-        options.integer("radial_mlp_depth", 2, 0),
-        layer.radial_columns(),
-    )
-    columns = []
-    for node, edge, slot in layer.paths:
-        degrees = (layer.nodes[node].l, edge, layer.outputs[slot].l)
-        factor = scale * path_scale(edge, degrees[2]) * couplings.get(degrees, 1.0)
-        columns.append(torch.full((layer.nodes[node].mul,), factor, dtype=torch.float64))
-    maps[-1] = maps[-1] * torch.cat(columns)
-    store_network(state, f"layers.{t}.radial", maps)
 
 
 def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
