@@ -42,7 +42,7 @@ class ReciprocalKernel(nn.Module):
             sigma: width of the Gaussian charges [A].
             dl: resolution [A]; the cutoff is ``2 pi / dl``.
             prefactor: c = 1 / (2 eps0) [eV A / e^2].
-            remove_self_interaction: whether the model subtracts the self-interaction.
+            remove_self_interaction: whether the model subtracts it.
             cutoff: ``"hard"`` or ``"smooth"``.
         """
         super().__init__()

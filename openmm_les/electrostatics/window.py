@@ -48,7 +48,8 @@ def window_coefficients(order: int, spacing: float) -> FloatArray:
     inside = np.maximum(1.0 - (2.0 * distance / order) ** 2, 0.0)
     values = np.exp(beta * (np.sqrt(inside) - 1.0))
     fitted = chebyshev.chebfit(y, values, degree)
-    powers = np.stack([_pad(chebyshev.cheb2poly(c), degree + 1) for c in fitted.T], axis=1)
+    polynomials = [chebyshev.cheb2poly(c) for c in fitted.T]
+    powers = np.stack([np.pad(p, (0, degree + 1 - len(p))) for p in polynomials], axis=1)
     # The integral over all points; y^d gives 1 / (d + 1) for even d.
     even = np.arange(0, degree + 1, 2)
     return np.asarray(powers / (powers[even].sum(axis=1) / (even + 1)).sum())
@@ -69,7 +70,3 @@ def fourier_transform(coefficients: FloatArray, frequencies: FloatArray) -> Floa
 def _distances(y: FloatArray, order: int) -> FloatArray:
     """From mesh point p to a charge at y, in mesh points, shape (len(y), order)."""
     return np.asarray(0.5 * (y[:, None] + 1.0) + 0.5 * order - 1.0 - np.arange(order))
-
-
-def _pad(values: FloatArray, size: int) -> FloatArray:
-    return np.pad(values, (0, size - len(values)))

@@ -54,12 +54,17 @@ class PortableModel(nn.Module):
     def forward(
         self, positions: Tensor, numbers: Tensor, cell: Tensor, periodic: bool
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Energy, forces and charges of a structure.
+        """Total energy [] [eV], forces [n, 3] [eV/A] and latent charges [n] [e] of a structure.
 
-        Takes positions [n, 3] [A], atomic numbers [n], and lattice vectors in rows [3, 3] [A] of a
-        structure that is periodic in all directions or in none. Returns the total energy with
-        isolated-atom references [] [eV], forces [n, 3] [eV/A] and latent charges with the model's
-        own sign [n] [e].
+        The energy has isolated-atom references. All are float64, and charges have the model's own
+        sign. Refuses elements that the model does not know, two atoms at one place, and coordinates
+        that are not finite.
+
+        Args:
+            positions: shape [n, 3] [A], float64.
+            numbers: atomic numbers, shape [n], int64.
+            cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
+            periodic: periodic in all three directions, or in none.
         """
         positions, cell = positions.to(torch.float64), cell.to(torch.float64)
         if not bool(torch.isfinite(positions).all()):

@@ -21,13 +21,11 @@ class Network(Protocol[Tape]):
 
     Networks are written for TorchScript and derive from `NetworkModule`. Inside of them
     ``nn.ModuleList`` attributes whose items have a `backward` are annotated with Any, since
-    neither TorchScript nor mypy knows another type for them.
-
-    Attributes:
-        cutoff: distance beyond which atoms are no neighbours [A].
+    neither TorchScript nor mypy knows another type for them. Lists called ``reversed`` hold the
+    same modules as others: TorchScript cannot iterate a ModuleList backwards.
     """
 
-    cutoff: float
+    cutoff: float  #: distance beyond which atoms are no neighbours [A]
 
     def eval(self) -> Any:
         """See `nn.Module.eval`."""

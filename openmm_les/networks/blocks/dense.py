@@ -42,7 +42,6 @@ class DenseNetwork(nn.Module):
         layers = [dense_layer(state, k) for k in names if k != "linear"]
         self.first: Any = layers[0]
         self.others = nn.ModuleList(layers[1:])
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[:0:-1])
         self.beside: Any = nn.ModuleList(dense_layer(state, k) for k in names if k == "linear")
 

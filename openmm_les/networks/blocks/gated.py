@@ -77,7 +77,6 @@ class _Branch(nn.Module):
         norms = [Normalization(strip_prefix(state, f"{k}.norm.")) for k in layers]
         steps = [_Step(norms[k - 1], dense_layer(state, str(k))) for k in layers[1:]]
         self.steps = nn.ModuleList(steps)
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(steps[::-1])
         self.norm = norms[-1]
 

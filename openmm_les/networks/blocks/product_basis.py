@@ -66,6 +66,25 @@ def _dense_forms(bases: Sequence[Tensor], lmax: int, products: Sequence[Tuple[in
     return forms.view(sum(ranks), -1, size, len(products))
 
 
+def _contract(
+    forms: Tensor, weights: Tensor, folded: bool, first: int, products: Tensor, counts: List[int]
+) -> Tensor:
+    """J of shape [c, rows, N] from products [size, c, N] of channels from `first` on."""
+    by_channel = products.transpose(0, 1)
+    c, size = by_channel.shape[0], by_channel.shape[1]
+    parts: List[Tensor] = []
+    atom = 0
+    for z, count in enumerate(counts):
+        if count > 0:
+            if folded:
+                form = forms[z, first : first + c]
+            else:
+                form = (weights[z, first : first + c] @ forms).view(c, -1, size)
+            parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
+            atom += count
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
 class _SplitForms(nn.Module):
     """The forms in four blocks of nonzero parity: least arithmetic.
 
@@ -105,8 +124,8 @@ class _SplitForms(nn.Module):
                 at += size - i
         cross = pairs[at:].view(self.num_even, self.num_odd, a.shape[1], a.shape[2])
         torch.mul(even.unsqueeze(1), odd.unsqueeze(0), out=cross)
-        j_same = self._contract(self.same, self.same_size, first, pairs[:at], counts)
-        j_cross = self._contract(self.cross, self.cross_size, first, pairs[at:], counts)
+        j_same = _contract(self.same, self.weights, self.fold, first, pairs[:at], counts)
+        j_cross = _contract(self.cross, self.weights, self.fold, first, pairs[at:], counts)
         even, odd = even.transpose(0, 1).unsqueeze(1), odd.transpose(0, 1).unsqueeze(1)
         same_even, same_odd = self._split(j_same, self.num_even)
         cross_even, cross_odd = self._split(j_cross, self.num_odd)
@@ -130,24 +149,6 @@ class _SplitForms(nn.Module):
             even = even + (g_odd * cross_odd[:, :, 1:]).sum(1)
             odd = odd + (g_odd * same_odd).sum(1)
         return torch.cat([even, odd], 1)
-
-    def _contract(
-        self, forms: Tensor, size: int, first: int, pairs: Tensor, counts: List[int]
-    ) -> Tensor:
-        """J of shape [c, rows, N] from pair products [pairs, c, N] of channels from `first` on."""
-        by_channel = pairs.transpose(0, 1)
-        last = first + by_channel.shape[0]
-        parts: List[Tensor] = []
-        atom = 0
-        for z, count in enumerate(counts):
-            if count > 0:
-                if self.fold:
-                    form = forms[z, first:last]
-                else:
-                    form = (self.weights[z, first:last] @ forms).view(last - first, -1, size)
-                parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
-                atom += count
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _split(self, j: Tensor, even_rows: int) -> Tuple[Tensor, Tensor]:
         """J of even and of odd outputs, [C, outputs, rows, N]."""
@@ -186,18 +187,7 @@ class _DenseForms(nn.Module):
         products = a.index_select(0, self.left) * a.index_select(0, self.right)
         if not self.cubic:
             products = products * a.index_select(0, self.third)
-        by_channel = products.transpose(0, 1)
-        parts: List[Tensor] = []
-        atom = 0
-        for z, count in enumerate(counts):
-            if count > 0:
-                if self.fold:
-                    form = self.forms[z, first : first + c]
-                else:
-                    form = (self.weights[z, first : first + c] @ self.forms).view(c, -1, self.size)
-                parts.append(torch.bmm(form, by_channel[:, :, atom : atom + count]))
-                atom += count
-        j = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        j = _contract(self.forms, self.weights, self.fold, first, products, counts)
         j = j.view(c, self.outputs, self.num_rows, n)
         return (j * a.transpose(0, 1).unsqueeze(1)).sum(2), [j]
 

@@ -54,13 +54,10 @@ class MessageSums(nn.Module):
         """The sums, with weights for each degree and channel [N, K, lmax + 1, C]."""
         n, k = angular.shape[0], angular.shape[1]
         parts: List[Tensor] = []
-        first = 0
-        for degree, size in enumerate(self.sizes):
-            own = angular[:, :, first : first + size]
+        for degree, own in enumerate(torch.split(angular, self.sizes, 2)):
             basis = (own.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
             part = torch.bmm(received[:, :, degree].transpose(1, 2), basis)
-            parts.append(part.view(n, part.shape[1], size, -1).permute(1, 2, 0, 3))
-            first += size
+            parts.append(part.view(n, part.shape[1], own.shape[2], -1).permute(1, 2, 0, 3))
         return torch.cat(parts, 1)
 
     @torch.jit.export
@@ -72,16 +69,14 @@ class MessageSums(nn.Module):
         grad_angular: List[Tensor] = []
         grad_received: List[Tensor] = []
         grad_radial = torch.zeros_like(radial)
-        first = 0
-        for degree, size in enumerate(self.sizes):
-            own = angular[:, :, first : first + size]
-            part = grad[:, first : first + size].permute(2, 0, 1, 3).reshape(n, grad.shape[0], -1)
+        by_degree = torch.split(grad, self.sizes, 1)
+        for degree, own in enumerate(torch.split(angular, self.sizes, 2)):
+            part = by_degree[degree].permute(2, 0, 1, 3).reshape(n, grad.shape[0], -1)
             basis = (own.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
             grad_received.append(torch.bmm(basis, part.transpose(1, 2)))
-            grad_basis = torch.bmm(received[:, :, degree], part).view(n, k, size, -1)
+            grad_basis = torch.bmm(received[:, :, degree], part).view(n, k, own.shape[2], -1)
             grad_angular.append((grad_basis * radial.unsqueeze(2)).sum(3))
             grad_radial = grad_radial + (grad_basis * own.unsqueeze(3)).sum(2)
-            first += size
         return torch.cat(grad_angular, 2), grad_radial, torch.stack(grad_received, 2)
 
 
@@ -152,11 +147,9 @@ class InvariantFeatures(nn.Module):
         channels, n = receivers.shape[0], receivers.shape[1]
         sums = sums * receivers.view(channels, 1, n, 1)
         parts: List[Tensor] = []
-        first = 0
+        by_degree = torch.split(sums, self.sizes, 1)
         for degree, transform in enumerate(self.radial):
-            last = first + self.sizes[degree]
-            parts.append(transform(sums[:, first:last]))
-            first = last
+            parts.append(transform(by_degree[degree]))
         parts.append(torch.ones_like(parts[0][:1]))
         mixed = torch.cat(parts).flatten(1)
         products = torch.matmul(self.select[0], mixed)
@@ -184,9 +177,8 @@ class InvariantFeatures(nn.Module):
             grad_mixed = grad_mixed + torch.matmul(self.select[k].t(), others)
         grad_mixed = grad_mixed.view(mixed.shape[0], channels, -1)
         parts: List[Tensor] = []
-        first = 0
+        # The last row is the constant.
+        by_degree = torch.split(grad_mixed[:-1], self.sizes)
         for degree, transform in enumerate(self.radial):
-            last = first + self.sizes[degree]
-            parts.append(transform.backward(grad_mixed[first:last]))
-            first = last
+            parts.append(transform.backward(by_degree[degree]))
         return torch.cat(parts, 1) * receivers.view(channels, 1, n, 1)

@@ -159,7 +159,6 @@ class CACENetwork(NetworkModule):
             for t in range(int(hyper["num_messages"]))
         ]
         self.messages = nn.ModuleList(messages)
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(messages[::-1])
         self.heads = EnergyAndCharge(state)
         self.limits = block_limits()

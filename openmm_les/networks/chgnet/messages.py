@@ -1,7 +1,7 @@
 """The parts of CHGNet: radial functions, and messages of bonds and of angles, with derivatives."""
 
 import math
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from openmm_les.networks.blocks.blocking import block_limits, block_size
 from openmm_les.networks.blocks.dense import Dense
 from openmm_les.networks.blocks.gated import GatedNetwork, first_map
 from openmm_les.networks.blocks.geometry import collect
+from openmm_les.networks.blocks.radial import BesselBasis
 from openmm_les.networks.blocks.weights import State
 
 
@@ -33,27 +34,20 @@ class AngleGradients(NamedTuple):
     factors: Tensor
 
 
-class BondBasis(nn.Module):
+class BondBasis(BesselBasis):
     """sqrt(2 / cutoff) sin(w_n r) / r times a polynomial of this value, with d/dr.
 
     MatGL takes for the argument of its cutoff polynomial the function instead of the distance, so
     that nothing becomes zero at the cutoff.
-
-    Frequencies w_n [n] are in 1/A; `order` is p of the polynomial 1 - O(x^p).
     """
 
     def __init__(self, frequencies: Tensor, cutoff: float, order: int) -> None:
-        super().__init__()
-        self.frequencies = nn.Buffer(frequencies)
-        self.prefactor = math.sqrt(2.0 / cutoff)
-        self.cutoff = cutoff
-        self.order = order
+        super().__init__(frequencies, math.sqrt(2.0 / cutoff), cutoff, order)
 
-    def forward(self, distances: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, distances: Tensor, pairs: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Values and derivatives [1/A], each of shape [..., n], for distances of shape [...]."""
         r = distances.to(self.frequencies.dtype).unsqueeze(-1)
-        sine = self.prefactor * torch.sin(self.frequencies * r) / r
-        slope = (self.prefactor * self.frequencies * torch.cos(self.frequencies * r) - sine) / r
+        sine, slope = self.bessel(r)
         x, p = sine / self.cutoff, float(self.order)
         a, b, c = 0.5 * (p + 1.0) * (p + 2.0), p * (p + 2.0), 0.5 * p * (p + 1.0)
         lower = x ** (self.order - 1)

@@ -116,7 +116,6 @@ class CHGNetNetwork(NetworkModule):
         self.atom_layers = nn.ModuleList(layers[:-1])
         self.angle_layers = nn.ModuleList(between)
         self.last = layers[-1]
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.atom_layers_reversed: Any = nn.ModuleList(layers[-2::-1] if number > 1 else [])
         self.angle_layers_reversed: Any = nn.ModuleList(between[::-1])
         self.heads = EnergyAndCharge(state)

@@ -84,7 +84,6 @@ class MACENetwork(NetworkModule):
             Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         )
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
         # Node features, self-connections and readouts stay float64, and so does the repulsion.
         single_nodes = Readout | SpeciesLinear | ZBLRepulsion

@@ -198,7 +198,6 @@ class AllegroNetwork(NetworkModule):
             for t in range(int(hyper["num_layers"]))
         ]
         self.layers = nn.ModuleList(layers)
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[::-1])
         self.heads = EnergyAndCharge(state)
         self.pair_types = nn.Buffer(pair_types.flatten(0, 1))

@@ -317,7 +317,6 @@ class NequIPNetwork(NetworkModule):
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         ]
         self.interactions = nn.ModuleList(interactions)
-        # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(interactions[::-1])
         self.heads = EnergyAndCharge(state)
         self.energy_scales = nn.Buffer(state["energy_scales"])
