@@ -118,11 +118,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self.reset()  # type: ignore[no-untyped-call, unused-ignore]
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
-        """Refuse options: they are fixed when the calculator is made.
-
-        Raises:
-            InputError: there are any.
-        """
+        """Refuse options: they are fixed when the calculator is made."""
         for name in kwargs:
             _refuse_change(name)
         return {}

@@ -15,12 +15,7 @@ def printable(text: str) -> str:
 
 
 def one_line(said: object, most: int = 400) -> str:
-    """A text from a file or another library, for a message: one printable line.
-
-    Args:
-        said: a text, or an exception; one without a text is named by its class.
-        most: largest number of characters.
-    """
+    """A text, or that or else the class of an exception, as one printable line for a message."""
     line = printable(" ".join(str(said).split()))
     if not line and isinstance(said, BaseException):
         line = type(said).__name__

@@ -36,55 +36,34 @@ _SYNONYMS = {"dtype": "precision", "defaultdtype": "precision"}
 #: Hints for options of OpenMM that are not ours, by their names without case and underscores.
 _OF_OPENMM = dict.fromkeys(_OF_FORCE_FIELDS, _FORCE_FIELD) | {
     "hydrogenmass": f"{_FORCE_FIELD} Without a force field, move mass from heavy atoms to their "
-    "hydrogen atoms with system.setParticleMass.",
+    "hydrogen atoms with system.setParticleMass."
 }
 
 
 @dataclass(frozen=True)
 class Option:
-    """What one option means; stands in the annotation of a field, ``Annotated[int, Option(...)]``.
-
-    Attributes:
-        description: a line for documents and for the help of the command line.
-        metavar: how that names the value.
-        limits: the smallest and the largest accepted number; None for no largest one.
-        hint: what to do instead of a value that is not accepted, for the message.
-        flag: on the command line, by default the name of the field.
-    """
+    """What one option means, in the annotation of a field: ``Annotated[int, Option(...)]``."""
 
     description: str
     metavar: str | None = None
-    limits: tuple[float, float | None] | None = None
-    hint: str = ""
-    flag: str | None = None
+    limits: tuple[float, float | None] | None = None  #: None for no largest one
+    hint: str = ""  #: what to do instead of a value that is not accepted, for the message
+    flag: str | None = None  #: on the command line, by default the name of the field
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a dataclass of options.
-
-    Attributes:
-        name: of the field.
-        option: what it means.
-        default: its value if nobody gives one.
-        kinds: its types, without None.
-        choices: the accepted values; empty for others.
-        is_optional: whether None is accepted.
-    """
+    """One field of a dataclass of options."""
 
     name: str
     option: Option
     default: Any
-    kinds: tuple[Any, ...]
-    choices: tuple[object, ...]
-    is_optional: bool
+    kinds: tuple[Any, ...]  #: its types, without None
+    choices: tuple[object, ...]  #: the accepted values; empty for others
+    is_optional: bool  #: whether None is accepted
 
     def checked(self, value: Any) -> Any:
-        """The value, numbers as those of Python.
-
-        Raises:
-            InputError: it is not accepted.
-        """
+        """The value, numbers as those of Python, if it is accepted."""
         if value is None and self.is_optional:
             return None
         if self.choices:
@@ -130,11 +109,7 @@ def _field(name: str, hint: Any, default: Any) -> Field:
 
 
 def check_options(options: Any) -> None:
-    """Check and convert the values of a frozen dataclass.
-
-    Raises:
-        InputError: names the first option whose value is not accepted.
-    """
+    """Check and convert the values of a frozen dataclass."""
     for name, field in options_of(type(options)).items():
         object.__setattr__(options, name, field.checked(getattr(options, name)))
 
@@ -182,15 +157,8 @@ def read_arguments(
     OpenMM writes ``maxNeighbors`` where ASE writes ``max_neighbors``; both are accepted everywhere.
 
     Args:
-        where: the function, for messages.
-        given: as the user gave them.
-        accepted: names that the function has.
         aliases: other names, and those of `accepted` that they stand for.
         taken: names that the caller of the function accepts and does not hand on.
-
-    Raises:
-        InputError: an unknown name, one argument under two names, or a name that means another unit
-            elsewhere.
     """
     accepted = tuple(accepted)
     canonical = {name: name for name in accepted} | dict(aliases or {})
@@ -221,10 +189,7 @@ def both_spellings(
 ) -> Callable[[Called], Called]:
     """Let a method accept its arguments in either spelling; see `read_arguments`.
 
-    Args:
-        where: its name for users.
-        extra: names that its ``**kwargs`` accept.
-        aliases: other names for its arguments.
+    `extra` has names that its ``**kwargs`` accept, `aliases` other names for its arguments.
     """
 
     def decorate(function: Called) -> Called:

@@ -80,19 +80,12 @@ def reduced(
 def restore(kind: str, path: str, sha256: str, settings: dict[str, Any]) -> Callable[..., Any]:
     """The callable of a saved System, or one that refuses every call; never raises.
 
-    Args:
-        kind: of callable, a key of `_KINDS`.
-        path: of the artifact when the System was saved.
-        sha256: hash of the artifact's content.
-        settings: further arguments of the class.
+    `path` is that of the artifact when the System was saved, `sha256` the hash of its content.
     """
     try:
         made = _shared(kind, path, sha256, settings)
     except ModuleNotFoundError as error:
-        return Refusal(
-            (kind, path, sha256, settings),
-            what_is_missing(error),
-        )
+        return Refusal((kind, path, sha256, settings), what_is_missing(error))
     except Exception as error:  # OpenMM does not survive any
         return Refusal(
             (kind, path, sha256, settings),
@@ -138,11 +131,7 @@ class Refusal:
         return reduced(*self._saved)
 
     def __call__(self, state: object) -> object:
-        """Refuse.
-
-        Raises:
-            SimulationError: says what is missing.
-        """
+        """Raise a `SimulationError` that says what is missing."""
         from openmm_les.errors import SimulationError
 
         raise SimulationError(self._reason)

@@ -28,8 +28,8 @@ def read_model(path: str | os.PathLike[str], **options: Any) -> CanonicalModel:
     """Reads a trained model without running code from its file.
 
     Args:
-        path: a MACE-LES ``.model``, CACE-LES ``.pth`` or NequIP-LES ``.ckpt`` file, or the
-            directory of a CHGNet-LES model saved by MatGL.
+        path: a file or directory as the training code of a family writes it, such as a MACE-LES
+            ``.model`` file; docs/reference/formats/ has a page for each family.
         **options: what files of the family may not hold, see `ModelOptions`.
 
     Raises:

@@ -22,18 +22,8 @@ _FILE = Kind(
 _SHOWN = 40
 
 
-def read_atomic_energies(
-    given: str | os.PathLike[str] | Mapping[Any, Any],
-) -> dict[int, float]:
-    """Energies by atomic number.
-
-    Args:
-        given: a mapping, ``"1:E,8:E"``, or the path of a JSON or YAML file with a mapping; the keys
-            are atomic numbers or symbols, the values energies [eV].
-
-    Raises:
-        InputError: it is neither, or an element or an energy is invalid.
-    """
+def read_atomic_energies(given: str | os.PathLike[str] | Mapping[Any, Any]) -> dict[int, float]:
+    """Energies [eV] by atomic number, from a mapping, ``"1:E,8:E"``, or a JSON or YAML file."""
     if isinstance(given, Mapping):
         return _checked(given.items())
     path = user_path(given)
@@ -81,11 +71,7 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
 
 
 def atomic_number(element: str) -> int:
-    """Atomic number of a symbol, or of a number as text.
-
-    Raises:
-        InputError: there is no such element.
-    """
+    """Atomic number of a symbol, or of a number as text."""
     from openmm.app import Element
 
     try:

@@ -50,20 +50,13 @@ def calibrate(
     choice: LESChoice,
     prefactors: Sequence[float | None] = PREFACTORS,
 ) -> LESChoice:
-    """Completes a choice from structures with energies.
+    """Completes a choice from structures with the energies [eV] that the model was trained on.
 
     Args:
         read: reads the model with a choice.
-        file: structures with the energies [eV] that the model was trained on, in a format of ASE.
+        file: in a format of ASE.
         choice: parameters that the user has given; the others are determined.
         prefactors: candidates; None where the model file has a prefactor.
-
-    Returns:
-        A complete choice.
-
-    Raises:
-        InputError: too few structures, or no choice reproduces their energies clearly better
-            than the others.
     """
     origin = f"--calibrate {Path(file).name}"
     if choice.prefactor is not None:

@@ -29,12 +29,7 @@ _SMALLEST_DIFFERENCE = 0.02
 
 
 def charge_sign(artifact: Artifact) -> int | None:
-    """1 if electronegative atoms have negative latent charges, -1 if positive.
-
-    Returns:
-        The factor that makes the charges physical, or None if the elements or the charges of the
-        model do not determine it.
-    """
+    """1 if electronegative atoms have negative latent charges, -1 if positive, else None."""
     from openmm_les.evaluation.system_model import SystemModel
 
     heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)

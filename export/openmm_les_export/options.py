@@ -24,49 +24,41 @@ class ModelOptions:
     atomic_energies: Annotated[
         FilePath | Mapping[Any, Any] | None,
         Option(
-            "CACE-LES: isolated-atom energies [eV] that its training subtracted, such as "
-            "1:-13.6,8:-2041.8, or a JSON or YAML file.",
+            "Isolated-atom energies [eV] that the training subtracted, where the file holds none: "
+            "such as 1:-13.6,8:-2041.8, or a JSON or YAML file.",
             "Z:E,...|FILE",
         ),
     ] = None
     head: Annotated[
         str | None,
-        Option("MACE-LES: which head of a model that has several; an artifact holds one.", "NAME"),
+        Option("Which head of a model that has several; an artifact holds one.", "NAME"),
     ] = None
     norm_factor: Annotated[
         float | None,
         Option(
-            "NequIP-LES, CHGNet-LES: prefactor 1 / (2 epsilon_0) [eV A] of the training, where the "
-            "file does not hold it: 90.0474 with the les package before April 2026, 90.4756 since.",
+            "Prefactor 1 / (2 epsilon_0) [eV A] of the training, where the file does not hold it: "
+            "90.0474 with the les package before April 2026, 90.4756 since.",
             "X",
         ),
     ] = None
     self_interaction: Annotated[
         Literal["removed", "kept"] | None,
         Option(
-            "NequIP-LES, CHGNet-LES: whether the training removed the self-interaction of charges, "
-            "as the les package does by default since May 2025."
+            "Whether the training removed the self-interaction of charges, where the file does not "
+            "say; the les package does so by default since May 2025."
         ),
     ] = None
     calibrate: Annotated[
         FilePath | None,
         Option(
-            "NequIP-LES, CHGNet-LES: determine the two options before from structures with the "
-            "energies of the training (any format of ASE, such as extended XYZ).",
+            "Determine the two options before from structures with the energies of the training "
+            "(any format of ASE, such as extended XYZ).",
             "FILE",
         ),
     ] = None
 
     def accept_only(self, accepted: tuple[str, ...], title: str) -> None:
-        """Rejects options that the files of a family do not need.
-
-        Args:
-            accepted: options of the family.
-            title: of the family, for the message.
-
-        Raises:
-            InputError: another one is given.
-        """
+        """Rejects options that the files of a family, by its title, do not need."""
         names = {each.name for each in fields(ModelOptions)} - {*accepted}
         given = {name for name in names if getattr(self, name) is not None}
         if "atomic_energies" in given:

@@ -17,14 +17,7 @@ from typing import IO
 import numpy as np
 
 from openmm_les.analysis.hdf5 import HDF5File, h5py
-from openmm_les.analysis.series import (
-    STEP,
-    TIME,
-    Header,
-    TimeSeries,
-    from_table,
-    is_series,
-)
+from openmm_les.analysis.series import STEP, TIME, Header, TimeSeries, from_table, is_series
 from openmm_les.analysis.series_file import SeriesFile, units_of
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, one_line
@@ -121,11 +114,7 @@ class CSVFile(SeriesFile):
             stream.truncate(stream.tell())
 
 
-_FORMATS: dict[str, type[SeriesFile]] = {
-    ".csv": CSVFile,
-    ".h5": HDF5File,
-    ".hdf5": HDF5File,
-}
+_FORMATS: dict[str, type[SeriesFile]] = {".csv": CSVFile, ".h5": HDF5File, ".hdf5": HDF5File}
 
 
 def open_series(
@@ -145,11 +134,7 @@ def open_series(
 
 
 def read(path: str | os.PathLike[str]) -> TimeSeries:
-    """Read a time series.
-
-    Args:
-        path: written by LESReporter, or with the same names and units.
-    """
+    """Read a time series, written by LESReporter or with the same names and units."""
     file = open_series(path)
     with boundary(file.path, _KIND):
         return file.read()

@@ -14,14 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_les.analysis.series import (
-    QUANTITIES,
-    STEP,
-    TIME,
-    Header,
-    TimeSeries,
-    from_arrays,
-)
+from openmm_les.analysis.series import QUANTITIES, STEP, TIME, Header, TimeSeries, from_arrays
 from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, units_of
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError

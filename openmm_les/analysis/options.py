@@ -16,11 +16,7 @@ from openmm_les.names import Option, check_options, described
 @described
 @dataclass(frozen=True)
 class SpectrumOptions:
-    """How a spectrum is computed.
-
-    Raises:
-        InputError: a value out of range.
-    """
+    """How a spectrum is computed; an InputError for a value out of range."""
 
     source: Annotated[
         Literal["auto", "current", "dipole"],
@@ -71,14 +67,7 @@ class SpectrumOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name in (
-            "resolution",
-            "max_lag",
-            "spacing",
-            "max_wavenumber",
-            "temperature",
-            "volume",
-        ):
+        for name in ("resolution", "max_lag", "spacing", "max_wavenumber", "temperature", "volume"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise InputError(f"{name}: expected a number above 0, got {value}")
@@ -111,11 +100,6 @@ class ReferenceOptions:
     @property
     def keys(self) -> dict[str, str]:
         """Keys in the file, by quantity, where they are given."""
-        keys = {
-            "energy": self.energy_key,
-            "forces": self.forces_key,
-            "stress": self.stress_key,
-            "dipole": self.dipole_key,
-            "born_charges": self.born_key,
-        }
+        keys = {"energy": self.energy_key, "forces": self.forces_key, "stress": self.stress_key}
+        keys |= {"dipole": self.dipole_key, "born_charges": self.born_key}
         return {name: key for name, key in keys.items() if key is not None}

@@ -21,19 +21,12 @@ _DOTS_PER_INCH = 150
 
 @dataclass(frozen=True)
 class Parity:
-    """Values of one quantity for a parity plot.
-
-    Attributes:
-        title: title of the panel.
-        unit: unit of both axes.
-        reference: shape (n,).
-        model: shape (n,).
-    """
+    """Values of one quantity for a parity plot."""
 
     title: str
-    unit: str
-    reference: FloatArray
-    model: FloatArray
+    unit: str  #: Unit of both axes
+    reference: FloatArray  #: Shape (n,)
+    model: FloatArray  #: Shape (n,)
 
 
 def check(path: Path | None) -> None:
@@ -46,15 +39,10 @@ def check(path: Path | None) -> None:
 
 
 def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> None:
-    """Plot infrared absorption and density of vibrational states.
+    """Plot infrared absorption and density of vibrational states; the suffix decides the format.
 
-    Args:
-        spectra: one, or several with names for the legend.
-        path: the file; its suffix decides the format.
-
-    Raises:
-        InputError: an unknown format, or matplotlib is not installed.
-        OutputError: it cannot be written.
+    Several spectra have names for the legend. Raises an InputError for an unknown format or where
+    matplotlib is not installed, and an OutputError if the file cannot be written.
     """
     check(path)
     write_atomically(path, draw_spectrum(spectra, path.suffix))
@@ -99,14 +87,7 @@ def draw_parity(
 ) -> bytes:
     """Plot values of the model against those of the reference, one panel for each quantity.
 
-    Args:
-        quantities: one panel each.
-        suffix: of the file name, which decides the format.
-        reference: label of the reference.
-        model: label of the model.
-
-    Returns:
-        The content of the file.
+    Returns the content of a file whose name ends in `suffix`; `reference` and `model` are labels.
     """
     pyplot = _pyplot()
     columns = min(2, len(quantities))

@@ -44,44 +44,26 @@ _COLUMNS = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])")
 _VOIGT = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
 BORN_AXES = ("Pr", "rP")
 #: Units in which quantities are read.
-UNITS = {
-    "energy": "eV",
-    "forces": "eV/A",
-    "dipole": "e A",
-    "born_charges": "e",
-    "stress": "eV/A^3",
-}
+UNITS = {"energy": "eV", "forces": "eV/A", "dipole": "e A", "born_charges": "e", "stress": "eV/A^3"}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A structure with its reference values; None for those that the reference lacks.
+    """A structure with its reference values; None for those that the reference lacks."""
 
-    Attributes:
-        numbers: atomic numbers, shape (n,).
-        positions: shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None where not periodic.
-        energy: of the whole structure [eV].
-        forces: shape (n, 3) [eV/A].
-        dipole: shape (3,) [e A].
-        born_charges: shape (n, 3, 3) [e], axes atom, polarization, displacement.
-        stress: dE/dstrain over the volume, shape (3, 3) [eV/A^3]; None without a cell.
-        source: the file it comes from.
-        keys: names of these quantities in the file.
-        unused: names of other values in the file.
-    """
-
-    numbers: tuple[int, ...]
-    positions: FloatArray
-    cell: FloatArray | None
-    energy: float | None = None
-    forces: FloatArray | None = None
-    dipole: FloatArray | None = None
+    numbers: tuple[int, ...]  #: Atomic numbers, shape (n,)
+    positions: FloatArray  #: Shape (n, 3) [A]
+    cell: FloatArray | None  #: Lattice vectors in rows, shape (3, 3) [A]; None where not periodic
+    energy: float | None = None  #: Of the whole structure [eV]
+    forces: FloatArray | None = None  #: Shape (n, 3) [eV/A]
+    dipole: FloatArray | None = None  #: Shape (3,) [e A]
+    #: Shape (n, 3, 3) [e], axes atom, polarization, displacement
     born_charges: FloatArray | None = None
+    #: dE/dstrain over the volume, shape (3, 3) [eV/A^3]; None without a cell
     stress: FloatArray | None = None
-    source: str = ""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    unused: tuple[str, ...] = ()
+    source: str = ""  #: The file it comes from
+    keys: Mapping[str, str] = field(default_factory=dict)  #: Names of these quantities in the file
+    unused: tuple[str, ...] = ()  #: Names of other values in the file
 
 
 def read_frames(
@@ -167,14 +149,9 @@ def _warn_of_unused(path: Path, frames: Sequence[Frame]) -> None:
 
 
 def read_structures(path: Path, limit: int | None = None) -> list[Any]:
-    """ASE's Atoms from a file, with all values that the file has.
+    """ASE's Atoms from a file, with all its values; at most `limit` structures.
 
-    Args:
-        path: extended XYZ, or another format of ASE.
-        limit: largest number of structures to read.
-
-    Raises:
-        InputError: the file cannot be read, or has no structures.
+    Raises an InputError if the file cannot be read, or has no structures.
     """
     try:
         import ase.io

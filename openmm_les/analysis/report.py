@@ -31,13 +31,7 @@ _PANELS = (
 
 
 def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Path:
-    """Create the output directory; refuse one with such files, or with an input.
-
-    Args:
-        directory: the output directory.
-        overwrite: whether its files may be replaced.
-        inputs: files that are read, by argument.
-    """
+    """Create the output directory; refuse one with such files, or with an input (by argument)."""
     directory = Path(os.path.expanduser(directory))
     for output in (directory, *(directory / name for name in (FRAMES, STATISTICS, PICTURE))):
         refuse_inputs(output, inputs)
@@ -57,28 +51,18 @@ def prepare(directory: Path, overwrite: bool, inputs: Mapping[str, Path]) -> Pat
 def table(rows: Sequence[Statistics]) -> str:
     """The statistics as text."""
     head = ("", "RMSE", "MAE", "bias", "unit", "R2", "slope", "values")
-    body = [
-        (
-            row.quantity,
-            f"{row.rmse:.4g}",
-            f"{row.mae:.4g}",
-            f"{row.bias:.3g}",
-            row.unit,
-            _fraction(row.r2),
-            _fraction(row.slope),
-            str(row.number),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[k]) for line in (head, *body)) for k in range(len(head))]
-    lines = []
-    for line in (head, *body):
-        first, *others = (
-            word.ljust(width) if k in (0, 4) else word.rjust(width)
-            for k, (word, width) in enumerate(zip(line, widths, strict=True))
-        )
-        lines.append("  ".join((first, *others)).rstrip())
-    return "\n".join(lines)
+    body = []
+    for row in rows:
+        numbers = (f"{row.rmse:.4g}", f"{row.mae:.4g}", f"{row.bias:.3g}")
+        fractions = (_fraction(row.r2), _fraction(row.slope))
+        body.append((row.quantity, *numbers, row.unit, *fractions, str(row.number)))
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    align = "<>>><>>>"
+    cells = (
+        [f"{word:{side}{width}}" for word, side, width in zip(line, align, widths, strict=True)]
+        for line in (head, *body)
+    )
+    return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
 def as_dict(result: Validation) -> dict[str, Any]:
@@ -108,12 +92,8 @@ def origin(result: Validation) -> str:
         "keys": keys,
         "not compared": ", ".join(about["not compared"]),
     }
-    return "\n".join(
-        [
-            f"{about['structures']} structures, {about['atoms']} atoms",
-            *(f"{name:<14}{text}" for name, text in lines.items() if text),
-        ]
-    )
+    size = f"{about['structures']} structures, {about['atoms']} atoms"
+    return "\n".join([size, *(f"{name:<14}{text}" for name, text in lines.items() if text)])
 
 
 def write(result: Validation, directory: Path) -> list[Path]:
@@ -123,9 +103,7 @@ def write(result: Validation, directory: Path) -> list[Path]:
         STATISTICS: (json.dumps(as_dict(result), indent=2) + "\n").encode(),
     }
     if find_spec("matplotlib") is None:
-        logger.warning(
-            "no parity.png: pictures need matplotlib: pip install 'openmm-les[analysis]'"
-        )
+        logger.warning("no parity.png: matplotlib is missing: pip install 'openmm-les[analysis]'")
     else:
         contents[PICTURE] = draw_parity(parities(result), Path(PICTURE).suffix)
     try:
@@ -142,9 +120,9 @@ def parities(result: Validation) -> list[Parity]:
     """One panel for each quantity; energies about their mean, shifted by element."""
     panels = []
     for name, title, unit, scale in _PANELS:
-        reference, model = result.pairs(name) if result.has(name) else (None, None)
-        if reference is None or model is None:
+        if not result.has(name):
             continue
+        reference, model = result.pairs(name)
         middle = reference.mean() if name.startswith("energy") else 0.0
         if name.startswith("energy"):
             title = "energy about its mean, shifted by element"

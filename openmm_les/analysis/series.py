@@ -1,7 +1,4 @@
-"""Time series of electric properties: names, units and checks.
-
-Imports neither torch nor openmm.
-"""
+"""Time series of electric properties: names, units and checks; imports no torch, no openmm."""
 
 from __future__ import annotations
 
@@ -21,36 +18,24 @@ from openmm_les.errors import InputError, one_line
 IntArray = npt.NDArray[np.int64]
 
 _XYZ = ("X", "Y", "Z")
+_XYZ_BY_XYZ = tuple(p + r for p in _XYZ for r in _XYZ)
 #: Relative tolerance of intervals, for rounding in tables and sums of time steps.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A property in a time series.
+    """A property in a time series."""
 
-    Attributes:
-        name: of the dataset in HDF5 files.
-        label: how columns of a CSV file begin.
-        unit: the only one in which it is written and read.
-        per_atom: whether every atom has one.
-        axes: names of its components.
-        shape: of one value (of one atom).
-    """
-
-    name: str
-    label: str
-    unit: str
+    name: str  #: Of the dataset in HDF5 files
+    label: str  #: How columns of a CSV file begin
+    unit: str  #: The only one in which it is written and read
     per_atom: bool = False
-    axes: tuple[str, ...] = ("",)
-    shape: tuple[int, ...] = ()
+    axes: tuple[str, ...] = ("",)  #: Names of its components
+    shape: tuple[int, ...] = ()  #: Of one value (of one atom)
 
     def columns(self, atoms: Iterable[int]) -> list[str]:
-        """Names of the columns of a CSV file.
-
-        Args:
-            atoms: indices of the atoms; only used for properties of each atom.
-        """
+        """Names of the columns of a CSV file; atoms only matter for properties of each atom."""
         words = [str(atom) for atom in atoms] if self.per_atom else [""]
         unit = f"({self.unit})" if self.unit else ""
         return [
@@ -67,23 +52,9 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("les_energy", "LES Energy", "eV"),
         Quantity("dipole", "Dipole", "e A", axes=_XYZ, shape=(3,)),
         Quantity("current", "Current", "e A/ps", axes=_XYZ, shape=(3,)),
-        Quantity("charges", "Charge", "e", per_atom=True),
-        Quantity(
-            "born_charges",
-            "Born Charge",
-            "e",
-            per_atom=True,
-            axes=tuple(p + r for p in _XYZ for r in _XYZ),
-            shape=(3, 3),
-        ),
-        Quantity(
-            "velocities",
-            "Mass-Weighted Velocity",
-            "u^1/2 A/ps",
-            per_atom=True,
-            axes=_XYZ,
-            shape=(3,),
-        ),
+        Quantity("charges", "Charge", "e", True),
+        Quantity("born_charges", "Born Charge", "e", True, _XYZ_BY_XYZ, (3, 3)),
+        Quantity("velocities", "Mass-Weighted Velocity", "u^1/2 A/ps", True, _XYZ, (3,)),
     )
 }
 """All quantities that a file can hold, beside step and time. Born effective charges have the axes
@@ -101,19 +72,13 @@ _COLUMN = re.compile(
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata of the simulation; None where unknown.
+    """Metadata of the simulation; None where unknown."""
 
-    Attributes:
-        temperature: temperature of the thermostat [K].
-        model: file name of the artifact.
-        model_sha256: hash of the artifact.
-        charge_sign: sign of charges, dipoles and currents: ``'physical'``, or ``'unknown'`` where
-            the model does not state it.
-    """
-
-    temperature: float | None = None
-    model: str | None = None
+    temperature: float | None = None  #: Temperature of the thermostat [K]
+    model: str | None = None  #: File name of the artifact
     model_sha256: str | None = None
+    #: Sign of charges, dipoles and currents: ``'physical'``, or ``'unknown'`` where the model does
+    #: not state it
     charge_sign: str | None = None
 
     @classmethod
@@ -127,18 +92,9 @@ class Header:
 
     @classmethod
     def of(cls, source: str, entries: Mapping[str, Any], units: Mapping[str, str]) -> Header:
-        """Read the entries of a file; unknown ones are ignored.
-
-        Args:
-            source: the file, for messages.
-            entries: values by name.
-            units: units of entries and quantities, by name.
-        """
-        found: dict[str, Any] = {
-            name: one_line(entries[name])
-            for name in ("model", "model_sha256", "charge_sign")
-            if name in entries
-        }
+        """Read the entries of a file, whose units are known by name; unknown ones are ignored."""
+        names = [name for name in ("model", "model_sha256", "charge_sign") if name in entries]
+        found: dict[str, Any] = {name: one_line(entries[name]) for name in names}
         if "temperature" in entries:
             given, unit = entries["temperature"], units.get("temperature", "K")
             try:
@@ -168,30 +124,21 @@ class Header:
 
 @dataclass(frozen=True)
 class TimeSeries:
-    """Properties at n times.
+    """Properties at n times."""
 
-    Attributes:
-        source: the file, for messages.
-        time: shape (n,) [ps].
-        values: arrays of shape (n, ...) by the names of `QUANTITIES`, in their units.
-        steps: numbers of the time steps, shape (n,); None where unknown.
-        atoms: indices of the atoms, for quantities of each atom.
-        header: metadata of the simulation.
-    """
-
-    source: str
-    time: FloatArray
+    source: str  #: The file, for messages
+    time: FloatArray  #: Shape (n,) [ps]
+    #: Arrays of shape (n, ...) by the names of `QUANTITIES`, in their units
     values: Mapping[str, FloatArray]
-    steps: IntArray | None = None
-    atoms: tuple[int, ...] = ()
-    header: Header = Header()
+    steps: IntArray | None = None  #: Numbers of the time steps, shape (n,); None where unknown
+    atoms: tuple[int, ...] = ()  #: Indices of the atoms, for quantities of each atom
+    header: Header = Header()  #: Metadata of the simulation
 
     def get(self, name: str) -> FloatArray:
         """A quantity; raises an InputError if it is missing or not finite."""
         if name not in self.values:
+            column = QUANTITIES[name].columns([0])[0]
             found = ", ".join(self.values) or "only the time"
-            quantity = QUANTITIES[name]
-            column = quantity.columns([0])[0]
             raise InputError(
                 f"{self.source}: expected the quantity {name} (in CSV files a column {column!r} "
                 f"and its like), got {found}; have it written with LESReporter"
@@ -237,14 +184,7 @@ class TimeSeries:
 def from_table(
     source: str, columns: list[str], table: FloatArray, header: Header | None = None
 ) -> TimeSeries:
-    """Read a time series from a table; unknown columns are ignored.
-
-    Args:
-        source: the file, for messages.
-        columns: names of the columns.
-        table: shape (n, columns).
-        header: metadata of the simulation.
-    """
+    """Read a time series from a table, shape (n, columns); unknown columns are ignored."""
     places: dict[str, dict[tuple[str, str], int]] = {}
     for place, text in enumerate(columns):
         match = _COLUMN.fullmatch(text.strip())
@@ -291,13 +231,9 @@ def from_table(
 def from_arrays(
     source: str, arrays: Mapping[str, Any], units: Mapping[str, str], header: Header
 ) -> TimeSeries:
-    """Read a time series from arrays by name.
+    """Read a time series from arrays by name; units that are not given are assumed to be right.
 
-    Args:
-        source: the file, for messages.
-        arrays: `QUANTITIES`, ``'time'``, and optionally ``'step'`` and ``'atoms'``.
-        units: units that are known; others are assumed to be right.
-        header: metadata of the simulation.
+    Beside `QUANTITIES` and ``'time'`` there may be ``'step'`` and ``'atoms'``.
     """
     if TIME.name not in arrays:
         raise InputError(
@@ -349,6 +285,5 @@ def is_series(columns: Iterable[str]) -> bool:
 
 def _rows(bad: npt.NDArray[np.bool_]) -> str:
     """Names of rows, counted from 1, for messages."""
-    first = int(np.argmax(bad)) + 1
     number = int(bad.sum())
-    return f"row {first}" + (f" and {number - 1} more" if number > 1 else "")
+    return f"row {np.argmax(bad) + 1}" + (f" and {number - 1} more" if number > 1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,15 +23,9 @@ _NUMBERS = "biuf"
 
 
 class SeriesFile(ABC):
-    """A file that holds a time series.
+    """A file that holds a time series, with `names` of `QUANTITIES` in the order of writing.
 
     Rows are written completely or not at all; errors of the operating system are passed on.
-
-    Args:
-        path: the file.
-        names: quantities of `QUANTITIES` in the order in which they are written.
-        atoms: indices of the atoms, for quantities of each atom.
-        header: metadata of the simulation.
     """
 
     def __init__(
@@ -48,13 +43,12 @@ class SeriesFile(ABC):
     def check_columns(self, series: TimeSeries) -> None:
         """Refuse to append to a file with other quantities, atoms or metadata (InputError)."""
         wanted = [q.name for q in self.quantities]
-        per_atom = any(q.per_atom for q in self.quantities)
         if sorted(series.values) != sorted(wanted):
             raise InputError(
                 f"append: expected {self.path} to hold {', '.join(wanted)}, got "
                 f"{', '.join(series.values)}; report the same, or choose another file"
             )
-        if per_atom and series.atoms != self.atoms:
+        if any(q.per_atom for q in self.quantities) and series.atoms != self.atoms:
             raise InputError(
                 f"append: expected {self.path} to be of the same {len(self.atoms)} atoms, got "
                 f"{len(series.atoms)} atoms or others; choose another file"
@@ -97,9 +91,7 @@ def check_array(path: Path, name: str, shape: Sequence[int], dtype: Any) -> None
     kind = np.dtype(dtype)
     if kind.kind not in _NUMBERS or kind.subdtype is not None:
         raise InputError(f"{path}: expected numbers for {name}, got the type {kind.kind!r}")
-    size = kind.itemsize
-    for length in shape:  # of Python, which do not overflow
-        size *= int(length)
+    size = kind.itemsize * math.prod(map(int, shape))  # of Python, which do not overflow
     most = max(_MAX_SIZE, _MAX_RATIO * os.path.getsize(path))
     if size > most:
         raise InputError(

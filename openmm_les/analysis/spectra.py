@@ -74,24 +74,19 @@ $Q = 2 / (1 + e^{-x})$, ``schofield`` $Q = e^{x/2}$, ``none`` $Q = 1$."""
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Spectra on common wavenumbers.
+    """Spectra on common wavenumbers."""
 
-    Attributes:
-        wavenumber: shape (m,) [1/cm].
-        infrared: molar absorption of the whole model, shape (m,) [km/mol per 1/cm]: the area of a
-            band is its integrated intensity in km/mol. None without current or dipole.
-        absorption: refractive index times absorption coefficient (napierian), shape (m,) [1/cm];
-            also None without a volume.
-        power: density of vibrational states, shape (m,) [states per 1/cm]; None without velocities.
-            Its area is the number of degrees of freedom, if these are in equilibrium.
-        settings: the settings in words, for headers.
-    """
-
-    wavenumber: FloatArray
+    wavenumber: FloatArray  #: Shape (m,) [1/cm]
+    #: Molar absorption of the whole model, shape (m,) [km/mol per 1/cm]: the area of a band is its
+    #: integrated intensity in km/mol. None without current or dipole
     infrared: FloatArray | None
+    #: Refractive index times absorption coefficient (napierian), shape (m,) [1/cm]; also None
+    #: without a volume
     absorption: FloatArray | None
+    #: Density of vibrational states, shape (m,) [states per 1/cm]; None without velocities. Its
+    #: area is the number of degrees of freedom, if these are in equilibrium
     power: FloatArray | None
-    settings: Mapping[str, str]
+    settings: Mapping[str, str]  #: The settings in words, for headers
 
     def columns(self) -> dict[str, FloatArray]:
         """Spectra by name with unit."""
@@ -133,12 +128,8 @@ class Spectrum:
 def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spectrum:
     """Compute all spectra that a time series has the data for.
 
-    Args:
-        series: current or dipole, velocities, and optionally the volume.
-        options: see `SpectrumOptions`.
-
-    Raises:
-        InputError: the series lacks data, is too short, or has unequal intervals or NaN.
+    These are current or dipole, velocities, and optionally the volume; an InputError if they are
+    missing, too short, not finite or at unequal intervals.
     """
     options = options or SpectrumOptions()
     if options.start is not None:
@@ -154,7 +145,9 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
     interval = series.interval
     lags, resolution = _longest_lag(series, options)
     check_sampling(interval)
-    num_points = _num_points(interval, lags, options.spacing or resolution / _POINTS)
+    spacing = options.spacing or resolution / _POINTS
+    num_points = math.ceil(1.0 / (units.LIGHT_SPEED * interval * spacing))
+    num_points = _fast_length(max(2 * lags + 1, num_points))
 
     def transform(values: FloatArray) -> FloatArray:
         return spectral_density(autocorrelation(values, lags), interval, options.window, num_points)
@@ -163,7 +156,9 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
     infrared = absorption = power = None
     if source is not None:
         infrared = _infrared(series, source, transform, wavenumber, options, temperature)
-        volume = _volume(series, options)
+        volume = options.volume
+        if volume is None and "volume" in series.values:
+            volume = float(series.get("volume").mean())
         if volume is not None:
             area = infrared / _KM_PER_MOL  # [A^2]
             absorption = area / (1e3 * volume) * 1e8  # [1/A] to [1/cm]
@@ -183,14 +178,9 @@ def compute(series: TimeSeries, options: SpectrumOptions | None = None) -> Spect
 def autocorrelation(values: FloatArray, max_lag: int) -> FloatArray:
     """Unbiased autocorrelation function <x(0) . x(t)>: each lag is divided by its number of pairs.
 
-    Computed from the power spectrum (Wiener and Khinchin) with zero padding.
-
-    Args:
-        values: shape (n, components); a mean is not subtracted.
-        max_lag: longest lag, in rows, below n.
-
-    Returns:
-        Shape (max_lag + 1,), the square of the unit of `values`.
+    Computed from the power spectrum (Wiener and Khinchin) with zero padding, for lags of 0 to
+    `max_lag` rows, from values of shape (n, components), of which no mean is subtracted. Shape
+    (max_lag + 1,), the square of the unit of `values`.
     """
     number, components = values.shape
     length = _fast_length(number + max_lag)
@@ -332,21 +322,9 @@ def check_sampling(interval: float) -> None:
         )
 
 
-def _num_points(interval: float, lags: int, spacing: float) -> int:
-    return _fast_length(
-        max(2 * lags + 1, math.ceil(1.0 / (units.LIGHT_SPEED * interval * spacing)))
-    )
-
-
 def _fast_length(least: int) -> int:
     """The next power of two."""
     return 1 << (least - 1).bit_length()
-
-
-def _volume(series: TimeSeries, options: SpectrumOptions) -> float | None:
-    if options.volume is not None or "volume" not in series.values:
-        return options.volume
-    return float(series.get("volume").mean())
 
 
 def _settings(

@@ -22,36 +22,20 @@ from openmm_les.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_GPA = units.GPA_PER_EV_PER_CUBIC_ANGSTROM
 _KCAL = units.KCAL_PER_MOL_PER_EV
 _KJ = units.KJ_PER_MOL_PER_EV
 _BOHR = units.BOHR_PER_ANGSTROM
 _HARTREE = units.HARTREE_PER_EV
 #: Other units, and the value of one unit of `UNITS` in them.
 _OTHERS: dict[str, dict[str, float]] = {
-    "energy": {
-        "kcal/mol": _KCAL,
-        "kJ/mol": _KJ,
-        "Hartree": _HARTREE,
-        "Rydberg": 2 * _HARTREE,
-        "meV": 1e3,
-    },
-    "forces": {
-        "kcal/mol/A": _KCAL,
-        "kJ/mol/A": _KJ,
-        "kJ/mol/nm": _KJ * 10,
-        "Hartree/A": _HARTREE,
-        "Hartree/Bohr": _HARTREE / _BOHR,
-        "Rydberg/Bohr": 2 * _HARTREE / _BOHR,
-        "eV/nm": 10.0,
-        "eV/Bohr": 1 / _BOHR,
-        "meV/A": 1e3,
-    },
-    "stress": {
-        "GPa": units.GPA_PER_EV_PER_CUBIC_ANGSTROM,
-        "kbar": 10 * units.GPA_PER_EV_PER_CUBIC_ANGSTROM,
-        "bar": 1e4 * units.GPA_PER_EV_PER_CUBIC_ANGSTROM,
-        "Hartree/Bohr^3": _HARTREE / _BOHR**3,
-    },
+    "energy": {"kcal/mol": _KCAL, "kJ/mol": _KJ, "Hartree": _HARTREE, "Rydberg": 2 * _HARTREE}
+    | {"meV": 1e3},
+    "forces": {"kcal/mol/A": _KCAL, "kJ/mol/A": _KJ, "kJ/mol/nm": _KJ * 10, "Hartree/A": _HARTREE}
+    | {"Hartree/Bohr": _HARTREE / _BOHR, "Rydberg/Bohr": 2 * _HARTREE / _BOHR, "eV/nm": 10.0}
+    | {"eV/Bohr": 1 / _BOHR, "meV/A": 1e3},
+    "stress": {"GPa": _GPA, "kbar": 10 * _GPA, "bar": 1e4 * _GPA}
+    | {"Hartree/Bohr^3": _HARTREE / _BOHR**3},
     "dipole": {"Debye": units.DEBYE_PER_E_ANGSTROM, "e Bohr": _BOHR, "e nm": 0.1},
     "born_charges": {},
 }
@@ -63,32 +47,24 @@ _CORRELATED, _FIT = 0.8, 1.2
 _FIT_OF_TOTALS = 1.02
 #: Limits of the median distance of nearest atoms [A].
 _NEAR, _FAR = 0.5, 50.0
-#: Bonds of hydrogen to these elements are 0.9 to 1.2 A long, which is 1.7 to 2.3 Bohr.
-_HOSTS, _BOHR, _LONG = (6, 7, 8), 1.65, 2.4
+#: Bonds of hydrogen to these elements are 0.9 to 1.2 A long, which is 1.7 to 2.3 Bohr: limits.
+_HOSTS, _SHORTEST, _LONGEST = (6, 7, 8), 1.65, 2.4
 #: Number of structures that are examined, and of atoms in each.
 _SAMPLE = 50, 300
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The probable unit of reference values.
-
-    Attributes:
-        unit: its name.
-        factor: ratio of the reference to the model.
-    """
+    """The probable unit of reference values."""
 
     unit: str
-    factor: float
+    factor: float  #: Ratio of the reference to the model
 
 
 def guess(quantity: str, reference: FloatArray, model: FloatArray) -> Guess | None:
-    """Guess the unit of reference values; None if it is that of `UNITS`, or not clear.
+    """Guess the unit of reference values, shape (n,); None if it is that of `UNITS`, or not clear.
 
-    Args:
-        quantity: one of `UNITS`.
-        reference: shape (n,).
-        model: values of a model, shape (n,).
+    `quantity` is one of `UNITS`, and `model` has the values of a model.
     """
     norm = float(model @ model)
     if len(model) < _MIN_VALUES or norm == 0.0 or not reference.any():
@@ -158,11 +134,11 @@ def check_positions(frames: Sequence[Frame]) -> None:
             f"data: expected positions in A, got nearest atoms {usual:.3g} apart, which seems to "
             f"be in {'nm' if usual < _NEAR else 'pm'}; convert them"
         )
-    if of_hydrogen and (bond := float(np.median(of_hydrogen))) > _BOHR:
+    if of_hydrogen and (bond := float(np.median(of_hydrogen))) > _SHORTEST:
         logger.warning(
             "the positions seem to be %s, expected A: hydrogen is %.3g from the nearest atom; "
             "convert them",
-            "in Bohr" if bond < _LONG else "in another unit",
+            "in Bohr" if bond < _LONGEST else "in another unit",
             bond,
         )
 

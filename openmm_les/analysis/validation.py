@@ -23,42 +23,40 @@ __all__ = ["KEYS", "Frame", "Statistics", "Validation", "formula", "read_frames"
 
 logger = logging.getLogger(__name__)
 
+#: Name, unit and scale of each quantity in the statistics.
+_REPORTED = {
+    "energy": ("energy per atom", "meV", 1e3),
+    "energy_shifted": ("energy per atom, shifted", "meV", 1e3),
+    "forces": ("forces", "meV/A", 1e3),
+    "stress": ("stress", "meV/A^3", 1e3),
+    "dipole": ("dipole", "e A", 1.0),
+    "born_charges": ("Born charges", "e", 1.0),
+}
 #: Warn if transposed Born charges leave less than this fraction of the error.
 _CLEARLY_BETTER = 0.9
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Errors of one quantity.
-
-    Attributes:
-        quantity: its name.
-        unit: of `rmse`, `mae` and `bias`.
-        number: number of values.
-        rmse: root mean square error.
-        mae: mean absolute error.
-        bias: mean of model minus reference.
-        r2: coefficient of determination, 1 - sum (model - reference)^2 / sum (reference - mean)^2;
-            NaN where the reference does not vary.
-        slope: of the line, with intercept, that fits the model's values over the reference's.
-    """
+    """Errors of one quantity."""
 
     quantity: str
-    unit: str
-    number: int
-    rmse: float
-    mae: float
-    bias: float
+    unit: str  #: Of `rmse`, `mae` and `bias`
+    number: int  #: Number of values
+    rmse: float  #: Root mean square error
+    mae: float  #: Mean absolute error
+    bias: float  #: Mean of model minus reference
+    #: Coefficient of determination, 1 - sum (model - reference)^2 / sum (reference - mean)^2; NaN
+    #: where the reference does not vary
     r2: float
-    slope: float
+    slope: float  #: Of the line, with intercept, that fits the model's values over the reference's
 
     @classmethod
     def of(cls, quantity: str, unit: str, reference: FloatArray, model: FloatArray) -> Statistics:
         """Compare two arrays of shape (n,)."""
         error = model - reference
         spread = reference - reference.mean()
-        variance = float(spread @ spread)
-        varies = variance > 0.0
+        variance = float(spread @ spread) or float("nan")
         return cls(
             quantity,
             unit,
@@ -66,24 +64,19 @@ class Statistics:
             rmse=float(np.sqrt(np.mean(error**2))),
             mae=float(np.abs(error).mean()),
             bias=float(error.mean()),
-            r2=1.0 - float(error @ error) / variance if varies else float("nan"),
-            slope=float(spread @ model) / variance if varies else float("nan"),
+            r2=1.0 - float(error @ error) / variance,
+            slope=float(spread @ model) / variance,
         )
 
 
 @dataclass
 class Validation:
-    """Reference and model values of all structures.
+    """Reference and model values of all structures."""
 
-    Attributes:
-        frames: the reference.
-        results: values of the model in the same order; None where the reference has None.
-        model: path and hash of the artifact.
-    """
-
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)  #: The reference
+    #: Values of the model in the same order; None where the reference has None
     results: list[Frame] = field(default_factory=list)
-    model: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict)  #: Path and hash of the artifact
 
     @property
     def files(self) -> list[str]:
@@ -107,10 +100,9 @@ class Validation:
         return sorted(there - compared)
 
     def pairs(self, name: str) -> tuple[FloatArray, FloatArray]:
-        """Values of reference and model where both have them, shape (n,) each.
+        """Values of a quantity, or ``'energy_shifted'``, where both reference and model have it.
 
-        Args:
-            name: a quantity, or ``'energy_shifted'``; energies are per atom.
+        Shape (n,) each; energies are per atom.
         """
         if name == "energy_shifted":
             reference, model = self.pairs("energy")
@@ -125,9 +117,7 @@ class Validation:
         references, models, sizes = zip(*chosen, strict=True)
         if name == "energy":
             return np.array(references) / sizes, np.array(models) / sizes
-        return np.concatenate([np.ravel(r) for r in references]), np.concatenate(
-            [np.ravel(m) for m in models]
-        )
+        return np.concatenate(references, axis=None), np.concatenate(models, axis=None)
 
     @cached_property
     def _shift(self) -> FloatArray:
@@ -150,19 +140,11 @@ class Validation:
 
     def statistics(self) -> list[Statistics]:
         """Statistics of each quantity."""
-        rows = []
-        for name, label, unit, scale in (
-            ("energy", "energy per atom", "meV", 1e3),
-            ("energy_shifted", "energy per atom, shifted", "meV", 1e3),
-            ("forces", "forces", "meV/A", 1e3),
-            ("stress", "stress", "meV/A^3", 1e3),
-            ("dipole", "dipole", "e A", 1.0),
-            ("born_charges", "Born charges", "e", 1.0),
-        ):
-            if self.has(name):
-                reference, model = self.pairs(name)
-                rows.append(Statistics.of(label, unit, scale * reference, scale * model))
-        return rows
+        return [
+            Statistics.of(label, unit, *(scale * values for values in self.pairs(name)))
+            for name, (label, unit, scale) in _REPORTED.items()
+            if self.has(name)
+        ]
 
     def has(self, name: str) -> bool:
         """Whether a quantity can be compared; see `pairs`."""
@@ -214,10 +196,6 @@ def validate(
     structures are not compared. A warning names reference values that seem to be in another unit.
 
     Args:
-        artifact: the model.
-        frames: structures and reference values.
-        precision: of the model.
-        device: torch device.
         progress: wraps the loop over structures, such as a progress bar.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The artifact: one file with a model, the contract between the export and the run-time wing."""
+"""The artifact: one file with a model, the contract between the export and the run-time side."""
 
 from openmm_les.artifact.file import (
     FORMAT_VERSION,

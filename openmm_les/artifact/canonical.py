@@ -24,8 +24,6 @@ class CanonicalModel:
         state: effective weights, float64 on the CPU.
         les: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A], ``remove_self_interaction``,
             ``bec_remove_mean``, ``bec_epsilon_factor``.
-        source: where the model came from: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``;
-            JSON values only.
         provenance: where each LES parameter, and ``reference_energies``, came from: ``"model
             file"`` or the option by which the user gave it.
     """
@@ -38,11 +36,7 @@ class CanonicalModel:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuses a model that cannot be: parameters out of bounds, weights of other shapes.
-
-        Raises:
-            Damage: names what is wrong, what was expected and what came.
-        """
+        """Refuses a model that cannot be: parameters out of bounds, weights of other shapes."""
         import torch
 
         from openmm_les.artifact.schema import check_model, check_state

@@ -70,11 +70,7 @@ class Artifact:
     ) -> "Artifact":
         """A model that is not in a file yet, to be evaluated in this process.
 
-        Args:
-            canonical: the model.
-            path: where it will be.
-            dtype: as for `save`.
-            **stated: further metadata.
+        `path` is where it will be, `stated` further metadata.
         """
         artifact = cls(path, "", _describe(canonical, dtype, **stated))
         vars(artifact)["canonical"] = canonical

@@ -63,7 +63,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def check_model(family: str, hyper: Mapping[str, Any], les: Mapping[str, Any]) -> Hyper:
-    """The hyper-parameters, checked as the LES parameters are: a model can have them."""
+    """Refuses parameters that no model can have, and returns the hyper-parameters."""
     families = registry.families()
     if family not in families:
         raise ArtifactError(

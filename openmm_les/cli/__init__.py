@@ -50,11 +50,7 @@ def cli(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 2 an error that the user can correct, 1 any other.
-
-    Args:
-        arguments: the command line without the program name; None takes that of the process.
-    """
+    """Run the command line and exit: 0 done, 2 an error that the user can correct, 1 any other."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     wait_passively()
     try:

@@ -18,10 +18,10 @@ from openmm_les.cli.terminal import UserPath, echo
 def command(model: Path, output: Path, options: ExportOptions) -> None:
     """Turn a trained LES model into a file that OpenMM and ASE can run.
 
-    MODEL is a MACE-LES `.model`, CACE-LES `.pth` or NequIP-LES `.ckpt` file, or the directory of a
-    CHGNet-LES model. Its weights are read without running code from it, and the result is compared
-    with the original model (MACE-LES and NequIP-LES, wherever mace-torch or nequip is installed) or
-    with the published equations (CACE-LES, CHGNet-LES).
+    MODEL is a file or directory as the training code of a family writes it, such as a MACE-LES
+    `.model` file. Its weights are read without running code from it, and the result is compared
+    with the original code where that is installed, or with the published equations of families
+    whose code is not published as a package.
     """
     from openmm_les.files.writing import check_output
 

@@ -34,19 +34,12 @@ def overwrite(help: str) -> Callable[[Command], Command]:
 
 
 def with_options(
-    kind: Any,
-    argument: str = "options",
-    *,
-    only: tuple[str, ...] | None = None,
-    **defaults: Any,
+    kind: Any, argument: str = "options", *, only: tuple[str, ...] | None = None, **defaults: Any
 ) -> Callable[[Command], Command]:
     """Give a command a flag for each option, and hand it all of them as one object.
 
-    Args:
-        kind: a dataclass of options.
-        argument: of the command, which gets one of these.
-        only: names of the options that have a flag; None for all.
-        **defaults: values in place of those of `kind`.
+    The flags are those of the fields of `kind`, or of those in `only`; the object is the command's
+    `argument`. Values in `defaults` take the place of those of `kind`.
     """
     chosen = {
         name: field for name, field in options_of(kind).items() if only is None or name in only

@@ -12,15 +12,7 @@ import click
 from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
 
-_PLAIN = (
-    "source",
-    "dtype",
-    "charge_sign",
-    "licence",
-    "citation",
-    "verification",
-    "versions",
-)
+_PLAIN = ("source", "dtype", "charge_sign", "licence", "citation", "verification", "versions")
 
 
 @click.command("inspect")

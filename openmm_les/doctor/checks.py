@@ -38,21 +38,14 @@ _DRIVERS = re.compile(r"lib(OpenCL|cuda|nvrtc|amdhip64|hiprtc)\.so")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        name: what was checked; does not change between releases.
-        status: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run).
-        text: the result.
-        fix: the command that repairs it, or None.
-        details: more lines, such as the cached files.
-    """
-
-    name: str
+    name: str  #: What was checked; does not change between releases
+    #: ``'ok'``, ``'warning'`` (works without it) or ``'error'`` (simulations do not run)
     status: Status
-    text: str
-    fix: str | None = None
-    details: tuple[str, ...] = ()
+    text: str  #: The result
+    fix: str | None = None  #: The command that repairs it, or None
+    details: tuple[str, ...] = ()  #: More lines, such as the cached files
 
 
 def examine() -> list[Finding]:
@@ -98,13 +91,17 @@ def _packages(torch: Outcome) -> Iterator[Finding]:
     yield Finding("openmm-les", "ok", f"{__version__} in {Path(__file__).parent}")
     for name, requirement in REQUIREMENTS.items():
         version = version_of(name)
-        fix = f"pip install '{requirement}'"
         if version is None:
-            yield Finding(name, "error", f"not installed, needed: {requirement}", fix)
+            text = f"not installed, needed: {requirement}"
+            yield Finding(name, "error", text, _install(name))
         elif numbers_of(version) < numbers_of(requirement.partition(">=")[2]):
-            yield Finding(name, "error", f"{version} is too old, needed: {requirement}", fix)
+            text = f"{version} is too old, needed: {requirement}"
+            yield Finding(name, "error", text, _install(name))
+        elif name == "torch" and torch.failure:
+            text = f"{version}: importing it {torch.failure}"
+            yield Finding(name, "error", text, _install(name, force=True))
         elif name == "torch":
-            yield _torch(version, torch)
+            yield Finding(name, "ok", f"{version} ({_build(torch)})")
         else:
             yield Finding(name, "ok", version)
 
@@ -148,11 +145,10 @@ def _optional(name: str, extra: str, requirement: str, without: str) -> Finding:
     return Finding(name, "ok", version)
 
 
-def _torch(version: str, outcome: Outcome) -> Finding:
-    if outcome.failure:
-        fix = f"pip install --force-reinstall '{REQUIREMENTS['torch']}'"
-        return Finding("torch", "error", f"{version}: importing it {outcome.failure}", fix)
-    return Finding("torch", "ok", f"{version} ({_build(outcome)})")
+def _install(*names: str, force: bool = False) -> str:
+    """The command that installs required packages."""
+    wanted = " ".join(f"'{REQUIREMENTS[name]}'" for name in names)
+    return f"pip install {'--force-reinstall ' if force else ''}{wanted}"
 
 
 def _build(torch: Outcome) -> str:
@@ -168,8 +164,7 @@ def _combinations(torch: Outcome) -> Iterator[Finding]:
     minimum = REQUIREMENTS["openmm"].partition(">=")[2]
     if openmmml and openmm and numbers_of(openmm) < numbers_of(minimum):
         text = f"openmmml {openmmml} needs openmm {minimum} or newer, not {openmm}"
-        fix = f"pip install '{REQUIREMENTS['openmm']}'"
-        yield Finding("openmmml+openmm", "error", text, fix)
+        yield Finding("openmmml+openmm", "error", text, _install("openmm"))
 
     release, installed = version_of("openmmtorch"), version_of("torch")
     if release not in OPENMMTORCH_BUILT_FOR:
@@ -195,17 +190,13 @@ def _combinations(torch: Outcome) -> Iterator[Finding]:
 
 
 def _platforms(openmm: Outcome) -> Iterator[Finding]:
-    names = openmm.data.get("platforms", [])
     if openmm.failure:
-        fix = f"pip install --force-reinstall '{REQUIREMENTS['openmm']}'"
-        if version_of("openmm") is None:
-            fix = f"pip install '{REQUIREMENTS['openmm']}'"
+        fix = _install("openmm", force=version_of("openmm") is not None)
         yield Finding("platforms", "error", f"importing openmm {openmm.failure}", fix)
         return
-    yield Finding("platforms", "ok", ", ".join(names))
-    failures = tuple(
-        re.sub(r"Error loading library \S*/", "", text) for text in openmm.data["failures"]
-    )
+    yield Finding("platforms", "ok", ", ".join(openmm.data.get("platforms", [])))
+    library = re.compile(r"Error loading library \S*/")
+    failures = tuple(library.sub("", text) for text in openmm.data["failures"])
     # Plugins for absent hardware always fail; those of openmm-torch fail until torch is imported.
     unexpected = tuple(
         text for text in failures if not _DRIVERS.search(text) and not _follows(text, failures)
@@ -222,9 +213,9 @@ def _platforms(openmm: Outcome) -> Iterator[Finding]:
 
 def _opencl(opencl: Outcome) -> Iterator[Finding]:
     """OpenCL on a CPU through pocl, which OpenMM prefers to its own CPU platform."""
-    vendor, device = opencl.data.get("vendor", ""), opencl.data.get("device", "")
-    if vendor != "Portable Computing Language":
+    if opencl.data.get("vendor") != "Portable Computing Language":
         return
+    device = opencl.data.get("device", "")
     default = os.environ.get("OPENMM_DEFAULT_PLATFORM", "OpenCL")
     text = f"OpenCL runs on the CPU here (pocl, {device}), where OpenMM's energy minimiser crashes"
     if default == "OpenCL":
@@ -254,8 +245,8 @@ def _gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     elif devices:
         yield Finding("gpu", "ok", ", ".join(devices))
     elif has_driver and _build(torch) == "CPU build":
-        fix = f"pip install --force-reinstall '{REQUIREMENTS['torch']}'"
-        yield Finding("gpu", "warning", "there is one, but this torch was built without CUDA", fix)
+        text = "there is one, but this torch was built without CUDA"
+        yield Finding("gpu", "warning", text, _install("torch", force=True))
     elif has_driver:
         text = f"the NVIDIA driver is there, but torch ({_build(torch)}) sees no GPU: older driver?"
         yield Finding("gpu", "warning", text)
@@ -285,7 +276,6 @@ def _threads(torch: Outcome) -> Iterator[Finding]:
 
 
 def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
-    fix = f"pip install '{REQUIREMENTS['openmm']}' '{REQUIREMENTS['torch']}'"
     works = []
     for name in ("pythonforce", "torchforce"):
         outcome = outcomes[name]
@@ -299,19 +289,20 @@ def _backends(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
             yield Finding(name, "warning", text)
         else:
             text = outcome.data.get("reason") or f"trying it {outcome.failure}"
-            yield Finding(name, "warning", text, fix if name == "pythonforce" else None)
+            fix = _install("openmm", "torch") if name == "pythonforce" else None
+            yield Finding(name, "warning", text, fix)
     if works:
         yield Finding("backends", "ok", f"{' and '.join(works)} can be used")
     else:
-        fix = fix.replace("pip install", "pip install --force-reinstall")
+        fix = _install("openmm", "torch", force=True)
         yield Finding("backends", "error", "none works: no simulation can run", fix)
 
 
 def _entry_point(outcome: Outcome) -> Iterator[Finding]:
     name = "entry-point"
     if outcome.failure:
-        fix = f"pip install '{REQUIREMENTS['openmmml']}'"
-        yield Finding(name, "warning", f"MLPotential('les') {outcome.failure}", fix)
+        text = f"MLPotential('les') {outcome.failure}"
+        yield Finding(name, "warning", text, _install("openmmml"))
     elif outcome.data["registered"]:
         yield Finding(name, "ok", "MLPotential('les') is known to openmm-ml")
     else:
@@ -340,10 +331,7 @@ def _cache() -> Iterator[Finding]:
         )
         yield Finding("cache", "warning", text)
     files = sorted(path for path in folder.rglob(f"*{SUFFIX}") if path.is_file())
-    sizes = [path.stat().st_size / 1e6 for path in files]
-    lines = (
-        f"{path.relative_to(folder)}  {size:.1f} MB"
-        for path, size in zip(files, sizes, strict=True)
-    )
-    text = f"{sum(sizes):.1f} MB of exported models" if files else "nothing"
-    yield Finding("cached", "ok", text, details=tuple(lines))
+    sizes = {path.relative_to(folder): path.stat().st_size / 1e6 for path in files}
+    lines = tuple(f"{path}  {size:.1f} MB" for path, size in sizes.items())
+    text = f"{sum(sizes.values()):.1f} MB of exported models" if files else "nothing"
+    yield Finding("cached", "ok", text, details=lines)

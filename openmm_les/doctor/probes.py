@@ -6,16 +6,14 @@ versions of each other do not raise: they end the process, so none of them is im
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from openmm_les.processes.children import Outcome, run_python
 
 _TORCH = """
 import torch
-devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-if not torch.cuda.is_available():
-    devices = []
+number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+devices = [torch.cuda.get_device_name(i) for i in range(number)]
 products = torch.backends.cuda.matmul.fp32_precision
 print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "devices": devices,
                   "threads": torch.get_num_threads(), "products": products}))
@@ -88,22 +86,15 @@ print(json.dumps(dataclasses.asdict(backends.torchforce_status())))
 """
 
 #: The probes by name.
-CODE = {
-    "torch": _TORCH,
-    "openmm": _OPENMM,
-    "opencl": _OPENCL,
-    "entry-point": _ENTRY_POINT,
-    "pythonforce": _PYTHONFORCE,
-    "torchforce": _TORCHFORCE,
-}
+CODE = {"torch": _TORCH, "openmm": _OPENMM, "opencl": _OPENCL, "entry-point": _ENTRY_POINT}
+CODE |= {"pythonforce": _PYTHONFORCE, "torchforce": _TORCHFORCE}
 SECONDS = 180.0
 
 
-def run_all(names: Iterable[str] = tuple(CODE)) -> dict[str, Outcome]:
-    """Run probes at the same time: they mostly wait for the disk."""
-    names = tuple(names)
-    with ThreadPoolExecutor(len(names)) as pool:
-        return dict(zip(names, pool.map(run, names), strict=True))
+def run_all() -> dict[str, Outcome]:
+    """Run all probes at the same time: they mostly wait for the disk."""
+    with ThreadPoolExecutor(len(CODE)) as pool:
+        return dict(zip(CODE, pool.map(run, CODE), strict=True))
 
 
 def run(name: str) -> Outcome:

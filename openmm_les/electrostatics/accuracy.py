@@ -13,17 +13,11 @@ from openmm_les.errors import InputError
 
 @dataclass(frozen=True)
 class MeshRule:
-    """A mesh that is accurate enough.
+    """A mesh that is accurate enough."""
 
-    Attributes:
-        tolerance: RMS force error over RMS force that it stays below.
-        order: points that the window covers along each axis.
-        spacing: largest mesh spacing, in units of dl.
-    """
-
-    tolerance: float
-    order: int
-    spacing: float
+    tolerance: float  #: RMS force error over RMS force that it stays below.
+    order: int  #: points that the window covers along each axis.
+    spacing: float  #: largest mesh spacing, in units of dl.
 
 
 #: ``benchmarks/ewald_accuracy.py`` measures what these rest on, with needle-shaped and tiny cells,
@@ -51,18 +45,14 @@ _BYTES_FOR_ATOM = 2**12
 
 @dataclass(frozen=True)
 class EwaldOptions:
-    """How the periodic sum is computed; `EvaluationOptions` checks what users give.
+    """How the periodic sum is computed; `EvaluationOptions` checks what users give."""
 
-    Attributes:
-        method: ``'direct'`` (exact), ``'mesh'`` (large systems), or ``'auto'``: the direct sum in
-            double precision and wherever it is not slower, else the mesh.
-        tolerance: RMS force error over RMS force that the mesh may have.
-        cutoff: ``'hard'``, as models are trained, or ``'smooth'``, an energy that is smooth in the
-            box but another one.
-    """
-
+    #: ``'direct'`` (exact), ``'mesh'`` (large systems), or ``'auto'``: the direct sum in double
+    #: precision and wherever it is not slower, else the mesh.
     method: str = "auto"
-    tolerance: float = 1e-5
+    tolerance: float = 1e-5  #: RMS force error over RMS force that the mesh may have.
+    #: ``'hard'``, as models are trained, or ``'smooth'``, an energy that is smooth in the box but
+    #: another one.
     cutoff: str = "hard"
 
 
@@ -76,11 +66,7 @@ def wants_exact(options: EwaldOptions, dtype: torch.dtype) -> bool:
 
 
 def find_rule(tolerance: float, dtype: torch.dtype) -> MeshRule:
-    """The cheapest mesh for a tolerance.
-
-    Raises:
-        InputError: rounding in `dtype` alone exceeds the tolerance.
-    """
+    """The cheapest mesh for a tolerance; refused where rounding in `dtype` alone exceeds that."""
     if dtype == torch.float32 and tolerance < SINGLE_PRECISION_TOLERANCE:
         raise InputError(
             f"ewaldTolerance: single precision reaches {SINGLE_PRECISION_TOLERANCE:g} on a mesh, "
@@ -93,15 +79,10 @@ def find_rule(tolerance: float, dtype: torch.dtype) -> MeshRule:
 def mesh_is_faster(num_atoms: int, vectors: Sequence[int], mesh: Sequence[int], order: int) -> bool:
     """Whether the mesh sum is expected to take less time than the direct one.
 
-    Both times have a part for each atom and one for each point of reciprocal space; the weights
-    [ns] were fitted to single-precision runs on one CPU thread (22 to 12 288 atoms, boxes of 10 to
-    50 A). The direct sum is exact, so it only has to be about as fast.
-
-    Args:
-        num_atoms: number of atoms.
-        vectors: sizes of the direct sum's octant of integers along the axes.
-        mesh: points of the mesh along the axes.
-        order: order of the window.
+    Both times have a part for each atom and one for each point of reciprocal space (`vectors` are
+    the sizes of the direct sum's octant); the weights [ns] were fitted to single-precision runs on
+    one CPU thread (22 to 12 288 atoms, boxes of 10 to 50 A). The direct sum is exact, so it only
+    has to be about as fast.
     """
     octant, points = math.prod(vectors), math.prod(mesh)
     direct = num_atoms * octant * 1.3 + octant * 320.0

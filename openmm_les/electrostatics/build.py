@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.accuracy import (
     EwaldOptions,
@@ -30,7 +31,7 @@ _NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
 def build_electrostatics(
     les: Mapping[str, float],
     periodic: bool,
-    cell: torch.Tensor | None,
+    cell: Tensor | None,
     dtype: torch.dtype,
     *,
     num_atoms: int,
@@ -38,24 +39,15 @@ def build_electrostatics(
     margin: float = 1.0,
     device: str | torch.device = "cpu",
 ) -> DirectEwald | MeshEwald | PairSum:
-    """The kernel for a system.
+    """The kernel for a system, still on the CPU.
 
     Args:
         les: parameters of the model: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A / e^2] and
             ``remove_self_interaction``; others are ignored.
-        periodic: whether the system is periodic.
         cell: lattice vectors in rows [A], shape [3, 3]; needed only if periodic.
-        dtype: precision of the sums over atoms.
         num_atoms: number of atoms, by which the faster kernel is chosen.
-        options: how a periodic sum is computed; a system that is not periodic has no choice.
         margin: factor by which each lattice vector may grow during a simulation.
         device: where the module will run.
-
-    Returns:
-        The module, still on the CPU.
-
-    Raises:
-        InputError: a parameter is missing or out of range, or the box is far too large.
     """
     options = options or EwaldOptions()
     missing = [name for name in _NEEDED if name not in les]
@@ -84,7 +76,7 @@ def build_electrostatics(
 
 def _periodic_sum(
     kernel: ReciprocalKernel,
-    cell: torch.Tensor,
+    cell: Tensor,
     dtype: torch.dtype,
     num_atoms: int,
     options: EwaldOptions,
@@ -93,10 +85,7 @@ def _periodic_sum(
 ) -> DirectEwald | MeshEwald:
     """The mesh where it is asked for, or faster, or alone affordable; else the direct sum.
 
-    Args:
-        kernel: the interaction.
-        cell, dtype, num_atoms, options, margin: see `build_electrostatics`.
-        elements: those of the largest temporary array; None leaves it to the sum.
+    The largest temporary array has `elements`; None leaves that to the sum.
     """
     limits = k_limits_for(cell, kernel.k_max, margin)
     octant = [n + 1 for n in limits]

@@ -7,6 +7,7 @@ Cells hold lattice vectors in rows [A]. Everything here is float64, free of host
 import math
 
 import torch
+from torch import Tensor
 
 from openmm_les.errors import InputError
 
@@ -31,17 +32,12 @@ def cutoff_wavenumber(dl: float) -> float:
     return 2.0 * math.pi / dl * (1.0 + _CUTOFF_SLACK)
 
 
-def inverse_and_volume(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inverse and signed volume of a cell, by cross products.
+def inverse_and_volume(cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse [1/A] and signed volume [A^3] of a cell, float64, by cross products.
 
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3], any floating dtype.
-
-    Returns:
-        The inverse [1/A], float64 with shape [3, 3] (its columns are the reciprocal vectors without
-        their 2 pi, so that fractional coordinates are ``positions @ inverse``), and the volume
-        [A^3], float64 with shape [], negative for a left-handed cell. A cell without volume gives
-        an inverse that is not finite.
+    Columns of the inverse are the reciprocal vectors without their 2 pi, so that fractional
+    coordinates are ``positions @ inverse``. The volume is negative for a left-handed cell; without
+    one the inverse is not finite.
     """
     a, b, c = cell.to(torch.float64).unbind(0)
     bc = torch.linalg.cross(b, c)
@@ -50,7 +46,7 @@ def inverse_and_volume(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return columns / volume, volume
 
 
-def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
+def largest_indices(cell: Tensor, k_max: float) -> Tensor:
     """Bounds on the integer coordinates of the reciprocal vectors in a sphere.
 
     In any cell, however skewed, the integer along lattice vector a_d is ``n_d = k . a_d / (2 pi)``,
@@ -62,15 +58,11 @@ def largest_indices(cell: torch.Tensor, k_max: float) -> torch.Tensor:
     return torch.floor(lengths * (k_max / (2.0 * math.pi)))
 
 
-def lies_on_cutoff(cell: torch.Tensor, dl: float) -> bool:
-    """Whether reciprocal vectors lie on the sphere of the cutoff, as with edges of 6 dl.
+def lies_on_cutoff(cell: Tensor, dl: float) -> bool:
+    """Whether reciprocal vectors lie on the sphere of the cutoff 2 pi / dl, as with edges of 6 dl.
 
     The smallest change of the box then takes them in or out, and a difference of two energies holds
     what they contribute.
-
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3].
-        dl: resolution of the model [A].
     """
     most = largest_indices(cell, cutoff_wavenumber(dl) * (1.0 + _ON_CUTOFF)).to(torch.int64)
     columns = dl * inverse_and_volume(cell)[0].t()

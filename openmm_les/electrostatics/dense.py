@@ -9,34 +9,27 @@ import math
 from typing import List, Tuple
 
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 
 
 def dense_ewald(
-    charges: torch.Tensor,
-    positions: torch.Tensor,
-    cell: torch.Tensor,
+    charges: Tensor,
+    positions: Tensor,
+    cell: Tensor,
     sigma: float,
     k_max: float,
     prefactor: float,
     self_energy: float,
     chunk: int = 4096,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Energy of `DirectEwald` and its gradients, see there for the formula.
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Energy [] [eV] of `DirectEwald`, dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A]; see there.
 
     Args:
-        charges: shape [n] [e], float64.
-        positions: shape [n, 3] [A], float64.
-        cell: lattice vectors in rows, shape [3, 3] [A], float64.
-        sigma: width of the Gaussian charges [A].
         k_max: radius of the sphere of vectors, from `cutoff_wavenumber` [1/A].
-        prefactor: c = 1 / (2 eps0) [eV A / e^2].
         self_energy: coefficient of sum q^2 to subtract, 0 where the model keeps it [eV / e^2].
         chunk: vectors processed at a time, to bound memory.
-
-    Returns:
-        Energy [] [eV], dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A].
     """
     inverse, volume = inverse_and_volume(cell)
     limits: List[int] = largest_indices(cell, k_max).to(torch.int64).tolist()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel, strain_derivative
@@ -11,16 +11,11 @@ from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.electrostatics.structure_factors import StructureFactors
 
 
-def k_limits_for(cell: torch.Tensor, k_max: float, margin: float = 1.0) -> list[int]:
-    """Integer bounds with which `DirectEwald` serves a cell.
+def k_limits_for(cell: Tensor, k_max: float, margin: float = 1.0) -> list[int]:
+    """Largest integers along the axes with which `DirectEwald` serves a cell, shape [3, 3] [A].
 
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3].
-        k_max: radius beyond which no vector has a weight, `ReciprocalKernel.k_max` [1/A].
-        margin: factor by which each lattice vector may grow before the bounds are outgrown.
-
-    Returns:
-        The largest integer coordinate along each of the three axes.
+    No vector beyond `k_max` [1/A] has a weight; `margin` is the factor by which each lattice vector
+    may grow before the bounds are outgrown.
     """
     return [int(n) for n in largest_indices(cell * margin, k_max).tolist()]
 
@@ -51,26 +46,17 @@ class DirectEwald(nn.Module):
         dtype: torch.dtype,
         chunk_size: int | None = None,
     ) -> None:
-        """Set up the sums.
+        """Set up the sums over integers up to `k_limits`, see `k_limits_for`.
 
-        Args:
-            k_limits: largest integer coordinate along each axis, see `k_limits_for`. Larger ones
-                than a box needs cost time and change nothing.
-            kernel: the interaction.
-            dtype: precision of the sums over atoms.
-            chunk_size: see `StructureFactors`.
-
-        Raises:
-            InputError: if a parameter is out of range.
+        Larger ones than a box needs cost time and change nothing. `dtype` is that of sums over
+        atoms; for `chunk_size` see `StructureFactors`.
         """
         super().__init__()
         self.kernel = kernel
         self.dtype = dtype
         self.structure = StructureFactors(k_limits, dtype=dtype, chunk_size=chunk_size)
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)

@@ -4,7 +4,7 @@ import math
 from typing import Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import cutoff_wavenumber, self_energy_coefficient
 from openmm_les.errors import InputError
@@ -44,9 +44,6 @@ class ReciprocalKernel(nn.Module):
             prefactor: c = 1 / (2 eps0) [eV A / e^2].
             remove_self_interaction: whether the model subtracts the self-interaction.
             cutoff: ``"hard"`` or ``"smooth"``.
-
-        Raises:
-            InputError: if a parameter is out of range.
         """
         super().__init__()
         if not (sigma > 0.0 and dl > 0.0):
@@ -67,18 +64,12 @@ class ReciprocalKernel(nn.Module):
         )
 
     def forward(
-        self, grid: torch.Tensor, inverse: torch.Tensor, volume: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vectors, weights and their slopes.
+        self, grid: Tensor, inverse: Tensor, volume: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Vectors k [m, 3] [1/A], weights w [m] [eV / e^2] and -2 dw/d(k^2) [m] at fixed volume.
 
-        Args:
-            grid: integer coordinates of the vectors, shape [m, 3].
-            inverse: inverse of the cell [1/A], float64, shape [3, 3].
-            volume: volume of the cell [A^3], float64, shape [].
-
-        Returns:
-            Vectors k [m, 3] [1/A], weights w [m] [eV / e^2] and -2 dw/d(k^2) [m] at fixed volume,
-            float64; zero where k = 0 and beyond the cutoff.
+        All are float64, and zero where k = 0 and beyond the cutoff. Takes the integer coordinates
+        of the vectors [m, 3], and the results of `inverse_and_volume`.
         """
         k = grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
         k2 = (k * k).sum(dim=1)
@@ -97,21 +88,11 @@ class ReciprocalKernel(nn.Module):
         return k, weights, slopes
 
 
-def strain_derivative(
-    k: torch.Tensor, slopes: torch.Tensor, power: torch.Tensor, energy: torch.Tensor
-) -> torch.Tensor:
-    """dE/dstrain of ``E = sum_k w |S|^2`` at fixed charges and fractional coordinates.
+def strain_derivative(k: Tensor, slopes: Tensor, power: Tensor, energy: Tensor) -> Tensor:
+    """dE/dstrain [3, 3] of ``E = sum_k w |S|^2`` at fixed charges and fractional coordinates.
 
-    d(k^2)/dstrain = -2 k k^T acts on w, whose 1/V gives -1 on the diagonal.
-
-    Args:
-        k: vectors [1/A], shape [m, 3].
-        slopes: -2 dw/d(k^2), shape [m].
-        power: |S(k)|^2 [e^2] times the multiplicity of each vector, shape [m].
-        energy: E [eV], shape [].
-
-    Returns:
-        The derivative [eV], shape [3, 3].
+    d(k^2)/dstrain = -2 k k^T acts on w, whose 1/V gives -1 on the diagonal. `slopes` are -2
+    dw/d(k^2) [m], `power` is |S(k)|^2 [e^2] times the multiplicity of each vector [m].
     """
     strain = (k * (slopes * power)[:, None]).t() @ k
     return strain - energy * torch.eye(3, dtype=torch.float64, device=k.device)

@@ -6,7 +6,7 @@ from typing import List, Tuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.cell import check_chunk_size, inverse_and_volume
@@ -22,13 +22,11 @@ _ELEMENTS_PER_CHUNK = 2**17
 _FIXED_POINT_BITS = {torch.float32: 32, torch.float64: 44}
 
 
-def mesh_size_for(cell: torch.Tensor, spacing: float, margin: float = 1.0) -> List[int]:
-    """Mesh of a cell: even numbers without prime factors above 7.
+def mesh_size_for(cell: Tensor, spacing: float, margin: float = 1.0) -> List[int]:
+    """Mesh of a cell [3, 3] [A]: even numbers without prime factors above 7.
 
-    Args:
-        cell: lattice vectors in rows [A], shape [3, 3].
-        spacing: largest distance between mesh points along a lattice vector [A].
-        margin: factor by which each lattice vector may grow before the mesh is too coarse.
+    Points are at most `spacing` [A] apart, also when each lattice vector grows by the factor
+    `margin`.
     """
     lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1)) * (margin / spacing)
     return [_next_smooth(math.ceil(float(length))) for length in lengths]
@@ -70,15 +68,6 @@ class MeshEwald(nn.Module):
     whose mesh has become coarser than ``spacing`` is reported, never computed inaccurately.
     """
 
-    modes: torch.Tensor
-    grid: torch.Tensor
-    deconvolution: torch.Tensor
-    multiplicity: torch.Tensor
-    mesh: torch.Tensor
-    window: torch.Tensor
-    slope: torch.Tensor
-    offsets: torch.Tensor
-
     def __init__(
         self,
         mesh: Sequence[int],
@@ -99,12 +88,9 @@ class MeshEwald(nn.Module):
             spacing: the largest distance between mesh points [A] that is accurate enough.
             dtype: precision of the mesh and the sums over atoms.
             fixed_point: add charges as whole numbers, in float64, where that is exact. The sum then
-                does not depend on the order, so that results are the same bit for bit however many
-                threads add at once.
+                does not depend on the order: results are the same bit for bit however many threads
+                add at once.
             chunk_size: see `StructureFactors`.
-
-        Raises:
-            InputError: if a parameter is out of range.
         """
         super().__init__()
         if len(mesh) != 3 or min(mesh) < 2:
@@ -121,12 +107,12 @@ class MeshEwald(nn.Module):
 
         coefficients = window_coefficients(order, spacing / kernel.resolution)
         derivative = 2.0 * coefficients[1:] * np.arange(1, len(coefficients))[:, None]
-        self.register_buffer("window", torch.from_numpy(coefficients).to(dtype))
-        self.register_buffer("slope", torch.from_numpy(derivative).to(dtype))
+        self.window = nn.Buffer(torch.from_numpy(coefficients).to(dtype))
+        self.slope = nn.Buffer(torch.from_numpy(derivative).to(dtype))
         # An even window is placed between two points, an odd one around the nearest.
         self.shift = 0.5 * (order % 2)
-        self.register_buffer("offsets", torch.arange(order) - (order - 1) // 2)
-        self.register_buffer("mesh", torch.tensor([self.size0, self.size1, self.size2]))
+        self.offsets = nn.Buffer(torch.arange(order) - (order - 1) // 2)
+        self.mesh = nn.Buffer(torch.tensor([self.size0, self.size1, self.size2]))
 
         self._register_vectors(mesh, coefficients)
 
@@ -137,21 +123,19 @@ class MeshEwald(nn.Module):
         resolution = self.kernel.resolution
         needed = [abs(a) <= n * self.spacing / resolution for a, n in zip(axes, mesh, strict=True)]
         inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
-        self.register_buffer("modes", torch.from_numpy(np.flatnonzero(inside)))
+        self.modes = nn.Buffer(torch.from_numpy(np.flatnonzero(inside)))
         chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]
-        self.register_buffer("grid", torch.cartesian_prod(*chosen))
+        self.grid = nn.Buffer(torch.cartesian_prod(*chosen))
         factors = [
             1.0 / fourier_transform(coefficients, a[x] / n) ** 2
             for a, x, n in zip(axes, needed, mesh, strict=True)
         ]
         product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
-        self.register_buffer("deconvolution", torch.from_numpy(product.reshape(-1)))
+        self.deconvolution = nn.Buffer(torch.from_numpy(product.reshape(-1)))
         # k and -k are one number of a real transform.
-        self.register_buffer("multiplicity", 1.0 + (self.grid[:, 2] > 0).to(torch.float64))
+        self.multiplicity = nn.Buffer(1.0 + (self.grid[:, 2] > 0).to(torch.float64))
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)
@@ -199,13 +183,13 @@ class MeshEwald(nn.Module):
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)
 
-    def _stencil(self, lowest: torch.Tensor) -> torch.Tensor:
+    def _stencil(self, lowest: Tensor) -> Tensor:
         """Flat indices of the mesh points under the windows of n atoms, shape [n * P^3]."""
         points = torch.remainder(lowest[:, :, None] + self.offsets, self.mesh[:, None])
         rows = points[:, 0, :, None] * self.size1 + points[:, 1, None, :]
         return (rows[:, :, :, None] * self.size2 + points[:, 2, None, None, :]).flatten()
 
-    def _window(self, remainder: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _window(self, remainder: Tensor) -> Tuple[Tensor, Tensor]:
         """Window and its slope at the mesh points covered, shape [n, 3, P] each."""
         powers = [torch.ones_like(remainder)]
         for _ in range(self.order + 3):
@@ -213,9 +197,7 @@ class MeshEwald(nn.Module):
         stacked = torch.stack(powers, dim=2)
         return stacked @ self.window, stacked[:, :, :-1] @ self.slope
 
-    def _spread(
-        self, charges: torch.Tensor, lowest: torch.Tensor, window: torch.Tensor
-    ) -> torch.Tensor:
+    def _spread(self, charges: Tensor, lowest: Tensor, window: Tensor) -> Tensor:
         """Charges on the mesh [e], flat, from the window at the points covered, [n, 3, P]."""
         dtype = torch.float64 if self.fixed_point else self.dtype
         density = torch.zeros(
@@ -232,15 +214,11 @@ class MeshEwald(nn.Module):
             density.scatter_add_(0, self._stencil(lowest[start:end]), cloud)
         return (density * (1.0 / self.scale)).to(self.dtype)
 
-    def _gather(
-        self, mesh: torch.Tensor, lowest: torch.Tensor, windows: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _gather(self, mesh: Tensor, lowest: Tensor, windows: Tensor) -> Tuple[Tensor, Tensor]:
         """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms.
 
-        Args:
-            mesh: potential on the mesh, flat.
-            lowest: mesh point of each atom, shape [n, 3].
-            windows: window and slope at the points covered, shape [n, 3, P, 2].
+        From the potential on the flat mesh, the mesh point of each atom [n, 3], and window and
+        slope at the points covered [n, 3, P, 2].
         """
         # Written in place, as in `DirectEwald`.
         potential = mesh.new_empty([lowest.shape[0]])

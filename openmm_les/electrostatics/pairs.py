@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import check_chunk_size, self_energy_coefficient
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
@@ -39,17 +39,9 @@ class PairSum(nn.Module):
         dtype: torch.dtype,
         chunk_size: int | None = None,
     ) -> None:
-        """Set up the constants.
+        """Set up the constants; see `ReciprocalKernel` and `StructureFactors`.
 
-        Args:
-            sigma: width of the Gaussian charges [A].
-            prefactor: c = 1 / (2 eps0) [eV A / e^2].
-            remove_self_interaction: whether the model leaves out the self-interaction.
-            dtype: precision of the interactions; distances come from float64 differences.
-            chunk_size: see `StructureFactors`.
-
-        Raises:
-            InputError: if a parameter is out of range.
+        Interactions have the dtype; distances come from float64 differences.
         """
         super().__init__()
         if not sigma > 0.0:
@@ -64,9 +56,7 @@ class PairSum(nn.Module):
         self.chunk_size = chunk_size or 0
         self.pairs_per_chunk = _PAIRS_PER_CHUNK
 
-    def forward(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def forward(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`."""
         with torch.no_grad():
             charges = charges.to(self.dtype)

@@ -2,26 +2,19 @@
 
 from typing import NamedTuple, Protocol
 
-import torch
+from torch import Tensor
 
 
 class ElectrostaticTerms(NamedTuple):
-    """Energy of charges and its first derivatives, outside the autograd graph.
+    """Energy of charges and its first derivatives, outside the autograd graph."""
 
-    Attributes:
-        energy: float64, shape [] [eV]; NaN where `outgrown`.
-        potential: dE/dq at fixed positions, shape [n] [eV/e].
-        gradient: dE/dr at fixed charges, shape [n, 3] [eV/A].
-        strain: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
-        outgrown: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool,
-            shape [].
-    """
-
-    energy: torch.Tensor
-    potential: torch.Tensor
-    gradient: torch.Tensor
-    strain: torch.Tensor
-    outgrown: torch.Tensor
+    energy: Tensor  #: float64, shape [] [eV]; NaN where `outgrown`.
+    potential: Tensor  #: dE/dq at fixed positions, shape [n] [eV/e].
+    gradient: Tensor  #: dE/dr at fixed charges, shape [n, 3] [eV/A].
+    #: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
+    strain: Tensor
+    #: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool, shape [].
+    outgrown: Tensor
 
 
 class ElectrostaticKernel(Protocol):
@@ -31,9 +24,7 @@ class ElectrostaticKernel(Protocol):
     gradient have the precision of its sums.
     """
 
-    def __call__(
-        self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
-    ) -> ElectrostaticTerms:
+    def __call__(self, charges: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """The energy and its first derivatives.
 
         Args:

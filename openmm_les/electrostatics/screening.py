@@ -3,9 +3,10 @@
 import math
 
 import torch
+from torch import Tensor
 
 
-def erf_over_x(x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def erf_over_x(x2: Tensor) -> tuple[Tensor, Tensor]:
     """f = erf(x)/x and (df/dx)/x as functions of x^2, smooth down to x = 0.
 
     Their limits are 2/sqrt(pi) and -4/(3 sqrt(pi)).
@@ -25,13 +26,8 @@ def erf_over_x(x2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, torch.where(x2 < 1e-2, 2.0 * scale * series, slope)
 
 
-def erfc_over_r(r: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """f = erfc(a r)/r and (df/dr)/r, for r > 0.
-
-    Args:
-        r: distances, any shape.
-        a: inverse length, shape [].
-    """
+def erfc_over_r(r: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """f = erfc(a r)/r and (df/dr)/r, for r > 0 of any shape and an inverse length a, shape []."""
     x = (a * r).clamp(max=9.0)  # as above: erfc(9) = 4e-37
     inverse = 1.0 / r
     value = torch.erfc(x) * inverse

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import check_chunk_size
 from openmm_les.errors import InputError
@@ -24,18 +24,9 @@ class StructureFactors(nn.Module):
     ``(n0, +-n1, +-n2)`` from T, in any triclinic cell. The way back is the transpose of each step.
     Its precision in float32 relies on true float32 products: leave TF32 off, as torch does.
 
-    Attributes:
-        grid: integer coordinates of the vectors of one half space, shape [m, 3].
-        multiplicity: how many vectors of the full space each stands for, float64, shape [m].
-        limits: the largest integer coordinate along each axis, shape [3].
+    The buffer `grid` holds the integer coordinates of the vectors of one half space [m, 3], and
+    `multiplicity` how many vectors of the full space each stands for [m].
     """
-
-    grid: torch.Tensor
-    multiplicity: torch.Tensor
-    limits: torch.Tensor
-    harmonic: torch.Tensor
-    axis: torch.Tensor
-    signs: torch.Tensor
 
     def __init__(
         self, k_limits: Sequence[int], *, dtype: torch.dtype, chunk_size: int | None = None
@@ -48,9 +39,6 @@ class StructureFactors(nn.Module):
             chunk_size: atoms processed at a time; by default memory stays within some tens of MB,
                 which suits a CPU's cache too. Larger chunks mean fewer kernels on a GPU. Changes
                 the result by rounding only.
-
-        Raises:
-            InputError: if a parameter is out of range.
         """
         super().__init__()
         if len(k_limits) != 3 or min(k_limits) < 0:
@@ -64,29 +52,24 @@ class StructureFactors(nn.Module):
         sizes = (self.size0, self.size1, self.size2)
         # Grids are integers, so that Module.float() cannot round them.
         axes = [torch.arange(n) for n in sizes]
-        self.register_buffer("limits", torch.tensor(sizes) - 1)
-        self.register_buffer("harmonic", torch.cat(axes))
-        self.register_buffer("axis", torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)))
+        self.limits = nn.Buffer(torch.tensor(sizes) - 1)
+        self.harmonic = nn.Buffer(torch.cat(axes))
+        self.axis = nn.Buffer(torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)))
         octant = torch.cartesian_prod(*axes)
         octants = [octant * torch.tensor((1, *signs)) for signs in _SIGN_PAIRS]
-        self.register_buffer("grid", torch.cat(octants))
+        self.grid = nn.Buffer(torch.cat(octants))
         # k and -k are one term of the half space n0 >= 0 and count twice, but the plane n0 = 0
         # holds both; n1 = 0 and n2 = 0 appear once for each sign.
         on_plane = torch.tensor([1.0, 0.5, 0.5], dtype=torch.float64)
         off_plane = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
         counts = torch.where(self.grid == 0, on_plane, off_plane).prod(dim=1)
-        self.register_buffer("multiplicity", counts)
-        self.register_buffer("signs", _sign_matrix().to(dtype))
+        self.multiplicity = nn.Buffer(counts)
+        self.signs = nn.Buffer(_sign_matrix().to(dtype))
 
-    def sums(self, charges: torch.Tensor, fractional: torch.Tensor) -> torch.Tensor:
-        """Real and imaginary part of S for every vector of the grid.
+    def sums(self, charges: Tensor, fractional: Tensor) -> Tensor:
+        """Real and imaginary part of S for every vector of the grid, [2, m] [e].
 
-        Args:
-            charges: shape [n] [e], in the module's dtype.
-            fractional: fractional coordinates, float64, shape [n, 3].
-
-        Returns:
-            Shape [2, m] [e].
+        From charges [n] in the module's dtype, and fractional coordinates [n, 3], float64.
         """
         n = charges.shape[0]
         products = charges.new_zeros([4 * self.size0 * self.size1, 2 * self.size2])
@@ -99,18 +82,10 @@ class StructureFactors(nn.Module):
         products = products.permute(0, 2, 4, 1, 3, 5).reshape(8, -1)
         return (self.signs @ products).view(2, -1)
 
-    def pull_back(
-        self, response: torch.Tensor, fractional: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the derivatives of an energy by S to those by the charges and positions of atoms.
+    def pull_back(self, response: Tensor, fractional: Tensor) -> tuple[Tensor, Tensor]:
+        """From dE/dS [2, m] to dE/dq [n], and derivatives by fractional coordinates [n, 3].
 
-        Args:
-            response: dE/dS, real and imaginary part, shape [2, m], in the module's dtype.
-            fractional: fractional coordinates, float64, shape [n, 3].
-
-        Returns:
-            dE/dq, shape [n], and the derivatives by fractional coordinates for unit charges,
-            shape [n, 3].
+        The latter are for unit charges.
         """
         products = self.signs.t() @ response.view(8, -1)
         products = products.view(2, 2, 2, self.size0, self.size1, self.size2)
@@ -132,13 +107,11 @@ class StructureFactors(nn.Module):
             gradient[start:end] = torch.stack(slopes, dim=1)
         return potential, gradient
 
-    def _phases(self, fractional: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _phases(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos|sin of 2 pi n s and their slopes along s, for each of the three axes.
 
-        Angles are reduced to half a turn in float64, before they are rounded to the model's dtype.
-
-        Returns:
-            For each axis an array [n, 2 (value | slope), 2 (cos | sin) * size of the axis].
+        Each is [n, 2 (value | slope), 2 (cos | sin) * size of the axis]. Angles are reduced to half
+        a turn in float64, before they are rounded to the model's dtype.
         """
         turns = fractional.index_select(1, self.axis) * self.harmonic
         angles = ((turns - torch.round(turns)) * (2.0 * math.pi)).to(self.dtype)
@@ -150,7 +123,7 @@ class StructureFactors(nn.Module):
         return x.reshape(n, 2, -1), y.reshape(n, 2, -1), z.reshape(n, 2, -1)
 
 
-def _sign_matrix() -> torch.Tensor:
+def _sign_matrix() -> Tensor:
     """Matrix [8, 8] from products of cos|sin to structure factors.
 
     ``exp(i (n0 u + s1 n1 v + s2 n2 w))`` is the product of three factors cos + i s sin. Column

@@ -22,24 +22,19 @@ _GAUSS_POINTS = 48
 
 
 def window_coefficients(order: int, spacing: float) -> FloatArray:
-    """The window as one polynomial for each mesh point it covers.
+    """The window as one polynomial for each mesh point it covers, a matrix C of shape (P + 4, P).
 
     It is the "exponential of semicircle" exp(beta (sqrt(1 - (2x/P)^2) - 1)) for |x| < P/2 mesh
     points, normalised to a unit integral (Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput.
     41, C479 (2019)). Polynomials make it a matrix product to evaluate and exact to differentiate.
+    The mesh point p, counted from the lowest one covered, gets ``sum_d C[d, p] y^d``, with y in
+    [-1, 1] the place of the charge between two mesh points (P even) or around the nearest one (P
+    odd).
 
     Args:
         order: number P of mesh points covered along an axis.
-        spacing: largest mesh spacing in units of ``dl``, below 1/2. The frequencies that matter,
-            up to 1/dl, are then at most `spacing` per mesh point, and beta is chosen for them.
-
-    Returns:
-        Matrix C, shape (P + 4, P): the mesh point p, counted from the lowest one covered, gets
-        ``sum_d C[d, p] y^d``, with y in [-1, 1] the place of the charge between two mesh points
-        (P even) or around the nearest one (P odd).
-
-    Raises:
-        InputError: no such order, or a spacing that cannot resolve the cutoff.
+        spacing: largest mesh spacing in units of ``dl``, below 1/2. The frequencies that matter, up
+            to 1/dl, are then at most `spacing` per mesh point, and beta is chosen for them.
     """
     if order not in ORDERS:
         raise InputError(f"order: expected an integer from 4 to 10, got {order}")
@@ -60,14 +55,9 @@ def window_coefficients(order: int, spacing: float) -> FloatArray:
 
 
 def fourier_transform(coefficients: FloatArray, frequencies: FloatArray) -> FloatArray:
-    """Fourier transform of the window.
+    """``integral W(x) cos(2 pi f x) dx`` of the window, shape (m,); 1 at f = 0.
 
-    Args:
-        coefficients: from `window_coefficients`, shape (d, P).
-        frequencies: cycles per mesh point, shape (m,).
-
-    Returns:
-        ``integral W(x) cos(2 pi f x) dx``, shape (m,); 1 at f = 0.
+    From `window_coefficients` of shape (d, P), and frequencies f [cycles per mesh point] (m,).
     """
     degree, order = coefficients.shape
     y, weights = np.polynomial.legendre.leggauss(_GAUSS_POINTS)

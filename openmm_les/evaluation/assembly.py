@@ -3,7 +3,7 @@
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.protocol import ElectrostaticKernel
@@ -20,23 +20,14 @@ from openmm_les.networks.protocol import Network
 
 
 class Results(NamedTuple):
-    """What the module of a system returns, in the order of the system.
+    """What the module of a system returns, in the order of the system."""
 
-    Attributes:
-        energy: interaction energy [] [eV], float64; NaN unless the status is 0.
-        forces: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
-        charges: latent charges [n] [e], float64, 0 for others than the atoms.
-        strain: dE/dstrain, shape [3, 3] [eV], float64.
-        charge_energy: the part of the energy that the charges have [] [eV], float64.
-        status: status bits [], int64, see `openmm_les.evaluation.status`.
-    """
-
-    energy: torch.Tensor
-    forces: torch.Tensor
-    charges: torch.Tensor
-    strain: torch.Tensor
-    charge_energy: torch.Tensor
-    status: torch.Tensor
+    energy: Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
+    forces: Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
+    charges: Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms.
+    strain: Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
+    charge_energy: Tensor  #: the part of the energy that the charges have [] [eV], float64.
+    status: Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
 
 
 class SystemNetwork(nn.Module):
@@ -46,7 +37,6 @@ class SystemNetwork(nn.Module):
         network: short-range network of the species present.
         species: species index of each atom, in the order of the system.
         order: result of `order_by_species` for these.
-        periodic: whether the system is periodic.
         ranges: periodic images to search along each axis.
         capacity: slots of the neighbour matrix.
         trim: leave out slots that a structure does not need (CPU; shapes then vary).
@@ -59,8 +49,8 @@ class SystemNetwork(nn.Module):
     def __init__(
         self,
         network: Network[Any],
-        species: torch.Tensor,
-        order: torch.Tensor,
+        species: Tensor,
+        order: Tensor,
         periodic: bool,
         ranges: Sequence[int],
         capacity: int,
@@ -83,16 +73,12 @@ class SystemNetwork(nn.Module):
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
         self.counts: List[int] = torch.bincount(species).tolist()
-        self.species: torch.Tensor
-        self.order: torch.Tensor
-        self.original: torch.Tensor
-        self.offsets: torch.Tensor
-        self.register_buffer("species", sorted_species)
-        self.register_buffer("order", order)
-        self.register_buffer("original", torch.argsort(order))
-        self.register_buffer("offsets", image_offsets(ranges))
+        self.species = nn.Buffer(sorted_species)
+        self.order = nn.Buffer(order)
+        self.original = nn.Buffer(torch.argsort(order))
+        self.offsets = nn.Buffer(image_offsets(ranges))
 
-    def neighbors(self, atoms: torch.Tensor, cell: torch.Tensor) -> Neighbors:
+    def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
         """The neighbour matrix of sorted atoms."""
         return neighbor_matrix(
             atoms,
@@ -107,22 +93,17 @@ class SystemNetwork(nn.Module):
 
     def status(
         self,
-        positions: torch.Tensor,
-        cell: torch.Tensor,
+        positions: Tensor,
+        cell: Tensor,
         neighbors: Neighbors,
-        crowded: Optional[torch.Tensor],
-        outgrown: torch.Tensor,
-        broken: torch.Tensor,
-    ) -> torch.Tensor:
-        """The status [] int64.
+        crowded: Optional[Tensor],
+        outgrown: Tensor,
+        broken: Tensor,
+    ) -> Tensor:
+        """The status [] int64, from positions of atoms and others.
 
-        Args:
-            positions: of atoms and others, shape [n, 3].
-            cell: shape [3, 3].
-            neighbors: of the atoms.
-            crowded: result of `Network.outgrown`.
-            outgrown: whether other buffers are too small for the box, shape [].
-            broken: whether a result is not finite, shape [].
+        `crowded` is the result of `Network.outgrown`; `outgrown` says whether other buffers are too
+        small for the box, `broken` whether a result is not finite, each [].
         """
         finite = torch.isfinite(positions).all()
         if self.periodic:
@@ -145,12 +126,9 @@ class SystemNetwork(nn.Module):
 
 
 class SpecializedModel(SystemNetwork):
-    """Energy and forces of one system.
+    """Energy and forces of one system, from a `SystemNetwork` and an electrostatic kernel.
 
-    Args:
-        electrostatics: a kernel. `EmbeddedElectrostatics` alone looks at other positions than those
-            of the atoms.
-        **system: arguments of `SystemNetwork`.
+    `EmbeddedElectrostatics` alone looks at other positions than those of the atoms.
     """
 
     def __init__(self, electrostatics: ElectrostaticKernel, **system: Any) -> None:
@@ -158,19 +136,18 @@ class SpecializedModel(SystemNetwork):
         self.electrostatics: ElectrostaticKernel = electrostatics
 
     def forward(
-        self, positions: torch.Tensor, cell: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, cell: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Energy, forces, charges, dE/dstrain and status of `Results`; see `evaluate`."""
         results = self.evaluate(positions, cell)
         return results.energy, results.forces, results.charges, results.strain, results.status
 
     @torch.jit.export
-    def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
+    def evaluate(self, positions: Tensor, cell: Tensor) -> Results:
         """Interaction energy and its derivatives.
 
-        Args:
-            positions: shape [n, 3] [A], float64; those of others come after those of the atoms.
-            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
+        Positions [n, 3] [A], float64, of others come after those of the atoms. The cell holds
+        lattice vectors in rows [3, 3] [A], float64, and is ignored if not periodic.
         """
         positions = positions.index_select(0, self.order)
         atoms = positions[: self.species.shape[0]]
@@ -206,6 +183,6 @@ class SpecializedModel(SystemNetwork):
         )
 
 
-def order_by_species(species: torch.Tensor) -> torch.Tensor:
+def order_by_species(species: Tensor) -> Tensor:
     """Indices of atoms in the order in which networks have them, shape [n]."""
     return torch.argsort(species, stable=True)

@@ -31,11 +31,7 @@ _FEW_PAIRS = 2**14
 
 
 class Geometry(Protocol):
-    """Finds the positions that a model sees among those of other particles.
-
-    Attributes:
-        num_particles: how many there are.
-    """
+    """Finds the positions that a model sees among those of other particles."""
 
     num_particles: int
 
@@ -49,22 +45,8 @@ class Geometry(Protocol):
 class ModuleBuilder:
     """Builds the modules of one system for the buffers that it has now.
 
-    Args:
-        artifact: the model.
-        numbers: atomic numbers.
-        options: how it is computed, on which device.
-        periodic: whether the system is periodic.
-        surroundings: MM charges around it.
-        electric_field: whether the module takes an electric field.
-        geometry: finds its atoms and MM charges among other particles.
-        to_gpu: whether it will be moved to a GPU.
-        static_shapes: whether it does the same work for every structure, as always on a GPU.
-
-    Attributes:
-        device: where the modules are.
-        for_gpu: whether they will run on a GPU.
-        network: the network of the species present, once a module has been built.
-        reference_energy: sum of the isolated-atom energies [eV].
+    Arguments are those of `SystemModel`. `for_gpu` says whether the modules will run on a GPU;
+    `network` is that of the species present, once a module has been built.
     """
 
     def __init__(
@@ -137,11 +119,7 @@ class ModuleBuilder:
 
     @cached_property
     def physical_charges(self) -> PhysicalCharges:
-        """From latent to physical charges; warns once if their sign is not known.
-
-        Raises:
-            InputError: MM charges around the system.
-        """
+        """From latent to physical charges; warns once if their sign is not known."""
         if self._surroundings is not None:
             raise InputError(
                 "surroundings: expected none for an electric response, got "

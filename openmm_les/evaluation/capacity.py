@@ -28,21 +28,8 @@ _MAX_IMAGE_RANGE = 3
 class Buffers:
     """Sizes for one system, which grow when a structure does not fit.
 
-    Args:
-        num_atoms: atoms that have neighbours.
-        cutoff: cutoff radius [A].
-        cell: lattice vectors of `checked_cell`; None if not periodic.
-        positions: a structure from which capacities are chosen, shape (n, 3) [A], or None.
-        max_neighbors: slots for each atom's neighbours; None chooses them from `positions`.
-        for_gpu: whether the module will run on a GPU.
-        inner_cutoff: cutoff [A] of nearest neighbours for which the network has slots of its own,
-            as CHGNet for its angles.
-
-    Attributes:
-        cell: the box that they fit.
-        capacity: slots for each atom's neighbours.
-        inner_slots: slots for each atom's nearest neighbours; 0 if the network has none.
-        grid: cells in which to search for neighbours; None compares every pair.
+    Capacities are chosen from `positions` [A] in `cell`, where `max_neighbors` does not fix them.
+    CHGNet's angles have slots of their own for neighbours within `inner_cutoff` [A].
     """
 
     def __init__(
@@ -59,9 +46,9 @@ class Buffers:
         self._cutoff = cutoff
         self._for_gpu = for_gpu
         self._inner_cutoff = inner_cutoff
-        self.cell = cell
+        self.cell = cell  #: the box that they fit
         self.capacity = max_neighbors or self._capacity_for(positions, cell)
-        self.inner_slots = self._inner_slots_for(positions, cell)
+        self.inner_slots = self._inner_slots_for(positions, cell)  #: 0 if there are none
         self.grid = self._grid_for(positions, cell)
 
     @property
@@ -72,16 +59,7 @@ class Buffers:
         return image_range(self.cell, self._cutoff, _BOX_SHRINKAGE)
 
     def grow(self, bits: int, positions: FloatArray, cell: FloatArray | None) -> None:
-        """Make room for a structure.
-
-        Args:
-            bits: the status of a module with the present sizes.
-            positions: shape (n, 3) [A].
-            cell: shape (3, 3) [A]; None if not periodic.
-
-        Raises:
-            InputError: a box that cannot be used.
-        """
+        """Make room for a structure for which the module of these sizes gave the status `bits`."""
         if bits & STATUS_BOX and cell is not None:
             self.cell = checked_cell(cell, self._cutoff)
             logger.info("the box has outgrown its buffers; making new ones")
@@ -129,15 +107,7 @@ class Buffers:
 
 
 def checked_cell(cell: npt.ArrayLike | None, cutoff: float) -> FloatArray:
-    """Box vectors of a periodic system as an array of shape (3, 3) [A].
-
-    Args:
-        cell: as the user gave them.
-        cutoff: cutoff radius of the model [A].
-
-    Raises:
-        InputError: they are no box, or one too small.
-    """
+    """Box vectors of a periodic system, as the user gave them, as an array of shape (3, 3) [A]."""
     array = np.asarray(np.nan if cell is None else cell, dtype=np.float64)
     if array.shape != (3, 3) or not np.isfinite(array).all():
         raise InputError(

@@ -25,11 +25,7 @@ _LONGER = 1.002
 
 
 def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
-    """Refuse atoms that the model was not trained for.
-
-    Raises:
-        InputError: names the elements and the first atoms that have them; or there are no atoms.
-    """
+    """Refuse atoms that the model was not trained for, or no atoms at all."""
     if not numbers:
         raise InputError("atoms: expected at least one atom, got an empty list")
     unknown = set(numbers) - set(artifact.elements)
@@ -44,11 +40,7 @@ def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
 
 
 def check_sign(artifact: Artifact) -> None:
-    """Refuse an electric field for a model that does not state the sign of its charges.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Refuse an electric field for a model that does not state the sign of its charges."""
     if artifact.metadata["charge_sign"] is None:
         raise InputError(
             f"electricField: {artifact.path} does not state the sign of its latent charges "
@@ -57,12 +49,7 @@ def check_sign(artifact: Artifact) -> None:
 
 
 def warn_of_edges(cell: FloatArray, dl: float) -> None:
-    """Warn, once for each box, where the hard cutoff makes energies jump as edges change.
-
-    Args:
-        cell: lattice vectors in rows, shape (3, 3) [A].
-        dl: resolution of the model's k-space sum [A].
-    """
+    """Warn, once for each box, where the hard cutoff makes energies jump as edges change."""
     edges = tuple(float(edge) for edge in np.linalg.norm(cell, axis=1))
     if edges in _warned_edges or not lies_on_cutoff(torch.from_numpy(cell), dl):
         return
@@ -82,14 +69,7 @@ def warn_of_edges(cell: FloatArray, dl: float) -> None:
 def warn_of_smooth_cutoff(
     artifact: Artifact, charges: FloatArray, positions: FloatArray, cell: FloatArray
 ) -> None:
-    """Tell how much the smooth cutoff, with which no model was trained, changes the energy.
-
-    Args:
-        artifact: the model.
-        charges: latent charges, shape (n,) [e].
-        positions: shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A].
-    """
+    """Tell how much the smooth cutoff, with which no model was trained, changes the energy."""
     structure = [torch.tensor(array) for array in (charges, positions, cell)]
 
     def energy(cutoff: str) -> float:

@@ -6,14 +6,7 @@ from openmm_les.errors import InputError
 
 
 def find_device(requested: str | None) -> str:
-    """Name of the torch device to run on.
-
-    Args:
-        requested: such as ``'cpu'`` or ``'cuda:0'``; None takes a GPU where torch has one.
-
-    Raises:
-        InputError: no such device here.
-    """
+    """Name of a torch device of this machine; None takes a GPU where torch has one."""
     import torch
 
     if requested is None:

@@ -13,16 +13,7 @@ _LISTED = 5
 
 
 def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> SimulationError:
-    """The error for a status other than 0, with the atoms that cause it where they are known.
-
-    Args:
-        status: of a module.
-        positions: of the atoms of the model, shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None if not periodic.
-
-    Returns:
-        The error, whose `atoms` are indices of the atoms named.
-    """
+    """The error for a status other than 0, with the atoms of the model that cause it if known."""
     atoms: list[int] = []
     if status & STATUS_POSITIONS:
         atoms = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()
@@ -38,12 +29,7 @@ def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> Simu
 
 
 def coincident_pair(positions: FloatArray, cell: FloatArray | None) -> list[int]:
-    """Two atoms at the same place, or at that of an image of the other; empty if there are none.
-
-    Args:
-        positions: finite, shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None if not periodic.
-    """
+    """Two atoms at the same place, or at that of an image of the other; empty if there are none."""
     # Compare neighbours in the order along one axis, as long as any are within the distance.
     along, reach = positions[:, 0], COINCIDENT_DISTANCE
     fractional = positions

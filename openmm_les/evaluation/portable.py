@@ -3,7 +3,7 @@
 from typing import Any, List, Mapping, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics import PairSum
 from openmm_les.electrostatics.cell import (
@@ -25,19 +25,13 @@ class PortableModel(nn.Module):
     ``forward`` is the reference path that needs nothing but `torch.jit.load`; the attribute
     ``network`` lets a program compose the network with electrostatics and neighbours of its own,
     see `openmm_les.networks.protocol.Network`.
-
-    Args:
-        network: the short-range network with all elements of the model.
-        elements: atomic numbers in the order of the network's species.
-        reference_energies: isolated-atom energies of the elements [eV], float64.
-        les: LES parameters, see ``docs/reference/formats/artifact.md``.
     """
 
     def __init__(
         self,
         network: Network[Any],
         elements: Sequence[int],
-        reference_energies: torch.Tensor,
+        reference_energies: Tensor,
         les: Mapping[str, Any],
     ) -> None:
         super().__init__()
@@ -56,14 +50,12 @@ class PortableModel(nn.Module):
         )
         species_of = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
         species_of[torch.tensor(list(elements))] = torch.arange(self.num_species)
-        self.species_of: torch.Tensor
-        self.reference_energies: torch.Tensor
-        self.register_buffer("species_of", species_of)
-        self.register_buffer("reference_energies", reference_energies.to(torch.float64))
+        self.species_of = nn.Buffer(species_of)
+        self.reference_energies = nn.Buffer(reference_energies.to(torch.float64))
 
     def forward(
-        self, positions: torch.Tensor, numbers: torch.Tensor, cell: torch.Tensor, periodic: bool
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, numbers: Tensor, cell: Tensor, periodic: bool
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, forces and charges of a structure.
 
         Args:
@@ -110,7 +102,7 @@ class PortableModel(nn.Module):
         back = torch.argsort(order)
         return energy, -(pulled + gradient).index_select(0, back), charges.index_select(0, back)
 
-    def _image_offsets(self, cell: torch.Tensor, periodic: bool) -> torch.Tensor:
+    def _image_offsets(self, cell: Tensor, periodic: bool) -> Tensor:
         """Images that can lie within the cutoff in this box, [S, 3]."""
         if not periodic:
             return torch.zeros(1, 3, dtype=torch.int64, device=cell.device)

@@ -215,13 +215,7 @@ class SystemModel:
         return Response(charges, dipole, born, float(les_energy))
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
-        """Charges as in `response`, which dipoles are made of, from those of an `Evaluation`.
-
-        Args:
-            latent: shape (n,) [e].
-
-        Returns:
-            Shape (n,) [e].
+        """Charges [e] as in `response`, which dipoles are made of, from those of an `Evaluation`.
 
         Raises:
             InputError: MM charges around the system.

@@ -12,13 +12,7 @@ from openmm_les.evaluation.system_model import SystemModel
 
 
 class SystemModels:
-    """Makes a `SystemModel` for each structure; consecutive structures of the same atoms share one.
-
-    Args:
-        artifact: the model.
-        options: how it is computed.
-        electric_field: whether the models take an electric field.
-    """
+    """Makes a `SystemModel` for each structure; successive ones of the same atoms share it."""
 
     def __init__(
         self, artifact: Artifact, options: EvaluationOptions, electric_field: bool = False
@@ -31,16 +25,7 @@ class SystemModels:
     def model_for(
         self, numbers: Iterable[int], positions: npt.ArrayLike, cell: npt.ArrayLike | None
     ) -> SystemModel:
-        """The model for a structure.
-
-        Args:
-            numbers: atomic numbers of the n atoms.
-            positions: shape (n, 3) [A].
-            cell: lattice vectors in rows, shape (3, 3) [A]; None if not periodic.
-
-        Raises:
-            InputError: an element that the model does not know, or a box too small.
-        """
+        """The model for a structure, whose cell is None if it is not periodic."""
         wanted = [int(z) for z in numbers], cell is not None
         if self._last is None or (self._last.numbers, self._last.periodic) != wanted:
             self._last = SystemModel(

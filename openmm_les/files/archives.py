@@ -29,27 +29,16 @@ _CHUNK = 2**20
 
 
 class Member(NamedTuple):
-    """A file in an archive.
-
-    Attributes:
-        content: bytes in the archive.
-        stored: whether they are not compressed.
-        size: bytes of the uncompressed content.
-        crc: checksum of the uncompressed content.
-    """
+    """A file in an archive."""
 
     content: memoryview
-    stored: bool
-    size: int
+    stored: bool  #: not compressed
+    size: int  #: of the uncompressed content, as its checksum
     crc: int
 
 
 class Archive:
-    """The members of an archive, by name relative to its one folder.
-
-    Raises:
-        Damage: says what is wrong.
-    """
+    """The members of an archive, by name relative to its one folder; raises `Damage`."""
 
     def __init__(self, content: bytes | memoryview) -> None:
         view = memoryview(content)
@@ -74,11 +63,7 @@ class Archive:
         return name in self.members
 
     def read(self, name: str) -> memoryview:
-        """The content of a member that is not compressed, as torch writes data.
-
-        Raises:
-            Damage: it is missing, compressed or damaged.
-        """
+        """The content of a member that is not compressed, as torch writes data."""
         if name not in self.members:
             raise Damage(f"the archive has no member {name}")
         member = self.members[name]
@@ -89,11 +74,7 @@ class Archive:
         return member.content
 
     def check(self) -> None:
-        """Compares every member with its checksum.
-
-        Raises:
-            Damage: names the first that differs.
-        """
+        """Compares every member with its checksum."""
         compressed = sum(member.size for member in self.members.values() if not member.stored)
         if compressed > _EXPANSION * self.size:
             raise Damage(f"{compressed} bytes compressed into {self.size}")

@@ -20,16 +20,7 @@ __all__ = ["Claim", "Timeout", "exclusive_lock"]
 
 @contextlib.contextmanager
 def exclusive_lock(file: Path, timeout: float = 0.0) -> Iterator[None]:
-    """Keep other processes out. The lock of a process ends with it.
-
-    Args:
-        file: the lock file, in a directory that is made if need be.
-        timeout: how long to wait for another process [s].
-
-    Raises:
-        Timeout: another process still has it.
-        OSError: the file cannot be written.
-    """
+    """Keep other processes out, or raise `Timeout` [s]. The lock of a process ends with it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file, timeout=timeout):
         yield
@@ -45,13 +36,8 @@ class Claim:
     A lock file beside the file keeps other processes out; it ends with the process.
 
     Args:
-        path: of the file.
-        reporter: the writer.
         simulation: has a list `reporters`.
         takes_over: whether a reporter of another simulation of this process loses its claim.
-
-    Raises:
-        OutputError: another writer has the file.
     """
 
     def __init__(self, path: Path, reporter: Any, simulation: Any, *, takes_over: bool) -> None:
@@ -96,11 +82,7 @@ class Claim:
         return lock
 
     def check(self) -> None:
-        """Check that the claim still holds.
-
-        Raises:
-            OutputError: it was released or taken over.
-        """
+        """Raise an `OutputError` if the claim was released or taken over."""
         with _guard:
             if _claims.get(str(self._path)) is not self:
                 raise OutputError(

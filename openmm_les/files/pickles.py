@@ -47,16 +47,11 @@ STORAGES = {
 
 
 class Inert:
-    """What an object of a class becomes: its arguments and state, without any behaviour.
-
-    Attributes:
-        args: arguments of its construction.
-        state: what pickle would have put into its ``__dict__``.
-    """
+    """What an object of a class becomes: its arguments and state, without any behaviour."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]
-    state: dict[str, Any]
+    state: dict[str, Any]  #: what pickle would have put into its ``__dict__``
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -94,13 +89,8 @@ class Storage:
 def load(archive: Archive, classes: Callable[[str], type[Inert] | None] | None = None) -> object:
     """The object that torch.save wrote into an archive, tensors on the CPU.
 
-    Args:
-        archive: the file.
-        classes: from the full name of a class or function to what takes its place; None for what
-            is refused. Left out: nothing but containers and tensors.
-
-    Raises:
-        Damage: says what is wrong, or names what the file calls for.
+    `classes` gives what takes the place of a class or function, by its full name, and None for what
+    is refused. Left out: nothing but containers and tensors.
     """
     if "byteorder" in archive and bytes(archive.read("byteorder")) != b"little":
         raise Damage("its numbers are not in little-endian order")
@@ -120,12 +110,7 @@ def modern_name(module: str, name: str) -> str:
 
 
 class _Machine:
-    """One pass over a pickle.
-
-    Args:
-        archive: has the pickle and the storages.
-        classes: see `load`.
-    """
+    """One pass over a pickle; arguments as for `load`."""
 
     def __init__(self, archive: Archive, classes: Callable[[str], type[Inert] | None]) -> None:
         self._archive = archive
@@ -402,13 +387,6 @@ def check_size(root: object, limit: int) -> None:
 
     A kilobyte of nested pairs, each made of the one before twice, says as much as 2^100 numbers to
     whoever walks through it. Parts that contain themselves count once.
-
-    Args:
-        root: containers, tensors and inert objects.
-        limit: bytes of everything written out as a tree.
-
-    Raises:
-        Damage: it is larger, or nested too deeply.
     """
     done: dict[int, tuple[int, int]] = {}  # weight and depth by id
     open_: list[tuple[Any, list[Any]]] = [(root, list(_children(root)))]

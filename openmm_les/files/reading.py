@@ -29,17 +29,11 @@ class Damage(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """How messages describe a kind of file.
-
-    Attributes:
-        error: class of errors about such a file.
-        argument: name of the argument by which users give it.
-        damaged: message for damaged content, with the fields ``file`` and ``reason``.
-    """
+    """How messages describe a kind of file."""
 
     error: type[LESError]
     argument: str
-    damaged: str
+    damaged: str  #: message for damaged content, with the fields ``file`` and ``reason``
 
 
 @contextmanager
@@ -48,14 +42,6 @@ def boundary(file: str | Path, kind: Kind) -> Iterator[None]:
 
     Damaged files can raise anything, from KeyError to RecursionError and MemoryError, so all code
     that looks at their content belongs inside.
-
-    Args:
-        file: path or name of the file.
-        kind: what it is supposed to be.
-
-    Raises:
-        LESError: of the class in `kind`. Errors of that class pass, with the name of the file added
-            if it is missing.
     """
     try:
         yield
@@ -84,12 +70,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_file(file: Path) -> bytes:
-    """The content of a regular file.
-
-    Raises:
-        Damage: it is not a regular file (a pipe might never end), or too large for any model.
-        OSError: it cannot be read.
-    """
+    """The content of a regular file (a pipe might never end) that a model can have."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise Damage("it is not a regular file")
@@ -100,12 +81,7 @@ def read_file(file: Path) -> bytes:
 
 
 def parse_json(content: bytes | memoryview) -> Any:
-    """Parses JSON whose integers are short.
-
-    Raises:
-        Damage: it is not JSON, or longer than any description of a model.
-        RecursionError: too deeply nested.
-    """
+    """Parses JSON that is no longer than a description of a model, and whose integers are short."""
     if len(content) > _LARGEST_JSON:
         raise Damage(f"expected at most {_LARGEST_JSON} bytes of JSON, got {len(content)}")
     try:

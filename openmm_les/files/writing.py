@@ -25,19 +25,9 @@ def check_output(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | None],
 ) -> Path:
-    """Reject an output file that exists, cannot be written or is an input, before any work.
+    """The absolute path; rejects a file that exists, cannot be written or is an input.
 
-    Args:
-        path: the file to write.
-        overwrite: whether it may exist.
-        example: name of such a file, for messages.
-        inputs: see `refuse_inputs`.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        OutputError: with the reason.
+    `example` is the name of such a file, for messages; for `inputs` see `refuse_inputs`.
     """
     output = user_path(path)
     with writing(output):  # such as a name that is too long
@@ -59,14 +49,9 @@ def check_output(
 def refuse_inputs(
     output: str | os.PathLike[str], inputs: Mapping[str, str | os.PathLike[str] | None]
 ) -> None:
-    """Reject an output that is an input. Symbolic and hard links are followed.
+    """Reject an output that is an input, or a directory that holds one. Links are followed.
 
-    Args:
-        output: a file to write, or a directory whose files are replaced.
-        inputs: input files and directories by the name of their argument; None if not given.
-
-    Raises:
-        OutputError: `output` is one of them, or contains one.
+    `inputs` are files and directories by the name of their argument; None if not given.
     """
     target = user_path(output)
     for name, given in inputs.items():
@@ -98,11 +83,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an `OSError` while a file or directory is written into an `OutputError`.
-
-    Raises:
-        OutputError: names the path and the free space of the disk.
-    """
+    """Turn an `OSError` while a file or directory is written into an `OutputError`."""
     try:
         yield
     except OutputError:
@@ -128,13 +109,7 @@ def _free_space(path: Path) -> str:
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write a file so that it appears complete, even if the machine crashes.
 
-    Args:
-        path: the file; it gets the permissions of any new file.
-        content: all of it.
-        overwrite: whether a file that has appeared meanwhile is replaced.
-
-    Raises:
-        OutputError: it cannot be written; an existing file stays as it was.
+    `overwrite` says whether a file that has appeared meanwhile is replaced.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):

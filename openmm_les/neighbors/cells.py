@@ -14,6 +14,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE, Found, compact
@@ -40,43 +41,27 @@ BLOCK_CPU, BLOCK_GPU = 2**18, 2**22
 
 
 class CellGrid(NamedTuple):
-    """Cells of one system, fixed when it is set up.
+    """Cells of one system, fixed when it is set up."""
 
-    Attributes:
-        columns_x: cells along the first lattice vector.
-        columns_y: cells along the second lattice vector.
-        layers: cells along the third lattice vector.
-        reach: layers that a window extends up and down its column.
-        slots: atoms that a window may hold.
-        width: distance between columns where there is no box [A].
-    """
-
-    columns_x: int
-    columns_y: int
-    layers: int
-    reach: int
-    slots: int
-    width: float
+    columns_x: int  #: cells along the first lattice vector.
+    columns_y: int  #: cells along the second lattice vector.
+    layers: int  #: cells along the third lattice vector.
+    reach: int  #: layers that a window extends up and down its column.
+    slots: int  #: atoms that a window may hold.
+    width: float  #: distance between columns where there is no box [A].
 
 
 class _Candidates(NamedTuple):
-    """Sorted atoms, and the windows that each of them is compared with.
+    """Sorted atoms, and the windows that each of them is compared with."""
 
-    Attributes:
-        order: atoms in the order of their cells, shape [N].
-        atoms: columns of atoms, each twice, N behind the last, shape [2 N + slots].
-        coordinates: where they are, the second copy a lattice vector further, [3, 2 N + slots].
-        first: where the windows begin, for atoms in the order of cells, shape [N, 9].
-        held: how many atoms they hold, shape [N, 9].
-        origins: the atoms as seen from the images that the windows are in, shape [3, N, 9].
-    """
-
-    order: torch.Tensor
-    atoms: torch.Tensor
-    coordinates: torch.Tensor
-    first: torch.Tensor
-    held: torch.Tensor
-    origins: torch.Tensor
+    order: Tensor  #: atoms in the order of their cells, shape [N].
+    atoms: Tensor  #: columns of atoms, each twice, N behind the last, shape [2 N + slots].
+    #: where they are, the second copy a lattice vector further, [3, 2 N + slots].
+    coordinates: Tensor
+    first: Tensor  #: where the windows begin, for atoms in the order of cells, shape [N, 9].
+    held: Tensor  #: how many atoms they hold, shape [N, 9].
+    #: the atoms as seen from the images that the windows are in, shape [3, N, 9].
+    origins: Tensor
 
 
 def box_heights(cell: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -136,7 +121,7 @@ def choose_grid(
     return grid._replace(slots=4 * math.ceil((atoms + 1.0) / 4))
 
 
-def grid_suffices(inverse: torch.Tensor, grid: CellGrid, cutoff: float) -> torch.Tensor:
+def grid_suffices(inverse: Tensor, grid: CellGrid, cutoff: float) -> Tensor:
     """Whether no cell is narrower than the windows assume, given the box's inverse; shape []."""
     heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
     wide = (heights[0] >= cutoff * grid.columns_x) & (heights[1] >= cutoff * grid.columns_y)
@@ -144,8 +129,8 @@ def grid_suffices(inverse: torch.Tensor, grid: CellGrid, cutoff: float) -> torch
 
 
 def search_cells(
-    points: torch.Tensor,
-    cell: torch.Tensor,
+    points: Tensor,
+    cell: Tensor,
     periodic: bool,
     grid: CellGrid,
     cutoff: float,
@@ -156,12 +141,9 @@ def search_cells(
 ) -> Found:
     """Neighbours of each atom, nearest images alone, through cells.
 
-    Args:
-        points: wrapped fractional coordinates, or positions if not periodic, shape [N, 3].
-        cell, periodic, grid, cutoff, capacity: see `neighbor_matrix`.
-        trim: use only as many slots as this structure needs, of the grid and of the matrix.
-        block_cpu: candidates processed at a time on a CPU.
-        block_gpu: the same on other devices.
+    Points are wrapped fractional coordinates, or positions if not periodic, shape [N, 3]; `trim`
+    uses only as many slots as this structure needs, of the grid and of the matrix. Blocks are
+    candidates processed at a time. For the others see `neighbor_matrix`.
     """
     n, device = points.shape[0], points.device
     lattice = cell if periodic else torch.zeros(3, 3, dtype=torch.float64, device=device)
@@ -177,7 +159,7 @@ def search_cells(
     capacity = capacity if capacity > 0 else 9 * slots
     block = block_cpu if device.type == "cpu" else block_gpu
     step = max(1, block // (9 * slots))
-    parts: List[torch.Tensor] = []
+    parts: List[Tensor] = []
     largest = torch.zeros([], dtype=torch.int64, device=device)
     coincident = torch.zeros([], dtype=torch.bool, device=device)
     for start in range(0, n, step):
@@ -201,7 +183,7 @@ def _near(
     slots: int,
     cutoff: float,
     coincident_distance: float = COINCIDENT_DISTANCE,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Which candidates of some rows are neighbours, [R, 9 slots]; the candidates; coincidence."""
     first = candidates.first[start:end]
     # Windows are contiguous, so that these are copies of whole rows.
@@ -220,7 +202,7 @@ def _near(
     return near.view(rows, -1), atoms.view(rows, -1), same_place
 
 
-def _cell_indices(points: torch.Tensor, periodic: bool, grid: CellGrid) -> torch.Tensor:
+def _cell_indices(points: Tensor, periodic: bool, grid: CellGrid) -> Tensor:
     """Cell of each atom, shape [N]; what is not finite goes into the first cells.
 
     An open system is folded into the grid. Atoms far from each other may then share a cell, which
@@ -240,14 +222,14 @@ def _cell_indices(points: torch.Tensor, periodic: bool, grid: CellGrid) -> torch
     return index
 
 
-def _cell_sizes(cells: torch.Tensor, grid: CellGrid) -> torch.Tensor:
+def _cell_sizes(cells: Tensor, grid: CellGrid) -> Tensor:
     """Atoms in each cell, shape [columns, layers]."""
     number = grid.columns_x * grid.columns_y * grid.layers
     sizes = torch.zeros(number, dtype=torch.int64, device=cells.device)
     return sizes.scatter_add_(0, cells, torch.ones_like(cells)).view(-1, grid.layers)
 
 
-def _window_sizes(sizes: torch.Tensor, grid: CellGrid) -> torch.Tensor:
+def _window_sizes(sizes: Tensor, grid: CellGrid) -> Tensor:
     """Atoms in the window around each cell, shape [columns, layers]."""
     total = sizes
     for layers in range(1, grid.reach + 1):
@@ -256,22 +238,12 @@ def _window_sizes(sizes: torch.Tensor, grid: CellGrid) -> torch.Tensor:
 
 
 def _candidates(
-    places: torch.Tensor,
-    lattice: torch.Tensor,
-    cells: torch.Tensor,
-    sizes: torch.Tensor,
-    grid: CellGrid,
-    slots: int,
+    places: Tensor, lattice: Tensor, cells: Tensor, sizes: Tensor, grid: CellGrid, slots: int
 ) -> _Candidates:
     """Sorts the atoms and finds the windows of each.
 
-    Args:
-        places: positions, wrapped if periodic, shape [N, 3] [A].
-        lattice: lattice vectors in rows, zero if not periodic, shape [3, 3] [A].
-        cells: cell of each atom, shape [N].
-        sizes: atoms in each cell, shape [columns, layers].
-        grid: the cells.
-        slots: atoms of a window that are compared.
+    Places [N, 3] [A] are wrapped if periodic, the lattice [3, 3] [A] is zero if not; `slots` is the
+    number of atoms of a window that are compared.
     """
     n, device = places.shape[0], places.device
     cells, order = torch.sort(cells, stable=True)

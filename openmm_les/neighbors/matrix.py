@@ -12,44 +12,34 @@ from typing import List, NamedTuple, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid, search_cells
-from openmm_les.neighbors.pairs import search_pairs
-from openmm_les.neighbors.search import cartesian
+from openmm_les.neighbors.search import cartesian, search_pairs
 
 #: Temporary arrays of the pair search are kept to about this many elements, on a CPU and on a GPU.
 BLOCK_ELEMENTS, BLOCK_ELEMENTS_GPU = 2**20, 2**25
 
 
 class Neighbors(NamedTuple):
-    """The matrix and what its construction found out.
+    """The matrix and what its construction found out."""
 
-    Attributes:
-        indices: neighbour of each slot, shape [N, K].
-        shifts: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
-        reverse: flat index of the reverse slot, shape [N * K].
-        largest: largest number of neighbours any atom has (may exceed K: overflow), shape [].
-        coincident: whether two atoms are at the same place, shape [].
-        crowded: whether a cell had more atoms than were looked at, so that neighbours may be
-            missing and `largest` may be too small, shape [].
-    """
-
-    indices: torch.Tensor
-    shifts: torch.Tensor
-    reverse: torch.Tensor
-    largest: torch.Tensor
-    coincident: torch.Tensor
-    crowded: torch.Tensor
+    indices: Tensor  #: neighbour of each slot, shape [N, K].
+    shifts: Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
+    reverse: Tensor  #: flat index of the reverse slot, shape [N * K].
+    #: largest number of neighbours any atom has (may exceed K: overflow), shape [].
+    largest: Tensor
+    coincident: Tensor  #: whether two atoms are at the same place, shape [].
+    #: whether a cell had more atoms than were looked at, so that neighbours may be missing and
+    #: `largest` may be too small, shape [].
+    crowded: Tensor
 
 
 def image_range(cell: npt.NDArray[np.float64], cutoff: float, margin: float = 1.0) -> List[int]:
     """How many periodic images around the nearest one can lie within the cutoff, for each axis.
 
-    Args:
-        cell: lattice vectors in rows, shape (3, 3) [A].
-        cutoff: cutoff radius [A].
-        margin: the box may shrink to this fraction of its heights before the range is too short.
+    The box (3, 3) [A] may shrink to the fraction `margin` of its heights before these are too few.
     """
     heights = box_heights(cell) * margin
     return [math.floor(cutoff / float(h) + 0.5) for h in heights]
@@ -58,13 +48,7 @@ def image_range(cell: npt.NDArray[np.float64], cutoff: float, margin: float = 1.
 def largest_number_of_neighbors(
     positions: npt.NDArray[np.float64], cell: Optional[npt.NDArray[np.float64]], cutoff: float
 ) -> int:
-    """The most neighbours that an atom has.
-
-    Args:
-        positions: finite, shape (n, 3) [A].
-        cell: lattice vectors in rows, shape (3, 3) [A]; None for an open system.
-        cutoff: cutoff radius [A].
-    """
+    """The most neighbours that an atom has, at finite positions (n, 3) [A]."""
     grid = choose_grid(len(positions), cutoff, cell, positions, 1)
     box = np.zeros((3, 3)) if cell is None else cell
     ranges = [0, 0, 0] if cell is None else image_range(box, cutoff)
@@ -80,13 +64,13 @@ def largest_number_of_neighbors(
     return int(matrix.largest)
 
 
-def image_offsets(ranges: Sequence[int]) -> torch.Tensor:
+def image_offsets(ranges: Sequence[int]) -> Tensor:
     """Integer lattice offsets -n..n of each axis, shape [S, 3]; offset S-1-s is minus offset s."""
     axes = [torch.arange(-n, n + 1, dtype=torch.int64) for n in ranges]
     return torch.cartesian_prod(*axes)
 
 
-def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) -> torch.Tensor:
+def images_suffice(inverse: Tensor, offsets: Tensor, cutoff: float) -> Tensor:
     """Whether `offsets` cover the cutoff in a box, given its inverse [3, 3]; shape [], bool."""
     heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
     ranges = offsets.amax(0).to(torch.float64)
@@ -94,24 +78,14 @@ def images_suffice(inverse: torch.Tensor, offsets: torch.Tensor, cutoff: float) 
 
 
 def _reverse_slots(
-    columns: torch.Tensor,
-    atoms: torch.Tensor,
-    image: torch.Tensor,
-    used: torch.Tensor,
-    images: int,
-) -> torch.Tensor:
+    columns: Tensor, atoms: Tensor, image: Tensor, used: Tensor, images: int
+) -> Tensor:
     """Flat slot that holds the same pair seen from the neighbour, [N * K].
 
     Rows hold ascending columns, so that (row, column) ascends over the flat matrix and a pair is
     found by bisection. Unused slots, and pairs of which rounding at the very cutoff kept one side
-    only (they carry no weight there), get their own slot.
-
-    Args:
-        columns: image * N + atom of each slot, images * N in unused ones, shape [N, K].
-        atoms: the atom among them, shape [N, K].
-        image: the image among them, shape [N, K].
-        used: whether a slot is used, shape [N, K].
-        images: number of images.
+    only (they carry no weight there), get their own slot. Columns are image * N + atom of each slot
+    [N, K], or images * N in unused ones.
     """
     n, k = columns.shape[0], columns.shape[1]
     row = torch.arange(n, device=columns.device).unsqueeze(1)
@@ -125,10 +99,10 @@ def _reverse_slots(
 
 
 def neighbor_matrix(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
+    positions: Tensor,
+    cell: Tensor,
     periodic: bool,
-    offsets: torch.Tensor,
+    offsets: Tensor,
     cutoff: float,
     capacity: int,
     trim: bool = False,
@@ -136,7 +110,8 @@ def neighbor_matrix(
 ) -> Neighbors:
     """All pairs within the cutoff, by comparing every pair (and image) or through cells.
 
-    Both searches give the same matrix.
+    Both searches give the same matrix. More than ``capacity`` neighbours are cut off, and
+    ``largest`` says so.
 
     Args:
         positions: shape [N, 3] [A], float64; atoms may lie outside the box.
@@ -147,11 +122,8 @@ def neighbor_matrix(
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
-        grid: cells to search, from `choose_grid`; None compares every pair. The box must be one
-            for which `grid_suffices`, which also means that no image but the nearest matters.
-
-    Returns:
-        The matrix; more than ``capacity`` neighbours are cut off, and ``largest`` says so.
+        grid: cells to search, from `choose_grid`; None compares every pair. The box must be one for
+            which `grid_suffices`, which also means that no image but the nearest matters.
     """
     points, wraps = positions, torch.zeros_like(positions)
     if periodic:
@@ -183,33 +155,26 @@ def neighbor_matrix(
 
 
 def _block_elements(
-    tensor: torch.Tensor, cpu: int = BLOCK_ELEMENTS, gpu: int = BLOCK_ELEMENTS_GPU
+    tensor: Tensor, cpu: int = BLOCK_ELEMENTS, gpu: int = BLOCK_ELEMENTS_GPU
 ) -> int:
     """Elements of temporary arrays; scripts see constants of the module as defaults alone."""
     return gpu if tensor.is_cuda else cpu
 
 
 def _fill_shifts(
-    shifts: torch.Tensor,
-    points: torch.Tensor,
-    wraps: torch.Tensor,
-    cell: torch.Tensor,
-    indices: torch.Tensor,
-    image: torch.Tensor,
-    offsets: torch.Tensor,
+    shifts: Tensor,
+    points: Tensor,
+    wraps: Tensor,
+    cell: Tensor,
+    indices: Tensor,
+    image: Tensor,
+    offsets: Tensor,
     block: int,
 ) -> None:
     """Write the shifts of all slots of a periodic system into `shifts`, [N, K, 3].
 
-    Args:
-        shifts: gets them.
-        points: wrapped fractional coordinates, shape [N, 3].
-        wraps: what wrapping took away, shape [N, 3].
-        cell: lattice vectors in rows, shape [3, 3] [A].
-        indices: neighbour of each slot, shape [N, K].
-        image: its image, shape [N, K].
-        offsets: lattice offsets of the images, shape [S, 3].
-        block: elements of temporary arrays.
+    Points are wrapped fractional coordinates, `wraps` what wrapping took away, each [N, 3]; `image`
+    is that of each neighbour [N, K], and `block` the elements of temporary arrays.
     """
     images = offsets.shape[0]
     step = max(1, block // (4 * indices.shape[1]))
@@ -224,12 +189,10 @@ def _fill_shifts(
             shifts[start:end, :, axis] = lattice[axis]
 
 
-def _lattice_shifts(
-    points: torch.Tensor, wraps: torch.Tensor, neighbors: torch.Tensor, start: int
-) -> List[torch.Tensor]:
+def _lattice_shifts(points: Tensor, wraps: Tensor, neighbors: Tensor, start: int) -> List[Tensor]:
     """Lattice vectors from neighbours to their nearest images, 3 times [R, K], from row `start`."""
     end, flat = start + neighbors.shape[0], neighbors.reshape(-1)
-    shifts: List[torch.Tensor] = []
+    shifts: List[Tensor] = []
     for axis in range(3):
         point, wrap = points[:, axis].contiguous(), wraps[:, axis].contiguous()
         nearest = point[start:end].unsqueeze(1) - point.index_select(0, flat).view_as(neighbors)

@@ -68,11 +68,7 @@ def check_paths(paths: list[tuple[int, int, int]], highest: tuple[int, int, int]
 
 
 class Tensors:
-    """Shapes by name, taken one by one so that none is left over.
-
-    Args:
-        found: of the model's tensors.
-    """
+    """Shapes by name, taken one by one so that none is left over."""
 
     def __init__(self, found: Mapping[str, tuple[int, ...]]) -> None:
         self._left = dict(found)
@@ -105,8 +101,7 @@ class Tensors:
     ) -> int:
         """Maps ``prefix.K`` + ending one behind the other, with biases or without.
 
-        Returns:
-            The inputs of the last one.
+        Returns the number of inputs of the last one.
         """
         k = last = 0
         while f"{prefix}.{k}{ending}" in self._left:
@@ -134,8 +129,7 @@ class Tensors:
 def check_large(name: str, *sizes: int) -> None:
     """Rejects a table of this shape, made from small weights, before it takes all memory.
 
-    Raises:
-        Damage: it is ten times larger than any of a published model.
+    The limit is ten times the largest of a published model.
     """
     if math.prod(sizes) > _LARGEST:
         shape = " x ".join(map(str, sizes))

@@ -3,7 +3,7 @@
 from typing import Any, List, Optional, Protocol, Tuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 
@@ -34,12 +34,8 @@ class Network(Protocol[Tape]):
         ...
 
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, Tape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, Tape]:
         """Atomic energies and latent charges.
 
         Args:
@@ -55,34 +51,22 @@ class Network(Protocol[Tape]):
         ...
 
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: Tape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of a function of energies and charges.
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: Tape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
+        """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
-        Args:
-            grad_energies: dE/de_i, shape [N], float64.
-            grad_charges: dE/dq_i, shape [N].
-            tape: third result of `short_range`.
-            counts: as given to `short_range`.
-
-        Returns:
-            dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
+        From dE/de_i and dE/dq_i, each [N], the third result of `short_range`, and its `counts`.
         """
         ...
 
     def reserve(self, slots: int) -> None:
         """Set how many neighbours within an inner cutoff an atom may have, before scripting.
 
-        Args:
-            slots: their number; 0 stands for as many as a structure needs.
+        0 slots stand for as many as a structure needs.
         """
         ...
 
-    def outgrown(self, tape: Tape) -> Optional[torch.Tensor]:
+    def outgrown(self, tape: Tape) -> Optional[Tensor]:
         """Whether an atom had more inner neighbours than are reserved, []; None: cannot happen."""
         ...
 
@@ -90,15 +74,15 @@ class Network(Protocol[Tape]):
 class NetworkModule(nn.Module):
     """Base of networks, without an inner cutoff.
 
-    All are made by `openmm_les.networks.build_network`, with the canonical hyper-parameters and the
-    canonical float64 weights of their family (``docs/reference/formats``), and its options as
-    keywords.
+    All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels)``: the
+    canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and
+    the arguments of `openmm_les.networks.build_network`, which makes them.
     """
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`: there is nothing to reserve."""
 
     @torch.jit.export
-    def outgrown(self, tape: Any) -> Optional[torch.Tensor]:
+    def outgrown(self, tape: Any) -> Optional[Tensor]:
         """See `Network.outgrown`. The tape is of any type, as TorchScript has no generic ones."""
         return None

@@ -1,7 +1,8 @@
 """The families of networks: one record each, built in or from a plug-in.
 
-A built-in family is a folder beside this file, with its record in the module ``family``. A plug-in
-is any distribution with an entry point of the group ``openmm_les.families`` that names a `Family`.
+The records of a module, one or several, are its tuple ``FAMILIES``. A built-in family is a folder
+beside this file with a module ``family`` that has this tuple. A plug-in is any distribution with an
+entry point of the group ``openmm_les.families`` that names such a tuple.
 """
 
 from __future__ import annotations
@@ -72,12 +73,22 @@ def families() -> Mapping[str, Family]:
         found |= {family.name: family for family in module.FAMILIES}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            family = entry.load()
+            brought = entry.load()
         except Exception as error:
             logger.warning("family %s: plug-in %s failed: %r", entry.name, entry.value, error)
             continue
-        if not isinstance(family, Family) or family.name in found:
-            logger.warning("family %s: plug-in %s brings no new Family", entry.name, entry.value)
+        if not _are_new(brought, found):
+            logger.warning(
+                "family %s: plug-in %s is not a tuple of Family records with names of their own",
+                entry.name,
+                entry.value,
+            )
             continue
-        found[family.name] = family
+        found |= {family.name: family for family in brought}
     return found
+
+
+def _are_new(brought: object, found: Mapping[str, Family]) -> bool:
+    if not isinstance(brought, tuple):
+        return False
+    return all(isinstance(each, Family) and each.name not in found for each in brought)

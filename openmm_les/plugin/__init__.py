@@ -1,1 +1,1 @@
-"""The door to OpenMM and openmm-ml: potentials, forces, reporters."""
+"""Interface to OpenMM and openmm-ml: potentials, forces, reporters."""

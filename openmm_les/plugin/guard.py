@@ -1,8 +1,4 @@
-"""Stops simulations that have become unstable.
-
-A model gives finite energies to atoms that have flown apart, so nothing else stops a simulation
-whose time step is too long.
-"""
+"""Stops simulations that have become unstable: a model gives finite energies to atoms far apart."""
 
 from __future__ import annotations
 
@@ -46,12 +42,7 @@ class TemperatureGuard:
         return {"steps": steps, "periodic": None, "include": ["velocities"]}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
-        """Check the temperature.
-
-        Raises:
-            SimulationError: it is too high.
-            InputError: the velocities of the integrator have no meaning.
-        """
+        """Check the temperature; a SimulationError if it is too high."""
         if isinstance(simulation.integrator, openmm.BrownianIntegrator):
             raise InputError(
                 "TemperatureGuard: expected an integrator whose velocities are those of the atoms, "

@@ -28,29 +28,17 @@ from openmm_les.plugin.mixed.links import Link
 
 @dataclass(frozen=True)
 class Observed:
-    """The atoms of a model in a System.
-
-    Attributes:
-        artifact: the model.
-        numbers: atomic numbers of the atoms of the model: ML atoms, then link atoms.
-        particles: of the System: ML atoms, then an MM atom for each link.
-        periodic: whether the model sees periodic images of its atoms.
-        geometry: from `particles` to the atoms of the model; None if these are the same.
-    """
+    """The atoms of a model in a System."""
 
     artifact: Artifact
-    numbers: tuple[int, ...]
-    particles: tuple[int, ...]
-    periodic: bool
+    numbers: tuple[int, ...]  #: Atomic numbers of the atoms of the model: ML atoms, then link atoms
+    particles: tuple[int, ...]  #: Of the System: ML atoms, then an MM atom for each link
+    periodic: bool  #: Whether the model sees periodic images of its atoms
+    #: From `particles` to the atoms of the model; None if these are the same
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
-        """Find the atoms of the model in a structure.
-
-        Args:
-            positions: of `particles`, shape (len(particles), 3) [A].
-            cell: box vectors in rows [A]; None where there is no box.
-        """
+        """Find the atoms of the model at positions of `particles` [A], in a box or None."""
         if self.geometry is None:
             return Arranged(positions)
         arrangement = self.geometry.arrange(positions, cell)
@@ -59,17 +47,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Atoms of the model in one structure.
+    """Atoms of the model in one structure."""
 
-    Attributes:
-        positions: shape (n, 3) [A].
-        geometry: see `Observed`.
-        arrangement: what it returned.
-    """
-
-    positions: FloatArray
+    positions: FloatArray  #: Shape (n, 3) [A]
     geometry: RegionGeometry | None = None
-    arrangement: Arrangement | None = None
+    arrangement: Arrangement | None = None  #: What it returned
 
     def charges(self, values: FloatArray) -> FloatArray:
         """Charges of the particles from those of the atoms; ML atoms get those of their links."""
@@ -81,26 +63,16 @@ class Arranged:
         return found
 
     def born_charges(self, values: FloatArray) -> FloatArray:
-        """Derivatives by positions of the particles from those by positions of the atoms.
-
-        Args:
-            values: dP_a/dr_b, shape (n, 3, 3).
-        """
+        """dP_a/dr_b for positions of the particles from those of the atoms, shape (n, 3, 3)."""
         if self.geometry is None or self.arrangement is None:
             return values
-        rows = [
-            self.geometry.pull_back(torch.from_numpy(values[:, axis]), self.arrangement)
-            for axis in range(3)
-        ]
-        return torch.stack(rows, dim=1).numpy()
+        geometry, arrangement = self.geometry, self.arrangement
+        rows = torch.from_numpy(values).unbind(dim=1)
+        return torch.stack([geometry.pull_back(row, arrangement) for row in rows], dim=1).numpy()
 
 
 def in_system(system: openmm.System) -> Observed:
-    """The model that a PythonForce of this package brings into a System.
-
-    Raises:
-        InputError: there is none, or several.
-    """
+    """The one model that a PythonForce of this package brings into a System."""
     found = models_in(system)
     if len(found) != 1:
         raise InputError(
@@ -117,21 +89,17 @@ def in_system(system: openmm.System) -> Observed:
         return Observed(artifact, numbers, model.particles, settings["periodic"])
     atoms = tuple(model.atoms)
     if is_cluster:
-        places = {atom: i for i, atom in enumerate(atoms)}
         ends = tuple(link.mm_atom for link in links)
         links = [
-            Link(places[link.ml_atom], len(atoms) + i, link.distance)
-            for i, link in enumerate(links)
+            Link(atoms.index(link.ml_atom), end, link.distance)
+            for end, link in enumerate(links, len(atoms))
         ]
+    number, is_periodic = len(atoms) + len(links), settings["periodic"]
     geometry = RegionGeometry(
-        len(atoms) + len(links),
-        range(len(atoms)),
-        links,
-        periodic=settings["periodic"],
-        bonds=settings.get("bonds"),
+        number, range(len(atoms)), links, periodic=is_periodic, bonds=settings.get("bonds")
     )
     particles = (*atoms, *ends) if is_cluster else model.particles
-    return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
+    return Observed(artifact, numbers, particles, is_periodic and not is_cluster, geometry)
 
 
 def in_topology(
@@ -140,39 +108,26 @@ def in_topology(
     system: openmm.System,
     atoms: Iterable[int] | None,
 ) -> Observed:
-    """A model for atoms that the user names.
-
-    Args:
-        model: name, or path of an artifact.
-        topology: elements, bonds and box.
-        system: of the simulation.
-        atoms: indices; None for all.
-
-    Raises:
-        InputError: atoms that the model cannot describe, or a selection that cuts bonds.
-        ArtifactError, DownloadError: the model cannot be had.
-    """
+    """A model, by name or path, for atoms that the user names; None for all."""
     artifact = catalog.open_model(model)
     region = Region.from_topology(topology, system, atoms, artifact.elements)
     inside = set(region.particles)
     cut = [
-        bond for bond in topology.bonds() if (bond[0].index in inside) != (bond[1].index in inside)
+        f"{name_of(one)} and {name_of(other)}"
+        for one, other in topology.bonds()
+        if (one.index in inside) != (other.index in inside)
     ]
     if cut:
         raise InputError(
             "atoms: expected whole molecules, got a selection that cuts the bond between "
-            f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, "
-            "or leave model and atoms out to take the region with its link atoms from the System"
+            f"{shorten(cut)}; select whole molecules, or leave model and atoms out to take the "
+            "region with its link atoms from the System"
         )
     return Observed(artifact, region.numbers, region.particles, region.periodic)
 
 
 def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:
-    """Masses [u] of particles that move by themselves, shape (n,).
-
-    Raises:
-        InputError: one of them is a virtual site, which has no velocity of its own.
-    """
+    """Masses [u] of particles that have velocities of their own, shape (n,)."""
     sites = [particle for particle in particles if system.isVirtualSite(particle)]
     if sites:
         raise InputError(

@@ -125,11 +125,7 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         )
         if not returnInfo:
             return mixed.system
-        return {
-            "system": mixed.system,
-            "topology": mixed.topology,
-            "oldToNew": mixed.old_to_new,
-        }
+        return {"system": mixed.system, "topology": mixed.topology, "oldToNew": mixed.old_to_new}
 
     def getMLLongRange(self) -> bool:
         """LES is long-ranged: in a periodic box the model sees its own images."""

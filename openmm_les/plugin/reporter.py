@@ -142,11 +142,11 @@ class LESReporter:
         return {"steps": steps, "periodic": False, "include": include}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
-        """Write a row.
+        """Write a row; where that fails, the file stays as it was.
 
         Raises:
             InputError: at the first report, if model, atoms or file do not fit the simulation.
-            OutputError: the row cannot be written; the file stays as it was.
+            OutputError: the row cannot be written.
             SimulationError: a structure without a valid response.
         """
         if self._claim is None:
@@ -197,12 +197,8 @@ class LESReporter:
             return
         self._has_warned = True
         logger.warning(
-            "%s says %g K, but the thermostat has %g K from step %d on: take a new file for each "
-            "temperature",
-            self._path,
-            recorded,
-            now,
-            simulation.currentStep,
+            f"{self._path} says {recorded:g} K, but the thermostat has {now:g} K from step "
+            f"{simulation.currentStep} on: take a new file for each temperature"
         )
 
     @property
@@ -302,12 +298,8 @@ class LESReporter:
                 "the checkpoint to continue from, or choose another file"
             )
         if keep and series.steps[keep - 1] != step - self._interval:
-            logger.warning(
-                "append: %s has a gap: step %d comes after step %d",
-                self._path,
-                step,
-                series.steps[keep - 1],
-            )
+            last = series.steps[keep - 1]
+            logger.warning(f"append: {self._path} has a gap: step {step} comes after step {last}")
         file.cut(keep)
 
 

@@ -23,14 +23,11 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child process ended.
+    """How a child process ended."""
 
-    Attributes:
-        data: the last JSON object that it printed; empty if it printed none.
-        failure: why it did not finish, such as ``crashes the process (SIGSEGV)``; else empty.
-    """
-
+    #: The last JSON object that it printed; empty if it printed none
     data: dict[str, Any] = field(default_factory=dict)
+    #: Why it did not finish, such as ``crashes the process (SIGSEGV)``; else empty
     failure: str = ""
 
 
@@ -39,11 +36,7 @@ def run_python(
 ) -> Outcome:
     """Run Python in a child process, with the `sys.path` of this one; never raises.
 
-    Args:
-        code: prints JSON objects, one a line, of which the last one counts; `json` is imported.
-        *arguments: ``sys.argv[1:]`` of the child.
-        seconds: after which it is killed.
-        folder: its working directory.
+    The code prints JSON objects, one a line, of which the last one counts; `json` is imported.
     """
     try:
         child = subprocess.run(
@@ -63,7 +56,9 @@ def run_python(
         return Outcome(failure=f"could not be tried ({error})")
     data = _last_object(child.stdout)
     if child.returncode < 0:
-        return Outcome(data, f"crashes the process ({_signal_name(-child.returncode)})")
+        number = -child.returncode
+        known = {each.value: each.name for each in signal.Signals}
+        return Outcome(data, f"crashes the process ({known.get(number, f'signal {number}')})")
     if child.returncode > 0:
         lines = child.stderr.strip().splitlines() or ["no message"]
         return Outcome(data, f"fails ({lines[-1].strip()})")
@@ -81,10 +76,3 @@ def _last_object(text: str) -> dict[str, Any]:
             if isinstance(data, dict):
                 return data
     return {}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -10,11 +10,8 @@ from openmm_les.errors import SimulationError
 
 
 class _Process:
-    #: A model ran with several threads, in this process or before a fork.
-
-    threaded = False
-    #: This process is a fork of one in which that was so.
-    forked = False
+    threaded = False  #: A model ran with several threads, in this process or before a fork.
+    forked = False  #: This process is a fork of one in which that was so.
 
 
 def check_threads() -> None:

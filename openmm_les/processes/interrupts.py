@@ -29,16 +29,11 @@ _entries: set[CodeType] = set()
 
 
 class _Deferred:
-    """An exception that is raised when OpenMM returns.
-
-    Attributes:
-        error: the exception, or None.
-        calls: calls of the force since then.
-    """
+    """An exception that is raised when OpenMM returns."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
-        self.calls = 0
+        self.calls = 0  # of the force since then
         self._caller: FrameType | None = None
         self._profiler: Any = None
 
@@ -84,8 +79,7 @@ def force_error() -> SimulationError | None:
 def handed_over() -> Iterator[None]:
     """Defer KeyboardInterrupt and SystemExit until OpenMM returns, and keep errors of the force.
 
-    Raises:
-        SimulationError: in place of them, to end the calculation.
+    A SimulationError takes their place, to end the calculation.
     """
     global _force_error
     if threading.current_thread() is not threading.main_thread():  # gets no signals

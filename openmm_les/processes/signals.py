@@ -13,11 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """A request to stop; true after a signal.
-
-    Attributes:
-        signal: the signal; None without one.
-    """
+    """A request to stop; true after a signal."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None

@@ -46,12 +46,7 @@ def unmeasured() -> Iterator[None]:
 
 
 class Threads:
-    """The number of threads for an evaluation that is repeated.
-
-    Args:
-        device: its device; threads matter on a CPU only.
-        clock: returns the time [s].
-    """
+    """The number of threads for an evaluation that is repeated; they matter on a CPU only."""
 
     def __init__(
         self, device: torch.device, clock: Callable[[], float] = time.perf_counter
@@ -87,19 +82,15 @@ class Threads:
 
     def _candidates(self) -> list[int]:
         """Numbers of threads that may be the fastest."""
-        fastest, best = min(
-            ((min(times), number) for number, times in self._times.items() if times),
-            default=(0.0, self._most),
-        )
-        return [
-            number
-            for number, times in self._times.items()
-            if (
-                min(times) <= _TOO_SLOW * fastest
-                if times
-                else fastest * best / number <= _MAX_SECONDS
-            )
-        ]
+        timed = ((min(times), number) for number, times in self._times.items() if times)
+        fastest, best = min(timed, default=(0.0, self._most))
+
+        def may_be_fast(number: int, times: list[float]) -> bool:
+            if times:
+                return min(times) <= _TOO_SLOW * fastest
+            return fastest * best / number <= _MAX_SECONDS
+
+        return [number for number, times in self._times.items() if may_be_fast(number, times)]
 
     def _next(self) -> int:
         return min(self._candidates(), key=lambda number: len(self._times[number]))
@@ -115,7 +106,12 @@ class Threads:
             if all(len(self._times[n]) >= _TIMINGS for n in candidates):
                 self._chosen = min(candidates, key=self._typical)
                 self._slow_ones = 0
-                logger.info("%d of %d threads: %s", self._chosen, self._most, self._measurements())
+                tried = ", ".join(
+                    f"{1e3 * self._typical(n):.3g} ms with {n}"
+                    for n in self._times
+                    if self._times[n]
+                )
+                logger.info("%d of %d threads: %s", self._chosen, self._most, tried)
 
     def _watch(self, seconds: float) -> None:
         assert self._chosen is not None
@@ -123,21 +119,13 @@ class Threads:
         self._slow_ones = self._slow_ones + 1 if seconds > _SLOWER * typical else 0
         if self._slow_ones == _IN_A_ROW:
             logger.info(
-                "evaluations take %.3g ms instead of %.3g ms: choosing the number of threads again",
-                1e3 * seconds,
-                1e3 * typical,
+                f"evaluations take {1e3 * seconds:.3g} ms instead of {1e3 * typical:.3g} ms: "
+                "choosing the number of threads again"
             )
             self._begin(self._most)
 
     def _typical(self, number: int) -> float:
         return statistics.median(self._times[number])
-
-    def _measurements(self) -> str:
-        tried = {number: times for number, times in self._times.items() if times}
-        return ", ".join(
-            f"{1e3 * statistics.median(times):.3g} ms with {number}"
-            for number, times in tried.items()
-        )
 
 
 @contextlib.contextmanager

@@ -29,7 +29,6 @@ def run(
     (`KeyboardInterrupt`, or `SystemExit` with status 143).
 
     Args:
-        config: what to simulate and how.
         resume: continue the run in ``config.output`` from its last checkpoint, or start it if it
             has none. Of the configuration only `steps` may have changed.
         overwrite: replace a run in ``config.output``.

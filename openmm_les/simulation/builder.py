@@ -35,32 +35,20 @@ _THREADS = "OPENMM_CPU_THREADS"
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a run, with one integrator.
-
-    Attributes:
-        name: ``"equilibration"`` or ``"production"``.
-        steps: number of time steps.
-        ensemble: ``"NVT"``, ``"NPT"`` or ``"NVE"``.
-    """
+    """One part of a run, with one integrator."""
 
     name: PhaseName
     steps: int
-    ensemble: str
+    ensemble: str  #: ``"NVT"``, ``"NPT"`` or ``"NVE"``
 
 
 @dataclass(frozen=True)
 class State:
-    """State that one phase passes to the next.
+    """State that one phase passes to the next."""
 
-    Attributes:
-        positions: shape (n, 3) [nm].
-        velocities: shape (n, 3) [nm/ps]; None draws thermal ones.
-        box: box vectors in rows [nm]; None where not periodic.
-    """
-
-    positions: FloatArray
-    velocities: FloatArray | None
-    box: FloatArray | None
+    positions: FloatArray  #: Shape (n, 3) [nm]
+    velocities: FloatArray | None  #: Shape (n, 3) [nm/ps]; None draws thermal ones
+    box: FloatArray | None  #: Box vectors in rows [nm]; None where not periodic
 
 
 def plan_phases(config: RunConfig) -> list[Phase]:
@@ -123,33 +111,27 @@ def create_simulation(
     seed: tuple[str, int] = ("", 0),
     hybrid: Hybrid | None = None,
 ) -> app.Simulation:
-    """Build System, integrator and Context.
+    """Build System, integrator and Context, from a configuration of `resolve_config`.
 
-    Args:
-        config: from `resolve_config`.
-        structure: atoms and bonds.
-        artifact: the model.
-        ensemble: ensemble of this phase.
-        box: box for which the buffers of the model are made [nm].
-        seed: phase and step, which the random numbers depend on.
-        hybrid: ML region and force field; None where the model describes all atoms.
+    The buffers of the model are made for `box` [nm], and the random numbers depend on phase and
+    step in `seed`.
     """
     topology = with_box(structure.topology, box)
+    options = {"backend": config.backend, **vars(config.evaluation_options)}
     with in_run_terms(topology):
-        system = _system(config, topology, artifact, hybrid)
+        if hybrid is None:
+            potential = MLPotential("les", modelPath=artifact.path)
+            system = potential.createSystem(topology, **options)
+        else:
+            system = create_mixed_system(config, hybrid, topology, artifact, options)
     if ensemble == "NPT":
         if box is None:
             raise InputError(
                 "ensemble: NPT needs a periodic box; expected box vectors in the structure "
                 "(CRYST1 of a PDB file), got none"
             )
-        system.addForce(
-            openmm.MonteCarloBarostat(
-                config.pressure * unit.bar,
-                config.temperature * unit.kelvin,
-                config.barostat_interval,
-            )
-        )
+        pressure, temperature = config.pressure * unit.bar, config.temperature * unit.kelvin
+        system.addForce(openmm.MonteCarloBarostat(pressure, temperature, config.barostat_interval))
     integrator = _integrator(config, ensemble)
     _set_seeds(config, system, integrator, *seed)
     platform = openmm.Platform.getPlatformByName(config.platform)
@@ -205,15 +187,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _system(
-    config: RunConfig, topology: app.Topology, artifact: Artifact, hybrid: Hybrid | None
-) -> openmm.System:
-    options = {"backend": config.backend, **vars(config.evaluation_options)}
-    if hybrid is not None:
-        return create_mixed_system(config, hybrid, topology, artifact, options)
-    return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)
-
-
 def _integrator(config: RunConfig, ensemble: str) -> openmm.Integrator:
     time_step = config.time_step * unit.femtosecond
     if ensemble == "NVE":
@@ -246,10 +219,8 @@ def _platforms() -> list[str]:
 
 def _properties(config: RunConfig, platform: openmm.Platform) -> dict[str, str]:
     """Platform properties that make runs bit-identical."""
-    wanted = {
-        "Precision": "double" if config.precision == "double" else "mixed",
-        "DeterministicForces": "true",
-    }
+    precision = "double" if config.precision == "double" else "mixed"
+    wanted = {"Precision": precision, "DeterministicForces": "true"}
     device = config.device or ""
     if device.startswith("cuda:"):
         wanted["DeviceIndex"] = device.removeprefix("cuda:")

@@ -25,25 +25,18 @@ _Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Item = TypeVar("_Item")
 _Vector = Annotated[list[_Item], Field(min_length=3, max_length=3)]
-_KIND = Kind(
-    InputError,
-    "checkpoint",
-    "checkpoint: {file} is damaged ({reason}); start again with --overwrite",
-)
+_DAMAGED = "checkpoint: {file} is damaged ({reason}); start again with --overwrite"
+_KIND = Kind(InputError, "checkpoint", _DAMAGED)
 #: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
 _HEADER_BYTES = 48
 
 
 @dataclass(frozen=True)
 class FileState:
-    """Size and header of an output file at a checkpoint.
+    """Size and header of an output file at a checkpoint."""
 
-    Attributes:
-        size: bytes.
-        head: first bytes in hexadecimal, the only ones that are overwritten later.
-    """
-
-    size: _Count
+    size: _Count  #: Bytes
+    #: First bytes in hexadecimal, the only ones that are overwritten later
     head: Annotated[str, Field(pattern=rf"^([0-9a-f]{{2}}){{0,{_HEADER_BYTES}}}$")]
 
     @classmethod
@@ -68,33 +61,24 @@ class FileState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a run, and the inputs that identify it.
-
-    Attributes:
-        phase: ``"equilibration"`` or ``"production"``.
-        step: steps done in this phase.
-        context: what ``Context.createCheckpoint`` returns.
-        box: box for which the buffers of the model were made [nm]; None where not periodic.
-        requested: the configuration as given.
-        resolved: the configuration with the choices made for this machine.
-        structure_sha256, model_sha256: hashes of the input files.
-        environment: from `builder.environment`; the last bits of results depend on it.
-        wall_seconds: time spent in steps of this phase so far, by all processes [s].
-        outputs: state of every file that grows, by name.
-        force_field_sha256: hash of the force field's System; None in a run without one.
-    """
+    """State of a run, and the inputs that identify it."""
 
     phase: PhaseName
-    step: _Count
-    context: bytes
+    step: _Count  #: Steps done in this phase
+    context: bytes  #: What ``Context.createCheckpoint`` returns
+    #: Box for which the buffers of the model were made [nm]; None where not periodic
     box: _Vector[_Vector[_Finite]] | None
-    requested: dict[str, Any]
-    resolved: dict[str, Any]
+    requested: dict[str, Any]  #: The configuration as given
+    resolved: dict[str, Any]  #: The configuration with the choices made for this machine
+    #: Hashes of the input files
     structure_sha256: str
     model_sha256: str
+    #: From `builder.environment`; the last bits of results depend on it
     environment: dict[str, Any]
-    wall_seconds: _Finite
+    wall_seconds: _Finite  #: Time spent in steps of this phase so far, by all processes [s]
+    #: State of every file that grows, by name
     outputs: dict[str, FileState] = field(default_factory=dict)
+    #: Hash of the force field's System; None in a run without one
     force_field_sha256: str | None = None
 
     def write(self, path: Path) -> None:
@@ -123,21 +107,16 @@ class Checkpoint:
                 )
             if metadata.pop("context_sha256") != hashlib.sha256(context).hexdigest():
                 raise Damage("its context is not the one that was saved")
-            return _checked(metadata | {"context": context})
-
-
-def _checked(values: dict[str, Any]) -> Checkpoint:
-    try:
-        found = TypeAdapter(Checkpoint).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Damage(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    try:
-        for settings in (found.requested, found.resolved):
-            RunConfig(**settings)
-    except InputError as error:
-        raise Damage(str(error)) from error
-    return found
+            try:
+                found = TypeAdapter(cls).validate_python(metadata | {"context": context})
+                for settings in (found.requested, found.resolved):
+                    RunConfig(**settings)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise Damage(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            except InputError as error:
+                raise Damage(str(error)) from error
+            return found
 
 
 def _check_members(path: Path, members: zipfile.ZipFile) -> None:

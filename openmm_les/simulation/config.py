@@ -64,11 +64,8 @@ class _Origin:
 class RunConfig(BaseModel):
     """What to simulate and how.
 
-    Everything is checked on construction. Numbers are in the unit that the description names, or
-    Quantities of OpenMM.
-
-    Raises:
-        InputError: one line that names each wrong field, what was expected and what came.
+    Everything is checked on construction: an InputError names each wrong field, what was expected
+    and what came. Numbers are in the unit that the description names, or Quantities of OpenMM.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -193,9 +190,8 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _intervals_fit(self) -> RunConfig:
         """Every stretch ends at a checkpoint, from which a run can continue."""
-        _check_multiple(self, "steps", "report_interval")
-        _check_multiple(self, "equilibration_steps", "report_interval")
-        _check_multiple(self, "trajectory_interval", "report_interval")
+        for name in ("steps", "equilibration_steps", "trajectory_interval"):
+            _check_multiple(self, name, "report_interval")
         if self.ensemble == "NPT":
             _check_multiple(self, "report_interval", "barostat_interval")
         return self
@@ -211,7 +207,6 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _region_is_described(self) -> RunConfig:
-        """A region of the model has a force field around it, and no setting is without effect."""
         _check_region(self)
         return self
 
@@ -223,11 +218,9 @@ class RunConfig(BaseModel):
         return EvaluationOptions(**values)
 
     def to_yaml(self, base: Path, *, omit: frozenset[str] = frozenset()) -> str:
-        """This configuration as a commented file that `load` reads.
+        """This configuration as a commented file in `base` that `load` reads.
 
-        Args:
-            base: directory of the file; paths inside it are written relative to it.
-            omit: fields to show as comments to be filled in.
+        Paths inside `base` are relative to it; fields to `omit` are comments to be filled in.
         """
         lines = ["# Paths are relative to the directory of this file."]
         for name, value in self.model_dump(mode="json").items():
@@ -247,25 +240,18 @@ class RunConfig(BaseModel):
 def load(
     file: str | os.PathLike[str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """Read a configuration from a file and flags.
+    """Read a configuration from a file, and flags that override it; errors as of `RunConfig`.
 
     Args:
         file: YAML file whose paths are relative to its directory, or the directory of a run; None
             for flags alone.
-        flags: values that override those of the file; paths relative to the working directory.
-
-    Raises:
-        InputError: one line that names each wrong field, what was expected and what came.
+        flags: values by name; paths relative to the working directory.
     """
     return RunConfig(_Origin(file, flags or {}), **_values(file, flags or {}))
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
-    """The configuration as a commented file; required fields may be missing.
-
-    Raises:
-        InputError: a given value is not accepted.
-    """
+    """The configuration as a commented file; required fields may be missing."""
     values = _values(file, flags)
     required = [name for name, field in RunConfig.model_fields.items() if field.is_required()]
     omit = frozenset(name for name in required if name not in values)
@@ -291,13 +277,7 @@ def warn_of_units(config: RunConfig) -> None:
         if not low <= value <= high:
             unit = fields.unit_of(RunConfig.model_fields[name])
             logger.warning(
-                "%s: %g %s is unusual (%g to %g); the unit is %s",
-                name,
-                value,
-                unit,
-                low,
-                high,
-                unit,
+                f"{name}: {value:g} {unit} is unusual ({low:g} to {high:g}); the unit is {unit}"
             )
 
 
@@ -334,6 +314,8 @@ _OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECT
 
 
 def _check_region(config: RunConfig) -> None:
+    """A region of the model has a force field around it, and no setting is without effect."""
+
     def first(names: tuple[str, ...]) -> str | None:
         known = RunConfig.model_fields
         return next((n for n in names if getattr(config, n) != known[n].default), None)
@@ -365,9 +347,8 @@ def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     for name in _FILES:
         parts = fields.split(result.get(name))
         if isinstance(parts, list | tuple):
-            result[name] = [
-                _absolute_file(part, base) if isinstance(part, str) else part for part in parts
-            ]
+            found = (_absolute_file(p, base) if isinstance(p, str) else p for p in parts)
+            result[name] = list(found)
     return result
 
 

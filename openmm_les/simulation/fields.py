@@ -38,11 +38,9 @@ def _number(value: Any) -> Any:
 
 def _integer(value: Any) -> Any:
     """Accept 1e6, too, which YAML reads as text."""
-    value = _number(value)
-    if isinstance(value, str):
-        number = float(value)
-        return int(number) if number.is_integer() else value
-    return value
+    if isinstance(value, str) and (number := float(value)).is_integer():
+        return int(number)
+    return _number(value)
 
 
 def _upper(value: Any) -> Any:
@@ -61,22 +59,12 @@ def unit_of(field: FieldInfo) -> str | None:
 
 
 def bare(value: Any, field: FieldInfo) -> Any:
-    """The plain number or text of a Quantity, a path or a number of numpy.
-
-    Raises:
-        ValueError: a Quantity of another dimension.
-    """
+    """The plain number or text of a Quantity, a path or a number of numpy."""
     if hasattr(value, "value_in_unit"):
         from openmm import unit
 
-        units = {
-            "K": unit.kelvin,
-            "bar": unit.bar,
-            "1/ps": unit.picosecond**-1,
-            "fs": unit.femtosecond,
-            "nm": unit.nanometer,
-            "e": unit.elementary_charge,
-        }
+        units = {"K": unit.kelvin, "bar": unit.bar, "1/ps": unit.picosecond**-1}
+        units |= {"fs": unit.femtosecond, "nm": unit.nanometer, "e": unit.elementary_charge}
         try:
             return value.value_in_unit(units[unit_of(field) or ""])
         except (KeyError, TypeError, AttributeError) as error:
@@ -98,9 +86,7 @@ def shown(value: Any) -> str:
 
 def split(value: Any) -> Any:
     """The parts of a text with commas, as in a flag; other values are returned unchanged."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",")]
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _texts(value: Any) -> Any:
@@ -133,12 +119,8 @@ def evaluation(name: str, default: Any = _SAME) -> Any:
 
 #: Characters of a wrong value that a message shows.
 _SHOWN = 80
-_EXPECTED = {
-    int: "an integer",
-    float: "a bare number",
-    str: "a text",
-    tuple: "a list of texts, or one text with commas,",
-}
+_EXPECTED = {int: "an integer", float: "a bare number", str: "a text"}
+_EXPECTED[tuple] = "a list of texts, or one text with commas,"
 
 
 def expected(field: FieldInfo) -> str:
@@ -165,8 +147,7 @@ def default(field: FieldInfo) -> str:
     """The default of a field as it is written in a file."""
     if field.is_required():
         return "required"
-    value = field.default
-    return "null" if value is None else str(value)
+    return "null" if field.default is None else str(field.default)
 
 
 def _kind(field: FieldInfo) -> tuple[Any, bool]:

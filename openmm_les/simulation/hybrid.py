@@ -24,28 +24,19 @@ _MODEL_GROUP = 1
 
 @dataclass(frozen=True)
 class Hybrid:
-    """An ML region, and the force field of all atoms.
-
-    Attributes:
-        atoms: the ML region.
-        ends: MM atoms of cut bonds, which link atoms replace.
-        system: of the force field.
-        sha256: hash of `system` in XML.
-        selected: the region, for messages.
-    """
+    """An ML region, and the force field of all atoms."""
 
     atoms: tuple[int, ...]
-    ends: tuple[int, ...]
-    system: openmm.System
+    ends: tuple[int, ...]  #: MM atoms of cut bonds, which link atoms replace
+    system: openmm.System  #: Of the force field
     sha256: str
     selected: SelectedRegion
 
 
 def prepare_hybrid(config: RunConfig, structure: Structure) -> tuple[Structure, Hybrid | None]:
-    """Select the ML region and create the System of the force field, if the run has an ML region.
+    """Select the ML region, if the run has one, and create the System of the force field.
 
-    Returns:
-        The structure with the virtual sites of the force field, and the region; None without one.
+    The structure gets the virtual sites of the force field.
     """
     if config.ml_region is None:
         return structure, None

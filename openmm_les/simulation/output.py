@@ -97,21 +97,16 @@ class RunDirectory:
 
     def _is_of_a_run(self) -> bool:
         """Whether a marked configuration file or a checkpoint is here."""
-        try:
+        with contextlib.suppress(OSError):
             if (self / CONFIG).read_bytes().startswith(_MARKER.encode()):
                 return True
-        except OSError:
-            pass
-        try:
+        with contextlib.suppress(InputError):
             return self.checkpoint() is not None
-        except InputError:
-            return False
+        return False
 
     def results(self) -> list[str]:
         """Names of files with results."""
-        growing = [
-            name for name in _GROWING if (self / name).exists() and FileState.of(self / name).size
-        ]
+        growing = [name for name, state in self.file_states().items() if state.size]
         return growing + [name for name in _FINAL_FILES if (self / name).exists()]
 
     def refuse_inputs(self, inputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
@@ -164,16 +159,8 @@ class RunDirectory:
         """Truncate the files to the state of a checkpoint; an InputError if data are missing."""
         for name, state in checkpoint.outputs.items():
             state.restore(self / name)
-        for name in _GROWING:
-            if name not in checkpoint.outputs:
-                (self / name).unlink(missing_ok=True)
-        for name in _FINAL_FILES:
+        for name in {*_GROWING, *_FINAL_FILES}.difference(checkpoint.outputs):
             (self / name).unlink(missing_ok=True)
-
-    def try_restore(self, checkpoint: Checkpoint) -> None:
-        """Restore as far as possible on a full disk; resuming does it again."""
-        with contextlib.suppress(OSError, InputError):
-            self.restore(checkpoint)
 
     def write_structure(
         self, name: str, topology: app.Topology, positions: Any, box: FloatArray | None
@@ -201,19 +188,10 @@ class PhaseOutput:
         with writing(log):
             self._log: IO[str] = log.open("a", encoding="ascii", newline="\n")
         self._trajectory: _TrajectoryReporter | None = None
-        table = app.StateDataReporter(
-            self._log,
-            config.report_interval,
-            step=True,
-            time=True,
-            potentialEnergy=True,
-            kineticEnergy=True,
-            totalEnergy=True,
-            temperature=True,
-            volume=is_periodic,
-            density=is_periodic,
-            append=has_header,
-        )
+        columns = ("step", "time", "potentialEnergy", "kineticEnergy", "totalEnergy", "temperature")
+        wanted = dict.fromkeys(columns, True)
+        wanted |= {"volume": is_periodic, "density": is_periodic, "append": has_header}
+        table = app.StateDataReporter(self._log, config.report_interval, **wanted)
         self.reporters: list[Any] = [_WritingReporter(log, table)]
         if is_production:
             interval = config.trajectory_interval or config.report_interval
@@ -266,18 +244,13 @@ class _WritingReporter:
 
 def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
     """The reporter of the electric properties; appends to a file."""
-    wanted = set(config.response or ())
+    wanted: dict[str, Any] = dict.fromkeys(config.response or (), True)
     return LESReporter(
         path,
         config.response_interval,
         # A TorchForce does not hold its model; with an ML region the force knows its link atoms.
         config.model if config.ml_region is None else None,
-        charges="charges" in wanted,
-        dipole="dipole" in wanted,
-        bornCharges="born_charges" in wanted,
-        current="current" in wanted,
-        lesEnergy="les_energy" in wanted,
-        velocities="velocities" in wanted,
+        **wanted,
         append=True,
         precision=config.precision,
         device=config.device,

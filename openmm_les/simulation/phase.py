@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import openmm
@@ -24,16 +23,8 @@ from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.plugin.guard import TemperatureGuard
 from openmm_les.processes.interrupts import force_error
 from openmm_les.processes.signals import StopRequest
-from openmm_les.simulation import output, summary
-from openmm_les.simulation.builder import (
-    Phase,
-    State,
-    create_simulation,
-    draw_velocities,
-    environment,
-    reseed,
-    set_positions,
-)
+from openmm_les.simulation import builder, output, summary
+from openmm_les.simulation.builder import Phase, State, create_simulation, environment, reseed
 from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid
@@ -53,39 +44,23 @@ _VOLUME_CHANGE = 0.10
 
 @dataclass(frozen=True)
 class Job:
-    """What all phases of a run share.
+    """What all phases of a run share."""
 
-    Attributes:
-        requested: the configuration as given.
-        config: the configuration with the choices made for this machine, from `resolve_config`.
-        structure: the start structure, with the virtual sites of the force field.
-        artifact: the model.
-        directory: the output directory.
-        callbacks: see `RunCallbacks`.
-        stop: whether a signal asked to stop.
-        hybrid: ML region and force field; None where the model describes all atoms.
-    """
-
-    requested: RunConfig
+    requested: RunConfig  #: The configuration as given
+    #: The configuration with the choices made for this machine, from `resolve_config`
     config: RunConfig
     structure: Structure
     artifact: Artifact
     directory: RunDirectory
     callbacks: RunCallbacks
-    stop: StopRequest
+    stop: StopRequest  #: Whether a signal asked to stop
     hybrid: Hybrid | None = None
 
 
 class PhaseRun:
     """One phase in this process; a context manager that closes the files.
 
-    Args:
-        job: what all phases share.
-        phase: the phase.
-        entry: the state to begin with, or the checkpoint of this phase to continue from.
-
-    Attributes:
-        wall_seconds: wall time of the steps of this phase, summed over all processes [s].
+    It begins with a state, or continues from a checkpoint of the same phase.
     """
 
     def __init__(self, job: Job, phase: Phase, entry: State | Checkpoint) -> None:
@@ -102,7 +77,7 @@ class PhaseRun:
             self._wall_before = 0.0
             self._simulation = self._create(0)
             self._set_state(entry)
-        self.wall_seconds = self._wall_before
+        self.wall_seconds = self._wall_before  #: of steps of this phase, by all processes [s]
         self._output = PhaseOutput(job.directory, job.config, phase, self._box is not None)
         self._simulation.reporters = [TemperatureGuard(_BATCH), *self._output.reporters]
         if isinstance(entry, State):
@@ -111,15 +86,12 @@ class PhaseRun:
     def __enter__(self) -> PhaseRun:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OutputError):  # leave no partial rows
             self._output.abandon()
-            self._job.directory.try_restore(self._saved)
+            # As far as possible on a full disk; resuming does it again.
+            with contextlib.suppress(OSError, InputError):
+                self._job.directory.restore(self._saved)
         else:
             self._output.close()
 
@@ -154,16 +126,10 @@ class PhaseRun:
 
     def _create(self, step: int) -> openmm.app.Simulation:
         """A Simulation with the random numbers of this step and buffers for this box."""
-        job = self._job
-        return create_simulation(
-            job.config,
-            job.structure,
-            job.artifact,
-            self._phase.ensemble,
-            self._box,
-            (self._phase.name, step),
-            job.hybrid,
-        )
+        job, phase = self._job, self._phase
+        inputs = (job.config, job.structure, job.artifact)
+        seed = (phase.name, step)
+        return create_simulation(*inputs, phase.ensemble, self._box, seed, job.hybrid)
 
     def _open(self, checkpoint: Checkpoint) -> None:
         self._simulation = self._create(checkpoint.step)
@@ -177,13 +143,12 @@ class PhaseRun:
             ) from error
 
     def _set_state(self, state: State) -> None:
-        set_positions(self._simulation, state.positions)
+        builder.set_positions(self._simulation, state.positions)
         if state.velocities is None:
-            draw_velocities(self._job.config, self._simulation)
+            builder.draw_velocities(self._job.config, self._simulation)
         else:
-            self._simulation.context.setVelocities(
-                state.velocities * unit.nanometer / unit.picosecond
-            )
+            velocities = state.velocities * unit.nanometer / unit.picosecond
+            self._simulation.context.setVelocities(velocities)
 
     def _current_box(self) -> FloatArray | None:
         if self._box is None:
@@ -203,8 +168,7 @@ class PhaseRun:
             self._open(self._save())
             self._simulation.reporters = reporters
         else:
-            step = self._save().step
-            reseed(self._job.config, self._simulation, self._phase.name, step)
+            reseed(self._job.config, self._simulation, self._phase.name, self._save().step)
 
     @property
     def _has_hidden_state(self) -> bool:

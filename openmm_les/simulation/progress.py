@@ -12,19 +12,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a phase.
-
-    Attributes:
-        phase: ``"equilibration"`` or ``"production"``.
-        step: steps done in this phase.
-        steps: steps of this phase.
-        ns_per_day: speed of this process in this phase [ns/day].
-    """
+    """Progress of a phase."""
 
     phase: str
     step: int
     steps: int
-    ns_per_day: float
+    ns_per_day: float  #: Speed of this process in this phase [ns/day]
 
 
 class RunCallbacks:
@@ -49,11 +42,8 @@ def warn_once() -> Iterator[None]:
         seen.add(line)
         return not is_known
 
-    loggers = [
-        logging.getLogger(name)
-        for name in logging.root.manager.loggerDict
-        if name.startswith("openmm_les")
-    ]
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("openmm_les")]
+    loggers = [logging.getLogger(name) for name in names]
     for each in loggers:
         each.addFilter(is_new)
     try:

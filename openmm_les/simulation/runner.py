@@ -15,18 +15,8 @@ from openmm_les.errors import InputError, OutputError
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
-from openmm_les.simulation import output, summary
-from openmm_les.simulation.builder import (
-    Phase,
-    State,
-    choose_max_neighbors,
-    constrained_particles,
-    create_simulation,
-    environment,
-    plan_phases,
-    resolve_config,
-    set_positions,
-)
+from openmm_les.simulation import builder, output, summary
+from openmm_les.simulation.builder import Phase, State, create_simulation, plan_phases
 from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig, warn_of_units
 from openmm_les.simulation.hybrid import prepare_hybrid
@@ -34,12 +24,7 @@ from openmm_les.simulation.messages import run_terms
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.phase import Job, PhaseRun, reported_with_step
 from openmm_les.simulation.progress import RunCallbacks, warn_once
-from openmm_les.simulation.structures.structure import (
-    check_bonds,
-    check_time_step,
-    read_structure,
-    real_atoms,
-)
+from openmm_les.simulation.structures import structure as structures
 from openmm_les.simulation.summary import Summary
 
 logger = logging.getLogger(__name__)
@@ -63,16 +48,14 @@ def run(
     """See `openmm_les.simulation.run`."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
-    callbacks = callbacks or RunCallbacks()
     with warn_once():
-        return _run(config, resume, overwrite, callbacks)
+        return _run(config, resume, overwrite, callbacks or RunCallbacks())
 
 
 def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks) -> Summary:
-    start = read_structure(config.structure)
-    artifact = catalog.open_model(
-        config.model
-    )  # may download for minutes, with the usual signal handlers
+    start = structures.read_structure(config.structure)
+    # May download for minutes, with the usual signal handlers.
+    artifact = catalog.open_model(config.model)
     directory = RunDirectory(config.output)
     # The number of threads changes the last bits of results.
     with defer_signals() as stop, directory.locked(), unmeasured():
@@ -101,20 +84,17 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbac
 def _inputs(job: Job) -> dict[str, Path | str | None]:
     """Files that the run reads, by setting."""
     config = job.config
-    fields: dict[str, Path | str | None] = {
-        "structure": config.structure,
-        "model": job.artifact.path,
-        "system": config.system,
-    }
-    return fields | {f"force_field {name}": name for name in config.force_field or ()}
+    files: dict[str, Path | str | None] = {"structure": config.structure, "system": config.system}
+    files["model"] = job.artifact.path
+    return files | {f"force_field {name}": name for name in config.force_field or ()}
 
 
 def _start(job: Job) -> Summary:
-    job = _with_force_field(replace(job, config=resolve_config(job.config)))
+    job = _with_force_field(replace(job, config=builder.resolve_config(job.config)))
     state = _minimise(job)
     # A TorchForce cannot grow, and chooses a larger capacity by itself.
     if job.config.max_neighbors is None and job.config.backend == "pythonforce":
-        slots = choose_max_neighbors(job.artifact, state, job.hybrid)
+        slots = builder.choose_max_neighbors(job.artifact, state, job.hybrid)
         job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
     return _run_phases(job, plan_phases(job.config), state)
 
@@ -124,15 +104,14 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     job = _with_force_field(job)
     _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
-    if _is_last(job, checkpoint) and (result := Summary.read(finished)) is not None:
+    is_last = checkpoint.phase == "production" and checkpoint.step == job.config.steps
+    if is_last and (result := Summary.read(finished)) is not None:
         job.callbacks.message(f"this run is finished: {checkpoint.step} steps are done")
         names = [Path(path).name for path in result.files.values()]
         if gone := [name for name in names if not (job.directory / name).exists()]:
             logger.warning(
-                "output: %s has no %s any more, which this finished run wrote; put it back, or run "
-                "again with --overwrite",
-                job.directory.path,
-                ", ".join(gone),
+                f"output: {job.directory.path} has no {', '.join(gone)} any more, which this "
+                "finished run wrote; put it back, or run again with --overwrite"
             )
         return result
     chosen = {name: checkpoint.resolved[name] for name in _FROM_CHECKPOINT}
@@ -175,13 +154,7 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
             entry = current.advance()
     current.write_structure(output.FINAL)
     directory, config = job.directory, job.config
-    names = (
-        output.LOG,
-        output.TRAJECTORY,
-        output.RESPONSE,
-        output.FINAL,
-        output.CHECKPOINT,
-    )
+    names = (output.LOG, output.TRAJECTORY, output.RESPONSE, output.FINAL, output.CHECKPOINT)
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
     result = summary.summarise(
         directory / output.LOG,
@@ -199,13 +172,19 @@ def _minimise(job: Job) -> State:
     """Minimise the energy; nothing is written or deleted before the model accepts the structure."""
     config, start = job.config, job.structure
     warn_of_units(config)
-    check_bonds(start.topology, config.ensemble)
+    structures.check_bonds(start.topology, config.ensemble)
     output.check_response(config, start)
     ensemble = plan_phases(config)[0].ensemble
     sim = create_simulation(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
-    check_time_step(start.topology, config.time_step, constrained_particles(sim))
-    set_positions(sim, start.positions)
-    before = _first_energy(job, sim)
+    constrained = builder.constrained_particles(sim)
+    structures.check_time_step(start.topology, config.time_step, constrained)
+    builder.set_positions(sim, start.positions)
+    try:
+        before = _potential_energy(sim)
+    except openmm.OpenMMException as error:
+        reason = run_terms(" ".join(str(error).split()), start.topology)
+        raise InputError(f"structure: {config.structure} has no valid energy: {reason}") from error
+    _check_energy(job, before, str(config.structure))
     _write_config(job)
     job.directory.clear()
     if config.minimise_iterations == 0:
@@ -223,19 +202,6 @@ def _minimise(job: Job) -> State:
     positions = sim.context.getState(positions=True).getPositions(asNumpy=True)
     job.directory.write_structure(output.MINIMISED, start.topology, positions, start.box)
     return State(positions.value_in_unit(unit.nanometer), None, start.box)
-
-
-def _first_energy(job: Job, sim: openmm.app.Simulation) -> float:
-    """Energy of the start structure [kJ/mol]; an InputError if it has none."""
-    try:
-        energy = _potential_energy(sim)
-    except openmm.OpenMMException as error:
-        reason = run_terms(" ".join(str(error).split()), job.structure.topology)
-        raise InputError(
-            f"structure: {job.config.structure} has no valid energy: {reason}"
-        ) from error
-    _check_energy(job, energy, f"{job.config.structure}")
-    return energy
 
 
 def _check_energy(job: Job, energy: float, what: str) -> None:
@@ -274,7 +240,7 @@ class _Iterations(openmm.MinimizationReporter):  # type: ignore[misc]
 
 def _number_of_atoms(job: Job) -> int:
     """Number of atoms without virtual sites."""
-    return len(real_atoms(job.structure.topology.atoms()))
+    return len(structures.real_atoms(job.structure.topology.atoms()))
 
 
 def _potential_energy(sim: openmm.app.Simulation) -> float:
@@ -285,10 +251,6 @@ def _potential_energy(sim: openmm.app.Simulation) -> float:
 def _write_config(job: Job) -> None:
     """Write the configuration as requested, without choices for this machine but the seed."""
     job.directory.write_config(job.requested.model_copy(update={"seed": job.config.seed}))
-
-
-def _is_last(job: Job, checkpoint: Checkpoint) -> bool:
-    return checkpoint.phase == "production" and checkpoint.step == job.config.steps
 
 
 def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
@@ -328,8 +290,7 @@ def _check_force_field(job: Job, checkpoint: Checkpoint) -> None:
 
 
 def _warn_of_changed_environment(checkpoint: Checkpoint) -> None:
-    now = environment()
-    before = checkpoint.environment
+    now, before = builder.environment(), checkpoint.environment
     changed = [f"{k}: {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
     if changed:
         logger.warning("the run continues, but not bit-identically: %s", "; ".join(changed))

@@ -1,12 +1,8 @@
-"""The YAML file with the settings of a run, read without surprises.
-
-Imports neither torch nor openmm, so that the command line can show its help at once.
-"""
+"""The YAML file with the settings of a run, read without surprises; imports no torch, no openmm."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a duplicate key, of which YAML would silently drop one."""
-        seen: Counter[str] = Counter()
+        seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                seen[key.value] += 1
-                if seen[key.value] > 1:
+                if key.value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"{key.value} is there more than once", key.start_mark
                     )
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -44,16 +40,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The settings in a file, by name.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
-    """
+    """The settings in a file, by name."""
     with boundary(file, _KIND):
         try:
             content = yaml.load(read_file(file), Loader=_Loader)
         except (yaml.YAMLError, ValueError) as error:  # of text, numbers, dates
-            raise Damage(" ".join(" ".join(_sentences(error)).split())) from error
+            reason = str(getattr(error, "problem", None) or error)
+            if (mark := getattr(error, "problem_mark", None)) is not None:
+                reason += f" (line {mark.line + 1}, column {mark.column + 1})"
+            raise Damage(" ".join(reason.split())) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -62,10 +57,3 @@ def read(file: Path) -> dict[str, Any]:
             f"{type(content).__name__}; `openmm-les run --print-config` shows a complete file"
         )
     return {str(name): value for name, value in content.items()}
-
-
-def _sentences(error: Exception) -> Iterator[str]:
-    mark = getattr(error, "problem_mark", None)
-    yield str(getattr(error, "problem", None) or error)
-    if mark is not None:
-        yield f"(line {mark.line + 1}, column {mark.column + 1})"

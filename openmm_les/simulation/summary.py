@@ -19,11 +19,8 @@ from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.simulation.structures.selection import SelectedRegion
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
-_LOG = Kind(
-    InputError,
-    "output",
-    "output: {file} is not the log of a run: {reason}; start again with --overwrite",
-)
+_NO_LOG = "output: {file} is not the log of a run: {reason}; start again with --overwrite"
+_LOG = Kind(InputError, "output", _NO_LOG)
 _MILLI = 1000.0
 _PS_PER_NS = 1000.0
 _SECONDS_PER_DAY = 86400.0
@@ -39,35 +36,21 @@ class Mean:
 
 @dataclass(frozen=True)
 class Summary:
-    """Results of a run.
+    """Results of a run."""
 
-    Attributes:
-        steps: of production.
-        time_ps: simulated time [ps].
-        wall_seconds: wall time of these steps, summed over all processes [s].
-        ns_per_day: simulated time by wall time [ns/day].
-        atoms: number of atoms, without virtual sites.
-        temperature: [K].
-        potential_energy: [kJ/mol].
-        density: [g/mL]; None unless the ensemble is NPT.
-        energy_drift: slope of the total energy [meV/atom/ps]; None unless the ensemble is NVE.
-        config: all settings, with the choices made for this machine.
-        files: paths of what was written, by name.
-        ml_region: None where the model describes all atoms.
-    """
-
-    steps: int
-    time_ps: float
-    wall_seconds: float
-    ns_per_day: float
-    atoms: int
-    temperature: Mean
-    potential_energy: Mean
-    density: Mean | None
+    steps: int  #: Of production
+    time_ps: float  #: Simulated time [ps]
+    wall_seconds: float  #: Wall time of these steps, summed over all processes [s]
+    ns_per_day: float  #: Simulated time by wall time [ns/day]
+    atoms: int  #: Number of atoms, without virtual sites
+    temperature: Mean  #: [K]
+    potential_energy: Mean  #: [kJ/mol]
+    density: Mean | None  #: [g/mL]; None unless the ensemble is NPT
+    #: Slope of the total energy [meV/atom/ps]; None unless the ensemble is NVE
     energy_drift: float | None
-    config: dict[str, Any]
-    files: dict[str, str]
-    ml_region: SelectedRegion | None = None
+    config: dict[str, Any]  #: All settings, with the choices made for this machine
+    files: dict[str, str]  #: Paths of what was written, by name
+    ml_region: SelectedRegion | None = None  #: None where the model describes all atoms
 
     def to_json(self) -> str:
         """Content of ``summary.json``."""

@@ -52,10 +52,9 @@ def read_system(path: Path) -> openmm.System:
         root = ElementTree.fromstring(read_file(path))
     _check_types(path, root)
     try:
-        system = openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
+        return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
     except Exception as error:  # OpenMMException, or ValueError for XML of something else
         raise InputError(f"system: OpenMM cannot read {path}: {one_line(error)}") from None
-    return system
 
 
 def _check_types(path: Path, root: ElementTree.Element) -> None:
@@ -80,11 +79,7 @@ def _check_types(path: Path, root: ElementTree.Element) -> None:
 
 
 def refuse_scripts(names: Iterable[str]) -> None:
-    """Refuse force field files that could run code, included files too.
-
-    Args:
-        names: as for `openmm.app.ForceField`: paths, or names of files that come with OpenMM.
-    """
+    """Refuse force field files that could run code, included files too."""
     folders = [os.path.realpath(folder) for folder in _getDataDirectories()]
     waiting, seen = list(names), set()  # OpenMM reports missing and broken files
     while waiting:

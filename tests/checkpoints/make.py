@@ -2,6 +2,7 @@
 
     python tests/checkpoints/make.py mace mace_old cace chgnet   # beside mace-torch
     python tests/checkpoints/make.py nequip allegro              # beside nequip
+    python tests/checkpoints/make.py NAME    # the values of any other, whose file is here already
 
 Short-range energies and charges are those of the frameworks' own networks, or for CACE and CHGNet
 of a second evaluation of their equations; the sum over charges is `oracles.ewald`. Nothing here
@@ -27,7 +28,7 @@ from openmm_les_export import read_model
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.dispatch import reference_model
 from oracles import cace_models, chgnet_models, ewald, mace_models, nequip_models
-from support.checkpoints import EXPORT_OPTIONS, FOLDER
+from support.checkpoints import FOLDER, checkpoint, export_options
 from support.structures import PEPTIDE, waters
 
 TYPES = ["H", "C", "N", "O"]
@@ -73,7 +74,7 @@ def moderate(parts: dict[str, Any]) -> None:
 
 
 def written(name: str, folder: Path) -> Path:
-    """The model file, made anew."""
+    """The model file, made anew where this program knows how."""
     if name == "mace":
         return mace_models.synthetic_model(
             folder,
@@ -107,8 +108,10 @@ def written(name: str, folder: Path) -> Path:
             num_blocks=2,
             change=moderate,
         )
-    make = getattr(nequip_models, f"synthetic_{name}")
-    return make(folder / f"{name}.ckpt", **OF_TYPES)
+    if name in ("nequip", "allegro"):
+        make = getattr(nequip_models, f"synthetic_{name}")
+        return make(folder / f"{name}.ckpt", **OF_TYPES)
+    return checkpoint(name, folder)
 
 
 def structures() -> dict[str, Atoms]:
@@ -169,7 +172,9 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             made = written(name, Path(folder))
             kept = FOLDER / made.name
-            if made.is_dir():
+            if made == kept:
+                pass
+            elif made.is_dir():
                 shutil.rmtree(kept, ignore_errors=True)
                 shutil.copytree(made, kept)
             elif name.startswith("mace"):  # a MACE file is for nine tenths code of e3nn
@@ -177,7 +182,7 @@ def main(names: list[str]) -> None:
                 kept.write_bytes(lzma.compress(made.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
             else:
                 shutil.copy(made, kept)
-            options = EXPORT_OPTIONS[name]
+            options = export_options(name)
             model = read_model(made, **options)
             reference, _, _ = reference_model(open_model(made), model, options.get("head"))
             arrays = {"names": np.array(list(structures()))}

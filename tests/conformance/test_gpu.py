@@ -163,10 +163,17 @@ FAILED_RECORDING = """
 import sys
 import torch
 sys.path[:0] = {paths!r}
-from test_gpu import model_of
-from helpers import dipeptide
+from openmm_les import artifact
+from openmm_les.evaluation.system_model import SystemModel
+from support.helpers import dipeptide
 atoms = dipeptide(0)
-model = model_of({artifact!r}, atoms)
+model = SystemModel(
+    artifact.load({artifact!r}),
+    atoms.numbers,
+    periodic=False,
+    positions=atoms.positions,
+    device="cuda",
+)
 model.module.trim = True
 torch.cuda.graph = None  # nothing is recorded of what waits for the GPU
 for _ in range(3):

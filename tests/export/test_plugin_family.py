@@ -76,7 +76,7 @@ def checkpoint(tmp_path) -> Path:
 
 def test_a_plugin_family_is_read_exported_verified_and_run(tmp_path, checkpoint):
     shutil.copytree(PLUGIN, tmp_path / "pair_family")
-    install(tmp_path, "pair_family.family:FAMILY")
+    install(tmp_path, "pair_family.family:FAMILIES")
     done = run(tmp_path, CHILD, str(checkpoint), json.dumps(OPTIONS))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -93,9 +93,9 @@ def test_a_plugin_family_is_read_exported_verified_and_run(tmp_path, checkpoint)
 
 
 BROKEN = {
-    "no_such_module:FAMILY": "plug-in no_such_module:FAMILY failed",
-    "json:dumps": "plug-in json:dumps brings no new Family",
-    "openmm_les.networks.chgnet.family:FAMILIES": "FAMILIES brings no new Family",
+    "no_such_module:FAMILIES": "plug-in no_such_module:FAMILIES failed",
+    "json:dumps": "plug-in json:dumps is not a tuple of Family records",
+    "openmm_les.networks.chgnet.family:FAMILIES": "with names of their own",
 }
 
 

@@ -312,7 +312,7 @@ def test_the_directory_or_any_of_its_files(folder):
 
 
 def test_the_command_and_what_inspect_shows(folder, capsys):
-    """As docs/reference/models.md shows it."""
+    """As docs/reference/formats/chgnet.md shows it."""
     output = folder / "my.les.pt"
     arguments = ["export", str(model_of(folder, "plain")), "-o", str(output), "--overwrite"]
     with pytest.raises(SystemExit) as stopped:

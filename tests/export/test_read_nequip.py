@@ -252,7 +252,7 @@ def test_les_parameters_of_a_file_are_used_if_it_has_them(tmp_path):
 
 
 def test_the_command_and_what_inspect_shows(folder, capsys):
-    """As docs/reference/models.md shows it."""
+    """As docs/reference/formats/nequip.md shows it."""
     output = folder / "my.les.pt"
     arguments = ["export", str(file_of(folder, "plain")), "-o", str(output), "--overwrite"]
     for options in ([], ["--norm-factor", "90.4756"]):

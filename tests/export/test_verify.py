@@ -28,7 +28,7 @@ from support.helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, 
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import mesh
 from openmm_les.errors import InputError, VerificationError
-from openmm_les.networks.blocks import product_basis, radial_layers
+from openmm_les.networks.blocks import product_basis, radial
 
 SYSTEM_PATHS = ["single direct", "single mesh", "double direct", "double mesh"]
 SMALL = {"max_ell": 2, "correlation": 2, "elements": [1, 6, 8], "max_L": 1}
@@ -373,7 +373,7 @@ def slightly_more(function):
 #: By what `SystemModel` alone uses: the paths that it spoils.
 PARTS = {
     "folded weights": (product_basis, "_folded", SYSTEM_PATHS),
-    "radial tables": (radial_layers, "tabulate", ["single direct", "single mesh"]),
+    "radial tables": (radial, "tabulate", ["single direct", "single mesh"]),
     "mesh": (mesh, "fourier_transform", ["single mesh", "double mesh"]),
 }
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+from support import checkpoints
 
 from fuzzing.cases import Missing, Seed
 
@@ -43,68 +44,66 @@ def _folder(base: Path, name: str) -> Path:
     return folder
 
 
-def _copied(base: Path, *files: Path) -> list[Seed]:
-    """Each file, in a folder of its own."""
+def _copied(base: Path, *paths: Path) -> list[Seed]:
+    """Each file or directory, in a folder of its own."""
     found = []
-    for file in files:
-        target = _folder(base, str(len(list(base.iterdir())))) / file.name
-        shutil.copyfile(file, target)
-        found.append(Seed.of(target))
+    for path in paths:
+        folder = _folder(base, str(len(list(base.iterdir()))))
+        target = folder / path.name
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=shutil.copyfile)
+            files = tuple(f"{path.name}/{p.name}" for p in sorted(target.iterdir()))
+            found.append(Seed(folder, path.name, files))
+        else:
+            shutil.copyfile(path, target)
+            found.append(Seed.of(target))
     return found
 
 
-def _shared(pattern: str) -> list[Path]:
-    return [p for p in sorted(MODELS.glob(pattern)) if p.stat().st_size <= _LARGEST]
+def models(base: Path, family: str) -> list[Seed]:
+    """The small checkpoints of a family, what else it writes, and published ones."""
+    names = [name for name in checkpoints.SYNTHETIC if checkpoints.family_of(name) == family]
+    if not names:
+        raise Missing(f"no checkpoint of the family {family} in {checkpoints.FOLDER}")
+    found = [checkpoints.checkpoint(name, _folder(base, "unpacked-" + name)) for name in names]
+    for number, make in enumerate(_OTHERS.get(family, ())):
+        found.append(make(_folder(base, f"made{number}")))
+    return _copied(base, *found, *_published(family))
 
 
-def mace(base: Path) -> list[Seed]:
-    """The model from which les-demo was exported, and published ones."""
-    return _copied(base, DEMO_MODEL, *_shared("mace_*.model"))
+def _published(family: str) -> list[Path]:
+    names = [path.stem for path in sorted(MODELS.glob(f"{family}_*.npz"))]
+    paths = [checkpoints.stored(MODELS, name) for name in names]
+    return [p for p in paths if p and (p.is_dir() or p.stat().st_size <= _LARGEST)]
 
 
-def cace(base: Path) -> list[Seed]:
-    """One with messages and without."""
+def _cace_without_messages(folder: Path) -> Path:
     from oracles.cace_models import synthetic_cace
 
-    made = [
-        Seed.of(synthetic_cace(_folder(base, f"made{k}") / "x.pth", messages=k)) for k in (0, 1)
-    ]
-    return made + _copied(base, *_shared("cace_*.pth"))
+    return synthetic_cace(folder / "x.pth", messages=0)
 
 
-def nequip(base: Path) -> list[Seed]:
-    """Of both layouts."""
+def _nequip_of_the_fork(folder: Path) -> Path:
     from oracles.nequip_models import synthetic_nequip
 
-    made = [
-        Seed.of(synthetic_nequip(_folder(base, f"made{old}") / "x.ckpt", old=old))
-        for old in (False, True)
-    ]
-    return made + _copied(base, *_shared("nequip_*.ckpt"))
+    return synthetic_nequip(folder / "x.ckpt", old=True)
 
 
-def allegro(base: Path) -> list[Seed]:
-    """The only layout there is."""
-    from oracles.nequip_models import synthetic_allegro
+#: Layouts that the small checkpoints do not have.
+_OTHERS: dict[str, tuple[Callable[[Path], Path], ...]] = {
+    "mace": (lambda _: DEMO_MODEL,),
+    "cace": (_cace_without_messages,),
+    "nequip": (_nequip_of_the_fork,),
+}
 
-    made = [Seed.of(synthetic_allegro(_folder(base, "made") / "x.ckpt"))]
-    return made + _copied(base, *_shared("allegro_*.ckpt"))
 
-
-def chgnet(base: Path) -> list[Seed]:
-    """Folders of three files."""
-    from oracles.chgnet_models import synthetic_chgnet
-
-    found = []
-    for name in ("made", *(p.name for p in MODELS.glob("chgnet_*") if p.is_dir())):
-        folder = _folder(base, name)
-        if name == "made":
-            synthetic_chgnet(folder / "chgnet")
-        else:
-            shutil.copytree(MODELS / name, folder / "chgnet", copy_function=shutil.copyfile)
-        files = tuple(f"chgnet/{p.name}" for p in sorted((folder / "chgnet").iterdir()))
-        found.append(Seed(folder, "chgnet", files))
-    return found
+def export_options(path: Path, family: str) -> dict[str, Any]:
+    """What users say beside a file of a family; heads have the small checkpoints alone."""
+    name = path.name.partition(".")[0]
+    if name in checkpoints.SYNTHETIC:
+        return checkpoints.EXPORT_OPTIONS[name]
+    options = checkpoints.EXPORT_OPTIONS[family]
+    return {key: value for key, value in options.items() if key != "head"}
 
 
 def artifacts(base: Path) -> list[Seed]:
@@ -112,20 +111,17 @@ def artifacts(base: Path) -> list[Seed]:
     import torch
     from openmm_les_export import read_model
 
-    from fuzzing.targets import TOLD
     from openmm_les import artifact
 
     script = torch.jit.script(torch.nn.Identity())
     found = []
-    for family, make in (
-        ("cace", cace),
-        ("nequip", nequip),
-        ("allegro", allegro),
-        ("chgnet", chgnet),
-    ):
+    for family in sorted({checkpoints.family_of(name) for name in checkpoints.SYNTHETIC}):
+        if family == "mace":  # that of the package, below
+            continue
         with mock.patch(f"{__name__}.MODELS", Path("nowhere")):
-            seed = make(_folder(base, f"model-{family}"))[0]
-        model = read_model(seed.folder / seed.path, **TOLD[family])
+            seed = models(_folder(base, f"model-{family}"), family)[0]
+        file = seed.folder / seed.path
+        model = read_model(file, **export_options(file, family))
         path = _folder(base, family) / "x.les.pt"
         found.append(Seed.of(artifact.save(model, path, module=script)))
     return found + _copied(base, DEMO_ARTIFACT)

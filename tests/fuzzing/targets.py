@@ -7,12 +7,13 @@ import logging
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fuzzing import hostile_archives, hostile_hdf5, hostile_pickles, hostile_texts, seeds
 from fuzzing.cases import Numbers, SilentlyLost, Target
+from openmm_les.networks.registry import families
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
@@ -32,15 +33,6 @@ def prepare() -> None:
     del ase, openmm, openmm_les_export, torch, openmm_les
 
 
-_LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
-#: What users say beside the file of a family.
-TOLD: dict[str, dict[str, Any]] = {
-    "mace": {},
-    "cace": {"atomic_energies": {1: -13.1, 6: -1029.2, 7: -1485.3, 8: -2042.7}},
-    "nequip": _LES,
-    "allegro": _LES,
-    "chgnet": {"self_interaction": "removed"},
-}
 #: Four atoms that any potential has an energy for [A], and a box [A].
 _PLACES = [[0.0, 0.0, 0.0], [1.1, 0.2, 0.0], [0.1, 1.3, 0.4], [1.4, 1.2, 1.5]]
 _BOX = 9.5
@@ -65,7 +57,7 @@ def energies(model: CanonicalModel) -> list[float]:
 def _checkpoint_of(family: str, path: Path) -> Numbers:
     from openmm_les_export import read_model
 
-    return energies(read_model(path, **TOLD[family]))
+    return energies(read_model(path, **seeds.export_options(path, family)))
 
 
 def _artifact(path: Path) -> Numbers:
@@ -222,14 +214,15 @@ def _calibration(path: Path) -> Numbers:
     from openmm_les_export.families.dispatch import canonical_model
     from openmm_les_export.families.les_choice import LESChoice
     from openmm_les_export.options import ModelOptions
+    from oracles.nequip_models import LES
 
     opened = open_model(path.with_name("x.ckpt"))
 
     def read(choice: LESChoice) -> CanonicalModel:
         kept = "removed" if choice.remove_self_interaction else "kept"
-        return canonical_model(opened, ModelOptions(**(_LES | {"self_interaction": kept})))
+        return canonical_model(opened, ModelOptions(**(LES | {"self_interaction": kept})))
 
-    choice = calibrate(read, path, LESChoice(_LES["norm_factor"], None, {}))
+    choice = calibrate(read, path, LESChoice(LES["norm_factor"], None, {}))
     return [choice.prefactor, choice.remove_self_interaction]
 
 
@@ -240,19 +233,17 @@ def _energies(path: Path) -> Numbers:
 
 
 def _table() -> list[Target]:
-    families = {
-        "mace": seeds.mace,
-        "cace": seeds.cace,
-        "nequip": seeds.nequip,
-        "allegro": seeds.allegro,
-        "chgnet": seeds.chgnet,
-    }
     pickles = hostile_pickles.archives() | hostile_archives.containers()
     return [
         Target("artifact", seeds.artifacts, _artifact, hostile_archives.artifacts()),
         *(
-            Target(f, make, partial(_checkpoint_of, f), pickles if f in ("mace", "nequip") else {})
-            for f, make in families.items()
+            Target(
+                family,
+                partial(seeds.models, family=family),
+                partial(_checkpoint_of, family),
+                pickles if family in ("mace", "nequip") else {},
+            )
+            for family in families()
         ),
         Target("cached-copy", seeds.copies, _copy, named=("gone.les.pt",), guarded=True),
         Target("cached-download", seeds.downloads, _download, named=(seeds.NAME,), guarded=True),

@@ -1,10 +1,12 @@
 """Charges around cut bonds: totals and dipole moments, computed from what comes out."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from openmm_les import InputError
-from openmm_les.plugin.mixed.boundary_charges import SCHEMES, redistribute
+from openmm_les.plugin.mixed.boundary_charges import Scheme, redistribute
 
 # ML atoms 0 and 1; M1 = 2 with M2 = 3, 4, 5; a second cut at M1 = 6 with M2 = 7; 8 has no bonds.
 NEIGHBORS = [{1, 2}, {0, 6}, {0, 3, 4, 5}, {2}, {2}, {2}, {1, 7}, {6}, set()]
@@ -25,7 +27,7 @@ def totals(charges, on_bonds) -> tuple[float, np.ndarray]:
     return total, dipole
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", get_args(Scheme))
 def test_totals(scheme):
     before, dipole = totals(CHARGES, ())
     charges, on_bonds = redistribute(CHARGES, HOSTS, NEIGHBORS, INSIDE, scheme)
@@ -39,7 +41,7 @@ def test_totals(scheme):
         np.testing.assert_allclose(new_dipole, dipole, atol=1e-12)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", get_args(Scheme))
 def test_who_changes(scheme):
     given = CHARGES.copy()
     charges, on_bonds = redistribute(given, HOSTS, NEIGHBORS, INSIDE, scheme)
@@ -72,8 +74,6 @@ def test_neighbouring_cuts_do_not_give_to_each_other():
 
 
 def test_refusals():
-    with pytest.raises(InputError, match=r"boundaryCharges: expected 'none' or .*, got 'z2'"):
-        redistribute(CHARGES, HOSTS, NEIGHBORS, INSIDE, "z2")
     with pytest.raises(InputError, match=r"'rcd' needs MM neighbours .* atom 8 at a cut bond has"):
         redistribute(CHARGES, [8], NEIGHBORS, INSIDE, "rcd")
     changed, _ = redistribute(CHARGES, [8], NEIGHBORS, INSIDE, "z1")

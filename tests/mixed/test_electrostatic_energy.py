@@ -1,5 +1,7 @@
 """Electrostatic embedding: energies and forces of a real model among the charges of water."""
 
+from typing import get_args
+
 import numpy as np
 import openmm
 import pytest
@@ -23,7 +25,7 @@ from support.mixed import (
     villin_by_charmm,
 )
 
-from openmm_les.plugin.mixed.boundary_charges import SCHEMES
+from openmm_les.plugin.mixed.boundary_charges import Scheme
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 TOLERANCE = {"Reference": (1e-7, 1e-6), "CPU": (0.1, 1.0)}
@@ -47,7 +49,7 @@ def test_forces_are_gradients(water, images):
     np.testing.assert_allclose(forces(made, {1})[real].sum(axis=0), 0.0, atol=1e-7)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", get_args(Scheme))
 def test_forces_are_gradients_at_cut_bonds(scheme):
     """On L1, M1 and M2, whatever becomes of the charge of M1."""
     structure = peptide_in_water()

@@ -16,8 +16,13 @@ from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.dense import strip_prefix
 from openmm_les.networks.blocks.product_basis import ProductBasis
-from openmm_les.networks.blocks.radial import BesselBasis, ExactRadial, tabulate
-from openmm_les.networks.blocks.radial_layers import hidden_radial, last_radial
+from openmm_les.networks.blocks.radial import (
+    BesselBasis,
+    ExactRadial,
+    hidden_radial,
+    last_radial,
+    tabulate,
+)
 
 pytestmark = pytest.mark.mace
 
@@ -315,7 +320,7 @@ def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypa
     atoms = cluster(artifact.elements)
     tables = system_for(artifact, atoms, "single")
     assert any(name.endswith("radial.table") for name, _ in tables._network.named_buffers())
-    monkeypatch.setattr("openmm_les.networks.blocks.radial_layers._MOST_TABLES", 5)
+    monkeypatch.setattr("openmm_les.networks.blocks.radial._MOST_TABLES", 5)
     exact = system_for(artifact, atoms, "single")
     assert not any(name.endswith("radial.table") for name, _ in exact._network.named_buffers())
     one, other = (model.evaluate(atoms.positions) for model in (tables, exact))

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+from openmm_les.networks import build_network
 from openmm_les.networks.protocol import Network, NetworkModule
 from openmm_les.networks.registry import families
 
@@ -24,3 +25,10 @@ def test_tape_is_the_same_named_tuple_forward_and_backward(name):
     assert inspect.signature(network.short_range).return_annotation.__args__[2] is tape
     assert issubclass(tape, tuple)
     assert tape._fields
+
+
+@pytest.mark.parametrize("name", families())
+def test_constructor_takes_what_build_network_gives(name):
+    network = families()[name].load("network")
+    expected = [*inspect.signature(build_network).parameters][1:]  # after the model
+    assert [*inspect.signature(network).parameters] == ["hyper", "state", *expected]

@@ -46,12 +46,8 @@ def shared_file(path: Path) -> Path:
 
 
 def model_file(name: str) -> Path:
-    """The file of a model, whatever its family calls it."""
-    suffixes = {"cace": "pth", "nequip": "ckpt", "allegro": "ckpt"}
-    family = name.partition("_")[0]
-    if family == "chgnet":  # a directory
-        return shared_file(MODELS / name)
-    return shared_file(MODELS / f"{name}.{suffixes.get(family, 'model')}")
+    """The file or directory of a published model, whatever its suffix."""
+    return shared_file(checkpoints.stored(MODELS, name) or MODELS / name)
 
 
 def atomic_energies(name: str) -> dict[int, float] | None:

@@ -63,16 +63,9 @@ _UNITS = {"energy_per_atom": "eV", "force": "eV/A", "charge": "e"}
 
 @dataclass(frozen=True)
 class EvaluationPath:
-    """One of the ways in which an exported model is computed.
+    """One of the ways in which an exported model is computed."""
 
-    Attributes:
-        name: such as ``"single mesh"``.
-        tolerance: of its comparison with the original.
-        evaluate: computes a structure.
-        periodic_only: whether it is for periodic structures alone.
-    """
-
-    name: str
+    name: str  #: such as ``"single mesh"``
     tolerance: Tolerance
     evaluate: Callable[[Probe], Evaluation]
     periodic_only: bool = False
@@ -80,14 +73,9 @@ class EvaluationPath:
     def largest_errors(
         self, expected: Sequence[tuple[Probe, Evaluation]], les: Mapping[str, float | bool]
     ) -> dict[str, float]:
-        """The largest difference of each quantity of `Tolerance`.
+        """The largest difference of each quantity of `Tolerance`, by the original's results.
 
-        Args:
-            expected: structures and their results by the original.
-            les: LES parameters of the model.
-
-        Raises:
-            VerificationError: a difference exceeds its tolerance.
+        Raises a `VerificationError` for a difference beyond its tolerance.
         """
         largest = dict.fromkeys(_UNITS, 0.0)
         for probe, original in expected:
@@ -131,12 +119,7 @@ def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[s
 
 
 def portable_path(module: torch.jit.ScriptModule, dtype: str) -> EvaluationPath:
-    """The TorchScript module inside an artifact, which other programs load.
-
-    Args:
-        module: the module.
-        dtype: its precision, ``"float32"`` or ``"float64"``.
-    """
+    """The TorchScript module inside an artifact, which other programs load."""
 
     def evaluate(probe: Probe) -> Evaluation:
         cell = np.zeros((3, 3)) if probe.cell is None else probe.cell
@@ -183,18 +166,8 @@ def verify(
 ) -> dict[str, Any]:
     """Compares a model with the original on probe structures, in every way of computing it.
 
-    Args:
-        artifact: the model; it need not be in a file yet.
-        module: its portable module.
-        reference: the original model in float64.
-        probes: see `probe_structures`.
-
-    Returns:
-        JSON values: names of the structures, and by the name of the path its tolerance and its
-        largest errors.
-
-    Raises:
-        VerificationError: names path, structure, quantity and both numbers.
+    Returns JSON values: names of the structures, and by the name of the path its tolerance and its
+    largest errors. A `VerificationError` names path, structure, quantity and both numbers.
     """
     # In reverse, so that boxes of the same atoms share a model, which has room for the larger one.
     expected = [

@@ -48,19 +48,12 @@ _STEP_MARGIN = 1e-7
 
 @dataclass(frozen=True)
 class Probe:
-    """A structure to compare on.
-
-    Attributes:
-        name: for reports.
-        positions: shape (n, 3) [A].
-        numbers: atomic numbers, shape (n,).
-        cell: lattice vectors in rows [A], None for an open structure.
-    """
+    """A structure to compare on."""
 
     name: str
-    positions: Array
+    positions: Array  #: shape (n, 3) [A]
     numbers: npt.NDArray[np.int64]
-    cell: Array | None = None
+    cell: Array | None = None  #: lattice vectors in rows [A]
 
 
 def probes_for(canonical: CanonicalModel) -> list[Probe]:
@@ -75,11 +68,8 @@ def probe_structures(
 ) -> list[Probe]:
     """Cluster, periodic box, triclinic box, two distant fragments, isolated atoms.
 
-    Args:
-        elements: atomic numbers the model knows; each occurs at least once.
-        cutoff: of the short-range network [A].
-        steps: distances [A] at which the energy has a step; every pair is so far from them that
-            rounding does not matter.
+    Each element occurs. Pairs are so far from `steps`, distances [A] at which the energy has a
+    step, that rounding does not matter.
     """
     molecules = _molecules(elements)
     numbers = np.concatenate([numbers for numbers, _ in molecules])

@@ -40,31 +40,18 @@ _SPHERE_SLACK = 1e-7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results for one structure.
+    """Results for one structure."""
 
-    Attributes:
-        energy: with isolated-atom references [eV].
-        forces: shape (n, 3) [eV/A].
-        charges: latent charges, shape (n,) [e].
-    """
-
-    energy: float
-    forces: Array
-    charges: Array
+    energy: float  #: with isolated-atom references [eV]
+    forces: Array  #: shape (n, 3) [eV/A]
+    charges: Array  #: latent charges, shape (n,) [e]
 
 
 class AutogradReference(abc.ABC):
-    """A model in float64 around its short range, differentiated by torch.
+    """A model in float64 around its short range, differentiated by torch."""
 
-    Attributes:
-        cutoff: cutoff radius [A].
-        elements: atomic numbers that the model knows.
-        against: what it is, for the report.
-        versions: of the packages that it runs.
-    """
-
-    against: str
-    versions: Mapping[str, str] = {}
+    against: str  #: what it is, for the report
+    versions: Mapping[str, str] = {}  #: of the packages that it runs
     cutoff: float
     elements: list[int]
     _les: Mapping[str, float | bool]
@@ -72,16 +59,7 @@ class AutogradReference(abc.ABC):
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
     ) -> Evaluation:
-        """Energy, forces and latent charges.
-
-        Args:
-            positions: shape (n, 3) [A].
-            numbers: atomic numbers, shape (n,).
-            cell: lattice vectors in rows [A] of a periodic structure, None for an open one.
-
-        Raises:
-            InputError: an element that the model does not know.
-        """
+        """Energy, forces and latent charges; the cell is None for an open structure."""
         species = species_of(numbers, self.elements)
         coordinates = np.array(positions, dtype=np.float64).reshape(-1, 3)
         box = None if cell is None else np.array(cell, dtype=np.float64).reshape(3, 3)
@@ -102,10 +80,8 @@ class AutogradReference(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """Energies with references, of atoms [n] or their sum [], and latent charges [n].
 
-        Args:
-            vectors: r_receiver - r_sender with the shift of the image, shape [E, 3] [A].
-            sender, receiver: atoms of each pair, shape [E].
-            species: index of each atom's element in `elements`, shape [n].
+        `vectors` [E, 3] [A] are r_receiver - r_sender with the shift of the image; `species` [n]
+        are indices into `elements`.
         """
 
     def _pairs(
@@ -139,11 +115,7 @@ def envelope(x: Tensor, p: float) -> Tensor:
 
 
 def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> torch.Tensor:
-    """Index of each atom's element among those of a model, shape [n], int64.
-
-    Raises:
-        InputError: names the elements that the model does not know.
-    """
+    """Index of each atom's element among those of a model, shape [n], int64."""
     found = np.asarray(numbers, dtype=np.int64).reshape(-1).tolist()
     unknown = sorted(set(found) - set(elements))
     if unknown:

@@ -32,12 +32,9 @@ _SECONDS, _MEMORY = 600.0, 4 << 30
 def check_script(artifact: Artifact) -> dict[str, Any]:
     """Run the script of an artifact in a child process and compare it with the weights.
 
-    Returns:
-        ``structures``, the number of probe structures, and ``max_errors``, the largest difference
-        of each quantity.
-
-    Raises:
-        VerificationError: the script gives other numbers, or none.
+    Returns ``structures``, the number of probe structures, and ``max_errors``, the largest
+    difference of each quantity. Raises a `VerificationError` if the script gives other numbers, or
+    none.
     """
     from openmm_les.processes.children import run_python
 
@@ -54,12 +51,7 @@ def check_script(artifact: Artifact) -> dict[str, Any]:
 
 
 def answer(path: str, sha256: str) -> None:
-    """What the child process does; the last line that it prints is one of JSON.
-
-    Args:
-        path: of the artifact.
-        sha256: of its content, which must not change meanwhile.
-    """
+    """What the child process does; the last line that it prints is one of JSON."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what the script prints is no answer
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from openmm_les.electrostatics.build import GPU_CHUNK_ELEMENTS
 from openmm_les.electrostatics.embedding.ewald import EwaldCoupling
 from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionField
 from openmm_les.electrostatics.embedding.pairs import PAIRS_PER_CHUNK, ScaledPair
@@ -17,9 +18,8 @@ EWALD_METHODS = ("Ewald", "PME", "LJPME")
 CUTOFF_METHODS = ("CutoffNonPeriodic", "CutoffPeriodic")
 METHODS = ("NoCutoff", *CUTOFF_METHODS, *EWALD_METHODS)
 
-#: Few and large kernels on a GPU: some 100 MB of separations, and of structure factors.
+#: Few and large kernels on a GPU: some 100 MB of separations.
 _PAIRS_ON_GPU = 2**22
-_ELEMENTS_ON_GPU = 2**24
 
 
 def build_coupling(
@@ -36,25 +36,18 @@ def build_coupling(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
 ) -> EwaldCoupling | PairCoupling:
-    """The coupling for the nonbonded method of the MM force field.
+    """The coupling for the nonbonded method of the MM force field, still on the CPU.
+
+    The arguments that are not listed are those of `EwaldCoupling`; of these, other methods use the
+    precision and the scaled pairs alone.
 
     Args:
         method: a name of OpenMM's methods, one of `METHODS`.
-        cell: lattice vectors in rows [A], shape [3, 3]; needed for Ewald methods.
-        cutoff: of OpenMM's NonbondedForce [A]; needed for cutoff methods.
+        cell: lattice vectors in rows [A], shape [3, 3]; for Ewald methods.
+        cutoff: of OpenMM's NonbondedForce [A]; for cutoff methods.
         dielectric: of OpenMM's reaction field.
         width: sigma of the ML charges [A], 0 for point charges.
-        tolerance: RMS force error over RMS force of Ewald methods.
-        images: whether the energy holds the interaction of the region with its own images; Ewald
-            methods alone have it.
-        scaled_pairs: pairs that interact in part, or not at all.
-        margin: for Ewald methods, the factor by which the ratio of an edge of the box to its
-            smallest height may grow.
-        dtype: precision of the sums.
         device: where the module will run.
-
-    Returns:
-        The module, still on the CPU.
 
     Raises:
         InputError: a parameter is missing or out of range.
@@ -83,5 +76,5 @@ def build_coupling(
     if on_gpu:
         structure = coupling.structure
         plane = 8 * structure.size0 * structure.size1
-        structure.chunk_size = max(1, _ELEMENTS_ON_GPU // plane)
+        structure.chunk_size = max(1, GPU_CHUNK_ELEMENTS // plane)
     return coupling

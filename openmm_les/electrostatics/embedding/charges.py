@@ -12,35 +12,26 @@ _SAME_PREFACTOR = 0.02
 
 
 def charge_factor(sign: float, prefactor: float) -> float:
-    """The factor that converts latent charges of a model to charges in e.
+    """The factor that converts latent charges of a model to charges in e, with their sign +1 or -1.
 
-    They are in e if the model was trained with the physical prefactor 1 / (2 epsilon_0), for which
-    codes use slightly different values. With another one (MatGL has 1, in its own units of energy),
-    the prefactor defines the unit of charge.
-
-    Args:
-        sign: of the latent charges, +1 or -1.
-        prefactor: of the model [eV A].
+    They are in e if the model was trained with the physical prefactor 1 / (2 epsilon_0) [eV A], for
+    which codes use slightly different values. With another one (MatGL has 1, in its own units of
+    energy), the prefactor defines the unit of charge.
     """
     ratio = prefactor / (2.0 * math.pi * COULOMB_CONSTANT)
     return sign if abs(ratio - 1.0) < _SAME_PREFACTOR else sign * math.sqrt(ratio)
 
 
 class ChargeCorrection(nn.Module):
-    r"""The charges of the coupling, ``q'_i = s q_i - (sum_j s q_j - Q) / N``.
+    """The charges of the coupling, ``q'_i = s q_i - (sum_j s q_j - Q) / N``.
 
     A LES energy is quadratic in the latent charges, so that training does not determine their sign
-    s, and their sum is not conserved. The difference to the charge of the region is spread evenly
-    over its atoms: in a periodic box a spurious net charge of 0.1 e costs several kJ/mol.
+    s, and their sum is not conserved. The difference to the charge Q of the region [e] is spread
+    evenly over its atoms: in a periodic box a spurious net charge of 0.1 e costs several kJ/mol.
+    ``sign`` is s times the unit of the latent charges in e, from `charge_factor`.
     """
 
     def __init__(self, total: float, *, sign: float = 1.0) -> None:
-        """Set up the constants.
-
-        Args:
-            total: charge Q of the region [e].
-            sign: s, +1 or -1, times the unit of the latent charges in e.
-        """
         super().__init__()
         self.total = float(total)
         self.sign = float(sign)

@@ -38,16 +38,10 @@ class EmbeddedElectrostatics(nn.Module):
         caps: torch.Tensor,
         hosts: torch.Tensor,
     ) -> None:
-        """Set up the parts.
+        """Join a kernel of the model and an `EwaldCoupling` or `PairCoupling`.
 
-        Args:
-            own: the kernel of the model, for the latent charges as they are.
-            correction: from latent charges to those of the coupling.
-            coupling: `EwaldCoupling` or `PairCoupling`.
-            mm_charges: shape [m] [e].
-            sites: where the kernel gets the ML atoms.
-            caps: where it gets link atoms.
-            hosts: for each link atom, the index of its ML atom in `sites`.
+        The kernel gets ML atoms at `sites` and link atoms at `caps`; `hosts` are the indices in
+        `sites` of the atoms that these are bonded to.
         """
         super().__init__()
         self.own: ElectrostaticKernel = own
@@ -64,9 +58,9 @@ class EmbeddedElectrostatics(nn.Module):
         """Energy and its first derivatives, outside the autograd graph.
 
         Args:
-            charges: latent charges [e], shape [n].
-            positions: of the n atoms of the model and of the m MM charges [A], float64, shape
-                [n + m, 3]; the former in one piece.
+            charges: latent charges, shape [n].
+            positions: of the n atoms of the model, in one piece, and of the m MM charges [A],
+                float64, shape [n + m, 3].
             cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
         """
         n = charges.shape[0]
@@ -109,9 +103,7 @@ class Surroundings:
         method: OpenMM's nonbonded method, one of `openmm_les.electrostatics.embedding.METHODS`.
         total: charge of the region [e].
         sign: by which latent charges are to be multiplied, from `charge_factor`.
-        cutoff: of the reaction field [A].
-        dielectric: of the reaction field.
-        scaled_pairs: pairs that interact in part, or not at all.
+        cutoff, dielectric: of the reaction field [A].
         hosts: for each link atom, the index of its ML atom.
         images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
             images; ``'native'``: the model's own periodic sum has them.
@@ -144,15 +136,11 @@ class Surroundings:
 
         Args:
             own: kernel of the model.
-            order: index of each atom of the model, in the order in which it gets them.
+            order: index of each atom of the model, in the order in which the kernel gets them.
             cell: lattice vectors in rows [A], shape [3, 3], if periodic.
             width: sigma of the latent charges [A].
-            dtype: precision of the sums.
             margin: factor by which an edge of the box may grow.
             device: where the module will run.
-
-        Raises:
-            InputError: a parameter is missing or out of range.
         """
         num_sites = len(order) - len(self.hosts)
         places = torch.argsort(order)

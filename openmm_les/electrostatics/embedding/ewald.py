@@ -26,18 +26,6 @@ _LIMIT_SLACK = 1e-6
 """Rounding, also of a box in float32, must not decide whether a box has outgrown the grid."""
 
 
-def reach_for(tolerance: float) -> float:
-    """The number s with which both parts of an Ewald sum converge to a tolerance.
-
-    Real-space terms are left out from r_c on and reciprocal ones from k_c on, where
-    splitting * r_c = k_c / (2 splitting) = s: the first of them are of the order exp(-s^2).
-
-    Args:
-        tolerance: RMS force error over RMS force.
-    """
-    return math.sqrt(-math.log(tolerance))
-
-
 class EwaldCoupling(nn.Module):
     r"""Charges of an ML region in the field of periodic MM charges, and of their own images.
 
@@ -80,7 +68,6 @@ class EwaldCoupling(nn.Module):
         margin: float = 1.04,
         dtype: torch.dtype,
         pairs_per_chunk: int = PAIRS_PER_CHUNK,
-        chunk_size: int | None = None,
     ) -> None:
         """Set up the sums.
 
@@ -95,17 +82,15 @@ class EwaldCoupling(nn.Module):
                 grid is outgrown.
             dtype: precision of the sums.
             pairs_per_chunk: pairs worked on at a time.
-            chunk_size: atoms worked on at a time in reciprocal space, see `StructureFactors`.
-
-        Raises:
-            InputError: a parameter is out of range.
         """
         super().__init__()
         if not 1e-14 <= tolerance <= 1e-4:
             raise InputError(f"tolerance: expected a number from 1e-14 to 1e-4, got {tolerance}")
         if not margin >= 1.0:
             raise InputError(f"margin: expected a factor of at least 1, got {margin}")
-        self.reach = reach_for(tolerance)
+        # Real-space terms are left out from r_c on and reciprocal ones from k_c on, where
+        # splitting * r_c = k_c / (2 splitting) = reach: the first are of the order exp(-reach^2).
+        self.reach = math.sqrt(-math.log(tolerance))
         self.images = images
         self.dtype = dtype
         self.coulomb = COULOMB_CONSTANT
@@ -113,10 +98,10 @@ class EwaldCoupling(nn.Module):
         self.pairs = AllPairs(
             Screened(width), periodic=True, dtype=dtype, pairs_per_chunk=pairs_per_chunk
         )
-        self.scaled = ScaledPairs(scaled_pairs, Coulomb(width), Coulomb(width), periodic=True)
+        self.scaled = ScaledPairs(scaled_pairs, Coulomb(width), Coulomb(width), True)
         needed = self._needed_limits(cell, inverse_and_volume(cell)[0]) * margin
         limits = [int(n) for n in torch.floor(needed * (1.0 + _LIMIT_SLACK)).tolist()]
-        self.structure = StructureFactors(limits, dtype=dtype, chunk_size=chunk_size)
+        self.structure = StructureFactors(limits, dtype=dtype)
 
     def forward(
         self,
@@ -184,7 +169,7 @@ class EwaldCoupling(nn.Module):
         """Energy and derivatives of the sums over pairs, and over the region's own images."""
         near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
         scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
-        terms = total([near, scaled])
+        terms = total(near, scaled)
         energy = (charges * terms.potential).sum()
         if not self.images:
             return energy, terms
@@ -193,7 +178,7 @@ class EwaldCoupling(nn.Module):
         )
         energy = energy + 0.5 * (charges * potential).sum()
         images = PairTerms(potential, gradient, torch.zeros_like(mm_positions), strain)
-        return energy, total([terms, images])
+        return energy, total(terms, images)
 
     def _splitting(self, inverse: torch.Tensor) -> torch.Tensor:
         """a = s / r_c; the heights of the cell are the inverse lengths of the columns."""

@@ -24,16 +24,13 @@ def image_pairs(
 
     Args:
         charges: shape [n] [e]; their dtype is that of everything but separations and sums.
-        positions: shape [n, 3] [A], float64, not wrapped into the cell.
-        cell: lattice vectors in rows [A], float64, shape [3, 3].
-        inverse: its inverse, shape [3, 3].
+        positions: shape [n, 3] [A], float64, not wrapped into the `cell` [3, 3], whose `inverse`
+            is given.
         splitting: a [1/A], shape [].
-        pairs_per_chunk: pairs worked on at a time.
 
     Returns:
         The derivatives by the charges [n] [e/A], by the positions [n, 3] [e^2/A^2] and by strain
-        [3, 3] [e^2/A], float64, in units of the Coulomb constant. The sum is half of that of
-        charges times the first.
+        [3, 3] [e^2/A], float64, in units of the Coulomb constant.
     """
     n = charges.shape[0]
     chunk = max(1, pairs_per_chunk // max(1, n))

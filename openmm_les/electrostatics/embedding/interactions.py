@@ -16,14 +16,9 @@ from openmm_les.errors import InputError
 
 
 class Coulomb(nn.Module):
-    """1/r, or erf(r/width)/r, which is finite at r = 0."""
+    """1/r, or erf(r/width)/r, which is finite at r = 0; the width of the ML charges is in A."""
 
     def __init__(self, width: float = 0.0) -> None:
-        """Set up the width of the ML charges [A]; 0 for points.
-
-        Raises:
-            InputError: a negative width.
-        """
         super().__init__()
         if not width >= 0.0:
             raise InputError(f"width: expected a length >= 0 A, got {width}")
@@ -32,7 +27,6 @@ class Coulomb(nn.Module):
     def forward(
         self, r2: torch.Tensor, splitting: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the module."""
         if self.inverse_width > 0.0:
             value, slope = erf_over_x(r2 * (self.inverse_width * self.inverse_width))
             return value * self.inverse_width, slope * self.inverse_width**3
@@ -41,7 +35,7 @@ class Coulomb(nn.Module):
 
 
 class ReactionField(nn.Module):
-    r"""Coulomb interaction within a cutoff in a dielectric, as OpenMM has it:
+    r"""Coulomb interaction within a cutoff [A] in a dielectric, as OpenMM has it:
 
     .. math::
         f = \frac{1}{r} + k r^2 - c, \quad
@@ -53,16 +47,6 @@ class ReactionField(nn.Module):
     """
 
     def __init__(self, cutoff: float, dielectric: float, width: float = 0.0) -> None:
-        """Set up the constants.
-
-        Args:
-            cutoff: r_c [A].
-            dielectric: relative permittivity beyond the cutoff.
-            width: of the ML charges [A].
-
-        Raises:
-            InputError: a parameter is out of range.
-        """
         super().__init__()
         if not cutoff > 0.0:
             raise InputError(f"cutoff: expected a length > 0 A, got {cutoff}")
@@ -76,7 +60,6 @@ class ReactionField(nn.Module):
     def forward(
         self, r2: torch.Tensor, splitting: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the module."""
         value, slope = self.coulomb(r2, splitting)
         inside = r2 < self.cutoff2
         value = torch.where(inside, value + self.k * r2 - self.c, torch.zeros_like(r2))
@@ -89,11 +72,6 @@ class Screened(nn.Module):
     inverse_width: torch.Tensor
 
     def __init__(self, width: float = 0.0) -> None:
-        """Set up the width of the ML charges [A]; 0 for points.
-
-        Raises:
-            InputError: a negative width.
-        """
         super().__init__()
         self.is_cloud = Coulomb(width).inverse_width > 0.0
         inverse = 1.0 / width if self.is_cloud else 0.0
@@ -102,7 +80,6 @@ class Screened(nn.Module):
     def forward(
         self, r2: torch.Tensor, splitting: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the module."""
         r = torch.sqrt(r2)
         value, slope = erfc_over_r(r, splitting)
         if self.is_cloud:

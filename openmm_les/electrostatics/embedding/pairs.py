@@ -1,6 +1,6 @@
 """Sums over pairs of an ML atom and an MM charge: all pairs, and corrections for bonded ones."""
 
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import torch
 from torch import nn
@@ -34,13 +34,9 @@ class AllPairs(nn.Module):
         dtype: torch.dtype,
         pairs_per_chunk: int = PAIRS_PER_CHUNK,
     ) -> None:
-        """Set up the sum.
+        """Set up the sum of a module of `openmm_les.electrostatics.embedding.interactions`.
 
-        Args:
-            interaction: a module of `openmm_les.electrostatics.embedding.interactions`.
-            periodic: whether images are looked at.
-            dtype: precision of everything but separations and sums of chunks.
-            pairs_per_chunk: pairs worked on at a time. Changes the result by rounding only.
+        Everything but separations and sums of chunks is in `dtype`.
         """
         super().__init__()
         self.interaction: Any = interaction
@@ -110,13 +106,7 @@ def _squared(d: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
 
 
 class ScaledPair(NamedTuple):
-    """A pair near a bond, whose Coulomb interaction is multiplied by a factor.
-
-    Attributes:
-        ml_atom: index of the ML atom.
-        mm_charge: index of the MM charge.
-        factor: 0 for pairs that do not interact.
-    """
+    """A pair near a bond, whose Coulomb interaction is multiplied by a factor."""
 
     ml_atom: int
     mm_charge: int
@@ -141,19 +131,15 @@ class ScaledPairs(nn.Module):
         pairs: Sequence[ScaledPair],
         counted: nn.Module,
         coulomb: Coulomb,
-        *,
         periodic: bool,
     ) -> None:
         """Set up the list.
 
         Args:
-            pairs: with indices of ML atoms and MM charges.
+            pairs: each pair once.
             counted: the interaction that the sum over all pairs (and images) has counted.
-            coulomb: what `factor` multiplies.
+            coulomb: what a factor multiplies.
             periodic: whether images are looked at.
-
-        Raises:
-            InputError: a pair is listed twice, or an index is negative.
         """
         super().__init__()
         indices = [(int(i), int(j)) for i, j, _ in pairs]
@@ -199,12 +185,11 @@ class ScaledPairs(nn.Module):
         )
 
 
-def total(parts: List[PairTerms]) -> PairTerms:
+def total(one: PairTerms, other: PairTerms) -> PairTerms:
     """Sum of terms of the same atoms."""
-    potential, gradient, mm_gradient, strain = parts[0]
-    for part in parts[1:]:
-        potential = potential + part.potential
-        gradient = gradient + part.gradient
-        mm_gradient = mm_gradient + part.mm_gradient
-        strain = strain + part.strain
-    return PairTerms(potential, gradient, mm_gradient, strain)
+    return PairTerms(
+        one.potential + other.potential,
+        one.gradient + other.gradient,
+        one.mm_gradient + other.mm_gradient,
+        one.strain + other.strain,
+    )

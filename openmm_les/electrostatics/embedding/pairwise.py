@@ -23,7 +23,8 @@ class PairCoupling(nn.Module):
     .. math:: E = \sum_{i,j} q_i Q_j f(r_{ij})
 
     with f the Coulomb interaction, or that with a reaction field beyond a cutoff, in units of the
-    Coulomb constant. It has the interface of `EwaldCoupling`, but knows no images of the region.
+    Coulomb constant. It has the interface of `EwaldCoupling`, but knows no images of the region;
+    if `periodic`, MM atoms count at their nearest image.
     """
 
     def __init__(
@@ -35,25 +36,13 @@ class PairCoupling(nn.Module):
         dtype: torch.dtype,
         pairs_per_chunk: int = PAIRS_PER_CHUNK,
     ) -> None:
-        """Set up the sums.
-
-        Args:
-            interaction: f.
-            periodic: whether MM atoms count at their nearest image.
-            scaled_pairs: pairs that interact in part, see `ScaledPairs`.
-            dtype: precision of the sums.
-            pairs_per_chunk: pairs worked on at a time.
-
-        Raises:
-            InputError: a parameter is out of range.
-        """
         super().__init__()
         self.coulomb = COULOMB_CONSTANT
         self.pairs = AllPairs(
             interaction, periodic=periodic, dtype=dtype, pairs_per_chunk=pairs_per_chunk
         )
         coulomb = interaction.coulomb if isinstance(interaction, ReactionField) else interaction
-        self.scaled = ScaledPairs(scaled_pairs, interaction, coulomb, periodic=periodic)
+        self.scaled = ScaledPairs(scaled_pairs, interaction, coulomb, periodic)
 
     def forward(
         self,
@@ -63,15 +52,7 @@ class PairCoupling(nn.Module):
         mm_positions: torch.Tensor,
         cell: torch.Tensor,
     ) -> Coupling:
-        """Energy and its first derivatives, outside the autograd graph.
-
-        Args:
-            charges: of the ML atoms [e], shape [n].
-            positions: of the ML atoms [A], float64, shape [n, 3].
-            mm_charges: shape [m] [e].
-            mm_positions: shape [m, 3] [A], float64.
-            cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
-        """
+        """Energy and its first derivatives; as `EwaldCoupling.forward`."""
         with torch.no_grad():
             charges, mm_charges = charges.to(torch.float64), mm_charges.to(torch.float64)
             positions, mm_positions = positions.to(torch.float64), mm_positions.to(torch.float64)
@@ -79,7 +60,7 @@ class PairCoupling(nn.Module):
             unused = torch.zeros([], dtype=torch.float64, device=positions.device)
             near = self.pairs(charges, positions, mm_charges, mm_positions, cell, unused)
             scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, unused)
-            terms = total([near, scaled])
+            terms = total(near, scaled)
             return Coupling(
                 self.coulomb * (charges * terms.potential).sum(),
                 self.coulomb * terms.potential,

@@ -19,15 +19,7 @@ _MOST_PAIRS = 2**14
 def with_engine(
     engine: str, model: Any, scripted: Any, device: torch.device, num_pairs: int
 ) -> Module:
-    """What evaluates a model, by the option `engine`.
-
-    Args:
-        engine: ``'torchscript'`` or ``'compile'``.
-        model: a `SpecializedModel`.
-        scripted: the same, scripted.
-        device: where it is.
-        num_pairs: its pair slots.
-    """
+    """What evaluates `model`, or the same scripted, by the option `engine`."""
     evaluate: Module = scripted.evaluate
     if engine == "torchscript":
         return evaluate
@@ -48,10 +40,6 @@ class CompiledModule:
     Compilation takes from ten seconds to minutes; torch caches the code on disk, for one number of
     atoms and neighbours. If the compiled module does not reproduce the script, or nothing can be
     compiled, the script runs and a warning gives the reason.
-
-    Args:
-        module: the module with static shapes, or a method of it.
-        script: the same, scripted.
     """
 
     def __init__(self, module: Module, script: Module) -> None:

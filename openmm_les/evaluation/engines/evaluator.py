@@ -45,8 +45,6 @@ class Evaluator:
     calls before it is used.
 
     Args:
-        num_atoms: number of atoms n.
-        device: where the modules are.
         graphs: ``'auto'`` (graphs on a GPU; a module that cannot be recorded runs without, with a
             warning), True (it is an error) or False.
         extra_inputs: shapes of what the module takes besides positions and cell.
@@ -85,18 +83,10 @@ class Evaluator:
         self._graph = None
 
     def __call__(self, *inputs: FloatArray) -> tuple[Any, ...]:
-        """Evaluate the module.
+        """Evaluate the module for positions and lattice vectors in rows [A], and extra inputs.
 
-        Args:
-            *inputs: positions, shape (n, 3) [A]; lattice vectors in rows, shape (3, 3) [A]; extra
-                inputs.
-
-        Returns:
-            Energy [eV], forces (n, 3) [eV/A], charges (n,) [e], dE/dstrain (3, 3) [eV], the energy
-            of the charges [eV] where the module returns it, and status.
-
-        Raises:
-            SimulationError: graphs are required and the module cannot be recorded.
+        Returns energy [eV], forces (n, 3) [eV/A], charges (n,) [e], dE/dstrain (3, 3) [eV], the
+        energy of the charges [eV] where the module returns it, and status.
         """
         np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
         # Inference mode also saves the book-keeping for views, a tenth of a small step.

@@ -22,16 +22,7 @@ def packed_size(num_atoms: int) -> int:
 
 
 def pack(results: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The results of a `SpecializedModel` in one array.
-
-    Args:
-        results: energy [], forces [n, 3], charges [n], dE/dstrain [3, 3], perhaps the energy of the
-            charges [], and status [].
-
-    Returns:
-        Status, energy, dE/dstrain, forces, charges, and perhaps the energy of the charges, float64,
-        in one dimension.
-    """
+    """The results of a `SpecializedModel` in one array of float64."""
     energy, forces, charges, strain, *of_charges, status = results
     parts = [status.to(torch.float64), energy, strain, forces, charges, *of_charges]
     return torch.cat([part.reshape(-1) for part in parts])
@@ -55,11 +46,7 @@ def unpack(packed: FloatArray) -> dict[str, FloatArray]:
 
 
 def compare(expected: FloatArray, got: FloatArray) -> None:
-    """Compare two results of `pack`; not a number equals itself.
-
-    Raises:
-        RuntimeError: they differ by more than rounding.
-    """
+    """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
     others = unpack(got)
     for name, one in unpack(expected).items():
         other = others[name]

@@ -20,11 +20,6 @@ class ModelInField(SpecializedModel):
     system that is the gradient of :math:`-E \cdot \mu`, which is part of the energy. In a periodic
     one this energy has no lower bound, and depends on how atoms are put into the box: there are the
     forces alone, without a term in energy and strain derivative.
-
-    Args:
-        electrostatics: a kernel such as `DirectEwald`.
-        physical: from latent charges to those that the field pulls on.
-        **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`, without others.
     """
 
     def __init__(
@@ -36,16 +31,7 @@ class ModelInField(SpecializedModel):
     def forward(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Interaction energy and its derivatives.
-
-        Args:
-            positions: shape [n, 3] [A], float64.
-            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-            field: electric field, shape [3] [V/A], float64.
-
-        Returns:
-            As `SpecializedModel`.
-        """
+        """As that of `SpecializedModel`, in a field, shape [3] [V/A], float64."""
         energy, forces, charges, strain, _, status = self.evaluate(positions, cell, field)
         return energy, forces, charges, strain, status
 

@@ -17,11 +17,6 @@ class ResponseModule(SystemNetwork):
     """Charges and Born effective charges of one system, and the energy of its charges.
 
     Shapes are as static as those of `SpecializedModel`, but nothing records a CUDA graph of it.
-
-    Args:
-        electrostatics: the kernel of the model.
-        physical: from latent charges to those of the polarization.
-        **system: arguments of `openmm_les.evaluation.assembly.SystemNetwork`.
     """
 
     def __init__(
@@ -34,15 +29,9 @@ class ResponseModule(SystemNetwork):
     def forward(
         self, positions: torch.Tensor, cell: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Charges and their response to displacements.
+        """Charges [n] [e], Born effective charges [n, 3, 3] [e], energy of the charges [] [eV].
 
-        Args:
-            positions: shape [n, 3] [A], float64.
-            cell: lattice vectors in rows, shape [3, 3] [A], float64; ignored if not periodic.
-
-        Returns:
-            Charges [n] [e], Born effective charges [n, 3, 3] [e] and the energy of the charges []
-            [eV], float64, and the status [] int64, with which they are valid only if it is 0.
+        They are valid only if the last result, the status [], is 0.
         """
         atoms = positions.index_select(0, self.order)
         neighbors = self.neighbors(atoms, cell)

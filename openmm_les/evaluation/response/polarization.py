@@ -22,11 +22,6 @@ class PhysicalCharges(nn.Module):
     The factor f has the sign and the unit that make latent charges physical, and the root of the
     electronic permittivity :math:`\varepsilon_\infty` that LES charges have screened (Zhong et al.,
     arXiv:2504.05169). The mean is removed where the model says so.
-
-    Args:
-        les: LES parameters of the model, of which ``prefactor``, ``bec_epsilon_factor`` and
-            ``bec_remove_mean`` are looked at.
-        sign: 1 or -1.
     """
 
     def __init__(self, les: Mapping[str, Any], sign: int) -> None:
@@ -55,13 +50,7 @@ def polarization_weights(
 ) -> torch.Tensor:
     """Weights of the sums of charges whose derivatives `born_charges` needs.
 
-    Args:
-        positions: shape [n, 3] [A], float64.
-        cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
-        periodic: whether it is a periodic system.
-
-    Returns:
-        Coordinates [A], shape [3, n]; or sines and cosines of the phases, shape [6, n].
+    Coordinates [A], shape [3, n]; if periodic, sines and cosines of the phases, shape [6, n].
     """
     if not periodic:
         return positions.t()
@@ -85,11 +74,8 @@ def born_charges(
     \partial q_j / \partial r_{ib}`.
 
     Args:
-        charges: shape [n] [e], float64.
         derivatives: of the sums of `charges` with `weights`, shape [3 or 6, n, 3].
         weights: of `polarization_weights`.
-        cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
-        periodic: whether it is a periodic system.
 
     Returns:
         Shape [n, 3, 3] [e]; axes are atom, polarization, displacement.

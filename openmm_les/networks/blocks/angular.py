@@ -1,8 +1,7 @@
 """Real spherical harmonics and Wigner 3j symbols, in the convention of the e3nn library.
 
 Real harmonics of degree l are ordered m = -l..l with the y axis as polar axis, so that degree 1 is
-(x, y, z), and are scaled to "component" normalisation, |Y_l|^2 = 2l + 1. Constants are computed
-once in numpy at construction; only `SphericalHarmonics` runs per step.
+(x, y, z), and are scaled to "component" normalisation, |Y_l|^2 = 2l + 1.
 """
 
 from functools import cache
@@ -12,7 +11,7 @@ from typing import List
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.arrays import FloatArray
 
@@ -20,8 +19,7 @@ from openmm_les.arrays import FloatArray
 def _complex_clebsch_gordan(l1: int, l2: int, l3: int) -> FloatArray:
     """Clebsch-Gordan coefficients <l1 m1 l2 m2 | l3 m3> for complex harmonics (Racah's formula).
 
-    Returns:
-        Array of shape [2*l1+1, 2*l2+1, 2*l3+1], Condon-Shortley phases.
+    An array [2*l1+1, 2*l2+1, 2*l3+1], in Condon-Shortley phases.
     """
     f = factorial
     out = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
@@ -68,19 +66,10 @@ def _real_to_complex(degree: int) -> npt.NDArray[np.complex128]:
 
 @cache
 def wigner_3j(l1: int, l2: int, l3: int) -> FloatArray:
-    """Real Wigner 3j symbol: the invariant of degrees l1, l2, l3, with Frobenius norm 1.
+    """Real Wigner 3j symbol [2*l1+1, 2*l2+1, 2*l3+1] (read-only), with Frobenius norm 1.
 
     For even l1 + l2 + l3, all that harmonics of natural parity need, it equals e3nn's in every
     version; for odd sums the sign of a few symbols differs between e3nn's versions.
-
-    Args:
-        l1, l2, l3: degrees with ``|l1 - l2| <= l3 <= l1 + l2``.
-
-    Returns:
-        Array of shape [2*l1+1, 2*l2+1, 2*l3+1] (read-only, float64).
-
-    Raises:
-        ValueError: the degrees do not couple.
     """
     if not abs(l1 - l2) <= l3 <= l1 + l2:
         raise ValueError(f"degrees ({l1}, {l2}, {l3}) violate the triangle inequality")
@@ -139,22 +128,18 @@ class _Raise(nn.Module):
 
     def __init__(self, coupling: FloatArray, dtype: torch.dtype) -> None:
         super().__init__()
-        self.coupling: torch.Tensor
-        self.register_buffer("coupling", torch.tensor(coupling, dtype=dtype))
+        self.coupling = nn.Buffer(torch.tensor(coupling, dtype=dtype))
 
-    def forward(self, lower: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    def forward(self, lower: Tensor, unit: Tensor) -> Tensor:
         return (lower.unsqueeze(2) * unit.unsqueeze(1)).flatten(1) @ self.coupling
 
 
 class SphericalHarmonics(nn.Module):
-    """Real spherical harmonics of unit vectors and their gradient, degrees 0..lmax (parity order).
+    """Real spherical harmonics of unit vectors and their gradient, in parity order.
 
-    Y_l follows from Y_{l-1} by coupling with the vector. The gradient of the solid harmonic
-    r^l Y_l is again a coupling of Y_{l-1}, so the backward pass needs no new function values.
-
-    Args:
-        lmax: highest degree, at least 1.
-        dtype: dtype of the constants and of the input.
+    Degrees are 0..lmax >= 1. Y_l follows from Y_{l-1} by coupling with the vector. The gradient of
+    the solid harmonic r^l Y_l is again a coupling of Y_{l-1}, so the backward pass needs no new
+    values.
     """
 
     def __init__(self, lmax: int, dtype: torch.dtype) -> None:
@@ -174,35 +159,20 @@ class SphericalHarmonics(nn.Module):
             # Euler's theorem, u . grad(r^l Y_l) = l Y_l, fixes the factor of the gradient.
             gradient[here, :, lower] = degree * coupling.transpose(2, 1, 0)
         self.raises = nn.ModuleList(raises)
-        self.gradient: torch.Tensor
-        self.register_buffer("gradient", torch.tensor(gradient.reshape(self.size, -1), dtype=dtype))
+        self.gradient = nn.Buffer(torch.tensor(gradient.reshape(self.size, -1), dtype=dtype))
 
-    def forward(self, unit: torch.Tensor) -> torch.Tensor:
-        """Harmonics of unit vectors.
-
-        Args:
-            unit: unit vectors of shape [E, 3].
-
-        Returns:
-            Harmonics of shape [E, (lmax + 1)^2], parity order.
-        """
+    def forward(self, unit: Tensor) -> Tensor:
+        """Harmonics of unit vectors [E, 3], shape [E, (lmax + 1)^2]."""
         values = [torch.ones_like(unit[:, :1])]
         for step in self.raises:
             values.append(step(values[-1], unit))
         return torch.cat([values[degree] for degree in self.degrees], dim=1)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, harmonics: torch.Tensor) -> torch.Tensor:
-        """Gradient with respect to the vector of the solid harmonics, taken at the unit vector.
+    def backward(self, grad: Tensor, harmonics: Tensor) -> Tensor:
+        """From dE/dY and Y to dE/du of the solid harmonics, [E, 3], taken at the unit vector.
 
         Its radial part is not meaningful: the caller projects it out.
-
-        Args:
-            grad: dE/dY of shape [E, (lmax + 1)^2].
-            harmonics: the result of `forward`.
-
-        Returns:
-            dE/du of shape [E, 3].
         """
         weights = (grad @ self.gradient).view(-1, 3, self.num_lower)
         return (weights * harmonics[:, : self.num_lower].unsqueeze(1)).sum(2)

@@ -3,7 +3,7 @@
 from typing import List
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: Elements of the largest temporary tensor on a CPU: it stays in the cache of one core.
 CPU_ELEMENTS = 2**18
@@ -17,11 +17,8 @@ _SMALLEST_CACHE = 2**24
 def gpu_elements(cache: int) -> int:
     """Elements of the largest temporary tensor on a GPU, a power of two.
 
-    As float32 it takes a quarter of the second-level cache at most, since what it is made from and
-    what is made from it should stay there as well.
-
-    Args:
-        cache: size of that cache [bytes]; 0 if the device does not tell.
+    As float32 it takes a quarter of the second-level cache [bytes] at most, since what it is made
+    from and what is made from it should stay there as well. A cache of 0 is unknown.
     """
     if cache < _SMALLEST_CACHE:
         return GPU_ELEMENTS
@@ -31,9 +28,7 @@ def gpu_elements(cache: int) -> int:
 def fit_blocks(model: nn.Module, device: torch.device) -> None:
     """Let the parts of a model for a GPU, not yet scripted, work in blocks that suit it.
 
-    Args:
-        model: the model.
-        device: where it runs; a CPU if it will be moved to a GPU later.
+    The device is a CPU if the model will be moved to a GPU later.
     """
     if not torch.cuda.is_available():
         return
@@ -49,19 +44,13 @@ def block_limits() -> List[int]:
     return [CPU_ELEMENTS, GPU_ELEMENTS]
 
 
-def block_size(tensor: torch.Tensor, elements: int, limits: List[int]) -> int:
-    """How many items to work on at a time.
-
-    Args:
-        tensor: says by its device where the work is done.
-        elements: those of the largest temporary tensor for each item.
-        limits: see `block_limits`.
-    """
+def block_size(tensor: Tensor, elements: int, limits: List[int]) -> int:
+    """How many items to work on at a time, each with a temporary tensor of so many elements."""
     limit = limits[1] if tensor.is_cuda else limits[0]
     return max(1, limit // max(1, elements))
 
 
-def prefix_view(buffer: torch.Tensor, shape: List[int]) -> torch.Tensor:
+def prefix_view(buffer: Tensor, shape: List[int]) -> Tensor:
     """The beginning of a flat buffer, in some shape."""
     size = 1
     for length in shape:

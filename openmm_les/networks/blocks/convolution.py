@@ -6,7 +6,7 @@
 from typing import List, Protocol, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.angular import degree_offsets
 from openmm_les.networks.blocks.tensor_paths import MessageTape, MixedPathGroup, NeighborSums
@@ -16,32 +16,22 @@ class Convolution(Protocol):
     """A kernel: an ``nn.Module`` for TorchScript with these methods."""
 
     def __call__(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        senders: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> Tuple[torch.Tensor, MessageTape]:
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+    ) -> Tuple[Tensor, MessageTape]:
         """A of shape [S, C, N], parity order, and the inputs, which `MessageTape` describes."""
         ...
 
     def backward(
-        self, grad: torch.Tensor, tape: MessageTape, reverse: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node]).
-
-        Args:
-            grad: dE/dA.
-            tape: second result of the call.
-            reverse: the flat slot in which the neighbour holds the same pair, shape [N * K].
-        """
+        self, grad: Tensor, tape: MessageTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """From dE/dA [S, C, N] to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node])."""
         ...
 
 
 def message_convolution(
-    radial_weights: torch.Tensor,
+    radial_weights: Tensor,
     paths: Sequence[Tuple[int, int, int]],
-    mixes: Sequence[torch.Tensor],
+    mixes: Sequence[Tensor],
     channels: int,
     lmax: int,
     node_lmax: int,
@@ -53,9 +43,6 @@ def message_convolution(
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
         paths: (degree of node, of edge, of output) of each path.
         mixes: for each output degree the map of shape [paths of that degree * C, C].
-        channels: C.
-        lmax: highest degree of harmonics and of the output.
-        node_lmax: highest degree of the node features.
         few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
             from one node degree form a group; otherwise every path is one.
     """
@@ -74,9 +61,9 @@ class GroupedConvolution(nn.Module):
 
     def __init__(
         self,
-        radial_weights: torch.Tensor,
+        radial_weights: Tensor,
         paths: Sequence[Tuple[int, int, int]],
-        mixes: Sequence[torch.Tensor],
+        mixes: Sequence[Tensor],
         channels: int,
         lmax: int,
         node_lmax: int,
@@ -105,12 +92,8 @@ class GroupedConvolution(nn.Module):
         self.sums = NeighborSums(members)
 
     def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        senders: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> Tuple[torch.Tensor, MessageTape]:
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+    ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
         sums, tape = self.sums(harmonics, features, senders, neighbors)
         out = senders.new_zeros([self.components, self.channels, neighbors.shape[0]])
@@ -120,13 +103,11 @@ class GroupedConvolution(nn.Module):
 
     @torch.jit.export
     def backward(
-        self, grad: torch.Tensor, tape: MessageTape, reverse: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, grad: Tensor, tape: MessageTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """See `Convolution`."""
-        grad_sums: List[torch.Tensor] = []
+        grad_sums: List[Tensor] = []
         for group in self.sums.groups:
             grad_sums.append(group.mix_backward(grad).transpose(0, 1))
-        grads: Tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.sums.backward(
-            grad_sums, tape, reverse
-        )
+        grads: Tuple[Tensor, Tensor, Tensor] = self.sums.backward(grad_sums, tape, reverse)
         return grads

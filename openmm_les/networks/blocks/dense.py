@@ -3,35 +3,28 @@
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Dense(nn.Module):
-    """A linear map, with or without a bias.
+    """A linear map, with a weight [in, out], and a bias [out] or none."""
 
-    Args:
-        weight: shape [in, out].
-        bias: shape [out].
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> None:
+    def __init__(self, weight: Tensor, bias: Optional[Tensor] = None) -> None:
         super().__init__()
         self.has_bias = bias is not None
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", weight.new_zeros(weight.shape[1]) if bias is None else bias)
+        self.weight = nn.Buffer(weight)
+        self.bias = nn.Buffer(weight.new_zeros(weight.shape[1]) if bias is None else bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., in] to [..., out]."""
         # Not addmm: in frozen modules torch 2.9 then mixes up shapes of other operations.
         y = torch.matmul(x, self.weight)
         return y + self.bias if self.has_bias else y
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor) -> Tensor:
         """From dE/d(output) [..., out] to dE/d(input) [..., in]."""
         return torch.matmul(grad, self.weight.t())
 
@@ -39,9 +32,8 @@ class Dense(nn.Module):
 class DenseNetwork(nn.Module):
     """Linear maps with silu between them, and a linear map beside them if there is one.
 
-    Args:
-        state: ``0.weight``, ``0.bias``, ``1.weight``, ... and ``linear.weight``, ``linear.bias``;
-            biases may be missing.
+    The state has ``0.weight``, ``0.bias``, ``1.weight``, ... and ``linear.weight``,
+    ``linear.bias``; biases may be missing.
     """
 
     def __init__(self, state: State) -> None:
@@ -54,10 +46,10 @@ class DenseNetwork(nn.Module):
         self.reversed: Any = nn.ModuleList(layers[:0:-1])
         self.beside: Any = nn.ModuleList(dense_layer(state, k) for k in names if k == "linear")
 
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def forward(self, x: Tensor) -> Tuple[Tensor, List[Tensor]]:
         """From [..., in] to [..., out], and the slopes of all silu."""
         y = self.first(x)
-        slopes: List[torch.Tensor] = []
+        slopes: List[Tensor] = []
         for layer in self.others:
             s = torch.sigmoid(y)
             slopes.append(s * (1.0 + y * (1.0 - s)))
@@ -67,13 +59,13 @@ class DenseNetwork(nn.Module):
         return y, slopes
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, slopes: List[torch.Tensor]) -> torch.Tensor:
-        """From dE/d(output) [..., out] to dE/d(input) [..., in]."""
+    def backward(self, grad: Tensor, slopes: List[Tensor]) -> Tensor:
+        """From dE/d(output) to dE/d(input)."""
         inner = grad
         last = len(slopes) - 1
         for k, layer in enumerate(self.reversed):
             inner = layer.backward(inner) * slopes[last - k]
-        result: torch.Tensor = self.first.backward(inner)
+        result: Tensor = self.first.backward(inner)
         for linear in self.beside:
             result = result + linear.backward(grad)
         return result
@@ -82,36 +74,30 @@ class DenseNetwork(nn.Module):
 class HeadsTape(NamedTuple):
     """Slopes of the networks of `EnergyAndCharge`."""
 
-    energy: List[torch.Tensor]
-    charge: List[torch.Tensor]
+    energy: List[Tensor]
+    charge: List[Tensor]
 
 
 class EnergyAndCharge(nn.Module):
-    """Two dense networks from the same features to an energy and a latent charge.
-
-    Args:
-        state: weights of ``energy.`` and ``charge.``, see `DenseNetwork`; others are ignored.
-    """
+    """Dense networks ``energy.`` and ``charge.`` from features to energy and latent charge."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
         self.energy = DenseNetwork(strip_prefix(state, "energy."))
         self.charge = DenseNetwork(strip_prefix(state, "charge."))
 
-    def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, HeadsTape]:
-        """Energies [...] and charges [...] of features [..., in], and what `backward` needs."""
+    def forward(self, features: Tensor) -> Tuple[Tensor, Tensor, HeadsTape]:
+        """Energies [...] and charges [...] of features [..., in]."""
         energies, energy_slopes = self.energy(features)
         charges, charge_slopes = self.charge(features)
         return energies.squeeze(-1), charges.squeeze(-1), HeadsTape(energy_slopes, charge_slopes)
 
     @torch.jit.export
-    def backward(
-        self, grad_energies: torch.Tensor, grad_charges: torch.Tensor, tape: HeadsTape
-    ) -> torch.Tensor:
-        """From dE/d(energies) and dE/d(charges), [...], to dE/d(features) [..., in]."""
+    def backward(self, grad_energies: Tensor, grad_charges: Tensor, tape: HeadsTape) -> Tensor:
+        """From dE/d(energies) and dE/d(charges) to dE/d(features)."""
         grad = self.energy.backward(grad_energies.unsqueeze(-1), tape.energy)
         by_charge = self.charge.backward(grad_charges.to(grad.dtype).unsqueeze(-1), tape.charge)
-        result: torch.Tensor = grad + by_charge
+        result: Tensor = grad + by_charge
         return result
 
 

@@ -8,43 +8,36 @@ every triple.
 from typing import Any, List, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.dense import Dense, dense_layer
 from openmm_les.networks.blocks.weights import State, strip_prefix
 
 
 class Normalization(nn.Module):
-    """Layer normalisation over the last dimension, or nothing.
-
-    Args:
-        state: ``weight`` and ``bias``; nothing is done if it has none.
-        epsilon: added to the variance.
-    """
+    """Layer normalisation over the last dimension, or nothing if the state has no ``weight``."""
 
     def __init__(self, state: State, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.active = "weight" in state
         self.epsilon = epsilon
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor
-        self.register_buffer("weight", state.get("weight", torch.ones(0)))
-        self.register_buffer("bias", state.get("bias", torch.zeros(0)))
+        self.weight = nn.Buffer(state.get("weight", torch.ones(0)))
+        self.bias = nn.Buffer(state.get("bias", torch.zeros(0)))
 
-    def _scaled(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _scaled(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """Values with mean 0 and variance 1, and what they were multiplied with."""
         centred = x - x.mean(-1, keepdim=True)
         scale = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + self.epsilon)
         return centred * scale, scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., n] to [..., n]."""
         if not self.active:
             return x
         return self._scaled(x)[0] * self.weight + self.bias
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         """From dE/d(output) and the input to dE/d(input)."""
         if not self.active:
             return grad
@@ -62,13 +55,13 @@ class _Step(nn.Module):
         self.norm = norm
         self.layer = layer
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        out: torch.Tensor = self.layer(y * torch.sigmoid(y))
+        out: Tensor = self.layer(y * torch.sigmoid(y))
         return out
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         y = self.norm(x)
         s = torch.sigmoid(y)
         inner = self.layer.backward(grad) * (s * (1.0 + y * (1.0 - s)))
@@ -88,16 +81,16 @@ class _Branch(nn.Module):
         self.reversed: Any = nn.ModuleList(steps[::-1])
         self.norm = norms[-1]
 
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def forward(self, x: Tensor) -> Tuple[Tensor, List[Tensor]]:
         """The result, and the inputs of all steps and of the last normalisation."""
-        inputs: List[torch.Tensor] = [x]
+        inputs: List[Tensor] = [x]
         for step in self.steps:
             x = step(x)
             inputs.append(x)
         return self.norm(x), inputs
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, inputs: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: Tensor, inputs: List[Tensor]) -> Tensor:
         grad = self.norm.backward(grad, inputs[-1])
         last = len(inputs) - 2
         for k, step in enumerate(self.reversed):
@@ -118,16 +111,16 @@ class GatedNetwork(nn.Module):
         self.value = _Branch(strip_prefix(state, "value."))
         self.gate = _Branch(strip_prefix(state, "gate."))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., 2 H], results of the first maps of value and gate, to [..., out]."""
         halves = x.chunk(2, -1)
         value, _ = self.value(halves[0])
         gate, _ = self.gate(halves[1])
-        result: torch.Tensor = value * torch.sigmoid(value) * torch.sigmoid(gate)
+        result: Tensor = value * torch.sigmoid(value) * torch.sigmoid(gate)
         return result
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, grad: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
         """From dE/d(output) [..., out] and the input to the output again and dE/d(input)."""
         halves = x.chunk(2, -1)
         value, value_inputs = self.value(halves[0])
@@ -140,14 +133,7 @@ class GatedNetwork(nn.Module):
 
 
 def first_map(state: State, start: int, size: int, bias: bool) -> Dense:
-    """The first maps of value and gate for some of the inputs, side by side.
-
-    Args:
-        state: see `GatedNetwork`.
-        start: the first of these inputs.
-        size: their number.
-        bias: whether the biases come with them.
-    """
+    """The first maps of value and gate side by side, for inputs from `start` on."""
     weights = [state[f"{branch}.0.weight"][start : start + size] for branch in ("value", "gate")]
     biases = [state[f"{branch}.0.bias"] for branch in ("value", "gate")] if bias else []
     return Dense(torch.cat(weights, 1), torch.cat(biases) if biases else None)

@@ -3,7 +3,7 @@
 from typing import List, NamedTuple, Optional, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import SphericalHarmonics
@@ -11,24 +11,16 @@ from openmm_les.networks.blocks.blocking import block_size
 
 
 class PairTape(NamedTuple):
-    """Functions of all E = N * K slots.
+    """Functions of all E = N * K slots."""
 
-    Attributes:
-        vectors: pair vectors [E, 3] [A].
-        distances: their lengths [E, 1] [A].
-        unit: their directions [E, 3].
-        angular: angular functions [E, S].
-        slopes: derivatives of the radial functions by the distance [E, P].
-    """
-
-    vectors: torch.Tensor
-    distances: torch.Tensor
-    unit: torch.Tensor
-    angular: torch.Tensor
-    slopes: torch.Tensor
+    vectors: Tensor  #: pair vectors [E, 3] [A].
+    distances: Tensor  #: their lengths [E, 1] [A].
+    unit: Tensor  #: their directions [E, 3].
+    angular: Tensor  #: angular functions [E, S].
+    slopes: Tensor  #: derivatives of the radial functions by the distance [E, P].
 
 
-def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dtype) -> torch.Tensor:
+def pair_vectors(positions: Tensor, neighbors: Neighbors, dtype: torch.dtype) -> Tensor:
     """Vectors r_i - r_j + shift of all slots, shape [N * K, 3] [A].
 
     Differences of positions [N, 3] need double precision; what follows, in the dtype, does not.
@@ -38,25 +30,22 @@ def pair_vectors(positions: torch.Tensor, neighbors: Neighbors, dtype: torch.dty
 
 
 def pull_back_vectors(
-    grad_vectors: torch.Tensor, vectors: torch.Tensor, reverse: torch.Tensor, atoms: int
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """From dE/d(pair vectors) to dE/dr of shape [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64.
-
-    Vectors are those of `pair_vectors`, `reverse` is that of `Neighbors`, and there are N atoms.
-    """
+    grad_vectors: Tensor, vectors: Tensor, reverse: Tensor, atoms: int
+) -> Tuple[Tensor, Tensor]:
+    """From dE/d(pair vectors) to dE/dr [N, 3] [eV/A] and dE/dstrain [3, 3] [eV], float64."""
     pairs = grad_vectors - grad_vectors.index_select(0, reverse)
     grad_positions = pairs.view(atoms, -1, 3).sum(1)
     grad_strain = grad_vectors.t() @ vectors
     return grad_positions.to(torch.float64), grad_strain.to(torch.float64)
 
 
-def gather(values: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+def gather(values: Tensor, neighbors: Tensor) -> Tensor:
     """Values of the neighbour of each slot, [N, K, width], from those of atoms [N, width]."""
     n, k = neighbors.shape[0], neighbors.shape[1]
     return values.index_select(0, neighbors.view(-1)).view(n, k, -1)
 
 
-def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> torch.Tensor:
+def collect(pairs: Tensor, reverse: Tensor, limits: List[int]) -> Tensor:
     """Sum over all atoms that have an atom as neighbour, of what they hold for it.
 
     Takes [N, K, width] to [N, width]; `reverse` is that of `Neighbors`, `limits` of `block_limits`.
@@ -73,7 +62,7 @@ def collect(pairs: torch.Tensor, reverse: torch.Tensor, limits: List[int]) -> to
     return sums
 
 
-def species_pairs(species: torch.Tensor, neighbors: torch.Tensor, num_species: int) -> torch.Tensor:
+def species_pairs(species: Tensor, neighbors: Tensor, num_species: int) -> Tensor:
     """Which pair of species each slot is, first * Z + second, shape [N * K]."""
     others = species.index_select(0, neighbors.view(-1)).view(neighbors.shape)
     return (species.unsqueeze(1) * num_species + others).view(-1)
@@ -86,8 +75,7 @@ class PairGeometry(nn.Module):
         radial: from distances [E], and pairs of species [E], to features and their derivatives,
             each [E, P].
         lmax: highest degree of the harmonics.
-        num_species: Z, where radial features depend on the species of both atoms; 0 where they are
-            the same for all pairs.
+        num_species: Z, where radial features depend on the species of both atoms; 0 where not.
     """
 
     def __init__(self, radial: nn.Module, lmax: int, num_species: int = 0) -> None:
@@ -97,18 +85,15 @@ class PairGeometry(nn.Module):
         self.harmonics = SphericalHarmonics(lmax, torch.float64)
 
     def forward(
-        self, positions: torch.Tensor, neighbors: Neighbors, species: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
-        """Y of shape [N, K, S], phi of shape [N, K, P], and what `backward` needs.
-
-        The dtype is that of the harmonics. Arguments are as for `Network.short_range`.
-        """
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor
+    ) -> Tuple[Tensor, Tensor, PairTape]:
+        """Y of shape [N, K, S] and phi of shape [N, K, P], in the dtype of the harmonics."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.harmonics.gradient.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
         unit = vectors / distances
         values = self.harmonics(unit)
-        pairs: Optional[torch.Tensor] = None
+        pairs: Optional[Tensor] = None
         if self.num_species > 0:
             pairs = species_pairs(species, neighbors.indices, self.num_species)
         features, slopes = self.radial(distances.squeeze(1), pairs)
@@ -117,13 +102,9 @@ class PairGeometry(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_harmonics: torch.Tensor,
-        grad_features: torch.Tensor,
-        tape: PairTape,
-        reverse: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/dY [N, K, S] and dE/dphi [N, K, P]; see `pull_back_vectors` for the results."""
+        self, grad_harmonics: Tensor, grad_features: Tensor, tape: PairTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """From dE/dY and dE/dphi; see `pull_back_vectors` for the results."""
         n, k = grad_harmonics.shape[0], grad_harmonics.shape[1]
         grad_distance = (grad_features.view(n * k, -1) * tape.slopes).sum(1, keepdim=True)
         grad_unit = self.harmonics.backward(grad_harmonics.view(n * k, -1), tape.angular)

@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement
 from typing import Any, List, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
 from openmm_les.networks.blocks.blocking import block_limits, block_size
@@ -26,18 +26,12 @@ def _pairs(rows: Sequence[int]) -> List[Tuple[int, ...]]:
     return list(combinations_with_replacement(rows, 2))
 
 
-def _dense_forms(
-    bases: Sequence[torch.Tensor], lmax: int, products: Sequence[Tuple[int, ...]]
-) -> torch.Tensor:
+def _dense_forms(bases: Sequence[Tensor], lmax: int, products: Sequence[Tuple[int, ...]]) -> Tensor:
     """Forms that give J from products, [R of all degrees, outputs, rows, products], float64.
 
-    Outputs and rows in parity order. Forms of different degrees share one matrix, zero where the
-    rank index belongs to another degree.
-
-    Args:
-        bases: see `ProductBasis`.
-        lmax: highest degree of the input.
-        products: the rows that are multiplied, each once and in ascending order.
+    Outputs and rows are in parity order; `products` are the rows that are multiplied, each once and
+    in ascending order. Forms of different degrees share one matrix, zero where the rank index
+    belongs to another degree.
     """
     size, order = 1 + (lmax + 1) ** 2, len(products[0]) + 1
     monomials = list(combinations_with_replacement(range(size), order))
@@ -75,16 +69,12 @@ def _dense_forms(
 class _SplitForms(nn.Module):
     """The forms in four blocks of nonzero parity: least arithmetic.
 
-    Forms are those of `_dense_forms`, [R, outputs, D, pairs], weights [Z, C, R]; `parity` holds the
-    numbers of even rows, of pairs of the same parity, and of even outputs.
+    Forms are those of `_dense_forms`, weights [Z, C, R]; `parity` holds the numbers of even rows,
+    of pairs of the same parity, and of even outputs.
     """
 
     def __init__(
-        self,
-        forms: torch.Tensor,
-        weights: torch.Tensor,
-        parity: Tuple[int, int, int],
-        fold: bool,
+        self, forms: Tensor, weights: Tensor, parity: Tuple[int, int, int], fold: bool
     ) -> None:
         super().__init__()
         self.fold = fold
@@ -98,17 +88,12 @@ class _SplitForms(nn.Module):
         cross_parts = [cross[:, :at, even:], cross[:, at:, :even]]
         same = torch.cat([part.reshape(rank, -1) for part in same_parts], 1)
         cross = torch.cat([part.reshape(rank, -1) for part in cross_parts], 1)
-        self.weights: torch.Tensor
-        self.same: torch.Tensor
-        self.cross: torch.Tensor
         # Folded: [Z, C, rows, pairs]; else the species-independent forms [R, rows * pairs].
-        self.register_buffer("weights", weights)
-        self.register_buffer("same", _folded(weights, same, self.same_size) if fold else same)
-        self.register_buffer("cross", _folded(weights, cross, self.cross_size) if fold else cross)
+        self.weights = nn.Buffer(weights)
+        self.same = nn.Buffer(_folded(weights, same, self.same_size) if fold else same)
+        self.cross = nn.Buffer(_folded(weights, cross, self.cross_size) if fold else cross)
 
-    def forward(
-        self, a: torch.Tensor, first: int, counts: List[int]
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+    def forward(self, a: Tensor, first: int, counts: List[int]) -> Tuple[Tensor, List[Tensor]]:
         """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and J in its parts."""
         pairs = a.new_empty([self.same_size + self.cross_size, a.shape[1], a.shape[2]])
         even, odd = a[: self.num_even], a[self.num_even :]
@@ -131,7 +116,7 @@ class _SplitForms(nn.Module):
         return out, [j_same, j_cross]
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, jacobian: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: Tensor, jacobian: List[Tensor]) -> Tensor:
         """From dE/dB [c, outputs, N] to dE/dA / 3 [c, D - 1, N]."""
         j_same, j_cross = jacobian
         same_even, same_odd = self._split(j_same, self.num_even)
@@ -147,12 +132,12 @@ class _SplitForms(nn.Module):
         return torch.cat([even, odd], 1)
 
     def _contract(
-        self, forms: torch.Tensor, size: int, first: int, pairs: torch.Tensor, counts: List[int]
-    ) -> torch.Tensor:
+        self, forms: Tensor, size: int, first: int, pairs: Tensor, counts: List[int]
+    ) -> Tensor:
         """J of shape [c, rows, N] from pair products [pairs, c, N] of channels from `first` on."""
         by_channel = pairs.transpose(0, 1)
         last = first + by_channel.shape[0]
-        parts: List[torch.Tensor] = []
+        parts: List[Tensor] = []
         atom = 0
         for z, count in enumerate(counts):
             if count > 0:
@@ -164,7 +149,7 @@ class _SplitForms(nn.Module):
                 atom += count
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def _split(self, j: torch.Tensor, even_rows: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _split(self, j: Tensor, even_rows: int) -> Tuple[Tensor, Tensor]:
         """J of even and of odd outputs, [C, outputs, rows, N]."""
         c, n = j.shape[0], j.shape[2]
         at = self.even_outputs * even_rows
@@ -178,43 +163,31 @@ class _SplitForms(nn.Module):
 class _DenseForms(nn.Module):
     """The forms in one block with the zeros of parity: fewest kernels, and every order.
 
-    Forms are those of `_dense_forms`, [R, outputs, D, products], weights [Z, C, R]; `products` are
-    the rows of each product, two or three.
+    Forms and weights are as for `_SplitForms`; `products` are the rows of each, two or three.
     """
 
     def __init__(
-        self,
-        forms: torch.Tensor,
-        weights: torch.Tensor,
-        products: Sequence[Tuple[int, ...]],
-        fold: bool,
+        self, forms: Tensor, weights: Tensor, products: Sequence[Tuple[int, ...]], fold: bool
     ) -> None:
         super().__init__()
         self.fold = fold
         self.outputs, self.num_rows, self.size = forms.shape[1], forms.shape[2], len(products)
         flat = forms.flatten(1)
-        self.weights: torch.Tensor
-        self.forms: torch.Tensor
-        self.left: torch.Tensor
-        self.right: torch.Tensor
-        self.third: torch.Tensor
-        self.register_buffer("weights", weights)
-        self.register_buffer("forms", _folded(weights, flat, self.size) if fold else flat)
-        self.register_buffer("left", torch.tensor([product[0] for product in products]))
-        self.register_buffer("right", torch.tensor([product[1] for product in products]))
-        self.register_buffer("third", torch.tensor([product[-1] for product in products]))
+        self.weights = nn.Buffer(weights)
+        self.forms = nn.Buffer(_folded(weights, flat, self.size) if fold else flat)
+        self.left = nn.Buffer(torch.tensor([product[0] for product in products]))
+        self.right = nn.Buffer(torch.tensor([product[1] for product in products]))
+        self.third = nn.Buffer(torch.tensor([product[-1] for product in products]))
         self.cubic = len(products[0]) == 2
 
-    def forward(
-        self, a: torch.Tensor, first: int, counts: List[int]
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """B [c, outputs, N] of A~ [D, c, N] (channels from `first` on), and J in its parts."""
+    def forward(self, a: Tensor, first: int, counts: List[int]) -> Tuple[Tensor, List[Tensor]]:
+        """See `_SplitForms.forward`."""
         c, n = a.shape[1], a.shape[2]
         products = a.index_select(0, self.left) * a.index_select(0, self.right)
         if not self.cubic:
             products = products * a.index_select(0, self.third)
         by_channel = products.transpose(0, 1)
-        parts: List[torch.Tensor] = []
+        parts: List[Tensor] = []
         atom = 0
         for z, count in enumerate(counts):
             if count > 0:
@@ -229,13 +202,13 @@ class _DenseForms(nn.Module):
         return (j * a.transpose(0, 1).unsqueeze(1)).sum(2), [j]
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, jacobian: List[torch.Tensor]) -> torch.Tensor:
+    def backward(self, grad: Tensor, jacobian: List[Tensor]) -> Tensor:
         """From dE/dB [c, outputs, N] to dE/dA / order [c, D - 1, N]."""
         # Row 0 is the constant: it has no gradient.
         return (grad.unsqueeze(2) * jacobian[0][:, :, 1:]).sum(1)
 
 
-def _folded(weights: torch.Tensor, forms: torch.Tensor, size: int) -> torch.Tensor:
+def _folded(weights: Tensor, forms: Tensor, size: int) -> Tensor:
     """Forms of every species and channel [Z, C, rows, size], from forms [R, rows * size]."""
     folded = torch.matmul(weights, forms)
     return folded.view(folded.shape[0], folded.shape[1], -1, size)
@@ -249,7 +222,6 @@ class ProductBasis(nn.Module):
             component order, M = number of monomials of `order` in 1 + (lmax + 1)^2 variables,
             float64.
         weights: for each output degree the weights of shape [Z, R, C].
-        lmax: highest degree of the input.
         fold: multiply bases and weights once, here (fast; memory grows with species and channels),
             or at each call (small files: the portable module).
         few_kernels: for systems so small that launches cost more than arithmetic; needs `fold`.
@@ -258,8 +230,8 @@ class ProductBasis(nn.Module):
 
     def __init__(
         self,
-        bases: Sequence[torch.Tensor],
-        weights: Sequence[torch.Tensor],
+        bases: Sequence[Tensor],
+        weights: Sequence[Tensor],
         lmax: int,
         fold: bool,
         few_kernels: bool,
@@ -286,22 +258,11 @@ class ProductBasis(nn.Module):
         else:
             self.forms = _SplitForms(forms, stacked, (num_even, len(same), even_outputs), fold)
 
-    def forward(
-        self, sums: torch.Tensor, counts: List[int]
-    ) -> Tuple[torch.Tensor, List[List[torch.Tensor]]]:
-        """Polynomials of the neighbour sums.
-
-        Args:
-            sums: A of shape [S, C, N], parity order, atoms sorted by species.
-            counts: number of atoms of each species.
-
-        Returns:
-            B of shape [(output_lmax + 1)^2, C, N], parity order, and the parts of J for each block
-            of channels.
-        """
+    def forward(self, sums: Tensor, counts: List[int]) -> Tuple[Tensor, List[List[Tensor]]]:
+        """Polynomials B [(output_lmax + 1)^2, C, N] of A [S, C, N], and J by blocks."""
         step = block_size(sums, self.num_products * sums.shape[2], self.limits)
-        outs: List[torch.Tensor] = []
-        jacobians: List[List[torch.Tensor]] = []
+        outs: List[Tensor] = []
+        jacobians: List[List[Tensor]] = []
         a = torch.cat([torch.ones_like(sums[:1]), sums])
         for first in range(0, self.channels, step):
             out, jacobian = self.forms(a[:, first : first + step], first, counts)
@@ -311,9 +272,9 @@ class ProductBasis(nn.Module):
         return out.transpose(0, 1), jacobians
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, jacobians: List[List[torch.Tensor]]) -> torch.Tensor:
+    def backward(self, grad: Tensor, jacobians: List[List[Tensor]]) -> Tensor:
         """From dE/dB [outputs, C, N] to dE/dA [S, C, N]."""
-        outs: List[torch.Tensor] = []
+        outs: List[Tensor] = []
         by_channel = grad.transpose(0, 1)
         first = 0
         for jacobian in jacobians:

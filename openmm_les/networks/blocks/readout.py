@@ -3,34 +3,27 @@
 from typing import List, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Readout(nn.Module):
     """Energy and charge readout side by side: linear, or one hidden silu layer each.
 
-    Args:
-        energy, charge: weights, ``[W]`` with W of shape [C, 1] (linear), or ``[W0, W1]`` of shapes
-            [C, H] and [H, 1].
+    Weights are ``[W]`` with W of shape [C, 1] (linear), or ``[W0, W1]`` of [C, H] and [H, 1].
     """
 
-    def __init__(self, energy: List[torch.Tensor], charge: List[torch.Tensor]) -> None:
+    def __init__(self, energy: List[Tensor], charge: List[Tensor]) -> None:
         super().__init__()
         self.nonlinear = len(energy) == 2
-        self.inner: torch.Tensor
-        self.outer: torch.Tensor
-        self.register_buffer("inner", torch.cat([energy[0], charge[0]], 1))
+        self.inner = nn.Buffer(torch.cat([energy[0], charge[0]], 1))
         width = energy[0].shape[1]
         outer = torch.zeros(2 * width, 2, dtype=energy[0].dtype)
         if self.nonlinear:
             outer[:width, :1], outer[width:, 1:] = energy[1], charge[1]
-        self.register_buffer("outer", outer)
+        self.outer = nn.Buffer(outer)
 
-    def forward(self, scalars: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes that `backward` needs.
-
-        A linear readout has no use for slopes.
-        """
+    def forward(self, scalars: Tensor) -> Tuple[Tensor, Tensor]:
+        """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes if there is a silu."""
         x = scalars @ self.inner
         if not self.nonlinear:
             return x, x
@@ -38,7 +31,7 @@ class Readout(nn.Module):
         return (x * s) @ self.outer, s * (1.0 + x * (1.0 - s))
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, slopes: Tensor) -> Tensor:
         """From dE/d(energy, charge) [N, 2] to dE/dscalars [N, C]."""
         if self.nonlinear:
             grad = (grad @ self.outer.t()) * slopes
@@ -46,20 +39,15 @@ class Readout(nn.Module):
 
 
 class SpeciesLinear(nn.Module):
-    """One linear map for each species, applied to atoms sorted by species.
+    """One linear map [C_in, C_out] for each species, applied to atoms sorted by species."""
 
-    Args:
-        weights: shape [Z, C_in, C_out].
-    """
-
-    def __init__(self, weights: torch.Tensor) -> None:
+    def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights)
+        self.weights = nn.Buffer(weights)
 
-    def forward(self, x: torch.Tensor, counts: List[int], transpose: bool) -> torch.Tensor:
+    def forward(self, x: Tensor, counts: List[int], transpose: bool) -> Tensor:
         """x [d, N, C_in] to [d, N, C_out], or with the transposed maps (the backward pass)."""
-        parts: List[torch.Tensor] = []
+        parts: List[Tensor] = []
         first = 0
         for z, count in enumerate(counts):
             if count > 0:

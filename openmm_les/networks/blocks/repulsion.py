@@ -3,34 +3,25 @@
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.radial import polynomial_envelope
 
 
 class ZBLRepulsion(nn.Module):
-    """Screened Coulomb repulsion that ends where the covalent radii touch.
+    """Screened Coulomb repulsion that ends where the covalent radii [Z] [A] touch.
 
     E_i = sum_j energy Z_i Z_j / r phi(r / a) f(r), a = length / (Z_i^power + Z_j^power), with the
     polynomial envelope f from 0 to the sum of the radii. Ziegler, Biersack, Littmark, The Stopping
-    and Range of Ions in Solids (1985); the envelope is MACE's.
+    and Range of Ions in Solids (1985); the envelope is MACE's. Pairs beyond the cutoff [A] do not
+    exist.
 
     It stays float64: nuclear charges make the energies large where the envelope is a difference of
     almost equal numbers.
-
-    Args:
-        zbl: entry ``zbl`` of the hyper-parameters.
-        radii: covalent radii of the species, shape [Z] [A].
-        numbers: atomic numbers of the species.
-        cutoff: pairs beyond it do not exist for the model [A].
     """
 
     def __init__(
-        self,
-        zbl: Mapping[str, Any],
-        radii: torch.Tensor,
-        numbers: Sequence[int],
-        cutoff: float,
+        self, zbl: Mapping[str, Any], radii: Tensor, numbers: Sequence[int], cutoff: float
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
@@ -42,21 +33,13 @@ class ZBLRepulsion(nn.Module):
             "lengths": float(zbl["length"]) / (power.unsqueeze(1) + power),
             "radii": radii.unsqueeze(1) + radii,
         }
-        self.parameters_of_pairs: torch.Tensor
-        self.coefficients: torch.Tensor
-        self.exponents: torch.Tensor
         stacked = torch.stack([table.flatten() for table in pairs.values()], 1)
-        self.register_buffer("parameters_of_pairs", stacked)
-        for name in ("coefficients", "exponents"):
-            self.register_buffer(name, torch.tensor(zbl[name], dtype=torch.float64))
+        self.parameters_of_pairs = nn.Buffer(stacked)
+        self.coefficients = nn.Buffer(torch.tensor(zbl["coefficients"], dtype=torch.float64))
+        self.exponents = nn.Buffer(torch.tensor(zbl["exponents"], dtype=torch.float64))
 
-    def forward(
-        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Energies [eV] of one atom of each pair and their derivatives, each of shape [E, 1].
-
-        See `ExactRadial.forward`.
-        """
+    def forward(self, distances: Tensor, pairs: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Energies [eV] of one atom of each pair and their derivatives, each of shape [E, 1]."""
         assert pairs is not None
         r = distances.unsqueeze(1).to(self.coefficients.dtype)
         energy, length, radius = self.parameters_of_pairs.index_select(0, pairs).chunk(3, 1)
@@ -78,10 +61,8 @@ class WithRepulsion(nn.Module):
         self.radial = radial
         self.repulsion = repulsion
 
-    def forward(
-        self, distances: torch.Tensor, pairs: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Features and their derivatives, each of shape [E, P + 1]."""
+    def forward(self, distances: Tensor, pairs: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """See `ExactRadial.forward`."""
         values, slopes = self.radial(distances, pairs)
         energies, forces = self.repulsion(distances, pairs)
         return torch.cat([values, energies], 1), torch.cat([slopes, forces], 1)

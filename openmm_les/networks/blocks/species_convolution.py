@@ -3,7 +3,7 @@
 from typing import NamedTuple, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.angular import parity_ordered_degrees
 from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
@@ -13,40 +13,31 @@ from openmm_les.networks.blocks.geometry import gather
 class SpeciesTape(NamedTuple):
     """Y of shape [N, K, S], phi of shape [N, K, P], species of the neighbours [N, K, Z]."""
 
-    harmonics: torch.Tensor
-    features: torch.Tensor
-    neighbor_onehot: torch.Tensor
+    harmonics: Tensor
+    features: Tensor
+    neighbor_onehot: Tensor
 
 
 class SpeciesConvolution(nn.Module):
     """First layer, where the neighbour's features depend on its species only.
 
-    Everything but the pair functions then commutes with the neighbour sum, so that no tensor with
-    a pair and a channel index ever exists: B = sum_j Y (x) phi (x) onehot_j, then A = W B.
-
-    Args:
-        weights: W of shape [lmax + 1, C, Z, P], one map for each degree.
-        lmax: highest degree of the harmonics.
+    Everything but the pair functions then commutes with the neighbour sum, so that no tensor with a
+    pair and a channel index ever exists: B = sum_j Y (x) phi (x) onehot_j, then A = W B. W has the
+    shape [lmax + 1, C, Z, P], one map for each degree.
     """
 
-    def __init__(self, weights: torch.Tensor, lmax: int) -> None:
+    def __init__(self, weights: Tensor, lmax: int) -> None:
         super().__init__()
         self.limits = block_limits()
         self.num_species = weights.shape[2]
         self.num_features = weights.shape[3]
-        self.onehot: torch.Tensor
-        self.register_buffer("onehot", torch.eye(self.num_species, dtype=weights.dtype))
+        self.onehot = nn.Buffer(torch.eye(self.num_species, dtype=weights.dtype))
         rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights.flatten(2)[rows].contiguous())
+        self.weights = nn.Buffer(weights.flatten(2)[rows].contiguous())
 
     def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        neighbors: torch.Tensor,
-        species: torch.Tensor,
-    ) -> Tuple[torch.Tensor, SpeciesTape]:
+        self, harmonics: Tensor, features: Tensor, neighbors: Tensor, species: Tensor
+    ) -> Tuple[Tensor, SpeciesTape]:
         """The sums A [S, C, N], from Y [N, K, S], phi [N, K, P], neighbours [N, K], species [N]."""
         neighbor_onehot = gather(self.onehot.index_select(0, species), neighbors)
         n, k = harmonics.shape[0], harmonics.shape[1]
@@ -63,7 +54,7 @@ class SpeciesConvolution(nn.Module):
         return out, SpeciesTape(harmonics, features, neighbor_onehot)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, tape: SpeciesTape) -> Tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, grad: Tensor, tape: SpeciesTape) -> Tuple[Tensor, Tensor]:
         """From dE/dA [S, C, N] to (dE/dY [N, K, S], dE/dphi [N, K, P])."""
         harmonics, features, neighbor_onehot = tape
         n, k = harmonics.shape[0], harmonics.shape[1]
@@ -82,7 +73,7 @@ class SpeciesConvolution(nn.Module):
             torch.sum(pairs.mul_(onehot), [2], out=grad_features[start:end])
         return grad_harmonics, grad_features
 
-    def _buffer(self, harmonics: torch.Tensor) -> Tuple[int, torch.Tensor]:
+    def _buffer(self, harmonics: Tensor) -> Tuple[int, Tensor]:
         """Atoms processed at a time, and a buffer for their phi (x) onehot."""
         n, width = harmonics.shape[0], harmonics.shape[1] * self.weights.shape[2]
         step = min(n, block_size(harmonics, width, self.limits))

@@ -8,7 +8,7 @@ from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
 from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
@@ -16,19 +16,12 @@ from openmm_les.networks.blocks.geometry import collect
 
 
 class MessageTape(NamedTuple):
-    """Inputs of a convolution; everything else is computed again in the backward pass.
+    """Inputs of a convolution; everything else is computed again in the backward pass."""
 
-    Attributes:
-        harmonics: Y of shape [N, K, S].
-        features: phi of shape [N, K, P].
-        senders: node features h of shape [N, n_node].
-        neighbors: neighbour indices [N, K].
-    """
-
-    harmonics: torch.Tensor
-    features: torch.Tensor
-    senders: torch.Tensor
-    neighbors: torch.Tensor
+    harmonics: Tensor  #: Y of shape [N, K, S].
+    features: Tensor  #: phi of shape [N, K, P].
+    senders: Tensor  #: node features h of shape [N, n_node].
+    neighbors: Tensor  #: neighbour indices [N, K].
 
 
 class PathGroup(nn.Module):
@@ -48,7 +41,7 @@ class PathGroup(nn.Module):
     def __init__(
         self,
         paths: Sequence[Tuple[int, int, int]],
-        radial_weights: torch.Tensor,
+        radial_weights: Tensor,
         lmax: int,
         node_first: int,
     ) -> None:
@@ -74,13 +67,11 @@ class PathGroup(nn.Module):
         if self.is_plain:
             weights = weights * couplings[self.first, 0, 0, 0]
             couplings = couplings[:, :0]
-        self.weights: torch.Tensor
-        self.couplings: torch.Tensor
-        self.register_buffer("weights", weights.contiguous())
+        self.weights = nn.Buffer(weights.contiguous())
         coupling_matrix = torch.from_numpy(couplings.reshape(size, -1))
-        self.register_buffer("couplings", coupling_matrix.to(weights.dtype))
+        self.couplings = nn.Buffer(coupling_matrix.to(weights.dtype))
 
-    def _angular(self, harmonics: torch.Tensor) -> torch.Tensor:
+    def _angular(self, harmonics: Tensor) -> Tensor:
         """Angular factors [n, K * paths * d_node, rows] of harmonics [n, K, S]."""
         n, k, size = harmonics.shape[0], harmonics.shape[1], harmonics.shape[2]
         if self.is_plain:
@@ -88,17 +79,12 @@ class PathGroup(nn.Module):
         return torch.mm(harmonics.reshape(n * k, size), self.couplings).view(n, -1, self.rows)
 
     def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        nodes: torch.Tensor,
-        work: List[torch.Tensor],
-        sums: torch.Tensor,
+        self, harmonics: Tensor, features: Tensor, nodes: Tensor, work: List[Tensor], sums: Tensor
     ) -> None:
-        """Neighbour sums of a block of n atoms.
+        """Neighbour sums of a block of n atoms, written into `sums` [n, rows, C].
 
-        Takes Y [n, K, S], phi [n, K, P], features of the neighbours [n, K, n_node * C], two buffers
-        for pair tensors, and `sums` [n, rows, C], which gets the result.
+        `nodes` are features of the neighbours [n, K, n_node * C], `work` two buffers for pair
+        tensors.
         """
         shape, radial_shape = self._shapes(harmonics)
         radial = prefix_view(work[0], radial_shape)
@@ -111,24 +97,19 @@ class PathGroup(nn.Module):
     @torch.jit.export
     def backward(
         self,
-        grad_sums: torch.Tensor,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        nodes: torch.Tensor,
-        work: List[torch.Tensor],
-        grad_harmonics: torch.Tensor,
-        grad_features: torch.Tensor,
-        grad_nodes: torch.Tensor,
+        grad_sums: Tensor,
+        harmonics: Tensor,
+        features: Tensor,
+        nodes: Tensor,
+        work: List[Tensor],
+        grad_harmonics: Tensor,
+        grad_features: Tensor,
+        grad_nodes: Tensor,
     ) -> None:
         """Adds the gradients of a block of n atoms.
 
-        Args:
-            grad_sums: dE/dsums of shape [n, rows, C].
-            harmonics, features, nodes: as in `forward`.
-            work: three buffers for pair tensors.
-            grad_harmonics: gets dE/dY, shape [n, K, S].
-            grad_features: gets dE/dphi, shape [n * K, P].
-            grad_nodes: gets dE/d(nodes), shape [n, K, n_node * C].
+        The last three arguments get dE/dY [n, K, S], dE/dphi [n * K, P], and dE/d(nodes) [n, K,
+        n_node * C]; `work` are three buffers for pair tensors.
         """
         shape, radial_shape = self._shapes(harmonics)
         n, k, columns = shape[0], shape[1], self.weights.shape[1]
@@ -156,7 +137,7 @@ class PathGroup(nn.Module):
             grad_messages = radial
         grad_features.addmm_(grad_messages.view(n * k, columns), self.weights.t())
 
-    def _shapes(self, harmonics: torch.Tensor) -> Tuple[List[int], List[int]]:
+    def _shapes(self, harmonics: Tensor) -> Tuple[List[int], List[int]]:
         """Shapes [n, K, paths, d_node, C] of messages and [n, K, paths, 1, C] of radial factors."""
         n, k = harmonics.shape[0], harmonics.shape[1]
         return (
@@ -164,27 +145,22 @@ class PathGroup(nn.Module):
             [n, k, self.num_paths, 1, self.channels],
         )
 
-    def _own(self, nodes: torch.Tensor) -> torch.Tensor:
+    def _own(self, nodes: Tensor) -> Tensor:
         """Features of this group's degree, [n, K, 1, d_node, C], of [n, K, n_node * C]."""
         own = nodes[:, :, self.node_first : self.node_last]
         return own.view(own.shape[0], own.shape[1], 1, self.node_size, self.channels)
 
 
 class MixedPathGroup(PathGroup):
-    """A group of paths whose sums are mixed to channels, each path's by a map of its own.
-
-    Args:
-        paths, radial_weights, lmax, node_first: see `PathGroup`.
-        mixes: the map [C, C] that follows each path.
-    """
+    """A group of paths whose sums are mixed to channels, each path's by a map [C, C] of its own."""
 
     def __init__(
         self,
         paths: Sequence[Tuple[int, int, int]],
-        radial_weights: torch.Tensor,
+        radial_weights: Tensor,
         lmax: int,
         node_first: int,
-        mixes: Sequence[torch.Tensor],
+        mixes: Sequence[Tensor],
     ) -> None:
         super().__init__(paths, radial_weights, lmax, node_first)
         offsets = degree_offsets(lmax)
@@ -194,17 +170,12 @@ class MixedPathGroup(PathGroup):
         assignment = torch.zeros((lmax + 1) ** 2, self.rows, dtype=radial_weights.dtype)
         assignment[components, list(range(self.rows))] = 1.0
         maps = [mix for path, mix in zip(paths, mixes, strict=True) for _ in range(2 * path[2] + 1)]
-        self.components: torch.Tensor
-        self.assignment: torch.Tensor
-        self.mixes: torch.Tensor
-        self.register_buffer("components", torch.tensor(components))
-        self.register_buffer("assignment", assignment)
-        self.register_buffer(
-            "mixes", mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps)
-        )
+        self.components = nn.Buffer(torch.tensor(components))
+        self.assignment = nn.Buffer(assignment)
+        self.mixes = nn.Buffer(mixes[0].unsqueeze(0) if self.is_single else torch.stack(maps))
 
     @torch.jit.export
-    def mix(self, sums: torch.Tensor, out: torch.Tensor) -> None:
+    def mix(self, sums: Tensor, out: Tensor) -> None:
         """Adds sums [N, rows, C], mixed, to A of shape [S, C, N]."""
         columns = sums.permute(1, 2, 0)
         if self.is_single:
@@ -215,7 +186,7 @@ class MixedPathGroup(PathGroup):
             out.view(out.shape[0], -1).addmm_(self.assignment, mixed.view(self.rows, -1))
 
     @torch.jit.export
-    def mix_backward(self, grad: torch.Tensor) -> torch.Tensor:
+    def mix_backward(self, grad: Tensor) -> Tensor:
         """From dE/dA [S, C, N] to dE/dsums [rows, N, C]."""
         if self.is_single:
             rows = grad[self.target : self.target + self.rows]
@@ -230,9 +201,6 @@ class NeighborSums(nn.Module):
     Messages are not kept for the backward pass: they are the largest tensors by far, and made again
     from cache faster than kept. Pair tensors live in buffers that all blocks and paths share, since
     fresh memory costs a CPU more than the arithmetic on it.
-
-    Args:
-        groups: the paths.
     """
 
     def __init__(self, groups: Sequence[PathGroup]) -> None:
@@ -242,28 +210,24 @@ class NeighborSums(nn.Module):
         self.width = max(g.channels * g.num_paths * g.node_size for g in groups)
         self.groups: Any = nn.ModuleList(groups)
 
-    def _block_size(self, neighbors: torch.Tensor) -> int:
+    def _block_size(self, neighbors: Tensor) -> int:
         return block_size(neighbors, neighbors.shape[1] * self.width, self.limits)
 
-    def _workspace(self, like: torch.Tensor, number: int, pairs: int) -> List[torch.Tensor]:
-        buffers: List[torch.Tensor] = []
+    def _workspace(self, like: Tensor, number: int, pairs: int) -> List[Tensor]:
+        buffers: List[Tensor] = []
         for _ in range(number):
             buffers.append(like.new_empty([pairs * self.width]))
         return buffers
 
     def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        senders: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> Tuple[List[torch.Tensor], MessageTape]:
-        """The sums of each group, [N, rows, C], and what `backward` needs; see `MessageTape`."""
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+    ) -> Tuple[List[Tensor], MessageTape]:
+        """The sums of each group, [N, rows, C]."""
         n, k = neighbors.shape[0], neighbors.shape[1]
         step = min(n, self._block_size(neighbors))
         work = self._workspace(senders, 2, step * k)
         gathered = senders.new_empty([step * k * senders.shape[1]])
-        sums: List[torch.Tensor] = []
+        sums: List[Tensor] = []
         for group in self.groups:
             sums.append(senders.new_empty([n, group.rows, group.channels]))
         for start in range(0, n, step):
@@ -278,9 +242,9 @@ class NeighborSums(nn.Module):
 
     @torch.jit.export
     def backward(
-        self, grad_sums: List[torch.Tensor], tape: MessageTape, reverse: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From dE/dsums of each group to dE/d of (Y [N, K, S], phi [N, K, P], h [N, n_node])."""
+        self, grad_sums: List[Tensor], tape: MessageTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """From dE/dsums of each group to dE/d of (Y, phi, h)."""
         harmonics, features, senders, neighbors = tape
         n, k = neighbors.shape[0], neighbors.shape[1]
         grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)

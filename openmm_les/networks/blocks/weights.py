@@ -3,25 +3,22 @@
 from typing import Collection, Dict, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-State = Mapping[str, torch.Tensor]
+State = Mapping[str, Tensor]
 
 
-def strip_prefix(state: State, prefix: str) -> Dict[str, torch.Tensor]:
+def strip_prefix(state: State, prefix: str) -> Dict[str, Tensor]:
     """The part of a state whose names begin with a prefix, without it."""
     return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
 
 
 def select_species(
     state: State, species: Sequence[int], per_species: Sequence[str]
-) -> Dict[str, torch.Tensor]:
+) -> Dict[str, Tensor]:
     """The canonical state with only some of the model's elements.
 
-    Args:
-        state: canonical state, see ``docs/reference/formats/artifact.md``.
-        species: indices into the model's list of elements.
-        per_species: parts of the names of tensors whose first axis runs over the elements.
+    `per_species` are parts of the names of tensors whose first axis runs over the elements.
     """
     index = torch.tensor(list(species), dtype=torch.int64)
     return {

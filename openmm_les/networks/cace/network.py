@@ -9,7 +9,7 @@ the sum over neighbours, and the sums are matrix products over the slots.
 from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.blocking import block_limits
@@ -23,8 +23,7 @@ from openmm_les.networks.blocks.geometry import (
 )
 from openmm_les.networks.blocks.radial import BesselBasis, bessel_basis
 from openmm_les.networks.blocks.weights import State, strip_prefix
-from openmm_les.networks.cace.invariants import InvariantFeatures
-from openmm_les.networks.cace.sums import ElementSums, MessageSums
+from openmm_les.networks.cace.features import ElementSums, InvariantFeatures, MessageSums
 from openmm_les.networks.protocol import NetworkModule
 
 #: Added to distances [A] where the original divides vectors by them; 1e-9 relative in the energy.
@@ -32,11 +31,7 @@ _DISTANCE_OFFSET = 1e-9
 
 
 class AngularMonomials(nn.Module):
-    """Products of the components of unit vectors, x^a y^b z^c.
-
-    Args:
-        exponents: (a, b, c) of each monomial, those of lower degree first.
-    """
+    """Products of the components of unit vectors, x^a y^b z^c, those of lower degree first."""
 
     def __init__(self, exponents: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -48,23 +43,21 @@ class AngularMonomials(nn.Module):
             for entry, axis in zip(known, self.axes, strict=True)
         ]
 
-    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+    def forward(self, unit: Tensor) -> Tensor:
         """From unit vectors [E, 3] to monomials [E, L]."""
-        values: List[torch.Tensor] = [torch.ones_like(unit[:, 0])]
+        values: List[Tensor] = [torch.ones_like(unit[:, 0])]
         for i, parent in enumerate(self.parents):
             if i > 0:
                 values.append(values[parent] * unit[:, self.axes[i]])
         return torch.stack(values, 1)
 
     @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, unit: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        """From dE/d(monomials) [E, L], unit vectors and monomials to dE/d(unit) [E, 3]."""
-        pending: List[torch.Tensor] = []
+    def backward(self, grad: Tensor, unit: Tensor, values: Tensor) -> Tensor:
+        """From dE/d(monomials), unit vectors and monomials to dE/d(unit vectors)."""
+        pending: List[Tensor] = []
         for i in range(len(self.parents)):
             pending.append(grad[:, i])
-        components: List[torch.Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
+        components: List[Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
         for back in range(len(self.parents) - 1):
             i = len(self.parents) - 1 - back
             axis, parent = self.axes[i], self.parents[i]
@@ -74,12 +67,7 @@ class AngularMonomials(nn.Module):
 
 
 class PairBasis(nn.Module):
-    """Radial functions and angular monomials of all slots of a neighbour matrix.
-
-    Args:
-        radial: from distances [E] to functions and their derivatives, each [E, n].
-        angular: of unit vectors.
-    """
+    """Radial functions and angular monomials of all slots of a neighbour matrix."""
 
     def __init__(self, radial: BesselBasis, angular: AngularMonomials) -> None:
         super().__init__()
@@ -87,10 +75,8 @@ class PairBasis(nn.Module):
         self.angular = angular
         self.offset = _DISTANCE_OFFSET
 
-    def forward(
-        self, positions: torch.Tensor, neighbors: Neighbors
-    ) -> Tuple[torch.Tensor, torch.Tensor, PairTape]:
-        """Monomials [N, K, L], radial functions [N, K, n], and what `backward` needs."""
+    def forward(self, positions: Tensor, neighbors: Neighbors) -> Tuple[Tensor, Tensor, PairTape]:
+        """Monomials [N, K, L] and radial functions [N, K, n]."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         vectors = pair_vectors(positions, neighbors, self.radial.frequencies.dtype)
         distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
@@ -102,16 +88,9 @@ class PairBasis(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_angular: torch.Tensor,
-        grad_radial: torch.Tensor,
-        tape: PairTape,
-        reverse: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(monomials) and dE/d(radial functions) to dE/dr and dE/dstrain.
-
-        See `pull_back_vectors` for the results.
-        """
+        self, grad_angular: Tensor, grad_radial: Tensor, tape: PairTape, reverse: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """From dE/d(monomials) and dE/d(radial functions); see `pull_back_vectors`."""
         vectors, distances, unit, angular, slopes = tape
         n, k = grad_angular.shape[0], grad_angular.shape[1]
         grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)
@@ -123,40 +102,25 @@ class PairBasis(nn.Module):
 
 
 class MessageTape(NamedTuple):
-    """What the backward pass of a layer after the first needs.
+    """Of a layer after the first."""
 
-    Attributes:
-        weights: which an atom sends, for each degree and channel [N, lmax + 1, C].
-        network: slopes of the network that makes them.
-        mixed: of `InvariantFeatures`.
-    """
-
-    weights: torch.Tensor
-    network: List[torch.Tensor]
-    mixed: torch.Tensor
+    weights: Tensor  #: which an atom sends, for each degree and channel [N, lmax + 1, C].
+    network: List[Tensor]  #: slopes of the network that makes them.
+    mixed: Tensor  #: of `InvariantFeatures`.
 
 
 class CACETape(NamedTuple):
-    """What `CACENetwork.pull_back` needs.
-
-    Attributes:
-        angular, radial: functions of the pairs [N, K, L] and [N, K, n].
-        senders: embedding of the neighbours' elements [N, K, A].
-        receivers: factors of the atoms for each channel [C, N].
-        own: the atoms' embedding as senders, for each channel [N, 1, C].
-        mixed: of the first layer.
-        messages: of the others.
-    """
+    """What `CACENetwork.pull_back` needs."""
 
     pairs: PairTape
     neighbors: Neighbors
-    angular: torch.Tensor
-    radial: torch.Tensor
-    senders: torch.Tensor
-    receivers: torch.Tensor
-    own: torch.Tensor
-    mixed: torch.Tensor
-    messages: List[MessageTape]
+    angular: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    radial: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
+    senders: Tensor  #: embedding of the neighbours' elements [N, K, A].
+    receivers: Tensor  #: factors of the atoms for each channel [C, N].
+    own: Tensor  #: the atoms' embedding as senders, for each channel [N, 1, C].
+    mixed: Tensor  #: of the first layer.
+    messages: List[MessageTape]  #: of the others.
     heads: HeadsTape
 
 
@@ -200,21 +164,14 @@ class CACENetwork(NetworkModule):
         self.heads = EnergyAndCharge(state)
         self.limits = block_limits()
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
-        self.sender: torch.Tensor
-        self.sender_channels: torch.Tensor
-        self.receiver_channels: torch.Tensor
-        self.register_buffer("sender", sender)
-        self.register_buffer("sender_channels", sender.repeat_interleave(receiver.shape[1], 1))
-        self.register_buffer("receiver_channels", receiver.repeat(1, sender.shape[1]))
+        self.sender = nn.Buffer(sender)
+        self.sender_channels = nn.Buffer(sender.repeat_interleave(receiver.shape[1], 1))
+        self.receiver_channels = nn.Buffer(receiver.repeat(1, sender.shape[1]))
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, CACETape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, CACETape]:
         """See `Network.short_range`."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         angular, radial, pairs = self.geometry(positions, neighbors)
@@ -223,7 +180,7 @@ class CACENetwork(NetworkModule):
         receivers = self.receiver_channels.index_select(0, species).t()
         own = self.sender_channels.index_select(0, species).unsqueeze(1)
         features, first_mixed = self.features(self.first(angular, radial, senders), receivers)
-        collected: List[torch.Tensor] = [features]
+        collected: List[Tensor] = [features]
         messages: List[MessageTape] = []
         for message in self.messages:
             weights, network = message(features)
@@ -250,19 +207,15 @@ class CACENetwork(NetworkModule):
             ),
         )
 
-    def _received(self, weights: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+    def _received(self, weights: Tensor, neighbors: Tensor) -> Tensor:
         """Weights of the neighbours [N, K, lmax + 1, C]."""
         n, k = neighbors.shape[0], neighbors.shape[1]
         return gather(weights.flatten(1), neighbors).view(n, k, self.degrees, -1)
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: CACETape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: CACETape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         angular, radial, receivers = tape.angular, tape.radial, tape.receivers
         n, k, reverse = angular.shape[0], angular.shape[1], tape.neighbors.reverse

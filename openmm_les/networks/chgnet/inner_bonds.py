@@ -7,67 +7,42 @@ gathered in slots of their own, so that memory goes with the square of ten.
 from typing import NamedTuple, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: MatGL keeps cosines this far from 1, where the angle has no derivative.
 _COSINE_MARGIN = 1e-7
 
 
 class InnerSlots(NamedTuple):
-    """The T slots of each atom for neighbours within the inner cutoff.
+    """The T slots of each atom for neighbours within the inner cutoff."""
 
-    Attributes:
-        slots: flat slot of each inner slot [N * T].
-        reverse: inner slot that holds the same pair seen from the neighbour [N * T].
-        used: whether an inner slot holds a neighbour [N, T].
-        places: flat inner slot of each slot [N * K].
-        inside: whether a slot has an inner one [N * K].
-        most: the largest number of inner neighbours [], which may exceed T.
-    """
-
-    slots: torch.Tensor
-    reverse: torch.Tensor
-    used: torch.Tensor
-    places: torch.Tensor
-    inside: torch.Tensor
-    most: torch.Tensor
+    slots: Tensor  #: flat slot of each inner slot [N * T].
+    reverse: Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
+    used: Tensor  #: whether an inner slot holds a neighbour [N, T].
+    places: Tensor  #: flat inner slot of each slot [N * K].
+    inside: Tensor  #: whether a slot has an inner one [N * K].
+    most: Tensor  #: the largest number of inner neighbours [], which may exceed T.
 
 
 class AngleTape(NamedTuple):
     """Unit vectors [N, T, 3], distances [N, T, 1], cosines and angles [N, T, T]."""
 
-    unit: torch.Tensor
-    distances: torch.Tensor
-    cosines: torch.Tensor
-    angles: torch.Tensor
+    unit: Tensor
+    distances: Tensor
+    cosines: Tensor
+    angles: Tensor
 
 
 class InnerBonds(nn.Module):
-    """Gathers the neighbours within an inner cutoff.
-
-    Args:
-        cutoff: inner cutoff [A].
-
-    Attributes:
-        capacity: inner slots of an atom, or 0 for as many as a structure needs, which reads a
-            number back from the device.
-    """
+    """Gathers the neighbours within an inner cutoff [A]."""
 
     def __init__(self, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.capacity = 0
 
-    def forward(
-        self, distances: torch.Tensor, used: torch.Tensor, reverse: torch.Tensor
-    ) -> InnerSlots:
-        """The inner slots.
-
-        Args:
-            distances: of all slots, shape [N, K] [A].
-            used: whether a slot holds a neighbour, shape [N, K].
-            reverse: see `Neighbors`.
-        """
+    def forward(self, distances: Tensor, used: Tensor, reverse: Tensor) -> InnerSlots:
+        """The inner slots, from distances [N, K] [A], and whether slots hold a neighbour [N, K]."""
         n, k = distances.shape[0], distances.shape[1]
         near = used & (distances <= self.cutoff)
         rank = torch.cumsum(near.to(torch.int64), 1)
@@ -94,29 +69,23 @@ class InnerBonds(nn.Module):
 class AngleBasis(nn.Module):
     """cos(f angle) and sin(f angle) of all pairs of inner neighbours.
 
-    Args:
-        frequencies: of the cosines [F + 1]; the first of them has no sine.
-        dtype: of the functions; angles themselves are float64, since close to 180 degrees single
-            precision leaves nothing of them.
+    Frequencies are those of the cosines [F + 1]; the first of them has no sine. The dtype is that
+    of the functions; angles themselves are float64, since close to 180 degrees single precision
+    leaves nothing of them.
     """
 
-    def __init__(self, frequencies: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, frequencies: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.limit = 1.0 - _COSINE_MARGIN
-        self.frequencies: torch.Tensor
-        self.register_buffer("frequencies", frequencies.to(dtype))
+        self.frequencies = nn.Buffer(frequencies.to(dtype))
 
-    def _phases(self, angles: torch.Tensor) -> torch.Tensor:
+    def _phases(self, angles: Tensor) -> Tensor:
         return angles.to(self.frequencies.dtype).unsqueeze(3) * self.frequencies
 
-    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, AngleTape]:
-        """Functions of the angles, cosines first, and what `backward` needs.
+    def forward(self, vectors: Tensor) -> Tuple[Tensor, AngleTape]:
+        """Functions of the angles [N, T, T, 2 F + 1], cosines first.
 
-        Args:
-            vectors: to an atom from its inner neighbours, shape [N, T, 3] [A], float64.
-
-        Returns:
-            Shape [N, T, T, 2 F + 1].
+        Vectors [N, T, 3] [A], float64, point to an atom from its inner neighbours.
         """
         distances = torch.sqrt((vectors * vectors).sum(2, keepdim=True))
         unit = vectors / distances
@@ -127,8 +96,8 @@ class AngleBasis(nn.Module):
         return values, AngleTape(unit, distances, cosines, angles)
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, tape: AngleTape) -> torch.Tensor:
-        """From dE/d(functions) [N, T, T, 2 F + 1] to dE/d(vectors) [N, T, 3], float64."""
+    def backward(self, grad: Tensor, tape: AngleTape) -> Tensor:
+        """From dE/d(functions) to dE/d(vectors), float64."""
         unit, distances, cosines, angles = tape
         phases = self._phases(angles)
         slopes = torch.cat([-torch.sin(phases), torch.cos(phases[:, :, :, 1:])], 3)

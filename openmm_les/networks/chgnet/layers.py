@@ -3,7 +3,7 @@
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.gated import Normalization
 from openmm_les.networks.blocks.weights import State, strip_prefix
@@ -17,49 +17,39 @@ from openmm_les.networks.chgnet.messages import (
 
 
 class Angles(NamedTuple):
-    """What layers know of the inner slots and of the pairs of them; see `InnerSlots`.
+    """What layers know of the inner slots and of the pairs of them; see `InnerSlots`."""
 
-    Attributes:
-        slots: flat slot of each inner slot [N * T].
-        reverse: inner slot that holds the same pair seen from the neighbour [N * T].
-        places: flat inner slot of each slot [N * K].
-        inside: 1 where a slot has an inner one, else 0, [N * K, 1].
-        used: 1 where an inner slot holds a neighbour, else 0, [N, T, 1].
-        pairs: 1 where there is an angle, else 0, [N, T, T, 1].
-        basis: radial functions [N, T, n].
-    """
-
-    slots: torch.Tensor
-    reverse: torch.Tensor
-    places: torch.Tensor
-    inside: torch.Tensor
-    used: torch.Tensor
-    pairs: torch.Tensor
-    basis: torch.Tensor
+    slots: Tensor  #: flat slot of each inner slot [N * T].
+    reverse: Tensor  #: inner slot that holds the same pair seen from the neighbour [N * T].
+    places: Tensor  #: flat inner slot of each slot [N * K].
+    inside: Tensor  #: 1 where a slot has an inner one, else 0, [N * K, 1].
+    used: Tensor  #: 1 where an inner slot holds a neighbour, else 0, [N, T, 1].
+    pairs: Tensor  #: 1 where there is an angle, else 0, [N, T, T, 1].
+    basis: Tensor  #: radial functions [N, T, n].
 
 
 class AtomLayerTape(NamedTuple):
     """Inputs of `AtomLayer`, and features before the normalisation: of bonds, of atoms."""
 
-    atoms: torch.Tensor
-    bonds: torch.Tensor
-    updated: torch.Tensor
-    summed: torch.Tensor
+    atoms: Tensor
+    bonds: Tensor
+    updated: Tensor
+    summed: Tensor
 
 
 class AngleUpdateTape(NamedTuple):
     """Features of the inner bonds that come in and go out, [N, T, B]."""
 
-    incoming: torch.Tensor
-    outgoing: torch.Tensor
+    incoming: Tensor
+    outgoing: Tensor
 
 
 class AngleLayerTape(NamedTuple):
     """What `AngleLayer.backward` needs: of the bonds before and after the update of the bonds."""
 
-    atoms: torch.Tensor
-    angles: torch.Tensor
-    factors: torch.Tensor
+    atoms: Tensor
+    angles: Tensor
+    factors: Tensor
     bonds: AngleUpdateTape
     updates: List[AngleUpdateTape]
 
@@ -83,9 +73,9 @@ class AtomLayer(nn.Module):
         self.bond_norm = Normalization({name: tensor.to(dtype) for name, tensor in norm.items()})
 
     def forward(
-        self, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs
-    ) -> Tuple[torch.Tensor, torch.Tensor, AtomLayerTape]:
-        """New features of atoms [N, A], float64, and bonds [N, K, B], and what `backward` needs."""
+        self, atoms: Tensor, bonds: Tensor, pairs: Pairs
+    ) -> Tuple[Tensor, Tensor, AtomLayerTape]:
+        """New features of atoms [N, A], float64, and bonds [N, K, B]."""
         updated = bonds
         for update in self.bond_updates:
             updated = updated + update(atoms, bonds, pairs)
@@ -95,12 +85,8 @@ class AtomLayer(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_atoms: torch.Tensor,
-        grad_bonds: torch.Tensor,
-        pairs: Pairs,
-        tape: AtomLayerTape,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, grad_atoms: Tensor, grad_bonds: Tensor, pairs: Pairs, tape: AtomLayerTape
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """From dE/d(new features) to dE/d of (atoms, bonds, radial functions)."""
         grad_atoms = self.atom_norm.backward(grad_atoms, tape.summed)
         grad_bonds = self.bond_norm.backward(grad_bonds, tape.updated)
@@ -133,19 +119,19 @@ class AngleLayer(nn.Module):
             AngleMessages(each, sizes, False, dtype) for each in updates
         )
 
-    def _spread(self, inner: torch.Tensor, bonds: torch.Tensor, slots: Angles) -> torch.Tensor:
+    def _spread(self, inner: Tensor, bonds: Tensor, slots: Angles) -> Tensor:
         """From inner slots [N, T, B] to all, 0 elsewhere; in the shape of `bonds`."""
         found = inner.flatten(0, 1).index_select(0, slots.places) * slots.inside
         return found.view(bonds.shape)
 
-    def _reversed(self, inner: torch.Tensor, slots: Angles) -> torch.Tensor:
+    def _reversed(self, inner: Tensor, slots: Angles) -> Tensor:
         """What the reverse of each inner slot holds, [N, T, B]."""
         return inner.flatten(0, 1).index_select(0, slots.reverse).view(inner.shape)
 
     def forward(
-        self, atoms: torch.Tensor, bonds: torch.Tensor, angles: torch.Tensor, slots: Angles
-    ) -> Tuple[torch.Tensor, torch.Tensor, AngleLayerTape]:
-        """New features of bonds [N, K, B] and angles [N, T, T, C], and what `backward` needs."""
+        self, atoms: Tensor, bonds: Tensor, angles: Tensor, slots: Angles
+    ) -> Tuple[Tensor, Tensor, AngleLayerTape]:
+        """New features of bonds [N, K, B] and angles [N, T, T, C]."""
         incoming = (
             bonds.flatten(0, 1).index_select(0, slots.slots).view(slots.used.shape[:2] + (-1,))
         )
@@ -165,12 +151,8 @@ class AngleLayer(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_bonds: torch.Tensor,
-        grad_angles: torch.Tensor,
-        slots: Angles,
-        tape: AngleLayerTape,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, grad_bonds: Tensor, grad_angles: Tensor, slots: Angles, tape: AngleLayerTape
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """From dE/d(new features) to dE/d of (atoms, bonds, angles, inner radial functions)."""
         grad_atoms = torch.zeros_like(tape.atoms)
         for t, angle_update in enumerate(self.angle_updates):
@@ -206,8 +188,8 @@ class AngleLayer(nn.Module):
             self.factors.backward(grads.factors, slots.basis),
         )
 
-    def _of_bonds(self, grads: AngleGradients, bonds: torch.Tensor, slots: Angles) -> torch.Tensor:
+    def _of_bonds(self, grads: AngleGradients, bonds: Tensor, slots: Angles) -> Tensor:
         """dE/d(bond features) from that of incoming and outgoing bonds."""
         inner = grads.incoming + self._reversed(grads.outgoing, slots)
-        result: torch.Tensor = self._spread(inner, bonds, slots)
+        result: Tensor = self._spread(inner, bonds, slots)
         return result

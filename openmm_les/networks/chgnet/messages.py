@@ -4,7 +4,7 @@ import math
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.networks.blocks.blocking import block_limits, block_size
 from openmm_les.networks.blocks.dense import Dense
@@ -14,29 +14,23 @@ from openmm_les.networks.blocks.weights import State
 
 
 class Pairs(NamedTuple):
-    """What layers know of the slots of the neighbour matrix.
+    """What layers know of the slots of the neighbour matrix."""
 
-    Attributes:
-        basis: radial functions [N, K, n].
-        used: 1 where a slot holds a neighbour, else 0, [N, K, 1].
-        neighbors: neighbour of each slot [N, K].
-        reverse: the flat slot that holds the same pair seen from the neighbour [N * K].
-    """
-
-    basis: torch.Tensor
-    used: torch.Tensor
-    neighbors: torch.Tensor
-    reverse: torch.Tensor
+    basis: Tensor  #: radial functions [N, K, n].
+    used: Tensor  #: 1 where a slot holds a neighbour, else 0, [N, K, 1].
+    neighbors: Tensor  #: neighbour of each slot [N, K].
+    #: the flat slot that holds the same pair seen from the neighbour [N * K].
+    reverse: Tensor
 
 
 class AngleGradients(NamedTuple):
     """dE/d of the inputs of `AngleMessages`."""
 
-    atoms: torch.Tensor
-    incoming: torch.Tensor
-    outgoing: torch.Tensor
-    angles: torch.Tensor
-    factors: torch.Tensor
+    atoms: Tensor
+    incoming: Tensor
+    outgoing: Tensor
+    angles: Tensor
+    factors: Tensor
 
 
 class BondBasis(nn.Module):
@@ -48,15 +42,14 @@ class BondBasis(nn.Module):
     Frequencies w_n [n] are in 1/A; `order` is p of the polynomial 1 - O(x^p).
     """
 
-    def __init__(self, frequencies: torch.Tensor, cutoff: float, order: int) -> None:
+    def __init__(self, frequencies: Tensor, cutoff: float, order: int) -> None:
         super().__init__()
-        self.frequencies: torch.Tensor
-        self.register_buffer("frequencies", frequencies)
+        self.frequencies = nn.Buffer(frequencies)
         self.prefactor = math.sqrt(2.0 / cutoff)
         self.cutoff = cutoff
         self.order = order
 
-    def forward(self, distances: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, distances: Tensor) -> Tuple[Tensor, Tensor]:
         """Values and derivatives [1/A], each of shape [..., n], for distances of shape [...]."""
         r = distances.to(self.frequencies.dtype).unsqueeze(-1)
         sine = self.prefactor * torch.sin(self.frequencies * r) / r
@@ -91,7 +84,7 @@ class BondFactors(nn.Module):
         self.maps: Any = nn.ModuleList(maps)
         self.width = width
 
-    def forward(self, basis: torch.Tensor) -> torch.Tensor:
+    def forward(self, basis: Tensor) -> Tensor:
         """From radial functions [..., n] to factors [..., width]."""
         shape = list(basis.shape)
         product = torch.ones(shape[:-1] + [self.width], dtype=basis.dtype, device=basis.device)
@@ -100,8 +93,8 @@ class BondFactors(nn.Module):
         return product
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-        """From dE/d(factors) and the radial functions to dE/d(radial functions)."""
+    def backward(self, grad: Tensor, basis: Tensor) -> Tensor:
+        """From dE/d(factors) to dE/d(radial functions)."""
         result = torch.zeros_like(basis)
         for i, one in enumerate(self.maps):
             others = grad
@@ -115,11 +108,8 @@ class BondFactors(nn.Module):
 class PairMessages(nn.Module):
     """What a network makes of a bond and its two atoms, for all slots, or their sum for an atom.
 
-    Args:
-        state: of the gated network, ``factors``, and ``output``, a map of the sums.
-        atoms, bonds: lengths of their features.
-        summed: whether messages are summed.
-        dtype: of all that is done for pairs; maps of atom features are float64.
+    The state is that of the gated network, ``factors``, and ``output``, a map of the sums. The
+    dtype is that of all that is done for pairs; maps of atom features are float64.
     """
 
     def __init__(
@@ -138,10 +128,10 @@ class PairMessages(nn.Module):
         self.output = Dense(state["output"]) if summed else Dense(torch.zeros(0, 0))
         self.limits = block_limits()
 
-    def _step(self, bonds: torch.Tensor) -> int:
+    def _step(self, bonds: Tensor) -> int:
         return block_size(bonds, 2 * bonds.shape[1] * self.hidden, self.limits)
 
-    def _projected(self, atoms: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _projected(self, atoms: Tensor) -> Tuple[Tensor, Tensor]:
         """Results of the first maps for senders and receivers [N, 2 H]."""
         dtype = self.bond.weight.dtype
         return self.sender(atoms).to(dtype), self.receiver(atoms).to(dtype)
@@ -150,21 +140,21 @@ class PairMessages(nn.Module):
         self,
         start: int,
         end: int,
-        projected: Tuple[torch.Tensor, torch.Tensor],
-        bonds: torch.Tensor,
-        neighbors: torch.Tensor,
-    ) -> torch.Tensor:
+        projected: Tuple[Tensor, Tensor],
+        bonds: Tensor,
+        neighbors: Tensor,
+    ) -> Tensor:
         """Results of the first maps for a block of atoms, [R, K, 2 H]."""
         block = neighbors[start:end]
         sent = projected[0].index_select(0, block.reshape(-1)).view(block.shape + (-1,))
-        bonded: torch.Tensor = self.bond(bonds[start:end])
+        bonded: Tensor = self.bond(bonds[start:end])
         return sent + projected[1][start:end].unsqueeze(1) + bonded
 
-    def forward(self, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    def forward(self, atoms: Tensor, bonds: Tensor, pairs: Pairs) -> Tensor:
         """Messages [N, K, B], or their mapped sums [N, A]; atoms [N, A] and sums are float64."""
         n = bonds.shape[0]
         projected = self._projected(atoms)
-        parts: List[torch.Tensor] = []
+        parts: List[Tensor] = []
         step = self._step(bonds)
         for start in range(0, n, step):
             end = min(n, start + step)
@@ -174,13 +164,13 @@ class PairMessages(nn.Module):
         result = torch.cat(parts)
         if not self.summed:
             return result
-        mapped: torch.Tensor = self.output(result.to(torch.float64))
+        mapped: Tensor = self.output(result.to(torch.float64))
         return mapped
 
     @torch.jit.export
     def backward(
-        self, grad: torch.Tensor, atoms: torch.Tensor, bonds: torch.Tensor, pairs: Pairs
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, grad: Tensor, atoms: Tensor, bonds: Tensor, pairs: Pairs
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """From dE/d(result) to dE/d of (atoms, bonds, basis)."""
         n, k = bonds.shape[0], bonds.shape[1]
         projected = self._projected(atoms)
@@ -204,13 +194,10 @@ class PairMessages(nn.Module):
 
 
 class AngleMessages(nn.Module):
-    """What a network makes of an angle, its two bonds and its atom, or the sum for a bond.
+    """What a network makes of an angle, its two bonds and its atom, or the sum over incoming bonds.
 
-    Args:
-        state: of the gated network, and ``output``, a map of the sums.
-        sizes: lengths of atom, bond and angle features.
-        summed: whether messages are summed over the bonds that come in.
-        dtype: of all that is done for angles; the map of atom features is float64.
+    The state is that of the gated network, and ``output``, a map of the sums; `sizes` are the
+    lengths of atom, bond and angle features. All but the map of atom features has the dtype.
     """
 
     def __init__(
@@ -229,51 +216,43 @@ class AngleMessages(nn.Module):
         self.output = Dense(narrow["output"] if summed else torch.zeros(0, 0, dtype=dtype))
         self.limits = block_limits()
 
-    def _step(self, angles: torch.Tensor) -> int:
+    def _step(self, angles: Tensor) -> int:
         pairs = angles.shape[1] * angles.shape[2]
         return block_size(angles, 2 * pairs * self.hidden, self.limits)
 
     def _projected(
-        self, atoms: torch.Tensor, incoming: torch.Tensor, outgoing: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, atoms: Tensor, incoming: Tensor, outgoing: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         """Results of the first maps for the bonds that come in, with the atom, and go out."""
         centre = self.centre(atoms).to(incoming.dtype).unsqueeze(1)
         return self.incoming(incoming) + centre, self.outgoing(outgoing)
 
     def _inputs(
-        self,
-        start: int,
-        end: int,
-        projected: Tuple[torch.Tensor, torch.Tensor],
-        angles: torch.Tensor,
-    ) -> torch.Tensor:
+        self, start: int, end: int, projected: Tuple[Tensor, Tensor], angles: Tensor
+    ) -> Tensor:
         """Results of the first maps for a block of atoms, [R, T, T, 2 H]."""
         first = projected[0][start:end].unsqueeze(2) + projected[1][start:end].unsqueeze(1)
-        result: torch.Tensor = first + self.angle(angles[start:end])
+        result: Tensor = first + self.angle(angles[start:end])
         return result
 
     def forward(
         self,
-        atoms: torch.Tensor,
-        incoming: torch.Tensor,
-        outgoing: torch.Tensor,
-        angles: torch.Tensor,
-        factors: torch.Tensor,
-        used: torch.Tensor,
-    ) -> torch.Tensor:
+        atoms: Tensor,
+        incoming: Tensor,
+        outgoing: Tensor,
+        angles: Tensor,
+        factors: Tensor,
+        used: Tensor,
+    ) -> Tensor:
         """Messages [N, T, T, C], or their mapped sums for the outgoing bonds [N, T, B].
 
-        Args:
-            atoms: features [N, A], float64.
-            incoming: features of bonds that come in [N, T, B], the first index of an angle.
-            outgoing: features of those that go out, the second index.
-            angles: features [N, T, T, C].
-            factors: with which messages that are summed are multiplied, for both bonds [N, T, B].
-            used: 1 where there is an angle, else 0, shape [N, T, T, 1].
+        The bonds that come in are the first index of an angle, those that go out the second. Summed
+        messages are multiplied with the factors of both bonds [N, T, B]; `used` is that of
+        `Angles.pairs`.
         """
         n = angles.shape[0]
         projected = self._projected(atoms, incoming, outgoing)
-        parts: List[torch.Tensor] = []
+        parts: List[Tensor] = []
         step = self._step(angles)
         for start in range(0, n, step):
             end = min(n, start + step)
@@ -284,19 +263,19 @@ class AngleMessages(nn.Module):
         result = torch.cat(parts)
         if not self.summed:
             return result
-        mapped: torch.Tensor = self.output(result * factors)
+        mapped: Tensor = self.output(result * factors)
         return mapped
 
     @torch.jit.export
     def backward(
         self,
-        grad: torch.Tensor,
-        atoms: torch.Tensor,
-        incoming: torch.Tensor,
-        outgoing: torch.Tensor,
-        angles: torch.Tensor,
-        factors: torch.Tensor,
-        used: torch.Tensor,
+        grad: Tensor,
+        atoms: Tensor,
+        incoming: Tensor,
+        outgoing: Tensor,
+        angles: Tensor,
+        factors: Tensor,
+        used: Tensor,
     ) -> AngleGradients:
         """From dE/d(result) to dE/d(inputs)."""
         n = angles.shape[0]

@@ -9,7 +9,7 @@ the other, which is the reverse of a slot and takes up the message.
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
@@ -30,12 +30,12 @@ from openmm_les.networks.protocol import NetworkModule
 class GeometryTape(NamedTuple):
     """Vectors, distances, and slopes of the radial functions, of all slots and of inner slots."""
 
-    vectors: torch.Tensor
-    distances: torch.Tensor
-    slopes: torch.Tensor
-    inner_vectors: torch.Tensor
-    inner_distances: torch.Tensor
-    inner_slopes: torch.Tensor
+    vectors: Tensor
+    distances: Tensor
+    slopes: Tensor
+    inner_vectors: Tensor
+    inner_distances: Tensor
+    inner_slopes: Tensor
     angles: AngleTape
 
 
@@ -49,40 +49,35 @@ class CHGNetTape(NamedTuple):
     geometry: GeometryTape
     pairs: Pairs
     slots: Angles
-    functions: torch.Tensor
-    angles: torch.Tensor
+    functions: Tensor
+    angles: Tensor
     atom_layers: List[AtomLayerTape]
     angle_layers: List[AngleLayerTape]
     heads: HeadsTape
-    most: torch.Tensor
+    most: Tensor
 
 
 class Embedding(nn.Module):
-    """A linear map, with or without silu behind it.
+    """A linear map, with or without silu behind it."""
 
-    Args:
-        weight: shape [in, out].
-        activated: whether silu follows.
-    """
-
-    def __init__(self, weight: torch.Tensor, activated: bool) -> None:
+    def __init__(self, weight: Tensor, activated: bool) -> None:
         super().__init__()
         self.map = Dense(weight)
         self.activated = activated
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """From [..., in] to [..., out]."""
-        y: torch.Tensor = self.map(x)
+        y: Tensor = self.map(x)
         return y * torch.sigmoid(y) if self.activated else y
 
     @torch.jit.export
-    def backward(self, grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         """From dE/d(output) and the input to dE/d(input)."""
         if self.activated:
             y = self.map(x)
             s = torch.sigmoid(y)
             grad = grad * (s * (1.0 + y * (1.0 - s)))
-        result: torch.Tensor = self.map.backward(grad)
+        result: Tensor = self.map.backward(grad)
         return result
 
 
@@ -126,27 +121,22 @@ class CHGNetNetwork(NetworkModule):
         self.angle_layers_reversed: Any = nn.ModuleList(between[::-1])
         self.heads = EnergyAndCharge(state)
         index = torch.tensor(list(species), dtype=torch.int64)
-        self.atoms: torch.Tensor
-        self.register_buffer("atoms", state["atoms"].index_select(0, index))
+        self.atoms = nn.Buffer(state["atoms"].index_select(0, index))
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`."""
         self.inner.capacity = slots
 
     @torch.jit.export
-    def outgrown(self, tape: CHGNetTape) -> Optional[torch.Tensor]:
+    def outgrown(self, tape: CHGNetTape) -> Optional[Tensor]:
         """See `Network.outgrown`."""
         slots = self.inner.capacity
         return tape.most > slots if slots > 0 else None
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, CHGNetTape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, CHGNetTape]:
         """See `Network.short_range`."""
         n = positions.shape[0]
         geometry, pairs, slots, functions, most = self._geometry(positions, neighbors)
@@ -164,22 +154,14 @@ class CHGNetNetwork(NetworkModule):
         atom_layers.append(atom_tape)
         energies, charges, heads = self.heads(atoms)
         tape = CHGNetTape(
-            geometry,
-            pairs,
-            slots,
-            functions,
-            first_angles,
-            atom_layers,
-            angle_layers,
-            heads,
-            most,
+            geometry, pairs, slots, functions, first_angles, atom_layers, angle_layers, heads, most
         )
         # A number that the original adds once for a structure.
         return energies + self.energy_offset / n, charges, tape
 
     def _geometry(
-        self, positions: torch.Tensor, neighbors: Neighbors
-    ) -> Tuple[GeometryTape, Pairs, Angles, torch.Tensor, torch.Tensor]:
+        self, positions: Tensor, neighbors: Neighbors
+    ) -> Tuple[GeometryTape, Pairs, Angles, Tensor, Tensor]:
         """Functions of slots, of inner slots, of angles, and the most inner neighbours."""
         shape = neighbors.shifts.shape
         others = positions.index_select(0, neighbors.indices.view(-1)).view(shape)
@@ -214,12 +196,8 @@ class CHGNetNetwork(NetworkModule):
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: CHGNetTape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: CHGNetTape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         pairs, slots = tape.pairs, tape.slots
         atoms = self.heads.backward(grad_energies, grad_charges, tape.heads)
@@ -241,12 +219,8 @@ class CHGNetNetwork(NetworkModule):
         return self._to_positions(basis, inner, self.angles.backward(angles, tape.functions), tape)
 
     def _to_positions(
-        self,
-        basis: torch.Tensor,
-        inner: torch.Tensor,
-        functions: torch.Tensor,
-        tape: CHGNetTape,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, basis: Tensor, inner: Tensor, functions: Tensor, tape: CHGNetTape
+    ) -> Tuple[Tensor, Tensor]:
         """From dE/d of radial functions, inner ones, and those of angles to positions, strain."""
         geometry, slots = tape.geometry, tape.slots
         vectors = geometry.vectors

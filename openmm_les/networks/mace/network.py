@@ -7,18 +7,17 @@ known beforehand, the backward pass is written by hand, and there is no scatter.
 from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
-from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
+from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
 from openmm_les.networks.blocks.species_convolution import SpeciesConvolution, SpeciesTape
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
-from openmm_les.networks.mace.interaction import Interaction, InteractionTape
-from openmm_les.networks.mace.node_update import NodeUpdate, UpdateTape
+from openmm_les.networks.mace.layers import Interaction, InteractionTape, NodeUpdate, UpdateTape
 from openmm_les.networks.protocol import NetworkModule
 
 #: Parts of the names of tensors whose first axis runs over the elements.
@@ -29,7 +28,7 @@ class MACETape(NamedTuple):
     """What `MACENetwork.pull_back` needs: of the pairs, the first layer, and the others."""
 
     pairs: PairTape
-    reverse: torch.Tensor
+    reverse: Tensor
     first: SpeciesTape
     first_update: UpdateTape
     layers: List[InteractionTape]
@@ -76,11 +75,10 @@ class MACENetwork(NetworkModule):
         self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = SpeciesConvolution(first_map, lmax)
-        self.first_skip: torch.Tensor
         skip = torch.zeros(self.num_species, channels, dtype=torch.float64)
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
-        self.register_buffer("first_skip", skip)
+        self.first_skip = nn.Buffer(skip)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels)
         self.interactions = nn.ModuleList(
             Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
@@ -94,12 +92,8 @@ class MACENetwork(NetworkModule):
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, MACETape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, MACETape]:
         """See `Network.short_range`."""
         harmonics, features, pairs = self.geometry(positions, neighbors, species)
         columns = features.split(self.widths, 2)
@@ -109,12 +103,7 @@ class MACENetwork(NetworkModule):
         layers: List[InteractionTape] = []
         for t, interaction in enumerate(self.interactions):
             nodes, values, layer = interaction(
-                nodes,
-                harmonics,
-                columns[2 * t + 2],
-                columns[2 * t + 3],
-                neighbors.indices,
-                counts,
+                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors.indices, counts
             )
             readout = readout + values
             layers.append(layer)
@@ -126,17 +115,13 @@ class MACENetwork(NetworkModule):
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: MACETape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: MACETape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         grad_readout = torch.stack([grad_energies, grad_charges.to(torch.float64)], 1)
-        grad_nodes: List[torch.Tensor] = []
-        grad_features: List[torch.Tensor] = []
-        grad_harmonics: List[torch.Tensor] = []
+        grad_nodes: List[Tensor] = []
+        grad_features: List[Tensor] = []
+        grad_harmonics: List[Tensor] = []
         layers = tape.layers[::-1]
         for t, interaction in enumerate(self.reversed):
             grad_nodes, grad_y, grad_phi = interaction.backward(
@@ -159,8 +144,8 @@ class MACENetwork(NetworkModule):
 
 
 def _first_layer_map(
-    spec: Mapping[str, Any], layer: State, embedding: torch.Tensor, channels: int, lmax: int
-) -> torch.Tensor:
+    spec: Mapping[str, Any], layer: State, embedding: Tensor, channels: int, lmax: int
+) -> Tensor:
     """Radial MLP's last map, embedding, linear_up and mixing in one: [P, (lmax + 1) * C * Z]."""
     last = last_radial(layer)
     senders = embedding @ layer["up.0"]

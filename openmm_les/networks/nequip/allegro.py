@@ -9,7 +9,7 @@ matrix which acts on the tensors of all pairs of the atom. Nothing passes from a
 from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
@@ -23,41 +23,28 @@ from openmm_les.networks.protocol import NetworkModule
 class LayerTape(NamedTuple):
     """Inputs of `Layer`, matrices of its `TensorTrack`, and slopes of its latent network."""
 
-    tensors: torch.Tensor
-    weights: torch.Tensor
-    matrices: torch.Tensor
-    latent: List[torch.Tensor]
+    tensors: Tensor
+    weights: Tensor
+    matrices: Tensor
+    latent: List[Tensor]
 
 
 class AllegroTape(NamedTuple):
-    """What `AllegroNetwork.pull_back` needs.
-
-    Attributes:
-        harmonics: Y of shape [N, K, S].
-        scales: of the energy of each atom [N].
-        types: factors of the radial features by the pair of species, [N, K, ...].
-        embedding: slopes of the embedding network.
-        tensor_weights: weights of the first tensors.
-    """
+    """What `AllegroNetwork.pull_back` needs."""
 
     pairs: PairTape
-    reverse: torch.Tensor
-    harmonics: torch.Tensor
-    scales: torch.Tensor
-    types: torch.Tensor
-    embedding: List[torch.Tensor]
-    tensor_weights: torch.Tensor
+    reverse: Tensor
+    harmonics: Tensor  #: Y of shape [N, K, S].
+    scales: Tensor  #: of the energy of each atom [N].
+    types: Tensor  #: factors of the radial features by the pair of species, [N, K, ...].
+    embedding: List[Tensor]  #: slopes of the embedding network.
+    tensor_weights: Tensor  #: weights of the first tensors.
     layers: List[LayerTape]
     heads: HeadsTape
 
 
 class WeightedHarmonics(nn.Module):
-    """Harmonics of a pair times weights for each channel and degree.
-
-    Args:
-        lmax: highest degree.
-        channels: number of channels.
-    """
+    """Harmonics of a pair times weights for each channel and degree."""
 
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
@@ -66,29 +53,26 @@ class WeightedHarmonics(nn.Module):
         rows = [d for d in parity_ordered_degrees(lmax) for _ in range(2 * d + 1)]
         spread = torch.zeros(lmax + 1, len(rows), dtype=torch.float64)
         spread[rows, list(range(len(rows)))] = 1.0
-        self.spread: torch.Tensor
-        self.register_buffer("spread", spread)
+        self.spread = nn.Buffer(spread)
 
-    def _by_channel(self, weights: torch.Tensor) -> torch.Tensor:
+    def _by_channel(self, weights: Tensor) -> Tensor:
         """From [N, K, C * degrees] to [N, C, K, degrees]."""
         n, k = weights.shape[0], weights.shape[1]
         return weights.view(n, k, self.channels, self.degrees).transpose(1, 2)
 
-    def forward(self, harmonics: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def forward(self, harmonics: Tensor, weights: Tensor) -> Tensor:
         """Tensors of every pair, [N, C, K, S], from Y [N, K, S] and weights [N, K, C * degrees]."""
         return torch.matmul(self._by_channel(weights), self.spread) * harmonics.unsqueeze(1)
 
     @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(tensors) to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+    def backward(self, grad: Tensor, harmonics: Tensor, weights: Tensor) -> Tuple[Tensor, Tensor]:
+        """From dE/d(tensors) to dE/dY and dE/d(weights)."""
         spread = torch.matmul(self._by_channel(weights), self.spread)
         grad_weights = torch.matmul(grad * harmonics.unsqueeze(1), self.spread.t())
         return (grad * spread).sum(1), grad_weights.transpose(1, 2).flatten(2)
 
     @torch.jit.export
-    def summed(self, harmonics: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def summed(self, harmonics: Tensor, weights: Tensor) -> Tensor:
         """The same tensors summed over the neighbours of an atom, [N, C, S]."""
         n = weights.shape[0]
         products = torch.bmm(weights.transpose(1, 2), harmonics)
@@ -96,44 +80,33 @@ class WeightedHarmonics(nn.Module):
 
     @torch.jit.export
     def summed_backward(
-        self, grad: torch.Tensor, harmonics: torch.Tensor, weights: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(sums) [N, C, S] to dE/dY [N, K, S] and dE/d(weights) [N, K, C * degrees]."""
+        self, grad: Tensor, harmonics: Tensor, weights: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """From dE/d(sums) to dE/dY and dE/d(weights)."""
         products = (grad.unsqueeze(2) * self.spread).flatten(1, 2)
         grad_weights = torch.bmm(harmonics, products.transpose(1, 2))
         return torch.bmm(weights, products), grad_weights
 
 
 class TensorTrack(nn.Module):
-    """Products of the tensors of a pair with the surroundings of its atom.
+    """Products of the tensors of a pair with the surroundings of its atom, by [C, in, S, out]."""
 
-    Args:
-        weights: coupling of channel c, [C, in, S, out].
-    """
-
-    def __init__(self, weights: torch.Tensor) -> None:
+    def __init__(self, weights: Tensor) -> None:
         super().__init__()
         self.inputs, self.outputs = weights.shape[1], weights.shape[3]
-        self.weights: torch.Tensor
-        self.register_buffer("weights", weights.transpose(1, 2).flatten(2).contiguous())
+        self.weights = nn.Buffer(weights.transpose(1, 2).flatten(2).contiguous())
 
-    def forward(
-        self, tensors: torch.Tensor, surroundings: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tensors: Tensor, surroundings: Tensor) -> Tuple[Tensor, Tensor]:
         """Products [N, C, K, out], and the matrices [N, C, in, out] that make them.
 
-        Args:
-            tensors: of pairs, [N, C, K, in].
-            surroundings: of atoms, [N, C, S].
+        From tensors of pairs [N, C, K, in] and surroundings of atoms [N, C, S].
         """
         matrices = torch.bmm(surroundings.transpose(0, 1), self.weights).transpose(0, 1)
         matrices = matrices.reshape(matrices.shape[0], matrices.shape[1], self.inputs, -1)
         return torch.matmul(tensors, matrices), matrices
 
     @torch.jit.export
-    def backward(
-        self, grad: torch.Tensor, tensors: torch.Tensor, matrices: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, grad: Tensor, tensors: Tensor, matrices: Tensor) -> Tuple[Tensor, Tensor]:
         """From dE/d(products) to dE/d(tensors) and dE/d(surroundings)."""
         grad_matrices = torch.matmul(tensors.transpose(2, 3), grad).flatten(2)
         surroundings = torch.bmm(grad_matrices.transpose(0, 1), self.weights.transpose(1, 2))
@@ -141,13 +114,7 @@ class TensorTrack(nn.Module):
 
 
 class Layer(nn.Module):
-    """A product of tensors, and the network from the scalars of a pair to further ones.
-
-    Args:
-        state: weights of the layer, names without the ``layers.T.`` prefix.
-        scalars: number of scalars that a layer adds.
-        harmonics: of all layers.
-    """
+    """A product of tensors, and the network from the scalars of a pair to further ones."""
 
     def __init__(self, state: State, scalars: int, harmonics: WeightedHarmonics) -> None:
         super().__init__()
@@ -157,19 +124,12 @@ class Layer(nn.Module):
         self.latent = DenseNetwork(strip_prefix(state, "latent."))
 
     def forward(
-        self,
-        tensors: torch.Tensor,
-        features: torch.Tensor,
-        weights: torch.Tensor,
-        harmonics: torch.Tensor,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, LayerTape]:
-        """Next tensors [N, C, K, out], scalars [N, K, ...] and weights, and what `backward` needs.
+        self, tensors: Tensor, features: Tensor, weights: Tensor, harmonics: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, LayerTape]:
+        """Next tensors [N, C, K, out], scalars [N, K, ...] and weights of the harmonics.
 
-        Args:
-            tensors: of pairs, [N, C, K, in].
-            features: all scalars so far, [N, K, F].
-            weights: of the harmonics in the surroundings, [N, K, C * degrees].
-            harmonics: Y of shape [N, K, S].
+        From tensors [N, C, K, in], all scalars so far [N, K, F], weights of the harmonics in the
+        surroundings [N, K, C * degrees], and Y [N, K, S].
         """
         surroundings = self.harmonics.summed(harmonics, weights)
         products, matrices = self.track(tensors, surroundings)
@@ -182,12 +142,12 @@ class Layer(nn.Module):
     @torch.jit.export
     def backward(
         self,
-        grad_tensors: torch.Tensor,
-        grad_features: torch.Tensor,
-        grad_weights: torch.Tensor,
-        harmonics: torch.Tensor,
+        grad_tensors: Tensor,
+        grad_features: Tensor,
+        grad_weights: Tensor,
+        harmonics: Tensor,
         tape: LayerTape,
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """From dE/d(outputs) to dE/d of (tensors, features, weights, Y)."""
         before = grad_features.shape[2] - self.scalars
         grad_latent = torch.cat([grad_features[:, :, before:], grad_weights], 2)
@@ -241,20 +201,14 @@ class AllegroNetwork(NetworkModule):
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(layers[::-1])
         self.heads = EnergyAndCharge(state)
-        self.pair_types: torch.Tensor
-        self.energy_scales: torch.Tensor
-        self.register_buffer("pair_types", pair_types.flatten(0, 1))
+        self.pair_types = nn.Buffer(pair_types.flatten(0, 1))
         cast(self, dtype)
-        self.register_buffer("energy_scales", state["energy_scales"].index_select(0, index))
+        self.energy_scales = nn.Buffer(state["energy_scales"].index_select(0, index))
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, AllegroTape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, AllegroTape]:
         """See `Network.short_range`."""
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         harmonics, radial, geometry = self.geometry(positions, neighbors, species)
@@ -290,12 +244,8 @@ class AllegroNetwork(NetworkModule):
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: AllegroTape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: AllegroTape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         harmonics = tape.harmonics
         n, k, dtype = harmonics.shape[0], harmonics.shape[1], harmonics.dtype

@@ -9,13 +9,13 @@ features, and gates the result. In the first layer features are those of the ele
 from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
 from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
-from openmm_les.networks.blocks.radial_layers import last_radial, radial_features
+from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
 from openmm_les.networks.blocks.species_convolution import SpeciesConvolution, SpeciesTape
 from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
@@ -36,9 +36,9 @@ _PER_SPECIES = ("embedding", "reference_energies", "energy_scales", ".skip.")
 class GateTape(NamedTuple):
     """Slopes of the even scalars, their activations with those of the gates, and all columns."""
 
-    slopes: torch.Tensor
-    activated: torch.Tensor
-    columns: List[torch.Tensor]
+    slopes: Tensor
+    activated: Tensor
+    columns: List[Tensor]
 
 
 class FirstTape(NamedTuple):
@@ -59,8 +59,8 @@ class NequIPTape(NamedTuple):
     """What `NequIPNetwork.pull_back` needs; scales are those of the energy of each atom [N]."""
 
     pairs: PairTape
-    reverse: torch.Tensor
-    scales: torch.Tensor
+    reverse: Tensor
+    scales: Tensor
     first: FirstTape
     layers: List[InteractionTape]
     heads: HeadsTape
@@ -69,8 +69,7 @@ class NequIPTape(NamedTuple):
 def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
     """Columns of each output slot before the gate: the even scalars also carry the gates.
 
-    Args:
-        outputs: degree, channels and kind of each slot.
+    A slot has a degree, a number of channels and a kind.
     """
     gates = sum(channels for _, channels, kind in outputs if kind == "gate")
     return [channels + gates if kind == "silu" else channels for _, channels, kind in outputs]
@@ -79,9 +78,8 @@ def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
 class Gate(nn.Module):
     """Activations of scalars, and silu of further scalars as factors of everything else.
 
-    Args:
-        outputs: degree, channels and kind of each slot: ``"silu"`` even scalars, of which there is
-            one slot, ``"tanh"`` odd scalars, ``"gate"`` all others.
+    The kind of a slot is ``"silu"`` for even scalars, of which there is one slot, ``"tanh"`` for
+    odd scalars, ``"gate"`` for all others.
     """
 
     def __init__(self, outputs: Sequence[Sequence[Any]]) -> None:
@@ -96,12 +94,12 @@ class Gate(nn.Module):
             self.starts.append(first)
             first += channels if kind == "gate" else 0
 
-    def forward(self, columns: List[torch.Tensor]) -> Tuple[List[torch.Tensor], GateTape]:
+    def forward(self, columns: List[Tensor]) -> Tuple[List[Tensor], GateTape]:
         """From columns of each slot [2l+1, N, columns] to features [2l+1, N, C]."""
         even = columns[self.scalars]
         s = torch.sigmoid(even)
         activated = even * s
-        nodes: List[torch.Tensor] = []
+        nodes: List[Tensor] = []
         for i, kind in enumerate(self.kinds):
             if kind == self.silu:
                 nodes.append(activated[:, :, : self.channels[i]])
@@ -113,10 +111,10 @@ class Gate(nn.Module):
         return nodes, GateTape(s * (1.0 + even * (1.0 - s)), activated, columns)
 
     @torch.jit.export
-    def backward(self, grad: List[torch.Tensor], tape: GateTape) -> List[torch.Tensor]:
+    def backward(self, grad: List[Tensor], tape: GateTape) -> List[Tensor]:
         """From dE/d(features) to dE/d(columns)."""
-        parts: List[torch.Tensor] = [grad[self.scalars]]
-        grads: List[torch.Tensor] = []
+        parts: List[Tensor] = [grad[self.scalars]]
+        grads: List[Tensor] = []
         for i, kind in enumerate(self.kinds):
             own, column = grad[i], tape.columns[i]
             if kind == self.silu:
@@ -135,20 +133,13 @@ class Gate(nn.Module):
 class Interaction(nn.Module):
     """A layer after the first.
 
-    Args:
-        spec, state: entry of the hyper-parameters, and weights without the ``layers.T.`` prefix.
-        radial_weights: last map of the radial MLP for the features in use, [P, columns].
-        lmax: highest degree of the harmonics.
-        few_kernels: all paths from one slot form a group, as in `message_convolution`.
+    `spec` is its entry of the hyper-parameters, `state` its weights without the ``layers.T.``
+    prefix, `radial_weights` the last map of the radial MLP for the features in use [P, columns].
+    With `few_kernels` all paths from one slot form a group, as in `message_convolution`.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        state: State,
-        radial_weights: torch.Tensor,
-        lmax: int,
-        few_kernels: bool,
+        self, spec: Spec, state: State, radial_weights: Tensor, lmax: int, few_kernels: bool
     ) -> None:
         super().__init__()
         nodes, outputs, paths = spec["nodes"], spec["outputs"], spec["paths"]
@@ -188,23 +179,22 @@ class Interaction(nn.Module):
 
     def forward(
         self,
-        nodes: List[torch.Tensor],
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        neighbors: torch.Tensor,
+        nodes: List[Tensor],
+        harmonics: Tensor,
+        features: Tensor,
+        neighbors: Tensor,
         counts: List[int],
-    ) -> Tuple[List[torch.Tensor], InteractionTape]:
-        """Next node features [2l+1, N, C], float64, and what `backward` needs.
+    ) -> Tuple[List[Tensor], InteractionTape]:
+        """Next node features [2l+1, N, C], float64, from those of each slot.
 
-        Takes node features of each slot, Y [N, K, S], radial features of this layer [N, K, P],
-        neighbour indices [N, K], and numbers of atoms of each species.
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K].
         """
         n = neighbors.shape[0]
-        raised: List[torch.Tensor] = []
+        raised: List[Tensor] = []
         for slot, up in enumerate(self.ups):
             raised.append(up(nodes[slot].to(harmonics.dtype)).transpose(0, 1).reshape(n, -1))
         sums, messages = self.sums(harmonics, features, torch.cat(raised, 1), neighbors)
-        columns: List[torch.Tensor] = []
+        columns: List[Tensor] = []
         for slot, size in enumerate(self.output_sizes):
             shape = [size, n, self.output_columns[slot]]
             columns.append(torch.zeros(shape, dtype=torch.float64, device=harmonics.device))
@@ -220,17 +210,13 @@ class Interaction(nn.Module):
 
     @torch.jit.export
     def backward(
-        self,
-        grad_nodes: List[torch.Tensor],
-        tape: InteractionTape,
-        reverse: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[List[torch.Tensor], torch.Tensor, torch.Tensor]:
-        """From dE/d(output) to dE/d of (input nodes, Y [N, K, S], radial features [N, K, P])."""
+        self, grad_nodes: List[Tensor], tape: InteractionTape, reverse: Tensor, counts: List[int]
+    ) -> Tuple[List[Tensor], Tensor, Tensor]:
+        """From dE/d(output) to dE/d of (input nodes, Y, radial features)."""
         grad_columns = self.gate.backward(grad_nodes, tape.gate)
         harmonics = tape.convolution.harmonics
         n = harmonics.shape[0]
-        grad_sums: List[torch.Tensor] = []
+        grad_sums: List[Tensor] = []
         for group in self.sums.groups:
             grad_sums.append(harmonics.new_empty([n, group.rows, group.channels]))
         for p, mix in enumerate(self.mixes):
@@ -241,7 +227,7 @@ class Interaction(nn.Module):
         grad_harmonics, grad_features, senders = self.sums.backward(
             grad_sums, tape.convolution, reverse
         )
-        grads: List[torch.Tensor] = []
+        grads: List[Tensor] = []
         first = 0
         for slot, up in enumerate(self.ups):
             size, channels = self.node_sizes[slot], self.node_channels[slot]
@@ -257,13 +243,11 @@ class Interaction(nn.Module):
 class FirstLayer(nn.Module):
     """The first layer: one path to each degree, from features that depend on the element alone.
 
-    Args:
-        spec: the layer's entry of the hyper-parameters.
-        weights: radial MLP's last map, embedding, linear maps in one, [lmax + 1, columns, Z, P].
-        lmax: highest degree of the harmonics.
+    The weights [lmax + 1, columns, Z, P] are the radial MLP's last map, embedding, linear maps in
+    one.
     """
 
-    def __init__(self, spec: Spec, weights: torch.Tensor, lmax: int) -> None:
+    def __init__(self, spec: Spec, weights: Tensor, lmax: int) -> None:
         super().__init__()
         offsets = degree_offsets(lmax)
         self.firsts: List[int] = [offsets[degree] for degree, _, _ in spec["outputs"]]
@@ -274,18 +258,11 @@ class FirstLayer(nn.Module):
         self.gate = Gate(spec["outputs"])
 
     def forward(
-        self,
-        harmonics: torch.Tensor,
-        features: torch.Tensor,
-        neighbors: torch.Tensor,
-        species: torch.Tensor,
-    ) -> Tuple[List[torch.Tensor], FirstTape]:
-        """Node features of each slot [2l+1, N, C], float64, and what `backward` needs.
-
-        Arguments are as for `SpeciesConvolution`.
-        """
+        self, harmonics: Tensor, features: Tensor, neighbors: Tensor, species: Tensor
+    ) -> Tuple[List[Tensor], FirstTape]:
+        """Node features of each slot [2l+1, N, C], float64; see `SpeciesConvolution`."""
         sums, convolution = self.convolution(harmonics, features, neighbors, species)
-        columns: List[torch.Tensor] = []
+        columns: List[Tensor] = []
         for slot, first in enumerate(self.firsts):
             own = sums[first : first + self.sizes[slot], : self.columns[slot]]
             columns.append(own.transpose(1, 2).to(torch.float64))
@@ -293,19 +270,15 @@ class FirstLayer(nn.Module):
         return nodes, FirstTape(convolution, gate)
 
     @torch.jit.export
-    def backward(
-        self, grad_nodes: List[torch.Tensor], tape: FirstTape
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """From dE/d(nodes) to dE/d of (Y [N, K, S], radial features [N, K, P])."""
+    def backward(self, grad_nodes: List[Tensor], tape: FirstTape) -> Tuple[Tensor, Tensor]:
+        """From dE/d(nodes) to dE/d of (Y, radial features)."""
         grad_columns = self.gate.backward(grad_nodes, tape.gate)
         harmonics = tape.convolution.harmonics
         grad_sums = harmonics.new_zeros([self.shape[0], self.shape[1], harmonics.shape[0]])
         for slot, first in enumerate(self.firsts):
             own = grad_sums[first : first + self.sizes[slot], : self.columns[slot]]
             own.copy_(grad_columns[slot].transpose(1, 2))
-        grads: Tuple[torch.Tensor, torch.Tensor] = self.convolution.backward(
-            grad_sums, tape.convolution
-        )
+        grads: Tuple[Tensor, Tensor] = self.convolution.backward(grad_sums, tape.convolution)
         return grads
 
 
@@ -347,19 +320,14 @@ class NequIPNetwork(NetworkModule):
         # TorchScript cannot iterate a ModuleList backwards; these are the same modules.
         self.reversed: Any = nn.ModuleList(interactions[::-1])
         self.heads = EnergyAndCharge(state)
-        self.energy_scales: torch.Tensor
-        self.register_buffer("energy_scales", state["energy_scales"])
+        self.energy_scales = nn.Buffer(state["energy_scales"])
         maps = [m for m in self.modules() if isinstance(m, SpeciesLinear)]
         cast(self, dtype, [self, *self.heads.modules(), *maps])
 
     @torch.jit.export
     def short_range(
-        self,
-        positions: torch.Tensor,
-        neighbors: Neighbors,
-        species: torch.Tensor,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor, NequIPTape]:
+        self, positions: Tensor, neighbors: Neighbors, species: Tensor, counts: List[int]
+    ) -> Tuple[Tensor, Tensor, NequIPTape]:
         """See `Network.short_range`."""
         harmonics, features, pairs = self.geometry(positions, neighbors, species)
         by_layer = features.split(self.widths, 2)
@@ -375,17 +343,13 @@ class NequIPNetwork(NetworkModule):
 
     @torch.jit.export
     def pull_back(
-        self,
-        grad_energies: torch.Tensor,
-        grad_charges: torch.Tensor,
-        tape: NequIPTape,
-        counts: List[int],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, grad_energies: Tensor, grad_charges: Tensor, tape: NequIPTape, counts: List[int]
+    ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
         grad = self.heads.backward(grad_energies * tape.scales, grad_charges, tape.heads)
-        grad_nodes: List[torch.Tensor] = [grad.unsqueeze(0)]
-        grad_features: List[torch.Tensor] = []
-        grad_harmonics: List[torch.Tensor] = []
+        grad_nodes: List[Tensor] = [grad.unsqueeze(0)]
+        grad_features: List[Tensor] = []
+        grad_harmonics: List[Tensor] = []
         layers = tape.layers[::-1]
         for t, interaction in enumerate(self.reversed):
             grad_nodes, grad_y, grad_phi = interaction.backward(
@@ -402,7 +366,7 @@ class NequIPNetwork(NetworkModule):
         return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
 
 
-def _first_layer_map(spec: Spec, layer: State, embedding: torch.Tensor, lmax: int) -> torch.Tensor:
+def _first_layer_map(spec: Spec, layer: State, embedding: Tensor, lmax: int) -> Tensor:
     """Everything linear between the radial features and the sums, [P, (lmax + 1) * columns * Z]."""
     last, channels = last_radial(layer), embedding.shape[1]
     senders = embedding @ layer["up.0"]

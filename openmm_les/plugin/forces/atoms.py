@@ -34,10 +34,6 @@ def loose_residues(
 
     Atoms without an element (virtual sites) go with others. A residue of one atom is an ion or an
     atom of a solid, unless it is hydrogen, which is never alone.
-
-    Args:
-        topology: atoms and bonds.
-        atoms: indices of those that are looked at; None for all.
     """
     bonded = {atom.index for bond in topology.bonds() for atom in bond}
     chosen = set(range(topology.getNumAtoms()) if atoms is None else atoms)

@@ -60,32 +60,22 @@ _PROBE_SECONDS = 120
 
 @dataclass(frozen=True)
 class TorchForceStatus:
-    """What openmmtorch can do here.
-
-    Attributes:
-        evaluates: a TorchForce computes energies and forces.
-        copies: a System with a TorchForce survives XML and `copy.deepcopy`.
-        reason: what does not work, why, and the command that repairs it; empty if all works.
-    """
+    """What openmmtorch can do here."""
 
     evaluates: bool
-    copies: bool
-    reason: str
+    copies: bool  #: a System with a TorchForce survives XML and `copy.deepcopy`
+    reason: str  #: what does not work, why, and the command that repairs it; empty if all works
 
 
 def choose(
     requested: str, *, device: str | None, is_placeholder: bool, needs_python: str = ""
 ) -> str:
-    """Return the backend to use, ``'torchforce'`` or ``'pythonforce'``.
+    """The backend to use, ``'torchforce'`` or ``'pythonforce'``.
 
     Args:
-        requested: ``'auto'``, ``'torchforce'`` or ``'pythonforce'``.
-        device: the device the user asked for; a TorchForce always runs where its Context runs.
+        device: what the user asked for; a TorchForce always runs where its Context runs.
         is_placeholder: the force will be copied into another System (``interpolate=True``).
         needs_python: why only a PythonForce will do; empty if that is not so.
-
-    Raises:
-        InputError: a TorchForce was asked for by name and cannot work.
     """
     if requested == "pythonforce":
         return requested
@@ -101,11 +91,7 @@ def choose(
 
 
 def build(name: str, artifact: Artifact, region: Region, options: ForceOptions) -> openmm.Force:
-    """The force of a model by a backend of `choose`; its force group is still the default.
-
-    Raises:
-        InputError: the model cannot describe the region, such as a box that is too small.
-    """
+    """The force of a model by a backend of `choose`; its force group is still the default."""
     force: openmm.Force = importlib.import_module(_MODULES[name]).build(artifact, region, options)
     return force
 

@@ -22,11 +22,8 @@ _LIBRARY = "libcuda.so.1"
 def torch_context(device: str | None) -> Iterator[None]:
     """Let torch run in its own CUDA context, and afterwards restore the one that was current.
 
-    Does nothing where torch does not run on a CUDA device. ``'cuda'`` without a number means the
-    first one.
-
-    Args:
-        device: torch device as the user gave it; None takes a GPU where torch has one.
+    Does nothing where torch does not run on a CUDA device. ``'cuda'`` means the first one, and so
+    does None where torch has one.
     """
     index = _index(device)
     if index is None:

@@ -18,14 +18,7 @@ Field = tuple[float, float, float]
 
 
 def read_field(value: Any) -> Field | None:
-    """Components of the field [V/nm] that a user gave, None if there is none.
-
-    Args:
-        value: None, a Quantity of three numbers, or a sequence of numbers [V/nm] or Quantities.
-
-    Raises:
-        InputError: something else.
-    """
+    """Components [V/nm] of a field, from a Quantity or from numbers [V/nm] or Quantities."""
     if value is None:
         return None
     wanted = unit.volt / unit.nanometer

@@ -23,19 +23,12 @@ _OURS, _OPENMM_ML = b"openmm_les", b"openmmml"
 
 @dataclass(frozen=True)
 class ModelInSystem:
-    """A model of this package in a System.
-
-    Attributes:
-        name: of its force.
-        compute: what the force calls.
-        particles: of the force; those that it may move.
-        atoms: particles that the model describes, in its order.
-    """
+    """A model of this package in a System."""
 
     name: str
     compute: LESCompute
-    particles: tuple[int, ...]
-    atoms: tuple[int, ...]
+    particles: tuple[int, ...]  #: of the force; those that it may move
+    atoms: tuple[int, ...]  #: particles that the model describes, in its order
 
 
 def models_in(system: openmm.System) -> list[ModelInSystem]:
@@ -57,17 +50,7 @@ def refuse_second_model(
     atoms: Iterable[int],
     name_of: Callable[[int], str] = "particle {}".format,
 ) -> None:
-    """Refuse a System in which a model describes some of these particles already.
-
-    Args:
-        system: of a force field, or of models.
-        atoms: particles that a further model is to describe.
-        name_of: names them in the message.
-
-    Raises:
-        InputError: names the force and the particles; or there is a TorchForce, whose atoms are
-            unknown.
-    """
+    """Refuse a System in which a model describes some of these particles already, or may do so."""
     for force in system.getForces():
         if force.getName() == FORCE_NAME and not isinstance(force, _READABLE):
             raise InputError(

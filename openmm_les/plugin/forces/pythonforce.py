@@ -50,15 +50,8 @@ def build(
 ) -> openmm.PythonForce:
     """Return a `PythonForce` for `region`; its force group is still the default.
 
-    Args:
-        artifact: the model.
-        region: the particles whose positions come and whose forces go.
-        options: how it is computed.
-        kind: class of what the force calls, by default `LESCompute`.
-        **extra_settings: for `kind`, in addition to those of `LESCompute` or in their place.
-
-    Raises:
-        InputError: the model cannot describe the region, such as a box that is too small.
+    It calls a `kind`, by default `LESCompute`, with `extra_settings` besides or in place of its
+    own.
     """
     artifacts.store_in_cache(artifact)
     settings = {
@@ -87,13 +80,6 @@ class LESCompute:
     It pickles to the path and hash of the artifact and to plain settings, so that a saved System is
     small, holds no weights and can move to another machine. There the first call builds the model
     for its positions and box.
-
-    Args:
-        path: where the artifact was when the force was made.
-        sha256: hash of the artifact, by which it is found again if `path` is gone.
-        settings: ``numbers``, ``periodic``, ``options`` (of `EvaluationOptions`),
-            ``total_energy``, ``electric_field`` and ``particles`` (those of the force, None for
-            all).
     """
 
     #: Its name in saved Systems.
@@ -116,11 +102,7 @@ class LESCompute:
         return self._settings
 
     def artifact(self) -> Artifact:
-        """The model.
-
-        Raises:
-            ArtifactError: its file is gone, and there is no copy in the cache.
-        """
+        """The model, from its file or the copy in the cache."""
         return artifacts.load(artifacts.find(self._path, self._sha256))
 
     @property
@@ -131,11 +113,7 @@ class LESCompute:
     def prepare(
         self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
     ) -> SystemModel:
-        """Build the model; without `positions` its neighbour capacity grows in the first call.
-
-        Raises:
-            InputError: the model cannot describe this system.
-        """
+        """Build the model; without `positions` its neighbour capacity grows in the first call."""
         from openmm_les.evaluation.system_model import SystemModel
 
         self._model = SystemModel(
@@ -161,13 +139,7 @@ class LESCompute:
 
     @called_by_openmm
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
-        """Evaluate the model.
-
-        OpenMM turns an exception into an `OpenMMException` that keeps only the text.
-
-        Raises:
-            SimulationError: positions that are not finite, a box too small, ...
-        """
+        """Evaluate the model. OpenMM turns an exception into one that keeps only the text."""
         try:
             # OpenMM calls with a CUDA context of its own, which may be current.
             with handed_over(), self._lock, torch_context(self._settings["options"]["device"]):

@@ -19,28 +19,18 @@ Cell = tuple[tuple[float, float, float], ...]
 
 @dataclass(frozen=True)
 class Region:
-    """The particles of one LES force.
-
-    Attributes:
-        numbers: atomic numbers, in the order of `particles`.
-        particles: indices of the particles in the System, in the order the user gave.
-        num_particles: number of particles of the whole System.
-        periodic: whether the force uses the periodic box.
-        cell: rows are the box vectors [A]; None when not periodic.
-        bonds: pairs of particle indices, both inside the region.
-        loose: names of residues with atoms of the region that no bond of the topology holds.
-        is_placeholder: the System has no particles: openmm-ml collects the force in an empty System
-            and copies it into another one (``interpolate=True``).
-    """
+    """The particles of one LES force."""
 
     numbers: tuple[int, ...]
-    particles: tuple[int, ...]
-    num_particles: int
+    particles: tuple[int, ...]  #: indices in the System, in the order the user gave
+    num_particles: int  #: of the whole System
     periodic: bool
-    cell: Cell | None
+    cell: Cell | None  #: rows are the box vectors [A]
     bonds: tuple[tuple[int, int], ...]
+    #: The System has no particles: openmm-ml collects the force in an empty one and copies it into
+    #: another (``interpolate=True``).
     is_placeholder: bool
-    loose: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()  #: residues with atoms of the region that no bond holds
 
     @property
     def is_whole_system(self) -> bool:
@@ -55,20 +45,7 @@ class Region:
         atoms: Iterable[int] | None,
         known_elements: Sequence[int],
     ) -> Region:
-        """Select and check atoms.
-
-        Args:
-            topology: names, elements, bonds and box; one atom per particle of `system`.
-            system: decides about periodicity together with `topology`; may be empty
-                (`is_placeholder`).
-            atoms: indices into `topology`, in any order, or None for all.
-            known_elements: atomic numbers the model was trained for.
-
-        Raises:
-            InputError: an index is out of range, not an integer or there twice, nothing is
-                selected, an atom has no element or one the model does not know, or `system` does
-                not fit `topology`.
-        """
+        """Select and check atoms; `system` may be empty (`is_placeholder`)."""
         everything = list(topology.atoms())
         num_particles = system.getNumParticles()
         if num_particles not in (0, len(everything)):

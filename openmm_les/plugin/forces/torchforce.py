@@ -47,10 +47,6 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
 
     The neighbour capacity of a script cannot grow: it is `maxNeighbors`, or what dense organic
     matter needs. A simulation that needs more stops with an error that names the option.
-
-    Raises:
-        InputError: the model cannot describe the region, such as a box that is too small; an
-            electric field with CUDA graphs.
     """
     import openmmtorch  # finds its libraries only after torch has been imported
 
@@ -126,12 +122,6 @@ class _TorchForceModule(torch.nn.Module):
     script cannot read the status: after the first structure without a valid energy, the energy is
     NaN and the forces are zero for good. NaN would become a large number in OpenMM's forces on a
     GPU, which are fixed point numbers, and its integrators do not look at the energy.
-
-    Args:
-        model: scripted module of a `SystemModel`.
-        particles: indices of the model's atoms among the particles; None for all.
-        offset: added to the energy [eV].
-        warm_up: calls before a CUDA graph is recorded; 0 if there will be none.
     """
 
     def __init__(
@@ -175,11 +165,7 @@ class _TorchForceModule(torch.nn.Module):
         cell: torch.Tensor,
         field: Optional[List[torch.Tensor]] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm.
-
-        Raises:
-            RuntimeError: the model has no valid energy here; the text says why and what to do.
-        """
+        """Energy [kJ/mol] and forces [kJ/mol/nm] on all particles, from nanometers and V/nm."""
         with torch.no_grad():  # openmm-torch requests gradients although forces are an output
             chosen = positions.detach()
             if self.is_subset:

@@ -11,7 +11,7 @@ import openmm
 
 from openmm_les.plugin.mixed.region import BondGraph
 
-# Where the terms are in the XML of a force.
+# Classes whose terms are separated, and where these are in the XML of a force.
 _ELEMENTS = {
     "HarmonicBondForce": "Bonds",
     "HarmonicAngleForce": "Angles",
@@ -25,17 +25,12 @@ _ELEMENTS = {
 }
 
 BONDED = frozenset(_ELEMENTS)
-"""Classes whose terms are separated."""
-
+#: Classes that both force fields and restraints use.
 CUSTOM = frozenset(name for name in BONDED if name.startswith("Custom"))
-"""Classes that both force fields and restraints use."""
 
 
 class Terms:
-    """A bonded force as an element of a System's XML, where all classes look alike.
-
-    The element changes when terms are taken out.
-    """
+    """A bonded force as an element of a System's XML, where all classes look alike."""
 
     def __init__(self, element: ElementTree.Element) -> None:
         self._element = element
@@ -47,7 +42,8 @@ class Terms:
         """Particles of each term, in the order in which the force had them at first."""
         found = []
         for term in self._list(self._element):
-            names = [name for name in term.attrib if _is_particle(name)]
+            # p1, p2, ... or a1 to b4 of a CMAP torsion.
+            names = [name for name in term.attrib if name[0] in "pab" and name[1:].isdigit()]
             names.sort(key=lambda name: (name[0], int(name[1:])))
             found.append(tuple(int(term.attrib[name]) for name in names))
         return found
@@ -66,11 +62,6 @@ class Terms:
         return terms
 
 
-def _is_particle(attribute: str) -> bool:
-    """Whether an attribute of a term is a particle: p1, p2, ... or a1 to b4 of a CMAP torsion."""
-    return attribute[0] in "pab" and attribute[1:].isdigit()
-
-
 def is_inside(
     kind: str, atoms: Sequence[int], graph: BondGraph, inside: frozenset[int]
 ) -> bool | None:
@@ -78,10 +69,8 @@ def is_inside(
 
     The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it
     replaces bonds inside the region, angles and impropers centred there, and torsions around a bond
-    in there. The cut bond itself, and torsions around it, stay.
-
-    Returns:
-        None if the atoms are not joined by bonds as in a force field: then it is a restraint.
+    in there. The cut bond itself, and torsions around it, stay. None stands for a restraint, whose
+    atoms are not joined by bonds as in a force field.
     """
     if len(atoms) == 2:
         return _is_pair_inside(atoms[0], atoms[1], graph, inside)

@@ -14,15 +14,16 @@ point charge. Schemes, for M1 with charge q and its n MM neighbours M2:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
-SCHEMES = ("none", "z1", "shift", "rcd")
+Scheme: TypeAlias = Literal["none", "z1", "shift", "rcd"]
 
 _MIDDLE = 0.5
 # Half the length of the dipole at M2, as a fraction of the bond M1-M2: about 0.1 A.
@@ -30,14 +31,10 @@ _DIPOLE = 0.06
 
 
 class BondCharge(NamedTuple):
-    """A point charge on the line through two MM atoms.
+    """A point charge [e] on the line through M1 (`first`) and M2 (`second`).
 
-    Attributes:
-        first: M1.
-        second: M2.
-        fraction: its position is (1 - fraction) r_first + fraction r_second, and forces on it act
-            on the two atoms with the same weights.
-        charge: in e.
+    It is at (1 - fraction) r_first + fraction r_second, and forces on it act on the two atoms with
+    the same weights.
     """
 
     first: int
@@ -46,24 +43,13 @@ class BondCharge(NamedTuple):
     charge: float
 
 
-def check_scheme(scheme: object) -> None:
-    """Refuse a wrong value of the option `boundaryCharges`.
-
-    Raises:
-        InputError: none of `SCHEMES`.
-    """
-    if scheme not in SCHEMES:
-        choices = " or ".join(repr(choice) for choice in SCHEMES)
-        raise InputError(f"boundaryCharges: expected {choices}, got {scheme!r}")
-
-
 def redistribute(
     charges: ArrayLike,
-    hosts: Iterable[int],
+    hosts: Collection[int],
     neighbors: Sequence[Collection[int]],
     inside: Collection[int],
-    scheme: str,
-) -> tuple[NDArray[np.float64], tuple[BondCharge, ...]]:
+    scheme: Scheme,
+) -> tuple[FloatArray, tuple[BondCharge, ...]]:
     """Change the charges around cut bonds.
 
     Args:
@@ -71,17 +57,14 @@ def redistribute(
         hosts: the atoms M1.
         neighbors: atoms bonded to each atom.
         inside: the ML atoms, whose charges stay as they are.
-        scheme: one of `SCHEMES`.
 
     Returns:
         New charges, shape (n,) [e], and charges that sit on bonds.
 
     Raises:
-        InputError: an unknown scheme, or an atom M1 that has a charge and no M2 to give it to.
+        InputError: an atom M1 that has a charge and no M2 to give it to.
     """
-    check_scheme(scheme)
     changed = np.array(charges, dtype=np.float64)
-    hosts = list(hosts)
     on_bonds: list[BondCharge] = []
     if scheme == "none":
         return changed, ()

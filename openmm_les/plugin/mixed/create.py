@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import openmm
 from openmm import app
 
 from openmm_les.plugin.forces import ForceOptions, present
-from openmm_les.plugin.mixed import embeddings
+from openmm_les.plugin.mixed import embeddings, interpolation
 from openmm_les.plugin.mixed.embeddings import EmbeddingOptions, MixedRequest
 from openmm_les.plugin.mixed.force_field import refuse_unsuitable, split_bonded
-from openmm_les.plugin.mixed.interpolation import (
-    LAMBDA,
-    Sums,
-    check_constraints,
-    warn_of_missing_bonds,
-)
+from openmm_les.plugin.mixed.interpolation import LAMBDA, Sums
 from openmm_les.plugin.mixed.links import add_virtual_sites, find_links
 from openmm_les.plugin.mixed.options import MixedOptions
 from openmm_les.plugin.mixed.region import MLRegion
@@ -27,18 +21,13 @@ if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
 
 
-@dataclass(frozen=True)
-class MixedSystem:
-    """What ``createMixedSystem`` returns.
-
-    Attributes:
-        system: the mixed System.
-        topology: its topology; with virtual link atoms a new one.
-        old_to_new: index in `topology` of each atom of the given one.
-    """
+class MixedSystem(NamedTuple):
+    """What ``createMixedSystem`` returns."""
 
     system: openmm.System
+    #: A new one with virtual link atoms.
     topology: app.Topology
+    #: Index in `topology` of each atom of the given one.
     old_to_new: list[int]
 
 
@@ -76,17 +65,17 @@ def create_mixed_system(
     region = MLRegion.from_topology(topology, system, atoms, artifact.elements)
     present.refuse_second_model(system, region.atoms, region.name)
     links = find_links(region, topology, options.linkAtomDistances, artifact.elements)
-    refuse_unsuitable(system, options.overrides)
+    refuse_unsuitable(system, options)
     request = MixedRequest(artifact, system, region, links, force_options, interpolate)
     embedded = embeddings.load(embedding)(request, embedding_options)
-    mixed, removed = split_bonded(system, region, options.overrides)
+    mixed, removed = split_bonded(system, region, options)
     link_atoms: list[int] = []
     if links and options.linkAtoms == "virtual":
         topology, link_atoms = add_virtual_sites(mixed, topology, links)
     sums = Sums()
     if interpolate:
-        check_constraints(system, removed, region)
-        warn_of_missing_bonds(system, region)
+        interpolation.check_constraints(system, removed, region)
+        interpolation.warn_of_missing_bonds(system, region)
         for force in removed:
             sums.add(f"1-{LAMBDA}", force, force.getForceGroup())
     embedded.change_nonbonded(mixed, sums)

@@ -19,9 +19,9 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import openmm
@@ -31,10 +31,12 @@ from openmm_les.plugin.mixed.bonded import BONDED, CUSTOM, Terms, is_inside
 from openmm_les.plugin.mixed.interpolation import NAME
 from openmm_les.plugin.mixed.region import MLRegion
 
+if TYPE_CHECKING:
+    from openmm_les.plugin.mixed.options import MixedOptions
+
 logger = logging.getLogger(__name__)
 
-NONBONDED = frozenset({"NonbondedForce", "CustomNonbondedForce"})
-
+_NONBONDED = {"NonbondedForce", "CustomNonbondedForce"}
 # Restraints, thermostats, barostats: no part of a force field.
 _KEPT = frozenset(
     {
@@ -79,77 +81,34 @@ _FORCE_FIELD_NAMES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class ForceOverrides:
-    """Names of forces that the user decided about.
-
-    Attributes:
-        keep: custom forces that are restraints, and forces of unknown classes.
-        replace: custom forces that belong to the force field.
-    """
-
-    keep: frozenset[str] = frozenset()
-    replace: frozenset[str] = frozenset()
-
-    @classmethod
-    def read(cls, keep: object, replace: object) -> ForceOverrides:
-        """Check the options `keepForces` and `replaceForces`.
-
-        Raises:
-            InputError: one of them is no list of names.
-        """
-        return cls(_read_names("keepForces", keep), _read_names("replaceForces", replace))
-
-    def check(self, system: openmm.System) -> None:
-        """Refuse names that no force has, or that are in both lists.
-
-        Raises:
-            InputError: says which forces there are.
-        """
-        names = sorted({force.getName() for force in system.getForces()})
-        unknown = sorted((self.keep | self.replace) - set(names))
-        if unknown:
-            raise InputError(
-                f"keepForces and replaceForces: expected names of forces ({', '.join(names)}), got "
-                f"{', '.join(unknown)}; force.setName gives a force a name"
-            )
-        both = sorted(self.keep & self.replace)
-        if both:
-            raise InputError(
-                f"keepForces and replaceForces: expected a force in one of them, got {both[0]!r} "
-                "in both"
-            )
-
-
-def _read_names(argument: str, given: object) -> frozenset[str]:
-    is_list = isinstance(given, Iterable) and not isinstance(given, str)
-    listed = list(given) if is_list else [None]  # type: ignore[call-overload]
-    found = [name for name in listed if isinstance(name, str)]
-    if len(found) < len(listed):
-        raise InputError(f"{argument}: expected a list of names of forces, got {given!r}")
-    return frozenset(found)
-
-
-def refuse_unsuitable(system: openmm.System, overrides: ForceOverrides) -> None:
-    """Refuse forces whose part inside the ML region cannot be separated.
-
-    Raises:
-        InputError: names the force and the reason.
-    """
-    overrides.check(system)
+def refuse_unsuitable(system: openmm.System, options: MixedOptions) -> None:
+    """Refuse forces whose part inside the ML region cannot be separated, and unknown names."""
+    keep, replace = set(options.keepForces), set(options.replaceForces)
+    names = sorted({force.getName() for force in system.getForces()})
+    unknown = sorted((keep | replace) - set(names))
+    if unknown:
+        raise InputError(
+            f"keepForces and replaceForces: expected names of forces ({', '.join(names)}), got "
+            f"{', '.join(unknown)}; force.setName gives a force a name"
+        )
+    if both := sorted(keep & replace):
+        raise InputError(
+            f"keepForces and replaceForces: expected a force in one of them, got {both[0]!r} "
+            "in both"
+        )
     for force in system.getForces():
         kind, name = type(force).__name__, force.getName()
-        if kind in NONBONDED and name in overrides.keep:
+        if kind in _NONBONDED and name in keep:
             raise InputError(
                 f"keepForces: {name} is a nonbonded force, of which the part inside the ML region "
                 "is always replaced"
             )
-        if kind in BONDED | NONBONDED or kind in _KEPT or _is_plain_cv(force):
+        if kind in BONDED | _NONBONDED | _KEPT or _is_plain_cv(force):
             continue
         reason = _REASONS.get(kind, "what it does inside the ML region is not known")
         if kind.startswith("Amoeba"):
             reason = _POLARISABLE
-        if kind in _REASONS or name not in overrides.keep:
+        if kind in _REASONS or name not in keep:
             label = name if name == kind else f"{kind} {name!r}"
             hint = "" if kind in _REASONS else f"; if it is to stay as it is: keepForces=[{name!r}]"
             raise InputError(f"system: {label} cannot be combined with ML/MM: {reason}{hint}")
@@ -170,27 +129,23 @@ def _is_plain_cv(force: openmm.Force) -> bool:
 
 
 def split_bonded(
-    system: openmm.System, region: MLRegion, overrides: ForceOverrides
+    system: openmm.System, region: MLRegion, options: MixedOptions
 ) -> tuple[openmm.System, list[openmm.Force]]:
     """Copy a System without the bonded terms that the model replaces.
 
     Returns:
         The copy, with all its forces in their order, and copies of the forces with the terms that
         it lacks.
-
-    Raises:
-        InputError: bonds are missing in the topology, or a force may be the force field's as well
-            as a restraint.
     """
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
     elements = root.iterfind("Forces/Force")
     forces = [Terms(element) for element in elements if element.get("type") in BONDED]
     _check_bonds(system, forces, region)
-    others = [terms for terms in forces if terms.name not in overrides.keep]
+    others = [terms for terms in forces if terms.name not in options.keepForces]
     force_field = ForceFieldTerms(system, others, region)
     removed = []
     for terms in forces:
-        chosen = _terms_to_replace(terms, region, force_field, overrides)
+        chosen = _terms_to_replace(terms, region, force_field, options)
         if any(chosen):
             removed.append(terms.take(chosen))
     mixed = openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
@@ -231,17 +186,13 @@ def _check_bonds(system: openmm.System, forces: list[Terms], region: MLRegion) -
 
 
 def _terms_to_replace(
-    terms: Terms, region: MLRegion, force_field: ForceFieldTerms, overrides: ForceOverrides
+    terms: Terms, region: MLRegion, force_field: ForceFieldTerms, options: MixedOptions
 ) -> list[bool]:
-    """Decide for each term of a bonded force whether the model replaces it.
-
-    Raises:
-        InputError: nothing tells whether the terms inside the region are the force field's.
-    """
+    """Decide for each term of a bonded force whether the model replaces it; see the module."""
     along_bonds = [is_inside(terms.kind, each, region.graph, region.inside) for each in terms.atoms]
     inside = [is_in is True for is_in in along_bonds]
     none = [False] * len(inside)
-    if terms.name in overrides.keep:
+    if terms.name in options.keepForces:
         return none
     chosen = [atoms for atoms, is_in in zip(terms.atoms, inside, strict=True) if is_in]
     restraints = sum(
@@ -254,7 +205,7 @@ def _terms_to_replace(
             terms.name,
             restraints,
         )
-    if not chosen or terms.name in overrides.replace:
+    if not chosen or terms.name in options.replaceForces:
         return inside
     if terms.kind not in CUSTOM:
         if force_field.has_duplicates(terms, chosen):
@@ -329,11 +280,8 @@ class ForceFieldTerms:
                         found.add(frozenset((first, second)))
         return found
 
-    def has_duplicates(self, terms: Terms, chosen: Iterable[Sequence[int]]) -> bool:
-        """Whether another force of the same class has all of some terms of a standard force.
-
-        A force field has every term once.
-        """
+    def has_duplicates(self, terms: Terms, chosen: Iterable[tuple[int, ...]]) -> bool:
+        """Whether another force of the same class has all of some terms of a standard force."""
         owners = (self._owners[_direction_free(atoms)] for atoms in chosen)
         return all(any(o is not terms and o.kind == terms.kind for o in found) for found in owners)
 
@@ -360,6 +308,6 @@ class ForceFieldTerms:
         return elsewhere and frozenset(atoms) not in self._lennard_jones
 
 
-def _direction_free(atoms: Sequence[int]) -> tuple[int, ...]:
+def _direction_free(atoms: tuple[int, ...]) -> tuple[int, ...]:
     """The same for a term that is written from its other end."""
-    return min(tuple(atoms), tuple(reversed(atoms)))
+    return min(atoms, atoms[::-1])

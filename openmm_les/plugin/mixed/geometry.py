@@ -122,12 +122,7 @@ class RegionGeometry(nn.Module):
         return (ArrangedModelInField if in_field else ArrangedModel)(model, self)
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arrangement:
-        """The same as `forward`, from numpy arrays.
-
-        Args:
-            positions: shape (num_particles, 3) [A].
-            cell: shape (3, 3) [A]; None if not periodic.
-        """
+        """The same as `forward`, from numpy arrays; `cell` is None if not periodic."""
         box = torch.zeros([3, 3]) if cell is None else torch.as_tensor(np.asarray(cell))
         arrangement: Arrangement = self(torch.as_tensor(np.asarray(positions)), box)
         return arrangement
@@ -135,8 +130,7 @@ class RegionGeometry(nn.Module):
     def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> List[int]:
         """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up.
 
-        Returns:
-            The parent of each atom; that of a root is itself.
+        Returns the parent of each atom; that of a root is itself.
         """
         neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
         for one, other in bonds:
@@ -219,15 +213,7 @@ class RegionGeometry(nn.Module):
 
     @torch.jit.export
     def pull_back(self, forces: torch.Tensor, arrangement: Arrangement) -> torch.Tensor:
-        """Forces on the particles that do the work of forces on the arranged positions.
-
-        Args:
-            forces: shape [n, 3].
-            arrangement: what `forward` returned.
-
-        Returns:
-            Shape [num_particles, 3].
-        """
+        """Forces [num_particles, 3] that do the work of `forces` on the arranged positions."""
         zero = torch.zeros_like(forces[:1])
         found = torch.cat([forces, zero]).index_select(0, self.sources)
         if self.num_links + self.num_bond_charges == 0:
@@ -248,10 +234,7 @@ class RegionGeometry(nn.Module):
     ) -> torch.Tensor:
         """Move atoms by lattice vectors, whose integers add up along the tree of bonds.
 
-        Args:
-            atoms: shape [n, 3].
-            turns: `lattice_shifts` of the vectors from parents to atoms, shape [n, 3].
-            cell: shape [3, 3].
+        `turns` are the `lattice_shifts` of the vectors from parents to atoms, shape [n, 3].
         """
         for i in range(self.ancestors.shape[0]):
             turns = turns + turns.index_select(0, self.ancestors[i])
@@ -276,7 +259,6 @@ class ArrangedModel(nn.Module):
         self.num_others = geometry.num_particles - self.num_atoms
 
     def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
-        """See `evaluate`."""
         return self.evaluate(positions, cell)
 
     @torch.jit.export
@@ -291,7 +273,6 @@ class ArrangedModel(nn.Module):
         return self.for_particles(results, arrangement)
 
     def for_particles(self, results: Results, arrangement: Arrangement) -> Results:
-        """Results for the particles from those for arranged positions."""
         charges = results.charges[: self.num_atoms]
         return Results(
             results.energy,
@@ -309,14 +290,12 @@ class ArrangedModelInField(ArrangedModel):
     def forward(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Results:
-        """See `evaluate`."""
         return self.evaluate(positions, cell, field)
 
     @torch.jit.export
     def evaluate(  # type: ignore[override]
         self, positions: torch.Tensor, cell: torch.Tensor, field: torch.Tensor
     ) -> Results:
-        """As `ModelInField.evaluate`, for particles."""
         arrangement = self.geometry(positions, cell)
         results = self.model.evaluate(arrangement.positions, cell, field)
         return self.for_particles(results, arrangement)
@@ -325,13 +304,8 @@ class ArrangedModelInField(ArrangedModel):
 def lattice_shifts(vectors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """The integers of the lattice vectors that lead from nearest images to given vectors.
 
-    Args:
-        vectors: shape [n, 3], in the unit of the cell.
-        cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3].
-
-    Returns:
-        Whole numbers, shape [n, 3]; ``vectors - lattice_shifts(vectors, cell) @ cell`` are the
-        nearest images.
+    ``vectors - lattice_shifts(vectors, cell) @ cell`` are the nearest images, if the cell is in
+    OpenMM's reduced form; shapes [n, 3] and [3, 3].
     """
     x, y, z = vectors.unbind(1)
     ax, _, _, bx, by, _, cx, cy, cz = cell.reshape(-1).unbind(0)

@@ -13,11 +13,9 @@ from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)
 
+#: Global parameter of interpolation: 0 is the force field, 1 the mixed System.
 LAMBDA = "lambda_interpolate"
-"""Global parameter of interpolation: 0 is the force field, 1 the mixed System."""
-
 NAME = "LES embedding"
-
 
 _MODEL = f"select({LAMBDA}, {LAMBDA}*term0, sqrt({LAMBDA}))"
 # Zero, with a derivative that is not a number.
@@ -51,14 +49,11 @@ class Sums:
 
 
 def scaled(model: openmm.Force, *, knows_slope: bool) -> openmm.CustomCVForce:
-    """Lambda times the energy of a model that is not computed where lambda is 0.
+    """Lambda times the energy of a model, without System, that is not computed where lambda is 0.
 
-    There its part of the derivative by lambda is unknown, and reported as infinite.
-
-    Args:
-        model: its force, which belongs to no System.
-        knows_slope: whether all other forces have derivatives by lambda. OpenMM's NonbondedForce
-            has none by charges: where these depend on lambda, the derivative is reported as NaN.
+    There its part of the derivative by lambda is unknown, and reported as infinite. Without
+    `knows_slope`, some other force has no derivative by lambda (OpenMM's NonbondedForce has none by
+    charges), and the derivative is reported as NaN.
     """
     return _function_of([model], _MODEL if knows_slope else f"{_MODEL} + {_UNKNOWN_SLOPE}")
 
@@ -83,7 +78,6 @@ def _function_of(forces: Sequence[openmm.Force], expression: str) -> openmm.Cust
 
 
 def _parameters(force: openmm.Force) -> dict[str, float]:
-    """Global parameters of a force, with their default values."""
     if isinstance(force, openmm.PythonForce):
         return dict(force.getGlobalParameters())
     number = force.getNumGlobalParameters() if hasattr(force, "getNumGlobalParameters") else 0
@@ -94,17 +88,13 @@ def _parameters(force: openmm.Force) -> dict[str, float]:
 
 
 def check_constraints(
-    system: openmm.System, removed: Iterable[openmm.Force], region: MLRegion
+    system: openmm.System, removed: Sequence[openmm.Force], region: MLRegion
 ) -> None:
     """Refuse a force field that needs constraints inside the ML region.
 
     openmm-ml removes them, and where neither bonds nor angles (in `removed`, the bonded terms
     inside the region) hold the atoms, they would fly apart at small lambda.
-
-    Raises:
-        InputError: a constraint stands in place of a bond or an angle.
     """
-    removed = list(removed)
     held = _bonds(removed)
     for force in removed:
         if isinstance(force, openmm.HarmonicAngleForce | openmm.CustomAngleForce):
@@ -127,8 +117,7 @@ def check_constraints(
 def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
     """Warn if the force field has no term for a bond inside the ML region.
 
-    That is no problem where the model alone describes it, but at small lambda its atoms drift
-    apart.
+    Only the model describes such a bond, and at small lambda its atoms drift apart.
     """
     held = _bonds(system.getForces())
     loose = [bond for bond in region.plain.bonds if frozenset(bond) not in held]

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import openmm
@@ -30,13 +30,7 @@ _CARBON, _HYDROGEN = 6, 1
 
 
 class Link(NamedTuple):
-    """A cut bond.
-
-    Attributes:
-        ml_atom: its atom inside the ML region (L1).
-        mm_atom: its atom outside (M1).
-        distance: from L1 to the hydrogen atom that stands for M1 [A].
-    """
+    """A cut bond, from L1 inside the ML region to M1 outside, and the distance of H from L1 [A]."""
 
     ml_atom: int
     mm_atom: int
@@ -57,14 +51,6 @@ def find_links(
         distances: option `linkAtomDistances`; other link atoms are at the sum of covalent radii
             (C-H 0.107 nm).
         known_elements: atomic numbers the model was trained for.
-
-    Returns:
-        Links in the order of the bonds in the topology.
-
-    Raises:
-        InputError: a cut through a bond to hydrogen, a ring or a multiple bond, two cuts at one MM
-            atom, an atom without a known radius, a distance for something else, or a model without
-            hydrogen.
     """
     given = _given_distances(distances)
     links = []
@@ -74,16 +60,21 @@ def find_links(
             continue
         ml_atom, mm_atom = pair if pair[0] in region.inside else pair[::-1]
         _check_bond(region, bond, ml_atom, mm_atom)
-        distance = given.pop(frozenset(pair), None)
-        if distance is None:
-            distance = _usual_distance(region, ml_atom, mm_atom)
+        distance = given.pop(frozenset(pair), None) or _usual_distance(region, ml_atom, mm_atom)
         links.append(Link(ml_atom, mm_atom, distance * ANGSTROM_PER_NM))
     if given:
         pairs = shorten(" and ".join(map(str, sorted(pair))) for pair in given)
         raise InputError(
             f"linkAtomDistances: expected bonds between the ML region and the rest, got {pairs}"
         )
-    _check_hosts(region, links)
+    counts = Counter(link.mm_atom for link in links)
+    crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
+    if crowded:  # link atoms would be too close
+        raise InputError(
+            "atoms: expected at most one cut bond at an MM atom, got several at "
+            f"{shorten(crowded)}; take this atom into the ML region, or leave one of "
+            "its neighbours out"
+        )
     if links and _HYDROGEN not in known_elements:
         raise InputError(
             "atoms: the border of the ML region cuts bonds, but the model has no hydrogen for link "
@@ -118,9 +109,9 @@ def _check_bond(region: MLRegion, bond: app.topology.Bond, ml_atom: int, mm_atom
     advice = "move the border of the ML region, at best to a single bond between carbon atoms"
     if _HYDROGEN in (element and element.atomic_number for element in elements):
         raise InputError(f"atoms: {what} cuts off a hydrogen atom; {advice}")
-    ring = region.graph.smallest_ring(ml_atom, mm_atom, _LARGEST_RING)
-    if ring is not None:
-        raise InputError(f"atoms: {what} is part of a ring of {ring} atoms; {advice}")
+    around = region.graph.separation(ml_atom, mm_atom, _LARGEST_RING - 1, direct=False)
+    if around is not None:
+        raise InputError(f"atoms: {what} is part of a ring of {around + 1} atoms; {advice}")
     unsaturated = [_is_unsaturated(region, atom) for atom in (ml_atom, mm_atom)]
     terminal = any(
         len(region.graph.neighbors[atom]) == 1 and element.atomic_number != _CARBON
@@ -156,18 +147,6 @@ def _usual_distance(region: MLRegion, ml_atom: int, mm_atom: int) -> float:
     return _RADIUS[element.atomic_number] + _RADIUS[_HYDROGEN]
 
 
-def _check_hosts(region: MLRegion, links: Iterable[Link]) -> None:
-    """Refuse two cut bonds at one MM atom, whose link atoms would be too close."""
-    counts: Mapping[int, int] = Counter(link.mm_atom for link in links)
-    crowded = [region.name(atom) for atom, count in counts.items() if count > 1]
-    if crowded:
-        raise InputError(
-            "atoms: expected at most one cut bond at an MM atom, got several at "
-            f"{shorten(crowded)}; take this atom into the ML region, or leave one of "
-            "its neighbours out"
-        )
-
-
 def add_virtual_sites(
     system: openmm.System, topology: app.Topology, links: Iterable[Link]
 ) -> tuple[app.Topology, list[int]]:
@@ -179,9 +158,6 @@ def add_virtual_sites(
 
     Returns:
         A topology with a chain of hydrogen atoms at the end, one in a residue, and their indices.
-
-    Raises:
-        InputError: a custom force has a long-range correction, which averages over all particles.
     """
     for force in system.getForces():
         if isinstance(force, openmm.CustomNonbondedForce) and force.getUseLongRangeCorrection():
@@ -193,9 +169,8 @@ def add_virtual_sites(
     chain = extended.addChain()
     indices = []
     for number, link in enumerate(links):
-        name = f"V{number}"
-        residue = extended.addResidue(name, chain)
-        extended.addAtom(name, app.element.hydrogen, residue)
+        residue = extended.addResidue(f"V{number}", chain)
+        extended.addAtom(residue.name, app.element.hydrogen, residue)
         indices.append(_add_particle(system, link))
     return extended, indices
 
@@ -208,16 +183,15 @@ def _add_particle(system: openmm.System, link: Link) -> int:
     )
     system.setVirtualSite(index, site)
     forces = system.getForces()
-    custom = [force for force in forces if isinstance(force, openmm.CustomNonbondedForce)]
-    standard = [force for force in forces if isinstance(force, openmm.NonbondedForce)]
-    for force in custom:
-        force.addParticle([0.0] * force.getNumPerParticleParameters())
-    for force in standard:
-        force.addParticle(0.0, 1.0, 0.0)
-    if custom:
-        for other in range(index):
-            for force in custom:
+    is_custom = any(isinstance(force, openmm.CustomNonbondedForce) for force in forces)
+    others = range(index) if is_custom else ()
+    for force in forces:
+        if isinstance(force, openmm.CustomNonbondedForce):
+            force.addParticle([0.0] * force.getNumPerParticleParameters())
+            for other in others:
                 force.addExclusion(other, index)
-            for force in standard:
+        elif isinstance(force, openmm.NonbondedForce):
+            force.addParticle(0.0, 1.0, 0.0)
+            for other in others:
                 force.addException(other, index, 0.0, 1.0, 0.0)
     return index

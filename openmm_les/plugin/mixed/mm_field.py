@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm
-from numpy.typing import NDArray
 
+from openmm_les.arrays import FloatArray
+from openmm_les.electrostatics.embedding.build import CUTOFF_METHODS, METHODS
 from openmm_les.errors import InputError
 from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.mixed.boundary_charges import BondCharge, redistribute
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_METHODS = ("NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME")
-_PERIODIC = _METHODS[2:]
 _CHARGE_LIKE = re.compile(r"(q|charge|chg)_?\d*", re.IGNORECASE)
 # Charges of force fields add up to integers but for the first [e]. Where a bond is cut, less than
 # the second is left, unless an ion is taken for something neutral.
@@ -37,35 +36,26 @@ _EXCLUDED = 2
 
 @dataclass(frozen=True)
 class MMField:
-    """The surroundings of an ML region.
+    """The surroundings of an ML region."""
 
-    Attributes:
-        charges: of all particles, 0 for the ML atoms, shape (n,) [e].
-        on_bonds: charges between or beside particles.
-        factors: by ML atom and MM particle, of pairs that interact in part or not at all.
-        method: OpenMM's nonbonded method, by name.
-        cutoff: of the reaction field [A].
-        dielectric: of the reaction field.
-        total: charge of the ML region [e].
-        taken: by MM atom at a cut bond, its share of the difference between MM charge and `total`
-            of the region [e]; part of `charges`.
-    """
-
-    charges: NDArray[np.float64]
+    #: Of all particles, 0 for the ML atoms, shape (n,) [e].
+    charges: FloatArray
     on_bonds: tuple[BondCharge, ...]
+    #: By ML atom and MM particle, of pairs that interact in part or not at all.
     factors: dict[tuple[int, int], float]
     method: str
+    #: Of the reaction field [A], as `dielectric`.
     cutoff: float
     dielectric: float
+    #: Charge of the ML region [e].
     total: int
+    #: By MM atom at a cut bond, its share of the difference between MM charge and `total` of the
+    #: region [e]; part of `charges`.
     taken: dict[int, float]
 
 
 def read_field(
-    system: openmm.System,
-    region: MLRegion,
-    links: Sequence[Link],
-    options: ElectrostaticOptions,
+    system: openmm.System, region: MLRegion, links: Sequence[Link], options: ElectrostaticOptions
 ) -> MMField:
     """Read the charges around a region from the System of the force field.
 
@@ -80,12 +70,12 @@ def read_field(
             "leave these molecules to the force field, or use embedding='mechanical'"
         )
     force = _charged_force(system)
-    method = _METHODS[force.getNonbondedMethod()]
+    method = METHODS[force.getNonbondedMethod()]
     cutoff = force.getCutoffDistance()._value
     _check_offsets(force)
-    if method in _PERIODIC:
+    if force.usesPeriodicBoundaryConditions():
         _check_box(system, cutoff)
-    if method in ("CutoffNonPeriodic", "CutoffPeriodic"):
+    if method in CUTOFF_METHODS:
         logger.warning(
             "embedding='electrostatic' with %s: a reaction field ends the interaction with the ML "
             "region at the cutoff, and the region does not meet its own images; PME has neither",
@@ -122,7 +112,7 @@ def read_field(
 
 
 def _warn_of_charge(
-    charges: NDArray[np.float64], classical: float, field: MMField, num_hosts: int, scheme: str
+    charges: FloatArray, classical: float, field: MMField, num_hosts: int, scheme: str
 ) -> None:
     """Warn if the total charge changes, or if the MM atom at a cut bond gets a large charge."""
     before = float(charges.sum())
@@ -153,11 +143,7 @@ def _warn_of_charge(
 
 
 def _charged_force(system: openmm.System) -> openmm.NonbondedForce:
-    """The one force that holds the charges of a System.
-
-    Raises:
-        InputError: there are none, or several, or charges are in a custom force.
-    """
+    """The one force that holds the charges of a System."""
     charged = []
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
@@ -206,7 +192,7 @@ def _check_box(system: openmm.System, cutoff: float) -> None:
 
 
 def _factors(
-    force: openmm.NonbondedForce, charges: NDArray[np.float64], region: MLRegion
+    force: openmm.NonbondedForce, charges: FloatArray, region: MLRegion
 ) -> dict[tuple[int, int], float]:
     """How strongly the pairs of the exceptions interact that cross the border of the region."""
     factors: dict[tuple[int, int], float] = {}

@@ -24,22 +24,19 @@ from openmm_les.plugin.mixed.interpolation import LAMBDA, Sums
 
 logger = logging.getLogger(__name__)
 
-_EWALD = (
-    openmm.NonbondedForce.Ewald,
-    openmm.NonbondedForce.PME,
-    openmm.NonbondedForce.LJPME,
-)
+_EWALD = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.NonbondedForce.LJPME)
 
 
 def remove(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
-    """Exclude the pairs of a region and subtract its energy in the field of its own images.
-
-    The forces of the system change in place; `sums` gets what is to be subtracted.
-    """
+    """Exclude the pairs of a region, and subtract its energy in the field of its own images."""
     for force in _forces(system):
         exclude(force, particles)
         if sees_images(force, particles):
-            sums.add("-1", lattice(force, particles), _slow_group(force))
+            # With the parameters of the sum of `force`, so that both have the same error.
+            alone = restricted(force, particles)
+            exclude(alone, particles)
+            slow_group = force.getReciprocalSpaceForceGroup()
+            sums.add("-1", alone, force.getForceGroup() if slow_group < 0 else slow_group)
 
 
 def fade(system: openmm.System, particles: Collection[int], sums: Sums) -> None:
@@ -76,7 +73,10 @@ def fade_charges(
         inside = restricted(force, atoms)
         if is_charged(force):
             changes = _changes(force, atoms, taken)
-            sums.add(f"{LAMBDA}-{LAMBDA}^2", _charges_alone(force, changes), group)
+            alone = restricted(force, ())
+            for atom, charge in changes.items():
+                alone.setParticleParameters(atom, charge, 1.0, 0.0)
+            sums.add(f"{LAMBDA}-{LAMBDA}^2", alone, group)
             for atom in atoms:
                 inside.setParticleParameters(atom, 0.0, *inside.getParticleParameters(atom)[1:])
             _discharge_pairs(force, atoms, LAMBDA)
@@ -118,16 +118,6 @@ def _discharge_pairs(
             force.setExceptionParameters(i, first, second, 0.0, sigma, epsilon)
         else:
             force.addExceptionParameterOffset(parameter, i, -product._value, 0.0, 0.0)
-
-
-def _charges_alone(
-    force: openmm.NonbondedForce, charges: Mapping[int, float]
-) -> openmm.NonbondedForce:
-    """A copy of a force with these charges [e], without Lennard-Jones terms and exceptions."""
-    alone = restricted(force, ())
-    for atom, charge in charges.items():
-        alone.setParticleParameters(atom, charge, 1.0, 0.0)
-    return alone
 
 
 def _forces(system: openmm.System) -> Iterator[openmm.Force]:
@@ -173,16 +163,6 @@ def sees_images(force: openmm.Force, particles: Collection[int]) -> bool:
     return charged or force.getNumParticleParameterOffsets() > 0
 
 
-def lattice(force: openmm.NonbondedForce, particles: Collection[int]) -> openmm.NonbondedForce:
-    """What is left of the region in a force with Ewald summation once its pairs are excluded.
-
-    The parameters of the sum are those of `force`, so that both have the same error.
-    """
-    alone = restricted(force, particles)
-    exclude(alone, particles)
-    return alone
-
-
 def restricted(force: openmm.Force, particles: Collection[int]) -> openmm.Force:
     """A copy of a force in which only `particles` interact, with each other.
 
@@ -223,9 +203,3 @@ def _restrict_custom(force: openmm.CustomNonbondedForce, particles: Collection[i
         force.setInteractionGroupParameters(i, inside & set(first), inside & set(second))
     if count == 0:
         force.addInteractionGroup(set(particles), set(particles))
-
-
-def _slow_group(force: openmm.NonbondedForce) -> int:
-    """Force group of the part in reciprocal space."""
-    group: int = force.getReciprocalSpaceForceGroup()
-    return force.getForceGroup() if group < 0 else group

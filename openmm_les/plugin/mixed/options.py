@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from openmm_les.errors import InputError
-from openmm_les.names import read_arguments
+from openmm_les.names import Option, check_options, described, read_arguments
 from openmm_les.plugin.forces.options import ForceOptions
 from openmm_les.plugin.mixed import embeddings
 from openmm_les.plugin.mixed.embeddings import EmbeddingOptions
-from openmm_les.plugin.mixed.force_field import ForceOverrides
 
 #: Options that openmm-ml takes for itself.
 _OF_OPENMM_ML = ("removeConstraints", "interpolate", "embedding", "returnInfo")
 
 
+@described
 @dataclass(frozen=True)
 class MixedOptions:
-    """How a mixed System is made; the names are the keyword arguments of ``createMixedSystem``.
+    """How a mixed System is made; the names are the keyword arguments of ``createMixedSystem``."""
 
-    Attributes:
-        linkAtoms: ``'internal'`` (link atoms inside the force, no particles) or ``'virtual'``
-            (virtual sites at the end of the System and of the topology, as openmm-ml makes them).
-        linkAtomDistances: (atom, atom, distance) for cut bonds whose link atom is not to be at the
-            sum of covalent radii [nm].
-        keepForces: names of forces that are restraints, of which nothing is removed.
-        replaceForces: names of custom forces that belong to the force field.
-    """
-
-    linkAtoms: str = "internal"
-    linkAtomDistances: Sequence[tuple[int, int, Any]] = ()
-    keepForces: Sequence[str] = ()
-    replaceForces: Sequence[str] = ()
+    linkAtoms: Annotated[
+        Literal["internal", "virtual"],
+        Option(
+            "internal: link atoms inside the force, no particles; virtual: virtual sites at the "
+            "end of the System and of the topology, as openmm-ml makes them"
+        ),
+    ] = "internal"
+    linkAtomDistances: Annotated[
+        Sequence[tuple[int, int, Any]],
+        Option(
+            "(atom, atom, distance) for cut bonds whose link atom is not to be at the sum of "
+            "covalent radii [nm]"
+        ),
+    ] = ()
+    keepForces: Annotated[
+        Sequence[str], Option("names of forces that are restraints, of which nothing is removed")
+    ] = ()
+    replaceForces: Annotated[
+        Sequence[str], Option("names of custom forces that belong to the force field")
+    ] = ()
 
     def __post_init__(self) -> None:
-        if self.linkAtoms not in ("internal", "virtual"):
-            raise InputError(f"linkAtoms: expected 'internal' or 'virtual', got {self.linkAtoms!r}")
-        _ = self.overrides
-
-    @cached_property
-    def overrides(self) -> ForceOverrides:
-        """What the user decided about single forces, checked."""
-        return ForceOverrides.read(self.keepForces, self.replaceForces)
+        check_options(self)
+        for name in ("keepForces", "replaceForces"):
+            given = getattr(self, name)
+            is_list = isinstance(given, Iterable) and not isinstance(given, str)
+            listed = tuple(given) if is_list else (None,)
+            if not all(isinstance(each, str) for each in listed):
+                raise InputError(f"{name}: expected a list of names of forces, got {given!r}")
+            object.__setattr__(self, name, listed)
 
 
 def read_options(
@@ -72,12 +78,11 @@ def read_options(
     }
     of_mixed = [field.name for field in fields(MixedOptions)]
     accepted = (*of_mixed, *owners, *ForceOptions.accepted())
-    arguments = read_arguments("createMixedSystem", arguments, accepted, taken=_OF_OPENMM_ML)
-    for name in arguments:
+    rest = read_arguments("createMixedSystem", arguments, accepted, taken=_OF_OPENMM_ML)
+    for name in rest:
         if owners.get(name, embedding) != embedding:
             raise InputError(f"{name}: this option is for embedding={owners[name]!r}")
 
-    rest = dict(arguments)
     mixed = MixedOptions(**{name: rest.pop(name) for name in of_mixed if name in rest})
     own = {name: rest.pop(name) for name in owners if name in rest}
     forces = ForceOptions.from_arguments(force_group, rest)

@@ -21,13 +21,6 @@ logger = logging.getLogger(__name__)
 
 
 class BondGraph:
-    """Neighbours of every atom.
-
-    Args:
-        num_atoms: number of atoms.
-        bonds: pairs of atom indices.
-    """
-
     def __init__(self, num_atoms: int, bonds: Iterable[tuple[int, int]]) -> None:
         self.neighbors: list[set[int]] = [set() for _ in range(num_atoms)]
         for first, second in bonds:
@@ -55,16 +48,11 @@ class BondGraph:
             reached.extend(found)
         return not left
 
-    def separation(self, first: int, second: int, limit: int) -> int | None:
-        """Number of bonds on the shortest way between two atoms; None if more than `limit`."""
-        return self._shortest(first, second, limit, direct=True)
+    def separation(self, first: int, second: int, limit: int, *, direct: bool = True) -> int | None:
+        """Number of bonds on the shortest way between two atoms; None if more than `limit`.
 
-    def smallest_ring(self, first: int, second: int, limit: int) -> int | None:
-        """Size of the smallest ring that holds the bond of two atoms; None above `limit`."""
-        around = self._shortest(first, second, limit - 1, direct=False)
-        return None if around is None else around + 1
-
-    def _shortest(self, first: int, second: int, limit: int, *, direct: bool) -> int | None:
+        Not `direct`: other than the bond of the two, so that it closes a ring with it.
+        """
         distance, queue = {first: 0}, deque([first])
         while queue:
             atom = queue.popleft()
@@ -82,26 +70,19 @@ class BondGraph:
 
 @dataclass(frozen=True)
 class MLRegion:
-    """The ML region of a mixed System.
-
-    Attributes:
-        atoms: particles that the model describes, in the order the user gave.
-        sites: virtual sites on these atoms, such as the charge sites of TIP4P water. The model does
-            not see them; their force-field terms belong to the region.
-        topology_atoms: all atoms of the topology, by index.
-        graph: bonds of the topology.
-        plain: the same as a `Region` of the System, without link atoms.
-    """
+    """The ML region of a mixed System."""
 
     atoms: tuple[int, ...]
+    #: Virtual sites on these atoms, such as the charge sites of TIP4P water. The model does not
+    #: see them; their force-field terms belong to the region.
     sites: tuple[int, ...]
     topology_atoms: tuple[app.topology.Atom, ...]
     graph: BondGraph
+    #: The same as a `Region` of the System, without link atoms.
     plain: Region
 
     @cached_property
     def inside(self) -> frozenset[int]:
-        """The atoms, for questions of membership."""
         return frozenset(self.atoms)
 
     @cached_property
@@ -121,16 +102,11 @@ class MLRegion:
         atoms: Iterable[int],
         known_elements: Sequence[int],
     ) -> MLRegion:
-        """Select and check atoms; virtual sites among them go with their parents.
-
-        Raises:
-            InputError: as `Region.from_topology`, or a virtual site between ML and MM atoms.
-        """
+        """Select and check atoms; virtual sites among them go with their parents."""
         atoms = tuple(atoms)  # they are read twice
-        num_particles = system.getNumParticles()
         parents = {
             index: _parents(system.getVirtualSite(index))
-            for index in range(num_particles)
+            for index in range(system.getNumParticles())
             if system.isVirtualSite(index)
         }
         real = [index for index in atoms if index not in parents]

@@ -1,4 +1,4 @@
-"""Distances between atoms of a structure, with periodic images."""
+"""Distances between atoms of a structure, with images in a box of vectors in rows [nm], or None."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from openmm_les.arrays import FloatArray
 def distances(
     positions: FloatArray, box: FloatArray | None, pairs: Sequence[tuple[int, int]]
 ) -> FloatArray:
-    """Distances of pairs [nm], to the image found by rounding; for bonds it is the nearest one.
-
-    Args:
-        positions: shape (n, 3) [nm].
-        box: box vectors in rows [nm]; None where not periodic.
-        pairs: indices of atoms.
-    """
+    """Distances of pairs [nm], to the image found by rounding; for bonds it is the nearest one."""
     if not len(pairs):
         return np.zeros(0)
     one, other = np.array(pairs).T
@@ -35,12 +29,7 @@ def nearest_pair(
 ) -> tuple[int, int, float] | None:
     """The closest pair of atoms and its distance [nm], if that is below `limit`; else None.
 
-    Only atoms in adjacent cells of width `limit` are compared.
-
-    Args:
-        positions: shape (n, 3) [nm].
-        box: box vectors in rows [nm]; None where not periodic.
-        limit: less than half the width of the box [nm].
+    Only atoms in adjacent cells of width `limit` are compared; it is less than half the box [nm].
     """
     if box is None:
         cells = np.floor((positions - positions.min(axis=0)) / limit).astype(np.int64)

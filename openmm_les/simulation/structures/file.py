@@ -33,13 +33,9 @@ MMCIF = (".cif", ".mmcif", ".pdbx")
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 #: Byte order marks; longer ones first.
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
+_BYTE_ORDER_MARKS |= dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32")
+_BYTE_ORDER_MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 _WEB_PAGE = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 #: Lines that are meant as atoms, and how they have to begin for OpenMM.
 _ATOM_LINE = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*(ATOM|HETATM)[\s\d]", re.IGNORECASE)
@@ -59,29 +55,17 @@ _LOST_ATOM = "duplicate atom"
 
 @dataclass(frozen=True)
 class _Record:
-    """An atom of a file.
+    """An atom of a file."""
 
-    Attributes:
-        residue: such as ``ALA A:17``, for messages.
-        name: of the atom.
-        location: letter of the alternate location; empty without.
-        identity: chain, number, ... of the residue, and the name of the atom.
-        is_guessed: the element is guessed from the name.
-    """
-
-    residue: str
+    residue: str  #: Such as ``ALA A:17``, for messages
     name: str
-    location: str
-    identity: tuple[str, ...]
-    is_guessed: bool = False
+    location: str  #: Letter of the alternate location; empty without
+    identity: tuple[str, ...]  #: Chain, number, ... of the residue, and the name of the atom
+    is_guessed: bool = False  #: The element is guessed from the name
 
 
 def read_structure_file(path: Path) -> tuple[Any, bytes]:
-    """Read a PDB or mmCIF file.
-
-    Returns:
-        An `openmm.app.PDBFile` or `openmm.app.PDBxFile`, and the content of the file.
-    """
+    """Read a PDB or mmCIF file, as `openmm.app.PDBFile` or `PDBxFile`, and as bytes."""
     kind = path.suffix.lower()
     if kind not in PDB + MMCIF:
         raise InputError(
@@ -100,10 +84,9 @@ def read_structure_file(path: Path) -> tuple[Any, bytes]:
     _check_names(path, raised)
     _check_count(path, records, file.topology.getNumAtoms())
     if guessed := [f"{one.name} of {one.residue}" for one in records if one.is_guessed]:
+        names = shorten(guessed)
         logger.warning(
-            "%s has no elements in columns 77 and 78; guessed from the names of %s",
-            path,
-            shorten(guessed),
+            "%s has no elements in columns 77 and 78; guessed from the names of %s", path, names
         )
     return file, content
 
@@ -150,15 +133,12 @@ def _of_pdb(path: Path, text: str) -> Iterator[_Record]:
             continue
         found = True
         _check_line(f"line {number} of {path}", line, known)
-        chain, place = line[21:22].strip(), line[22:27].strip()
-        name = line[12:16]
-        yield _Record(
-            f"{line[17:21].strip()} {f'{chain}:' if chain else ''}{place}",
-            name.strip(),
-            line[_LOCATION].strip(),
-            (chain, place, name),
-            not line[_ELEMENT].strip().isalpha() and not hydrogens.is_known(line[17:20].strip()),
-        )
+        name, chain, place = line[12:16], line[21:22].strip(), line[22:27].strip()
+        residue = f"{line[17:21].strip()} {f'{chain}:' if chain else ''}{place}"
+        has_element = line[_ELEMENT].strip().isalpha()
+        is_guessed = not has_element and not hydrogens.is_known(line[17:20].strip())
+        identity = (chain, place, name)
+        yield _Record(residue, name.strip(), line[_LOCATION].strip(), identity, is_guessed)
     if not found:
         raise InputError(
             f"structure: expected atoms, got none in {path}: no line begins with ATOM or HETATM"
@@ -224,8 +204,7 @@ def _of_mmcif(path: Path, text: str) -> Iterator[_Record]:
     if len(blocks) > 1:
         logger.warning("%s has %d data blocks; the first is used", path, len(blocks))
     columns = list(table.getAttributeList())
-    missing = [name for name in _COLUMNS if name not in columns]
-    if missing:
+    if missing := [name for name in _COLUMNS if name not in columns]:
         raise InputError(
             f"structure: expected {missing[0]} among the columns of _atom_site in {path}, got "
             f"{', '.join(columns)}"
@@ -243,13 +222,9 @@ def _of_mmcif(path: Path, text: str) -> Iterator[_Record]:
         chain, number = value(row, "auth_asym_id"), value(row, "auth_seq_id", "label_seq_id")
         code = value(row, "pdbx_PDB_ins_code").strip("?.")
         name = value(row, "auth_atom_id", "label_atom_id")
-        location = value(row, "label_alt_id").strip("?.")
-        yield _Record(
-            f"{value(row, 'auth_comp_id', 'label_comp_id')} {chain}:{number}{code}",
-            name,
-            location,
-            (value(row, "label_asym_id"), chain, number, code, name),
-        )
+        residue = f"{value(row, 'auth_comp_id', 'label_comp_id')} {chain}:{number}{code}"
+        identity = (value(row, "label_asym_id"), chain, number, code, name)
+        yield _Record(residue, name, value(row, "label_alt_id").strip("?."), identity)
 
 
 def _check_names(path: Path, raised: Iterable[warnings.WarningMessage]) -> None:
@@ -282,8 +257,5 @@ def _check_count(path: Path, records: list[_Record], number: int) -> None:
             "residue with a name of its own"
         )
     if dropped:
-        logger.warning(
-            "%s: of alternate locations the first is used; left out: %s",
-            path,
-            shorten(f"{one.name} {one.location} of {one.residue}" for one in dropped),
-        )
+        names = shorten(f"{one.name} {one.location} of {one.residue}" for one in dropped)
+        logger.warning(f"{path}: of alternate locations the first is used; left out: {names}")

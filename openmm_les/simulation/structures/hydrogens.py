@@ -40,7 +40,9 @@ def check(
     """
     _check_heavy(path, topology)
     bound = _bound_hydrogens(topology, positions, box)
-    joined = Counter(atom for bond in topology.bonds() for atom in bond if _joins_residues(bond))
+    # Bonds between residues may replace hydrogen.
+    joining = (bond for bond in topology.bonds() if bond[0].residue is not bond[1].residue)
+    joined = Counter(atom for bond in joining for atom in bond)
     bare, lacking, doubtful = [], [], []
     for residue in topology.residues():
         atoms = list(residue.atoms())
@@ -76,11 +78,6 @@ def check(
             residue_names(doubtful),
         )
     _check_electrons(topology)
-
-
-def _joins_residues(bond: app.topology.Bond) -> bool:
-    """Whether a bond between residues may replace hydrogen."""
-    return bond[0].residue is not bond[1].residue
 
 
 def _check_heavy(path: Path, topology: app.Topology) -> None:
@@ -146,7 +143,7 @@ def _bound_hydrogens(
             if hydrogen.element in HYDROGEN:
                 bound[host.index] += 1
                 bonded.add(hydrogen.index)
-    inverse = None if box is None else np.linalg.inv(box)
+    inverse = np.zeros((3, 3)) if box is None else np.linalg.inv(box)
     for residue in topology.residues():
         atoms = list(residue.atoms())
         loose = [a.index for a in atoms if a.element in HYDROGEN and a.index not in bonded]
@@ -154,12 +151,11 @@ def _bound_hydrogens(
         if not loose or not hosts:
             continue
         apart = positions[loose][:, None] - positions[hosts][None]
-        if box is not None and inverse is not None:
+        if box is not None:
             apart -= np.round(apart @ inverse) @ box
         lengths = np.linalg.norm(apart, axis=-1)
-        nearest = lengths.argmin(axis=1)
-        for row, place in enumerate(nearest):
-            bound[hosts[place]] += int(lengths[row, place] < _MAX_BOND)
+        for length, place in zip(lengths.min(axis=1), lengths.argmin(axis=1), strict=True):
+            bound[hosts[place]] += int(length < _MAX_BOND)
     return bound
 
 

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 
 from openmm import app
@@ -39,19 +38,12 @@ _MAX_CHAINS = 6
 
 @dataclass(frozen=True)
 class SelectedRegion:
-    """An ML region, for messages and the summary.
+    """An ML region, for messages and the summary."""
 
-    Attributes:
-        atoms: number of atoms in the region, without virtual sites.
-        of: number of all atoms.
-        residues: names of residues with atoms in the region.
-        cut_bonds: descriptions of the bonds across its boundary.
-    """
-
-    atoms: int
-    of: int
-    residues: list[str]
-    cut_bonds: list[str]
+    atoms: int  #: Number of atoms in the region, without virtual sites
+    of: int  #: Number of all atoms
+    residues: list[str]  #: Names of residues with atoms in the region
+    cut_bonds: list[str]  #: Descriptions of the bonds across its boundary
 
     def text(self) -> str:
         """One line."""
@@ -92,15 +84,12 @@ def describe(topology: app.Topology, atoms: Iterable[int]) -> SelectedRegion:
     inside = set(atoms)
     everything = list(topology.atoms())
     residues = dict.fromkeys(everything[index].residue for index in sorted(inside))
-    return SelectedRegion(
-        atoms=len(inside),
-        of=len(real_atoms(everything)),
-        residues=[residue_name(residue) for residue in residues],
-        cut_bonds=[
-            f"{ml.name} of {residue_name(ml.residue)} to {mm.name} of {residue_name(mm.residue)}"
-            for ml, mm in cut_bonds(topology, inside)
-        ],
-    )
+    names = [residue_name(residue) for residue in residues]
+    cut = [
+        f"{ml.name} of {residue_name(ml.residue)} to {mm.name} of {residue_name(mm.residue)}"
+        for ml, mm in cut_bonds(topology, inside)
+    ]
+    return SelectedRegion(len(inside), len(real_atoms(everything)), names, cut)
 
 
 def cut_bonds(topology: app.Topology, atoms: Collection[int]) -> list[tuple[Atom, Atom]]:
@@ -116,18 +105,11 @@ def _take(topology: app.Topology, selector: str) -> Iterable[int]:
             "index for others; write residue 17 or A:17 for the number, resindex 16 for the index "
             "from 0"
         )
-    is_selected = _test(selector)
-    if is_selected is None:
-        return _by_mdtraj(topology, selector)
-    return [atom.index for atom in topology.atoms() if is_selected(atom.residue)]
-
-
-def _test(selector: str) -> Callable[[Residue], bool] | None:
-    """The test of residues that a selector stands for; None for a selection of mdtraj."""
     for form, test in _FORMS.items():
         if match := re.fullmatch(form, selector):
-            return partial(test, *match.groups())
-    return None
+            words = match.groups()
+            return [atom.index for atom in topology.atoms() if test(*words, atom.residue)]
+    return _by_mdtraj(topology, selector)
 
 
 def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:

@@ -41,17 +41,11 @@ _MAX_HYDROGEN_BOND = 0.16
 
 @dataclass(frozen=True)
 class Structure:
-    """Content of a structure file.
+    """Content of a structure file."""
 
-    Attributes:
-        topology: atoms, bonds and box.
-        positions: shape (n, 3) [nm].
-        sha256: hash of the file.
-    """
-
-    topology: app.Topology
-    positions: FloatArray
-    sha256: str
+    topology: app.Topology  #: Atoms, bonds and box
+    positions: FloatArray  #: Shape (n, 3) [nm]
+    sha256: str  #: Hash of the file
 
     @property
     def box(self) -> FloatArray | None:
@@ -128,10 +122,10 @@ def _check_elements(path: Path, topology: app.Topology) -> None:
             if atom.element is None and not (has_atoms and _SITE.fullmatch(atom.name)):
                 unknown.append(atom)
     if unknown:
+        names = shorten(map(atom_name, unknown))
         raise InputError(
             f"structure: expected the element of every atom in {path} (columns 77 and 78 of a PDB "
-            f"file, _atom_site.type_symbol of mmCIF), got none for "
-            f"{shorten(map(atom_name, unknown))}"
+            f"file, _atom_site.type_symbol of mmCIF), got none for {names}"
         )
 
 
@@ -177,9 +171,6 @@ def _check_distances(path: Path, structure: Structure) -> None:
     if len(bonds) and lengths.max() > _MAX_BOND:
         one, other = (atoms[index] for index in bonds[int(lengths.argmax())])
         logger.warning(
-            "%s: the bond between %s and %s is %.3g A long; lengths are in A",
-            path,
-            atom_name(one),
-            atom_name(other),
-            10 * lengths.max(),
+            f"{path}: the bond between {atom_name(one)} and {atom_name(other)} is "
+            f"{10 * lengths.max():.3g} A long; lengths are in A"
         )

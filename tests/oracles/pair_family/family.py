@@ -15,14 +15,16 @@ def _tensors(hyper: Pair, tensors: Tensors) -> None:
         tensors.take(name, len(hyper.elements), len(hyper.elements))
 
 
-FAMILY = Family(
-    name="pair",
-    title="Pair-LES",
-    parameters=Pair,
-    take_tensors=_tensors,
-    network="pair_family.network:PairNetwork",
-    accepted="pair_family.reader:ACCEPTED",
-    reader="pair_family.reader:read",
-    reference="pair_family.reference:PairReference",
-    options=("norm_factor", "self_interaction", "calibrate"),
+FAMILIES = (
+    Family(
+        name="pair",
+        title="Pair-LES",
+        parameters=Pair,
+        take_tensors=_tensors,
+        network="pair_family.network:PairNetwork",
+        accepted="pair_family.reader:ACCEPTED",
+        reader="pair_family.reader:read",
+        reference="pair_family.reference:PairReference",
+        options=("norm_factor", "self_interaction", "calibrate"),
+    ),
 )

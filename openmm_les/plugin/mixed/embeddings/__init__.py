@@ -24,16 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixedRequest:
-    """Checked arguments of ``createMixedSystem``.
-
-    Attributes:
-        artifact: the model.
-        system: System of the force field; stays as it is.
-        region: the ML region.
-        links: cut bonds.
-        options: how the model is computed.
-        interpolate: whether the global parameter `LAMBDA` leads from force field to model.
-    """
+    """Checked arguments of ``createMixedSystem``."""
 
     artifact: Artifact
     system: openmm.System
@@ -51,28 +42,16 @@ class EmbeddingOptions(Protocol):
     def __init__(self, **arguments: Any) -> None: ...
 
     def check(self, options: ForceOptions) -> None:
-        """Refuse options of the model that cannot be combined with these.
-
-        Raises:
-            InputError: names the option.
-        """
+        """Refuse options of the model that cannot be combined with these."""
 
 
 class Embedding(Protocol):
-    """One embedding of one region.
-
-    Attributes:
-        options_class: its own options; None if it has none.
-    """
+    """One embedding of one region; `options_class` are its own options, if it has any."""
 
     options_class: ClassVar[type[EmbeddingOptions] | None]
 
     def __init__(self, request: MixedRequest, options: Any) -> None:
-        """Read the System of the force field; `options` are of the `options_class`.
-
-        Raises:
-            InputError: a System or region that it cannot be used for.
-        """
+        """Read the System of the force field, and refuse what it cannot be used for."""
 
     def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
         """Take the nonbonded interactions that the model replaces out of a copy of the System.
@@ -83,11 +62,7 @@ class Embedding(Protocol):
     def add_model(
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
-        """Add the force of the model; `link_atoms` are virtual sites, if there are any.
-
-        Raises:
-            InputError: a backend that cannot be used, or a model that cannot describe the region.
-        """
+        """Add the force of the model; `link_atoms` are virtual sites, if there are any."""
 
 
 def names() -> list[str]:

@@ -8,19 +8,19 @@ import numbers
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import openmm
 from openmm import app
 
-from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.embedding import ScaledPair, Surroundings, charge_factor
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.names import Option, check_options, described
 from openmm_les.plugin.forces import ForceOptions, backends, install, present, pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
 from openmm_les.plugin.mixed import nonbonded
-from openmm_les.plugin.mixed.boundary_charges import BondCharge, check_scheme
+from openmm_les.plugin.mixed.boundary_charges import BondCharge, Scheme
 from openmm_les.plugin.mixed.embeddings import EmbeddingOptions, MixedRequest
 from openmm_les.plugin.mixed.embeddings.mechanical import MixedCompute
 from openmm_les.plugin.mixed.geometry import RegionGeometry
@@ -31,47 +31,46 @@ if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
     from openmm_les.evaluation.results import Evaluation
 
+#: So many evaluations in a row may miss the charge of the region: minimisers try, and turn back.
 MAX_EVALUATIONS_OFF_CHARGE = 20
-"""So many evaluations in a row may miss the charge of the region: minimisers try, and turn back."""
 
 
+@described
 @dataclass(frozen=True)
 class ElectrostaticOptions:
-    """How MM charges act on the region, with ``embedding='electrostatic'``.
+    """How MM charges act on the region, with ``embedding='electrostatic'``."""
 
-    Attributes:
-        boundaryCharges: what becomes of charges at cut bonds, see `plugin.mixed.boundary_charges`.
-        charge: of the ML region [e]; None for the rounded sum of its MM charges.
-        allowNetCharge: accept a region that is not neutral.
-        chargeTolerance: how far the sum of latent charges may be from the charge of the region [e].
-        mlImages: ``'exact'`` (the region's periodic images are point charges around a region
-            without images) or ``'native'`` (they are those of the model, as it was trained).
-    """
-
-    boundaryCharges: str = "rcd"
-    charge: int | None = None
-    allowNetCharge: bool = False
-    chargeTolerance: float = 0.25
-    mlImages: str = "exact"
+    boundaryCharges: Annotated[Scheme, Option("what becomes of MM charges at cut bonds")] = "rcd"
+    charge: Annotated[
+        int | None, Option("of the ML region [e]; None: the rounded sum of its MM charges")
+    ] = None
+    allowNetCharge: Annotated[
+        Literal[True, False], Option("accept a region that is not neutral")
+    ] = False
+    chargeTolerance: Annotated[
+        float,
+        Option("how far the sum of latent charges may be from the charge of the region [e]"),
+    ] = 0.25
+    mlImages: Annotated[
+        Literal["exact", "native"],
+        Option(
+            "exact: the region's periodic images are point charges around a region without "
+            "images; native: they are those of the model, as it was trained"
+        ),
+    ] = "exact"
 
     def __post_init__(self) -> None:
-        check_scheme(self.boundaryCharges)
-        if self.charge is not None and not _is_integer(self.charge):
+        check_options(self)
+        is_integer = self.charge is None or (_is_real(self.charge) and self.charge % 1 == 0)
+        if not is_integer:
             raise InputError(f"charge: expected an integer number of e, got {self.charge!r}")
-        if not isinstance(self.allowNetCharge, bool):
-            raise InputError(f"allowNetCharge: expected True or False, got {self.allowNetCharge!r}")
         if not _is_real(self.chargeTolerance) or not self.chargeTolerance > 0.0:
             raise InputError(
                 f"chargeTolerance: expected a charge above 0 e, got {self.chargeTolerance!r}"
             )
-        if self.mlImages not in ("exact", "native"):
-            raise InputError(f"mlImages: expected 'exact' or 'native', got {self.mlImages!r}")
 
     def total_charge(self, classical: float) -> int:
-        """Charge of the region [e].
-
-        Args:
-            classical: sum of its MM charges [e].
+        """Charge of the region [e], whose MM charges add up to `classical` [e].
 
         Raises:
             InputError: it is not 0, and that was not allowed.
@@ -120,7 +119,6 @@ class ElectrostaticEmbedding:
         self._field = read_field(request.system, request.region, request.links, options)
 
     def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
-        """Take out the interactions of the region with itself, and of its charges with others."""
         particles, taken = self._request.region.particles, self._field.taken
         if self._request.interpolate:
             nonbonded.fade_charges(mixed, particles, taken, sums)
@@ -131,7 +129,6 @@ class ElectrostaticEmbedding:
     def add_model(
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
-        """Add the force of the model with its Coulomb interactions with all others."""
         request = self._request
         backends.choose(
             request.options.backend,
@@ -167,7 +164,7 @@ class ElectrostaticEmbedding:
             interpolate=request.interpolate,
             atoms=list(plain.particles),
             bonds=[(places[first], places[second]) for first, second in plain.bonds],
-            charges=_pack(field.charges),
+            charges=zlib.compress(field.charges.astype("<f8").tobytes(), 9),
             on_bonds=[(*charge,) for charge in field.on_bonds],
             scaled_pairs=[tuple(pair) for pair in scaled_pairs(field, plain.particles)],
             method=field.method,
@@ -180,11 +177,7 @@ class ElectrostaticEmbedding:
 
 
 def _refuse_second_region(system: openmm.System) -> None:
-    """Refuse a second region among MM charges: neither would feel the latent charges of the other.
-
-    Raises:
-        InputError: there is one already.
-    """
+    """Neither of two regions among MM charges would feel the latent charges of the other."""
     charged = [model for model in present.models_in(system) if "charges" in model.compute.settings]
     if charged:
         raise InputError(
@@ -205,13 +198,10 @@ class EmbeddedCompute(MixedCompute):
     take about a kilobyte of a saved System. Charges that change in the NonbondedForce later do not
     change here.
 
-    Args:
-        path: as `LESCompute`.
-        sha256: as `LESCompute`.
-        settings: those of `MixedCompute`; ``atoms`` (particles), ``bonds`` (pairs of places in
-            these), ``charges`` of all particles, ``on_bonds`` (the fields of `BondCharge`),
-            ``charge_tolerance`` [e], and the fields of
-            `openmm_les.electrostatics.embedding.Surroundings`.
+    Settings are those of `MixedCompute`; ``atoms`` (particles), ``bonds`` (pairs of places in
+    these), ``charges`` of all particles, ``on_bonds`` (the fields of `BondCharge`),
+    ``charge_tolerance`` [e], and the fields of
+    `openmm_les.electrostatics.embedding.Surroundings`.
     """
 
     kind = "embedded"
@@ -219,13 +209,13 @@ class EmbeddedCompute(MixedCompute):
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         self._atoms: list[int] = settings["atoms"]
-        self._charges = _unpack(settings["charges"])
+        charges = np.frombuffer(zlib.decompress(settings["charges"]), dtype="<f8")
+        self._charges = charges.astype(np.float64)
         self._bond_charges = [BondCharge(*charge) for charge in settings["on_bonds"]]
         self._sign = 1.0
         self._off_charge = MAX_EVALUATIONS_OFF_CHARGE  # none is allowed at the start
 
     def geometry(self) -> RegionGeometry:
-        """From the particles of the System to what the model sees."""
         return RegionGeometry(
             len(self._charges),
             self._atoms,
@@ -295,24 +285,11 @@ def scaled_pairs(field: MMField, atoms: Sequence[int]) -> list[ScaledPair]:
 
 
 def _next_tenth(value: float) -> float:
-    """The first multiple of 0.1 that is above a value by 0.05 or more."""
     return math.ceil(10.0 * (value + 0.05)) / 10.0
-
-
-def _pack(charges: FloatArray) -> bytes:
-    return zlib.compress(charges.astype("<f8").tobytes(), 9)
-
-
-def _unpack(packed: bytes) -> FloatArray:
-    return np.frombuffer(zlib.decompress(packed), dtype="<f8").astype(np.float64)
 
 
 def _is_real(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_integer(value: object) -> bool:
-    return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
 
 
 EMBEDDING = ElectrostaticEmbedding

@@ -29,14 +29,12 @@ class MechanicalEmbedding:
         self._request = request
 
     def change_nonbonded(self, mixed: openmm.System, sums: Sums) -> None:
-        """Take out the interactions of the region with itself."""
         take_out = nonbonded.fade if self._request.interpolate else nonbonded.remove
         take_out(mixed, self._request.region.particles, sums)
 
     def add_model(
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
-        """Add the force of the model, whose link atoms are particles or its own."""
         request = self._request
         region, links = request.region.plain, request.links
         if link_atoms:
@@ -81,13 +79,9 @@ def _python_force(
 class MixedCompute(LESCompute):
     """A model on ML atoms and on link atoms that are no particles.
 
-    The particles of the force are the ML atoms followed by one MM atom for each link.
-
-    Args:
-        path: as `LESCompute`.
-        sha256: as `LESCompute`.
-        settings: those of `LESCompute` and ``links`` (the fields of `Link`, by particles of the
-            force), and ``interpolate``: whether the model is left out where `LAMBDA` is 0.
+    The particles of the force are the ML atoms followed by one MM atom for each link. Settings are
+    those of `LESCompute` and ``links`` (the fields of `Link`, by particles of the force), and
+    ``interpolate``: whether the model is left out where `LAMBDA` is 0.
     """
 
     kind = "mixed"
@@ -98,11 +92,9 @@ class MixedCompute(LESCompute):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Those of `LESCompute`, and lambda if the model may be left out."""
         return super().parameters | ({LAMBDA: 1.0} if self._settings["interpolate"] else {})
 
     def geometry(self) -> RegionGeometry:
-        """From the particles of the force to what the model sees."""
         num_atoms, num_links = len(self._settings["numbers"]), len(self._links)
         return RegionGeometry(
             num_atoms,
