@@ -100,12 +100,11 @@ def in_system(system: openmm.System) -> Observed:
     is_cluster = "atoms" in settings  # among MM charges, where links name particles of the System
     if not links and not is_cluster:
         return Observed(artifact, numbers, model.particles, settings["periodic"])
-    atoms = tuple(model.atoms)
+    atoms, particles = model.atoms, model.particles
     if is_cluster:
-        places = {atom: i for i, atom in enumerate(atoms)}
-        ends = tuple(link.mm_atom for link in links)
+        particles = (*atoms, *(link.mm_atom for link in links))
         links = [
-            Link(places[link.ml_atom], len(atoms) + i, link.distance)
+            Link(atoms.index(link.ml_atom), len(atoms) + i, link.distance)
             for i, link in enumerate(links)
         ]
     geometry = RegionGeometry(
@@ -115,7 +114,6 @@ def in_system(system: openmm.System) -> Observed:
         periodic=settings["periodic"],
         bonds=settings.get("bonds"),
     )
-    particles = (*atoms, *ends) if is_cluster else model.particles
     return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
 
 

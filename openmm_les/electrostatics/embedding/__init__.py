@@ -8,22 +8,8 @@ first derivatives. `Surroundings.embed` joins it with the model's own electrosta
 """
 
 from openmm_les.electrostatics.embedding.build import METHODS, build_coupling
-from openmm_les.electrostatics.embedding.charges import ChargeCorrection, charge_factor
-from openmm_les.electrostatics.embedding.embedded import EmbeddedElectrostatics, Surroundings
-from openmm_les.electrostatics.embedding.ewald import EwaldCoupling
-from openmm_les.electrostatics.embedding.pairs import ScaledPair
-from openmm_les.electrostatics.embedding.pairwise import PairCoupling
-from openmm_les.electrostatics.embedding.terms import Coupling
+from openmm_les.electrostatics.embedding.charges import charge_factor
+from openmm_les.electrostatics.embedding.embedded import Surroundings
+from openmm_les.electrostatics.embedding.pairs import Coupling, ScaledPair
 
-__all__ = [
-    "METHODS",
-    "ChargeCorrection",
-    "Coupling",
-    "EmbeddedElectrostatics",
-    "EwaldCoupling",
-    "PairCoupling",
-    "ScaledPair",
-    "Surroundings",
-    "build_coupling",
-    "charge_factor",
-]
+__all__ = ["METHODS", "Coupling", "ScaledPair", "Surroundings", "build_coupling", "charge_factor"]

@@ -24,8 +24,6 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 Scheme: TypeAlias = Literal["none", "z1", "shift", "rcd"]
-
-_MIDDLE = 0.5
 # Half the length of the dipole at M2, as a fraction of the bond M1-M2: about 0.1 A.
 _DIPOLE = 0.06
 
@@ -84,7 +82,7 @@ def redistribute(
         for receiver in receivers:
             if scheme == "rcd":
                 changed[receiver] -= part
-                on_bonds.append(BondCharge(host, receiver, _MIDDLE, 2.0 * part))
+                on_bonds.append(BondCharge(host, receiver, 0.5, 2.0 * part))
             else:
                 changed[receiver] += part
                 strength = part / (2.0 * _DIPOLE)

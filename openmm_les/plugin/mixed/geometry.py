@@ -118,7 +118,6 @@ class RegionGeometry(nn.Module):
         self._set_pull_back([link.ml_atom for link in links])
 
     def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
-        """A model for particles, from one for arranged positions."""
         return (ArrangedModelInField if in_field else ArrangedModel)(model, self)
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arrangement:

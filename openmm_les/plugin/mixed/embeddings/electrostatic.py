@@ -130,12 +130,8 @@ class ElectrostaticEmbedding:
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
         request = self._request
-        backends.choose(
-            request.options.backend,
-            device=request.options.device,
-            is_placeholder=False,
-            needs_python="embedding='electrostatic' needs a PythonForce",
-        )
+        backend, reason = request.options.backend, "embedding='electrostatic' needs a PythonForce"
+        backends.choose(backend, device=None, is_placeholder=False, needs_python=reason)
         force: openmm.Force = self._python_force(mixed.getNumParticles())
         if request.interpolate:
             force = scaled(force, knows_slope=False)
@@ -258,12 +254,13 @@ class EmbeddedCompute(MixedCompute):
             return
         self._off_charge += 1
         if self._off_charge >= MAX_EVALUATIONS_OFF_CHARGE:
+            enough = math.ceil(10.0 * (abs(total - expected) + 0.05)) / 10.0
             raise SimulationError.with_remedy(
                 "embedding='electrostatic': the latent charges of the ML region add up to "
                 f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance): "
                 "the model does not describe this region well, or its charge is wrong. To go on, "
                 "with the difference spread evenly over the atoms of the region, give "
-                f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
+                f"chargeTolerance={enough}; another region, another "
                 "charge or embedding='mechanical' does without"
             )
 
@@ -282,10 +279,6 @@ def scaled_pairs(field: MMField, atoms: Sequence[int]) -> list[ScaledPair]:
         for (atom, particle), factor in sorted(field.factors.items())
         for j in columns.get(particle, [])
     ]
-
-
-def _next_tenth(value: float) -> float:
-    return math.ceil(10.0 * (value + 0.05)) / 10.0
 
 
 def _is_real(value: object) -> bool:

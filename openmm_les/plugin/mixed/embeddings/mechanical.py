@@ -47,12 +47,8 @@ class MechanicalEmbedding:
         reason = "interpolate=True needs a PythonForce"
         if links:
             reason = "linkAtoms='internal' needs a PythonForce, linkAtoms='virtual' does not"
-        backends.choose(
-            request.options.backend,
-            device=request.options.device,
-            is_placeholder=False,
-            needs_python=reason,
-        )
+        backend = request.options.backend
+        backends.choose(backend, device=None, is_placeholder=False, needs_python=reason)
         force: openmm.Force = _python_force(request, region, links)
         if request.interpolate:
             force = scaled(force, knows_slope=True)
