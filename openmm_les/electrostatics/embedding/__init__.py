@@ -1,10 +1,8 @@
 """Electrostatic embedding: latent charges of an ML region in the field of MM charges.
 
-`build_coupling` makes the module that fits OpenMM's nonbonded method: `EwaldCoupling` for the Ewald
-methods, `PairCoupling` for the others. Like the kernels of `openmm_les.electrostatics` they are
-modules without learnt parameters that script, have static shapes and never synchronise with the
-host. Given charges, positions and cell they return a `Coupling`: the energy and all its
-first derivatives. `Surroundings.embed` joins it with the model's own electrostatics.
+`build_coupling` makes the module that fits OpenMM's nonbonded method. Like the kernels of
+`openmm_les.electrostatics` these have static shapes and never synchronise with the host; they
+return a `Coupling`. `Surroundings.embed` joins it with the model's own electrostatics.
 """
 
 from openmm_les.electrostatics.embedding.build import METHODS, build_coupling
