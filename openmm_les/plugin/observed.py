@@ -1,7 +1,6 @@
 """Which atoms of a System an LES model describes, and its quantities by particles.
 
-A PythonForce of this package says which particles, link atoms and artifact it has. For a
-TorchForce, and for a model that takes no part in the simulation, the user says it.
+A PythonForce of this package says it; for other models the user says it.
 """
 
 from __future__ import annotations
@@ -41,12 +40,7 @@ class Observed:
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
-        """Find the atoms of the model in a structure.
-
-        Args:
-            positions: of `particles`, shape (len(particles), 3) [A].
-            cell: box vectors in rows [A]; None where there is no box.
-        """
+        """Find the atoms of the model, from positions of `particles` [A] and the box [A]."""
         if self.geometry is None:
             return Arranged(positions)
         arrangement = self.geometry.arrange(positions, cell)

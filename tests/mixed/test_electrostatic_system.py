@@ -200,18 +200,6 @@ def test_restraints_survive(interpolate):
     assert abs(differences[0]) > 1.0
 
 
-@pytest.mark.parametrize("kind", ["internal", "virtual"])
-def test_information_that_openmmml_returns(kind):
-    structure = peptide()
-    system = classical(structure, app.NoCutoff)
-    options = {"linkAtoms": kind, "returnInfo": True}
-    info = embedded(structure, system, structure.side_chain, **options)
-    added = int(kind == "virtual")
-    assert info["system"].getNumParticles() == system.getNumParticles() + added
-    assert info["topology"].getNumAtoms() == system.getNumParticles() + added
-    assert info["oldToNew"] == list(range(system.getNumParticles()))
-
-
 # ------------------------------------------------------------------ the sign of latent charges
 
 

@@ -87,25 +87,6 @@ def without_model(made) -> openmm.System:
     return system
 
 
-def test_lambda_survives_a_checkpoint():
-    structure = peptide()
-    system = mixed(
-        structure, classical(structure, app.NoCutoff), structure.side_chain, interpolate=True
-    )
-    made = context(system, structure.positions)
-    made.setParameter("lambda_interpolate", 0.3)
-    expected = energy(made)
-    checkpoint, state = made.createCheckpoint(), made.getState(positions=True, parameters=True)
-    for restore in (
-        lambda other: other.loadCheckpoint(checkpoint),
-        lambda other: other.setState(state),
-    ):
-        other = context(system, structure.positions)
-        restore(other)
-        assert other.getParameter("lambda_interpolate") == 0.3
-        assert energy(other) == pytest.approx(expected, abs=1e-9)
-
-
 def test_without_lambda_the_model_is_not_asked():
     """At lambda = 0 a structure may be one for which the model has no energy."""
     structure = peptide()

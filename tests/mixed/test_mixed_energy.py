@@ -347,17 +347,3 @@ def test_wrong_options(options, message):
     structure = peptide_in_water()
     with pytest.raises(InputError, match=message):
         mixed(structure, classical(structure), structure.peptide, **options)
-
-
-@pytest.mark.parametrize(
-    ("atoms", "message"),
-    [
-        ([], r"expected at least one atom"),
-        ([0, 0], r"expected every index once"),
-        ([10**6], r"expected indices from 0 to"),
-    ],
-)
-def test_wrong_atoms(atoms, message):
-    structure = peptide_in_water()
-    with pytest.raises(InputError, match=message):
-        mixed(structure, classical(structure), atoms)

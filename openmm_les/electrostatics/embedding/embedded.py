@@ -136,7 +136,6 @@ class Surroundings:
             cell: lattice vectors in rows [A], shape [3, 3], if periodic.
             width: sigma of the latent charges [A].
             margin: factor by which an edge of the box may grow.
-            device: where the module will run.
         """
         coupling = build_coupling(
             self.method,

@@ -81,8 +81,6 @@ class EwaldCoupling(nn.Module):
             scaled_pairs: pairs that interact in part, see `ScaledPairs`.
             margin: factor by which the ratio of an edge to the smallest height may grow before the
                 grid is outgrown.
-            dtype: precision of the sums.
-            pairs_per_chunk: pairs worked on at a time.
         """
         super().__init__()
         if not 1e-14 <= tolerance <= 1e-4:

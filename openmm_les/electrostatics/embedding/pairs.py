@@ -91,13 +91,8 @@ class AllPairs(nn.Module):
     ) -> PairTerms:
         """The sum ``sum_ij q_i Q_j f(r_ij)``.
 
-        Args:
-            charges: of the ML atoms [e], shape [n].
-            positions: of the ML atoms [A], float64, shape [n, 3].
-            mm_charges: shape [m] [e].
-            mm_positions: shape [m, 3] [A], float64.
-            cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
-            splitting: passed on to the interaction, shape [].
+        The interaction gets the splitting parameter; other arguments are those of
+        `EwaldCoupling.forward`.
         """
         basis = cell
         points, mm_points = positions, mm_positions
@@ -171,11 +166,8 @@ class ScaledPairs(nn.Module):
     ) -> None:
         """Set up the list.
 
-        Args:
-            pairs: each pair once.
-            counted: the interaction that the sum over all pairs (and images) has counted.
-            coulomb: what a factor multiplies.
-            periodic: whether images are looked at.
+        What the sum over all pairs (and images) has for a pair is the interaction `counted`, and a
+        factor multiplies that of `coulomb`.
         """
         super().__init__()
         indices = [(int(i), int(j)) for i, j, _ in pairs]
@@ -222,7 +214,6 @@ class ScaledPairs(nn.Module):
 
 
 def total(one: PairTerms, other: PairTerms) -> PairTerms:
-    """Sum of terms of the same atoms."""
     return PairTerms(
         one.potential + other.potential,
         one.gradient + other.gradient,

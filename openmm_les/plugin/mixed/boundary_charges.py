@@ -48,19 +48,9 @@ def redistribute(
     inside: Collection[int],
     scheme: Scheme,
 ) -> tuple[FloatArray, tuple[BondCharge, ...]]:
-    """Change the charges around cut bonds.
+    """Change the charges [e] of all particles around the atoms M1 (`hosts`) of cut bonds.
 
-    Args:
-        charges: of all particles, shape (n,) [e].
-        hosts: the atoms M1.
-        neighbors: atoms bonded to each atom.
-        inside: the ML atoms, whose charges stay as they are.
-
-    Returns:
-        New charges, shape (n,) [e], and charges that sit on bonds.
-
-    Raises:
-        InputError: an atom M1 that has a charge and no M2 to give it to.
+    Those of ML atoms (`inside`) stay as they are. Charges on bonds come in addition.
     """
     changed = np.array(charges, dtype=np.float64)
     on_bonds: list[BondCharge] = []

@@ -80,8 +80,7 @@ class RegionGeometry(nn.Module):
             charged: particles with an MM charge.
             bond_charges: charges between or beside particles.
             bonds: pairs of places in `atoms`. The region is then made one piece: every molecule
-                whole, with its centre nearest to that of the first one. None leaves the atoms
-                where they are.
+                whole, with its centre nearest to that of the first one.
         """
         super().__init__()
         places = {atom: i for i, atom in enumerate(atoms)}
@@ -174,12 +173,9 @@ class RegionGeometry(nn.Module):
         self.register_buffer("slots", torch.tensor(slots, dtype=torch.int64).view(len(rows), most))
 
     def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Arrangement:
-        """Arrange a structure.
+        """Arrange all particles of the force, shape [num_particles, 3] [A], float64.
 
-        Args:
-            positions: of all particles of the force, shape [num_particles, 3] [A], float64.
-            cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3] [A], float64;
-                ignored if not periodic.
+        `cell` are the lattice vectors in rows, in OpenMM's reduced form; ignored if not periodic.
         """
         atoms = positions.index_select(0, self.atoms)
         starts = positions.index_select(0, self.starts)

@@ -45,12 +45,8 @@ def find_links(
 ) -> tuple[Link, ...]:
     """Find the cut bonds, and refuse those that a hydrogen atom cannot stand for.
 
-    Args:
-        region: the ML region.
-        topology: its bonds, with orders where they are known.
-        distances: option `linkAtomDistances`; other link atoms are at the sum of covalent radii
-            (C-H 0.107 nm).
-        known_elements: atomic numbers the model was trained for.
+    Link atoms without one of the `distances`, the option `linkAtomDistances`, are at the sum of
+    covalent radii (C-H 0.107 nm).
     """
     given = _given_distances(distances)
     links = []

@@ -113,7 +113,15 @@ class ElectrostaticEmbedding:
     options_class: ClassVar[type[EmbeddingOptions] | None] = ElectrostaticOptions
 
     def __init__(self, request: MixedRequest, options: ElectrostaticOptions) -> None:
-        _refuse_second_region(request.system)
+        models = present.models_in(request.system)
+        if charged := [model for model in models if "charges" in model.compute.settings]:
+            # Neither region would feel the latent charges of the other.
+            raise InputError(
+                "embedding='electrostatic': expected one region among MM charges, got a System "
+                f"that has one already ({len(charged[0].atoms)} atoms of the force "
+                f"{charged[0].name!r}), with which this one would not interact; give the atoms of "
+                "both in one call, or embed all but one of them mechanically"
+            )
         self._request = request
         self._options = options
         self._field = read_field(request.system, request.region, request.links, options)
@@ -169,18 +177,6 @@ class ElectrostaticEmbedding:
             charge=field.total,
             charge_tolerance=float(self._options.chargeTolerance),
             ml_images=self._options.mlImages,
-        )
-
-
-def _refuse_second_region(system: openmm.System) -> None:
-    """Neither of two regions among MM charges would feel the latent charges of the other."""
-    charged = [model for model in present.models_in(system) if "charges" in model.compute.settings]
-    if charged:
-        raise InputError(
-            "embedding='electrostatic': expected one region among MM charges, got a System that "
-            f"has one already ({len(charged[0].atoms)} atoms of the force {charged[0].name!r}), "
-            "with which this one would not interact; give the atoms of both in one call, or embed "
-            "all but one of them mechanically"
         )
 
 
