@@ -67,10 +67,9 @@ def is_inside(
 ) -> bool | None:
     """Whether the model replaces a term of a force of class `kind`, if it is the force field's.
 
-    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it
-    replaces bonds inside the region, angles and impropers centred there, and torsions around a bond
-    in there. The cut bond itself, and torsions around it, stay. None stands for a restraint, whose
-    atoms are not joined by bonds as in a force field.
+    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour: bonds inside
+    the region, angles and impropers centred there, and torsions around a bond in there. The cut
+    bond, and torsions around it, stay. None stands for a restraint, not along bonds.
     """
     if len(atoms) == 2:  # a bond or a 1-4 pair by its atoms, a 1-3 pair by the atom between
         first, second = atoms

@@ -111,9 +111,7 @@ def split_bonded(
 ) -> tuple[openmm.System, list[openmm.Force]]:
     """Copy a System without the bonded terms that the model replaces.
 
-    Returns:
-        The copy, with all its forces in their order, and copies of the forces with the terms that
-        it lacks.
+    Returns the copy, and for each force that lacks some a force with these terms.
     """
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
     elements = root.iterfind("Forces/Force")

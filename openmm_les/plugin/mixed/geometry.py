@@ -123,10 +123,7 @@ class RegionGeometry(nn.Module):
         return arrangement
 
     def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> List[int]:
-        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up.
-
-        Returns the parent of each atom; that of a root is itself.
-        """
+        """The parents of atoms in trees of bonds, and ancestors 1, 2, 4, ... generations up."""
         neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
         for one, other in bonds:
             neighbors[one].append(other)
