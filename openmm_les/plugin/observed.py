@@ -1,7 +1,6 @@
 """Which atoms of a System an LES model describes, and its quantities by particles.
 
-A PythonForce of this package says which particles, link atoms and artifact it has. For a
-TorchForce, and for a model that takes no part in the simulation, the user says it.
+A PythonForce of this package says it; for other models the user says it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,11 @@ class Observed:
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
+<<<<<<< HEAD
         """Find the atoms of the model at positions of `particles` [A], in a box or None."""
+=======
+        """Find the atoms of the model, from positions of `particles` [A] and the box [A]."""
+>>>>>>> diet5
         if self.geometry is None:
             return Arranged(positions)
         arrangement = self.geometry.arrange(positions, cell)
@@ -87,19 +90,30 @@ def in_system(system: openmm.System) -> Observed:
     is_cluster = "atoms" in settings  # among MM charges, where links name particles of the System
     if not links and not is_cluster:
         return Observed(artifact, numbers, model.particles, settings["periodic"])
-    atoms = tuple(model.atoms)
+    atoms, particles = model.atoms, model.particles
     if is_cluster:
+<<<<<<< HEAD
         ends = tuple(link.mm_atom for link in links)
         links = [
             Link(atoms.index(link.ml_atom), end, link.distance)
             for end, link in enumerate(links, len(atoms))
+=======
+        particles = (*atoms, *(link.mm_atom for link in links))
+        links = [
+            Link(atoms.index(link.ml_atom), len(atoms) + i, link.distance)
+            for i, link in enumerate(links)
+>>>>>>> diet5
         ]
     number, is_periodic = len(atoms) + len(links), settings["periodic"]
     geometry = RegionGeometry(
         number, range(len(atoms)), links, periodic=is_periodic, bonds=settings.get("bonds")
     )
+<<<<<<< HEAD
     particles = (*atoms, *ends) if is_cluster else model.particles
     return Observed(artifact, numbers, particles, is_periodic and not is_cluster, geometry)
+=======
+    return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
+>>>>>>> diet5
 
 
 def in_topology(

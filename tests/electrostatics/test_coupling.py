@@ -12,12 +12,10 @@ from support.charges import DOUBLE, SINGLE, slope, tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from openmm_les.electrostatics.embedding import (
-    ChargeCorrection,
-    EwaldCoupling,
-    PairCoupling,
-    build_coupling,
-)
+from openmm_les.electrostatics.embedding import build_coupling
+from openmm_les.electrostatics.embedding.charges import ChargeCorrection
+from openmm_les.electrostatics.embedding.ewald import EwaldCoupling
+from openmm_les.electrostatics.embedding.pairwise import PairCoupling
 from openmm_les.errors import InputError
 from openmm_les.units import COULOMB_CONSTANT
 

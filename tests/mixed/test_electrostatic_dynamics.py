@@ -17,6 +17,7 @@ from support.mixed import (
     classical,
     context,
     embedded,
+    embedded_context,
     energy,
     forces,
     nonbonded,
@@ -142,9 +143,7 @@ def test_molecules_are_those_of_the_force_field(interpolate):
     system = classical(structure, water="tip4pew")
     expected = context(system, structure.positions).getMolecules()
     for atoms in (structure.peptide[::-1], structure.side_chain):
-        made = context(
-            embedded(structure, system, atoms, interpolate=interpolate), structure.positions
-        )
+        made = embedded_context(structure, system, atoms, interpolate=interpolate)
         assert sorted(map(sorted, made.getMolecules())) == sorted(map(sorted, expected))
 
 
@@ -301,7 +300,7 @@ def test_contexts_at_once():
 def test_charges_that_stay_far_from_that_of_the_region_stop():
     """At once at the start; later some may be off, as those of structures a minimiser tries."""
     alone = peptide()
-    made = context(embedded(alone, classical(alone, app.NoCutoff), alone.peptide), alone.positions)
+    made = embedded_context(alone, classical(alone, app.NoCutoff), alone.peptide)
     energy(made)
     made.setPositions(0.7 * alone.positions)
     for _ in range(19):
@@ -351,9 +350,7 @@ def test_compiled_engine(caplog):
     few = structure.only(structure.peptide + structure.waters(30))
     system = classical(few)
     made = [
-        context(
-            embedded(few, system, few.peptide, precision="single", engine=engine), few.positions
-        )
+        embedded_context(few, system, few.peptide, precision="single", engine=engine)
         for engine in ("compile", "torchscript")
     ]
     with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines.compiled"):

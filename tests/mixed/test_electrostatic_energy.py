@@ -16,9 +16,10 @@ from support.mixed import (
     classical,
     context,
     embedded,
+    embedded_context,
     energy,
     forces,
-    mixed,
+    mixed_context,
     nonbonded,
     peptide_in_water,
     villin,
@@ -38,9 +39,7 @@ def test_forces_are_gradients(water, images):
     """On ML atoms, MM atoms and atoms that carry charge sites, for a whole molecule."""
     structure = peptide_in_water(water)
     system = classical(structure, app.PME, water)
-    made = context(
-        embedded(structure, system, structure.peptide, mlImages=images), structure.positions
-    )
+    made = embedded_context(structure, system, structure.peptide, mlImages=images)
     # OpenMM's own forces have steps where a pair crosses the cutoff.
     probed = [*structure.atoms("N", "CA", "HB1", "O"), *structure.waters(1)[:2]]
     assert_forces_are_gradients(made, structure.positions, probed, groups={1})
@@ -54,10 +53,7 @@ def test_forces_are_gradients_at_cut_bonds(scheme):
     """On L1, M1 and M2, whatever becomes of the charge of M1."""
     structure = peptide_in_water()
     system = classical(structure)
-    made = context(
-        embedded(structure, system, structure.side_chain, boundaryCharges=scheme),
-        structure.positions,
-    )
+    made = embedded_context(structure, system, structure.side_chain, boundaryCharges=scheme)
     probed = structure.atoms("CB", "HB1", "CA", "N", "C", "HA")
     assert_forces_are_gradients(made, structure.positions, probed, groups={1})
     np.testing.assert_allclose(forces(made, {1}).sum(axis=0), 0.0, atol=1e-7)
@@ -71,10 +67,8 @@ def test_virtual_link_atoms_are_where_the_internal_ones_are(platform, interpolat
     nonbonded(system).setUseDispersionCorrection(False)  # an average over all particles
     atoms = structure.side_chain
     internal, virtual = (
-        context(
-            embedded(structure, system, atoms, linkAtoms=kind, interpolate=interpolate),
-            structure.positions,
-            platform,
+        embedded_context(
+            structure, system, atoms, platform, linkAtoms=kind, interpolate=interpolate
         )
         for kind in ("internal", "virtual")
     )
@@ -111,10 +105,8 @@ def test_without_charges_it_is_the_mechanical_embedding(method):
     for i in range(force.getNumExceptions()):
         first, second, _, *rest = force.getExceptionParameters(i)
         force.setExceptionParameters(i, first, second, 0.0, *rest)
-    made = context(
-        embedded(structure, system, structure.peptide, mlImages="native"), structure.positions
-    )
-    expected = context(mixed(structure, bare_system, structure.peptide), structure.positions)
+    made = embedded_context(structure, system, structure.peptide, mlImages="native")
+    expected = mixed_context(structure, bare_system, structure.peptide)
     assert energy(made) == pytest.approx(energy(expected), abs=1e-6)
     np.testing.assert_allclose(forces(made), forces(expected), atol=1e-5)
 
@@ -125,10 +117,8 @@ def test_lambda_leads_from_the_force_field_to_the_embedding(method, platform):
     structure = peptide_in_water()
     whole = classical(structure, method)
     atoms = structure.side_chain
-    fixed = context(embedded(structure, whole, atoms), structure.positions, platform)
-    made = context(
-        embedded(structure, whole, atoms, interpolate=True), structure.positions, platform
-    )
+    fixed = embedded_context(structure, whole, atoms, platform)
+    made = embedded_context(structure, whole, atoms, platform, interpolate=True)
     pure = context(whole, structure.positions, platform)
     per_energy, per_force = TOLERANCE[platform]
     ends = {}
@@ -150,11 +140,7 @@ def test_force_field_with_custom_forces():
     structure, whole = villin(), villin_by_charmm()
     chosen = structure.side_chain_of(PHENYLALANINE)
     fixed, made = (
-        context(
-            embedded(structure, whole, chosen, interpolate=wanted, chargeTolerance=1.0),
-            structure.positions,
-            "CPU",
-        )
+        embedded_context(structure, whole, chosen, "CPU", interpolate=wanted, chargeTolerance=1.0)
         for wanted in (False, True)
     )
     per_energy, per_force = TOLERANCE["CPU"]
@@ -164,7 +150,7 @@ def test_force_field_with_custom_forces():
     pure = context(whole, structure.positions, "CPU")
     assert energy(made) == pytest.approx(energy(pure), abs=per_energy)
     np.testing.assert_allclose(forces(made), forces(pure), atol=per_force)
-    mechanical = context(mixed(structure, whole, chosen), structure.positions, "CPU")
+    mechanical = mixed_context(structure, whole, chosen, "CPU")
     assert abs(energy(mechanical) - energy(fixed)) > 1.0
 
 
@@ -173,11 +159,11 @@ def test_order_images_and_edges_do_not_matter():
     structure = peptide_in_water()
     whole = classical(structure)
     atoms = structure.peptide
-    made = context(embedded(structure, whole, atoms), structure.positions)
+    made = embedded_context(structure, whole, atoms)
     before = energy(made, {1}), forces(made, {1})
     random = np.random.default_rng(1)
     order = random.permutation(atoms).tolist()
-    made = context(embedded(structure, whole, order), structure.positions)
+    made = embedded_context(structure, whole, order)
     assert energy(made, {1}) == pytest.approx(before[0], abs=1e-7)
     np.testing.assert_allclose(forces(made, {1}), before[1], atol=1e-6)
 
@@ -197,9 +183,7 @@ def test_order_images_and_edges_do_not_matter():
 def test_triclinic_box():
     """The same lattice by other vectors: (0, b, 0) + 2 (a, 0, 0) is another way to write b."""
     structure = peptide_in_water().in_box([[2.1, 0, 0], [0.7, 2.1, 0], [-0.7, 0.7, 2.1]])
-    made = context(
-        embedded(structure, classical(structure), structure.peptide), structure.positions
-    )
+    made = embedded_context(structure, classical(structure), structure.peptide)
     before = energy(made, {1}), forces(made, {1})
     moved = structure.positions.copy()
     moved[::3] += np.array([-0.7, 0.7, 2.1]) - 2 * np.array([0.7, 2.1, 0])
@@ -212,13 +196,14 @@ def test_large_boxes_tend_to_no_box():
     """A few waters around the peptide: the error of a box falls with its volume."""
     structure = peptide_in_water()
     few = structure.only(structure.peptide + structure.waters(6)).in_box(None)
-    alone = context(embedded(few, classical(few, app.NoCutoff), few.peptide), few.positions)
+    alone = embedded_context(few, classical(few, app.NoCutoff), few.peptide)
     errors = []
     for edge in (8.0, 16.0):
         boxed = few.in_box(edge * np.eye(3))
-        made = context(
-            embedded(boxed, classical(boxed, app.PME, ewaldErrorTolerance=1e-3), boxed.peptide),
-            boxed.positions,
+        made = embedded_context(
+            boxed,
+            classical(boxed, app.PME, ewaldErrorTolerance=1e-3),
+            boxed.peptide,
             "CPU",
         )
         errors.append(abs(energy(made, {1}) - energy(alone, {1})))
@@ -245,7 +230,7 @@ def test_several_molecules():
     structure = peptide_in_water()
     whole = classical(structure)
     atoms = structure.waters(2) + structure.peptide
-    made = context(embedded(structure, whole, atoms), structure.positions)
+    made = embedded_context(structure, whole, atoms)
     before = energy(made, {1}), forces(made, {1})
     box = bare(structure.topology.getPeriodicBoxVectors())
     moved = structure.positions.copy()

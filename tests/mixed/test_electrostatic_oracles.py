@@ -19,6 +19,7 @@ from support.mixed import (
     classical,
     context,
     embedded,
+    embedded_context,
     energy,
     forces,
     nonbonded,
@@ -169,7 +170,7 @@ def test_latent_charges_interact_as_those_of_a_force_field_do(method, net):
     atoms = structure.peptide
     system = classical(structure, method)
     recharge(system, atoms, around)
-    made = context(embedded(structure, system, atoms, **options), structure.positions)
+    made = embedded_context(structure, system, atoms, **options)
     fragment = Fragment(structure, atoms, total)
     expected = interaction(fragment, method, charges_of(system))
     assert energy(made, {1}) - fragment.energy == pytest.approx(expected, abs=1e-3)
@@ -196,7 +197,7 @@ def test_latent_charges_at_a_cut_bond(method, scheme):
     structure = peptide_in_water()
     atoms = structure.side_chain
     system = classical(structure, method)
-    made = context(embedded(structure, system, atoms, boundaryCharges=scheme), structure.positions)
+    made = embedded_context(structure, system, atoms, boundaryCharges=scheme)
     host, *receivers = structure.atoms("CA", "N", "C", "HA")
     fragment = Fragment(structure, atoms, links=[(atoms[0], host)])
 
@@ -229,7 +230,7 @@ def test_brute_force(net, interpolate):
     few = structure.only(structure.peptide + structure.waters(6)).in_box(2.0 * np.eye(3))
     atoms, system = few.peptide, classical(few)
     recharge(system, atoms, around)
-    made = context(embedded(few, system, atoms, interpolate=interpolate, **options), few.positions)
+    made = embedded_context(few, system, atoms, interpolate=interpolate, **options)
     fragment = Fragment(few, atoms, total)
     found = energy(made, {1}) - fragment.energy
     charges, r, cell = fragment.charges(), 10 * few.positions, 20.0 * np.eye(3)
@@ -307,7 +308,7 @@ def test_a_constant_potential_pulls_on_nothing():
     charge = 0.5 * potential * 10 * distance / (COULOMB_CONSTANT * KJ_PER_MOL_PER_EV)
     structure, system, _ = between_ions([charge, charge], distance)
     made = [
-        context(embedded(structure, each, structure.peptide, **options), structure.positions)
+        embedded_context(structure, each, structure.peptide, **options)
         for each in (system, uncharged(system, structure))
     ]
     difference = energy(made[0], {1}) - energy(made[1], {1})
@@ -328,7 +329,7 @@ def test_single_precision(method, region):
     structure = peptide_in_water()
     system, atoms = classical(structure, method), getattr(structure, region)
     single, double = (
-        context(embedded(structure, system, atoms, precision=precision), structure.positions)
+        embedded_context(structure, system, atoms, precision=precision)
         for precision in ("single", "double")
     )
     tolerance = 1e-6 * KJ_PER_MOL_PER_EV * (len(atoms) + 1)

@@ -16,9 +16,11 @@ from support.mixed import (
     classical,
     context,
     embedded,
+    embedded_context,
     energy,
     forces,
     mixed,
+    mixed_context,
     nonbonded,
     peptide,
     peptide_in_water,
@@ -144,9 +146,7 @@ def test_a_region_that_is_everything(method):
     structure = peptide_in_water()
     alone = structure.only(structure.peptide)
     alone = alone.in_box(None if method is app.NoCutoff else 4.0 * np.eye(3))
-    made = context(
-        embedded(alone, classical(alone, method, cutoff=1.0), alone.peptide), alone.positions
-    )
+    made = embedded_context(alone, classical(alone, method, cutoff=1.0), alone.peptide)
     model = MLPotential("les-demo").createSystem(
         alone.in_box(None).topology, precision="double", removeCMMotion=False
     )
@@ -165,11 +165,11 @@ def test_surroundings_without_charges(method):
     for i in set(range(system.getNumParticles())) - set(atoms):
         _, *rest = force.getParticleParameters(i)
         force.setParticleParameters(i, 0.0, *rest)
-    made = context(embedded(structure, system, atoms), structure.positions)
+    made = embedded_context(structure, system, atoms)
     alone = structure.only(atoms)
     if method is app.NoCutoff:
         alone = alone.in_box(None)
-    expected = context(embedded(alone, classical(alone, method), alone.peptide), alone.positions)
+    expected = embedded_context(alone, classical(alone, method), alone.peptide)
     assert energy(made, {1}) == pytest.approx(energy(expected, {1}), abs=1e-7)
     got = forces(made, {1})
     np.testing.assert_allclose(got[atoms], forces(expected, {1}), atol=1e-6)
@@ -198,18 +198,6 @@ def test_restraints_survive(interpolate):
     ]
     assert differences[1] == pytest.approx(differences[0], abs=1e-7)
     assert abs(differences[0]) > 1.0
-
-
-@pytest.mark.parametrize("kind", ["internal", "virtual"])
-def test_information_that_openmmml_returns(kind):
-    structure = peptide()
-    system = classical(structure, app.NoCutoff)
-    options = {"linkAtoms": kind, "returnInfo": True}
-    info = embedded(structure, system, structure.side_chain, **options)
-    added = int(kind == "virtual")
-    assert info["system"].getNumParticles() == system.getNumParticles() + added
-    assert info["topology"].getNumAtoms() == system.getNumParticles() + added
-    assert info["oldToNew"] == list(range(system.getNumParticles()))
 
 
 # ------------------------------------------------------------------ the sign of latent charges
@@ -332,19 +320,14 @@ def test_net_charges_that_are_allowed():
     system = classical(structure, app.NoCutoff)
     net_charge(system, structure)
     for options in ({"allowNetCharge": True, "chargeTolerance": 2.0}, {"charge": 0}):
-        made = context(
-            embedded(structure, system, structure.peptide, **options), structure.positions
-        )
+        made = embedded_context(structure, system, structure.peptide, **options)
         assert np.isfinite(energy(made))
 
 
 def test_charges_far_from_that_of_the_region_stop():
     structure = peptide()
     system = classical(structure, app.NoCutoff)
-    made = context(
-        mixed(structure, system, structure.peptide, embedding="electrostatic"),
-        structure.positions,
-    )
+    made = mixed_context(structure, system, structure.peptide, embedding="electrostatic")
     with pytest.raises(
         openmm.OpenMMException, match=r"add up to \+0.297 e, expected \+0 e within 0.25 e"
     ):

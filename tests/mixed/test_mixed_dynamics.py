@@ -14,6 +14,7 @@ from support.mixed import (
     energy,
     forces,
     mixed,
+    mixed_context,
     nonbonded,
     peptide,
     peptide_in_water,
@@ -64,10 +65,10 @@ def test_multiple_time_steps(interpolate):
             force.setReciprocalSpaceForceGroup(2)
     options = {"forceGroup": 3, "interpolate": interpolate}
     atoms = structure.atoms(*TWO_CUTS)
-    made = context(mixed(structure, system, atoms, **options), structure.positions)
+    made = mixed_context(structure, system, atoms, **options)
     by_group = [energy(made, {group}) for group in range(4)]
     assert sum(by_group) == pytest.approx(energy(made), abs=1e-7)
-    alone = context(mixed(structure, system, atoms, forceGroup=0), structure.positions)
+    alone = mixed_context(structure, system, atoms, forceGroup=0)
     assert by_group[3] == pytest.approx(
         energy(alone) - energy(context(without_model(alone), structure.positions)), abs=1e-6
     )
@@ -86,32 +87,11 @@ def without_model(made) -> openmm.System:
     return system
 
 
-def test_lambda_survives_a_checkpoint():
-    structure = peptide()
-    system = mixed(
-        structure, classical(structure, app.NoCutoff), structure.side_chain, interpolate=True
-    )
-    made = context(system, structure.positions)
-    made.setParameter("lambda_interpolate", 0.3)
-    expected = energy(made)
-    checkpoint, state = made.createCheckpoint(), made.getState(positions=True, parameters=True)
-    for restore in (
-        lambda other: other.loadCheckpoint(checkpoint),
-        lambda other: other.setState(state),
-    ):
-        other = context(system, structure.positions)
-        restore(other)
-        assert other.getParameter("lambda_interpolate") == 0.3
-        assert energy(other) == pytest.approx(expected, abs=1e-9)
-
-
 def test_without_lambda_the_model_is_not_asked():
     """At lambda = 0 a structure may be one for which the model has no energy."""
     structure = peptide()
     system = classical(structure, app.NoCutoff)
-    made = context(
-        mixed(structure, system, structure.peptide, interpolate=True), structure.positions
-    )
+    made = mixed_context(structure, system, structure.peptide, interpolate=True)
     together = structure.positions.copy()
     together[structure.atoms("HB1")] = together[structure.atoms("HB2")]
     made.setPositions(together)
@@ -134,10 +114,7 @@ def test_molecules_are_those_of_the_force_field(region, kind, interpolate):
         region, structure.atoms(*TWO_CUTS)
     )
     expected = context(system, structure.positions).getMolecules()
-    made = context(
-        mixed(structure, system, atoms, linkAtoms=kind, interpolate=interpolate),
-        structure.positions,
-    )
+    made = mixed_context(structure, system, atoms, linkAtoms=kind, interpolate=interpolate)
     number = structure.topology.getNumAtoms()
     got = [sorted(i for i in molecule if i < number) for molecule in made.getMolecules()]
     assert sorted(filter(None, got)) == sorted(sorted(molecule) for molecule in expected)
@@ -227,11 +204,7 @@ def test_torchforce_agrees(platform, linked):
     system = classical(structure)
     atoms = structure.side_chain if linked else structure.peptide
     made = [
-        context(
-            mixed(structure, system, atoms, linkAtoms="virtual", backend=backend),
-            structure.positions,
-            platform,
-        )
+        mixed_context(structure, system, atoms, platform, linkAtoms="virtual", backend=backend)
         for backend in ("torchforce", "pythonforce")
     ]
     energies = [energy(each, {1}) for each in made]

@@ -19,6 +19,7 @@ from support.mixed import (
     energy,
     forces,
     mixed,
+    mixed_context,
     nonbonded,
     peptide,
     peptide_in_water,
@@ -79,11 +80,7 @@ def test_with_its_own_force_field_a_region_gives_the_force_field(platform, metho
 def test_the_model_is_that_of_the_region_in_the_box(method, platform):
     """With its own periodic images exactly where the force field has them."""
     structure = peptide_in_water()
-    made = context(
-        mixed(structure, classical(structure, method), structure.peptide),
-        structure.positions,
-        platform,
-    )
+    made = mixed_context(structure, classical(structure, method), structure.peptide, platform)
     atoms = ase_atoms(structure, structure.peptide, periodic=method is app.PME)
     expected, expected_forces = of_calculator(catalog.artifact_path("les-demo"), atoms)
     expected -= reference_energy(atoms)
@@ -119,8 +116,8 @@ def test_lambda_leads_from_the_force_field_to_the_mixed_system(method, platform)
     structure = peptide_in_water(water)
     whole = classical(structure, method, water)
     atoms = region_of(structure, number)
-    fixed = context(mixed(structure, whole, atoms), structure.positions, platform)
-    made = context(mixed(structure, whole, atoms, interpolate=True), structure.positions, platform)
+    fixed = mixed_context(structure, whole, atoms, platform)
+    made = mixed_context(structure, whole, atoms, platform, interpolate=True)
     pure = context(whole, structure.positions, platform)
     assert made.getParameter("lambda_interpolate") == 1.0
     per_energy, per_force = TOLERANCE[platform]
@@ -147,8 +144,8 @@ def test_force_field_with_custom_forces(platform):
     assert {"CustomNonbondedForce", "CustomBondForce", "CustomTorsionForce"} <= set(kinds)
     chosen = structure.side_chain_of(PHENYLALANINE)
     assert len(chosen) == 14
-    fixed = context(mixed(structure, whole, chosen), structure.positions, platform)
-    made = context(mixed(structure, whole, chosen, interpolate=True), structure.positions, platform)
+    fixed = mixed_context(structure, whole, chosen, platform)
+    made = mixed_context(structure, whole, chosen, platform, interpolate=True)
     per_energy, per_force = TOLERANCE[platform]
     assert energy(made) == pytest.approx(energy(fixed), abs=per_energy)
     np.testing.assert_allclose(forces(made), forces(fixed), atol=per_force)
@@ -162,9 +159,9 @@ def test_order_images_and_edges_do_not_matter():
     """Permuted regions, whole molecules in other images, a region across the edge of the box."""
     structure = peptide_in_water()
     whole = classical(structure)
-    expected = context(mixed(structure, whole, structure.peptide), structure.positions)
+    expected = mixed_context(structure, whole, structure.peptide)
     order = np.random.default_rng(1).permutation(structure.peptide).tolist()
-    permuted = context(mixed(structure, whole, order), structure.positions)
+    permuted = mixed_context(structure, whole, order)
     assert energy(permuted) == pytest.approx(energy(expected), abs=1e-7)
     np.testing.assert_allclose(forces(permuted), forces(expected), atol=1e-6)
 
@@ -191,7 +188,7 @@ def test_triclinic_box(platform):
     vectors = [[2.1, 0, 0], [0.7, 2.1, 0], [-0.7, 0.7, 2.1]]
     skewed = peptide_in_water().in_box(vectors)
     whole = without_correction(classical(skewed))
-    made = context(mixed(skewed, whole, skewed.peptide), skewed.positions, platform)
+    made = mixed_context(skewed, whole, skewed.peptide, platform)
     alone = skewed.only(skewed.peptide).in_box(vectors)
     own = context(without_correction(classical(alone)), alone.positions, platform)
     full = context(whole, skewed.positions, platform)
@@ -264,10 +261,8 @@ def test_several_nonbonded_forces(platform, interpolate):
         dispersion.setExceptionParameters(i, first, second, 0.0, sigma, epsilon)
     results = [
         energy(
-            context(
-                mixed(structure, system, structure.side_chain, interpolate=interpolate),
-                structure.positions,
-                platform,
+            mixed_context(
+                structure, system, structure.side_chain, platform, interpolate=interpolate
             )
         )
         for system in (together, apart)
@@ -278,10 +273,7 @@ def test_several_nonbonded_forces(platform, interpolate):
 def test_a_region_that_is_everything():
     """Nothing of the force field is left."""
     structure = peptide()
-    made = context(
-        mixed(structure, classical(structure, app.NoCutoff), structure.peptide),
-        structure.positions,
-    )
+    made = mixed_context(structure, classical(structure, app.NoCutoff), structure.peptide)
     pure = MLPotential("les-demo").createSystem(structure.topology, precision="double")
     expected = context(pure, structure.positions)
     assert energy(made) == pytest.approx(energy(expected), abs=1e-8)
@@ -301,10 +293,8 @@ def test_restricted_custom_force_keeps_its_interaction_groups():
         extra.addExclusion(*standard.getExceptionParameters(i)[:2])
     extra.addInteractionGroup(set(structure.peptide[:8]), set(range(whole.getNumParticles())))
     whole.addForce(extra)
-    fixed = context(mixed(structure, whole, structure.peptide), structure.positions)
-    made = context(
-        mixed(structure, whole, structure.peptide, interpolate=True), structure.positions
-    )
+    fixed = mixed_context(structure, whole, structure.peptide)
+    made = mixed_context(structure, whole, structure.peptide, interpolate=True)
     assert energy(made) == pytest.approx(energy(fixed), abs=1e-7)
     made.setParameter("lambda_interpolate", 0.0)
     pure = context(whole, structure.positions)
@@ -357,17 +347,3 @@ def test_wrong_options(options, message):
     structure = peptide_in_water()
     with pytest.raises(InputError, match=message):
         mixed(structure, classical(structure), structure.peptide, **options)
-
-
-@pytest.mark.parametrize(
-    ("atoms", "message"),
-    [
-        ([], r"expected at least one atom"),
-        ([0, 0], r"expected every index once"),
-        ([10**6], r"expected indices from 0 to"),
-    ],
-)
-def test_wrong_atoms(atoms, message):
-    structure = peptide_in_water()
-    with pytest.raises(InputError, match=message):
-        mixed(structure, classical(structure), atoms)

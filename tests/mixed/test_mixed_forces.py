@@ -16,6 +16,7 @@ from support.mixed import (
     energy,
     forces,
     mixed,
+    mixed_context,
     peptide,
     peptide_in_water,
     terms,
@@ -202,8 +203,7 @@ def test_a_force_field_of_custom_forces_alone():
     custom.addForce(bonds)
     custom.addForce(angles)
     results = [
-        energy(context(mixed(structure, system, structure.side_chain), structure.positions))
-        for system in (usual, custom)
+        energy(mixed_context(structure, system, structure.side_chain)) for system in (usual, custom)
     ]
     assert results[0] == pytest.approx(results[1], abs=1e-6)
 
@@ -583,7 +583,7 @@ def test_interpolation_needs_terms_in_place_of_constraints(rigid):
     ):
         mixed(structure, system, atoms, interpolate=True)
     flexible = classical(structure, flexibleConstraints=True, **options)
-    made = context(mixed(structure, flexible, atoms, interpolate=True), structure.positions)
+    made = mixed_context(structure, flexible, atoms, interpolate=True)
     made.setParameter("lambda_interpolate", 0.0)
     expected = energy(context(flexible, structure.positions))
     assert energy(made) == pytest.approx(expected, abs=1e-7)
@@ -598,10 +598,7 @@ def test_sites_go_with_their_water():
     whole = structure.waters(1)
     without = [atom for atom in whole if not system.isVirtualSite(atom)]
     assert (len(whole), len(without)) == (4, 3)
-    energies = [
-        energy(context(mixed(structure, system, atoms), structure.positions))
-        for atoms in (whole, without)
-    ]
+    energies = [energy(mixed_context(structure, system, atoms)) for atoms in (whole, without)]
     assert energies[0] == energies[1]
 
 

@@ -19,6 +19,7 @@ from support.mixed import (
     energy,
     forces,
     mixed,
+    mixed_context,
     nonbonded,
     peptide,
     peptide_in_water,
@@ -68,9 +69,7 @@ def test_without_cutoff_it_is_the_system_of_openmmml(platform, region, kind):
     if region == "side chain":
         options = {}
     system = classical(structure, app.NoCutoff)
-    ours = context(
-        mixed(structure, system, atoms, linkAtoms=kind, **options), structure.positions, platform
-    )
+    ours = mixed_context(structure, system, atoms, platform, linkAtoms=kind, **options)
     theirs = context(upstream(structure, system, atoms, **options), structure.positions, platform)
     for groups in ({0}, {1}):
         assert energy(ours, groups) == pytest.approx(energy(theirs, groups), abs=1e-4)
@@ -88,7 +87,7 @@ def test_what_is_left_of_the_force_field(method, kind):
     system = classical(structure, method)
     nonbonded(system).setUseDispersionCorrection(False)
     atoms = region_of(structure, "two cuts")
-    made = context(mixed(structure, system, atoms, linkAtoms=kind), structure.positions)
+    made = mixed_context(structure, system, atoms, linkAtoms=kind)
 
     inside = removeBonds(system, structure.topology, atoms, False)  # openmm-ml's bonded terms
     while any(isinstance(f, openmm.NonbondedForce) for f in inside.getForces()):
@@ -130,12 +129,8 @@ def test_lambda_with_cut_bonds(platform, kind):
     nonbonded(system).setUseDispersionCorrection(False)
     atoms = region_of(structure, "two cuts")
     options = {"linkAtoms": kind}
-    made = context(
-        mixed(structure, system, atoms, interpolate=True, **options),
-        structure.positions,
-        platform,
-    )
-    fixed = context(mixed(structure, system, atoms, **options), structure.positions, platform)
+    made = mixed_context(structure, system, atoms, platform, interpolate=True, **options)
+    fixed = mixed_context(structure, system, atoms, platform, **options)
     pure = context(system, structure.positions, platform)
     tolerance = {"Reference": 1e-7, "CPU": 0.1}[platform]
     ends = energy(pure), energy(fixed)
@@ -182,10 +177,7 @@ def test_forces_are_gradients(region, kind):
     """On both ends of cut bonds, inside the region, and next to it."""
     structure = peptide()
     atoms = region_of(structure, region)
-    made = context(
-        mixed(structure, classical(structure, app.NoCutoff), atoms, linkAtoms=kind),
-        structure.positions,
-    )
+    made = mixed_context(structure, classical(structure, app.NoCutoff), atoms, linkAtoms=kind)
     assert_forces_are_gradients(made, structure.positions, structure.atoms())
 
 
@@ -197,9 +189,7 @@ def test_forces_are_gradients_in_water():
     nonbonded(system).setUseSwitchingFunction(True)
     nonbonded(system).setSwitchingDistance(0.6)
     inner, outer = structure.waters(1), structure.waters(2)[4:]
-    made = context(
-        mixed(structure, system, region_of(structure, "two cuts") + inner), structure.positions
-    )
+    made = mixed_context(structure, system, region_of(structure, "two cuts") + inner)
     probed = [*structure.atoms("N", "CA", "CB", "C"), *inner[:2], *outer[:2]]
     assert_forces_are_gradients(made, structure.positions, probed)
 
@@ -208,7 +198,7 @@ def test_forces_are_gradients_in_water():
 def test_forces_of_the_model_add_up_to_nothing(region):
     structure = peptide()
     system = classical(structure, app.NoCutoff)
-    made = context(mixed(structure, system, region_of(structure, region)), structure.positions)
+    made = mixed_context(structure, system, region_of(structure, region))
     got = forces(made, {1})
     assert np.abs(got).max() > 100.0
     np.testing.assert_allclose(got.sum(axis=0), 0.0, atol=1e-8)
@@ -271,11 +261,7 @@ def test_virtual_link_atoms_beside_a_custom_nonbonded_force(platform):
         extra.addExclusion(*nonbonded(system).getExceptionParameters(i)[:2])
     system.addForce(extra)
     internal, virtual = (
-        context(
-            mixed(structure, system, structure.side_chain, linkAtoms=kind),
-            structure.positions,
-            platform,
-        )
+        mixed_context(structure, system, structure.side_chain, platform, linkAtoms=kind)
         for kind in KINDS
     )
     tolerance = {"Reference": 1e-6, "CPU": 0.1}[platform]
@@ -305,17 +291,14 @@ def test_distance_of_a_link_atom(kind, distance):
     structure = peptide()
     system = classical(structure, app.NoCutoff)
     pair = structure.atoms("CA", "CB")
-    usual = context(mixed(structure, system, structure.side_chain), structure.positions)
+    usual = mixed_context(structure, system, structure.side_chain)
     results = [
-        context(
-            mixed(
-                structure,
-                system,
-                structure.side_chain,
-                linkAtoms=kind,
-                linkAtomDistances=[(*order, distance)],
-            ),
-            structure.positions,
+        mixed_context(
+            structure,
+            system,
+            structure.side_chain,
+            linkAtoms=kind,
+            linkAtomDistances=[(*order, distance)],
         )
         for order in (pair, pair[::-1])
     ]

@@ -13,6 +13,7 @@ from support.mixed import (
     energy,
     forces,
     mixed,
+    mixed_context,
     villin_box,
 )
 
@@ -32,7 +33,7 @@ def test_side_chain_with_a_link_atom(system):
     structure = villin_box()
     chosen = structure.side_chain_of(PHENYLALANINE)
     made = {
-        kind: context(mixed(structure, system, chosen, linkAtoms=kind), structure.positions, "CPU")
+        kind: mixed_context(structure, system, chosen, "CPU", linkAtoms=kind)
         for kind in ("internal", "virtual")
     }
     internal, virtual = made.values()

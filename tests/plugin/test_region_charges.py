@@ -18,6 +18,7 @@ from support.mixed import (
     classical,
     context,
     embedded,
+    embedded_context,
     energy,
     nonbonded,
     peptide,
@@ -203,9 +204,7 @@ def test_charges_that_the_model_misses_are_told_how_to_go_on():
     """The number that the message gives is one that works."""
     structure = peptide()
     system = classical(structure, app.NoCutoff)
-    made = context(
-        embedded(structure, system, structure.peptide, chargeTolerance=0.25), structure.positions
-    )
+    made = embedded_context(structure, system, structure.peptide, chargeTolerance=0.25)
     message = r"\+0.297 e, expected \+0 e within 0.25 e \(chargeTol.* give chargeTolerance=0.4; "
     with pytest.raises(openmm.OpenMMException, match=message):
         energy(made)

@@ -152,6 +152,11 @@ def context(system, positions, platform="Reference", integrator=None) -> openmm.
     return made
 
 
+def mixed_context(structure, system, atoms, platform="Reference", **options) -> openmm.Context:
+    """Context of the mixed System at the positions of the structure."""
+    return context(mixed(structure, system, atoms, **options), structure.positions, platform)
+
+
 def place(made, positions) -> None:
     """Set positions [nm] of all particles but the link atoms, and compute those of sites."""
     added = made.getSystem().getNumParticles() - len(positions)
@@ -262,3 +267,7 @@ ELECTROSTATIC = {"embedding": "electrostatic", "chargeTolerance": 0.5}
 
 def embedded(structure, system, atoms, **options):
     return mixed(structure, system, atoms, **(ELECTROSTATIC | options))
+
+
+def embedded_context(structure, system, atoms, platform="Reference", **options) -> openmm.Context:
+    return mixed_context(structure, system, atoms, platform, **(ELECTROSTATIC | options))

@@ -44,13 +44,9 @@ def build_coupling(
     Args:
         method: a name of OpenMM's methods, one of `METHODS`.
         cell: lattice vectors in rows [A], shape [3, 3]; for Ewald methods.
-        cutoff: of OpenMM's NonbondedForce [A]; for cutoff methods.
-        dielectric: of OpenMM's reaction field.
+        cutoff, dielectric: of OpenMM's NonbondedForce [A] and its reaction field; for cutoffs.
         width: sigma of the ML charges [A], 0 for point charges.
         device: where the module will run.
-
-    Raises:
-        InputError: a parameter is missing or out of range.
     """
     if method not in METHODS:
         choices = ", ".join(METHODS)

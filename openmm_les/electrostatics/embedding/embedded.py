@@ -31,26 +31,22 @@ class EmbeddedElectrostatics(nn.Module):
     def __init__(
         self,
         own: ElectrostaticKernel,
-        correction: ChargeCorrection,
         coupling: nn.Module,
-        mm_charges: torch.Tensor,
-        sites: torch.Tensor,
-        caps: torch.Tensor,
-        hosts: torch.Tensor,
+        surroundings: "Surroundings",
+        order: torch.Tensor,
     ) -> None:
-        """Join a kernel of the model and an `EwaldCoupling` or `PairCoupling`.
-
-        The kernel gets ML atoms at `sites` and link atoms at `caps`; `hosts` are the indices in
-        `sites` of the atoms that these are bonded to.
-        """
+        """Join the kernel of the model, which gets its atoms in an order, and the coupling."""
         super().__init__()
         self.own: ElectrostaticKernel = own
-        self.correction: Any = correction
         self.coupling: Any = coupling
-        self.register_buffer("mm_charges", mm_charges)
-        self.register_buffer("sites", sites)
-        self.register_buffer("caps", caps)
-        self.register_buffer("hosts", hosts)
+        self.correction: Any = ChargeCorrection(surroundings.total, sign=surroundings.sign)
+        charges = torch.tensor(surroundings.charges, dtype=torch.float64)
+        self.register_buffer("mm_charges", charges)
+        # Where the kernel gets ML atoms, and link atoms, whose hosts are places in `sites`.
+        places, num_sites = torch.argsort(order), len(order) - len(surroundings.hosts)
+        self.register_buffer("sites", places[:num_sites])
+        self.register_buffer("caps", places[num_sites:])
+        self.register_buffer("hosts", torch.tensor(surroundings.hosts, dtype=torch.int64))
 
     def forward(
         self, charges: torch.Tensor, positions: torch.Tensor, cell: torch.Tensor
@@ -140,10 +136,7 @@ class Surroundings:
             cell: lattice vectors in rows [A], shape [3, 3], if periodic.
             width: sigma of the latent charges [A].
             margin: factor by which an edge of the box may grow.
-            device: where the module will run.
         """
-        num_sites = len(order) - len(self.hosts)
-        places = torch.argsort(order)
         coupling = build_coupling(
             self.method,
             cell=cell,
@@ -157,12 +150,4 @@ class Surroundings:
             dtype=dtype,
             device=device,
         )
-        return EmbeddedElectrostatics(
-            own,
-            ChargeCorrection(self.total, sign=self.sign),
-            coupling,
-            torch.tensor(self.charges, dtype=torch.float64),
-            places[:num_sites],
-            places[num_sites:],
-            torch.tensor(self.hosts, dtype=torch.int64),
-        )
+        return EmbeddedElectrostatics(own, coupling, self, order)

@@ -12,11 +12,12 @@ from openmm_les.electrostatics.embedding.interactions import Coulomb, Screened
 from openmm_les.electrostatics.embedding.pairs import (
     PAIRS_PER_CHUNK,
     AllPairs,
+    Coupling,
+    PairTerms,
     ScaledPair,
     ScaledPairs,
     total,
 )
-from openmm_les.electrostatics.embedding.terms import Coupling, PairTerms
 from openmm_les.electrostatics.kernel import strain_derivative
 from openmm_les.electrostatics.structure_factors import StructureFactors
 from openmm_les.errors import InputError
@@ -80,8 +81,6 @@ class EwaldCoupling(nn.Module):
             scaled_pairs: pairs that interact in part, see `ScaledPairs`.
             margin: factor by which the ratio of an edge to the smallest height may grow before the
                 grid is outgrown.
-            dtype: precision of the sums.
-            pairs_per_chunk: pairs worked on at a time.
         """
         super().__init__()
         if not 1e-14 <= tolerance <= 1e-4:
@@ -114,10 +113,9 @@ class EwaldCoupling(nn.Module):
         """Energy and its first derivatives, outside the autograd graph.
 
         Args:
-            charges: of the ML atoms [e], shape [n].
+            charges, mm_charges: of ML and MM atoms [e], shapes [n] and [m].
             positions: of the ML atoms [A], float64, shape [n, 3]. They may lie outside the cell;
                 with `images` they must form the cluster whose energy the model has, unbroken.
-            mm_charges: shape [m] [e].
             mm_positions: shape [m, 3] [A], float64; wrapped or not.
             cell: lattice vectors in rows [A], float64, shape [3, 3].
         """
@@ -128,9 +126,18 @@ class EwaldCoupling(nn.Module):
             inverse, volume = inverse_and_volume(cell)
             splitting = self._splitting(inverse)
 
-            energy, near = self._real_space(
-                charges, positions, mm_charges, mm_positions, cell, inverse, splitting
-            )
+            near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
+            scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
+            near = total(near, scaled)
+            energy = (charges * near.potential).sum()
+            if self.images:
+                source = charges.to(self.dtype)
+                potential, gradient, strain = image_pairs(
+                    source, positions, cell, inverse, splitting, self.pairs_per_chunk
+                )
+                energy = energy + 0.5 * (charges * potential).sum()
+                images = PairTerms(potential, gradient, torch.zeros_like(mm_positions), strain)
+                near = total(near, images)
             partners = mm_charges.sum()
             own = charges.sum() if self.images else torch.zeros_like(partners)
             background = math.pi / (splitting * splitting * volume.abs())
@@ -142,43 +149,17 @@ class EwaldCoupling(nn.Module):
             waves = self._reciprocal(
                 charges, positions @ inverse, mm_charges, mm_positions @ inverse, inverse, volume
             )
-            outgrown = torch.logical_not(
-                (torch.floor(self._needed_limits(cell, inverse)) <= self.structure.limits).all()
-            )
-            energy = energy + waves[0]
-            energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
+            needed = torch.floor(self._needed_limits(cell, inverse))
+            outgrown = torch.logical_not((needed <= self.structure.limits).all())
+            nan = torch.full_like(energy, float("nan"))
             return Coupling(
-                self.coulomb * energy,
+                self.coulomb * torch.where(outgrown, nan, energy + waves[0]),
                 self.coulomb * (potential + waves[1]),
                 self.coulomb * (near.gradient + waves[2]),
                 self.coulomb * (near.mm_gradient + waves[3]),
                 self.coulomb * (strain + waves[4]),
                 outgrown,
             )
-
-    def _real_space(
-        self,
-        charges: torch.Tensor,
-        positions: torch.Tensor,
-        mm_charges: torch.Tensor,
-        mm_positions: torch.Tensor,
-        cell: torch.Tensor,
-        inverse: torch.Tensor,
-        splitting: torch.Tensor,
-    ) -> Tuple[torch.Tensor, PairTerms]:
-        """Energy and derivatives of the sums over pairs, and over the region's own images."""
-        near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
-        scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
-        terms = total(near, scaled)
-        energy = (charges * terms.potential).sum()
-        if not self.images:
-            return energy, terms
-        potential, gradient, strain = image_pairs(
-            charges.to(self.dtype), positions, cell, inverse, splitting, self.pairs_per_chunk
-        )
-        energy = energy + 0.5 * (charges * potential).sum()
-        images = PairTerms(potential, gradient, torch.zeros_like(mm_positions), strain)
-        return energy, total(terms, images)
 
     def _splitting(self, inverse: torch.Tensor) -> torch.Tensor:
         """a = s / r_c; the heights of the cell are the inverse lengths of the columns."""

@@ -9,7 +9,7 @@ points.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.screening import erf_over_x, erfc_over_r
 from openmm_les.errors import InputError
@@ -24,9 +24,7 @@ class Coulomb(nn.Module):
             raise InputError(f"width: expected a length >= 0 A, got {width}")
         self.inverse_width = 1.0 / width if width > 0.0 else 0.0
 
-    def forward(
-        self, r2: torch.Tensor, splitting: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, r2: Tensor, splitting: Tensor) -> tuple[Tensor, Tensor]:
         if self.inverse_width > 0.0:
             value, slope = erf_over_x(r2 * (self.inverse_width * self.inverse_width))
             return value * self.inverse_width, slope * self.inverse_width**3
@@ -57,9 +55,7 @@ class ReactionField(nn.Module):
         self.k = (dielectric - 1.0) / (2.0 * dielectric + 1.0) / cutoff**3
         self.c = 3.0 * dielectric / (2.0 * dielectric + 1.0) / cutoff
 
-    def forward(
-        self, r2: torch.Tensor, splitting: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, r2: Tensor, splitting: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = self.coulomb(r2, splitting)
         inside = r2 < self.cutoff2
         value = torch.where(inside, value + self.k * r2 - self.c, torch.zeros_like(r2))
@@ -69,7 +65,7 @@ class ReactionField(nn.Module):
 class Screened(nn.Module):
     """Real-space part of an Ewald sum, erfc(splitting r)/r, less erfc(r/width)/r for clouds."""
 
-    inverse_width: torch.Tensor
+    inverse_width: Tensor
 
     def __init__(self, width: float = 0.0) -> None:
         super().__init__()
@@ -77,9 +73,7 @@ class Screened(nn.Module):
         inverse = 1.0 / width if self.is_cloud else 0.0
         self.register_buffer("inverse_width", torch.tensor(inverse, dtype=torch.float64))
 
-    def forward(
-        self, r2: torch.Tensor, splitting: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, r2: Tensor, splitting: Tensor) -> tuple[Tensor, Tensor]:
         r = torch.sqrt(r2)
         value, slope = erfc_over_r(r, splitting)
         if self.is_cloud:

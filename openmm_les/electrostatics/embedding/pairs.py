@@ -7,11 +7,47 @@ from torch import nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.embedding.interactions import Coulomb
-from openmm_les.electrostatics.embedding.terms import PairTerms
 from openmm_les.errors import InputError
 
 #: Separations of this many pairs (float64) stay in a CPU's cache.
 PAIRS_PER_CHUNK = 2**15
+
+
+class Coupling(NamedTuple):
+    """Energy of the ML charges in the field of the MM charges and its first derivatives, float64.
+
+    Attributes:
+        energy: shape [] [eV]; NaN if the box has outgrown the reciprocal grid.
+        potential: dE/dq of the ML charges at fixed positions, shape [n] [eV/e].
+        gradient: dE/dr of the ML atoms at fixed charges, shape [n, 3] [eV/A].
+        mm_gradient: dE/dr of the MM atoms, shape [m, 3] [eV/A].
+        strain: dE/dstrain at fixed charges, with all atoms and the cell deformed alike
+            (r to r (1 + strain)), shape [3, 3] [eV].
+        outgrown: whether the box has outgrown the reciprocal grid, bool, shape [].
+    """
+
+    energy: torch.Tensor
+    potential: torch.Tensor
+    gradient: torch.Tensor
+    mm_gradient: torch.Tensor
+    strain: torch.Tensor
+    outgrown: torch.Tensor
+
+
+class PairTerms(NamedTuple):
+    """A sum over pairs ``E = sum_i q_i potential_i``, in units of the Coulomb constant, float64.
+
+    Attributes:
+        potential: shape [n] [e/A].
+        gradient: of E by the positions of the ML atoms, shape [n, 3] [e^2/A^2].
+        mm_gradient: of E by the positions of the MM atoms, shape [m, 3] [e^2/A^2].
+        strain: of E, shape [3, 3] [e^2/A].
+    """
+
+    potential: torch.Tensor
+    gradient: torch.Tensor
+    mm_gradient: torch.Tensor
+    strain: torch.Tensor
 
 
 class AllPairs(nn.Module):
@@ -55,13 +91,8 @@ class AllPairs(nn.Module):
     ) -> PairTerms:
         """The sum ``sum_ij q_i Q_j f(r_ij)``.
 
-        Args:
-            charges: of the ML atoms [e], shape [n].
-            positions: of the ML atoms [A], float64, shape [n, 3].
-            mm_charges: shape [m] [e].
-            mm_positions: shape [m, 3] [A], float64.
-            cell: lattice vectors in rows [A], float64, shape [3, 3]; ignored if not periodic.
-            splitting: passed on to the interaction, shape [].
+        The interaction gets the splitting parameter; other arguments are those of
+        `EwaldCoupling.forward`.
         """
         basis = cell
         points, mm_points = positions, mm_positions
@@ -135,11 +166,8 @@ class ScaledPairs(nn.Module):
     ) -> None:
         """Set up the list.
 
-        Args:
-            pairs: each pair once.
-            counted: the interaction that the sum over all pairs (and images) has counted.
-            coulomb: what a factor multiplies.
-            periodic: whether images are looked at.
+        What the sum over all pairs (and images) has for a pair is the interaction `counted`, and a
+        factor multiplies that of `coulomb`.
         """
         super().__init__()
         indices = [(int(i), int(j)) for i, j, _ in pairs]
@@ -186,7 +214,6 @@ class ScaledPairs(nn.Module):
 
 
 def total(one: PairTerms, other: PairTerms) -> PairTerms:
-    """Sum of terms of the same atoms."""
     return PairTerms(
         one.potential + other.potential,
         one.gradient + other.gradient,

@@ -9,11 +9,11 @@ from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionFi
 from openmm_les.electrostatics.embedding.pairs import (
     PAIRS_PER_CHUNK,
     AllPairs,
+    Coupling,
     ScaledPair,
     ScaledPairs,
     total,
 )
-from openmm_les.electrostatics.embedding.terms import Coupling
 from openmm_les.units import COULOMB_CONSTANT
 
 

@@ -67,13 +67,18 @@ def is_inside(
 ) -> bool | None:
     """Whether the model replaces a term of a force of class `kind`, if it is the force field's.
 
-    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour. So it
-    replaces bonds inside the region, angles and impropers centred there, and torsions around a bond
-    in there. The cut bond itself, and torsions around it, stay. None stands for a restraint, whose
-    atoms are not joined by bonds as in a force field.
+    The model describes the ML atoms and a hydrogen atom in place of each MM neighbour: bonds inside
+    the region, angles and impropers centred there, and torsions around a bond in there. The cut
+    bond, and torsions around it, stay. None stands for a restraint, not along bonds.
     """
-    if len(atoms) == 2:
-        return _is_pair_inside(atoms[0], atoms[1], graph, inside)
+    if len(atoms) == 2:  # a bond or a 1-4 pair by its atoms, a 1-3 pair by the atom between
+        first, second = atoms
+        both = first in inside and second in inside
+        if second in graph.neighbors[first]:
+            return both
+        if between := graph.neighbors[first] & graph.neighbors[second]:
+            return not inside.isdisjoint(between)
+        return None if both and graph.separation(first, second, 3) is None else both
     if kind == "CMAPTorsionForce":
         halves = [is_inside("", half, graph, inside) for half in (atoms[:4], atoms[4:])]
         return None if None in halves else all(halves)
@@ -85,16 +90,3 @@ def is_inside(
         return inside.issuperset(atoms[1:3])
     centre = graph.centre_of(atoms)
     return None if centre is None else centre in inside
-
-
-def _is_pair_inside(
-    first: int, second: int, graph: BondGraph, inside: frozenset[int]
-) -> bool | None:
-    """Bonds and 1-4 pairs by their atoms, 1-3 pairs (Urey-Bradley) by the atom between."""
-    both = first in inside and second in inside
-    if second in graph.neighbors[first]:
-        return both
-    between = graph.neighbors[first] & graph.neighbors[second]
-    if between:
-        return not inside.isdisjoint(between)
-    return None if both and graph.separation(first, second, 3) is None else both

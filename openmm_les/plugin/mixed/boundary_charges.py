@@ -24,8 +24,6 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 Scheme: TypeAlias = Literal["none", "z1", "shift", "rcd"]
-
-_MIDDLE = 0.5
 # Half the length of the dipole at M2, as a fraction of the bond M1-M2: about 0.1 A.
 _DIPOLE = 0.06
 
@@ -50,19 +48,9 @@ def redistribute(
     inside: Collection[int],
     scheme: Scheme,
 ) -> tuple[FloatArray, tuple[BondCharge, ...]]:
-    """Change the charges around cut bonds.
+    """Change the charges [e] of all particles around the atoms M1 (`hosts`) of cut bonds.
 
-    Args:
-        charges: of all particles, shape (n,) [e].
-        hosts: the atoms M1.
-        neighbors: atoms bonded to each atom.
-        inside: the ML atoms, whose charges stay as they are.
-
-    Returns:
-        New charges, shape (n,) [e], and charges that sit on bonds.
-
-    Raises:
-        InputError: an atom M1 that has a charge and no M2 to give it to.
+    Those of ML atoms (`inside`) stay as they are. Charges on bonds come in addition.
     """
     changed = np.array(charges, dtype=np.float64)
     on_bonds: list[BondCharge] = []
@@ -84,7 +72,7 @@ def redistribute(
         for receiver in receivers:
             if scheme == "rcd":
                 changed[receiver] -= part
-                on_bonds.append(BondCharge(host, receiver, _MIDDLE, 2.0 * part))
+                on_bonds.append(BondCharge(host, receiver, 0.5, 2.0 * part))
             else:
                 changed[receiver] += part
                 strength = part / (2.0 * _DIPOLE)

@@ -37,25 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NONBONDED = {"NonbondedForce", "CustomNonbondedForce"}
-# Restraints, thermostats, barostats: no part of a force field.
-_KEPT = frozenset(
-    {
-        "AndersenThermostat",
-        "CMMotionRemover",
-        "CustomCentroidBondForce",
-        "CustomExternalForce",
-        "CustomVolumeForce",
-        "MonteCarloAnisotropicBarostat",
-        "MonteCarloBarostat",
-        "MonteCarloFlexibleBarostat",
-        "MonteCarloMembraneBarostat",
-        "OrientationRestraintForce",
-        "PlumedForce",
-        "PythonForce",
-        "RGForce",
-        "RMSDForce",
-    }
-)
+_RESTRAINTS = {"CustomCentroidBondForce", "CustomExternalForce", "CustomVolumeForce"}
+_RESTRAINTS |= {"OrientationRestraintForce", "PlumedForce", "PythonForce", "RGForce", "RMSDForce"}
+_BAROSTATS = {f"MonteCarlo{kind}Barostat" for kind in ("", "Anisotropic", "Flexible", "Membrane")}
+_KEPT = _RESTRAINTS | _BAROSTATS | {"AndersenThermostat", "CMMotionRemover"}
 _POLARISABLE = "polarisable force fields have no terms that could be removed atom by atom"
 _IMPLICIT = "implicit solvent has no share of the ML region that could be removed"
 _REASONS = {
@@ -70,15 +55,8 @@ _REASONS = {
     "start again from the System of the force field; several regions need backend='pythonforce')",
 }
 # Names given by openmm.app, whose forces are the force field's for certain.
-_FORCE_FIELD_NAMES = frozenset(
-    {
-        "GROMOSAngleForce",
-        "GROMOSBondForce",
-        "HarmonicTorsionForce",
-        "LennardJones14",
-        "LennardJonesExceptions",
-    }
-)
+_FORCE_FIELD_NAMES = {"GROMOSAngleForce", "GROMOSBondForce", "HarmonicTorsionForce"}
+_FORCE_FIELD_NAMES |= {"LennardJones14", "LennardJonesExceptions"}
 
 
 def refuse_unsuitable(system: openmm.System, options: MixedOptions) -> None:
@@ -133,9 +111,7 @@ def split_bonded(
 ) -> tuple[openmm.System, list[openmm.Force]]:
     """Copy a System without the bonded terms that the model replaces.
 
-    Returns:
-        The copy, with all its forces in their order, and copies of the forces with the terms that
-        it lacks.
+    Returns the copy, and for each force that lacks some a force with these terms.
     """
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(system))
     elements = root.iterfind("Forces/Force")
@@ -241,32 +217,26 @@ class ForceFieldTerms:
     def __init__(self, system: openmm.System, forces: Iterable[Terms], region: MLRegion) -> None:
         self._system = system
         self._region = region
-        self._pairs: set[frozenset[int]] = set()
-        self._angles: set[frozenset[int]] = set()
-        self._axes: set[frozenset[int]] = set()
-        self._centres: set[int] = set()
+        self._described: set[tuple[str, frozenset[int | None]]] = set()
         self._owners: dict[tuple[int, ...], set[Terms]] = defaultdict(set)
         for i in range(system.getNumConstraints()):
             first, second, _ = system.getConstraintParameters(i)
-            self._pairs.add(frozenset((first, second)))
+            self._described.add(self._subject((first, second)))
         for terms in forces:
             if terms.kind in CUSTOM:
                 continue
             for atoms in terms.atoms:
                 if not region.inside.isdisjoint(atoms):
                     self._owners[_direction_free(atoms)].add(terms)
-                    self._add(terms.kind, atoms)
+                    self._described.add(self._subject(atoms))
 
-    def _add(self, kind: str, atoms: tuple[int, ...]) -> None:
-        if kind == "HarmonicBondForce":
-            self._pairs.add(frozenset(atoms))
-        elif kind == "HarmonicAngleForce":
-            self._angles.add(frozenset(atoms))
-        elif self._region.graph.is_chain(atoms[:4]):
-            self._axes.add(frozenset(atoms[1:3]))
-        else:
-            centre = self._region.graph.centre_of(atoms)
-            self._centres |= set() if centre is None else {centre}
+    def _subject(self, atoms: Sequence[int]) -> tuple[str, frozenset[int | None]]:
+        """What a term describes: a bond or an angle, the axis or the centre of a torsion."""
+        if len(atoms) < 4:
+            return "atoms", frozenset(atoms)
+        if self._region.graph.is_chain(atoms[:4]):
+            return "axis", frozenset(atoms[1:3])
+        return "centre", frozenset({self._region.graph.centre_of(atoms)})
 
     @cached_property
     def _lennard_jones(self) -> set[frozenset[int]]:
@@ -288,17 +258,14 @@ class ForceFieldTerms:
     def needs_term(self, atoms: Sequence[int]) -> bool:
         """Whether a force field needs a term for bonded atoms, and no standard force has it."""
         graph = self._region.graph
-        if len(atoms) == 3:
-            return frozenset(atoms) not in self._angles
-        if len(atoms) == 4:
-            if graph.is_chain(atoms):
-                return frozenset(atoms[1:3]) not in self._axes
+        is_described = self._subject(atoms) in self._described
+        if len(atoms) == 4 and not graph.is_chain(atoms):
             centre = graph.centre_of(atoms)
             is_planar = centre is not None and len(graph.neighbors[centre]) == 3
-            return is_planar and centre not in self._centres
+            return is_planar and not is_described
         separation = graph.separation(atoms[0], atoms[1], 3)
-        if separation == 1:
-            return frozenset(atoms) not in self._pairs
+        if len(atoms) > 2 or separation == 1:
+            return not is_described
         # Urey-Bradley terms come on top of angles. Scaled 1-4 terms are in exceptions, unless a
         # CustomNonbondedForce, which has none, computes the Lennard-Jones energy.
         if separation == 2:

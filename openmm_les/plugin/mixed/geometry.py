@@ -47,11 +47,8 @@ class RegionGeometry(nn.Module):
 
     atoms: torch.Tensor
     hosts: torch.Tensor
-    link_ends: torch.Tensor
     distances: torch.Tensor
     charged: torch.Tensor
-    first: torch.Tensor
-    second: torch.Tensor
     fractions: torch.Tensor
     starts: torch.Tensor
     ends: torch.Tensor
@@ -83,8 +80,7 @@ class RegionGeometry(nn.Module):
             charged: particles with an MM charge.
             bond_charges: charges between or beside particles.
             bonds: pairs of places in `atoms`. The region is then made one piece: every molecule
-                whole, with its centre nearest to that of the first one. None leaves the atoms
-                where they are.
+                whole, with its centre nearest to that of the first one.
         """
         super().__init__()
         places = {atom: i for i, atom in enumerate(atoms)}
@@ -94,13 +90,20 @@ class RegionGeometry(nn.Module):
         self.num_positions = self.num_atoms + self.num_links + len(charged) + len(bond_charges)
         self.periodic = periodic
         self.is_cluster = periodic and bonds is not None
+        link_starts, link_ends = [each.ml_atom for each in links], [each.mm_atom for each in links]
+        first, second = (
+            [each.first for each in bond_charges],
+            [each.second for each in bond_charges],
+        )
+        # Of all bonds along which nearest images are taken: to parents, of links, of bond charges.
+        parents = self._set_molecules(bonds or ())
+        tree = [atoms[parent] for parent in parents] if self.is_cluster else []
         indices = {
             "atoms": atoms,
-            "hosts": [places[link.ml_atom] for link in links],
-            "link_ends": [link.mm_atom for link in links],
+            "hosts": [places[atom] for atom in link_starts],
             "charged": charged,
-            "first": [charge.first for charge in bond_charges],
-            "second": [charge.second for charge in bond_charges],
+            "starts": [*tree, *link_starts, *first],
+            "ends": [*(atoms if tree else ()), *link_ends, *second],
         }
         for name, values in indices.items():
             self.register_buffer(name, torch.tensor(list(values), dtype=torch.int64))
@@ -108,17 +111,9 @@ class RegionGeometry(nn.Module):
         self.register_buffer("distances", distances)
         fractions = torch.tensor([charge.fraction for charge in bond_charges], dtype=torch.float64)
         self.register_buffer("fractions", fractions[:, None])
-        # Of all bonds along which nearest images are taken: to parents, of links, of bond charges.
-        parents = self._set_molecules(bonds or ())
-        tree = [atoms[parent] for parent in parents] if self.is_cluster else []
-        starts = [*tree, *(link.ml_atom for link in links)]
-        ends = [*(atoms if tree else ()), *self.link_ends.tolist(), *self.second.tolist()]
-        self.register_buffer("starts", torch.tensor([*starts, *self.first.tolist()]).long())
-        self.register_buffer("ends", torch.tensor(ends).long())
-        self._set_pull_back([link.ml_atom for link in links])
+        self._set_pull_back([*link_starts, *link_ends, *first, *second])
 
     def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
-        """A model for particles, from one for arranged positions."""
         return (ArrangedModelInField if in_field else ArrangedModel)(model, self)
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arrangement:
@@ -128,10 +123,7 @@ class RegionGeometry(nn.Module):
         return arrangement
 
     def _set_molecules(self, bonds: Sequence[Tuple[int, int]]) -> List[int]:
-        """The tree of bonds of each molecule, as ancestors 1, 2, 4, ... generations up.
-
-        Returns the parent of each atom; that of a root is itself.
-        """
+        """The parents of atoms in trees of bonds, and ancestors 1, 2, 4, ... generations up."""
         neighbors: List[List[int]] = [[] for _ in range(self.num_atoms)]
         for one, other in bonds:
             neighbors[one].append(other)
@@ -157,20 +149,18 @@ class RegionGeometry(nn.Module):
         self.register_buffer("sizes", torch.bincount(self.molecules).to(torch.float64)[:, None])
         return parents
 
-    def _set_pull_back(self, link_starts: Sequence[int]) -> None:
+    def _set_pull_back(self, ends: Sequence[int]) -> None:
         """Where the forces of each particle come from.
 
         `sources` are the rows of ML atoms and MM charges; `slots` list for each of the few
-        particles in `targets` the rows of link atoms and bond charges that act on it. Both point
-        behind the last row where there is none.
+        particles in `targets`, the `ends` of links and bond charges, the rows of what acts on it.
+        Both point behind the last row where there is none.
         """
         sources = torch.full([self.num_particles], self.num_positions)
         sources[self.atoms] = torch.arange(self.num_atoms)
         start = self.num_atoms + self.num_links
         sources[self.charged] = torch.arange(start, start + self.num_charged)
         self.register_buffer("sources", sources)
-        ends = [*link_starts, *self.link_ends.tolist()]
-        ends += [*self.first.tolist(), *self.second.tolist()]
         rows: dict[int, List[int]] = {}
         for row, particle in enumerate(ends):
             rows.setdefault(particle, []).append(row)
@@ -180,12 +170,9 @@ class RegionGeometry(nn.Module):
         self.register_buffer("slots", torch.tensor(slots, dtype=torch.int64).view(len(rows), most))
 
     def forward(self, positions: torch.Tensor, cell: torch.Tensor) -> Arrangement:
-        """Arrange a structure.
+        """Arrange all particles of the force, shape [num_particles, 3] [A], float64.
 
-        Args:
-            positions: of all particles of the force, shape [num_particles, 3] [A], float64.
-            cell: lattice vectors in rows, in OpenMM's reduced form, shape [3, 3] [A], float64;
-                ignored if not periodic.
+        `cell` are the lattice vectors in rows, in OpenMM's reduced form; ignored if not periodic.
         """
         atoms = positions.index_select(0, self.atoms)
         starts = positions.index_select(0, self.starts)

@@ -115,10 +115,7 @@ def check_constraints(
 
 
 def warn_of_missing_bonds(system: openmm.System, region: MLRegion) -> None:
-    """Warn if the force field has no term for a bond inside the ML region.
-
-    Only the model describes such a bond, and at small lambda its atoms drift apart.
-    """
+    """Warn of bonds that the model alone describes: at small lambda their atoms drift apart."""
     held = _bonds(system.getForces())
     loose = [bond for bond in region.plain.bonds if frozenset(bond) not in held]
     if loose:

@@ -45,12 +45,8 @@ def find_links(
 ) -> tuple[Link, ...]:
     """Find the cut bonds, and refuse those that a hydrogen atom cannot stand for.
 
-    Args:
-        region: the ML region.
-        topology: its bonds, with orders where they are known.
-        distances: option `linkAtomDistances`; other link atoms are at the sum of covalent radii
-            (C-H 0.107 nm).
-        known_elements: atomic numbers the model was trained for.
+    Link atoms without one of the `distances`, the option `linkAtomDistances`, are at the sum of
+    covalent radii (C-H 0.107 nm).
     """
     given = _given_distances(distances)
     links = []
@@ -167,16 +163,15 @@ def add_virtual_sites(
             )
     extended = copy.deepcopy(topology)
     chain = extended.addChain()
-    indices = []
     for number, link in enumerate(links):
         residue = extended.addResidue(f"V{number}", chain)
         extended.addAtom(residue.name, app.element.hydrogen, residue)
-        indices.append(_add_particle(system, link))
-    return extended, indices
+        _add_particle(system, link)
+    return extended, list(range(topology.getNumAtoms(), extended.getNumAtoms()))
 
 
-def _add_particle(system: openmm.System, link: Link) -> int:
-    index: int = system.addParticle(0.0)
+def _add_particle(system: openmm.System, link: Link) -> None:
+    index = system.addParticle(0.0)
     axis_x, no_axis, distance = [-1.0, 1.0], [0.0, 0.0], link.distance / ANGSTROM_PER_NM
     site = openmm.LocalCoordinatesSite(
         [link.ml_atom, link.mm_atom], [1.0, 0.0], axis_x, no_axis, [distance, 0.0, 0.0]
@@ -194,4 +189,3 @@ def _add_particle(system: openmm.System, link: Link) -> int:
             force.addParticle(0.0, 1.0, 0.0)
             for other in others:
                 force.addException(other, index, 0.0, 1.0, 0.0)
-    return index

@@ -57,12 +57,7 @@ class MMField:
 def read_field(
     system: openmm.System, region: MLRegion, links: Sequence[Link], options: ElectrostaticOptions
 ) -> MMField:
-    """Read the charges around a region from the System of the force field.
-
-    Raises:
-        InputError: virtual sites in the region; charges in no or several forces, in custom forces,
-            or with parameter offsets; a small box; a region with a net charge.
-    """
+    """Read the charges around a region from the System of the force field, if they can be used."""
     if region.sites:
         raise InputError(
             "embedding='electrostatic': expected an ML region without virtual sites, got "

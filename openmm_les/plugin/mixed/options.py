@@ -56,18 +56,10 @@ class MixedOptions:
 def read_options(
     force_group: int, embedding: str, arguments: Mapping[str, Any]
 ) -> tuple[MixedOptions, EmbeddingOptions | None, ForceOptions]:
-    """Read the keyword arguments of ``createMixedSystem``.
-
-    Args:
-        force_group: the group openmm-ml chose.
-        embedding: one of `embeddings.names`.
-        arguments: everything else the user gave.
+    """Read the keyword arguments of ``createMixedSystem`` that openmm-ml does not take for itself.
 
     Returns:
         The options of every embedding, those of this one if it has any, those of the model.
-
-    Raises:
-        InputError: an unknown name or a value outside its range.
     """
     classes = {name: embeddings.load(name).options_class for name in embeddings.names()}
     owners = {

@@ -28,7 +28,6 @@ class BondGraph:
             self.neighbors[second].add(first)
 
     def is_chain(self, atoms: Sequence[int]) -> bool:
-        """Whether each atom is bonded to the next."""
         return all(second in self.neighbors[first] for first, second in pairwise(atoms))
 
     def centre_of(self, atoms: Sequence[int]) -> int | None:
@@ -91,7 +90,6 @@ class MLRegion:
         return self.inside | frozenset(self.sites)
 
     def name(self, index: int) -> str:
-        """An atom, for messages."""
         return name_of(self.topology_atoms[index])
 
     @classmethod

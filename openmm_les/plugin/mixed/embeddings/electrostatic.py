@@ -113,7 +113,15 @@ class ElectrostaticEmbedding:
     options_class: ClassVar[type[EmbeddingOptions] | None] = ElectrostaticOptions
 
     def __init__(self, request: MixedRequest, options: ElectrostaticOptions) -> None:
-        _refuse_second_region(request.system)
+        models = present.models_in(request.system)
+        if charged := [model for model in models if "charges" in model.compute.settings]:
+            # Neither region would feel the latent charges of the other.
+            raise InputError(
+                "embedding='electrostatic': expected one region among MM charges, got a System "
+                f"that has one already ({len(charged[0].atoms)} atoms of the force "
+                f"{charged[0].name!r}), with which this one would not interact; give the atoms of "
+                "both in one call, or embed all but one of them mechanically"
+            )
         self._request = request
         self._options = options
         self._field = read_field(request.system, request.region, request.links, options)
@@ -130,12 +138,8 @@ class ElectrostaticEmbedding:
         self, mixed: openmm.System, topology: app.Topology, link_atoms: list[int]
     ) -> None:
         request = self._request
-        backends.choose(
-            request.options.backend,
-            device=request.options.device,
-            is_placeholder=False,
-            needs_python="embedding='electrostatic' needs a PythonForce",
-        )
+        backend, reason = request.options.backend, "embedding='electrostatic' needs a PythonForce"
+        backends.choose(backend, device=None, is_placeholder=False, needs_python=reason)
         force: openmm.Force = self._python_force(mixed.getNumParticles())
         if request.interpolate:
             force = scaled(force, knows_slope=False)
@@ -173,18 +177,6 @@ class ElectrostaticEmbedding:
             charge=field.total,
             charge_tolerance=float(self._options.chargeTolerance),
             ml_images=self._options.mlImages,
-        )
-
-
-def _refuse_second_region(system: openmm.System) -> None:
-    """Neither of two regions among MM charges would feel the latent charges of the other."""
-    charged = [model for model in present.models_in(system) if "charges" in model.compute.settings]
-    if charged:
-        raise InputError(
-            "embedding='electrostatic': expected one region among MM charges, got a System that "
-            f"has one already ({len(charged[0].atoms)} atoms of the force {charged[0].name!r}), "
-            "with which this one would not interact; give the atoms of both in one call, or embed "
-            "all but one of them mechanically"
         )
 
 
@@ -258,12 +250,13 @@ class EmbeddedCompute(MixedCompute):
             return
         self._off_charge += 1
         if self._off_charge >= MAX_EVALUATIONS_OFF_CHARGE:
+            enough = math.ceil(10.0 * (abs(total - expected) + 0.05)) / 10.0
             raise SimulationError.with_remedy(
                 "embedding='electrostatic': the latent charges of the ML region add up to "
                 f"{total:+.3f} e, expected {expected:+d} e within {allowed:g} e (chargeTolerance): "
                 "the model does not describe this region well, or its charge is wrong. To go on, "
                 "with the difference spread evenly over the atoms of the region, give "
-                f"chargeTolerance={_next_tenth(abs(total - expected))}; another region, another "
+                f"chargeTolerance={enough}; another region, another "
                 "charge or embedding='mechanical' does without"
             )
 
@@ -282,10 +275,6 @@ def scaled_pairs(field: MMField, atoms: Sequence[int]) -> list[ScaledPair]:
         for (atom, particle), factor in sorted(field.factors.items())
         for j in columns.get(particle, [])
     ]
-
-
-def _next_tenth(value: float) -> float:
-    return math.ceil(10.0 * (value + 0.05)) / 10.0
 
 
 def _is_real(value: object) -> bool:

@@ -47,33 +47,23 @@ class MechanicalEmbedding:
         reason = "interpolate=True needs a PythonForce"
         if links:
             reason = "linkAtoms='internal' needs a PythonForce, linkAtoms='virtual' does not"
-        backends.choose(
-            request.options.backend,
-            device=request.options.device,
-            is_placeholder=False,
-            needs_python=reason,
+        backend = request.options.backend
+        backends.choose(backend, device=None, is_placeholder=False, needs_python=reason)
+        # The particles of the force are ML atoms, then the MM atom of each link.
+        particles = region.particles + tuple(link.mm_atom for link in links)
+        places = {particle: i for i, particle in enumerate(particles)}
+        force: openmm.Force = pythonforce.build(
+            request.artifact,
+            dataclasses.replace(region, particles=particles),
+            request.options,
+            MixedCompute,
+            numbers=list(region.numbers) + [1] * len(links),
+            links=[(places[link.ml_atom], places[link.mm_atom], link.distance) for link in links],
+            interpolate=request.interpolate,
         )
-        force: openmm.Force = _python_force(request, region, links)
         if request.interpolate:
             force = scaled(force, knows_slope=True)
         install(force, mixed, region, request.options.forceGroup)
-
-
-def _python_force(
-    request: MixedRequest, region: Region, links: tuple[Link, ...]
-) -> openmm.PythonForce:
-    """The force of the model; its particles are ML atoms, then the MM atom of each link."""
-    particles = region.particles + tuple(link.mm_atom for link in links)
-    places = {particle: i for i, particle in enumerate(particles)}
-    return pythonforce.build(
-        request.artifact,
-        dataclasses.replace(region, particles=particles),
-        request.options,
-        MixedCompute,
-        numbers=list(region.numbers) + [1] * len(links),
-        links=[(places[link.ml_atom], places[link.mm_atom], link.distance) for link in links],
-        interpolate=request.interpolate,
-    )
 
 
 class MixedCompute(LESCompute):
