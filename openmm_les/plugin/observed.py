@@ -30,18 +30,17 @@ class Observed:
     """The atoms of a model in a System."""
 
     artifact: Artifact
-    numbers: tuple[int, ...]  #: Atomic numbers of the atoms of the model: ML atoms, then link atoms
-    particles: tuple[int, ...]  #: Of the System: ML atoms, then an MM atom for each link
-    periodic: bool  #: Whether the model sees periodic images of its atoms
-    #: From `particles` to the atoms of the model; None if these are the same
+    #: Of the atoms of the model: ML atoms, then link atoms.
+    numbers: tuple[int, ...]
+    #: Of the System: ML atoms, then an MM atom for each link.
+    particles: tuple[int, ...]
+    #: Whether the model sees periodic images of its atoms.
+    periodic: bool
+    #: From `particles` to the atoms of the model; None if these are the same.
     geometry: RegionGeometry | None = None
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
-<<<<<<< HEAD
-        """Find the atoms of the model at positions of `particles` [A], in a box or None."""
-=======
         """Find the atoms of the model, from positions of `particles` [A] and the box [A]."""
->>>>>>> diet5
         if self.geometry is None:
             return Arranged(positions)
         arrangement = self.geometry.arrange(positions, cell)
@@ -50,11 +49,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Atoms of the model in one structure."""
+    """Atoms of the model in one structure, shape (n, 3) [A]."""
 
-    positions: FloatArray  #: Shape (n, 3) [A]
+    positions: FloatArray
     geometry: RegionGeometry | None = None
-    arrangement: Arrangement | None = None  #: What it returned
+    arrangement: Arrangement | None = None
 
     def charges(self, values: FloatArray) -> FloatArray:
         """Charges of the particles from those of the atoms; ML atoms get those of their links."""
@@ -66,16 +65,21 @@ class Arranged:
         return found
 
     def born_charges(self, values: FloatArray) -> FloatArray:
-        """dP_a/dr_b for positions of the particles from those of the atoms, shape (n, 3, 3)."""
+        """Derivatives by positions of the particles from those by positions of the atoms.
+
+        These are dP_a/dr_b, shape (n, 3, 3).
+        """
         if self.geometry is None or self.arrangement is None:
             return values
-        geometry, arrangement = self.geometry, self.arrangement
-        rows = torch.from_numpy(values).unbind(dim=1)
-        return torch.stack([geometry.pull_back(row, arrangement) for row in rows], dim=1).numpy()
+        rows = [
+            self.geometry.pull_back(torch.from_numpy(values[:, axis]), self.arrangement)
+            for axis in range(3)
+        ]
+        return torch.stack(rows, dim=1).numpy()
 
 
 def in_system(system: openmm.System) -> Observed:
-    """The one model that a PythonForce of this package brings into a System."""
+    """The model that a PythonForce of this package brings into a System; the only one."""
     found = models_in(system)
     if len(found) != 1:
         raise InputError(
@@ -92,28 +96,19 @@ def in_system(system: openmm.System) -> Observed:
         return Observed(artifact, numbers, model.particles, settings["periodic"])
     atoms, particles = model.atoms, model.particles
     if is_cluster:
-<<<<<<< HEAD
-        ends = tuple(link.mm_atom for link in links)
-        links = [
-            Link(atoms.index(link.ml_atom), end, link.distance)
-            for end, link in enumerate(links, len(atoms))
-=======
         particles = (*atoms, *(link.mm_atom for link in links))
         links = [
             Link(atoms.index(link.ml_atom), len(atoms) + i, link.distance)
             for i, link in enumerate(links)
->>>>>>> diet5
         ]
-    number, is_periodic = len(atoms) + len(links), settings["periodic"]
     geometry = RegionGeometry(
-        number, range(len(atoms)), links, periodic=is_periodic, bonds=settings.get("bonds")
+        len(atoms) + len(links),
+        range(len(atoms)),
+        links,
+        periodic=settings["periodic"],
+        bonds=settings.get("bonds"),
     )
-<<<<<<< HEAD
-    particles = (*atoms, *ends) if is_cluster else model.particles
-    return Observed(artifact, numbers, particles, is_periodic and not is_cluster, geometry)
-=======
     return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
->>>>>>> diet5
 
 
 def in_topology(
@@ -122,26 +117,24 @@ def in_topology(
     system: openmm.System,
     atoms: Iterable[int] | None,
 ) -> Observed:
-    """A model, by name or path, for atoms that the user names; None for all."""
+    """A model, given by name or path, for atoms by their indices in the topology; None for all."""
     artifact = catalog.open_model(model)
     region = Region.from_topology(topology, system, atoms, artifact.elements)
     inside = set(region.particles)
     cut = [
-        f"{name_of(one)} and {name_of(other)}"
-        for one, other in topology.bonds()
-        if (one.index in inside) != (other.index in inside)
+        bond for bond in topology.bonds() if (bond[0].index in inside) != (bond[1].index in inside)
     ]
     if cut:
         raise InputError(
             "atoms: expected whole molecules, got a selection that cuts the bond between "
-            f"{shorten(cut)}; select whole molecules, or leave model and atoms out to take the "
-            "region with its link atoms from the System"
+            f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, "
+            "or leave model and atoms out to take the region with its link atoms from the System"
         )
     return Observed(artifact, region.numbers, region.particles, region.periodic)
 
 
 def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:
-    """Masses [u] of particles that have velocities of their own, shape (n,)."""
+    """Masses [u] of particles that move by themselves, shape (n,)."""
     sites = [particle for particle in particles if system.isVirtualSite(particle)]
     if sites:
         raise InputError(
