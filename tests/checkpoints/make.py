@@ -182,9 +182,8 @@ def main(names: list[str]) -> None:
                 kept.write_bytes(lzma.compress(made.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
             else:
                 shutil.copy(made, kept)
-            options = export_options(name)
-            model = read_model(made, **options)
-            reference, _, _ = reference_model(open_model(made), model, options.get("head"))
+            model = read_model(made, **export_options(name))
+            reference = reference_model(open_model(made), model)
             arrays = {"names": np.array(list(structures()))}
             for i, atoms in enumerate(structures().values()):
                 got = values(name, reference, model.les, atoms)
