@@ -18,6 +18,11 @@ class SpeciesTape(NamedTuple):
     neighbor_onehot: Tensor
 
 
+def species_convolution(weights: Tensor, lmax: int) -> "SpeciesConvolution":
+    """The kernel for a first layer, from its map [lmax + 1, C, Z, P]; this alone chooses it."""
+    return SpeciesConvolution(weights, lmax)
+
+
 class SpeciesConvolution(nn.Module):
     """First layer, where the neighbour's features depend on its species only.
 

@@ -15,7 +15,7 @@ from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
-from openmm_les.networks.blocks.species_convolution import SpeciesConvolution, SpeciesTape
+from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
 from openmm_les.networks.mace.layers import Interaction, InteractionTape, NodeUpdate, UpdateTape
 from openmm_les.networks.protocol import NetworkModule
@@ -74,7 +74,7 @@ class MACENetwork(NetworkModule):
 
         self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
-        self.first = SpeciesConvolution(first_map, lmax)
+        self.first = species_convolution(first_map, lmax)
         skip = torch.zeros(self.num_species, channels, dtype=torch.float64)
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)

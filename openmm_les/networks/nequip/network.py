@@ -17,7 +17,7 @@ from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
-from openmm_les.networks.blocks.species_convolution import SpeciesConvolution, SpeciesTape
+from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
 from openmm_les.networks.protocol import NetworkModule
@@ -254,7 +254,7 @@ class FirstLayer(nn.Module):
         self.sizes: List[int] = [2 * degree + 1 for degree, _, _ in spec["outputs"]]
         self.columns: List[int] = column_counts(spec["outputs"])
         self.shape: List[int] = [(lmax + 1) ** 2, weights.shape[1]]
-        self.convolution = SpeciesConvolution(weights, lmax)
+        self.convolution = species_convolution(weights, lmax)
         self.gate = Gate(spec["outputs"])
 
     def forward(
