@@ -7,7 +7,8 @@ from support.charges import DOUBLE, slope, tensor
 from support.helpers import dipeptide
 
 from openmm_les import artifact as artifacts
-from openmm_les.electrostatics.embedding import ChargeCorrection, build_coupling
+from openmm_les.electrostatics.embedding import build_coupling
+from openmm_les.electrostatics.embedding.charges import ChargeCorrection
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors.matrix import neighbor_matrix
 from openmm_les.units import COULOMB_CONSTANT
