@@ -59,7 +59,8 @@ def test_bonds_that_are_missing_in_a_box(options, warned, caplog):
     assert (LOOSE in text) == warned
     if warned:
         first = "HOH W:1, HOH W:2, HOH W:3," if options.get("whole", True) else "HOH W:2, HOH W:3, "
-        assert text.count(f"atoms of {first} have no bonds") == 1
+        assert f"atoms of {first}" in text
+        assert text.count(" have no bonds: ") == 1
         system = MLPotential("les-demo").createSystem(waters(**options))
         context = openmm.Context(system, openmm.VerletIntegrator(0.001))
         assert len(context.getMolecules()) > 8

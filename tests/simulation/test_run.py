@@ -560,7 +560,7 @@ def test_molecules_without_bonds(tmp_path, caplog):
         md.run(config(tmp_path, "NPT", structure=path))
     changes = {"structure": path, "steps": 20, "equilibration_steps": 0}
     md.run(config(tmp_path, "NVT", **changes))
-    assert "the trajectory will wrap their atoms one by one" in caplog.text
+    assert "a trajectory wraps them one by one" in caplog.text
 
 
 # When it breaks
