@@ -123,6 +123,7 @@ from openmm_les.ase import LESCalculator
 from openmm_les.plugin.factory import LESPotentialImplFactory
 from openmmml import MLPotential
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs ignore
 MLPotential.registerImplFactory("les-demo", LESPotentialImplFactory())
 pdb = app.PDBFile(sys.argv[1])
 system = MLPotential("les-demo").createSystem(pdb.topology)
