@@ -238,8 +238,8 @@ def test_missing_extras_get_their_commands(examined):
 
 def test_every_extra_of_the_package_is_known():
     """A new one has to be told of, or be one of these."""
-    of_developers, of_requirements = {"docs", "release", "test"}, {"cuda12", "cuda13"}
-    assert set(versions.extras()) == {*checks._without(), *of_developers, *of_requirements}
+    of_requirements = {"cuda12", "cuda13"}
+    assert set(versions.extras()) == {*checks._without(), *of_requirements}
     for extra in of_requirements:
         names = {re.split(r"[^\w.-]", line)[0] for line in versions.extras()[extra]}
         assert names <= set(REQUIREMENTS)

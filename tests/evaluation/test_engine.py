@@ -14,8 +14,8 @@ from openmm_les.errors import InputError
 from openmm_les.evaluation.system_model import SystemModel
 
 
-def double_water():
-    return water_frame(0).repeat((2, 1, 1))
+def large_water():
+    return water_frame(0).repeat((2, 2, 1))
 
 
 def model_of(path, atoms, engine) -> SystemModel:
@@ -61,7 +61,7 @@ def test_what_cannot_be_compiled_runs_as_a_script(dipeptide_artifact, caplog):
 
 
 def test_large_systems_are_not_compiled_for_a_cpu(water_artifact, caplog):
-    atoms = double_water()
+    atoms = large_water()
     model, script = (model_of(water_artifact, atoms, e) for e in ("compile", "torchscript"))
     assert_same_results(model, script, atoms.positions)
     assert "engine='compile' is for at most" in caplog.text

@@ -161,7 +161,7 @@ def test_forces_and_virial_are_finite_differences(model_folder, shape, make):
 
 
 def test_finite_differences_of_a_trained_model(dipeptide_artifact):
-    check_finite_differences(artifacts.load(dipeptide_artifact), dipeptide(0), atoms=[0, 11, 30])
+    check_finite_differences(artifacts.load(dipeptide_artifact), dipeptide(0), atoms=[0, 11, 20])
 
 
 def test_finite_differences_at_and_beyond_the_edge_of_the_box(water_artifact):
