@@ -1,6 +1,8 @@
 """What torch is set to for other code does not change what our modules compute."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,14 +12,12 @@ import torch
 from support.capture import model_for, torchforce_module
 from support.contexts import create_system
 from support.helpers import dipeptide
-from support.structures import waters
 from support.tracing import fused_groups, fusion_without_gpu, trace_on_fake_gpu
 
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.doctor import checks
 from openmm_les.evaluation.engines.arithmetic import as_written, forbid_fusion, reduced_precision
-from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.plugin.forces.torchforce import OpenTorchForce
 from openmm_les.processes.children import Outcome
 
@@ -155,26 +155,43 @@ def test_groups_that_are_fused_are_counted(fusion):
     assert fused_groups() > 0
 
 
-def test_the_evaluator_fuses_nothing(demo, fusion, monkeypatch):
-    """As on a GPU, but for its stream and its copies, which need one."""
-    model = model_for(demo, waters(4, 4, 4), "direct")
-    evaluator = Evaluator(len(model.numbers), torch.device("cpu"))
-    evaluator.load(model.module)
+EVALUATOR = """
+import contextlib, sys
+from unittest import mock
+sys.path[:0] = {paths!r}
+import torch
+from support.capture import model_for
+from support.structures import waters
+from support.tracing import fused_groups, fusion_without_gpu, trace_on_fake_gpu
+from openmm_les import artifact, catalog
+from openmm_les.evaluation.engines import evaluator as engine
 
-    def groups():
-        def evaluate(*inputs):
-            evaluator._inputs = list(inputs)
-            return evaluator._evaluate()
+demo = artifact.load(catalog.artifact_path("les-demo"))
+model = model_for(demo, waters(4, 4, 4), "direct")
+evaluator = engine.Evaluator(len(model.numbers), torch.device("cpu"))
+evaluator.load(model.module)
 
-        shapes = (len(model.numbers), 3), (3, 3)
-        trace_on_fake_gpu(evaluate, *shapes, module=model.module, settings=contextlib.nullcontext)
-        return fused_groups()
+def evaluate(*inputs):
+    evaluator._inputs = list(inputs)
+    return evaluator._evaluate()
 
-    assert groups() == 0
-    monkeypatch.setattr(
-        "openmm_les.evaluation.engines.evaluator.as_written", contextlib.nullcontext
-    )
-    assert groups() > 10
+shapes = (len(model.numbers), 3), (3, 3)
+unchanged = contextlib.nullcontext
+for patch in unchanged(), mock.patch.object(engine, "as_written", unchanged):
+    with fusion_without_gpu(), patch:
+        trace_on_fake_gpu(evaluate, *shapes, module=model.module, settings=unchanged)
+    print(fused_groups())
+"""
+
+
+def test_the_evaluator_fuses_nothing(fusion):
+    """As on a GPU, but for its stream and its copies; in a process where nothing was planned."""
+    command = [sys.executable, "-c", EVALUATOR.format(paths=sys.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    as_written, otherwise = map(int, done.stdout.split())
+    assert as_written == 0
+    assert otherwise > 10
 
 
 def test_a_torchforce_fuses_nothing(demo, fusion):
