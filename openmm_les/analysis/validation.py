@@ -17,7 +17,9 @@ from openmm_les.analysis.reference_data import KEYS, UNITS, Frame, read_frames
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.evaluation.systems import SystemModels
 
 __all__ = ["KEYS", "Frame", "Statistics", "Validation", "formula", "read_frames", "validate"]
 
@@ -200,31 +202,21 @@ def validate(
         SimulationError: a structure without a valid energy.
     """
     unit_guess.check_positions(frames)
-    models: dict[tuple[tuple[int, ...], bool], SystemModel] = {}
+    changes = {"precision": precision, "device": device}
+    models = SystemModels(artifact, EvaluationOptions().changed("validate", changes))
     found: dict[int, Frame] = {}
-    # Structures of the same atoms follow each other, so that one model at a time is enough.
+    # Structures of the same atoms follow each other, so that they share a model.
     order = sorted(range(len(frames)), key=lambda i: (frames[i].numbers, frames[i].cell is None))
     for index in progress(order):
         frame = frames[index]
-        key = (frame.numbers, frame.cell is None)
         try:
-            if key not in models:
-                models.clear()
-                models[key] = SystemModel(
-                    artifact,
-                    frame.numbers,
-                    periodic=frame.cell is not None,
-                    cell=frame.cell,
-                    positions=frame.positions,
-                    precision=precision,
-                    device=device,
-                )
-            found[index] = _evaluate(models[key], frame)
+            model = models.model_for(frame.numbers, frame.positions, frame.cell)
+            found[index] = _evaluate(model, frame)
         except (InputError, SimulationError) as error:
             raise type(error)(f"structure {index}: {error}") from error
     results = [found[index] for index in range(len(frames))]
-    model = {"path": str(artifact.path), "sha256": artifact.sha256}
-    result = Validation(list(frames), results, model)
+    source = {"path": str(artifact.path), "sha256": artifact.sha256}
+    result = Validation(list(frames), results, source)
     _check_units(result)
     _check_born_axes(result)
     return result

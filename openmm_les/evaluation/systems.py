@@ -27,6 +27,7 @@ class SystemModels:
         """The model for a structure, whose cell is None if it is not periodic."""
         wanted = [int(z) for z in numbers], cell is not None
         if self._last is None or (self._last.numbers, self._last.periodic) != wanted:
+            self._last = None  # frees its memory before the next one is made
             self._last = SystemModel(
                 self.artifact,
                 wanted[0],
