@@ -125,7 +125,9 @@ class LESPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         )
         if not returnInfo:
             return mixed.system
-        return {"system": mixed.system, "topology": mixed.topology, "oldToNew": mixed.old_to_new}
+        # New particles come after those of the given topology.
+        old_to_new = list(range(system.getNumParticles()))
+        return {"system": mixed.system, "topology": mixed.topology, "oldToNew": old_to_new}
 
     def getMLLongRange(self) -> bool:
         """LES is long-ranged: in a periodic box the model sees its own images."""

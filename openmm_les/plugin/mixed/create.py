@@ -27,8 +27,6 @@ class MixedSystem(NamedTuple):
     system: openmm.System
     #: A new one with virtual link atoms.
     topology: app.Topology
-    #: Index in `topology` of each atom of the given one.
-    old_to_new: list[int]
 
 
 def create_mixed_system(
@@ -81,4 +79,4 @@ def create_mixed_system(
     embedded.change_nonbonded(mixed, sums)
     sums.add_to(mixed)
     embedded.add_model(mixed, topology, link_atoms)
-    return MixedSystem(mixed, topology, list(range(system.getNumParticles())))
+    return MixedSystem(mixed, topology)
