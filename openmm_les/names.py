@@ -87,7 +87,13 @@ class Field:
         return float, numbers.Real, "a number"
 
 
-def options_of(kind: Any) -> dict[str, Field]:
+def options_of(kind: Any) -> Mapping[str, Field]:
+    """The options of a dataclass by name, from its annotations, which are read once."""
+    return _read_options(kind)
+
+
+@functools.cache
+def _read_options(kind: Any) -> Mapping[str, Field]:
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: _field(field.name, hints[field.name], field.default)
