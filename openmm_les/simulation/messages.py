@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from openmm import app
 
 from openmm_les.errors import InputError
+from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.names import spellings
 from openmm_les.simulation.structures.names import atom_name
 
 #: Settings of a run by the names of the options of createSystem and createMixedSystem.
 _FIELDS = {
-    "chargeTolerance": "charge_tolerance",
-    "cudaGraphs": "cuda_graphs",
-    "ewaldTolerance": "ewald_tolerance",
-    "lesCutoff": "les_cutoff",
-    "maxNeighbors": "max_neighbors",
+    name: spellings(name)[1]
+    for name in ("chargeTolerance", *EvaluationOptions.accepted())
+    if spellings(name)[1] != name
 }
 _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
 #: A run allows every charge that is given.
