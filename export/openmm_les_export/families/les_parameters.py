@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import OFF, Block, Options, any_value, off
+from openmm_les_export.checkpoints.accepted import OFF, Block, any_value, off
+from openmm_les_export.checkpoints.accepted import Options as Accepted
+from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.records import Record, invalid, is_off
 
 #: Where parameters of a file came from, as artifacts state it.
@@ -32,7 +34,7 @@ READOUTS = {
 
 #: Options of the les package: read elsewhere, idle without one of those above, or without effect,
 #: as the last one is.
-LES_OPTIONS: Options = {
+LES_OPTIONS: Accepted = {
     **dict.fromkeys(MULTIPOLES, OFF),
     **any_value(
         "n_layers n_hidden add_linear_nn output_scaling_factor sigma dl norm_factor "
@@ -136,7 +138,22 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
         "remove_self_interaction": _flag(ewald, "remove_self_interaction"),
         "bec_remove_mean": _flag(bec, "remove_mean"),
         "bec_epsilon_factor": epsilon,
+        **truncation(ewald.attributes(), f"{ewald.path}."),
     }
+
+
+def truncation(values: Mapping[str, Any], prefix: str) -> dict[str, float | bool]:
+    """``is_periodic`` and ``n_max`` of a reciprocal sum within a fixed range of integers.
+
+    Nothing where ``is_periodic`` is None: the les package then sums all vectors up to the cutoff.
+    The prefix comes before names in messages.
+    """
+    if values.get("is_periodic") is None:
+        return {}
+    options = Options(values, prefix)
+    if not options.flag("is_periodic"):
+        return {"is_periodic": False}
+    return {"is_periodic": True, "n_max": options.integer("N_max", 10, 1, 1000)}
 
 
 def _flag(record: Record, name: str) -> bool:
