@@ -88,10 +88,10 @@ def test_known_options_may_be_off_and_are_refused_with_other_values(opened):
     expected, count = read(family, file), 0
     for values, table in places(family, file):
         for name, accepted in table.items():
-            if accepted is ANY or name == "_target_":
+            if accepted is ANY or name in ("_target_", "base_model"):  # which decide the family
                 continue
-            may_be_off = any(value in (None, False) for value in accepted)
-            if may_be_off and values.get(name) in (None, False):
+            may_be_off = any(value is None or value is False for value in accepted)
+            if may_be_off and (values.get(name) is None or values[name] is False):
                 values[name] = OFF[count % len(OFF)]
             with changed(values, name, "on"):
                 assert_refused(family, file, name)
@@ -232,7 +232,9 @@ def test_the_number_of_neighbours_may_be_a_buffer(tmp_path):
     expected = read("mace_old", file)
     for interaction in file.root.items("interactions"):
         number = interaction.state.pop("avg_num_neighbors")
-        interaction.state["_buffers"]["avg_num_neighbors"] = torch.tensor(number).double()
+        interaction.state["_buffers"]["avg_num_neighbors"] = torch.tensor(
+            number, dtype=torch.float64
+        )
     assert_same(read("mace_old", file), expected)
 
 
@@ -255,7 +257,7 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     if family == "mace":
         les = file.root.module("les")
         state = les.module("ewald").state | options
-        vectors = torch.zeros(9261, 3, dtype=torch.int64)
+        vectors = torch.zeros((2 * options.get("N_max", 10) + 1) ** 3, 3, dtype=torch.int64)
         state["_buffers"] = {**state["_buffers"], "nvec_all": vectors, "factors": vectors[:, 0]}
         les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
         les.module("ewald").state = state
@@ -265,7 +267,17 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     assert found.les == {**expected, **stated}
     assert set(found.provenance) == {*found.les, "reference_energies"}
     wanted = "n_max" in stated and family != "mace"
-    assert ("take no notice" in caplog.text) is wanted
+    assert ("taken at its word" in caplog.text) is wanted
+
+
+def test_vectors_of_another_bound_are_refused(tmp_path):
+    file = open_model(checkpoint("mace", tmp_path))
+    les = file.root.module("les")
+    state = les.module("ewald").state | {"is_periodic": True, "N_max": 3}
+    state["_buffers"] = {"nvec_all": torch.zeros(9261, 3)}
+    les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
+    les.module("ewald").state = state
+    assert_refused("mace", file, "nvec_all: expected 343 vectors for N_max 3, got 9261")
 
 
 @pytest.mark.parametrize("options", [{"is_periodic": 1}, {"is_periodic": True, "N_max": 0}])

@@ -29,7 +29,9 @@ READOUTS = {
     "les_u_readouts": "latent dipoles",
     **dict.fromkeys(("les_quad_1o_readouts", "les_quad_2e_readouts"), "latent quadrupoles"),
     "les_kappa_readouts": "induced charges",
-    **dict.fromkeys((f"les_alpha_{kind}readouts" for kind in ("", "1o_", "2e_")), "induced dipoles"),
+    **dict.fromkeys(
+        (f"les_alpha_{kind}readouts" for kind in ("", "1o_", "2e_")), "induced dipoles"
+    ),
 }
 
 #: Options of the les package: read elsewhere, idle without one of those above, or without effect,
@@ -120,6 +122,8 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
     ewald, bec = les.module("ewald"), les.module("bec")
     sigma, dl = ewald.number("sigma"), ewald.number("dl")
     epsilon = bec.number("epsilon_factor")
+    truncated = truncation(ewald.attributes(), f"{ewald.path}.")
+    _check_vectors(ewald, int(truncated.get("n_max", 0)))
     derived = [
         (ewald, "sigma_sq_half", sigma**2 / 2),
         (ewald, "k_sq_max", (2 * math.pi / dl) ** 2),
@@ -138,8 +142,18 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
         "remove_self_interaction": _flag(ewald, "remove_self_interaction"),
         "bec_remove_mean": _flag(bec, "remove_mean"),
         "bec_epsilon_factor": epsilon,
-        **truncation(ewald.attributes(), f"{ewald.path}."),
+        **truncated,
     }
+
+
+def _check_vectors(ewald: Record, n_max: int) -> None:
+    """Whether the vectors that a file keeps are those of its `n_max`."""
+    vectors, count = ewald.tensors().get("nvec_all"), (2 * n_max + 1) ** 3
+    if n_max and vectors is not None and len(vectors) != count:
+        raise UnsupportedModelError(
+            f"model: {ewald.path}.nvec_all: expected {count} vectors for N_max {n_max}, got "
+            f"{len(vectors)}"
+        )
 
 
 def truncation(values: Mapping[str, Any], prefix: str) -> dict[str, float | bool]:

@@ -43,7 +43,7 @@ _MODEL = Block(
         "pair_repulsion_fn:ZBLBasis interactions:ModuleList products:ModuleList "
         "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les"
     )
-    | dict.fromkeys(READOUTS, ["ModuleList"]),
+    | {name: ["ModuleList"] for name in READOUTS},
     tensors=(
         "atomic_numbers",
         "r_max",

@@ -122,9 +122,8 @@ def read_checkpoint(
     model, arguments = check_configuration(opened[HYPER])
     if n_max := truncation(arguments, "les_args.").get("n_max"):
         logger.warning(
-            "model: %s states N_max %d. Versions of the les package differ: some leave vectors "
-            "beyond it out of the reciprocal sum, which is done here too, others take no notice. "
-            "Nothing depends on it in boxes up to (N_max + 1) dl",
+            "model: %s states N_max %d and does not say whether its training took notice: only "
+            "later versions of the les package do. It is taken at its word",
             opened.file,
             n_max,
         )
