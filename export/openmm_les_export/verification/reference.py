@@ -66,7 +66,7 @@ class AutogradReference(abc.ABC):
         with self._settings():
             vectors = r[receiver] - r[sender] + shifts
             energies, charges = self._short_range(vectors, sender, receiver, species)
-            energy = energies.sum() + les_energy(charges, r, box, {**self._les, "n_max": self.n_max})
+            energy = energies.sum() + les_energy(charges, r, box, self._les, self.n_max)
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
         return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
@@ -119,7 +119,11 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
 
 
 def les_energy(
-    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool | None]
+    charges: Tensor,
+    r: Tensor,
+    cell: Array | None,
+    les: Mapping[str, float | bool],
+    n_max: float | None = None,
 ) -> Tensor:
     """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
     pairs.
@@ -137,7 +141,7 @@ def les_energy(
         pairs = products * torch.erf(distance / (sigma * math.sqrt(2)))
         energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
-    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"]), les.get("n_max")))
+    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"]), n_max))
     k2 = (k**2).sum(1)
     phase = r @ k.T
     cosine, sine = charges.T @ torch.cos(phase), charges.T @ torch.sin(phase)
