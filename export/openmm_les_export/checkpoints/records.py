@@ -163,8 +163,8 @@ class Record(Inert):
 
     def number(self, name: str) -> float:
         """A number: a plain attribute, possibly held in a tensor, or a buffer."""
-        value = self.tensors().get(name)
-        value = self.value(name) if value is None else value
+        buffer = self.tensors().get(name)
+        value = self.value(name) if buffer is None else buffer
         if hasattr(value, "item") and value.numel() == 1:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):

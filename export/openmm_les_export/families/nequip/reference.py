@@ -172,10 +172,11 @@ def _charges(model: Mapping[str, Any], network: Any) -> dict[str, nn.Module]:
 
 def _turn_symbols(network: nn.Module, trained: tuple[int, ...]) -> None:
     """Turns weights of paths whose Wigner 3j symbol had the other sign in the training's e3nn."""
+    module: Any
     for module in network.modules():
         if not hasattr(module, "tp_scatter"):
             continue
-        product: Any = module.tp_scatter.tp
+        product = module.tp_scatter.tp
         nodes, edges, out = product.irreps_in1, product.irreps_in2, product.irreps_out
         signs = torch.cat(
             [
@@ -185,8 +186,7 @@ def _turn_symbols(network: nn.Module, trained: tuple[int, ...]) -> None:
                 for degree in (out[path.i_out].ir.l,)
             ]
         )
-        last: Any = module.edge_mlp
-        last.mlp[-1].weight.data *= signs
+        module.edge_mlp.mlp[-1].weight.data *= signs
 
 
 def _load(network: nn.Module, checkpoint: ModelFile) -> None:
