@@ -25,6 +25,7 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.families.mace.reader import output_scale
 from openmm_les_export.verification.reference import (
     ORIGINAL,
     Array,
@@ -128,7 +129,7 @@ class MACEReference(AutogradReference):
         if network.pair_repulsion_fn is not None:
             energies = energies + network.pair_repulsion_fn(lengths, *pairs)
         total = network.scale * energies + network.shift + species @ network.references
-        return total, charges[:, index]
+        return total, network.output_scale * charges[:, index]
 
 
 def _build(record: Record, head: Head) -> Any:
@@ -228,6 +229,7 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
             weight = weights.pop(name)
             # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
             target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
+        weights.pop("avg_num_neighbors", None)  # here an argument of the constructor
         if any(not name.endswith("_zeroed") for name in weights):
             raise VerificationError(
                 f"verification: {source.path}: the installed mace-torch has no place for "
@@ -239,5 +241,6 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     for name in ("scale", "shift"):
         values = record.module("scale_shift").tensor(name).reshape(-1)
         setattr(network, name, float(values[head.index]))
+    network.output_scale = output_scale(record)
     references = record.module("atomic_energies_fn").tensor("atomic_energies").double()
     network.references = references.reshape(-1, references.shape[-1])[head.index]
