@@ -39,7 +39,7 @@ _SPHERE_SLACK = 1e-7
 class Evaluation:
     energy: float  #: with isolated-atom references [eV]
     forces: Array  #: shape (n, 3) [eV/A]
-    charges: Array  #: latent charges, shape (n,) [e]
+    charges: Array  #: latent charges, shape (n,) or (n, channels) [e]
 
 
 class AutogradReference(abc.ABC):
@@ -67,13 +67,14 @@ class AutogradReference(abc.ABC):
             energy = energies.sum() + les_energy(charges, r, box, self._les)
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
-        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
+        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy().T)
 
     @abc.abstractmethod
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Energies with references, of atoms [n] or their sum [], and latent charges [n].
+        """Energies with references, of atoms [n] or their sum [], and latent charges [n], or
+        [channels, n] for several of each atom.
 
         `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """
@@ -117,8 +118,8 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
 def les_energy(
     charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool]
 ) -> Tensor:
-    """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
-    pairs.
+    """LES energy of charges [n] or [channels, n] by its definition (Cheng, npj Comput. Mater. 11,
+    80 (2025)), all k vectors or pairs.
     """
     sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
     self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
@@ -126,7 +127,8 @@ def les_energy(
     if cell is None:
         first, second = torch.triu_indices(len(r), len(r), 1)
         distance = torch.linalg.norm(r[first] - r[second], dim=1)
-        pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
+        pairs = charges[..., first] * charges[..., second]
+        pairs = pairs * torch.erf(distance / (sigma * math.sqrt(2)))
         energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
     k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
@@ -136,7 +138,7 @@ def les_energy(
     kernel = torch.exp(-(sigma**2) * k2 / 2) / k2
     volume = abs(float(np.linalg.det(cell)))
     energy = prefactor / volume * (kernel * (cosine**2 + sine**2)).sum()
-    return energy - self_energy if removed else energy
+    return energy - (les.get("periodic_self_terms") or 1) * self_energy if removed else energy
 
 
 def reciprocal_sphere(cell: Array, radius: float) -> Array:
