@@ -29,7 +29,7 @@ _SMALLEST_DIFFERENCE = 0.02
 def charge_sign(artifact: Artifact) -> int | None:
     """1 if electronegative atoms have negative latent charges, -1 if positive, else None.
 
-    Of several charges of an atom none is physical.
+    Several charges for each atom are not physical, and have no sign.
     """
     from openmm_les.evaluation.system_model import SystemModel
 

@@ -43,7 +43,7 @@ class CACEReference(AutogradReference):
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Atomic energies with references [n] and latent charges [n] or [channels, n]."""
+        """Atomic energies with references [n] and latent charges [n] or [n, channels]."""
         edges = self._edge_basis(vectors, species[sender], species[receiver])
 
         def summed(messages: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ class CACEReference(AutogradReference):
             features.append(self._symmetrised(a))
         flat = torch.stack(features, -1).flatten(1)
         energies = self._potential.energy_scale * _head(self._potential.energy)(flat)[:, 0]
-        charges = self._potential.les.scale * _head(self._potential.charge)(flat).T
-        return energies + self._references[species], charges.squeeze(0)
+        charges = self._potential.les.scale * _head(self._potential.charge)(flat)
+        return energies + self._references[species], charges.squeeze(1)
 
     def _weights(self, message: Record, features: Tensor) -> Tensor:
         """What an atom's network weights its contribution to others with, [N, 1, L, C]."""
