@@ -25,6 +25,8 @@ class CanonicalModel:
     source: dict[str, Any]  #: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``
     #: ``"model file"`` or an option, for each LES parameter and ``reference_energies``.
     provenance: dict[str, str] = field(default_factory=dict)
+    #: 1 or -1, the factor that makes latent charges physical, where the file states it.
+    charge_sign: int | None = None
 
     def check(self) -> None:
         """Refuses a model that cannot be: parameters out of bounds, weights of other shapes."""

@@ -40,6 +40,20 @@ SHAPES = {
     "other cutoff": {"cutoff": 5.2, "power": 5.0},
     "float64": {"dtype": torch.float64},
     "old file": {"old": True, "messages": 1},
+    "memory": {"messages": 1, "kinds": ("memory",)},
+    "decay": {"messages": 2, "kinds": ("decay",), "lmax": 1},
+    "shared messages": {"messages": 2, "kinds": ("shared",), "message_hidden": (7,)},
+    "all messages": {"messages": 2, "kinds": ("memory", "decay", "network"), "lmax": 1},
+    "sum of potentials": {"container": "CombinePotential", "weight": "0.3"},
+    "scripted": {"container": "FeatureAdd", "scripted": True, "elements": (8, 1)},
+    "three charges": {"container": "FeatureAdd", "charges": 3, "les": {"dl": 2, "sigma": 1}},
+    "charges of layers": {
+        "container": "CombinePotential",
+        "charges": 2,
+        "messages": 1,
+        "kinds": ("memory", "decay", "shared"),
+        "les": {"remove_self_interaction": False},
+    },
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
 }
 
@@ -199,8 +213,14 @@ def test_energies_in_every_form(folder):
         ]
 
 
+def test_energies_may_be_zero_on_request(folder, caplog):
+    model = read_model(file_of(folder, "plain"), atomic_energies="zero")
+    assert model.state["reference_energies"].tolist() == [0.0, 0.0]
+    assert "isolated-atom energies are zero as requested" in caplog.text
+
+
 WRONG = {
-    None: r"holds none; give those .* as in --atomic-energies 1:E,8:E, or a JSON",
+    None: r"holds none; give those .* as in --atomic-energies 1:E,8:E, .* zero if nothing was",
     "1:-13.1": r"as in --atomic-energies 8:E",
     "1:-13.1,8": "expected energies .* got '1:-13.1,8'",
     "absent.json": "expected energies .* got 'absent.json'",
@@ -284,19 +304,25 @@ def _other_products(model, make):
 
 LES, REPRESENTATION = "output_modules.0.les", "representation"
 REFUSED = {
-    "memory": (
-        _replace("representation.message_passing_list.0.0", "NodeMemory"),
-        r"messages that keep an atom's own features \(M\)",
-    ),
     "other messages": (
-        _replace("representation.message_passing_list.0.1", "MessageAr"),
-        r"messages of the A features \(Ar\)",
+        _replace("representation.message_passing_list.0.1", "MessageArMLP"),
+        r"messages of the A features with a network of the distance",
+    ),
+    "messages twice": (
+        _replace("representation.message_passing_list.0.1", "MessageBchi"),
+        r"expected messages of different kinds, got \['MessageBchi', 'MessageBchi'\]",
+    ),
+    "no messages": (
+        _set(
+            "representation", "message_passing_list", torch.nn.ModuleList([torch.nn.ModuleList()])
+        ),
+        r"expected messages of different kinds, got \[\]",
     ),
     "other radial basis": (_replace("representation.radial_basis", "GaussianRBF"), "Gaussian"),
     "other cutoff": (_replace("representation.cutoff_fn", "CosineCutoff"), "cosine cutoff"),
     "shared messages": (
         _set("representation.message_passing_list.0.2", "shared_l", True),
-        "shared_l",
+        "expected 4 outputs, got 12",
     ),
     "undirected edges": (_set("representation.edge_coding", "directed", False), "directed"),
     "postprocessing": (_set("", "do_postprocessing", True), "do_postprocessing"),
@@ -314,7 +340,10 @@ REFUSED = {
         "expected silu after every layer but the last, got Identity",
     ),
     "another energy": (_another_total, r"feature_keys: expected one energy of the network"),
-    "another total": (_set("output_modules.3", "energy_key", "other"), "expected the energy of"),
+    "another total": (
+        _set("output_modules.3", "energy_key", "other"),
+        "expected the energy of an output module, .* got 'other'",
+    ),
     "two cutoffs": (_set(REPRESENTATION, "cutoff", 5.0), "expected one cutoff, got 4.0 and 5.0"),
     "other cutoff order": (
         _set("representation.cutoff_fn", "p", torch.tensor(2.5)),
@@ -327,8 +356,7 @@ REFUSED = {
     "products": (_other_products, "expected products of 2 of 10 monomials"),
 }
 _OTHERS = (
-    "cace.modules.interaction.NodeMemory",
-    "cace.modules.interaction.MessageAr",
+    "cace.modules.interaction.MessageArMLP",
     "cace.modules.radial.GaussianRBF",
     "cace.modules.cutoff.CosineCutoff",
 )

@@ -148,7 +148,7 @@ def les_energy(
     kernel = torch.exp(-(sigma**2) * k2 / 2) / k2
     volume = abs(float(np.linalg.det(cell)))
     energy = prefactor / volume * (kernel * (cosine**2 + sine**2)).sum()
-    return energy - self_energy if removed else energy
+    return energy - (les.get("periodic_self_terms") or 1) * self_energy if removed else energy
 
 
 def reciprocal_sphere(cell: Array, radius: float, n_max: float | None = None) -> Array:
