@@ -30,13 +30,15 @@ _SMALLEST_DIFFERENCE = 0.02
 def charge_sign(artifact: Artifact) -> int | None:
     """1 if electronegative atoms have negative latent charges, -1 if positive, else None."""
     from openmm_les.evaluation.system_model import SystemModel
+    from openmm_les.networks.conditions import neutral_conditions
 
     heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)
     if heavy is None or 1 not in artifact.elements:
         return None
     positions = [[0.0, 0.0, 0.0], *_hydrogens(heavy)]
     numbers = [heavy] + [1] * (len(positions) - 1)
-    model = SystemModel(artifact, numbers, periodic=False, precision="double")
+    neutral = neutral_conditions(artifact.canonical.hyper)
+    model = SystemModel(artifact, numbers, periodic=False, precision="double", features=neutral)
     charges = model.evaluate(positions).charges
     difference = float(charges[1:].mean() - charges[0])
     if abs(difference) < _SMALLEST_DIFFERENCE:

@@ -18,6 +18,7 @@ from openmm_les_export.checkpoints.accepted import (
     within,
 )
 from openmm_les_export.families.les_parameters import LES_BLOCKS
+from openmm_les_export.families.mace.conditions import CONDITION_BLOCKS
 
 _MODEL = Block(
     options={
@@ -28,12 +29,14 @@ _MODEL = Block(
         # use_last_readout_only shows in the number of readouts.
         **any_value("heads use_reduced_cg use_last_readout_only readout_input_dims"),
         **any_value("compute_bec bec_output_index"),  # what the original prints
+        **any_value("embedding_specs"),  # the reader takes those of the module
     },
     modules=modules(
         "node_embedding:LinearNodeEmbeddingBlock radial_embedding:RadialEmbeddingBlock "
         "spherical_harmonics:SphericalHarmonics atomic_energies_fn:AtomicEnergiesBlock "
         "pair_repulsion_fn:ZBLBasis interactions:ModuleList products:ModuleList "
-        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les"
+        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les "
+        "joint_embedding:GenericJointEmbedding embedding_readout:LinearReadoutBlock"
     ),
     tensors=("atomic_numbers", "r_max", "num_interactions"),
 )
@@ -159,6 +162,7 @@ ACCEPTED = Accepted(
         **within("mace.modules", _MACE),
         **within("e3nn", _E3NN),
         **_ELECTROSTATICS,
+        **CONDITION_BLOCKS,
         "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
         "torch.fx.graph_module.reduce_graph_module": Block(),
     },
@@ -198,7 +202,6 @@ ACCEPTED = Accepted(
             "radial.ChebychevBasis": "the Chebyshev radial basis",
             "radial.GaussianBasis": "the Gaussian radial basis",
             "radial.RadialMLP": "radial networks with biases and layer norms",
-            "embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
             "extensions.PolarMACE": "PolarMACE electrostatics",
             "wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
             "wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",
