@@ -122,9 +122,8 @@ class EvaluationOptions:
     def conditions(self) -> dict[str, Any]:
         """Values of the conditions of a model by name, those that are given."""
         own = {name: getattr(self, option) for name, option in OPTIONS.items()}
-        return {name: each for name, each in own.items() if each is not None} | (
-            self.features or {}
-        )
+        given = {name: value for name, value in own.items() if value is not None}
+        return {**given, **(self.features or {})}
 
     def under(self, conditions: Mapping[str, Any]) -> EvaluationOptions:
         """The same with other conditions, by name."""

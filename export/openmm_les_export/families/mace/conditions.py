@@ -9,6 +9,7 @@ import torch
 
 from openmm_les_export.checkpoints.accepted import (
     Block,
+    Options,
     any_value,
     check_options,
     listing,
@@ -27,7 +28,7 @@ _DEFAULTS = {"total_charge": 0.0, "total_spin": 1.0, "elec_temp": 0.0} | {
 }
 #: Their names there, and here.
 _PER = {"graph": "system", "atom": "atom"}
-_SPEC = {
+_SPEC: Options = {
     **any_value("type per num_classes offset emb_dim use_bias key"),
     "in_dim": (1,),
 }
@@ -39,8 +40,11 @@ CONDITION_BLOCKS = {
     f"{_CONTAINER}.ModuleDict": listing("Embedding", "Sequential"),
     f"{_CONTAINER}.Sequential": listing("Linear", "SiLU"),
     "torch.nn.modules.sparse.Embedding": Block(
-        any_value("num_embeddings embedding_dim padding_idx norm_type scale_grad_by_freq sparse")
-        | off("max_norm"),
+        {
+            **any_value("num_embeddings embedding_dim padding_idx norm_type"),
+            **any_value("scale_grad_by_freq sparse"),
+            **off("max_norm"),
+        },
         tensors=("weight",),
     ),
     "torch.nn.modules.linear.Linear": Block(
@@ -89,7 +93,7 @@ def _condition(
     """One condition, and its embedding times its `rows` of the joint map."""
     if spec.get("per") not in _PER:
         raise unsupported(f"{embedder.path}: per", "'graph' or 'atom'", describe(spec.get("per")))
-    found = {"name": name, "per": _PER[spec["per"]]}
+    found: dict[str, Any] = {"name": name, "per": _PER[spec["per"]]}
     default = _DEFAULTS.get(name)
     if embedder.kind == "Embedding":
         table = embedder.tensor("weight").to(torch.float64) @ rows

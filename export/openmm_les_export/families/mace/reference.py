@@ -141,7 +141,8 @@ class MACEReference(AutogradReference):
             value = torch.tensor(self._conditions[name], dtype=torch.float64)
             of_atoms = value.expand(num_atoms).unsqueeze(1)
             features[name] = value.reshape(1) if spec["per"] == "graph" else of_atoms
-        return embedding(torch.zeros(num_atoms, dtype=torch.int64), features)
+        added: Tensor = embedding(torch.zeros(num_atoms, dtype=torch.int64), features)
+        return added
 
 
 def _build(record: Record, head: Head) -> Any:
