@@ -70,21 +70,17 @@ class Field:
                     return choice
             expected = " or ".join(map(repr, self.choices))
         elif self.option.limits:
-            number, kind, expected = self._number
+            is_whole = int in self.kinds
+            kind = numbers.Integral if is_whole else numbers.Real
+            expected = "an integer" if is_whole else "a number"
             low, high = self.option.limits
             is_number = isinstance(value, kind) and not isinstance(value, bool)
             if is_number and low <= value and (high is None or value <= high):
-                return number(value)
+                return int(value) if is_whole else float(value)
             expected += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
         else:
             return value
         raise InputError(f"{self.name}: expected {expected}, got {value!r}{self.option.hint}")
-
-    @property
-    def _number(self) -> tuple[Any, Any, str]:
-        if int in self.kinds:
-            return int, numbers.Integral, "an integer"
-        return float, numbers.Real, "a number"
 
 
 def options_of(kind: Any) -> Mapping[str, Field]:
@@ -203,6 +199,11 @@ def both_spellings(
     return decorate
 
 
+def flag_of(name: str) -> str:
+    """The command-line flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
 def spellings(name: str) -> tuple[str, str]:
     """``maxNeighbors`` and ``max_neighbors``, from either."""
     camel = re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
@@ -212,3 +213,10 @@ def spellings(name: str) -> tuple[str, str]:
 
 def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
+
+
+def shorten(names: Iterable[object], separator: str = ", ") -> str:
+    """The first five names, and how many more there are, for a message."""
+    listed = list(map(str, names))
+    more = f"{separator.rstrip(', ')} and {len(listed) - 5} more" if len(listed) > 5 else ""
+    return separator.join(listed[:5]) + more

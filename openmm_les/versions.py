@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
+from typing import Any
+
+from openmm_les.errors import InputError
 
 #: What this package cannot do without, as pip is told; the same as in pyproject.toml.
 REQUIREMENTS = {
@@ -49,3 +53,13 @@ def numbers_of(version: str) -> tuple[int, ...]:
     """The numbers a version starts with, for comparisons: (2, 9, 1) of ``2.9.1+cpu``."""
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def optional(module: str, extra: str, message: str) -> Any:
+    """A module of a package that an extra brings; an InputError with the message without it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise InputError(f"{message}: pip install 'openmm-les[{extra}]'") from None

@@ -33,11 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Smallest and largest number of structures that are evaluated, evenly over the file.
 MIN_FRAMES, MAX_FRAMES = 5, 500
-_KIND = Kind(
-    InputError,
-    "calibration",
-    "calibration: {file} cannot be used: {reason}; leave the structure out",
-)
+_CANNOT = "calibration: {file} cannot be used: {reason}; leave the structure out"
+_KIND = Kind(InputError, "calibration", _CANNOT)
 #: Smallest distance between opposite faces of a box [A], and largest volume per atom [A^3].
 _THINNEST, _LARGEST = 1.0, 1e5
 #: Standard errors by which a fit must be nearer to the best choice than to any other.
@@ -104,10 +101,7 @@ def _is_clear(best: Array, other: Array) -> bool:
 
 def _labelled(file: Path, elements: list[int]) -> list[tuple[Atoms, float]]:
     """Structures with energies [eV], of the model's elements."""
-    try:
-        frames = read_structures(file)
-    except InputError as error:
-        raise InputError(str(error).replace("data:", "calibration:", 1)) from error
+    frames = read_structures(file, option="calibration")
     found = []
     for index, atoms in enumerate(frames):
         results: dict[str, Any] = {} if atoms.calc is None else atoms.calc.results

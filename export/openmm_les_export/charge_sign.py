@@ -7,7 +7,6 @@ a small hydride, and stored for what couples to the charges (ML/MM, dipoles, rep
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +14,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Element: bond length to hydrogen [A], number of hydrogens, H-X-H angle [degrees].
+#: Positions [A] of the hydrogens of an element at the origin.
 _HYDRIDES = {
-    8: (0.96, 2, 104.5),
-    7: (1.01, 3, 106.7),
-    9: (0.92, 1, 0.0),
-    17: (1.27, 1, 0.0),
-    35: (1.41, 1, 0.0),
+    8: [(0.759, 0.0, 0.588), (-0.759, 0.0, 0.588)],
+    7: [(0.936, 0.0, 0.380), (-0.468, 0.811, 0.380), (-0.468, -0.811, 0.380)],
+    9: [(0.0, 0.0, 0.92)],
+    17: [(0.0, 0.0, 1.27)],
+    35: [(0.0, 0.0, 1.41)],
 }
 #: Smallest difference of charges [e] that determines the sign.
 _SMALLEST_DIFFERENCE = 0.02
@@ -35,7 +34,7 @@ def charge_sign(artifact: Artifact) -> int | None:
     heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)
     if heavy is None or 1 not in artifact.elements:
         return None
-    positions = [[0.0, 0.0, 0.0], *_hydrogens(heavy)]
+    positions = [(0.0, 0.0, 0.0), *_HYDRIDES[heavy]]
     numbers = [heavy] + [1] * (len(positions) - 1)
     neutral = neutral_conditions(artifact.canonical.hyper)
     model = SystemModel(artifact, numbers, periodic=False, precision="double", features=neutral)
@@ -50,15 +49,3 @@ def charge_sign(artifact: Artifact) -> int | None:
         )
         return None
     return 1 if difference > 0 else -1
-
-
-def _hydrogens(heavy: int) -> list[list[float]]:
-    """Hydrogens on a cone around z, with the right bond length and mutual angle."""
-    bond, count, angle = _HYDRIDES[heavy]
-    if count == 1:
-        return [[0.0, 0.0, bond]]
-    # Chord between neighbouring hydrogens: 2 sin(angle / 2) = 2 sin(cone) sin(pi / count).
-    sine = math.sin(math.radians(angle) / 2) / math.sin(math.pi / count)
-    height = math.sqrt(1 - sine * sine)
-    turns = [2 * math.pi * i / count for i in range(count)]
-    return [[bond * sine * math.cos(t), bond * sine * math.sin(t), bond * height] for t in turns]

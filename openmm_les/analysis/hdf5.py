@@ -19,6 +19,7 @@ from openmm_les.analysis.series_file import SeriesFile, check_array, shape_of, u
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically
+from openmm_les.versions import optional
 
 #: Approximate number of values in a chunk.
 _CHUNK = 8192
@@ -183,12 +184,4 @@ def _write(descriptor: int, pieces: list[tuple[int, bytes]]) -> None:
 
 def h5py() -> Any:
     """The package h5py; raises an InputError if it is not installed."""
-    try:
-        import h5py as package
-    except ModuleNotFoundError as error:
-        if error.name != "h5py":
-            raise
-        raise InputError(
-            "file: HDF5 needs h5py: pip install 'openmm-les[analysis]', or use a .csv file"
-        ) from None
-    return package
+    return optional("h5py", "analysis", "file: HDF5 needs h5py; use a .csv file, or install it")

@@ -14,6 +14,7 @@ from openmm_les.analysis.spectra import Spectrum
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically
+from openmm_les.versions import optional
 
 _FORMATS = (".png", ".pdf", ".svg")
 _DOTS_PER_INCH = 150
@@ -119,16 +120,8 @@ def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
 
 def _pyplot() -> Any:
     """Matplotlib's pyplot without a display."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise InputError(
-            "plot: pictures need matplotlib: pip install 'openmm-les[analysis]', or leave --plot "
-            "out"
-        ) from None
-    matplotlib.use("Agg")
+    message = "plot: pictures need matplotlib; leave --plot out, or install it"
+    optional("matplotlib", "analysis", message).use("Agg")
     from matplotlib import pyplot
 
     return pyplot

@@ -16,6 +16,7 @@ import numpy as np
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary
+from openmm_les.versions import optional
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ _PATTERNS = {"energy": "energ", "forces": "forc|grad", "dipole": "dipol"}
 _PATTERNS |= {"born_charges": "bec|born", "stress": "stress|virial"}
 #: Arrays of a structure that are no reference values.
 _STRUCTURE = ("numbers", "positions", "momenta", "tags", "initial_charges", "initial_magmoms")
-_KIND = Kind(InputError, "data", "data: {file} is not a file that ASE reads: {reason}")
 #: Numbers of columns in the properties of an extended XYZ file.
 _COLUMNS = re.compile(r":[SRIL]:(\d+)(?![^:\s\"])")
 #: Indices of the six components of a stress in the order of ASE.
@@ -141,29 +141,23 @@ def _warn_of_unused(path: Path, frames: Sequence[Frame]) -> None:
                 )
 
 
-def read_structures(path: Path, limit: int | None = None) -> list[Any]:
+def read_structures(path: Path, limit: int | None = None, option: str = "data") -> list[Any]:
     """ASE's Atoms from a file, with all its values; at most `limit` structures.
 
-    Raises an InputError if the file cannot be read, or has no structures.
+    Raises an InputError, for the option, if the file cannot be read, or has no structures.
     """
-    try:
-        import ase.io
-    except ModuleNotFoundError as error:
-        if error.name != "ase":
-            raise
-        raise InputError(
-            "data: reading structures needs ASE: pip install 'openmm-les[ase]'"
-        ) from None
-    with boundary(path, _KIND):
+    cannot = f"{option}: {{file}} is not a file that ASE reads: {{reason}}"
+    ase_io = optional("ase.io", "ase", f"{option}: reading structures needs ASE")
+    with boundary(path, Kind(InputError, option, cannot)):
         if path.suffix.lower() in (".xyz", ".extxyz"):
             _check_counts(path, limit)
         try:
-            structures = ase.io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
+            structures = ase_io.read(path, index=slice(limit), do_not_split_by_at_sign=True)
         except ImportError as error:  # of a package that a format needs
             raise Damage(str(error)) from error
     found = structures if isinstance(structures, list) else [structures]
     if not found:
-        raise InputError(f"data: expected structures, got none in {path}")
+        raise InputError(f"{option}: expected structures, got none in {path}")
     return found
 
 

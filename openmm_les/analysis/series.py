@@ -81,11 +81,6 @@ class Header:
     #: not state it
     charge_sign: str | None = None
 
-    @classmethod
-    def names(cls) -> list[str]:
-        """Names of all entries."""
-        return [entry.name for entry in fields(cls)]
-
     def entries(self) -> dict[str, Any]:
         """Known entries by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmm_les.cli.terminal import UserPath
-from openmm_les.names import Field, options_of
+from openmm_les.names import Field, flag_of, options_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -67,10 +67,6 @@ def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
         return function
 
     return decorate
-
-
-def flag_of(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _flag(field: Field, default: Any) -> Callable[[Command], Command]:

@@ -79,8 +79,8 @@ def examine() -> list[Finding]:
 
 def worst(findings: list[Finding]) -> Status:
     """Status of the whole installation."""
-    found = {finding.status for finding in findings}
-    return "error" if "error" in found else "warning" if "warning" in found else "ok"
+    order: list[Status] = ["ok", "warning", "error"]
+    return max((each.status for each in findings), key=order.index, default="ok")
 
 
 # ------------------------------------------------------------------ packages

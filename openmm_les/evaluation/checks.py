@@ -13,11 +13,10 @@ from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import lies_on_cutoff
 from openmm_les.errors import InputError
+from openmm_les.names import shorten
 
 logger = logging.getLogger(__name__)
 
-#: Atoms that a message lists.
-_LISTED = 5
 #: Edges of boxes for which `warn_of_edges` has warned.
 _warned_edges: set[tuple[float, ...]] = set()
 #: The warning suggests edges that are longer by this factor.
@@ -32,10 +31,9 @@ def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
     if not unknown:
         return
     atoms = [i for i, z in enumerate(numbers) if z in unknown]
-    listed = ", ".join(map(str, atoms[:_LISTED])) + (", ..." if len(atoms) > _LISTED else "")
     raise InputError(
         f"atoms: the model knows {_symbols(artifact.elements)}, but the structure has "
-        f"{_symbols(sorted(unknown))} (atoms {listed})"
+        f"{_symbols(sorted(unknown))} (atoms {shorten(atoms)})"
     )
 
 

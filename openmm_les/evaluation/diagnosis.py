@@ -7,9 +7,8 @@ import numpy as np
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError
 from openmm_les.evaluation.status import STATUS_COINCIDENT, STATUS_POSITIONS, describe_status
+from openmm_les.names import shorten
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
-
-_LISTED = 5
 
 
 def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> SimulationError:
@@ -19,8 +18,7 @@ def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> Simu
         atoms = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()
     elif status & STATUS_COINCIDENT:
         atoms = coincident_pair(positions, cell)
-    named = ", ".join(map(str, atoms[:_LISTED])) + (", ..." if len(atoms) > _LISTED else "")
-    where = f" (of the model's atoms, counted from 0: {named})" if atoms else ""
+    where = f" (of the model's atoms, counted from 0: {shorten(atoms)})" if atoms else ""
     reason = describe_status(status)
     error = SimulationError(reason + where)
     if atoms:
@@ -30,31 +28,25 @@ def failure(status: int, positions: FloatArray, cell: FloatArray | None) -> Simu
 
 def coincident_pair(positions: FloatArray, cell: FloatArray | None) -> list[int]:
     """Two atoms at the same place, or at that of an image of the other; empty if there are none."""
-    # Compare neighbours in the order along one axis, as long as any are within the distance.
-    along, reach = positions[:, 0], COINCIDENT_DISTANCE
-    fractional = positions
+    box = np.eye(3) if cell is None else cell
+    places, atoms = positions @ np.linalg.inv(box), np.arange(len(positions))
+    reach = COINCIDENT_DISTANCE * float(np.linalg.norm(np.linalg.inv(box)[:, 0]))
     if cell is not None:
-        fractional = positions @ np.linalg.inv(cell)
-        along = fractional[:, 0] - np.floor(fractional[:, 0])
-        reach *= float(np.linalg.norm(np.linalg.inv(cell)[:, 0]))
-    order = np.argsort(along, kind="stable")
-    sorted_along = along[order]
+        places -= np.floor(places)
+        image = np.flatnonzero(places[:, 0] < reach)
+        places = np.concatenate([places, places[image] + np.array([1.0, 0.0, 0.0])])
+        atoms = np.concatenate([atoms, image])
+    # Compare neighbours in the order along one axis, as long as any are within the distance.
+    order = np.argsort(places[:, 0])
+    places, atoms = places[order], atoms[order]
     for step in range(1, len(order)):
-        gap = np.roll(sorted_along, -step) - sorted_along
-        if cell is None:
-            first = np.arange(len(order) - step)
-            gap = gap[: len(order) - step]
-        else:
-            first = np.arange(len(order))
-            gap[len(order) - step :] += 1.0
-        near = first[np.abs(gap) < reach]
+        near = np.flatnonzero(places[step:, 0] - places[:-step, 0] < reach)
         if len(near) == 0:
-            return []
-        one, other = order[near], order[(near + step) % len(order)]
-        delta = fractional[one] - fractional[other]
+            break
+        delta = places[near + step] - places[near]
         if cell is not None:
-            delta = (delta - np.round(delta)) @ cell
-        same = np.flatnonzero((delta * delta).sum(axis=1) < COINCIDENT_DISTANCE**2)
+            delta -= np.round(delta)
+        same = near[((delta @ box) ** 2).sum(axis=1) < COINCIDENT_DISTANCE**2]
         if len(same):
-            return sorted((int(one[same[0]]), int(other[same[0]])))
+            return sorted((int(atoms[same[0]]), int(atoms[same[0] + step])))
     return []

@@ -20,7 +20,8 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.options import EvaluationOptions
-from openmm_les.plugin.forces.atoms import name_of, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import name_of
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.plugin.forces.region import Region
 from openmm_les.plugin.mixed.geometry import Arrangement, RegionGeometry
@@ -150,7 +151,7 @@ def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:
     if sites:
         raise InputError(
             f"current and velocities: expected atoms, got virtual sites (particles "
-            f"{shorten(map(str, sites))}), which OpenMM gives no velocities; make the System with "
+            f"{shorten(sites)}), which OpenMM gives no velocities; make the System with "
             "linkAtoms='internal'"
         )
     return np.array([system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles])

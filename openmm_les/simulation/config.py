@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from openmm_les.errors import InputError
 from openmm_les.evaluation.options import Cutoff, EvaluationOptions, Ewald, Precision
-from openmm_les.names import did_you_mean, spellings
+from openmm_les.names import did_you_mean, flag_of, shorten, spellings
 from openmm_les.simulation import fields, settings_file
 from openmm_les.simulation.fields import (
     Ensemble,
@@ -44,8 +44,8 @@ _PATHS = ("structure", "model", "output", "system")
 #: Lists of paths, or of names of files that come with OpenMM.
 _FILES = ("force_field",)
 
-#: Wrong settings that a message lists, and characters of an unknown name.
-_LISTED, _LONGEST_NAME = 5, 60
+#: Characters of an unknown name in a message.
+_LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: Electric properties of the model that a run can write.
@@ -167,8 +167,7 @@ class RunConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             every = dict.fromkeys(_explain(details, origin) for details in error.errors())
-            more = f"; and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
-            raise InputError("; ".join(list(every)[:_LISTED]) + more) from None
+            raise InputError(shorten(every, "; ")) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(
@@ -297,16 +296,6 @@ def metavar(name: str) -> str:
     return fields.metavar(RunConfig.model_fields[name])
 
 
-def default(name: str) -> str:
-    """The default of a field as it is written in a file."""
-    return fields.default(RunConfig.model_fields[name])
-
-
-def flag(name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
 def _check_multiple(config: RunConfig, name: str, of: str) -> None:
     value, unit = getattr(config, name), getattr(config, of)
     if value is not None and value % unit:
@@ -388,12 +377,12 @@ def _explain(details: ErrorDetails, origin: _Origin) -> str:
         return text if origin.file is None else f"{origin.file}: {text}"
     name = str(details["loc"][0])[:_LONGEST_NAME]
     where = name if origin.file is None else f"{origin.file}: {name}"
-    where = flag(name) if name in origin.flags else where
+    where = flag_of(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":
         near = did_you_mean(name, RunConfig.model_fields)
         return f"{where}: unknown field{near or '; there are ' + ', '.join(RunConfig.model_fields)}"
     if details["type"] == "missing":
-        return f"{where}: missing; give {flag(name)} {metavar(name)}, or {name} in a config file"
+        return f"{where}: missing; give {flag_of(name)} {metavar(name)}, or {name} in a config file"
     field = RunConfig.model_fields[name]
     wanted = f"{fields.expected(field)} ({field.description})"
     return f"{where}: expected {wanted}, got {fields.shown(details['input'])}"

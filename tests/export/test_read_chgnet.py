@@ -92,10 +92,8 @@ def model_of(folder, shape):
 
 
 def artifact_of(folder, shape) -> artifacts.Artifact:
-    path = folder / f"{shape}.les.pt"
-    if not path.exists():
-        artifacts.save(read_model(model_of(folder, shape), **LES), path)
-    return artifacts.load(path)
+    model = read_model(model_of(folder, shape), **LES)
+    return artifacts.Artifact.unsaved(model, folder / f"{shape}.les.pt")
 
 
 def probes_of(model):

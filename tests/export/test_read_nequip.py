@@ -99,10 +99,8 @@ def file_of(folder, shape) -> Path:
 
 
 def artifact_of(folder, shape) -> artifacts.Artifact:
-    path = folder / f"{shape}.les.pt"
-    if not path.exists():
-        artifacts.save(read_model(file_of(folder, shape), **LES), path)
-    return artifacts.load(path)
+    model = read_model(file_of(folder, shape), **LES)
+    return artifacts.Artifact.unsaved(model, folder / f"{shape}.les.pt")
 
 
 # --- every shape --------------------------------------------------------------------------------

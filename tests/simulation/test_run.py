@@ -34,7 +34,7 @@ from openmm_les import simulation as md
 from openmm_les.simulation import output
 from openmm_les.simulation.builder import resolve_config
 from openmm_les.simulation.checkpoint import Checkpoint
-from openmm_les.simulation.config import default
+from openmm_les.simulation.fields import default
 from openmm_les.simulation.structures.structure import check_time_step, read_structure
 from openmm_les.simulation.summary import Summary, duration, read_log, summarise
 
@@ -189,7 +189,7 @@ def test_wrong_flags_are_named_as_flags(capsys):
 def test_documented_fields_are_those_of_the_model():
     table = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
     fields = md.RunConfig.model_fields
-    assert table == [(name, default(name), field.description) for name, field in fields.items()]
+    assert table == [(name, default(field), field.description) for name, field in fields.items()]
 
 
 def test_documented_files_are_those_that_are_written():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import openmm
 
+from openmm_les.names import shorten
 from openmm_les.plugin.forces import backends, present
-from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.options import ForceOptions
 from openmm_les.plugin.forces.present import FORCE_NAME
 from openmm_les.plugin.forces.region import Region

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from openmm import app
 
 HYDROGEN = (app.element.hydrogen, app.element.deuterium)
-#: Names that a message lists.
-_LISTED = 5
 
 
 def name_of(atom: app.topology.Atom) -> str:
@@ -43,10 +41,3 @@ def loose_residues(
         if any(atom.index in chosen and atom.index not in bonded for atom in suspects):
             found.append(residue)
     return found
-
-
-def shorten(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - _LISTED
-    return ", ".join(listed[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import openmm
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import shorten
+from openmm_les.names import shorten
 from openmm_les.plugin.forces.pythonforce import LESCompute
 
 #: Name of the force of a model of ours.

@@ -15,8 +15,8 @@ from openmm_les import artifact as artifacts
 from openmm_les import saved
 from openmm_les.errors import LESError, SimulationError, printable
 from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.names import shorten
 from openmm_les.plugin.forces import electric_field
-from openmm_les.plugin.forces.atoms import shorten
 from openmm_les.plugin.forces.cuda_context import torch_context
 from openmm_les.processes.interrupts import called_by_openmm, handed_over
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV

@@ -11,7 +11,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import loose_residues, name_of, residue_name, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import loose_residues, name_of, residue_name
 from openmm_les.units import ANGSTROM_PER_NM
 
 Cell = tuple[tuple[float, float, float], ...]
@@ -87,13 +88,13 @@ def _indices(atoms: Iterable[int] | None, num_atoms: int) -> tuple[int, ...]:
     outside = [index for index in indices if not 0 <= index < num_atoms]
     if outside:
         raise InputError(
-            f"atoms: expected indices from 0 to {num_atoms - 1}, got {shorten(map(str, outside))}; "
+            f"atoms: expected indices from 0 to {num_atoms - 1}, got {shorten(outside)}; "
             "indices count the atoms of the topology from 0"
         )
     twice = [index for index, count in Counter(indices).items() if count > 1]
     if twice:
         raise InputError(
-            f"atoms: expected every index once, got {shorten(map(str, twice))} more than once; "
+            f"atoms: expected every index once, got {shorten(twice)} more than once; "
             "remove the duplicates"
         )
     return indices

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import openmm
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import shorten
+from openmm_les.names import shorten
 from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)

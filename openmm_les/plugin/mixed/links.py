@@ -13,7 +13,7 @@ import openmm
 from openmm import app, unit
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import shorten
+from openmm_les.names import shorten
 from openmm_les.plugin.mixed.region import MLRegion
 from openmm_les.units import ANGSTROM_PER_NM
 

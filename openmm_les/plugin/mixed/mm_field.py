@@ -14,7 +14,7 @@ import openmm
 from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.embedding.build import CUTOFF_METHODS, METHODS
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import shorten
+from openmm_les.names import shorten
 from openmm_les.plugin.mixed.boundary_charges import BondCharge, redistribute
 from openmm_les.plugin.mixed.nonbonded import is_charged
 from openmm_les.units import ANGSTROM_PER_NM

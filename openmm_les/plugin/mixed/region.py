@@ -14,7 +14,8 @@ import openmm
 from openmm import app
 
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import name_of, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import name_of
 from openmm_les.plugin.forces.region import Region, cell_of
 
 logger = logging.getLogger(__name__)

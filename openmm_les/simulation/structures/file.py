@@ -22,7 +22,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
-from openmm_les.plugin.forces.atoms import shorten
+from openmm_les.names import shorten
 from openmm_les.simulation.structures import hydrogens
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from openmm import app
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import HYDROGEN, residue_name, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import HYDROGEN, residue_name
 from openmm_les.simulation.structures.names import residue_names
 
 logger = logging.getLogger(__name__)

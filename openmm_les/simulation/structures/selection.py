@@ -18,8 +18,10 @@ from openmm import app
 from openmm.app.topology import Atom, Residue
 
 from openmm_les.errors import InputError, one_line
-from openmm_les.plugin.forces.atoms import residue_name, residue_number, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import residue_name, residue_number
 from openmm_les.simulation.structures.structure import real_atoms
+from openmm_les.versions import optional
 
 _KINDS = "resname NAME, residue NUMBER, CHAIN:NUMBER, resindex INDEX"
 #: Selectors that do not need mdtraj, each with its test of a residue.
@@ -113,13 +115,8 @@ def _take(topology: app.Topology, selector: str) -> Iterable[int]:
 
 
 def _by_mdtraj(topology: app.Topology, selector: str) -> Iterable[int]:
-    try:
-        import mdtraj
-    except ImportError:
-        raise InputError(
-            f"ml_region: expected {_KINDS}, got {selector!r}; selections of mdtraj need "
-            "pip install 'openmm-les[analysis]'"
-        ) from None
+    message = f"ml_region: expected {_KINDS}, got {selector!r}; for selections of mdtraj install it"
+    mdtraj = optional("mdtraj", "analysis", message)
     selection = re.sub(r"\bresindex\b", "resid", selector)
     try:
         return [int(i) for i in mdtraj.Topology.from_openmm(topology).select(selection)]

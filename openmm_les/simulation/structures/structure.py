@@ -15,7 +15,8 @@ from openmm import app, unit
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
-from openmm_les.plugin.forces.atoms import HYDROGEN, loose_residues, shorten
+from openmm_les.names import shorten
+from openmm_les.plugin.forces.atoms import HYDROGEN, loose_residues
 from openmm_les.simulation.structures import hydrogens
 from openmm_les.simulation.structures.distances import distances, nearest_pair
 from openmm_les.simulation.structures.file import read_structure_file

@@ -66,15 +66,15 @@ def read_conditions(model: Record, head: Head, state: State, channels: int) -> d
     if not isinstance(specs, Mapping) or list(specs) != list(embedders.modules()):
         raise invalid(joint.path_of("specs"), "one for each embedding", describe(specs))
     project = _linear(joint.module("project.0"))[0]
-    conditions, first = [], 0
-    for k, (name, spec) in enumerate(specs.items()):
+    widths = [_width(embedder) for embedder in embedders.modules().values()]
+    if tuple(project.shape) != (sum(widths), channels):
+        expected = f"a map from {sum(widths)} numbers to {channels} channels"
+        raise invalid(f"{joint.path}.project", expected, list(project.shape))
+    conditions = []
+    for k, (name, rows) in enumerate(zip(specs, project.split(widths), strict=True)):
+        check_options(joint.path_of(f"specs.{name}"), specs[name], _SPEC)
         embedder = embedders.module(name)
-        check_options(joint.path_of(f"specs.{name}"), spec, _SPEC)
-        rows = project[first : first + _width(embedder)]
-        first += len(rows)
-        conditions.append(_condition(embedder, name, spec, state, f"conditions.{k}", rows))
-    if tuple(project.shape) != (first, channels):
-        raise invalid(joint.path, f"a map to {channels} channels", list(project.shape))
+        conditions.append(_condition(embedder, name, specs[name], state, f"conditions.{k}", rows))
     if "embedding_readout" in model.modules():
         readout = model.module("embedding_readout")
         matrices = [e3nn_weights.linear_by_degree(readout.module("linear"))[0]]
