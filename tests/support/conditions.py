@@ -1,10 +1,15 @@
-"""A MACE model with conditions of every kind, and structures in some."""
+"""MACE models with conditions of every kind, and structures in some."""
 
+import dataclasses
 from pathlib import Path
 
+import torch
+from openmm_les_export import read_model
 from oracles.models import TINY
+from support.checkpoints import checkpoint
 from support.helpers import dipeptide, water_frame
 
+from openmm_les import artifact as artifacts
 from openmm_les.artifact import Artifact
 
 #: Of each level, class and number, with a bias and without, with a default and without.
@@ -52,3 +57,32 @@ IN_CONDITIONS = [
 def artifact_of(canonical, file: Path) -> Artifact:
     """A model that was read, without an artifact's file."""
     return Artifact.unsaved(canonical, Path(file))
+
+
+def model_with_conditions(folder: Path) -> Path:
+    """An artifact whose conditions have random weights, made without mace-torch."""
+    canonical = read_model(checkpoint("mace_old", folder))
+    generator, channels = torch.Generator().manual_seed(1), canonical.hyper["channels"]
+
+    def weights(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    conditions = [
+        {"name": "total_charge", "per": "system", "classes": 7, "lowest": -3, "default": 0.0},
+        {"name": "total_spin", "per": "system", "classes": 4, "lowest": 0, "default": 1.0},
+        {"name": "elec_temp", "per": "system", "default": 0.0, "key": "kT"},
+        {"name": "label", "per": "atom", "classes": 3, "lowest": 0, "default": 0.0},
+    ]
+    tables = {f"conditions.{k}.table": weights(n, channels) for k, n in ((0, 7), (1, 4), (3, 3))}
+    network = {
+        "conditions.2.0.weight": weights(1, 3),
+        "conditions.2.0.bias": weights(3),
+        "conditions.2.1.weight": weights(3, channels),
+        "conditions.2.1.bias": weights(channels),
+    }
+    changed = dataclasses.replace(
+        canonical,
+        hyper={**canonical.hyper, "conditions": conditions},
+        state={**canonical.state, **tables, **network},
+    )
+    return artifacts.save(changed, folder / "conditions.les.pt", charge_sign=1)
