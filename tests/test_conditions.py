@@ -73,9 +73,8 @@ def test_what_conditions_do(model):
     hyper = {name: value for name, value in canonical.hyper.items() if name != "conditions"}
     plain = {n: t for n, t in canonical.state.items() if not n.startswith("conditions.")}
     every = {"charge": -1, "spin": 2, "features": {"elec_temp": 0.4, "label": 2}}
-    got = SystemModel(
-        artifact.load(model), ATOMS.numbers, periodic=False, precision="double", **every
-    )
+    settings = {"periodic": False, "precision": "double"}
+    got = SystemModel(artifact.load(model), ATOMS.numbers, **settings, **every)
     plain["embedding"] = embedding(-1, 2, 0.4, 2)
     changed = artifact_of(dataclasses.replace(canonical, hyper=hyper, state=plain), model)
     expected = SystemModel(changed, ATOMS.numbers, **settings)
