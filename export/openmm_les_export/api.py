@@ -91,7 +91,7 @@ def export(
         licence=given.licence,
         citation=given.citation,
         verification=verification,
-        charge_sign=charge_sign(unsaved),
+        charge_sign=canonical.charge_sign or charge_sign(unsaved),
         module=module,
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.files.writing import user_path
 
-_EXPECTED = "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, or a JSON or YAML file"
+logger = logging.getLogger(__name__)
+
+#: Stands for zero for all elements.
+ZERO = "zero"
+_EXPECTED = (
+    "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, a JSON or YAML file, or "
+    f"'{ZERO}'"
+)
 _FILE = Kind(
     InputError,
     "atomic energies",
@@ -20,6 +28,31 @@ _FILE = Kind(
 )
 #: Characters of a wrong value that a message shows.
 _SHOWN = 40
+
+
+def reference_energies(
+    given: str | os.PathLike[str] | Mapping[Any, Any] | None, elements: Sequence[int], title: str
+) -> list[float]:
+    """Energies [eV] of the elements of a model whose files hold none, by the family's title.
+
+    `given` is what `read_atomic_energies` takes, or ``"zero"``.
+    """
+    if given == ZERO:
+        logger.warning(
+            "isolated-atom energies are zero as requested: total energies are those of the network "
+            "and of LES alone"
+        )
+        return [0.0] * len(elements)
+    energies = {} if given is None else read_atomic_energies(given)
+    missing = [z for z in elements if z not in energies]
+    if missing:
+        raise InputError(
+            f"atomic energies: a {title} file holds none; give those that were subtracted from its "
+            f"training data [eV], as in --atomic-energies {','.join(f'{z}:E' for z in missing)}, "
+            f"or a JSON or YAML file; --atomic-energies {ZERO} if nothing was subtracted, or if "
+            "only differences of energies matter"
+        )
+    return [energies[z] for z in elements]
 
 
 def read_atomic_energies(given: str | os.PathLike[str] | Mapping[Any, Any]) -> dict[int, float]:

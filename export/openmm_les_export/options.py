@@ -21,8 +21,8 @@ class ModelOptions:
         FilePath | Mapping[Any, Any] | None,
         Option(
             "Isolated-atom energies [eV] that the training subtracted, where the file holds none: "
-            "such as 1:-13.6,8:-2041.8, or a JSON or YAML file.",
-            "Z:E,...|FILE",
+            "such as 1:-13.6,8:-2041.8, or a JSON or YAML file; zero for a model trained without.",
+            "Z:E,...|FILE|zero",
         ),
     ] = None
     head: Annotated[

@@ -21,10 +21,12 @@ class CanonicalModel:
     family: str  #: such as ``"mace"``; decides what `hyper` and `state` mean
     hyper: dict[str, Any]  #: JSON values only, as `source`
     state: dict[str, torch.Tensor]  #: effective weights, float64 on the CPU
-    les: dict[str, float | bool]  #: the fields of `schema.LES`
+    les: dict[str, float | bool]  #: the fields of `schema.LES`, except those that are None
     source: dict[str, Any]  #: ``file``, ``sha256``, ``class``, ``dtype``, ``vintage``
     #: ``"model file"`` or an option, for each LES parameter and ``reference_energies``.
     provenance: dict[str, str] = field(default_factory=dict)
+    #: 1 or -1, the factor that makes latent charges physical, where the file states it.
+    charge_sign: int | None = None
 
     def check(self) -> None:
         """Refuses a model that cannot be: parameters out of bounds, weights of other shapes."""

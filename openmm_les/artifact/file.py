@@ -73,6 +73,11 @@ class Artifact:
         """Cutoff radius of the short-range network [A]."""
         return float(self.metadata["hyper"]["cutoff"])
 
+    @property
+    def channels(self) -> int:
+        """Latent charges of each atom. Energies of several add up; none of them is physical."""
+        return int(self.metadata["hyper"].get("charge_channels", 1))
+
     @cached_property
     def canonical(self) -> "CanonicalModel":
         """Hyper-parameters and weights, float64 on the CPU."""

@@ -29,7 +29,7 @@ _NEEDED = ("sigma", "dl", "prefactor", "remove_self_interaction")
 
 
 def build_electrostatics(
-    les: Mapping[str, float],
+    les: Mapping[str, Any],
     periodic: bool,
     cell: Tensor | None,
     dtype: torch.dtype,
@@ -43,7 +43,7 @@ def build_electrostatics(
 
     Args:
         les: parameters of the model: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A / e^2] and
-            ``remove_self_interaction``; others are ignored.
+            ``remove_self_interaction``, perhaps ``n_max``; others are ignored.
         cell: lattice vectors in rows [A], shape [3, 3]; needed only if periodic.
         num_atoms: number of atoms, by which the faster kernel is chosen.
         margin: factor by which each lattice vector may grow during a simulation.
@@ -69,7 +69,9 @@ def build_electrostatics(
         raise InputError("cell: expected three lattice vectors [A] for a periodic system, got None")
     if not margin >= 1.0:
         raise InputError(f"margin: expected a factor of at least 1, got {margin}")
-    kernel = ReciprocalKernel(**model, dl=float(les["dl"]), cutoff=options.cutoff)
+    kernel = ReciprocalKernel(
+        **model, dl=float(les["dl"]), cutoff=options.cutoff, n_max=les.get("n_max")
+    )
     elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
     return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)
 
@@ -87,7 +89,7 @@ def _periodic_sum(
 
     The largest temporary array has `elements`; None leaves that to the sum.
     """
-    limits = k_limits_for(cell, kernel.k_max, margin)
+    limits = [min(n, kernel.n_max) for n in k_limits_for(cell, kernel.k_max, margin)]
     octant = [n + 1 for n in limits]
     direct_fits = is_affordable(bytes_of_direct(octant), num_atoms)
     if options.method == "mesh" or (options.method == "auto" and not wants_exact(options, dtype)):

@@ -22,17 +22,19 @@ def dense_ewald(
     k_max: float,
     prefactor: float,
     self_energy: float,
+    n_max: int,
     chunk: int = 4096,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Energy [] [eV] of `DirectEwald`, dE/dq [n] [eV/e] and dE/dr [n, 3] [eV/A]; see there.
+    """Energy [] [eV] of `DirectEwald`, dE/dq [eV/e] and dE/dr [n, 3] [eV/A]; see there.
 
     Args:
         k_max: radius of the sphere of vectors, from `cutoff_wavenumber` [1/A].
         self_energy: coefficient of sum q^2 to subtract, 0 where the model keeps it [eV / e^2].
+        n_max: largest integer coordinate of a vector.
         chunk: vectors processed at a time, to bound memory.
     """
     inverse, volume = inverse_and_volume(cell)
-    limits: List[int] = largest_indices(cell, k_max).to(torch.int64).tolist()
+    limits: List[int] = largest_indices(cell, k_max).clamp(max=n_max).to(torch.int64).tolist()
     axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
     integers = torch.cartesian_prod(axes[0], axes[1], axes[2]).to(torch.float64)
     vectors = integers @ (2.0 * math.pi * inverse.t())
@@ -44,6 +46,7 @@ def dense_ewald(
     energy = torch.zeros([], dtype=torch.float64, device=cell.device)
     potential = torch.zeros_like(charges)
     gradient = torch.zeros_like(positions)
+    rows = charges.reshape(-1, positions.shape[0])
     for start in range(0, vectors.shape[0], chunk):
         k = vectors[start : start + chunk]
         w = weights[start : start + chunk]
@@ -51,8 +54,10 @@ def dense_ewald(
         cos, sin = torch.cos(phase), torch.sin(phase)
         real, imaginary = charges @ cos, charges @ sin
         energy = energy + (w * (real * real + imaginary * imaginary)).sum()
-        potential = potential + 2.0 * (cos @ (w * real) + sin @ (w * imaginary))
-        slope = (cos * (w * imaginary) - sin * (w * real)) @ k
-        gradient = gradient + 2.0 * charges.unsqueeze(1) * slope
+        real, imaginary = w * real, w * imaginary
+        potential = potential + 2.0 * (real @ cos.t() + imaginary @ sin.t())
+        on_sin = rows.t() @ real.reshape(-1, w.shape[0])
+        on_cos = rows.t() @ imaginary.reshape(-1, w.shape[0])
+        gradient = gradient + 2.0 * (cos * on_cos - sin * on_sin) @ k
     energy = energy - self_energy * (charges * charges).sum()
     return energy, potential - 2.0 * self_energy * charges, gradient

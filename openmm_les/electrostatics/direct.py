@@ -48,10 +48,12 @@ class DirectEwald(nn.Module):
     ) -> None:
         """Set up the sums over integers up to `k_limits`, see `k_limits_for`.
 
-        Larger ones than a box needs cost time and change nothing. `dtype` is that of sums over
-        atoms; for `chunk_size` see `StructureFactors`.
+        Larger ones than a box needs cost time and change nothing, as those beyond `n_max` of the
+        kernel, which are left out. `dtype` is that of sums over atoms; for `chunk_size` see
+        `StructureFactors`.
         """
         super().__init__()
+        k_limits = [min(n, kernel.n_max) for n in k_limits]
         self.kernel = kernel
         self.dtype = dtype
         self.structure = StructureFactors(k_limits, dtype=dtype, chunk_size=chunk_size)
@@ -67,18 +69,19 @@ class DirectEwald(nn.Module):
 
             multiplicity = self.structure.multiplicity
             factors = self.structure.sums(charges, fractional)
-            power = (factors.to(torch.float64) ** 2).sum(dim=0) * multiplicity
+            power = factors.to(torch.float64).view(-1, len(k)) ** 2
+            power = power.sum(dim=0) * multiplicity
             energy = (weights * power).sum()
             strain = strain_derivative(k, slopes, power, energy)
 
             response = (2.0 * weights * multiplicity).to(self.dtype) * factors
             potential, gradient = self.structure.pull_back(response, fractional)
-            gradient = charges[:, None] * (gradient @ inverse.t().to(self.dtype))
+            gradient = charges.unsqueeze(-1) * (gradient @ inverse.t().to(self.dtype))
+            gradient = gradient.view(-1, charges.shape[-1], 3).sum(dim=0)
 
             energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
             potential = potential - 2.0 * self.kernel.self_energy * charges
-            outgrown = torch.logical_not(
-                (largest_indices(cell, self.kernel.k_max) <= self.structure.limits).all()
-            )
+            needed = largest_indices(cell, self.kernel.k_max).clamp(max=self.kernel.n_max)
+            outgrown = torch.logical_not((needed <= self.structure.limits).all())
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)

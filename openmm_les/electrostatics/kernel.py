@@ -11,6 +11,8 @@ from openmm_les.errors import InputError
 
 #: Half the width of the switched shell around the cutoff wave number, for ``cutoff="smooth"``.
 SWITCH_WIDTH = 0.1
+#: An integer coordinate that no reciprocal vector has.
+UNBOUNDED = 2**31
 
 
 class ReciprocalKernel(nn.Module):
@@ -35,6 +37,7 @@ class ReciprocalKernel(nn.Module):
         prefactor: float,
         remove_self_interaction: bool,
         cutoff: str = "hard",
+        n_max: int | None = None,
     ) -> None:
         """Set up the constants.
 
@@ -44,6 +47,8 @@ class ReciprocalKernel(nn.Module):
             prefactor: c = 1 / (2 eps0) [eV A / e^2].
             remove_self_interaction: whether the model subtracts it.
             cutoff: ``"hard"`` or ``"smooth"``.
+            n_max: where the model was trained without vectors that have a larger integer
+                coordinate, up to which these go; left to the sums, whose grids end there.
         """
         super().__init__()
         if not (sigma > 0.0 and dl > 0.0):
@@ -57,6 +62,7 @@ class ReciprocalKernel(nn.Module):
         self.k_max = (1.0 + self.width) * cutoff_wavenumber(dl)
         #: The length dl' [A] for which this radius is 2 pi / dl'.
         self.resolution = dl / (1.0 + self.width)
+        self.n_max: int = n_max or UNBOUNDED
         self.prefactor = prefactor
         #: Coefficient of sum q^2 that the model subtracts [eV / e^2].
         self.self_energy = (

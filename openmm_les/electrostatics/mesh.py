@@ -121,7 +121,8 @@ class MeshEwald(nn.Module):
         axes = [np.rint(np.fft.fftfreq(n, 1.0 / n)) for n in mesh[:2]]
         axes.append(np.arange(mesh[2] // 2 + 1.0))
         resolution = self.kernel.resolution
-        needed = [abs(a) <= n * self.spacing / resolution for a, n in zip(axes, mesh, strict=True)]
+        longest = [min(n * self.spacing / resolution, self.kernel.n_max) for n in mesh]
+        needed = [abs(a) <= n for a, n in zip(axes, longest, strict=True)]
         inside = needed[0][:, None, None] & needed[1][:, None] & needed[2]
         self.modes = nn.Buffer(torch.from_numpy(np.flatnonzero(inside)))
         chosen = [torch.from_numpy(a[x].astype(int)) for a, x in zip(axes, needed, strict=True)]
@@ -150,29 +151,33 @@ class MeshEwald(nn.Module):
 
             window, slope = self._window(remainder)
 
-            density = self._spread(charges, lowest, window)
-            transformed = torch.fft.rfftn(density.view(self.size0, self.size1, self.size2))
-            transformed = transformed.contiguous()
-            factors = transformed.view(-1).index_select(0, self.modes)
-            parts = torch.view_as_real(factors).to(torch.float64)
+            rows = charges.view(-1, charges.shape[-1])
+            density = self._spread(rows, lowest, window)
+            transformed = torch.fft.rfftn(density, dim=[1, 2, 3]).contiguous()
+            flat = torch.unbind(transformed.flatten(1))
+            factors = [values.index_select(0, self.modes) for values in flat]
+            parts = torch.view_as_real(torch.stack(factors)).to(torch.float64)
             weights = weights * self.deconvolution
-            power = (parts * parts).sum(dim=1) * self.multiplicity
+            power = (parts * parts).sum(dim=[0, 2]) * self.multiplicity
             energy = (weights * power).sum()
             strain = strain_derivative(k, slopes * self.deconvolution, power, energy)
 
             # The inverse transform adds what belongs to -k by itself.
-            response = torch.zeros_like(transformed).view(-1)
-            response.index_copy_(0, self.modes, factors * (2.0 * weights).to(self.dtype))
+            response = torch.zeros_like(transformed)
+            factor = (2.0 * weights).to(self.dtype)
+            for i, values in enumerate(factors):
+                response[i].view(-1).index_copy_(0, self.modes, values * factor)
             potential_mesh = torch.fft.irfftn(
-                response.view_as(transformed),
+                response,
                 s=[self.size0, self.size1, self.size2],
+                dim=[1, 2, 3],
                 norm="forward",
             )
             potential, gradient = self._gather(
-                potential_mesh.reshape(-1), lowest, torch.stack([window, slope], dim=3)
+                potential_mesh, rows, lowest, torch.stack([window, slope], dim=3)
             )
-            to_positions = (inverse * self.mesh).t().to(self.dtype)
-            gradient = charges[:, None] * (gradient @ to_positions)
+            potential = potential.view_as(charges)
+            gradient = gradient @ (inverse * self.mesh).t().to(self.dtype)
 
             energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
             potential = potential - 2.0 * self.kernel.self_energy * charges
@@ -198,43 +203,51 @@ class MeshEwald(nn.Module):
         return stacked @ self.window, stacked[:, :, :-1] @ self.slope
 
     def _spread(self, charges: Tensor, lowest: Tensor, window: Tensor) -> Tensor:
-        """Charges on the mesh [e], flat, from the window at the points covered, [n, 3, P]."""
+        """Charges on the mesh [e], [c, K_x, K_y, K_z], from those of the atoms, [c, n].
+
+        The window is that at the points covered, [n, 3, P].
+        """
         dtype = torch.float64 if self.fixed_point else self.dtype
-        density = torch.zeros(
-            self.size0 * self.size1 * self.size2, dtype=dtype, device=charges.device
-        )
+        size = [charges.shape[0], self.size0, self.size1, self.size2]
+        density = torch.zeros(size, dtype=dtype, device=charges.device)
         charges = charges * self.scale
-        for start in range(0, charges.shape[0], self.chunk_size):
+        for start in range(0, charges.shape[1], self.chunk_size):
             end = start + self.chunk_size
-            w = window[start:end]
-            plane = (charges[start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
-            cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
-            if self.fixed_point:
-                cloud = torch.round(cloud).to(torch.float64)
-            density.scatter_add_(0, self._stencil(lowest[start:end]), cloud)
+            w, stencil = window[start:end], self._stencil(lowest[start:end])
+            for i in range(charges.shape[0]):
+                plane = (charges[i, start:end, None] * w[:, 0])[:, :, None] * w[:, 1, None, :]
+                cloud = (plane[:, :, :, None] * w[:, 2, None, None, :]).flatten()
+                if self.fixed_point:
+                    cloud = torch.round(cloud).to(torch.float64)
+                density[i].view(-1).scatter_add_(0, stencil, cloud)
         return (density * (1.0 / self.scale)).to(self.dtype)
 
-    def _gather(self, mesh: Tensor, lowest: Tensor, windows: Tensor) -> Tuple[Tensor, Tensor]:
-        """Potential [n] and its slope along the mesh [n, 3], per mesh point, at the atoms.
+    def _gather(
+        self, mesh: Tensor, charges: Tensor, lowest: Tensor, windows: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Potential [c, n] and slope of the energy along the mesh [n, 3], per mesh point.
 
-        From the potential on the flat mesh, the mesh point of each atom [n, 3], and window and
-        slope at the points covered [n, 3, P, 2].
+        From the potential on the mesh, charges [c, n], the mesh point of each atom [n, 3], and
+        window and slope at the points covered [n, 3, P, 2].
         """
+        mesh = mesh.flatten(1)
         # Written in place, as in `DirectEwald`.
-        potential = mesh.new_empty([lowest.shape[0]])
-        gradient = mesh.new_empty([lowest.shape[0], 3])
+        potential = torch.empty_like(charges)
+        gradient = mesh.new_zeros([lowest.shape[0], 3])
         for start in range(0, lowest.shape[0], self.chunk_size):
             end = start + self.chunk_size
-            both = windows[start:end]
+            both, stencil = windows[start:end], self._stencil(lowest[start:end])
             n, p = both.shape[0], self.order
-            values = mesh.index_select(0, self._stencil(lowest[start:end]))
-            # The longest rows go first: [n, P_x, P_y P_z], then [n, P_y, 2 P_z], then [n, 4, P_z].
-            planes = torch.bmm(both[:, 0].transpose(1, 2), values.view(n, p, p * p))
-            planes = planes.view(n, 2, p, p).transpose(1, 2).reshape(n, p, 2 * p)
-            lines = torch.bmm(both[:, 1].transpose(1, 2), planes).view(n, 4, p)
-            # [n, y, x, z], 0 for the value and 1 for the slope along that axis
-            corners = torch.bmm(lines, both[:, 2]).view(n, 2, 2, 2)
-            potential[start:end] = corners[:, 0, 0, 0]
-            slopes = [corners[:, 0, 1, 0], corners[:, 1, 0, 0], corners[:, 0, 0, 1]]
-            gradient[start:end] = torch.stack(slopes, dim=1)
+            for i in range(charges.shape[0]):
+                values = mesh[i].index_select(0, stencil)
+                # The longest rows go first: [n, P_x, P_y P_z], then [n, P_y, 2 P_z], then
+                # [n, 4, P_z].
+                planes = torch.bmm(both[:, 0].transpose(1, 2), values.view(n, p, p * p))
+                planes = planes.view(n, 2, p, p).transpose(1, 2).reshape(n, p, 2 * p)
+                lines = torch.bmm(both[:, 1].transpose(1, 2), planes).view(n, 4, p)
+                # [n, y, x, z], 0 for the value and 1 for the slope along that axis
+                corners = torch.bmm(lines, both[:, 2]).view(n, 2, 2, 2)
+                potential[i, start:end] = corners[:, 0, 0, 0]
+                slopes = [corners[:, 0, 1, 0], corners[:, 1, 0, 0], corners[:, 0, 0, 1]]
+                gradient[start:end] += charges[i, start:end, None] * torch.stack(slopes, dim=1)
         return potential, gradient

@@ -61,24 +61,24 @@ class PairSum(nn.Module):
         with torch.no_grad():
             charges = charges.to(self.dtype)
             positions = positions.to(torch.float64)
-            n = charges.shape[0]
+            n = charges.shape[-1]
+            rows = charges.view(-1, n)
             chunk = self.chunk_size if self.chunk_size > 0 else max(1, self.pairs_per_chunk // n)
             # Written in place, as in `DirectEwald`.
-            potential, field = charges.new_empty([n]), charges.new_empty([n, 3])
+            potential, gradient = torch.empty_like(rows), charges.new_empty([n, 3])
             for start in range(0, n, chunk):
                 separations = positions[start : start + chunk, None, :] - positions
                 separations = separations.to(self.dtype)
                 x2 = (separations * separations).sum(dim=2) * (self.alpha * self.alpha)
                 value, slope = erf_over_x(x2)
-                potential[start : start + chunk] = value @ charges
-                pulls = torch.bmm((slope * charges)[:, None, :], separations)
-                field[start : start + chunk] = pulls[:, 0]
-            potential = potential * (self.coulomb * self.alpha)
-            field = field * (self.coulomb * self.alpha**3)
+                potential[:, start : start + chunk] = rows @ value.t()
+                slope = slope * (rows[:, start : start + chunk].t() @ rows)
+                gradient[start : start + chunk] = torch.bmm(slope[:, None, :], separations)[:, 0]
+            potential = potential.view_as(charges) * (self.coulomb * self.alpha)
+            gradient = gradient * (self.coulomb * self.alpha**3)
 
             potential = potential - 2.0 * self.self_energy * charges
             energy = 0.5 * (charges.to(torch.float64) * potential.to(torch.float64)).sum()
-            gradient = charges[:, None] * field
             # The forces sum to zero, so that any origin will do; the centre rounds least.
             strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
             outgrown = torch.zeros([], dtype=torch.bool, device=positions.device)

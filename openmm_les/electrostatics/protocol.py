@@ -9,7 +9,7 @@ class ElectrostaticTerms(NamedTuple):
     """Energy of charges and its first derivatives, outside the autograd graph."""
 
     energy: Tensor  #: float64, shape [] [eV]; NaN where `outgrown`.
-    potential: Tensor  #: dE/dq at fixed positions, shape [n] [eV/e].
+    potential: Tensor  #: dE/dq at fixed positions, of the shape of the charges [eV/e].
     gradient: Tensor  #: dE/dr at fixed charges, shape [n, 3] [eV/A].
     #: dE/dstrain at fixed charges and fractional coordinates, float64, shape [3, 3] [eV].
     strain: Tensor
@@ -28,7 +28,8 @@ class ElectrostaticKernel(Protocol):
         """The energy and its first derivatives.
 
         Args:
-            charges: latent charges [e], shape [n].
+            charges: latent charges [e], shape [n]; [channels, n] for several charges of each atom,
+                whose energies add up. An embedding takes [n] alone.
             positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell. An
                 embedding takes those of the m MM charges too, [n + m, 3], and so has its gradient.
             cell: lattice vectors in rows [A], float64, shape [3, 3], of either handedness; ignored

@@ -69,43 +69,47 @@ class StructureFactors(nn.Module):
     def sums(self, charges: Tensor, fractional: Tensor) -> Tensor:
         """Real and imaginary part of S for every vector of the grid, [2, m] [e].
 
-        From charges [n] in the module's dtype, and fractional coordinates [n, 3], float64.
+        From charges [n] in the module's dtype, and fractional coordinates [n, 3], float64. Charges
+        [channels, n] give [channels, 2, m], from the same phases.
         """
-        n = charges.shape[0]
-        products = charges.new_zeros([4 * self.size0 * self.size1, 2 * self.size2])
-        for start in range(0, n, self.chunk_size):
+        columns = charges.view(-1, charges.shape[-1]).t()
+        c = columns.shape[1]
+        products = charges.new_zeros([4 * self.size0 * self.size1, c * 2 * self.size2])
+        for start in range(0, columns.shape[0], self.chunk_size):
             x, y, z = self._phases(fractional[start : start + self.chunk_size])
-            charged = x[:, 0] * charges[start : start + self.chunk_size, None]
-            plane = (charged[:, :, None] * y[:, 0, None, :]).flatten(1)
-            products = torch.addmm(products, plane.t(), z[:, 0])
-        products = products.view(2, self.size0, 2, self.size1, 2, self.size2)
-        products = products.permute(0, 2, 4, 1, 3, 5).reshape(8, -1)
-        return (self.signs @ products).view(2, -1)
+            plane = (x[:, 0, :, None] * y[:, 0, None, :]).flatten(1)
+            charged = columns[start : start + self.chunk_size, :, None] * z[:, :1]
+            products = torch.addmm(products, plane.t(), charged.flatten(1))
+        products = products.view(2, self.size0, 2, self.size1, c, 2, self.size2)
+        products = products.permute(4, 0, 2, 5, 1, 3, 6).reshape(c, 8, -1)
+        return (self.signs @ products).view(list(charges.shape[:-1]) + [2, -1])
 
     def pull_back(self, response: Tensor, fractional: Tensor) -> tuple[Tensor, Tensor]:
         """From dE/dS [2, m] to dE/dq [n], and derivatives by fractional coordinates [n, 3].
 
-        The latter are for unit charges.
+        The latter are for unit charges. [channels, 2, m] gives [channels, n] and [channels, n, 3].
         """
-        products = self.signs.t() @ response.view(8, -1)
-        products = products.view(2, 2, 2, self.size0, self.size1, self.size2)
-        products = products.permute(2, 5, 0, 3, 1, 4).reshape(2 * self.size2, -1)
+        c, shape = response.numel() // (2 * self.grid.shape[0]), list(response.shape[:-2])
+        products = self.signs.t() @ response.view(c, 8, -1)
+        products = products.view(c, 2, 2, 2, self.size0, self.size1, self.size2)
+        products = products.permute(3, 6, 0, 1, 4, 2, 5).reshape(2 * self.size2, -1)
         # Written in place: a list of small results would pin the freed blocks of large temporary
         # arrays, and the heap would grow with every chunk.
-        potential = response.new_empty([fractional.shape[0]])
-        gradient = response.new_empty([fractional.shape[0], 3])
-        for start in range(0, fractional.shape[0], self.chunk_size):
-            end = start + self.chunk_size
+        number, chunk_size = fractional.shape[0], max(1, self.chunk_size // c)
+        potential, gradient = response.new_empty([number, c]), response.new_empty([number, c, 3])
+        for start in range(0, number, chunk_size):
+            end = start + chunk_size
             x, y, z = self._phases(fractional[start:end])
             n = x.shape[0]
-            planes = (z.reshape(2 * n, -1) @ products).view(n, 4 * self.size0, 2 * self.size1)
-            lines = torch.bmm(planes, y.transpose(1, 2)).view(n, 2, 2 * self.size0, 2)
-            # [n, z, x, y], 0 for the value and 1 for the slope along that axis
-            corners = torch.matmul(x[:, None], lines)
-            potential[start:end] = corners[:, 0, 0, 0]
-            slopes = [corners[:, 0, 1, 0], corners[:, 0, 0, 1], corners[:, 1, 0, 0]]
-            gradient[start:end] = torch.stack(slopes, dim=1)
-        return potential, gradient
+            planes = (z.reshape(2 * n, -1) @ products).view(n, 4 * c * self.size0, -1)
+            lines = torch.bmm(planes, y.transpose(1, 2)).view(n, 2 * c, 2 * self.size0, 2)
+            # [n, z, channel, x, y], 0 for the value and 1 for the slope along that axis
+            corners = torch.matmul(x[:, None], lines).view(n, 2, c, 2, 2)
+            potential[start:end] = corners[:, 0, :, 0, 0]
+            slopes = [corners[:, 0, :, 1, 0], corners[:, 0, :, 0, 1], corners[:, 1, :, 0, 0]]
+            gradient[start:end] = torch.stack(slopes, dim=2)
+        potential, gradient = potential.t().contiguous(), gradient.transpose(0, 1).contiguous()
+        return potential.view(shape + [number]), gradient.view(shape + [number, 3])
 
     def _phases(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos|sin of 2 pi n s and their slopes along s, for each of the three axes.

@@ -12,6 +12,7 @@ from openmm_les.electrostatics.cell import (
     self_energy_coefficient,
 )
 from openmm_les.electrostatics.dense import dense_ewald
+from openmm_les.electrostatics.kernel import UNBOUNDED
 from openmm_les.neighbors.matrix import neighbor_matrix
 from openmm_les.networks.protocol import Network
 
@@ -38,6 +39,7 @@ class PortableModel(nn.Module):
         self.num_species = len(elements)
         self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
         self.k_max = cutoff_wavenumber(float(les["dl"]))
+        self.n_max = int(les.get("n_max") or UNBOUNDED)
         remove = bool(les["remove_self_interaction"])
         self.self_energy = self_energy_coefficient(self.prefactor, self.sigma) if remove else 0.0
         self.pairs = PairSum(
@@ -57,7 +59,7 @@ class PortableModel(nn.Module):
         """Total energy [] [eV], forces [n, 3] [eV/A] and latent charges [n] [e] of a structure.
 
         The energy has isolated-atom references. All are float64, and charges have the model's own
-        sign. Refuses elements that the model does not know, two atoms at one place, and coordinates
+        sign, and the shape [n, channels] where atoms have several. Refuses elements that the model does not know, two atoms at one place, and coordinates
         that are not finite.
 
         Args:
@@ -84,7 +86,14 @@ class PortableModel(nn.Module):
         energies, charges, tape = self.network.short_range(positions, neighbors, species, counts)
         if periodic:
             long_range, potential, gradient = dense_ewald(
-                charges, positions, cell, self.sigma, self.k_max, self.prefactor, self.self_energy
+                charges,
+                positions,
+                cell,
+                self.sigma,
+                self.k_max,
+                self.prefactor,
+                self.self_energy,
+                self.n_max,
             )
         else:
             terms = self.pairs(charges, positions, cell)
@@ -94,7 +103,8 @@ class PortableModel(nn.Module):
         energy = energies.sum() + long_range
         energy = energy + self.reference_energies.index_select(0, species).sum()
         back = torch.argsort(order)
-        return energy, -(pulled + gradient).index_select(0, back), charges.index_select(0, back)
+        charges = charges.index_select(-1, back).t().contiguous()
+        return energy, -(pulled + gradient).index_select(0, back), charges
 
     def _image_offsets(self, cell: Tensor, periodic: bool) -> Tensor:
         """Images that can lie within the cutoff in this box, [S, 3]."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from openmm_les.files import numpy_scalars
 from openmm_les.files.archives import Archive
 from openmm_les.files.reading import Damage
 
@@ -260,7 +261,7 @@ class _Machine:
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         self._use(state)
-        if isinstance(target, Inert):
+        if isinstance(target, Inert | numpy_scalars.NumberType):
             target.__setstate__(state)
         elif type(target) is not OrderedDict:  # whose attributes (of a state dict) nobody reads
             raise Damage(f"the pickle changes a {type(target).__name__}")
@@ -327,6 +328,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda machine: OrderedDict(),
     "torch._utils._rebuild_parameter": _Machine._parameter,
     "torch._utils._rebuild_tensor_v2": _Machine._tensor,
+    **{name: staticmethod(made) for name, made in numpy_scalars.FUNCTIONS.items()},
 }
 #: What every file may call for.
 GLOBALS = frozenset({*STORAGES, *_FUNCTIONS})

@@ -26,6 +26,7 @@ class Network(Protocol[Tape]):
     """
 
     cutoff: float  #: distance beyond which atoms are no neighbours [A]
+    channels: int  #: latent charges of each atom
 
     def eval(self) -> Any:
         """See `nn.Module.eval`."""
@@ -43,8 +44,8 @@ class Network(Protocol[Tape]):
             counts: number of atoms of each species.
 
         Returns:
-            Energies without isolated-atom references [N] [eV] and charges [N] [e], both float64,
-            and what `pull_back` needs.
+            Energies without isolated-atom references [N] [eV]; charges [e] of shape [N], or
+            [channels, N] where there are several; both float64; and what `pull_back` needs.
         """
         ...
 
@@ -53,7 +54,8 @@ class Network(Protocol[Tape]):
     ) -> Tuple[Tensor, Tensor]:
         """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
-        From dE/de_i and dE/dq_i, each [N], the third result of `short_range`, and its `counts`.
+        From dE/de_i and dE/dq_i, of the shapes of energies and charges, the third result of
+        `short_range`, and its `counts`.
         """
         ...
 
@@ -70,7 +72,7 @@ class Network(Protocol[Tape]):
 
 
 class NetworkModule(nn.Module):
-    """Base of networks, without an inner cutoff.
+    """Base of networks, without an inner cutoff and with one charge for each atom.
 
     All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels)``: the
     canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and

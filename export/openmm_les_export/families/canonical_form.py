@@ -26,12 +26,13 @@ def canonical_form(
     dtype: torch.dtype,
     references: str = MODEL_FILE,
     origins: Mapping[str, str] | None = None,
+    charge_sign: int | None = None,
 ) -> CanonicalModel:
     """A model as exporters hand it over, checked by `CanonicalModel.check`.
 
     `vintage` is the program that wrote it, for people, and `dtype` that of the weights in the file;
     `references` says where the isolated-atom energies come from, `origins` the same of those LES
-    parameters that are not from the file.
+    parameters that are not from the file; `charge_sign` is that of the file, if it has one.
     """
     if dtype not in (torch.float32, torch.float64):
         raise unsupported("weights", "float32 or float64", dtype)
@@ -53,6 +54,7 @@ def canonical_form(
             **(origins or {}),
             "reference_energies": references,
         },
+        charge_sign=charge_sign,
     )
     canonical.check()
     return canonical

@@ -67,28 +67,30 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
     ewald, bec = les.module("ewald"), les.module("bec")
     sigma, dl = ewald.number("sigma"), ewald.number("dl")
     epsilon = bec.number("epsilon_factor")
-    derived = [
-        (ewald, "sigma_sq_half", sigma**2 / 2),
-        (ewald, "k_sq_max", (2 * math.pi / dl) ** 2),
-        (bec, "normalization_factor", math.sqrt(epsilon)),
-    ]
-    for record, name, expected in derived:
-        if not math.isclose(record.number(name), expected, rel_tol=1e-9):
-            raise UnsupportedModelError(
-                f"model: {record.path}.{name}: expected {expected} from the other parameters, got "
-                f"{record.number(name)}"
-            )
+    check_derived(ewald, "sigma_sq_half", sigma**2 / 2)
+    check_derived(ewald, "k_sq_max", (2 * math.pi / dl) ** 2)
+    check_derived(bec, "normalization_factor", math.sqrt(epsilon))
     return {
         "sigma": sigma,
         "dl": dl,
         "prefactor": ewald.number("norm_factor"),
-        "remove_self_interaction": _flag(ewald, "remove_self_interaction"),
-        "bec_remove_mean": _flag(bec, "remove_mean"),
+        "remove_self_interaction": les_flag(ewald, "remove_self_interaction"),
+        "bec_remove_mean": les_flag(bec, "remove_mean"),
         "bec_epsilon_factor": epsilon,
     }
 
 
-def _flag(record: Record, name: str) -> bool:
+def check_derived(record: Record, name: str, expected: float) -> None:
+    """Refuses an attribute that is another than follows from the parameters."""
+    if not math.isclose(record.number(name), expected, rel_tol=1e-9):
+        raise UnsupportedModelError(
+            f"model: {record.path}.{name}: expected {expected} from the other parameters, got "
+            f"{record.number(name)}"
+        )
+
+
+def les_flag(record: Record, name: str) -> bool:
+    """An attribute that is True or False."""
     value = record.value(name)
     if not isinstance(value, bool):
         raise invalid(f"{record.path}.{name}", "True or False", f"{value!r}")

@@ -78,7 +78,7 @@ class HeadsTape(NamedTuple):
 
 
 class EnergyAndCharge(nn.Module):
-    """Dense networks ``energy.`` and ``charge.`` from features to energy and latent charge."""
+    """Dense networks ``energy.`` and ``charge.`` from features to energy and latent charges."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
@@ -86,16 +86,23 @@ class EnergyAndCharge(nn.Module):
         self.charge = DenseNetwork(strip_prefix(state, "charge."))
 
     def forward(self, features: Tensor) -> Tuple[Tensor, Tensor, HeadsTape]:
-        """Energies [...] and charges [...] of features [..., in]."""
+        """Energies [...] and charges of features [..., in].
+
+        The charges are [...], or [channels, ...] if their network has several outputs.
+        """
         energies, energy_slopes = self.energy(features)
         charges, charge_slopes = self.charge(features)
-        return energies.squeeze(-1), charges.squeeze(-1), HeadsTape(energy_slopes, charge_slopes)
+        charges = charges.movedim(-1, 0).contiguous().squeeze(0)
+        return energies.squeeze(-1), charges, HeadsTape(energy_slopes, charge_slopes)
 
     @torch.jit.export
     def backward(self, grad_energies: Tensor, grad_charges: Tensor, tape: HeadsTape) -> Tensor:
         """From dE/d(energies) and dE/d(charges) to dE/d(features)."""
         grad = self.energy.backward(grad_energies.unsqueeze(-1), tape.energy)
-        by_charge = self.charge.backward(grad_charges.to(grad.dtype).unsqueeze(-1), tape.charge)
+        grad_charges = grad_charges.to(grad.dtype)
+        if grad_charges.dim() == grad_energies.dim():
+            grad_charges = grad_charges.unsqueeze(0)
+        by_charge = self.charge.backward(grad_charges.movedim(0, -1), tape.charge)
         result: Tensor = grad + by_charge
         return result
 

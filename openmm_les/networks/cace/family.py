@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from openmm_les.networks.parameters import Bessel, Degree, Few, Index, Real, Tensors
 from openmm_les.networks.registry import Family
@@ -25,6 +25,9 @@ class CACE(Bessel):
     monomials: Annotated[list[tuple[Degree, Degree, Degree]], Field(min_length=1, max_length=364)]
     invariants: list[list[tuple[Annotated[list[Index], Field(max_length=8)], Real]]]
     num_messages: Few
+    #: Whether the network of messages makes one number for all degrees and channels.
+    shared_messages: StrictBool = False
+    channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
 
     @model_validator(mode="after")
     def _check_terms(self) -> CACE:
@@ -49,9 +52,29 @@ def _cace(hyper: CACE, tensors: Tensors) -> None:
         functions = tensors.take(f"radial.{d}", channels, hyper.num_bessel, functions)[2]
     features = channels * len(hyper.invariants) * (functions or 0)
     for t in range(hyper.num_messages):
-        _dense(tensors, f"message.{t}", features, degrees * channels)
-    for readout in ("energy", "charge"):
-        _dense(tensors, readout, (hyper.num_messages + 1) * features, 1)
+        _messages(tensors, t, hyper.shared_messages, features, (degrees, channels, functions or 0))
+    _dense(tensors, "energy", (hyper.num_messages + 1) * features, 1)
+    _dense(tensors, "charge", (hyper.num_messages + 1) * features, hyper.channels)
+
+
+def _messages(
+    tensors: Tensors, t: int, shared: bool, features: int, sizes: tuple[int, int, int]
+) -> None:
+    """What a layer after the first may have, one kind at least."""
+    degrees, channels, functions = sizes
+    kinds = {
+        "message": f"message.{t}.0.weight" in tensors,
+        "memory": f"memory.{t}.0" in tensors,
+        "decay": f"decay.{t}.0.rate" in tensors,
+    }
+    if kinds["message"] or not any(kinds.values()):
+        _dense(tensors, f"message.{t}", features, 1 if shared else degrees * channels)
+    for d in range(degrees):
+        if kinds["memory"]:
+            tensors.take(f"memory.{t}.{d}", channels, functions)
+        for part in ("factor", "rate"):
+            if kinds["decay"]:
+                tensors.take(f"decay.{t}.{d}.{part}", channels, functions)
 
 
 def _dense(tensors: Tensors, prefix: str, inputs: int, outputs: int) -> None:

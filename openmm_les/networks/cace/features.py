@@ -33,14 +33,13 @@ class ElementSums(nn.Module):
     def backward(
         self, grad: Tensor, angular: Tensor, radial: Tensor, senders: Tensor
     ) -> Tuple[Tensor, Tensor]:
-        """From dE/d(sums) to dE/d(monomials) and dE/d(radial functions)."""
+        """From dE/d(sums) to dE/d of monomials and of senders times radial functions [N, K, A, n]."""
         n, k, size = angular.shape[0], angular.shape[1], angular.shape[2]
         grad = grad.view(-1, self.num_receivers, size, n, radial.shape[2]).sum(1)
         grad = grad.permute(2, 0, 3, 1).reshape(n, -1, size)
         weighted = (senders.unsqueeze(3) * radial.unsqueeze(2)).view(n, k, -1)
         grad_weighted = torch.bmm(angular, grad.transpose(1, 2))
-        grad_weighted = grad_weighted.view(n, k, senders.shape[2], -1)
-        return torch.bmm(weighted, grad), (grad_weighted * senders.unsqueeze(3)).sum(2)
+        return torch.bmm(weighted, grad), grad_weighted.view(n, k, senders.shape[2], -1)
 
 
 class MessageSums(nn.Module):
@@ -102,45 +101,19 @@ class RadialTransform(nn.Module):
         return back.view(channels, size, -1, self.weight.shape[1])
 
 
-class InvariantFeatures(nn.Module):
-    """Invariant polynomials of neighbour sums.
+class RadialMixing(nn.Module):
+    """Mixes the radial functions of neighbour sums, with weights [C, n, M] of each degree.
 
-    Args:
-        radial: weights [C, n, M] of each angular degree.
-        terms: for each invariant its terms: indices of the sums to multiply, and the factor.
-        sizes: number of angular functions of each degree.
+    `sizes` are the numbers of angular functions of each degree.
     """
 
-    def __init__(
-        self,
-        radial: Sequence[Tensor],
-        terms: Sequence[Sequence[Sequence[Any]]],
-        sizes: Sequence[int],
-    ) -> None:
+    def __init__(self, weights: Sequence[Tensor], sizes: Sequence[int]) -> None:
         super().__init__()
         self.sizes: List[int] = list(sizes)
-        self.functions: int = radial[0].shape[2]
-        self.radial: Any = nn.ModuleList(RadialTransform(weight) for weight in radial)
-        flat = [
-            (i, [int(f) for f in factors], float(c))
-            for i, own in enumerate(terms)
-            for factors, c in own
-        ]
-        self.order: int = max(len(factors) for _, factors, _ in flat)
-        # Factors are picked by a product with zeros and ones: its derivative is one too, where that
-        # of indexing adds up in another order each time on a GPU. The last of the sums is one.
-        total, dtype = sum(self.sizes), radial[0].dtype
-        select = torch.zeros(self.order, len(flat), total + 1, dtype=dtype)
-        collect = torch.zeros(len(terms), len(flat), dtype=dtype)
-        for term, (invariant, factors, coefficient) in enumerate(flat):
-            for k in range(self.order):
-                select[k, term, factors[k] if k < len(factors) else total] = 1.0
-            collect[invariant, term] = coefficient
-        self.select = nn.Buffer(select)
-        self.collect = nn.Buffer(collect)
+        self.radial: Any = nn.ModuleList(RadialTransform(weight) for weight in weights)
 
-    def forward(self, sums: Tensor, receivers: Tensor) -> Tuple[Tensor, Tensor]:
-        """Features [N, C * S * M], float64, and mixed sums, from sums over neighbours [C, L, N, n].
+    def forward(self, sums: Tensor, receivers: Tensor) -> Tensor:
+        """Mixed sums and a last row of ones, [L + 1, C * N * M], from sums [C, L, N, n].
 
         Receivers are factors of the atoms themselves [C, N].
         """
@@ -151,19 +124,70 @@ class InvariantFeatures(nn.Module):
         for degree, transform in enumerate(self.radial):
             parts.append(transform(by_degree[degree]))
         parts.append(torch.ones_like(parts[0][:1]))
-        mixed = torch.cat(parts).flatten(1)
+        return torch.cat(parts).flatten(1)
+
+    @torch.jit.export
+    def backward(self, grad: Tensor, receivers: Tensor) -> Tensor:
+        """From dE/d(mixed sums), of whose last row nothing is used, to dE/d(sums)."""
+        channels, n = receivers.shape[0], receivers.shape[1]
+        grad = grad.view(grad.shape[0], channels, -1)
+        parts: List[Tensor] = []
+        by_degree = torch.split(grad[:-1], self.sizes)
+        for degree, transform in enumerate(self.radial):
+            parts.append(transform.backward(by_degree[degree]))
+        return torch.cat(parts, 1) * receivers.view(channels, 1, n, 1)
+
+
+class Invariants(nn.Module):
+    """Invariant polynomials of mixed sums.
+
+    Args:
+        terms: for each invariant its terms: indices of the sums to multiply, and the factor.
+        total: number of the sums L.
+        functions: number of mixed radial functions M.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Sequence[Sequence[Any]]],
+        total: int,
+        functions: int,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.functions = functions
+        flat = [
+            (i, [int(f) for f in factors], float(c))
+            for i, own in enumerate(terms)
+            for factors, c in own
+        ]
+        self.order: int = max(len(factors) for _, factors, _ in flat)
+        # Factors are picked by a product with zeros and ones: its derivative is one too, where that
+        # of indexing adds up in another order each time on a GPU. The last of the sums is one.
+        select = torch.zeros(self.order, len(flat), total + 1, dtype=dtype)
+        collect = torch.zeros(len(terms), len(flat), dtype=dtype)
+        for term, (invariant, factors, coefficient) in enumerate(flat):
+            for k in range(self.order):
+                select[k, term, factors[k] if k < len(factors) else total] = 1.0
+            collect[invariant, term] = coefficient
+        self.select = nn.Buffer(select)
+        self.collect = nn.Buffer(collect)
+
+    def forward(self, mixed: Tensor, n: int) -> Tensor:
+        """Features [N, C * S * M], float64, of `RadialMixing`'s [L + 1, C * N * M]."""
         products = torch.matmul(self.select[0], mixed)
         for k in range(1, self.order):
             products = products * torch.matmul(self.select[k], mixed)
-        features = torch.matmul(self.collect, products).view(-1, channels, n, self.functions)
-        return features.permute(2, 1, 0, 3).reshape(n, -1).to(torch.float64), mixed
+        features = torch.matmul(self.collect, products)
+        features = features.view(features.shape[0], -1, n, self.functions)
+        return features.permute(2, 1, 0, 3).reshape(n, -1).to(torch.float64)
 
     @torch.jit.export
-    def backward(self, grad: Tensor, receivers: Tensor, mixed: Tensor) -> Tensor:
-        """From dE/d(features) to dE/d(sums)."""
-        channels, n = receivers.shape[0], receivers.shape[1]
-        grad = grad.to(mixed.dtype).view(n, channels, -1, self.functions)
-        grad = grad.permute(2, 1, 0, 3).reshape(self.collect.shape[0], -1)
+    def backward(self, grad: Tensor, mixed: Tensor) -> Tensor:
+        """From dE/d(features) to dE/d(mixed sums)."""
+        invariants, n = self.collect.shape[0], grad.shape[0]
+        grad = grad.to(mixed.dtype).reshape(n, -1, invariants, self.functions)
+        grad = grad.permute(2, 1, 0, 3).reshape(invariants, -1)
         by_term = torch.matmul(self.collect.t(), grad)
         factors: List[Tensor] = []
         for k in range(self.order):
@@ -175,10 +199,4 @@ class InvariantFeatures(nn.Module):
                 if other != k:
                     others = others * factors[other]
             grad_mixed = grad_mixed + torch.matmul(self.select[k].t(), others)
-        grad_mixed = grad_mixed.view(mixed.shape[0], channels, -1)
-        parts: List[Tensor] = []
-        # The last row is the constant.
-        by_degree = torch.split(grad_mixed[:-1], self.sizes)
-        for degree, transform in enumerate(self.radial):
-            parts.append(transform.backward(by_degree[degree]))
-        return torch.cat(parts, 1) * receivers.view(channels, 1, n, 1)
+        return grad_mixed

@@ -12,115 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.blocking import block_limits
-from openmm_les.networks.blocks.dense import DenseNetwork, EnergyAndCharge, HeadsTape
-from openmm_les.networks.blocks.geometry import (
-    PairTape,
-    collect,
-    gather,
-    pair_vectors,
-    pull_back_vectors,
-)
-from openmm_les.networks.blocks.radial import BesselBasis, bessel_basis
+from openmm_les.networks.blocks.dense import EnergyAndCharge, HeadsTape
+from openmm_les.networks.blocks.geometry import PairTape
+from openmm_les.networks.blocks.radial import bessel_basis
 from openmm_les.networks.blocks.weights import State, strip_prefix
-from openmm_les.networks.cace.features import ElementSums, InvariantFeatures, MessageSums
+from openmm_les.networks.cace.basis import AngularMonomials, PairBasis
+from openmm_les.networks.cace.features import ElementSums, Invariants, RadialMixing
+from openmm_les.networks.cace.messages import MessageLayer, MessageTape, Surroundings
 from openmm_les.networks.protocol import NetworkModule
-
-#: Added to distances [A] where the original divides vectors by them; 1e-9 relative in the energy.
-_DISTANCE_OFFSET = 1e-9
-
-
-class AngularMonomials(nn.Module):
-    """Products of the components of unit vectors, x^a y^b z^c, those of lower degree first."""
-
-    def __init__(self, exponents: Sequence[Sequence[int]]) -> None:
-        super().__init__()
-        known = [tuple(int(e) for e in entry) for entry in exponents]
-        # Each one is a component times one of lower degree; the first is 1.
-        self.axes: List[int] = [entry.index(max(entry)) for entry in known]
-        self.parents: List[int] = [
-            known.index(tuple(e - (a == axis) for a, e in enumerate(entry))) if any(entry) else 0
-            for entry, axis in zip(known, self.axes, strict=True)
-        ]
-
-    def forward(self, unit: Tensor) -> Tensor:
-        """From unit vectors [E, 3] to monomials [E, L]."""
-        values: List[Tensor] = [torch.ones_like(unit[:, 0])]
-        for i, parent in enumerate(self.parents):
-            if i > 0:
-                values.append(values[parent] * unit[:, self.axes[i]])
-        return torch.stack(values, 1)
-
-    @torch.jit.export
-    def backward(self, grad: Tensor, unit: Tensor, values: Tensor) -> Tensor:
-        """From dE/d(monomials), unit vectors and monomials to dE/d(unit vectors)."""
-        pending: List[Tensor] = []
-        for i in range(len(self.parents)):
-            pending.append(grad[:, i])
-        components: List[Tensor] = [torch.zeros_like(unit[:, 0]) for _ in range(3)]
-        for back in range(len(self.parents) - 1):
-            i = len(self.parents) - 1 - back
-            axis, parent = self.axes[i], self.parents[i]
-            pending[parent] = pending[parent] + pending[i] * unit[:, axis]
-            components[axis] = components[axis] + pending[i] * values[:, parent]
-        return torch.stack(components, 1)
-
-
-class PairBasis(nn.Module):
-    """Radial functions and angular monomials of all slots of a neighbour matrix."""
-
-    def __init__(self, radial: BesselBasis, angular: AngularMonomials) -> None:
-        super().__init__()
-        self.radial = radial
-        self.angular = angular
-        self.offset = _DISTANCE_OFFSET
-
-    def forward(self, positions: Tensor, neighbors: Neighbors) -> Tuple[Tensor, Tensor, PairTape]:
-        """Monomials [N, K, L] and radial functions [N, K, n]."""
-        n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
-        vectors = pair_vectors(positions, neighbors, self.radial.frequencies.dtype)
-        distances = torch.sqrt((vectors * vectors).sum(1, keepdim=True))
-        unit = vectors / (distances + self.offset)
-        angular = self.angular(unit)
-        radial, slopes = self.radial(distances.squeeze(1))
-        tape = PairTape(vectors, distances, unit, angular, slopes)
-        return angular.view(n, k, -1), radial.view(n, k, -1), tape
-
-    @torch.jit.export
-    def backward(
-        self, grad_angular: Tensor, grad_radial: Tensor, tape: PairTape, reverse: Tensor
-    ) -> Tuple[Tensor, Tensor]:
-        """From dE/d(monomials) and dE/d(radial functions); see `pull_back_vectors`."""
-        vectors, distances, unit, angular, slopes = tape
-        n, k = grad_angular.shape[0], grad_angular.shape[1]
-        grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)
-        along = (grad_unit * unit).sum(1, keepdim=True) / (distances + self.offset)
-        grad_distance = (grad_radial.view(n * k, -1) * slopes).sum(1, keepdim=True) - along
-        direction = vectors / distances
-        grad_vectors = grad_unit / (distances + self.offset) + grad_distance * direction
-        return pull_back_vectors(grad_vectors, vectors, reverse, n)
-
-
-class MessageTape(NamedTuple):
-    """Of a layer after the first."""
-
-    weights: Tensor  #: which an atom sends, for each degree and channel [N, lmax + 1, C].
-    network: List[Tensor]  #: slopes of the network that makes them.
-    mixed: Tensor  #: of `InvariantFeatures`.
 
 
 class CACETape(NamedTuple):
     """What `CACENetwork.pull_back` needs."""
 
     pairs: PairTape
-    neighbors: Neighbors
-    angular: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
-    radial: Tensor  #: functions of the pairs [N, K, L] and [N, K, n].
-    senders: Tensor  #: embedding of the neighbours' elements [N, K, A].
-    receivers: Tensor  #: factors of the atoms for each channel [C, N].
-    own: Tensor  #: the atoms' embedding as senders, for each channel [N, 1, C].
-    mixed: Tensor  #: of the first layer.
-    messages: List[MessageTape]  #: of the others.
+    around: Surroundings
+    mixed: List[Tensor]  #: of all layers.
+    messages: List[MessageTape]  #: of the layers after the first.
     heads: HeadsTape
 
 
@@ -146,22 +54,30 @@ class CACENetwork(NetworkModule):
         )
         degrees = [sum(entry) for entry in hyper["monomials"]]
         sizes = [degrees.count(d) for d in range(max(degrees) + 1)]
+        radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
         self.cutoff = float(hyper["cutoff"])
-        self.degrees = len(sizes)
+        self.channels = int(hyper.get("channels", 1))
         basis = bessel_basis(hyper, state["bessel_frequencies"].to(dtype))
         self.geometry = PairBasis(basis, AngularMonomials(hyper["monomials"]))
         self.first = ElementSums(receiver.shape[1])
-        self.sums = MessageSums(sizes)
-        radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
-        self.features = InvariantFeatures(radial, hyper["invariants"], sizes)
-        messages = [
-            DenseNetwork(strip_prefix(state, f"message.{t}."))
+        self.mixing = RadialMixing(radial, sizes)
+        functions = radial[0].shape[2]
+        self.invariants = Invariants(hyper["invariants"], len(degrees), functions, dtype)
+        layers = [
+            MessageLayer(
+                _of_layer(state, t),
+                self.mixing,
+                shared=bool(hyper.get("shared_messages", False)),
+                num_receivers=receiver.shape[1],
+                cutoff=self.cutoff,
+                order=int(hyper["cutoff_order"]),
+                dtype=dtype,
+            )
             for t in range(int(hyper["num_messages"]))
         ]
-        self.messages = nn.ModuleList(messages)
-        self.reversed: Any = nn.ModuleList(messages[::-1])
+        self.messages = nn.ModuleList(layers)
+        self.reversed: Any = nn.ModuleList(layers[::-1])
         self.heads = EnergyAndCharge(state)
-        self.limits = block_limits()
         # Channels are pairs of a sender's and a receiver's number, the latter running faster.
         self.sender = nn.Buffer(sender)
         self.sender_channels = nn.Buffer(sender.repeat_interleave(receiver.shape[1], 1))
@@ -175,64 +91,61 @@ class CACENetwork(NetworkModule):
         n, k = neighbors.indices.shape[0], neighbors.indices.shape[1]
         angular, radial, pairs = self.geometry(positions, neighbors)
         flat = neighbors.indices.view(-1)
-        senders = self.sender.index_select(0, species.index_select(0, flat)).view(n, k, -1)
-        receivers = self.receiver_channels.index_select(0, species).t()
-        own = self.sender_channels.index_select(0, species).unsqueeze(1)
-        features, first_mixed = self.features(self.first(angular, radial, senders), receivers)
-        collected: List[Tensor] = [features]
-        messages: List[MessageTape] = []
-        for message in self.messages:
-            weights, network = message(features)
-            weights = weights.to(own.dtype).view(n, self.degrees, -1) * own
-            received = self._received(weights, neighbors.indices)
-            features, mixed = self.features(self.sums(angular, radial, received), receivers)
-            messages.append(MessageTape(weights, network, mixed))
-            collected.append(features)
-        energies, charges, heads = self.heads(torch.cat(collected, 1))
-        return (
-            energies,
-            charges,
-            CACETape(
-                pairs,
-                neighbors,
-                angular,
-                radial,
-                senders,
-                receivers,
-                own,
-                first_mixed,
-                messages,
-                heads,
-            ),
+        around = Surroundings(
+            angular,
+            radial,
+            pairs.distances.view(n, k),
+            self.sender.index_select(0, species.index_select(0, flat)).view(n, k, -1),
+            self.receiver_channels.index_select(0, species).t(),
+            self.sender_channels.index_select(0, species).unsqueeze(1),
+            neighbors.indices,
+            neighbors.reverse,
         )
-
-    def _received(self, weights: Tensor, neighbors: Tensor) -> Tensor:
-        """Weights of the neighbours [N, K, lmax + 1, C]."""
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        return gather(weights.flatten(1), neighbors).view(n, k, self.degrees, -1)
+        sums = self.first(angular, radial, around.senders)
+        mixed: List[Tensor] = [self.mixing(sums, around.receivers)]
+        features: List[Tensor] = [self.invariants(mixed[0], n)]
+        messages: List[MessageTape] = []
+        for layer in self.messages:
+            following, message = layer(features[-1], mixed[-1], around)
+            mixed.append(following)
+            features.append(self.invariants(following, n))
+            messages.append(message)
+        energies, charges, heads = self.heads(torch.cat(features, 1))
+        return energies, charges, CACETape(pairs, around, mixed, messages, heads)
 
     @torch.jit.export
     def pull_back(
         self, grad_energies: Tensor, grad_charges: Tensor, tape: CACETape, counts: List[int]
     ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
-        angular, radial, receivers = tape.angular, tape.radial, tape.receivers
-        n, k, reverse = angular.shape[0], angular.shape[1], tape.neighbors.reverse
+        around, mixed = tape.around, tape.mixed
         everything = self.heads.backward(grad_energies, grad_charges, tape.heads)
-        by_layer = everything.chunk(len(self.messages) + 1, 1)[::-1]
+        by_layer = everything.chunk(len(self.messages) + 1, 1)
+        angular, radial = torch.zeros_like(around.angular), torch.zeros_like(around.radial)
+        distances = torch.zeros_like(around.distances)
+        last = len(self.messages)
+        grad = self.invariants.backward(by_layer[last], mixed[last])
+        for back, layer in enumerate(self.reversed):
+            t = last - 1 - back
+            by_features, by_mixed, of_pairs = layer.backward(
+                grad, mixed[t], tape.messages[t], around
+            )
+            angular, radial = angular + of_pairs.angular, radial + of_pairs.radial
+            distances = distances + of_pairs.distances
+            grad = by_mixed + self.invariants.backward(by_layer[t] + by_features, mixed[t])
+        sums = self.mixing.backward(grad, around.receivers)
+        one, by_product = self.first.backward(sums, around.angular, around.radial, around.senders)
+        other = (by_product * around.senders.unsqueeze(3)).sum(2)
+        return self.geometry.backward(
+            angular + one, radial + other, distances, tape.pairs, around.reverse
+        )
 
-        grad_angular, grad_radial = torch.zeros_like(angular), torch.zeros_like(radial)
-        grad = by_layer[0]
-        messages = tape.messages[::-1]
-        for t, message in enumerate(self.reversed):
-            layer = messages[t]
-            received = self._received(layer.weights, tape.neighbors.indices)
-            sums = self.features.backward(grad.contiguous(), receivers, layer.mixed)
-            one, other, by_weights = self.sums.backward(sums, angular, radial, received)
-            grad_angular, grad_radial = grad_angular + one, grad_radial + other
-            sent = collect(by_weights.view(n, k, -1), reverse, self.limits)
-            sent = (sent.view(n, self.degrees, -1) * tape.own).view(n, -1).to(torch.float64)
-            grad = by_layer[t + 1] + message.backward(sent, layer.network)
-        sums = self.features.backward(grad.contiguous(), receivers, tape.mixed)
-        one, other = self.first.backward(sums, angular, radial, tape.senders)
-        return self.geometry.backward(grad_angular + one, grad_radial + other, tape.pairs, reverse)
+
+def _of_layer(state: State, t: int) -> State:
+    """The weights of the messages of one layer, without its number."""
+    kinds = ("message", "memory", "decay")
+    return {
+        f"{kind}.{name}": tensor
+        for kind in kinds
+        for name, tensor in strip_prefix(state, f"{kind}.{t}.").items()
+    }

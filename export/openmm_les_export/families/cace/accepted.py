@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from openmm_les_export.checkpoints.accepted import (
     NUMBERED,
+    OFF,
     Accepted,
     Block,
     any_value,
@@ -20,15 +21,25 @@ from openmm_les_export.families.les_parameters import LES_BLOCKS
 _ATOMWISE, _LES_ATOMWISE = "cace.modules.atomwise.Atomwise", "les.module.atomwise.Atomwise"
 _DENSE, _LES_DENSE = "cace.modules.blocks.Dense", "les.module.blocks.Dense"
 
-_POTENTIAL, _LES = "cace.models.atomistic.NeuralNetworkPotential", LES_BLOCKS["les.les.Les"]
+_LES = LES_BLOCKS["les.les.Les"]
 
-_MODEL = Block(
-    {**any_value("required_derivatives model_outputs keep_graph"), **off("do_postprocessing")},
-    modules(
-        "representation:Cace input_modules:ModuleList output_modules:ModuleList "
-        "postprocessors:ModuleList"
+#: Whole models: a potential, or a sum of several on one representation.
+_MODELS: dict[str, Block] = {
+    "cace.models.atomistic.NeuralNetworkPotential": Block(
+        {**any_value("required_derivatives model_outputs keep_graph"), **off("do_postprocessing")},
+        modules(
+            "representation:Cace input_modules:ModuleList output_modules:ModuleList "
+            "postprocessors:ModuleList"
+        ),
     ),
-)
+    "cace.models.combined.CombinePotential": Block(
+        any_value("potential_keys out_keys operation required_derivatives"),
+        modules("models:ModuleList"),
+    ),
+}
+#: How a sum is called in it: a method that pickle looks up by name, or a function. The reader takes
+#: only these two, and calls neither.
+SUM, LOOK_UP = "default_operation", "builtins.getattr"
 
 #: From positions to invariant features.
 _REPRESENTATION: dict[str, Block] = {
@@ -66,12 +77,25 @@ _REPRESENTATION: dict[str, Block] = {
     ),
     "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
     "cace.modules.symmetrize_basis.Symmetrizer": Block(
-        any_value("max_nu max_l l_list l_list_indices vec_dict_allnu indice_dict_allnu")
+        any_value(
+            "max_nu max_l l_list l_list_indices vec_dict_allnu indice_dict_allnu "
+            "indices_initialized"
+        )
+    ),
+    "cace.modules.interaction.NodeMemory": Block(
+        any_value("max_l radial_embedding_dim channel_dim"),
+        modules("memory_coef:ParameterList"),
+        ("angular_dim_groups",),
+    ),
+    "cace.modules.interaction.MessageAr": Block(
+        any_value("radial_embedding_dim channel_dim"),
+        modules("prefactor:ParameterList invr0:ParameterList"),
+        ("angular_dim_groups",),
     ),
     "cace.modules.interaction.MessageBchi": Block(
         {
-            **any_value("n_in n_hidden n_layers activation nl nlxlylz nc"),
-            **off("residual use_batchnorm shared_channels shared_l"),
+            **any_value("n_in n_hidden n_layers activation nl nlxlylz nc shared_channels shared_l"),
+            **off("residual use_batchnorm"),
         },
         modules("hnet:Sequential"),
         ("l_matrix", "nlxlylz"),
@@ -80,7 +104,7 @@ _REPRESENTATION: dict[str, Block] = {
 
 _DENSE_BLOCK = Block(
     {**any_value("activation"), **off("use_batchnorm")},
-    modules("linear:Linear activation:Identity"),
+    modules("linear:Linear activation:Identity batchnorm:Identity"),
 )
 #: Dense networks, as CACE and the les package each have them.
 _NETWORKS: dict[str, Block] = {
@@ -114,13 +138,42 @@ _OUTPUTS: dict[str, Block] = {
     "cace.modules.les_wrapper.LesWrapper": Block(
         {
             **any_value(
-                "feature_key energy_key charge_key bec_key model_outputs required_derivatives "
+                # Older files have one key, that of the energy.
+                "feature_key output_key energy_key charge_key bec_key model_outputs "
+                "required_derivatives "
                 # What the original prints, not what the model is.
                 "compute_bec bec_output_index"
             ),
             "compute_energy": (True,),
         },
         modules("les:Les"),
+    ),
+    "cace.modules.ewald.EwaldPotential": Block(
+        {
+            **any_value(
+                "dl sigma sigma_sq_half k_sq_max twopi twopi_sq norm_factor "
+                "remove_self_interaction feature_key output_key model_outputs "
+                "external_field_direction"
+            ),
+            # What the original prints.
+            **any_value("compute_field"),
+            "aggregation_mode": ("sum",),
+            "exponent": (1, 1.0),
+            **dict.fromkeys(("external_field", "charge_neutral_lambda"), (*OFF, 0, 0.0)),
+        }
+    ),
+    "cace.modules.polarization.Polarization": Block(
+        any_value(
+            "charge_key output_key output_index phase_key model_outputs remove_mean pbc "
+            "normalization_factor"
+        )
+    ),
+    # Born charges from the polarization, which nothing else depends on.
+    "cace.modules.grad.Grad": Block(
+        any_value("y_key x_key output_key model_outputs required_derivatives")
+    ),
+    "cace.modules.polarization.Dephase": Block(
+        any_value("input_key input_index output_key phase_key model_outputs")
     ),
     "cace.modules.feature_mix.FeatureAdd": Block(
         any_value("feature_keys output_key model_outputs")
@@ -141,34 +194,39 @@ _OUTPUTS: dict[str, Block] = {
 }
 
 ACCEPTED = Accepted(
-    file="'.pth' file as written by a CACE training with the les package",
+    file="'.pth' file as written by a CACE training with LES",
     frameworks=("cace.", "les.", "torch.nn.", "numpy."),
-    roots=frozenset({_POTENTIAL}),
-    blocks={_POTENTIAL: _MODEL, **_REPRESENTATION, **_OUTPUTS, **_NETWORKS},
+    roots=frozenset(_MODELS),
+    blocks={**_MODELS, **_REPRESENTATION, **_OUTPUTS, **_NETWORKS},
     lists={
+        "models": listing("NeuralNetworkPotential"),
         "input_modules": listing("Preprocess"),
-        "output_modules": listing("LesWrapper", _ATOMWISE, "FeatureAdd", "Forces"),
+        "output_modules": listing(
+            *("LesWrapper", "EwaldPotential", _ATOMWISE, "FeatureAdd", "Forces"),
+            *("Polarization", "Grad", "Dephase"),
+        ),
         "postprocessors": Block(),
         "message_passing_list": listing("ModuleList"),
         # The kinds of messages of one layer.
-        NUMBERED: listing("MessageBchi"),
+        NUMBERED: listing("NodeMemory", "MessageAr", "MessageBchi"),
     },
     values=frozenset(
-        {"torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"}
+        {
+            *("torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"),
+            *(LOOK_UP, f"cace.models.combined.{SUM}"),
+        }
     ),
     unsupported=within(
         "cace.modules",
         {
-            "interaction.NodeMemory": "messages that keep an atom's own features (M)",
-            "interaction.MessageAr": "messages of the A features (Ar)",
-            "interaction.MessageArMLP": "messages of the A features (Ar)",
+            "interaction.MessageArMLP": "messages of the A features with a network of the distance",
             "radial.GaussianRBF": "the Gaussian radial basis",
             "radial.GaussianRBFCentered": "the Gaussian radial basis",
             "radial.ExponentialDecayRBF": "the radial basis of exponentials",
             "cutoff.CosineCutoff": "the cosine cutoff",
             "cutoff.MollifierCutoff": "the mollifier cutoff",
             "cutoff.SwitchFunction": "the switching function",
-            "ewald.EwaldPotential": "CACE's own Ewald sum in place of the les package",
+            "polarization.FixedCharge": "fixed charges",
             "zbl.ZBL": "ZBL pair repulsion",
         },
     ),
