@@ -10,7 +10,9 @@ import pytest
 import torch
 from ase import Atoms
 from openmm import app
+from openmm_les_export import read_model
 from openmmml import MLPotential
+from support.checkpoints import checkpoint, export_options
 from support.conditions import LABELS, artifact_of, model_with_conditions
 from support.contexts import (
     assert_same,
@@ -312,3 +314,32 @@ def test_mixed_systems(model):
     embedded = {"embedding": "electrostatic", "allowNetCharge": True, "chargeTolerance": 100.0}
     charges = [in_system(made(**embedded, **given)).conditions for given in ({}, {"charge": 1})]
     assert [each["total_charge"] for each in charges] == [0.0, 1.0]
+
+
+def test_cace_takes_numbers_behind_its_features(tmp_path):
+    """As with their rows of the weights added to the biases by hand."""
+    canonical = read_model(checkpoint("cace", tmp_path), **export_options("cace"))
+    generator = torch.Generator().manual_seed(2)
+    states = [dict(canonical.state), dict(canonical.state)]
+    for name in ("energy.0", "energy.linear", "charge.0", "charge.linear"):
+        weight = canonical.state[f"{name}.weight"]
+        row = torch.randn(1, weight.shape[1], generator=generator, dtype=torch.float64)
+        states[0][f"{name}.weight"] = torch.cat([weight, row])
+        states[1][f"{name}.bias"] = canonical.state[f"{name}.bias"] - 2 * row[0]
+    condition = {"name": "total_charge", "per": "system", "default": 0.0}
+    hypers = [{**canonical.hyper, "conditions": [condition]}, canonical.hyper]
+    energies = []
+    for state, hyper, options in zip(states, hypers, ({"charge": -2}, {}), strict=True):
+        model = dataclasses.replace(canonical, hyper=hyper, state=state)
+        model.check()
+        made = SystemModel(
+            artifact_of(model, tmp_path / "cace.pth"),
+            ATOMS.numbers,
+            periodic=False,
+            precision="double",
+            **options,
+        )
+        energies.append(made.evaluate(ATOMS.positions))
+    assert energies[0].energy == pytest.approx(energies[1].energy, abs=1e-9)
+    np.testing.assert_allclose(energies[0].forces, energies[1].forces, atol=1e-9)
+    np.testing.assert_allclose(energies[0].charges, energies[1].charges, atol=1e-12)
