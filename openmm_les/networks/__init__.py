@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from openmm_les.errors import InputError
 from openmm_les.networks.conditions import conditions_of
-from openmm_les.networks.registry import families
+from openmm_les.networks.registry import charge_channels, families
 
 if TYPE_CHECKING:
     import torch
@@ -59,4 +60,10 @@ def build_network(
         few_kernels=few_kernels,
         **more,
     )
+    stated = charge_channels(canonical.hyper)
+    if network.channels != stated:
+        raise InputError(
+            f"hyper: charge_channels: expected {network.channels}, the number of latent charges "
+            f"that the network has for each atom, got {stated}"
+        )
     return network

@@ -29,7 +29,7 @@ class CACE(Bessel):
     #: Whether the network of messages makes one number for all degrees and channels.
     shared_messages: StrictBool = False
     conditions: Conditions = Field(default=[])
-    channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    charge_channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
 
     @model_validator(mode="after")
     def _check_terms(self) -> CACE:
@@ -59,7 +59,7 @@ def _cace(hyper: CACE, tensors: Tensors) -> None:
         _messages(tensors, t, hyper.shared_messages, features, (degrees, channels, functions or 0))
     inputs = (hyper.num_messages + 1) * features + len(hyper.conditions)
     _dense(tensors, "energy", inputs, 1)
-    _dense(tensors, "charge", inputs, hyper.channels)
+    _dense(tensors, "charge", inputs, hyper.charge_channels)
 
 
 def _messages(
