@@ -28,7 +28,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test test-documents coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -45,7 +45,11 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
-	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl'
+	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl and not documents'
+
+# Every page of the documents and every example, as a reader runs them.
+test-documents: $(STAMP)
+	$(BIN)/$(PYTEST) -m 'documents and not slow and not network' tests/project
 
 $(MINIMAL)/.installed: PACKAGES = -e . --group test
 $(NEQUIP)/.installed: PACKAGES = -e '.[nequip]' --group test

@@ -339,11 +339,11 @@ def work(number):
     path = export({str(model)!r}, f"{tmp_path}/{{number}}.les.pt")
     return artifact.inspect(path)["verification"]["status"]
 
-with ThreadPoolExecutor(3) as pool:
-    print(*pool.map(work, range(3)))
+with ThreadPoolExecutor(2) as pool:
+    print(*pool.map(work, range(2)))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert child.stdout.split() == ["verified"] * 3, child.stderr
+    assert child.stdout.split() == ["verified"] * 2, child.stderr
 
 
 @needs_mace
