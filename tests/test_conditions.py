@@ -11,7 +11,11 @@ import torch
 from ase import Atoms
 from openmm import app
 from openmm_les_export import read_model
+from openmm_les_export.checkpoints.unpickle import open_model
+from openmm_les_export.families.dispatch import canonical_model, reference_model
+from openmm_les_export.options import ModelOptions
 from openmmml import MLPotential
+from oracles import cace_models
 from support.checkpoints import checkpoint, export_options
 from support.conditions import LABELS, artifact_of, model_with_conditions
 from support.contexts import (
@@ -31,8 +35,11 @@ from openmm_les import InputError, LESCalculator, artifact
 from openmm_les import simulation as md
 from openmm_les.analysis import validation
 from openmm_les.cli import main
-from openmm_les.evaluation.conditions import kinds_of_atoms
+from openmm_les.errors import UnsupportedModelError
+from openmm_les.evaluation.conditions import conditions_in, kinds_of_atoms
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.evaluation.systems import SystemModels
 from openmm_les.networks import build_network
 from openmm_les.plugin.observed import in_system
 from openmm_les.plugin.reporter import LESReporter
@@ -175,7 +182,7 @@ def test_a_changed_structure_of_ase_is_computed_again(model):
             {"features": {"label": [1, 2]}},
             r"features\['label'\]: expected one for each of 22",
         ),
-        ({"features": {"elec_temp": [1.0] * 22}}, r"features\['elec_temp'\]: expected one number"),
+        ({"features": {"elec_temp": range(22)}}, r"features\['elec_temp'\]: expected one number"),
         (
             {"features": {"elec_temp": np.nan}},
             r"features\['elec_temp'\]: .* a finite number",
@@ -343,3 +350,44 @@ def test_cace_takes_numbers_behind_its_features(tmp_path):
     assert energies[0].energy == pytest.approx(energies[1].energy, abs=1e-9)
     np.testing.assert_allclose(energies[0].forces, energies[1].forces, atol=1e-9)
     np.testing.assert_allclose(energies[0].charges, energies[1].charges, atol=1e-12)
+
+
+def test_cace_files_with_charge_states(tmp_path):
+    """Where the short range takes the charge of the system, and the latent charges do not."""
+
+    def change(model, make):
+        energy = model.output_modules[0]
+        energy.feature_key = ["node_feats", "charge_states"]
+        for dense in (energy.outnet[0], energy.linear_nn):
+            weight = dense.linear.weight.data
+            dense.linear.weight.data = torch.cat([weight, 0.3 * torch.ones(len(weight), 1)], 1)
+
+    shape = {"elements": [1, 6, 7, 8], "container": "FeatureAdd", "hidden": (6,)}
+    file = cace_models.synthetic_cace(tmp_path / "states.pth", change=change, **shape)
+    opened = open_model(file)
+    options = ModelOptions(atomic_energies=cace_models.ENERGIES)
+    canonical = canonical_model(opened, options)
+    canonical.check()
+    key = "charge_states"
+    assert canonical.hyper["conditions"] == [{"name": "total_charge", "per": "system", "key": key}]
+    reference = reference_model(opened, canonical)
+    models = SystemModels(artifact_of(canonical, file), EvaluationOptions("double"))
+    with pytest.raises(InputError, match="charge: the model needs a value for total_charge, and"):
+        models.model_for(ATOMS.numbers, ATOMS.positions, None)
+    energies = []
+    for charge in (-1, 1):
+        stored = conditions_in(models.artifact, {key: np.full(len(ATOMS), charge)})
+        model = models.model_for(ATOMS.numbers, ATOMS.positions, None, stored)
+        got = model.evaluate(ATOMS.positions)
+        expected = reference.under({"total_charge": charge}).evaluate(
+            ATOMS.positions, ATOMS.numbers
+        )
+        assert_same(
+            (got.energy + model.reference_energy, got.forces), (expected.energy, expected.forces)
+        )
+        np.testing.assert_allclose(got.charges, expected.charges, atol=1e-9)
+        energies.append(got.energy)
+    assert abs(energies[1] - energies[0]) > 1e-2
+    opened.root.items("output_modules")[0].state["feature_key"] = ["node_feats", "spin"]
+    with pytest.raises(UnsupportedModelError, match=r"feature_key: expected 'node_feats', with or"):
+        canonical_model(opened, options)

@@ -82,6 +82,8 @@ class Condition(Parameters):
         if not isinstance(given, Iterable) or isinstance(given, str):
             return [self.checked(given)] * num_atoms
         values = list(given)
+        if self.per == "system" and len(set(values)) == 1:  # some data repeat it for each atom
+            return [self.checked(values[0])] * num_atoms
         if self.per == "system" or len(values) != num_atoms:
             count = "one number" if self.per == "system" else f"one for each of {num_atoms} atoms"
             raise InputError(f"{self.option}: expected {count}, got {len(values)} values")
