@@ -139,5 +139,5 @@ def test_weights_that_do_not_fit(file):
     opened = open_model(file)
     embedder = opened.root.module("joint_embedding.embedders.total_charge")
     embedder.state["_parameters"]["weight"] = torch.zeros(7, 4)
-    with pytest.raises(LESError, match=r"joint_embedding.project: expected a map from 14 numbers"):
+    with pytest.raises(LESError, match=r"joint_embedding.project: expected a map from 13 numbers"):
         canonical_model(opened, ModelOptions())

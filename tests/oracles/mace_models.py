@@ -319,7 +319,7 @@ def original_short_range(
 
     `conditions` are inputs of its `embedding_specs`: numbers, or for atoms arrays.
     """
-    model = _built(json.dumps(hyper, sort_keys=True))
+    model = _built(json.dumps(hyper))  # the order of embeddings counts
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of numbers in its code
     try:
