@@ -71,7 +71,8 @@ def read_conditions(model: Record, head: Head, state: State, channels: int) -> d
         expected = f"a map from {sum(widths)} numbers to {channels} channels"
         raise invalid(f"{joint.path}.project", expected, list(project.shape))
     conditions = []
-    for k, (name, rows) in enumerate(zip(specs, project.split(widths), strict=True)):
+    for k, (name, width) in enumerate(zip(specs, widths, strict=True)):
+        rows, project = project[:width], project[width:]
         check_options(joint.path_of(f"specs.{name}"), specs[name], _SPEC)
         embedder = embedders.module(name)
         conditions.append(_condition(embedder, name, specs[name], state, f"conditions.{k}", rows))
