@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import itertools
 import math
 import warnings
@@ -52,6 +53,14 @@ class AutogradReference(abc.ABC):
     _les: Mapping[str, float | bool]
     #: Bound on integer coordinates of reciprocal vectors, as an export has it.
     n_max: float | None = None
+    #: Of the structure to evaluate, by name; see `openmm_les.networks.conditions`.
+    _conditions: Mapping[str, float | Sequence[float]] = {}
+
+    def under(self, conditions: Mapping[str, float | Sequence[float]]) -> AutogradReference:
+        """The same model in given conditions: numbers by name, or one for each atom."""
+        other = copy.copy(self)
+        other._conditions = conditions
+        return other
 
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None

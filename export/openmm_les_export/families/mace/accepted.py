@@ -19,6 +19,7 @@ from openmm_les_export.checkpoints.accepted import (
     within,
 )
 from openmm_les_export.families.les_parameters import LES_BLOCKS, MULTIPOLES, READOUTS
+from openmm_les_export.families.mace.conditions import CONDITION_BLOCKS
 
 _MODEL = Block(
     options={
@@ -36,12 +37,14 @@ _MODEL = Block(
             "use_anisotropic_polarizability alpha_1o_nonlinear_readout alpha_1o_linear_w_pos "
             "make_alpha_positive make_kappa_positive"
         ),
+        **any_value("embedding_specs"),  # the reader takes those of the module
     },
     modules=modules(
         "node_embedding:LinearNodeEmbeddingBlock radial_embedding:RadialEmbeddingBlock "
         "spherical_harmonics:SphericalHarmonics atomic_energies_fn:AtomicEnergiesBlock "
         "pair_repulsion_fn:ZBLBasis interactions:ModuleList products:ModuleList "
-        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les"
+        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les "
+        "joint_embedding:GenericJointEmbedding embedding_readout:LinearReadoutBlock"
     )
     | {name: ["ModuleList"] for name in READOUTS},
     tensors=(
@@ -184,6 +187,7 @@ ACCEPTED = Accepted(
         **within("mace.modules", _MACE),
         **within("e3nn", _E3NN),
         **_ELECTROSTATICS,
+        **CONDITION_BLOCKS,
         "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
         "torch.fx.graph_module.reduce_graph_module": Block(),
     },
@@ -224,7 +228,6 @@ ACCEPTED = Accepted(
             "radial.ChebychevBasis": "the Chebyshev radial basis",
             "radial.GaussianBasis": "the Gaussian radial basis",
             "radial.RadialMLP": "radial networks with biases and layer norms",
-            "embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
             "extensions.PolarMACE": "PolarMACE electrostatics",
             "wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
             "wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",

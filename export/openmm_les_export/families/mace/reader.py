@@ -25,6 +25,7 @@ from openmm_les_export.families.canonical_form import (
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.families.mace.accepted import ACCEPTED
+from openmm_les_export.families.mace.conditions import read_conditions
 from openmm_les_export.families.mace.heads import Head, choose_head
 from openmm_les_export.families.mace.monomials import (
     CUBIC,
@@ -58,6 +59,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     state["reference_energies"] = chosen.energies(energies, len(elements))
     scale_shift = model.module("scale_shift")
     scale, shift = (chosen.number(scale_shift, name) for name in ("scale", "shift"))
+    hyper |= read_conditions(model, chosen, state, channels)
     layers = _layers(model, state, len(elements), channels, lmax)
     _readouts(model, state, layers, chosen, (scale, output_scale(model)))
     hyper |= zbl_repulsion(model, elements, state, scale)
