@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 from openmm_les.arrays import FloatArray
 from openmm_les.catalog import open_model
 from openmm_les.errors import InputError
-from openmm_les.evaluation.checks import check_sign
+from openmm_les.evaluation.checks import check_sign, check_single_charge
 from openmm_les.evaluation.options import EvaluationOptions, Precision
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
@@ -47,6 +47,9 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
     ``dipole`` [e A] (structures that are not periodic) and ``born_effective_charges`` [e] (axes:
     atom, polarization, displacement) are computed when they are asked for, with the physical sign;
     see `openmm_les.evaluation.response.Response`.
+
+    Models with several latent charges for each atom have charges of shape (n, channels), and no
+    dipoles and Born effective charges.
 
     Options may be spelled as in OpenMM, too: ``maxNeighbors`` for ``max_neighbors``. They are fixed
     when the calculator is made. A pickle or a copy of a calculator holds its options, the path of
@@ -159,7 +162,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
 
         Raises:
             InputError: partial periodicity, an element the model does not know, a box too small.
-            PropertyNotImplementedError: stress of a structure without a box, dipole with one.
+            PropertyNotImplementedError: stress of a structure without a box, dipole with one, an
+                electric response of a model with several charges for each atom.
         """
         super().calculate(  # type: ignore[no-untyped-call, unused-ignore]
             atoms, properties, system_changes
@@ -176,6 +180,12 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                 "dipole: that of a periodic structure is not defined, only its changes are; see "
                 "born_effective_charges"
             )
+        for name in ("dipole", "born_effective_charges"):
+            if name in wanted:
+                try:
+                    check_single_charge(self.artifact, name)
+                except InputError as error:
+                    raise PropertyNotImplementedError(str(error)) from None
         positions = structure.get_positions()
         cell = np.array(structure.cell) if periodic else None
         model = self._models.model_for(structure.numbers.tolist(), positions, cell)

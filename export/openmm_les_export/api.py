@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openmm_les.errors import InputError
 from openmm_les_export.families.dispatch import canonical_model, reference_model
 from openmm_les_export.options import ExportOptions, ModelOptions
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: Where an artifact has it from that there is no n_max.
+IGNORED = "--ignore-n-max"
 
 
 def read_model(path: str | os.PathLike[str], **options: Any) -> CanonicalModel:
@@ -60,7 +65,7 @@ def export(
     Raises:
         ModelFileError: see `read_model`.
         OutputError: the output exists, cannot be written or is the model file itself.
-        InputError: unknown dtype; also see `read_model`.
+        InputError: unknown dtype, an n_max to ignore that is not there; also see `read_model`.
         VerificationError: the result differs from the original; nothing is written.
     """
     from openmm_les import artifact
@@ -78,6 +83,8 @@ def export(
     destination = check_output(output, given.overwrite, inputs=inputs)
     opened = open_model(user_path(model_path))
     canonical = canonical_model(opened, given)
+    if given.ignore_n_max:
+        canonical = _without_n_max(canonical)
     dtype = str(canonical.source["dtype"]) if given.dtype is None else given.dtype
     module = artifact.build_module(canonical, dtype)
     unsaved = artifact.Artifact.unsaved(canonical, destination, dtype=dtype)
@@ -94,6 +101,17 @@ def export(
         charge_sign=canonical.charge_sign or charge_sign(unsaved),
         module=module,
     )
+
+
+def _without_n_max(canonical: CanonicalModel) -> CanonicalModel:
+    """The model with all reciprocal vectors up to the cutoff."""
+    if canonical.les.get("n_max") is None:
+        raise InputError(
+            "ignore n_max: expected a model whose reciprocal sum leaves out vectors beyond N_max, "
+            "got one without; leave the option out"
+        )
+    les = {name: value for name, value in canonical.les.items() if name != "n_max"}
+    return replace(canonical, les=les, provenance=canonical.provenance | {"n_max": IGNORED})
 
 
 def _verify(

@@ -27,11 +27,14 @@ _SMALLEST_DIFFERENCE = 0.02
 
 
 def charge_sign(artifact: Artifact) -> int | None:
-    """1 if electronegative atoms have negative latent charges, -1 if positive, else None."""
+    """1 if electronegative atoms have negative latent charges, -1 if positive, else None.
+
+    Several charges for each atom are not physical, and have no sign.
+    """
     from openmm_les.evaluation.system_model import SystemModel
 
     heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)
-    if heavy is None or 1 not in artifact.elements:
+    if heavy is None or 1 not in artifact.elements or artifact.channels > 1:
         return None
     positions = [(0.0, 0.0, 0.0), *_HYDRIDES[heavy]]
     numbers = [heavy] + [1] * (len(positions) - 1)

@@ -75,6 +75,13 @@ class ExportOptions(ModelOptions):
         Literal["float32", "float64"] | None,
         Option("Precision of the portable module in the file; default: that of the model."),
     ] = None
+    ignore_n_max: Annotated[
+        bool,
+        Option(
+            "Sum all reciprocal vectors up to the cutoff, although the training left out those "
+            "beyond N_max: the same in boxes up to (N_max + 1) dl."
+        ),
+    ] = False
     overwrite: Annotated[bool, Option("Replace the output file if it exists.")] = False
     licence: Annotated[str | None, Option("Licence of the model, stored in the file.", "TEXT")] = (
         None

@@ -18,6 +18,7 @@ from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.files.reading import Damage, Kind, boundary, parse_json, read_file
 from openmm_les.files.writing import check_output, user_path, write_atomically
+from openmm_les.networks.registry import charge_channels
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ class Artifact:
     @property
     def channels(self) -> int:
         """Latent charges of each atom. Energies of several add up; none of them is physical."""
-        return int(self.metadata["hyper"].get("charge_channels", 1))
+        return charge_channels(self.metadata["hyper"])
 
     @cached_property
     def canonical(self) -> "CanonicalModel":

@@ -23,6 +23,8 @@ class LES(Parameters):
     bec_epsilon_factor: Annotated[float, Field(strict=True, gt=0, le=1e5)]
     #: Largest integer coordinate of a reciprocal vector in the trained sum; None: no bound.
     n_max: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    #: How often the periodic sum of the training subtracts the self-interaction; None: once.
+    periodic_self_terms: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
     #: Whether the model was trained on periodic structures alone, or on open ones; None: on either.
     is_periodic: StrictBool | None = None
 

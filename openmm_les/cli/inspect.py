@@ -11,6 +11,7 @@ import click
 
 from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.networks.registry import charge_channels
 
 _PLAIN = ("source", "dtype", "charge_sign", "licence", "citation", "verification", "versions")
 
@@ -61,8 +62,10 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "electrostatics",
         f"sigma {les['sigma']:g} A, dl {les['dl']:g} A, prefactor {les['prefactor']:g} eV A, "
-        f"self-interaction {kept}",
+        f"self-interaction {kept}{_sum(les)}",
     )
+    if (channels := charge_channels(metadata["hyper"])) > 1:
+        yield "charges", f"{channels} for each atom, whose energies add up"
     yield "parameters", _text(_by_origin(metadata.get("provenance", {})))
     for name in _PLAIN:
         yield name.replace("_", " "), _text(metadata.get(name))
@@ -70,6 +73,15 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "script" in metadata:
         number = metadata["script"]["structures"]
         yield "script", f"gives what the weights give, on {number} structures"
+
+
+def _sum(les: Mapping[str, Any]) -> str:
+    """What bounds the sum, and what it was trained for, where the model states it."""
+    n_max, is_periodic = les.get("n_max"), les.get("is_periodic")
+    bound = "" if n_max is None else f", n_max {n_max} (whole up to {(n_max + 1) * les['dl']:g} A)"
+    if is_periodic is None:
+        return bound
+    return f"{bound}, trained on {'periodic' if is_periodic else 'open'} systems"
 
 
 def _by_origin(provenance: Mapping[str, str]) -> dict[str, str]:

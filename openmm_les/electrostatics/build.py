@@ -43,7 +43,8 @@ def build_electrostatics(
 
     Args:
         les: parameters of the model: ``sigma`` [A], ``dl`` [A], ``prefactor`` [eV A / e^2] and
-            ``remove_self_interaction``, perhaps ``n_max``; others are ignored.
+            ``remove_self_interaction``, perhaps ``n_max`` and
+            ``periodic_self_terms``; others are ignored.
         cell: lattice vectors in rows [A], shape [3, 3]; needed only if periodic.
         num_atoms: number of atoms, by which the faster kernel is chosen.
         margin: factor by which each lattice vector may grow during a simulation.
@@ -70,7 +71,11 @@ def build_electrostatics(
     if not margin >= 1.0:
         raise InputError(f"margin: expected a factor of at least 1, got {margin}")
     kernel = ReciprocalKernel(
-        **model, dl=float(les["dl"]), cutoff=options.cutoff, n_max=les.get("n_max")
+        **model,
+        dl=float(les["dl"]),
+        cutoff=options.cutoff,
+        n_max=les.get("n_max"),
+        self_terms=les.get("periodic_self_terms") or 1,
     )
     elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
     return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)

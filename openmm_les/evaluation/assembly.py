@@ -24,7 +24,8 @@ class Results(NamedTuple):
 
     energy: Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
     forces: Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
-    charges: Tensor  #: latent charges [n] [e], float64, 0 for others than the atoms.
+    #: latent charges [n] or [channels, n] [e], float64, 0 for others than the atoms.
+    charges: Tensor
     strain: Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
     charge_energy: Tensor  #: the part of the energy that the charges have [] [eV], float64.
     status: Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
@@ -160,7 +161,7 @@ class SpecializedModel(SystemNetwork):
         return Results(
             results.energy + poison,
             results.forces.index_select(0, self.original) + poison,
-            results.charges.index_select(0, self.original),
+            results.charges.index_select(-1, self.original),
             results.strain,
             results.charge_energy + poison,
             results.status,

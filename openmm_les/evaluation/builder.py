@@ -18,6 +18,7 @@ from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.errors import InputError
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
+from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
@@ -116,6 +117,7 @@ class ModuleBuilder:
                 f"{len(self.surroundings.charges)} MM charges; make a SystemModel of the ML atoms "
                 "alone"
             )
+        check_single_charge(self.artifact, "electric response")
         sign = self.artifact.metadata["charge_sign"]
         if sign is None:
             logger.warning(

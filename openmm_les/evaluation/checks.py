@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
-from openmm_les.electrostatics.cell import lies_on_cutoff
+from openmm_les.electrostatics.cell import cutoff_wavenumber, largest_indices, lies_on_cutoff
 from openmm_les.errors import InputError
 from openmm_les.names import shorten
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Edges of boxes for which `warn_of_edges` has warned.
 _warned_edges: set[tuple[float, ...]] = set()
+#: Artifacts and what was said of them once.
+_warned_models: set[tuple[Path, str]] = set()
 #: The warning suggests edges that are longer by this factor.
 _LONGER = 1.002
 
@@ -37,8 +40,19 @@ def check_elements(artifact: Artifact, numbers: Sequence[int]) -> None:
     )
 
 
+def check_single_charge(artifact: Artifact, what: str) -> None:
+    """Refuse what needs the physical charges of atoms for a model with several latent ones each."""
+    if artifact.channels > 1:
+        raise InputError(
+            f"{what}: expected a model with one latent charge for each atom, got {artifact.path}, "
+            f"with {artifact.channels}, whose energies add up and none of which is a physical "
+            "charge; leave it out"
+        )
+
+
 def check_sign(artifact: Artifact) -> None:
-    """Refuse an electric field for a model that does not state the sign of its charges."""
+    """Refuse an electric field for a model whose physical charges are not known."""
+    check_single_charge(artifact, "electricField")
     if artifact.metadata["charge_sign"] is None:
         raise InputError(
             f"electricField: {artifact.path} does not state the sign of its latent charges "
@@ -64,11 +78,46 @@ def warn_of_edges(cell: FloatArray, dl: float) -> None:
     )
 
 
+def warn_of_other_training(artifact: Artifact, cell: FloatArray | None) -> None:
+    """Warn, once for each model, of a system for which its sum was not made.
+
+    The cell is None if the system is not periodic.
+    """
+    les = artifact.metadata["les"]
+    kinds = ("systems that are not periodic", "periodic systems")
+    if les.get("is_periodic") not in (None, cell is not None):
+        _warn_once(
+            artifact,
+            "was trained for the long-range energy of %s (is_periodic), and is used for %s",
+            kinds[les["is_periodic"]],
+            kinds[cell is not None],
+        )
+    n_max, dl = les.get("n_max"), float(les["dl"])
+    if n_max is None or cell is None:
+        return
+    if bool((largest_indices(torch.from_numpy(cell), cutoff_wavenumber(dl)) > n_max).any()):
+        _warn_once(
+            artifact,
+            "leaves reciprocal vectors with a coordinate above n_max = %d out of its sum, as in "
+            "its training: boxes up to %g A have none, this one (edges %s A) has. If the model was "
+            "trained on smaller boxes, export it again with --ignore-n-max for the whole sum",
+            n_max,
+            (n_max + 1) * dl,
+            ", ".join(f"{edge:.3f}" for edge in np.linalg.norm(cell, axis=1)),
+        )
+
+
+def _warn_once(artifact: Artifact, message: str, *values: object) -> None:
+    if (artifact.path, message) not in _warned_models:
+        _warned_models.add((artifact.path, message))
+        logger.warning(f"%s {message}", artifact.path, *values)
+
+
 def warn_of_smooth_cutoff(
     artifact: Artifact, charges: FloatArray, positions: FloatArray, cell: FloatArray
 ) -> None:
     """Tell how much the smooth cutoff, with which no model was trained, changes the energy."""
-    structure = [torch.tensor(array) for array in (charges, positions, cell)]
+    structure = [torch.tensor(array) for array in (charges.T, positions, cell)]
 
     def energy(cutoff: str) -> float:
         ewald = build_electrostatics(

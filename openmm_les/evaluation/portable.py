@@ -41,7 +41,8 @@ class PortableModel(nn.Module):
         self.k_max = cutoff_wavenumber(float(les["dl"]))
         self.n_max = int(les.get("n_max") or UNBOUNDED)
         remove = bool(les["remove_self_interaction"])
-        self.self_energy = self_energy_coefficient(self.prefactor, self.sigma) if remove else 0.0
+        terms = int(les.get("periodic_self_terms") or 1) if remove else 0
+        self.self_energy = terms * self_energy_coefficient(self.prefactor, self.sigma)
         self.pairs = PairSum(
             sigma=self.sigma,
             prefactor=self.prefactor,

@@ -23,7 +23,9 @@ from openmm_les.evaluation.capacity import checked_cell
 from openmm_les.evaluation.checks import (
     check_elements,
     check_sign,
+    check_single_charge,
     warn_of_edges,
+    warn_of_other_training,
     warn_of_smooth_cutoff,
 )
 from openmm_les.evaluation.diagnosis import failure
@@ -112,6 +114,8 @@ class SystemModel:
         check_elements(artifact, self.numbers)
         if electric_field:
             check_sign(artifact)
+        if surroundings is not None:
+            check_single_charge(artifact, "surroundings")
         self._in_field = electric_field
         self._geometry = geometry
         self._num_positions = len(self.numbers)
@@ -129,11 +133,16 @@ class SystemModel:
         self._response_threads = Threads(self._device)
         extra_inputs = [(3,)] if electric_field else []
         self._evaluator = Evaluator(
-            self._num_positions, self._device, self.options.cudaGraphs, extra_inputs
+            self._num_positions,
+            self._device,
+            self.options.cudaGraphs,
+            extra_inputs,
+            artifact.channels,
         )
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":
             warn_of_edges(box, float(artifact.canonical.les["dl"]))
+        warn_of_other_training(artifact, box)
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = replace(self.options, maxNeighbors=self.capacity)
@@ -200,7 +209,8 @@ class SystemModel:
                 of construction.
 
         Raises:
-            InputError: wrong shapes, a box too small, MM charges around the system, a geometry.
+            InputError: wrong shapes, a box too small, MM charges around the system, a geometry,
+                several latent charges for each atom.
             SimulationError: a structure that is not valid.
         """
         if self._geometry is not None:
@@ -218,7 +228,7 @@ class SystemModel:
         """Charges [e] as in `response`, which dipoles are made of, from those of an `Evaluation`.
 
         Raises:
-            InputError: MM charges around the system.
+            InputError: MM charges around the system, or several latent charges for each atom.
         """
         charges = torch.as_tensor(np.asarray(latent, dtype=np.float64))
         return np.asarray(self._builder.physical_charges.forward(charges))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from openmm_les.networks.registry import families
+from openmm_les.errors import InputError
+from openmm_les.networks.registry import charge_channels, families
 
 if TYPE_CHECKING:
     import torch
@@ -48,4 +49,10 @@ def build_network(
         fold=fold,
         few_kernels=few_kernels,
     )
+    stated = charge_channels(canonical.hyper)
+    if network.channels != stated:
+        raise InputError(
+            f"hyper: charge_channels: expected {network.channels}, the number of latent charges "
+            f"that the network has for each atom, got {stated}"
+        )
     return network

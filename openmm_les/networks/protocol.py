@@ -77,8 +77,11 @@ class NetworkModule(nn.Module):
     All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels)``: the
     canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and
     the arguments of `openmm_les.networks.build_network`, which makes them. A network takes those
-    that it does not need as ``**_``.
+    that it does not need as ``**_``. Several charges for each atom are stated by the
+    hyper-parameter ``charge_channels`` and the attribute `channels`.
     """
+
+    channels: int = 1
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`: there is nothing to reserve."""

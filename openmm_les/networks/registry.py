@@ -88,6 +88,11 @@ def families() -> Mapping[str, Family]:
     return found
 
 
+def charge_channels(hyper: Mapping[str, Any]) -> int:
+    """Latent charges of each atom, from the hyper-parameters of any family."""
+    return int(hyper.get("charge_channels", 1))
+
+
 def _are_new(brought: object, found: Mapping[str, Family]) -> bool:
     if not isinstance(brought, tuple):
         return False

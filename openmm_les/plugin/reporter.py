@@ -19,6 +19,7 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
+from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.evaluation.device import find_device
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.locks import Claim
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: Quantities that spectra are computed from.
 _FOR_SPECTRA = frozenset(("dipole", "current", "velocities"))
+#: Quantities that need physical charges.
+OF_CHARGES = frozenset(("dipole", "current", "charges", "born_charges"))
 
 
 class LESReporter:
@@ -48,6 +51,9 @@ class LESReporter:
     The response of the model is evaluated at each report, beside what the simulation does by
     itself. For 22 atoms on one CPU thread (model ``les-demo``, single precision) a report of
     charges and dipole took as long as 1.2 steps, one of the current or Born charges 1.9 steps.
+
+    Models with several latent charges for each atom have no physical ones: of these, only
+    `lesEnergy` and `velocities` are reported.
 
     Positions and velocities are those of the State. With leap-frog integrators (Langevin,
     LangevinMiddle, Verlet) velocities are half a step earlier than positions: in the current this
@@ -207,6 +213,7 @@ class LESReporter:
         placed = self._observed.arrange(positions[particles], cell)
         box = cell if self._observed.periodic else None
         found: dict[str, FloatArray] = {}
+        charges, les_energy = np.zeros(0), math.nan
         if cell is not None:
             found["volume"] = np.asarray(1e-3 * np.linalg.det(cell))
         if "current" in self._names or "born_charges" in self._names:
@@ -216,12 +223,12 @@ class LESReporter:
         elif self._names != ["velocities"]:
             # Without derivatives of the charges one evaluation is enough.
             result = self._model.evaluate(placed.positions, box)
-            charges = self._model.physical_charges(result.charges)
             les_energy = result.les_energy
-        else:
-            charges, les_energy = np.zeros(0), math.nan
+            if not OF_CHARGES.isdisjoint(self._names):
+                charges = self._model.physical_charges(result.charges)
         found["les_energy"] = np.asarray(les_energy)
-        found["charges"] = placed.charges(charges)
+        if "charges" in self._names:
+            found["charges"] = placed.charges(charges)
         if "dipole" in self._names:
             found["dipole"] = charges @ placed.positions
         if velocities is not None:
@@ -243,6 +250,8 @@ class LESReporter:
                 self._model_name, simulation.topology, system, self._atoms
             )
         look = self._observed
+        for name in OF_CHARGES.intersection(self._names):
+            check_single_charge(look.artifact, f"LESReporter: {name}")
         if look.periodic and "dipole" in self._names:
             raise InputError(
                 "dipole: a periodic system has none, only changes of it; use current=True"

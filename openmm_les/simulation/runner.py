@@ -173,7 +173,7 @@ def _minimise(job: Job) -> State:
     config, start = job.config, job.structure
     warn_of_units(config)
     structures.check_bonds(start.topology, config.ensemble)
-    output.check_response(config, start)
+    output.check_response(config, start, job.artifact)
     ensemble = plan_phases(config)[0].ensemble
     sim = create_simulation(config, start, job.artifact, ensemble, start.box, hybrid=job.hybrid)
     constrained = builder.constrained_particles(sim)

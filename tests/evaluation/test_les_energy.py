@@ -36,8 +36,9 @@ def model_of(artifact, atoms: Atoms, **options) -> SystemModel:
 
 
 def by_the_oracle(artifact, atoms: Atoms, charges) -> float:
-    names = [field.name for field in dataclasses.fields(ewald.Parameters)]
-    parameters = ewald.Parameters(**{name: artifact.canonical.les[name] for name in names})
+    les = artifact.canonical.les
+    names = [f.name for f in dataclasses.fields(ewald.Parameters) if f.name in les]
+    parameters = ewald.Parameters(**{name: les[name] for name in names})
     make = ewald.k_sum if atoms.pbc.all() else ewald.pair_sum
     structure = (torch.tensor(each) for each in (charges, atoms.positions, atoms.cell.array))
     return float(make(parameters)(*structure))

@@ -40,6 +40,20 @@ SHAPES = {
     "other cutoff": {"cutoff": 5.2, "power": 5.0},
     "float64": {"dtype": torch.float64},
     "old file": {"old": True, "messages": 1},
+    "memory": {"messages": 1, "kinds": ("memory",)},
+    "decay": {"messages": 2, "kinds": ("decay",), "lmax": 1},
+    "shared messages": {"messages": 2, "kinds": ("shared",), "message_hidden": (7,)},
+    "all messages": {"messages": 2, "kinds": ("memory", "decay", "network"), "lmax": 1},
+    "sum of potentials": {"container": "CombinePotential", "weight": "0.3"},
+    "scripted": {"container": "FeatureAdd", "scripted": True, "elements": (8, 1)},
+    "three charges": {"container": "FeatureAdd", "charges": 3, "les": {"dl": 2, "sigma": 1}},
+    "charges of layers": {
+        "container": "CombinePotential",
+        "charges": 2,
+        "messages": 1,
+        "kinds": ("memory", "decay", "shared"),
+        "les": {"remove_self_interaction": False},
+    },
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7, "remove_self_interaction": False}},
 }
 

@@ -1,4 +1,4 @@
-"""Small CACE-LES files of every shape, written without CACE: its classes by name, without code.
+"""Small CACE files with LES, of every shape, written without CACE: its classes by name, without code.
 
 What is in the files follows Cheng, npj Comput. Mater. 10, 157 (2024); the layout is that of the
 published ones.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from openmm_les_export.families.cace.accepted import ACCEPTED
 from torch import nn
@@ -29,6 +30,11 @@ _PACKAGES = ("cace", "les")
 _FOLDERS = {"cace": "modules", "les": "module"}
 
 
+def default_operation(self, energies):
+    """How CACE adds up potentials; nothing calls it."""
+    raise NotImplementedError
+
+
 @contextlib.contextmanager
 def _named_classes(extra: Sequence[str] = ()) -> Iterator[Callable[..., Any]]:
     """Makes modules with the names of CACE's classes; they can be pickled inside of the context."""
@@ -39,7 +45,9 @@ def _named_classes(extra: Sequence[str] = ()) -> Iterator[Callable[..., Any]]:
         if full.startswith(_ROOTS):
             module, _, name = full.rpartition(".")
             made = sys.modules.setdefault(module, types.ModuleType(module))
-            classes[full] = type(name, (nn.Module,), {"__module__": module})
+            # Pickle looks the method of a sum up by its name.
+            body = {"__module__": module, default_operation.__name__: default_operation}
+            classes[full] = type(name, (nn.Module,), body)
             setattr(made, name, classes[full])
 
     def make(kind: str, modules: dict[str, Any] | None = None, **attributes: Any) -> nn.Module:
@@ -125,6 +133,13 @@ class Shape:
     lmax: int = 2
     order: int = 2
     messages: int = 0
+    #: Kinds of messages: "memory", "decay", "network", or "shared" for one number of a network.
+    kinds: Sequence[str] = ("network",)
+    #: "LesWrapper", or CACE's own sum: "FeatureAdd" or "CombinePotential".
+    container: str = "LesWrapper"
+    charges: int = 1  #: of each atom
+    weight: Any = 1.0  #: of the electrostatics in a sum of potentials
+    polarization: float | None = None  #: factor
     hidden: Sequence[int] = (6, 5)
     message_hidden: Sequence[int] = ()
     beside: bool = True  #: a linear map goes beside the networks of energy and charges
@@ -132,6 +147,7 @@ class Shape:
     power: float = 6.0
     dtype: torch.dtype = torch.float32
     old: bool = False  #: as written before some options existed
+    scripted: bool = False  #: as written by the branch for TorchScript
     les: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -178,6 +194,8 @@ class _Builder:
         linear.bias.data = self.weights(outputs, scale=0.1)
         own = {"use_batchnorm": False} if package == "cace" and not self.shape.old else {}
         module = self.make(f"{_FOLDERS[package]}.blocks.Dense", {"linear": linear}, **own)
+        if self.shape.scripted:
+            module.add_module("batchnorm", nn.Identity())
         if last:
             module.add_module("activation", nn.Identity())
         else:
@@ -190,38 +208,56 @@ class _Builder:
             *(self.dense(package, a, b, k == len(pairs) - 1) for k, (a, b) in enumerate(pairs))
         )
 
-    def atomwise(self, package: str, **attributes: Any) -> nn.Module:
+    def atomwise(self, package: str, outputs: int = 1, **attributes: Any) -> nn.Module:
         hidden, inputs = self.shape.hidden, self.width * (1 + self.shape.messages)
-        modules: dict[str, nn.Module] = {"outnet": self.network(package, (inputs, *hidden, 1))}
+        widths = (inputs, *hidden, outputs)
+        modules: dict[str, nn.Module] = {"outnet": self.network(package, widths)}
         if self.shape.beside:
-            modules["linear_nn"] = self.dense(package, inputs, 1, True)
+            modules["linear_nn"] = self.dense(package, inputs, outputs, True)
         return self.make(
             f"{_FOLDERS[package]}.atomwise.Atomwise",
             modules,
             add_linear_nn=self.shape.beside,
             n_in=inputs,
             bias=True,
-            n_out=1,
+            n_out=outputs,
             n_hidden=list(hidden),
             n_layers=len(hidden) + 1,
             activation=nn.functional.silu,
             **attributes,
         )
 
-    def message(self) -> nn.ModuleList:
+    def messages(self) -> nn.ModuleList:
+        """Of one layer, in CACE's order."""
+        kinds: list[nn.Module | None] = [None, None, None]
+        if "memory" in self.shape.kinds:
+            lists = {"memory_coef": self.by_degree(0.3)}
+            kinds[0] = self.make("NodeMemory", lists, max_l=self.shape.lmax)
+        if "decay" in self.shape.kinds:
+            lists = {"prefactor": self.by_degree(0.5), "invr0": self.by_degree(0.2)}
+            kinds[1] = self.make("MessageAr", lists, channel_dim=self.channels)
+        if {"network", "shared"} & {*self.shape.kinds}:
+            kinds[2] = self.weights_of_messages("shared" in self.shape.kinds)
+        return nn.ModuleList(kinds)
+
+    def by_degree(self, scale: float) -> nn.ParameterList:
+        shape = self.shape.functions, self.channels
+        return nn.ParameterList([self.weights(*shape, scale=scale) for _ in range(self.degrees)])
+
+    def weights_of_messages(self, shared: bool) -> nn.Module:
         mixing = [[float(sum(t) == d) for t in self.triples] for d in range(self.degrees)]
-        widths = (self.width, *self.shape.message_hidden, self.degrees * self.channels)
-        made = self.make(
+        nl, nc = (1, 1) if shared else (self.degrees, self.channels)
+        own = {"l_matrix": torch.tensor(mixing), "nlxlylz": torch.tensor(len(self.triples))}
+        return self.make(
             "MessageBchi",
-            {"hnet": self.network("cace", widths)},
-            l_matrix=torch.tensor(mixing),
-            **dict.fromkeys(("shared_channels", "shared_l", "residual", "use_batchnorm"), False),
+            {"hnet": self.network("cace", (self.width, *self.shape.message_hidden, nl * nc))},
+            **({} if shared else own),
+            **dict.fromkeys(("shared_channels", "shared_l"), shared),
+            **dict.fromkeys(("residual", "use_batchnorm"), False),
             n_in=self.width,
-            nc=self.channels,
-            nl=self.degrees,
-            nlxlylz=torch.tensor(len(self.triples)),
+            nc=nc,
+            nl=nl,
         )
-        return nn.ModuleList([None, None, made])
 
     def representation(self) -> nn.Module:
         shape, make = self.shape, self.make
@@ -259,7 +295,7 @@ class _Builder:
                 "PolynomialCutoff", p=self.scalar(shape.power), cutoff=self.scalar(cutoff)
             ),
             "angular_basis": make(
-                "AngularComponent", l_max=lmax, lxlylz_list=self.triples, lxlylz_index=groups
+                "AngularComponent", l_max=lmax, lxlylz_list=self.exponents(), lxlylz_index=groups
             ),
             "radial_transform": make(
                 "SharedRadialLinearTransform",
@@ -268,21 +304,35 @@ class _Builder:
                 max_l=lmax,
             ),
             "symmetrizer": make(
-                "Symmetrizer", max_nu=shape.order, max_l=lmax, indice_dict_allnu=self.products
+                "Symmetrizer", max_nu=shape.order, max_l=lmax, indice_dict_allnu=self.terms()
             ),
-            "message_passing_list": nn.ModuleList([self.message() for _ in range(shape.messages)]),
+            "message_passing_list": nn.ModuleList([self.messages() for _ in range(shape.messages)]),
         }
         return make(
             "Cace",
             modules,
-            zs=list(elements),
+            zs=[np.int64(z) for z in elements] if shape.scripted else list(elements),
             cutoff=cutoff,
             max_l=lmax,
             max_nu=shape.order,
             mp_norm_factor=10.0**-0.5,
             num_message_passing=shape.messages,
             device=torch.device("cpu"),
+            **({} if shape.old else {"forward_features": ["atomic_charge"]}),
         )
+
+    def exponents(self) -> list[Any]:
+        if self.shape.scripted:
+            return ["_".join(map(str, triple)) for triple in self.triples]
+        return list(self.triples)
+
+    def terms(self) -> dict[int, dict[Any, list[Any]]]:
+        if not self.shape.scripted:
+            return self.products
+        return {
+            nu: {str(key): [tuple(term) for term in own] for key, own in found.items()}
+            for nu, found in self.products.items()
+        }
 
     def electrostatics(self) -> nn.Module:
         parameters = {**LES, **self.shape.les}
@@ -307,10 +357,76 @@ class _Builder:
             **({} if self.shape.old else {"use_atomwise": True}),
         )
 
+    def ewald(self) -> nn.Module:
+        les = {**LES, **self.shape.les, "norm_factor": 1.0}
+        sigma, dl = les["sigma"], les["dl"]
+        derived = {"sigma_sq_half": sigma**2 / 2, "k_sq_max": (2 * math.pi / dl) ** 2}
+        later = {} if self.shape.old else {"exponent": 1, "charge_neutral_lambda": None}
+        names = {"feature_key": "q", "output_key": "ewald_potential", "aggregation_mode": "sum"}
+        return self.make("EwaldPotential", **les, **derived, **later, **names)
+
+    def born_charges(self) -> list[nn.Module]:
+        if self.shape.polarization is None:
+            return []
+        names = {"charge_key": "q", "output_key": "polarization", "phase_key": "phase"}
+        factor = self.shape.polarization
+        settings = {"remove_mean": True, "pbc": True, "normalization_factor": factor}
+        return [
+            self.make("Polarization", **names, **settings),
+            self.make("Grad", y_key="polarization", x_key="positions", output_key="complex"),
+            self.make("Dephase", input_key="complex", output_key="bec", phase_key="phase"),
+        ]
+
+    def potential(self, representation: nn.Module, outputs: Sequence[nn.Module]) -> nn.Module:
+        return self.make(
+            "NeuralNetworkPotential",
+            {
+                "postprocessors": nn.ModuleList(),
+                "representation": representation,
+                "input_modules": nn.ModuleList([self.make("Preprocess")]),
+                "output_modules": nn.ModuleList(outputs),
+            },
+            do_postprocessing=False,
+        )
+
+    def forces(self, energy: str) -> nn.Module:
+        return self.make("Forces", energy_key=energy, calc_forces=True)
+
+    def head(self, **attributes: Any) -> nn.Module:
+        own = {"aggregation_mode": "sum", "residual": False, "post_process": None}
+        return self.atomwise("cace", feature_key="node_feats", **own, **attributes)
+
     def model(self) -> nn.Module:
+        shape, representation = self.shape, self.representation()
+        if shape.container == "LesWrapper":
+            return self.potential(representation, self.outputs())
+        energy = self.head(output_key="SR_energy")
+        charge = self.head(outputs=shape.charges, output_key="tot_q", per_atom_output_key="q")
+        charge.feature_key = ["node_feats"]
+        parts = [charge, self.ewald(), *self.born_charges()]
+        if shape.container == "FeatureAdd":
+            keys = {"feature_keys": ["SR_energy", "ewald_potential"], "output_key": "CACE_energy"}
+            total = [self.make("FeatureAdd", **keys), self.forces("CACE_energy")]
+            return self.potential(representation, [energy, *parts, *total])
+        outputs = {
+            "ewald_potential": [*parts, self.forces("ewald_potential")],
+            "SR_energy": [energy, self.forces("SR_energy")],
+        }
+        potentials = [self.potential(representation, found) for found in outputs.values()]
+        keys = [{"CACE_energy": name, "CACE_forces": f"{name}_forces"} for name in outputs]
+        keys[0]["weight"] = shape.weight
+        model = self.make(
+            "CombinePotential",
+            {"models": nn.ModuleList(potentials)},
+            potential_keys=keys,
+            out_keys=["CACE_energy", "CACE_forces"],
+        )
+        model.operation = model.default_operation
+        return model
+
+    def outputs(self) -> list[nn.Module]:
         make = self.make
-        representation = self.representation()
-        outputs = [
+        return [
             make(
                 "LesWrapper",
                 {"les": self.electrostatics()},
@@ -319,27 +435,11 @@ class _Builder:
                 compute_energy=True,
                 compute_bec=False,
             ),
-            self.atomwise(
-                "cace",
-                output_key="SR_energy",
-                feature_key="node_feats",
-                aggregation_mode="sum",
-                residual=False,
-            ),
+            self.head(output_key="SR_energy"),
             make(
                 "FeatureAdd",
                 feature_keys=["SR_energy", "ewald_potential"],
                 output_key="CACE_energy",
             ),
-            make("Forces", energy_key="CACE_energy", calc_forces=True),
+            self.forces("CACE_energy"),
         ]
-        return make(
-            "NeuralNetworkPotential",
-            {
-                "postprocessors": nn.ModuleList(),
-                "representation": representation,
-                "input_modules": nn.ModuleList([make("Preprocess")]),
-                "output_modules": nn.ModuleList(outputs),
-            },
-            do_postprocessing=False,
-        )

@@ -20,20 +20,24 @@ class Parameters:
     dl: float = 2.0
     prefactor: float = 90.4756
     remove_self_interaction: bool = False
+    n_max: int | None = None
 
     @property
     def self_energy(self) -> float:
         return self.prefactor / (self.sigma * (2 * math.pi) ** 1.5)
 
 
-def reciprocal_vectors(cell: torch.Tensor, dl: float) -> torch.Tensor:
+def reciprocal_vectors(cell: torch.Tensor, dl: float, n_max: int | None = None) -> torch.Tensor:
     """All k != 0 with |k| <= 2 pi / dl, shape [m, 3]: a search through a generous cube.
 
-    Vectors on the sphere are inside, however they round.
+    Vectors on the sphere are inside, however they round; those with an integer coordinate beyond
+    `n_max` are left out.
     """
     reach = [math.ceil(float(a.norm()) / dl) + 1 for a in cell.detach()]
     integers = torch.cartesian_prod(*(torch.arange(-n, n + 1) for n in reach)).to(cell.dtype)
     integers = integers[integers.abs().sum(dim=1) > 0]
+    if n_max is not None:
+        integers = integers[(integers.abs() <= n_max).all(dim=1)]
     k = 2 * math.pi * integers @ torch.linalg.inv(cell).T
     return k[k.norm(dim=1) <= 2 * math.pi / dl * (1 + 1e-9)]
 
@@ -42,7 +46,7 @@ def k_sum(parameters: Parameters) -> Energy:
     """The periodic energy as a function of charges, positions and cell."""
 
     def energy(q: torch.Tensor, r: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-        k = reciprocal_vectors(cell, parameters.dl)
+        k = reciprocal_vectors(cell, parameters.dl, parameters.n_max)
         k2 = (k**2).sum(dim=1)
         factor = (q * torch.exp(1j * (k @ r.T))).sum(dim=1)
         kernel = torch.exp(-(parameters.sigma**2) * k2 / 2) / k2

@@ -49,7 +49,7 @@ def check_on_fake_gpu(model, record_property) -> None:
         lambda positions, cell: pack(module(positions, cell)), (n, 3), (3, 3), module=module
     )
     assert packed.is_cuda
-    assert packed.shape == (11 + 4 * n,)
+    assert packed.shape == (11 + (3 + model.artifact.channels) * n,)
     calls = by_name(operations)
     assert calls["aten.bmm.default"] + calls["aten.mm.default"] > 10  # it was the whole model
     assert launches(operations) > 200

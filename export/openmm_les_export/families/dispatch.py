@@ -34,9 +34,10 @@ def canonical_model(opened: ModelFile, options: ModelOptions = _NO_OPTIONS) -> C
 
 
 def reference_model(opened: ModelFile, canonical: CanonicalModel) -> AutogradReference:
-    """What an export is compared with."""
+    """What an export is compared with; its reciprocal sum ends where that of the export does."""
     from openmm_les_export.checkpoints.unpickle import CONTENT
 
     with boundary(opened.file, CONTENT):
         reference: AutogradReference = opened.family.load("reference")(opened, canonical)
+    reference.n_max = canonical.les.get("n_max")
     return reference

@@ -100,7 +100,7 @@ def _differences(found: Evaluation, original: Evaluation) -> dict[str, float]:
 
 def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[str, float]:
     """Of the numbers that rounding is relative to; energies of charges may cancel others."""
-    squares = float((original.charges**2).mean())
+    squares = float((original.charges**2).sum()) / len(original.charges)
     coefficient = self_energy_coefficient(float(les["prefactor"]), float(les["sigma"]))
     return {
         "energy_per_atom": coefficient * squares,

@@ -39,7 +39,7 @@ _SPHERE_SLACK = 1e-7
 class Evaluation:
     energy: float  #: with isolated-atom references [eV]
     forces: Array  #: shape (n, 3) [eV/A]
-    charges: Array  #: latent charges, shape (n,) [e]
+    charges: Array  #: latent charges, shape (n,) or (n, channels) [e]
 
 
 class AutogradReference(abc.ABC):
@@ -50,6 +50,8 @@ class AutogradReference(abc.ABC):
     cutoff: float
     elements: list[int]
     _les: Mapping[str, float | bool]
+    #: Bound on integer coordinates of reciprocal vectors, as an export has it.
+    n_max: float | None = None
 
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
@@ -64,7 +66,7 @@ class AutogradReference(abc.ABC):
         with self._settings():
             vectors = r[receiver] - r[sender] + shifts
             energies, charges = self._short_range(vectors, sender, receiver, species)
-            energy = energies.sum() + les_energy(charges, r, box, self._les)
+            energy = energies.sum() + les_energy(charges, r, box, {**self._les, "n_max": self.n_max})
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
         return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
@@ -73,7 +75,9 @@ class AutogradReference(abc.ABC):
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Energies with references, of atoms [n] or their sum [], and latent charges [n].
+        """Energies with references, of atoms [n] or their sum [], and latent charges.
+
+        The latter have the shape [n], or [n, channels].
 
         `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """
@@ -115,34 +119,43 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
 
 
 def les_energy(
-    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool]
+    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool | None]
 ) -> Tensor:
     """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
     pairs.
+
+    Charges have the shape [n], or [n, channels].
     """
+    charges = charges.reshape(len(r), -1)
     sigma, prefactor = float(les["sigma"]), float(les["prefactor"])
     self_energy = prefactor * (charges**2).sum() / (sigma * (2 * math.pi) ** 1.5)
     removed = bool(les["remove_self_interaction"])
     if cell is None:
         first, second = torch.triu_indices(len(r), len(r), 1)
         distance = torch.linalg.norm(r[first] - r[second], dim=1)
-        pairs = charges[first] * charges[second] * torch.erf(distance / (sigma * math.sqrt(2)))
+        products = (charges[first] * charges[second]).sum(1)
+        pairs = products * torch.erf(distance / (sigma * math.sqrt(2)))
         energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
-    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"])))
+    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"]), les.get("n_max")))
     k2 = (k**2).sum(1)
     phase = r @ k.T
-    cosine, sine = charges @ torch.cos(phase), charges @ torch.sin(phase)
+    cosine, sine = charges.T @ torch.cos(phase), charges.T @ torch.sin(phase)
     kernel = torch.exp(-(sigma**2) * k2 / 2) / k2
     volume = abs(float(np.linalg.det(cell)))
     energy = prefactor / volume * (kernel * (cosine**2 + sine**2)).sum()
-    return energy - self_energy if removed else energy
+    return energy - (les.get("periodic_self_terms") or 1) * self_energy if removed else energy
 
 
-def reciprocal_sphere(cell: Array, radius: float) -> Array:
-    """All reciprocal vectors but zero up to a radius [1/A], shape (m, 3)."""
+def reciprocal_sphere(cell: Array, radius: float, n_max: float | None = None) -> Array:
+    """All reciprocal vectors but zero up to a radius [1/A], shape (m, 3).
+
+    With `n_max`, only those whose integer coordinates are no larger.
+    """
     reciprocal = 2 * math.pi * np.linalg.inv(cell).T
     limits = np.floor(np.linalg.norm(cell, axis=1) * radius / (2 * math.pi) + 1e-6).astype(int)
+    if n_max is not None:
+        limits = np.minimum(limits, int(n_max))
     grid = np.stack(
         np.meshgrid(*[np.arange(-limit, limit + 1) for limit in limits], indexing="ij"), -1
     ).reshape(-1, 3)

@@ -17,8 +17,8 @@ _ROUNDING = 3e-4
 _ALMOST_ZERO = 1e-6
 
 
-def packed_size(num_atoms: int) -> int:
-    return _SCALARS + _STRAIN + 4 * num_atoms + 1
+def packed_size(num_atoms: int, channels: int = 1) -> int:
+    return _SCALARS + _STRAIN + (3 + channels) * num_atoms + 1
 
 
 def pack(results: tuple[Tensor, ...]) -> Tensor:
@@ -28,27 +28,28 @@ def pack(results: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def unpack(packed: FloatArray) -> dict[str, FloatArray]:
-    """The parts of what `pack` returns, each in one dimension."""
-    n = (len(packed) - _SCALARS - _STRAIN) // 4
+def unpack(packed: FloatArray, channels: int = 1) -> dict[str, FloatArray]:
+    """The parts of what `pack` returns, each in one dimension; `channels` charges an atom."""
+    rest = len(packed) - _SCALARS - _STRAIN
+    n = rest // (3 + channels)
     parts, begin = {}, 0
     for name, size in (
         ("status", 1),
         ("energy", 1),
         ("strain derivative", _STRAIN),
         ("forces", 3 * n),
-        ("charges", n),
-        ("energy of the charges", len(packed) - _SCALARS - _STRAIN - 4 * n),
+        ("charges", channels * n),
+        ("energy of the charges", rest - (3 + channels) * n),
     ):
         parts[name] = packed[begin : begin + size]
         begin += size
     return parts
 
 
-def compare(expected: FloatArray, got: FloatArray) -> None:
+def compare(expected: FloatArray, got: FloatArray, channels: int = 1) -> None:
     """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
-    others = unpack(got)
-    for name, one in unpack(expected).items():
+    others = unpack(got, channels)
+    for name, one in unpack(expected, channels).items():
         other = others[name]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)
         if not np.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):

@@ -27,7 +27,7 @@ class CACE(Bessel):
     num_messages: Few
     #: Whether the network of messages makes one number for all degrees and channels.
     shared_messages: StrictBool = False
-    channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    charge_channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
 
     @model_validator(mode="after")
     def _check_terms(self) -> CACE:
@@ -54,7 +54,7 @@ def _cace(hyper: CACE, tensors: Tensors) -> None:
     for t in range(hyper.num_messages):
         _messages(tensors, t, hyper.shared_messages, features, (degrees, channels, functions or 0))
     _dense(tensors, "energy", (hyper.num_messages + 1) * features, 1)
-    _dense(tensors, "charge", (hyper.num_messages + 1) * features, hyper.channels)
+    _dense(tensors, "charge", (hyper.num_messages + 1) * features, hyper.charge_channels)
 
 
 def _messages(

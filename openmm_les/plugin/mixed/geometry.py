@@ -252,7 +252,7 @@ class ArrangedModel(nn.Module):
     def evaluate(self, positions: torch.Tensor, cell: torch.Tensor) -> Results:
         """As `SpecializedModel.evaluate`, for particles.
 
-        Charges are those of the atoms of the model, then zeros, shape [num_particles]. The strain
+        Charges are those of the atoms of the model, then zeros, for all particles. The strain
         derivative is that of the arranged positions.
         """
         arrangement = self.geometry(positions, cell)
@@ -260,7 +260,7 @@ class ArrangedModel(nn.Module):
         return self.for_particles(results, arrangement)
 
     def for_particles(self, results: Results, arrangement: Arrangement) -> Results:
-        charges = results.charges[: self.num_atoms]
+        charges = results.charges.narrow(-1, 0, self.num_atoms)
         return Results(
             results.energy,
             self.geometry.pull_back(results.forces, arrangement),

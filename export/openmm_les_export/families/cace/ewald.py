@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openmm_les_export.checkpoints.records import Record, describe, invalid, unsupported
+from openmm_les_export.families.canonical_form import integer_order
 from openmm_les_export.families.les_choice import DEFAULT, PREFACTORS
 from openmm_les_export.families.les_parameters import MODEL_FILE, check_derived, les_flag
 
@@ -23,12 +24,15 @@ class LES:
 
     parameters: dict[str, float | bool]
     scale: float = 1.0
+    channels: int = 1  #: charges of each atom
     charge_sign: int | None = None  #: where the file states it
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def ewald_parameters(ewald: Record, weight: float, others: Iterable[Record]) -> LES:
-    """Of an EwaldPotential with a weight, beside other output modules of its potential."""
+def ewald_parameters(
+    ewald: Record, weight: float, charge: Record, others: Iterable[Record]
+) -> LES:
+    """Of an EwaldPotential with a weight, the network of its charges and other output modules."""
     sigma, dl, factor = (ewald.number(name) for name in ("sigma", "dl", "norm_factor"))
     check_derived(ewald, "sigma_sq_half", sigma**2 / 2)
     check_derived(ewald, "k_sq_max", (2 * math.pi / dl) ** 2)
@@ -45,17 +49,21 @@ def ewald_parameters(ewald: Record, weight: float, others: Iterable[Record]) -> 
         "bec_remove_mean": True,
         "bec_epsilon_factor": 1.0,
     }
+    channels = integer_order(charge.path_of("n_out"), charge.number("n_out"), 1, 100)
+    if channels > 1 and parameters["remove_self_interaction"]:
+        # Each channel's energy is without the self-interaction of all of them.
+        parameters["periodic_self_terms"] = channels
     polarization = _polarization(others, ewald.value("feature_key"))
-    if polarization is None:
+    if polarization is None or channels > 1:
         defaults = dict.fromkeys(("bec_remove_mean", "bec_epsilon_factor"), DEFAULT)
-        return LES(parameters, scale, None, {"prefactor": converted, **defaults})
+        return LES(parameters, scale, channels, None, {"prefactor": converted, **defaults})
     physical = polarization.number("normalization_factor") / scale
     if physical == 0:
         raise invalid(polarization.path_of("normalization_factor"), "a number other than 0", 0)
     parameters["bec_epsilon_factor"] = physical**2
     parameters["bec_remove_mean"] = les_flag(polarization, "remove_mean")
     origins = {"prefactor": converted, "charge_sign": MODEL_FILE}
-    return LES(parameters, scale, 1 if physical > 0 else -1, origins)
+    return LES(parameters, scale, 1, 1 if physical > 0 else -1, origins)
 
 
 def _polarization(others: Iterable[Record], charges: Any) -> Record | None:

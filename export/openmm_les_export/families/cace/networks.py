@@ -28,9 +28,9 @@ def read_network(
     prefix: str,
     order: torch.Tensor,
     scale: float = 1.0,
-    outputs: int | None = 1,
-) -> int:
-    """A dense network on features, whose number of outputs is returned; None stands for any.
+    outputs: int = 1,
+) -> None:
+    """A dense network on features.
 
     It has linear maps with silu between them, in ``outnet`` or ``hnet``, and perhaps one beside, in
     ``linear_nn``. The scale is a factor of its outputs.
@@ -49,7 +49,7 @@ def read_network(
         factor = scale if last else 1.0
         state[f"{prefix}.{k}.weight"], state[f"{prefix}.{k}.bias"] = factor * weight, factor * bias
         width = weight.shape[1]
-    if width != (outputs or width) or not layers:
+    if width != outputs or not layers:
         raise invalid(record.path, f"{outputs} outputs", width)
     beside = modules.get("linear_nn")
     if (beside is not None) != bool(record.value("add_linear_nn", False)):
@@ -60,11 +60,10 @@ def read_network(
         if _activation(beside) != "Identity":
             raise unsupported(beside.path, "no activation", _activation(beside))
         weight, bias = _linear(beside, len(order))
-        if weight.shape[1] != width:
-            raise invalid(beside.path, f"{width} outputs", weight.shape[1])
+        if weight.shape[1] != outputs:
+            raise invalid(beside.path, f"{outputs} outputs", weight.shape[1])
         state[f"{prefix}.linear.weight"] = scale * weight[order]
         state[f"{prefix}.linear.bias"] = scale * bias
-    return width
 
 
 def _activation(layer: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from openmm_les_export.checkpoints.records import Record, describe, unsupported
 from openmm_les_export.families.cace.accepted import LOOK_UP, SUM
 from openmm_les_export.families.cace.ewald import LES, ewald_parameters
 from openmm_les_export.families.les_parameters import les_parameters
-
-logger = logging.getLogger(__name__)
 
 #: Attributes with the names of energies that output modules make.
 _ENERGY_KEYS = {
@@ -35,6 +32,8 @@ class Potential:
     energy_scale: float
     charge: Record
     les: LES  #: of charges that are those of the network times its scale
+    #: Of potentials in files that are older than weights, which their training ignored.
+    unused_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class _Term:
     weight: float
     record: Record
     potential: Record
+    unused_weight: float | None = None
 
 
 def read_potential(model: Record) -> Potential:
@@ -64,7 +64,12 @@ def read_potential(model: Record) -> Potential:
         raise unsupported("models", "one representation of all potentials", len(representations))
     charge, les = _electrostatics(electrostatic)
     return Potential(
-        energy.potential.module("representation"), energy.record, energy.weight, charge, les
+        energy.potential.module("representation"),
+        energy.record,
+        energy.weight,
+        charge,
+        les,
+        tuple(term.unused_weight for term in terms if term.unused_weight is not None),
     )
 
 
@@ -85,11 +90,15 @@ def _terms(model: Record) -> Iterator[_Term]:
     if len(names) != 1:
         raise unsupported("potential_keys", "one energy of each potential", describe(keys))
     for i, (potential, own) in enumerate(zip(potentials, keys, strict=True)):
-        weight, key = _weight(own, f"potential_keys.{i}.weight", potential), own[names[0]]
+        weight, key = _weight(own, f"potential_keys.{i}.weight"), own[names[0]]
+        known = weight == 1.0 or "forward_features" in potential.module("representation").state
         if any(forces.value("energy_key") != key for forces in _kind(potential, "Forces")):
             raise unsupported(potential.path, f"forces of the energy {describe(key)}", "others")
         for record in _addends(potential, key, f"potential_keys.{i}.{names[0]}"):
-            yield _Term(weight, record, potential)
+            if known:
+                yield _Term(weight, record, potential)
+            else:
+                yield _Term(1.0, record, potential, unused_weight=weight)
 
 
 def _is_sum(operation: Any, model: Record) -> bool:
@@ -99,7 +108,7 @@ def _is_sum(operation: Any, model: Record) -> bool:
     return bool(getattr(operation, "qualified_name", "") == f"cace.models.combined.{SUM}")
 
 
-def _weight(keys: dict[str, Any], where: str, potential: Record) -> float:
+def _weight(keys: dict[str, Any], where: str) -> float:
     """Of a potential, 1 unless it is stated; a number, or its text."""
     stated = keys.get("weight", 1.0)
     try:
@@ -108,13 +117,6 @@ def _weight(keys: dict[str, Any], where: str, potential: Record) -> float:
         weight = math.nan
     if not math.isfinite(weight):
         raise unsupported(where, "a number", describe(stated))
-    if weight != 1.0 and "forward_features" not in potential.module("representation").state:
-        logger.warning(
-            "%s: %g is not applied: the file is older than weights, which its training ignored",
-            where,
-            weight,
-        )
-        return 1.0
     return weight
 
 
@@ -197,7 +199,7 @@ def _electrostatics(term: _Term) -> tuple[Record, LES]:
         )
     check_features(heads[0])
     outputs = term.potential.items("output_modules")
-    return heads[0], ewald_parameters(term.record, term.weight, outputs)
+    return heads[0], ewald_parameters(term.record, term.weight, heads[0], outputs)
 
 
 def check_features(record: Record) -> None:

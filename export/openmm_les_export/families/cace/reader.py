@@ -6,6 +6,7 @@ are those of Cheng, npj Comput. Mater. 10, 157 (2024).
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.les_parameters import refuse_multipoles
 from openmm_les_export.options import ModelOptions
 
+logger = logging.getLogger(__name__)
+
 #: Where the isolated-atom energies come from, as artifacts state it.
 GIVEN = "--atomic-energies"
 
@@ -38,6 +41,12 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     ACCEPTED.check(model)
     potential = read_potential(model)
     check_features(potential.energy)
+    for weight in potential.unused_weights:
+        logger.warning(
+            "the weight %g of a potential is not applied: the file is older than the option, and "
+            "its training ignored it",
+            weight,
+        )
     representation = potential.representation
     elements = check_elements("zs", representation.value("zs"))
     energies = reference_energies(options.atomic_energies, elements, opened.family.title)
@@ -53,9 +62,9 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     order = feature_order(hyper["num_messages"] + 1, *sizes)
     read_network(potential.energy, state, "energy", order, potential.energy_scale)
     les = potential.les
-    charges = read_network(potential.charge, state, "charge", order, les.scale, outputs=None)
-    if charges > 1:
-        hyper["channels"] = charges
+    read_network(potential.charge, state, "charge", order, les.scale, les.channels)
+    if les.channels > 1:
+        hyper["charge_channels"] = les.channels
     return canonical_form(
         opened,
         hyper=hyper,
@@ -65,5 +74,5 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         dtype=representation.module("node_embedding_sender").tensor("embedding_weights").dtype,
         references=GIVEN,
         origins=les.origins,
-        charge_sign=les.charge_sign if charges == 1 else None,
+        charge_sign=les.charge_sign,
     )

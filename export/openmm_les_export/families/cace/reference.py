@@ -1,7 +1,8 @@
 """A CACE-LES model by the equations of the paper, for verification of what was exported.
 
-Cheng, npj Comput. Mater. 10, 157 (2024). It shares nothing with the reader and the network but the
-file's records, and was compared with the numbers of the original code, which is not on PyPI.
+Cheng, npj Comput. Mater. 10, 157 (2024). It shares with the reader only where in the file the parts
+of the energy are, and nothing with the network; it was compared with the numbers of the original
+code, which is not on PyPI.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
-from openmm_les_export.families.les_parameters import les_parameters
+from openmm_les_export.families.cace.potential import read_potential
 from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
 
@@ -30,17 +31,9 @@ class CACEReference(AutogradReference):
     against = equations("CACE")
 
     def __init__(self, model: Record, atomic_energies: Mapping[int, float]) -> None:
-        self._record = model.module("representation")
-        outputs = {record.kind: record for record in model.items("output_modules")}
-        total = outputs["FeatureAdd"].value("feature_keys")
-        (energy,) = (
-            record
-            for record in model.items("output_modules")
-            if record.kind == "Atomwise" and record.value("output_key") in total
-        )
-        les = outputs["LesWrapper"].module("les")
-        self._energy, self._charge = energy, les.module("atomwise")
-        self._les = les_parameters(les)
+        potential = read_potential(model)
+        self._record = potential.representation
+        self._potential, self._les = potential, potential.les.parameters
         self.cutoff = float(self._record.module("cutoff_fn").tensor("cutoff"))
         self.elements = [int(z) for z in self._record.value("zs")]
         self._references = torch.tensor(
@@ -50,28 +43,59 @@ class CACEReference(AutogradReference):
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Atomic energies with references and latent charges, each of shape [n]."""
+        """Atomic energies with references [n] and latent charges [n] or [n, channels]."""
         edges = self._edge_basis(vectors, species[sender], species[receiver])
 
         def summed(messages: Tensor) -> Tensor:
             empty = torch.zeros(len(species), *messages.shape[1:], dtype=torch.float64)
-            return self._mix_radial(empty.index_add(0, receiver, messages))
+            return empty.index_add(0, receiver, messages)
 
-        features = [self._symmetrised(summed(edges))]
-        degrees = torch.tensor([sum(entry) for entry in self._exponents()])
+        a = self._mix_radial(summed(edges))
+        features = [self._symmetrised(a)]
         for layer in self._record.items("message_passing_list"):
-            (message,) = layer.modules().values()
-            weights = _dense(message.items("hnet"))(features[-1].flatten(1))
-            weights = weights.view(len(species), int(degrees.max()) + 1, -1)
-            carried = edges * weights[sender][:, degrees].unsqueeze(1)
-            norm = self._record.number("mp_norm_factor")
-            features.append(self._symmetrised(summed(carried) * norm))
+            kinds = {record.kind: record for record in layer.modules().values()}
+            received = torch.zeros_like(a)
+            if "MessageBchi" in kinds:
+                weights = self._weights(kinds["MessageBchi"], features[-1])
+                received = received + self._mix_radial(summed(edges * weights[sender]))
+            if "MessageAr" in kinds:
+                decays = self._decays(kinds["MessageAr"], torch.linalg.norm(vectors, dim=1))
+                received = received + summed(a[sender] * decays)
+            received = received * self._record.number("mp_norm_factor")
+            if "NodeMemory" in kinds:
+                received = received + a * self._by_monomial(kinds["NodeMemory"], "memory_coef")
+            a = received
+            features.append(self._symmetrised(a))
         flat = torch.stack(features, -1).flatten(1)
-        energies = _head(self._energy)(flat) + self._references[species]
-        return energies, self._charge.number("output_scaling_factor") * _head(self._charge)(flat)
+        energies = self._potential.energy_scale * _head(self._potential.energy)(flat)[:, 0]
+        charges = self._potential.les.scale * _head(self._potential.charge)(flat)
+        return energies + self._references[species], charges.squeeze(1)
+
+    def _weights(self, message: Record, features: Tensor) -> Tensor:
+        """What an atom's network weights its contribution to others with, [N, 1, L, C]."""
+        weights = _dense(message.items("hnet"))(features.flatten(1))
+        degrees = torch.tensor([sum(entry) for entry in self._exponents()])
+        if message.value("shared_l", False):
+            degrees = torch.zeros_like(degrees)
+        weights = weights.view(len(features), int(degrees.max()) + 1, -1)
+        return weights[:, degrees].unsqueeze(1)
+
+    def _decays(self, message: Record, r: Tensor) -> Tensor:
+        """factor * exp(-rate r) and the envelope, [E, M, L, C]."""
+        p = self._record.module("cutoff_fn").scalar("p")
+        factors, rates = (self._by_monomial(message, name) for name in ("prefactor", "invr0"))
+        r = r.view(-1, 1, 1, 1)
+        return factors * torch.exp(-rates * r) * envelope(r / self.cutoff, p)
+
+    def _by_monomial(self, message: Record, name: str) -> Tensor:
+        """Coefficients of each degree, for each monomial [M, L, C]."""
+        tensors = message.module(name).tensors()
+        of_monomials = [tensors[str(sum(e))].to(torch.float64) for e in self._exponents()]
+        return torch.stack(of_monomials, 1)
 
     def _exponents(self) -> list[tuple[int, ...]]:
-        return [tuple(e) for e in self._record.module("angular_basis").value("lxlylz_list")]
+        entries = self._record.module("angular_basis").value("lxlylz_list")
+        return [tuple(map(int, e.split("_") if isinstance(e, str) else e)) for e in entries]
 
     def _edge_basis(self, vectors: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Radial function, angular monomial and encoding of both elements, [E, n, L, C]."""
@@ -118,12 +142,12 @@ class CACEReference(AutogradReference):
 
 
 def _head(record: Record) -> Callable[[Tensor], Tensor]:
-    """The network of one number for each atom."""
+    """A network beside which there may be a linear map."""
     network = _dense(record.items("outnet"))
     if "linear_nn" not in record.modules():
-        return lambda x: network(x)[:, 0]
+        return network
     beside = _dense([record.module("linear_nn")])
-    return lambda x: (network(x) + beside(x))[:, 0]
+    return lambda x: network(x) + beside(x)
 
 
 def _dense(layers: list[Record]) -> Callable[[Tensor], Tensor]:

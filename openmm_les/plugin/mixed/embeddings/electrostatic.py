@@ -16,6 +16,7 @@ from openmm import app
 
 from openmm_les.electrostatics.embedding import ScaledPair, Surroundings, charge_factor
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.names import Option, check_options, described
 from openmm_les.plugin.forces import ForceOptions, backends, install, present, pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
@@ -113,6 +114,7 @@ class ElectrostaticEmbedding:
     options_class: ClassVar[type[EmbeddingOptions] | None] = ElectrostaticOptions
 
     def __init__(self, request: MixedRequest, options: ElectrostaticOptions) -> None:
+        check_single_charge(request.artifact, "embedding='electrostatic'")
         models = present.models_in(request.system)
         if charged := [model for model in models if "charges" in model.compute.settings]:
             # Neither region would feel the latent charges of the other.
