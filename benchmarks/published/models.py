@@ -51,7 +51,8 @@ class Published:
         artifact = self._exports / f"{model}.les.pt"
         file = self._file(model)
         if not artifact.exists():
-            export(file, artifact, atomic_energies="zero" if _lacks_atoms(file) else None)
+            energies = "zero" if _lacks_atoms(file) else None
+            export(file, artifact, atomic_energies=energies, dtype="float64")
         return LESCalculator(artifact)
 
     def _file(self, model: str) -> Path:
