@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 #: Stands for zero for all elements.
 ZERO = "zero"
 _EXPECTED = (
-    "expected energies [eV] by element, as in 1:-13.6,8:-2041.8, a JSON or YAML file, or "
-    f"'{ZERO}'"
+    f"expected energies [eV] by element, as in 1:-13.6,8:-2041.8, a JSON or YAML file, or '{ZERO}'"
 )
 _FILE = Kind(
     InputError,

@@ -1,6 +1,7 @@
 """Writes the checkpoints of this folder, random weights of every family, and reference values.
 
-    python tests/checkpoints/make.py mace mace_old cace chgnet   # beside mace-torch
+    python tests/checkpoints/make.py mace mace_old chgnet        # beside mace-torch
+    python tests/checkpoints/make.py cace cace_sum cace_combined
     python tests/checkpoints/make.py nequip allegro              # beside nequip
     python tests/checkpoints/make.py NAME    # the values of any other, whose file is here already
 
@@ -11,6 +12,7 @@ is computed by the code that the tests compare with these values.
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import shutil
 import sys
@@ -48,6 +50,39 @@ MACE_OPTIONS = {
     "atomic_energies": [[-1.0, -2.0, -3.0, -4.0], [-1.5, -2.5, -3.5, -4.5]],
     "atomic_inter_scale": [0.9, 1.2],
     "atomic_inter_shift": [0.1, -0.2],
+}
+
+
+def stronger(model: torch.nn.Module, make: Any) -> None:
+    """Gives the last layers of a CACE model with its own sum other sizes."""
+    for module in model.modules():
+        if type(module).__name__ == "Atomwise":
+            charges = getattr(module, "per_atom_output_key", None) is not None
+            for dense in (module.outnet[-1], module.linear_nn):
+                dense.linear.weight.data *= 20.0 if charges else 10.0
+
+
+#: With CACE's own sum: in a total of features, and in one of potentials.
+CACE_EWALD: dict[str, dict[str, Any]] = {
+    "cace_sum": {
+        "elements": (8, 1, 7, 6),
+        "container": "FeatureAdd",
+        "scripted": True,
+        "lmax": 1,
+        "polarization": -0.19,
+        "change": stronger,
+    },
+    "cace_combined": {
+        "elements": ELEMENTS,
+        "container": "CombinePotential",
+        "charges": 2,
+        "weight": "0.4",
+        "messages": 1,
+        "kinds": ("memory", "decay", "shared"),
+        "functions": 2,
+        "lmax": 1,
+        "change": stronger,
+    },
 }
 
 
@@ -90,6 +125,8 @@ def written(name: str, folder: Path) -> Path:
         return mace_models.synthetic_model(
             folder, elements=ELEMENTS, channels=4, max_ell=2, radial_MLP=[6], vintage="old"
         )
+    if name in CACE_EWALD:
+        return cace_models.synthetic_cace(folder / f"{name}.pth", **CACE_EWALD[name])
     if name == "cace":
         return cace_models.synthetic_cace(
             folder / "cace.pth",
@@ -134,10 +171,11 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
     """What the model says of a structure, under the names of `helpers.references`."""
     cell = atoms.cell.array if atoms.pbc.all() else None
     found = reference.evaluate(atoms.positions, atoms.numbers, cell)
-    names = ("sigma", "dl", "prefactor", "remove_self_interaction")
+    names = [field.name for field in dataclasses.fields(ewald.Parameters) if field.name in les]
     parameters = ewald.Parameters(**{name: les[name] for name in names})
     total = ewald.pair_sum(parameters) if cell is None else ewald.k_sum(parameters)
-    tensors = (torch.tensor(x) for x in (found.charges, atoms.positions, atoms.cell.array))
+    channels = torch.tensor(found.charges).view(len(atoms), -1).T
+    places = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
     got = {
         "numbers": atoms.numbers,
         "positions": atoms.positions,
@@ -146,7 +184,7 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
         "energy": found.energy,
         "forces": found.forces,
         "latent_charges": found.charges,
-        "les_energy": float(total(*tensors)),
+        "les_energy": sum(float(total(charges, *places)) for charges in channels),
     }
     if cell is not None and family != "chgnet":  # whose energy has steps
         got["stress"] = strain_derivative(reference, atoms) / atoms.get_volume()

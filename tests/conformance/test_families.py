@@ -87,6 +87,8 @@ def test_derivatives(exported, model):
         atoms = atoms_of(references(model)[structure])
         check_finite_differences(artifact, atoms, atoms=[atom])
         system = system_for(artifact, atoms)
+        if artifact.channels > 1:  # of which none is physical
+            continue
         born = system.response(atoms.positions).born_charges
         expected = finite_differences(system, atoms, atom)
         np.testing.assert_allclose(born[atom], expected, rtol=0, atol=1e-6)
@@ -140,6 +142,8 @@ def test_a_region_in_a_force_field(exported, model, embedding, tmp_path):
     # Random weights make charges of any sum, and of no sign that the export could find.
     path = tmp_path / "signed.les.pt"
     rewrite(exported(model), path, lambda metadata: metadata.update(charge_sign=1))
+    if embedding == "electrostatic" and artifacts.load(path).channels > 1:
+        pytest.skip("electrostatic embedding needs one physical charge for each atom")
     solvated = peptide_in_water()
     chosen = solvated.side_chain
     options = {"precision": "double", "forceGroup": 1, "embedding": embedding}

@@ -213,8 +213,14 @@ def test_energies_in_every_form(folder):
         ]
 
 
+def test_energies_may_be_zero_on_request(folder, caplog):
+    model = read_model(file_of(folder, "plain"), atomic_energies="zero")
+    assert model.state["reference_energies"].tolist() == [0.0, 0.0]
+    assert "isolated-atom energies are zero as requested" in caplog.text
+
+
 WRONG = {
-    None: r"holds none; give those .* as in --atomic-energies 1:E,8:E, or a JSON",
+    None: r"holds none; give those .* as in --atomic-energies 1:E,8:E, .* zero if nothing was",
     "1:-13.1": r"as in --atomic-energies 8:E",
     "1:-13.1,8": "expected energies .* got '1:-13.1,8'",
     "absent.json": "expected energies .* got 'absent.json'",
@@ -298,19 +304,25 @@ def _other_products(model, make):
 
 LES, REPRESENTATION = "output_modules.0.les", "representation"
 REFUSED = {
-    "memory": (
-        _replace("representation.message_passing_list.0.0", "NodeMemory"),
-        r"messages that keep an atom's own features \(M\)",
-    ),
     "other messages": (
-        _replace("representation.message_passing_list.0.1", "MessageAr"),
-        r"messages of the A features \(Ar\)",
+        _replace("representation.message_passing_list.0.1", "MessageArMLP"),
+        r"messages of the A features with a network of the distance",
+    ),
+    "messages twice": (
+        _replace("representation.message_passing_list.0.1", "MessageBchi"),
+        r"expected messages of different kinds, got \['MessageBchi', 'MessageBchi'\]",
+    ),
+    "no messages": (
+        _set(
+            "representation", "message_passing_list", torch.nn.ModuleList([torch.nn.ModuleList()])
+        ),
+        r"expected messages of different kinds, got \[\]",
     ),
     "other radial basis": (_replace("representation.radial_basis", "GaussianRBF"), "Gaussian"),
     "other cutoff": (_replace("representation.cutoff_fn", "CosineCutoff"), "cosine cutoff"),
     "shared messages": (
         _set("representation.message_passing_list.0.2", "shared_l", True),
-        "shared_l",
+        "expected 4 outputs, got 12",
     ),
     "undirected edges": (_set("representation.edge_coding", "directed", False), "directed"),
     "postprocessing": (_set("", "do_postprocessing", True), "do_postprocessing"),
@@ -328,7 +340,10 @@ REFUSED = {
         "expected silu after every layer but the last, got Identity",
     ),
     "another energy": (_another_total, r"feature_keys: expected one energy of the network"),
-    "another total": (_set("output_modules.3", "energy_key", "other"), "expected the energy of"),
+    "another total": (
+        _set("output_modules.3", "energy_key", "other"),
+        "expected the energy of an output module, .* got 'other'",
+    ),
     "two cutoffs": (_set(REPRESENTATION, "cutoff", 5.0), "expected one cutoff, got 4.0 and 5.0"),
     "other cutoff order": (
         _set("representation.cutoff_fn", "p", torch.tensor(2.5)),
@@ -341,8 +356,7 @@ REFUSED = {
     "products": (_other_products, "expected products of 2 of 10 monomials"),
 }
 _OTHERS = (
-    "cace.modules.interaction.NodeMemory",
-    "cace.modules.interaction.MessageAr",
+    "cace.modules.interaction.MessageArMLP",
     "cace.modules.radial.GaussianRBF",
     "cace.modules.cutoff.CosineCutoff",
 )

@@ -1,4 +1,4 @@
-"""Small CACE files with LES, of every shape, written without CACE: its classes by name, without code.
+"""Small CACE files with LES, of every shape, written without CACE: its classes without code.
 
 What is in the files follows Cheng, npj Comput. Mater. 10, 157 (2024); the layout is that of the
 published ones.

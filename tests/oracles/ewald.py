@@ -21,6 +21,8 @@ class Parameters:
     prefactor: float = 90.4756
     remove_self_interaction: bool = False
     n_max: int | None = None
+    #: How often the periodic energy is without the self-interaction, where that is removed.
+    periodic_self_terms: int = 1
 
     @property
     def self_energy(self) -> float:
@@ -52,7 +54,8 @@ def k_sum(parameters: Parameters) -> Energy:
         kernel = torch.exp(-(parameters.sigma**2) * k2 / 2) / k2
         total = parameters.prefactor / torch.linalg.det(cell) * (kernel * factor.abs() ** 2).sum()
         if parameters.remove_self_interaction:
-            total = total - parameters.self_energy * (q**2).sum()
+            self_energy = parameters.periodic_self_terms * parameters.self_energy
+            total = total - self_energy * (q**2).sum()
         return total
 
     return energy

@@ -66,7 +66,9 @@ class AutogradReference(abc.ABC):
         with self._settings():
             vectors = r[receiver] - r[sender] + shifts
             energies, charges = self._short_range(vectors, sender, receiver, species)
-            energy = energies.sum() + les_energy(charges, r, box, {**self._les, "n_max": self.n_max})
+            energy = energies.sum() + les_energy(
+                charges, r, box, {**self._les, "n_max": self.n_max}
+            )
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
         return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())

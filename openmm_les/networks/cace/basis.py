@@ -78,7 +78,7 @@ class PairBasis(nn.Module):
         tape: PairTape,
         reverse: Tensor,
     ) -> Tuple[Tensor, Tensor]:
-        """From dE/d of monomials, radial functions and distances [N, K]; see `pull_back_vectors`."""
+        """From dE/d of monomials, radial functions and distances; see `pull_back_vectors`."""
         vectors, distances, unit, angular, slopes = tape
         n, k = grad_angular.shape[0], grad_angular.shape[1]
         grad_unit = self.angular.backward(grad_angular.view(n * k, -1), unit, angular)

@@ -33,7 +33,7 @@ class ElementSums(nn.Module):
     def backward(
         self, grad: Tensor, angular: Tensor, radial: Tensor, senders: Tensor
     ) -> Tuple[Tensor, Tensor]:
-        """From dE/d(sums) to dE/d of monomials and of senders times radial functions [N, K, A, n]."""
+        """From dE/d(sums) to dE/d of monomials, and of senders x radial functions [N, K, A, n]."""
         n, k, size = angular.shape[0], angular.shape[1], angular.shape[2]
         grad = grad.view(-1, self.num_receivers, size, n, radial.shape[2]).sum(1)
         grad = grad.permute(2, 0, 3, 1).reshape(n, -1, size)

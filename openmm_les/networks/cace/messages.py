@@ -133,7 +133,7 @@ class Memory(nn.Module):
         self.coefficients = nn.Buffer(by_function.unsqueeze(2))
 
     def forward(self, mixed: Tensor, n: int) -> Tensor:
-        """What is remembered, in the shape of the mixed sums; also dE/d(mixed sums) from its own."""
+        """What is remembered of mixed sums; of its derivatives, those by the mixed sums."""
         size, channels = self.coefficients.shape[0], self.coefficients.shape[1]
         return (mixed.view(size, channels, n, -1) * self.coefficients).view_as(mixed)
 
@@ -174,9 +174,7 @@ class DecayingMessages(nn.Module):
         return self._by_function(sums)
 
     @torch.jit.export
-    def backward(
-        self, grad: Tensor, mixed: Tensor, around: Surroundings
-    ) -> Tuple[Tensor, Tensor]:
+    def backward(self, grad: Tensor, mixed: Tensor, around: Surroundings) -> Tuple[Tensor, Tensor]:
         """From dE/d(what they send) to dE/d of the mixed sums and of the distances."""
         n, k = around.indices.shape[0], around.indices.shape[1]
         rows, grads = self._by_atom(mixed, n), self._by_atom(grad, n)

@@ -1,8 +1,8 @@
 """LES parameters of CACE's own Ewald sum, whose charges are in units of its own.
 
 Its energy is that of the les package with a prefactor of 1 and other charges q. Charges in e are
-``q sqrt(w N / P)``, with the factor N of the sum, its weight w in the total energy and the prefactor
-P of the les package: they have the same energy.
+``q sqrt(w N / P)``, with the factor N of the sum, its weight w in the total energy, and the
+prefactor P of the les package: they have the same energy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openmm_les_export.families.les_parameters import MODEL_FILE, check_derived,
 
 @dataclass(frozen=True)
 class LES:
-    """The sum over charges of a model, and the factor of its network's charges that makes them e."""
+    """The sum over charges of a model, and the factor that takes its network's charges to e."""
 
     parameters: dict[str, float | bool]
     scale: float = 1.0
@@ -29,9 +29,7 @@ class LES:
     origins: dict[str, str] = field(default_factory=dict)
 
 
-def ewald_parameters(
-    ewald: Record, weight: float, charge: Record, others: Iterable[Record]
-) -> LES:
+def ewald_parameters(ewald: Record, weight: float, charge: Record, others: Iterable[Record]) -> LES:
     """Of an EwaldPotential with a weight, the network of its charges and other output modules."""
     sigma, dl, factor = (ewald.number(name) for name in ("sigma", "dl", "norm_factor"))
     check_derived(ewald, "sigma_sq_half", sigma**2 / 2)

@@ -69,9 +69,7 @@ def _by_degree(record: Record, name: str, shape: tuple[int, int, int]) -> list[t
     return [tensor.to(torch.float64).T for tensor in tensors.values()]
 
 
-def _spread(
-    state: State, outputs: Mapping[str, tuple[int, int]], full: tuple[int, int]
-) -> None:
+def _spread(state: State, outputs: Mapping[str, tuple[int, int]], full: tuple[int, int]) -> None:
     """Gives networks whose outputs are shared one for each degree and channel."""
     for prefix, shape in outputs.items():
         last = max(int(name.split(".")[2]) for name in state if name.startswith(f"{prefix}."))

@@ -1,4 +1,4 @@
-"""Where in a CACE model the energy is made: networks of energy and charges, the sum over charges."""
+"""Where in a CACE model the energy is made: the networks of energy and charges, and the sum."""
 
 from __future__ import annotations
 
@@ -81,12 +81,15 @@ def _terms(model: Record) -> Iterator[_Term]:
         return
     potentials, keys = model.items("models"), model.value("potential_keys")
     if not isinstance(keys, list) or [type(k) for k in keys] != [dict] * len(potentials):
-        raise unsupported("potential_keys", f"those of {len(potentials)} potentials", describe(keys))
+        raise unsupported(
+            "potential_keys", f"those of {len(potentials)} potentials", describe(keys)
+        )
     if not _is_sum(model.value("operation"), model):
         got = describe(model.value("operation"))
         raise unsupported("operation", "the sum of the potentials", got)
     made = [_energies(potential) for potential in potentials]
-    names = [name for name in keys[0] if all(_in(k.get(name), e) for k, e in zip(keys, made))]
+    pairs = list(zip(keys, made, strict=True))
+    names = [name for name in keys[0] if all(_in(own.get(name), e) for own, e in pairs)]
     if len(names) != 1:
         raise unsupported("potential_keys", "one energy of each potential", describe(keys))
     for i, (potential, own) in enumerate(zip(potentials, keys, strict=True)):
