@@ -12,7 +12,7 @@ MODELS = {"CACE": "cace_les_dipep_r4_nl2_nu2", "MACE": "mace_les_dipep_r4_l0"}
 
 def dipoles(published: Published, code: str) -> Findings:
     artifact = published.calculator(MODELS[code]).artifact
-    frames = read_frames([published.data / "spice_dipeptides_val.xyz"])
+    frames = read_frames(published.data / "spice_dipeptides_val.xyz")
     validation = validate(artifact, frames)
     dipole = next(each for each in validation.statistics() if each.quantity == "dipole")
     reference, model = validation.pairs("dipole")
