@@ -99,12 +99,18 @@ def _differences(found: Evaluation, original: Evaluation) -> dict[str, float]:
 
 
 def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[str, float]:
-    """Of the numbers that rounding is relative to; energies of charges may cancel others."""
+    """Of the numbers that rounding is relative to; energies of charges may cancel others.
+
+    Rounded distances change energies by forces times distances, so that an energy counts as much as
+    the force that goes with it in `_MAGNITUDES`.
+    """
     squares = float((original.charges**2).sum()) / len(original.charges)
     coefficient = self_energy_coefficient(float(les["prefactor"]), float(les["sigma"]))
+    force = float(np.abs(original.forces).max())
+    distance = _MAGNITUDES.energy_per_atom / _MAGNITUDES.force
     return {
-        "energy_per_atom": coefficient * squares,
-        "force": float(np.abs(original.forces).max()),
+        "energy_per_atom": max(coefficient * squares, force * distance),
+        "force": force,
         "charge": float(np.abs(original.charges).max()),
     }
 
