@@ -4,8 +4,8 @@
 
 SHARED holds ``models`` and ``data`` of the papers, which may not be distributed. Writes
 ``benchmarks/results/papers.json``, and into ``docs/explanation`` the tables and pictures of
-``papers.md``. With `--systems` only those are computed; the others stay as they are in the JSON
-file. `--exports` keeps the artifacts for the next time.
+``papers.md``. With `--systems` (or names of models) only those are computed; of the others numbers
+and pictures stay. `--exports` keeps the artifacts for the next time.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from environment import environment
-from published import tables
+from published import pictures, tables
 from published.agreement import MODELS, agreement
 from published.clusters import ADDED, clusters
 from published.dimers import PAIRS, dimers
@@ -49,19 +49,28 @@ SYSTEMS: dict[str, Callable[[Published], Findings]] = {
 }
 
 
-def computed(published: Published, chosen: list[str], content: dict[str, Any]) -> None:
-    """Adds what was chosen, of systems and models, to the content of the JSON file."""
-    systems = content.setdefault("systems", {})
+def computed(
+    published: Published, chosen: list[str], content: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Adds what was chosen, of systems and models, to the JSON file's content; curves by system.
+
+    Curves have values of the authors' data beside ours, so that the file does not hold them.
+    """
+    rows = content.setdefault("systems", {})
     models = content.setdefault("agreement", {})
+    curves = {}
     for name in chosen:
         start = time.perf_counter()
         if name in MODELS:
             models[name] = agreement(published, name)
         else:
-            systems[name] = asdict(SYSTEMS[name](published))
+            findings = SYSTEMS[name](published)
+            rows[name] = [asdict(row) for row in findings.rows]
+            curves[name] = findings.curves
         print(f"{name:<40}{time.perf_counter() - start:8.1f} s", flush=True)
-    content["systems"] = {name: systems[name] for name in SYSTEMS if name in systems}
+    content["systems"] = {name: rows[name] for name in SYSTEMS if name in rows}
     content["agreement"] = {name: models[name] for name in MODELS if name in models}
+    return curves
 
 
 def main() -> None:
@@ -73,13 +82,11 @@ def main() -> None:
     content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         published = Published(arguments.shared, arguments.exports or Path(folder))
-        computed(published, arguments.systems, content)
+        curves = computed(published, arguments.systems, content)
     content["environment"] = environment(torch.get_num_threads())
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     tables.write(PAGE, content)
-    from published import pictures
-
-    pictures.draw(content["systems"], PAGE.parent)
+    pictures.draw(curves, PAGE.parent)
 
 
 if __name__ == "__main__":

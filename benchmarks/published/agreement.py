@@ -32,7 +32,7 @@ def agreement(published: Published, model: str) -> dict[str, Any]:
     try:
         calculator = published.calculator(model)
     except ModelFileError as error:
-        return entry | {"refused": str(error).split(": ", 1)[-1]}
+        return entry | {"refused": str(error).split(".pth: ")[-1].split(":")[0]}
     energies, forces = [], []
     for reference in references.values():
         energy, force = energy_and_forces(reference.atoms, calculator)

@@ -1,4 +1,4 @@
-"""Published models, read once, and what their original code says of them."""
+"""Published models, exported once, and what their original code says of them."""
 
 from functools import cache
 from pathlib import Path
@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import ase.io
 import numpy as np
 from ase import Atoms
-from openmm_les_export import read_model
-from openmm_les_export.charge_sign import charge_sign
+from openmm_les_export import export
 
-from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
 
 Array = np.ndarray
@@ -49,17 +47,10 @@ class Published:
         }
 
     def _calculator(self, model: str) -> LESCalculator:
-        """Ours, in double precision.
-
-        An export without its verification, in place of which `agreement` compares with the
-        original code on the structures of the papers.
-        """
+        """Ours, in double precision, from an export that is verified like every other."""
         output, file = self._exports / f"{model}.les.pt", self._file(model)
         if not output.exists():
-            canonical = read_model(file, atomic_energies="zero" if _lacks_atoms(file) else None)
-            unsaved = artifacts.Artifact.unsaved(canonical, output, dtype="float64")
-            sign = canonical.charge_sign or charge_sign(unsaved)
-            artifacts.save(canonical, output, dtype="float64", charge_sign=sign)
+            export(file, output, atomic_energies="zero" if _lacks_atoms(file) else None)
         return LESCalculator(output)
 
     def _file(self, model: str) -> Path:

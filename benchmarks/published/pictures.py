@@ -1,4 +1,4 @@
-"""The pictures of the page, from the JSON file."""
+"""The pictures of the page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib import pyplot
 DOTS_PER_INCH = 110
 
 
-def draw(systems: dict[str, Any], folder: Path) -> None:
+def draw(curves: dict[str, dict[str, Any]], folder: Path) -> None:
     """Writes ``papers-NAME.png`` for what is there."""
     pictures: dict[str, tuple[Callable[..., Any], list[str]]] = {
         "charges": (_charges, ["random charges"]),
@@ -22,8 +22,8 @@ def draw(systems: dict[str, Any], folder: Path) -> None:
         "dipoles": (_dipoles, ["dipeptides, CACE", "dipeptides, MACE"]),
     }
     for name, (picture, needed) in pictures.items():
-        if all(system in systems for system in needed):
-            panels = picture(*(systems[system]["curves"] for system in needed))
+        if all(system in curves for system in needed):
+            panels = picture(*(curves[system] for system in needed))
             panels.savefig(folder / f"papers-{name}.png", dpi=DOTS_PER_INCH)
             pyplot.close(panels)
 

@@ -26,13 +26,18 @@ def random_charges(published: Published) -> Findings:
         Row("RMSE of the charges", "e", float(np.sqrt(np.mean(errors**2))), paper=paper[7]),
     ]
     rows += [
-        Row(f"median charge of {sign:+.0f} e", "e", float(np.median(charges[expected == sign])))
+        Row(
+            f"median of charges {sign:+.0f} e",
+            "e",
+            float(np.median(charges[expected == sign])),
+            true=sign,
+        )
         for sign in CHARGES.values()
     ]
     without = _last_row(published, "sr-lc-4.dat")
     rows += [
-        Row("force RMSE with LES (paper)", "eV/A", None, paper=paper[5]),
-        Row("force RMSE short-range (paper)", "eV/A", None, paper=without[5]),
+        Row("force RMSE, with LES", "eV/A", None, paper=paper[5]),
+        Row("force RMSE, short-range model", "eV/A", None, paper=without[5]),
     ]
     return Findings(rows, {"charges": charges.tolist(), "true": expected.tolist()})
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-_TITLES = ("system", "quantity", "DFT or exact", "paper", "original code", "openmm-les", "unit")
+_TITLES = ("system", "quantity", "reference", "paper", "original code", "openmm-les", "unit")
 _COMPARED = ("model of", "structures", "energy [eV/atom]", "force [eV/A]")
 
 
@@ -23,8 +23,8 @@ def replaced(text: str, content: dict[str, Any]) -> str:
 
 def quantities(content: dict[str, Any]) -> str:
     lines = []
-    for system, findings in content["systems"].items():
-        for row in findings["rows"]:
+    for system, rows in content["systems"].items():
+        for row in rows:
             values = [_number(row[key]) for key in ("true", "paper", "original", "ours")]
             lines.append((system, row["quantity"], *values, row["unit"]))
     return _table(_TITLES, lines)
