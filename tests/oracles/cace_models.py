@@ -133,7 +133,7 @@ class Shape:
     lmax: int = 2
     order: int = 2
     messages: int = 0
-    #: Kinds of messages: "memory", "decay", and "network" for one weight of each degree and channel,
+    #: Kinds of messages: "memory", "decay", and "network" for a weight of each degree and channel,
     #: "degrees" for one of each degree, or "shared" for one in all.
     kinds: Sequence[str] = ("network",)
     #: "LesWrapper", or CACE's own sum: "FeatureAdd" or "CombinePotential".
