@@ -21,12 +21,12 @@ def read_messages(
     is scaled by ``mp_norm_factor``, what an atom remembers of itself is not.
     """
     channels, _, functions = sizes
-    full = max(map(sum, hyper["monomials"])) + 1, channels
+    degrees = max(map(sum, hyper["monomials"])) + 1
+    full, by_degree = (degrees, channels), (degrees, functions, channels)
     scale, order = representation.number("mp_norm_factor"), feature_order(1, *sizes)
     layers = representation.items("message_passing_list")
     hyper["num_messages"] = len(layers)
     outputs: dict[str, tuple[int, int]] = {}
-    of_each = full[0], functions, channels
     for t, layer in enumerate(layers):
         kinds = [record.kind for record in layer.modules().values()]
         if not kinds or len(set(kinds)) != len(kinds):
@@ -38,10 +38,10 @@ def read_messages(
                 outputs[prefix] = shape
             elif record.kind == "MessageAr":
                 for name, part, factor in (("prefactor", "factor", scale), ("invr0", "rate", 1.0)):
-                    for degree, tensor in enumerate(_by_degree(record, name, of_each)):
+                    for degree, tensor in enumerate(_by_degree(record, name, by_degree)):
                         state[f"decay.{t}.{degree}.{part}"] = factor * tensor
             else:
-                for degree, tensor in enumerate(_by_degree(record, "memory_coef", of_each)):
+                for degree, tensor in enumerate(_by_degree(record, "memory_coef", by_degree)):
                     state[f"memory.{t}.{degree}"] = tensor
     if outputs and set(outputs.values()) == {(1, 1)}:
         hyper["shared_messages"] = True
@@ -74,5 +74,5 @@ def _spread(state: State, outputs: Mapping[str, tuple[int, int]], full: tuple[in
         last = max(int(name.split(".")[2]) for name in state if name.startswith(f"{prefix}."))
         for part in ("weight", "bias"):
             tensor = state[f"{prefix}.{last}.{part}"]
-            tensor = tensor.view(*tensor.shape[:-1], *shape)
-            state[f"{prefix}.{last}.{part}"] = tensor.expand(*tensor.shape[:-2], *full).flatten(-2)
+            spread = tensor.view(*tensor.shape[:-1], *shape).expand(*tensor.shape[:-1], *full)
+            state[f"{prefix}.{last}.{part}"] = spread.flatten(-2)
