@@ -24,11 +24,12 @@ MATGL := .venv-matgl
 # Tests run in this many processes of one thread and up to 7 GB each.
 JOBS ?= 2
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
+test test-%: export OMP_NUM_THREADS = 1
 
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test test-conformance test-documents coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -45,7 +46,15 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
-	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl'
+	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl and not documents' --ignore tests/conformance
+
+# Every family by every path, and the numbers of the original codes.
+test-conformance: $(STAMP)
+	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl' tests/conformance
+
+# Every page of the documents and every example, as a reader runs them.
+test-documents: $(STAMP)
+	$(BIN)/$(PYTEST) -m 'documents and not slow and not network' tests/project
 
 $(MINIMAL)/.installed: PACKAGES = -e . --group test
 $(NEQUIP)/.installed: PACKAGES = -e '.[nequip]' --group test
@@ -57,8 +66,8 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
 	touch $@
 
 # What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
-VERSIONED := tests/artifact/test_artifact.py tests/conformance/test_capture.py tests/conformance/test_families.py \
-    tests/evaluation/test_arithmetic.py tests/evaluation/test_engine.py tests/export/test_unpickle.py \
+VERSIONED := tests/artifact/test_artifact.py tests/conformance/test_families.py tests/evaluation/test_arithmetic.py \
+    tests/evaluation/test_engine.py tests/export/test_unpickle.py \
     tests/plugin/test_openmm.py tests/plugin/test_saved_systems.py
 test-minimal: $(MINIMAL)/.installed
 	$(MINIMAL)/bin/$(PYTEST) -m 'not slow and not network and not opencl' $(VERSIONED)

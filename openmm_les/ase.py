@@ -24,6 +24,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.catalog import open_model
 from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_sign, check_single_charge
+from openmm_les.evaluation.conditions import conditions_in
 from openmm_les.evaluation.options import EvaluationOptions, Precision
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
@@ -50,6 +51,11 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
 
     Models with several latent charges for each atom have charges of shape (n, channels), and no
     dipoles and Born effective charges.
+
+    A model that was trained with charges, spins or other inputs takes them from the structure:
+    ``atoms.info['charge']`` (or ``'total_charge'``), ``['spin']`` (or ``'total_spin'``), others by
+    their names, those of atoms from ``atoms.arrays``. The options ``charge``, ``spin`` and
+    ``features`` go before what structures state; without either the model's defaults are taken.
 
     Options may be spelled as in OpenMM, too: ``maxNeighbors`` for ``max_neighbors``. They are fixed
     when the calculator is made. A pickle or a copy of a calculator holds its options, the path of
@@ -188,7 +194,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
                     raise PropertyNotImplementedError(str(error)) from None
         positions = structure.get_positions()
         cell = np.array(structure.cell) if periodic else None
-        model = self._models.model_for(structure.numbers.tolist(), positions, cell)
+        numbers, conditions = structure.numbers.tolist(), self._conditions(structure)
+        model = self._models.model_for(numbers, positions, cell, conditions)
         if system_changes or "energy" not in self.results:
             self.results = self._evaluate(model, positions, cell)
         if "dipole" in wanted:
@@ -197,6 +204,17 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if "born_effective_charges" in wanted:
             response = model.response(positions, cell)
             self.results["born_effective_charges"] = response.born_charges
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """As ASE has it; a change of a charge, spin or feature of the structure counts too."""
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call, unused-ignore]
+        if not changes and not _same(self._conditions(atoms), self._conditions(self.atoms)):
+            changes.append("info")
+        return changes
+
+    def _conditions(self, structure: Any) -> dict[str, Any]:
+        """Those that the structure states, of the ones that the model takes."""
+        return conditions_in(self.artifact, {**structure.info, **structure.arrays})
 
     def _evaluate(
         self, model: SystemModel, positions: FloatArray, cell: FloatArray | None
@@ -228,6 +246,12 @@ def _refuse_change(name: str) -> None:
     raise InputError(
         f"{name}: the options of a LESCalculator are fixed when it is made, except electric_field "
         f"where there is one; make a new LESCalculator(path, ...)"
+    )
+
+
+def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
     )
 
 

@@ -85,6 +85,13 @@ def export(
     canonical = canonical_model(opened, given)
     if given.ignore_n_max:
         canonical = _without_n_max(canonical)
+    if n_max := canonical.les.get("n_max"):
+        logger.warning(
+            "model: as in its training, the reciprocal sum leaves out vectors with a coordinate "
+            "above N_max = %d: it is whole in boxes up to %g A; --ignore-n-max takes all vectors",
+            n_max,
+            (n_max + 1) * canonical.les["dl"],
+        )
     dtype = str(canonical.source["dtype"]) if given.dtype is None else given.dtype
     module = artifact.build_module(canonical, dtype)
     unsaved = artifact.Artifact.unsaved(canonical, destination, dtype=dtype)

@@ -19,6 +19,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluation.conditions import conditions_in
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.files.reading import Damage, Kind, boundary
@@ -152,7 +153,8 @@ def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -
         cell = atoms.cell.array if atoms.pbc.all() else None
         if cell is not None and np.linalg.det(cell) < 0:
             cell = cell[[1, 0, 2]]  # `SystemModel` takes right-handed ones
-        system = systems.model_for(atoms.numbers, atoms.positions, cell)
+        conditions = conditions_in(artifact, {**atoms.info, **atoms.arrays})
+        system = systems.model_for(atoms.numbers, atoms.positions, cell, conditions)
         try:
             found = system.evaluate(atoms.positions, cell)
         except SimulationError as error:

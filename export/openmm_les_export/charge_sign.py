@@ -32,13 +32,15 @@ def charge_sign(artifact: Artifact) -> int | None:
     Several charges for each atom are not physical, and have no sign.
     """
     from openmm_les.evaluation.system_model import SystemModel
+    from openmm_les.networks.conditions import neutral_conditions
 
     heavy = next((z for z in _HYDRIDES if z in artifact.elements), None)
     if heavy is None or 1 not in artifact.elements or artifact.channels > 1:
         return None
     positions = [(0.0, 0.0, 0.0), *_HYDRIDES[heavy]]
     numbers = [heavy] + [1] * (len(positions) - 1)
-    model = SystemModel(artifact, numbers, periodic=False, precision="double")
+    neutral = neutral_conditions(artifact.canonical.hyper)
+    model = SystemModel(artifact, numbers, periodic=False, precision="double", features=neutral)
     charges = model.evaluate(positions).charges
     difference = float(charges[1:].mean() - charges[0])
     if abs(difference) < _SMALLEST_DIFFERENCE:

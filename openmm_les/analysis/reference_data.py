@@ -59,6 +59,8 @@ class Frame:
     source: str = ""  #: The file it comes from
     keys: Mapping[str, str] = field(default_factory=dict)  #: Names of these quantities in the file
     unused: tuple[str, ...] = ()  #: Names of other values in the file
+    #: All values in the file by name, among which a model may find its conditions.
+    stored: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_frames(
@@ -121,6 +123,7 @@ def _frame(atoms: Any, path: Path, index: int, keys: dict[str, str], born_axes: 
         source=str(path),
         keys=used,
         unused=tuple(set(_stored(atoms)) - {*used.values(), *_STRUCTURE}),
+        stored=_stored(atoms),
     )
 
 

@@ -17,6 +17,7 @@ from openmm_les.analysis.reference_data import KEYS, UNITS, Frame, read_frames
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.evaluation.conditions import conditions_in
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
@@ -190,6 +191,7 @@ def validate(
 ) -> Validation:
     """Evaluate a model on structures with reference values.
 
+    Charges, spins and other conditions of a model are those of each structure, or its defaults.
     Dipoles and Born effective charges are those of `SystemModel.response`; dipoles of periodic
     structures are not compared. A warning names reference values that seem to be in another unit.
 
@@ -205,12 +207,19 @@ def validate(
     changes = {"precision": precision, "device": device}
     models = SystemModels(artifact, EvaluationOptions().changed("validate", changes))
     found: dict[int, Frame] = {}
+    conditions = [conditions_in(artifact, frame.stored) for frame in frames]
+
+    def atoms(index: int) -> tuple[Any, ...]:
+        frame = frames[index]
+        return frame.numbers, frame.cell is None, repr(conditions[index])
+
     # Structures of the same atoms follow each other, so that they share a model.
-    order = sorted(range(len(frames)), key=lambda i: (frames[i].numbers, frames[i].cell is None))
+    order = sorted(range(len(frames)), key=atoms)
     for index in progress(order):
         frame = frames[index]
         try:
-            model = models.model_for(frame.numbers, frame.positions, frame.cell)
+            structure = frame.numbers, frame.positions, frame.cell
+            model = models.model_for(*structure, conditions[index])
             found[index] = _evaluate(model, frame)
         except (InputError, SimulationError) as error:
             raise type(error)(f"structure {index}: {error}") from error

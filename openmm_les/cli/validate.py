@@ -36,7 +36,8 @@ def command(
     """Compare a model with reference energies, forces, stress, dipoles and Born charges.
 
     MODEL is an artifact (*.les.pt) or the name of a model, DATA an extended XYZ file, or another
-    that ASE reads. What the reference does not have is left out. Energies are compared as they are,
+    that ASE reads. Models trained with charges, spins or other inputs take those of each structure.
+    What the reference does not have is left out. Energies are compared as they are,
     and with one energy for each element fitted by least squares.
     """
     from openmm_les.analysis import report, validation

@@ -18,7 +18,8 @@ from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.errors import InputError
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
-from openmm_les.evaluation.checks import check_single_charge
+from openmm_les.evaluation.checks import check_sign, check_single_charge
+from openmm_les.evaluation.conditions import kinds_of_atoms
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
@@ -60,19 +61,26 @@ class ModuleBuilder:
     static_shapes: bool
 
     def __post_init__(self) -> None:
+        if self.electric_field:
+            check_sign(self.artifact)
+        if self.surroundings is not None:
+            check_single_charge(self.artifact, "surroundings")
         self.device = torch.device(self.options.device or "cpu")
         on_gpu = self.device.type != "cpu"
         self.for_gpu = on_gpu or self.to_gpu  #: whether the modules will run on a GPU
         self.static_shapes |= on_gpu or self.options.engine == "compile"
-        elements = sorted(set(self.numbers))
         known = {z: i for i, z in enumerate(self.artifact.elements)}
-        self._present = [known[z] for z in elements]
-        self._species = torch.tensor([elements.index(z) for z in self.numbers])
+        atoms = kinds_of_atoms(self.artifact, self.numbers, self.options.conditions)
+        kinds = sorted(set(atoms))
+        species = {kind: i for i, kind in enumerate(kinds)}
+        self._present = [known[z] for z, *_ in kinds]
+        self._conditions = [values for _, *values in kinds]
+        self._species = torch.tensor([species[kind] for kind in atoms])
         self._order = order_by_species(self._species)
         references = self.artifact.canonical.state["reference_energies"]
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
-        self.network: Any = None  #: of the species present, once a module has been built
+        self.network: Any = None  #: of the kinds of atoms present, once a module has been built
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
 
@@ -153,6 +161,7 @@ class ModuleBuilder:
                 exact_radial=self.options.precision == "double",
                 fold=True,
                 few_kernels=few,
+                conditions=self._conditions,
             ).eval()
         if buffers.inner_slots:
             # Without static shapes as many as each structure needs.

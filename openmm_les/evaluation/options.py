@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from openmm_les.errors import InputError
 from openmm_les.evaluation.device import find_device
 from openmm_les.names import Option, check_options, described, read_arguments
+from openmm_les.networks.conditions import OPTIONS
 
 if TYPE_CHECKING:
     from openmm_les.electrostatics import EwaldOptions
@@ -20,6 +21,10 @@ Cutoff: TypeAlias = Literal["hard", "smooth"]
 Device: TypeAlias = Annotated[
     str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
 ]
+
+
+#: Of total charges and spins.
+_STATES = (-10_000.0, 10_000.0)
 
 
 @described
@@ -62,11 +67,27 @@ class EvaluationOptions:
         Literal["auto", True, False],
         Option("replay the model as a CUDA graph; auto: on a GPU, if it works there"),
     ] = "auto"
+    charge: Annotated[
+        float | None,
+        Option("total charge [e], of models trained with it; None: their default", limits=_STATES),
+    ] = None
+    spin: Annotated[
+        float | None,
+        Option("total spin, as such models were trained; None: their default", limits=_STATES),
+    ] = None
+    features: Annotated[
+        Mapping[str, Any] | None,
+        Option("other inputs of such models by name: a number, or one for each atom"),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.device is not None:
             object.__setattr__(self, "device", str(self.device))  # a torch.device, too
         check_options(self)
+        object.__setattr__(self, "features", _read_features(self.features))
+        for name, option in OPTIONS.items():
+            if getattr(self, option) is not None and name in (self.features or {}):
+                raise InputError(f"{option}: it is given a second time, as features[{name!r}]")
 
     @classmethod
     def accepted(cls) -> tuple[str, ...]:
@@ -98,7 +119,42 @@ class EvaluationOptions:
         return replace(self, device=device)
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """Values of the conditions of a model by name, those that are given."""
+        own = {name: getattr(self, option) for name, option in OPTIONS.items()}
+        given = {name: value for name, value in own.items() if value is not None}
+        return {**given, **(self.features or {})}
+
+    def under(self, conditions: Mapping[str, Any]) -> EvaluationOptions:
+        """The same with other conditions, by name."""
+        return replace(self, charge=None, spin=None, features=conditions)
+
+    @property
     def ewald_options(self) -> EwaldOptions:
         from openmm_les.electrostatics import EwaldOptions
 
         return EwaldOptions(self.ewald, self.ewaldTolerance, self.lesCutoff)
+
+
+def _read_features(given: Any) -> dict[str, Any] | None:
+    """Names with numbers, or lists of numbers, of Python."""
+    if given is None or given == {}:
+        return None
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"features: expected numbers by name, as in {{'NAME': 1.0}}, got {given!r}"
+        )
+    try:
+        return {str(name): _plain(value) for name, value in given.items()}
+    except (TypeError, ValueError):
+        raise InputError(
+            f"features: expected a number or a list of numbers for each name, got {given!r}"
+        ) from None
+
+
+def _plain(value: Any) -> float | list[float]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [float(each) for each in value]
+    return float(value)

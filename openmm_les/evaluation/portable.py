@@ -60,8 +60,8 @@ class PortableModel(nn.Module):
         """Total energy [] [eV], forces [n, 3] [eV/A] and latent charges [n] [e] of a structure.
 
         The energy has isolated-atom references. All are float64, and charges have the model's own
-        sign, and the shape [n, channels] where atoms have several. Refuses elements that the model does not know, two atoms at one place, and coordinates
-        that are not finite.
+        sign, and the shape [n, channels] where atoms have several. Refuses elements that the model
+        does not know, two atoms at one place, and coordinates that are not finite.
 
         Args:
             positions: shape [n, 3] [A], float64.

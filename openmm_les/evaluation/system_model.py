@@ -22,8 +22,6 @@ from openmm_les.evaluation.builder import Geometry, ModuleBuilder
 from openmm_les.evaluation.capacity import checked_cell
 from openmm_les.evaluation.checks import (
     check_elements,
-    check_sign,
-    check_single_charge,
     warn_of_edges,
     warn_of_other_training,
     warn_of_smooth_cutoff,
@@ -112,10 +110,6 @@ class SystemModel:
         self.numbers = [int(z) for z in numbers]
         self.periodic = periodic
         check_elements(artifact, self.numbers)
-        if electric_field:
-            check_sign(artifact)
-        if surroundings is not None:
-            check_single_charge(artifact, "surroundings")
         self._in_field = electric_field
         self._geometry = geometry
         self._num_positions = len(self.numbers)

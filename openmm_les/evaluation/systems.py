@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy.typing as npt
 
@@ -20,18 +21,28 @@ class SystemModels:
     options: EvaluationOptions
     electric_field: bool = False
     _last: SystemModel | None = field(default=None, init=False)
+    _wanted: Any = field(default=None, init=False)
 
     def model_for(
-        self, numbers: Iterable[int], positions: npt.ArrayLike, cell: npt.ArrayLike | None
+        self,
+        numbers: Iterable[int],
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None,
+        conditions: Mapping[str, Any] | None = None,
     ) -> SystemModel:
-        """The model for a structure, whose cell is None if it is not periodic."""
-        wanted = [int(z) for z in numbers], cell is not None
-        if self._last is None or (self._last.numbers, self._last.periodic) != wanted:
+        """The model for a structure, whose cell is None if it is not periodic.
+
+        `conditions` by name are those of the structure; what the options state goes before them.
+        """
+        options = self.options.under({**(conditions or {}), **self.options.conditions})
+        wanted = [int(z) for z in numbers], cell is not None, options
+        if self._last is None or self._wanted != wanted:
             self._last = None  # frees its memory before the next one is made
+            self._wanted = wanted
             self._last = SystemModel(
                 self.artifact,
                 wanted[0],
-                self.options,
+                options,
                 periodic=wanted[1],
                 cell=cell,
                 positions=positions,

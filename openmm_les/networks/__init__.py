@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from openmm_les.errors import InputError
+from openmm_les.networks.conditions import conditions_of
 from openmm_les.networks.registry import charge_channels, families
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def build_network(
     exact_radial: bool,
     fold: bool,
     few_kernels: bool = False,
+    conditions: Sequence[Sequence[float]] | None = None,
 ) -> Network[Any]:
     """The short-range network of a model's family.
 
@@ -39,7 +41,15 @@ def build_network(
         fold: spend memory on products of weights to save time at each call.
         few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost
             more; needs `fold`.
+        conditions: values of the model's conditions for each of `species`, which may then name an
+            element several times; None: those of `neutral_conditions`.
     """
+    more: dict[str, Any] = {}
+    if known := conditions_of(canonical.hyper):
+        import torch
+
+        neutral = [[condition.neutral for condition in known]] * len(species)
+        more["conditions"] = torch.tensor(conditions or neutral, dtype=torch.float64)
     network: Network[Any] = families()[canonical.family].load("network")(
         canonical.hyper,
         canonical.state,
@@ -48,6 +58,7 @@ def build_network(
         exact_radial=exact_radial,
         fold=fold,
         few_kernels=few_kernels,
+        **more,
     )
     stated = charge_channels(canonical.hyper)
     if network.channels != stated:

@@ -78,7 +78,9 @@ class NetworkModule(nn.Module):
     canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and
     the arguments of `openmm_les.networks.build_network`, which makes them. A network takes those
     that it does not need as ``**_``. Several charges for each atom are stated by the
-    hyper-parameter ``charge_channels`` and the attribute `channels`.
+    hyper-parameter ``charge_channels`` and the attribute `channels`. One whose hyper-parameters
+    have ``conditions`` gets their values for each species as `conditions`, a float64 tensor
+    [species, conditions].
     """
 
     channels: int = 1

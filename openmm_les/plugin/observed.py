@@ -6,8 +6,9 @@ A PythonForce of this package says it; for other models the user says it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import openmm
@@ -18,6 +19,7 @@ from openmm_les import catalog
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.names import shorten
 from openmm_les.plugin.forces.atoms import name_of
 from openmm_les.plugin.forces.present import models_in
@@ -39,6 +41,8 @@ class Observed:
     periodic: bool
     #: From `particles` to the atoms of the model; None if these are the same.
     geometry: RegionGeometry | None = None
+    #: Conditions of the model by name, see `openmm_les.networks.conditions`.
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def arrange(self, positions: FloatArray, cell: FloatArray | None) -> Arranged:
         """Find the atoms of the model, from positions of `particles` [A] and the box [A]."""
@@ -91,10 +95,13 @@ def in_system(system: openmm.System) -> Observed:
     settings = model.compute.settings
     artifact = model.compute.artifact()
     numbers = tuple(settings["numbers"])
+    conditions = EvaluationOptions(**settings["options"]).conditions
     links = [Link(*link) for link in settings.get("links", ())]
     is_cluster = "atoms" in settings  # among MM charges, where links name particles of the System
     if not links and not is_cluster:
-        return Observed(artifact, numbers, model.particles, settings["periodic"])
+        return Observed(
+            artifact, numbers, model.particles, settings["periodic"], conditions=conditions
+        )
     atoms, particles = model.atoms, model.particles
     if is_cluster:
         particles = (*atoms, *(link.mm_atom for link in links))
@@ -109,7 +116,8 @@ def in_system(system: openmm.System) -> Observed:
         periodic=settings["periodic"],
         bonds=settings.get("bonds"),
     )
-    return Observed(artifact, numbers, particles, settings["periodic"] and not is_cluster, geometry)
+    periodic = settings["periodic"] and not is_cluster
+    return Observed(artifact, numbers, particles, periodic, geometry, conditions)
 
 
 def in_topology(
@@ -117,6 +125,7 @@ def in_topology(
     topology: app.Topology,
     system: openmm.System,
     atoms: Iterable[int] | None,
+    conditions: Mapping[str, Any],
 ) -> Observed:
     """A model, given by name or path, for atoms by their indices in the topology; None for all."""
     artifact = catalog.open_model(model)
@@ -131,7 +140,9 @@ def in_topology(
             f"{shorten(f'{name_of(a)} and {name_of(b)}' for a, b in cut)}; select whole molecules, "
             "or leave model and atoms out to take the region with its link atoms from the System"
         )
-    return Observed(artifact, region.numbers, region.particles, region.periodic)
+    return Observed(
+        artifact, region.numbers, region.particles, region.periodic, conditions=conditions
+    )
 
 
 def masses(system: openmm.System, particles: Sequence[int]) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
 from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.evaluation.device import find_device
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.locks import Claim
 from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
+from openmm_les.networks.conditions import option_of
 from openmm_les.plugin import observed
 from openmm_les.plugin.arguments import read_interval, read_temperature
 from openmm_les.plugin.forces.atoms import HYDROGEN
@@ -79,6 +81,7 @@ class LESReporter:
             simulation continued from a checkpoint has every row once.
         precision: precision of the model, ``'single'`` or ``'double'``.
         device: torch device; None takes a GPU where torch has one.
+        charge, spin, features: conditions of `model`, as for ``createSystem``.
         temperature: temperature that the file records [K]; None takes that of the thermostat.
 
     Raises:
@@ -104,6 +107,9 @@ class LESReporter:
         append: bool = False,
         precision: str = "single",
         device: str | None = None,
+        charge: float | None = None,
+        spin: float | None = None,
+        features: Mapping[str, Any] | None = None,
         temperature: Any = None,
     ) -> None:
         wanted = {"dipole": dipole, "current": current, "charges": charges}
@@ -117,6 +123,13 @@ class LESReporter:
         self._interval = read_interval(reportInterval)
         if atoms is not None and model is None:
             raise InputError("atoms: this goes with model; without it the System says which atoms")
+        given = EvaluationOptions(charge=charge, spin=spin, features=features)
+        if given.conditions and model is None:
+            raise InputError(
+                f"{option_of(next(iter(given.conditions)))}: this goes with model; without it the "
+                "System says it"
+            )
+        self._conditions = given.conditions
         self._model_name = model
         self._atoms = atoms
         self._append = append
@@ -247,7 +260,7 @@ class LESReporter:
             self._observed = observed.in_system(system)
         else:
             self._observed = observed.in_topology(
-                self._model_name, simulation.topology, system, self._atoms
+                self._model_name, simulation.topology, system, self._atoms, self._conditions
             )
         look = self._observed
         for name in OF_CHARGES.intersection(self._names):
@@ -267,6 +280,7 @@ class LESReporter:
             positions=placed.positions,
             precision=self._precision,
             device=self._device,
+            features=look.conditions,
         )
         names = [name for name in QUANTITIES if name in self._names]
         if cell is not None:

@@ -28,7 +28,15 @@ from openmm_les.errors import InputError
 from openmm_les.evaluation.options import Cutoff, EvaluationOptions, Ewald, Precision
 from openmm_les.names import did_you_mean, flag_of, shorten, spellings
 from openmm_les.simulation import fields, settings_file
-from openmm_les.simulation.fields import Ensemble, Integer, Number, Switch, Texts, evaluation
+from openmm_les.simulation.fields import (
+    Ensemble,
+    Integer,
+    Number,
+    NumbersByName,
+    Switch,
+    Texts,
+    evaluation,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +126,14 @@ class RunConfig(BaseModel):
     ewald: Ewald = evaluation("ewald")
     ewald_tolerance: Number = evaluation("ewaldTolerance")
     les_cutoff: Cutoff = evaluation("lesCutoff")
+    charge: Number | None = Field(
+        None,
+        description="total charge of what the model describes [e], for models trained with it and"
+        " for embedding: electrostatic; null: the default of the model, or the sum of the force"
+        " field charges, which has to be 0",
+    )
+    spin: Number | None = evaluation("spin")
+    features: NumbersByName | None = evaluation("features")
     ml_region: Texts | None = Field(
         None, description="selectors of what the model describes; null: everything"
     )
@@ -136,11 +152,6 @@ class RunConfig(BaseModel):
     )
     embedding: Literal["mechanical", "electrostatic"] = Field(
         "mechanical", description="how the region feels the charges of the force field"
-    )
-    charge: Integer | None = Field(
-        None,
-        description="charge of an electrostatically embedded region [e]; null: the sum of its force"
-        " field charges, which has to be 0",
     )
     charge_tolerance: Number = Field(
         0.25, gt=0, description="how far the latent charges may add up to another charge [e]"
@@ -298,7 +309,7 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
 
 #: Settings of the force field around a region, of electrostatic embedding, and all of a region.
 _OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
-_OF_ELECTROSTATICS = ("charge", "charge_tolerance")
+_OF_ELECTROSTATICS = ("charge_tolerance",)
 _OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECTROSTATICS)
 
 

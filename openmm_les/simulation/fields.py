@@ -18,6 +18,7 @@ from openmm_les.names import options_of
 OF_EVALUATION = (
     *("precision", "device", "cudaGraphs"),
     *("maxNeighbors", "ewald", "ewaldTolerance", "lesCutoff"),
+    *("charge", "spin", "features"),
 )
 
 
@@ -65,6 +66,8 @@ def bare(value: Any, field: FieldInfo) -> Any:
         return os.fspath(value)
     if isinstance(value, list | tuple):
         return [bare(part, field) for part in value]
+    if isinstance(value, dict):
+        return {name: bare(part, field) for name, part in value.items()}
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     return value
@@ -88,9 +91,18 @@ def _texts(value: Any) -> Any:
     return value
 
 
+def _numbers_by_name(value: Any) -> Any:
+    """Read ``a=1,b=2``, as in a flag."""
+    if not isinstance(value, str):
+        return value
+    pairs = (part.partition("=") for part in split(value))
+    return {name.strip(): number for name, _, number in pairs}
+
+
 Number = Annotated[float, BeforeValidator(_number)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+NumbersByName = Annotated[dict[str, float | tuple[float, ...]], BeforeValidator(_numbers_by_name)]
 Ensemble = Annotated[Literal["NVT", "NPT", "NVE"], BeforeValidator(_upper)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 
@@ -113,6 +125,7 @@ def evaluation(name: str, default: Any = _SAME) -> Any:
 _SHOWN = 80
 _EXPECTED = {int: "an integer", float: "a bare number", str: "a text"}
 _EXPECTED[tuple] = "a list of texts, or one text with commas,"
+_EXPECTED[dict] = "numbers by name, or a text such as a=1,b=2,"
 
 
 def expected(field: FieldInfo) -> str:
@@ -132,7 +145,13 @@ def metavar(field: FieldInfo) -> str:
     kind, _ = _kind(field)
     if get_origin(kind) is Literal:
         return "[" + "|".join(map(str, get_args(kind))) + "]"
-    return {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "LIST"}.get(kind, "PATH")
+    return {
+        int: "INTEGER",
+        float: "NUMBER",
+        str: "TEXT",
+        tuple: "LIST",
+        dict: "NAME=NUMBER,...",
+    }.get(kind, "PATH")
 
 
 def default(field: FieldInfo) -> str:
@@ -150,7 +169,7 @@ def _kind(field: FieldInfo) -> tuple[Any, bool]:
         kind = next(part for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    return (tuple if get_origin(kind) is tuple else kind), is_optional
+    return (get_origin(kind) if get_origin(kind) in (tuple, dict) else kind), is_optional
 
 
 def _limit(rule: Any) -> str:

@@ -68,7 +68,6 @@ def create_mixed_system(
     embedding: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
     if config.embedding == "electrostatic":
         embedding |= {
-            "charge": config.charge,
             "allowNetCharge": config.charge is not None,
             "chargeTolerance": config.charge_tolerance,
         }

@@ -247,12 +247,14 @@ class _WritingReporter:
 def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
     """The reporter of the electric properties; appends to a file."""
     wanted: dict[str, Any] = dict.fromkeys(config.response or (), True)
+    # A TorchForce does not hold its model; with an ML region the force knows its link atoms.
+    is_whole = config.ml_region is None
     return LESReporter(
         path,
         config.response_interval,
-        # A TorchForce does not hold its model; with an ML region the force knows its link atoms.
-        config.model if config.ml_region is None else None,
+        config.model if is_whole else None,
         **wanted,
+        features=config.evaluation_options.conditions if is_whole else None,
         append=True,
         precision=config.precision,
         device=config.device,

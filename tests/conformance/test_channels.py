@@ -23,6 +23,7 @@ from openmm_les import artifact as artifacts
 from openmm_les.analysis.formats import read
 from openmm_les.ase import LESCalculator
 from openmm_les.electrostatics.embedding import Surroundings
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network, registry
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.output import check_response
@@ -183,7 +184,7 @@ def test_physical_charges_are_refused(path, artifact):
         create_system(path, atoms, electricField=(0, 0, 0.1))
     around = Surroundings([0.5], "NoCutoff", total=0.0, sign=1.0)
     with pytest.raises(InputError, match=f"surroundings: {REFUSED}"):
-        system_for(artifact, atoms, surroundings=around)
+        SystemModel(artifact, atoms.numbers, periodic=False, surroundings=around)
     atoms.calc = LESCalculator(path)
     for name in ("dipole", "born_effective_charges"):
         with pytest.raises(PropertyNotImplementedError, match=f"{name}: {REFUSED}"):
@@ -203,5 +204,5 @@ def test_a_network_with_another_number_of_charges_is_refused(artifact):
     canonical = artifact.canonical
     other = dataclasses.replace(canonical, hyper={**canonical.hyper, "charge_channels": 2})
     options = {"dtype": torch.float64, "exact_radial": True, "fold": False}
-    with pytest.raises(InputError, match="charge_channels: expected 3, the number of .*, got 2"):
+    with pytest.raises(InputError, match=r"charge_channels: expected 3, the number of .*, got 2"):
         build_network(other, [0], **options)

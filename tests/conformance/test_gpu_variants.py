@@ -37,16 +37,8 @@ from openmm_les.plugin.forces.torchforce import OpenTorchForce
 CHARGES = {"norm_factor": 9.05, "self_interaction": "removed"}
 
 
-def mace(folder):
-    pytest.importorskip("mace", reason="synthetic models are made with mace-torch")
-    from oracles.mace_models import synthetic_model
-
-    return read_model(synthetic_model(folder, elements=[1, 8], max_L=1))
-
-
 FAMILIES = {
     "les-demo": lambda folder: None,
-    "mace": mace,
     "nequip": lambda folder: read_model(synthetic_nequip(folder / "x.ckpt"), **CHARGES),
     "allegro": lambda folder: read_model(synthetic_allegro(folder / "a.ckpt"), **CHARGES),
     "cace": lambda folder: read_model(

@@ -27,6 +27,14 @@ from openmm_les.plugin.forces import ForceOptions
         ({"ewaldTolerance": float("nan")}, "got nan; for more accuracy use ewald='direct'"),
         ({"ewaldTolerance": "low"}, "ewaldTolerance: expected a number"),
         ({"cudaGraphs": 1}, "cudaGraphs: expected 'auto' or True or False, got 1"),
+        ({"charge": True}, "charge: expected a number from -10000 to 10000, got True"),
+        ({"spin": "2"}, "spin: expected a number from -10000 to 10000, got '2'"),
+        ({"features": [1.0]}, r"features: expected numbers by name, as in .*, got \[1.0\]"),
+        ({"features": {"a": "b"}}, "features: expected a number or a list of numbers for each"),
+        (
+            {"charge": 1, "features": {"total_charge": 1}},
+            r"charge: it is given a second time, as features\['total_charge'\]",
+        ),
     ],
 )
 def test_values_that_are_not_accepted(given, message):
@@ -38,8 +46,17 @@ def test_values_that_are_not_accepted(given, message):
 def test_values_become_those_of_python():
     """So that they can be pickled where numpy and torch are missing."""
     options = EvaluationOptions(
-        device=torch.device("cpu"), maxNeighbors=np.int64(7), ewaldTolerance=np.float64(1e-4)
+        device=torch.device("cpu"),
+        maxNeighbors=np.int64(7),
+        ewaldTolerance=np.float64(1e-4),
+        charge=np.int64(-1),
+        spin=np.float32(2),
+        features={"a": np.float32(0.5), "b": np.array([1, 2])},
     )
+    assert (options.charge, options.spin) == (-1.0, 2.0)
+    assert options.features == {"a": 0.5, "b": [1.0, 2.0]}
+    features = vars(options).pop("features")
+    assert {type(each) for each in (features["a"], *features["b"])} == {float}
     assert (options.device, options.maxNeighbors, options.ewaldTolerance) == ("cpu", 7, 1e-4)
     assert {type(value) for value in vars(options).values()} == {str, int, float}
     assert options.ewald_options == EwaldOptions("auto", 1e-4, "hard")

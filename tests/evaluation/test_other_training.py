@@ -36,8 +36,7 @@ def test_a_truncated_sum(tmp_path, method, caplog):
     parameters = ewald.Parameters(**{name: les[name] for name in names})
     structure = [torch.tensor(x) for x in (found.charges, atoms.positions, atoms.cell.array)]
     bound, whole = (
-        float(ewald.k_sum(dataclasses.replace(parameters, n_max=n))(*structure))
-        for n in (2, None)
+        float(ewald.k_sum(dataclasses.replace(parameters, n_max=n))(*structure)) for n in (2, None)
     )
     assert abs(bound - whole) > 1e-3
     assert found.les_energy == pytest.approx(bound, abs=1e-9 if method == "direct" else 1e-6)

@@ -43,6 +43,7 @@ SHAPES = {
     "memory": {"messages": 1, "kinds": ("memory",)},
     "decay": {"messages": 2, "kinds": ("decay",), "lmax": 1},
     "shared messages": {"messages": 2, "kinds": ("shared",), "message_hidden": (7,)},
+    "messages of degrees": {"messages": 1, "kinds": ("degrees",), "message_hidden": (7,)},
     "all messages": {"messages": 2, "kinds": ("memory", "decay", "network"), "lmax": 1},
     "sum of potentials": {"container": "CombinePotential", "weight": "0.3"},
     "scripted": {"container": "FeatureAdd", "scripted": True, "elements": (8, 1)},

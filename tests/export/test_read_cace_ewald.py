@@ -309,9 +309,9 @@ REFUSED = {
     ),
     "unsupported attribute of EwaldPotential with value 2": (ADDED, _set(EWALD, "dispersion", 2)),
     "feature_key: expected the charges of one network": (ADDED, _set(EWALD, "feature_key", "p")),
-    "feature_key: expected 'node_feats', got": (
+    "feature_key: expected 'node_feats', with or without 'charge_states' behind it, got": (
         ADDED,
-        _set(CHARGE, "feature_key", ["node_feats", "charge_states"], "other"),
+        _set(CHARGE, "feature_key", ["node_feats", "spins"], "other"),
     ),
     "expected 2 outputs, got 1": (ADDED, _set(CHARGE, "n_out", 2)),
     "n_out: expected 1 to 100": (ADDED, _set(CHARGE, "n_out", 0, 101)),

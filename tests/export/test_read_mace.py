@@ -79,10 +79,8 @@ MUTATIONS = [
     ("les", "use_atomwise", True),
     ("les", "use_fixed_atomic_charges", True),
     ("les", "use_atomic_alpha", True),
-    ("les", "use_epsilon_r_scaling", True),
     ("les", "use_dipole", True),
     ("les.ewald", "use_quadrupole", True),
-    ("les.ewald", "use_epsilon_r_scaling", True),
     ("les.ewald", "k_sq_max", 4.0),
     ("les.ewald", "sigma_sq_half", 4.0),
     ("les.bec", "normalization_factor", 2.0),
@@ -342,32 +340,11 @@ def test_real_models_have_the_canonical_form(name):
     assert model.source["file"] == f"{name}.model"
 
 
+#: Shapes and blocks that the network has too are in `tests/networks/test_networks.py`.
 CASES = {
-    "old, L0": {"vintage": "old"},
     "old, one layer that keeps L1": {"vintage": "old", "interactions": 1, "max_L": 1},
-    "new, one layer": {"interactions": 1, "max_ell": 2},
-    "three layers, L1": {"interactions": 3, "max_L": 1, "max_ell": 2, "correlation": [3, 2, 1]},
     "L2, float64": {"max_L": 2, "max_ell": 2, "dtype": "float64", "elements": [8, 1, 6]},
-    "L2 beyond the edges": {"max_L": 2, "max_ell": 1, "correlation": 2},
-    "correlation 4 and 1": {"correlation": [4, 1], "max_ell": 1, "max_L": 1},
     "last readout only": {"options": {"use_last_readout_only": True}, "max_ell": 1},
-    "ZBL, Soft transform, not residual": {
-        "options": {
-            "pair_repulsion": True,
-            "distance_transform": "Soft",
-            "interaction_cls_first": "RealAgnosticInteractionBlock",
-        },
-        "max_L": 1,
-        "max_ell": 2,
-    },
-    "densities, Agnesi transform": {
-        "options": {
-            "distance_transform": "Agnesi",
-            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
-            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
-        },
-        "max_ell": 2,
-    },
     "last layer keeps L1": {"options": {"keep_last_layer_irreps": True}, "max_L": 1, "max_ell": 1},
 }
 

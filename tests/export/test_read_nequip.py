@@ -34,6 +34,12 @@ from openmm_les.cli import main
 from openmm_les.errors import InputError
 from openmm_les.evaluation.system_model import SystemModel
 
+
+def trained_with_e3nn_0_4(checkpoint) -> None:
+    """Signs of Wigner 3j symbols were others then."""
+    checkpoint["hyper_parameters"]["info_dict"]["versions"]["e3nn"] = "0.4.4"
+
+
 #: One axis varied at a time, and a few corners.
 SHAPES = {
     "plain": {},
@@ -60,6 +66,7 @@ SHAPES = {
     "no averages": {"averaged": False},
     "old": {"old": True, "num_layers": 3},
     "old, no parity": {"old": True, "parity": False, "num_layers": 3, "l_max": 2},
+    "e3nn 0.4": {"l_max": 2, "num_layers": 3, "num_features": 3, "change": trained_with_e3nn_0_4},
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7}},
 }
 #: Of Allegro.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from importlib.metadata import version
+
+import numpy as np
 import pytest
 import torch
 from openmm_les_export import read_model
+from openmm_les_export.families.e3nn_weights import sign_of_symbol
+from oracles.models import needs_mace
 from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
 
 from openmm_les.errors import ModelFileError, UnsupportedModelError
+from openmm_les.networks.blocks.angular import wigner_3j
 
 
 def _model(**options):
@@ -81,8 +89,7 @@ REFUSED = {
     "parity": (_model(parity="no"), "parity: expected True or False, got 'no'"),
     "two cutoffs": (_model(r_max=4.5), "expected one cutoff, got 4.5 and 4"),
     "another size": (_model(l_max=2, num_features=4), "expected shape"),
-    "dipoles": (_les(use_dipole=True), "les_args.use_dipole"),
-    "fixed charges": (_les(use_fixed_atomic_charges=True), "use_fixed_atomic_charges"),
+    "dipoles": (_les(use_dipole=True), "LES with latent dipoles .les_args.use_dipole"),
     "another network": (_les(use_atomwise=True), "use_atomwise"),
     "unknown LES": (_les(use_octupole=True), r"les_args\.use_octupole: unsupported option"),
     "negative width": (_les(sigma=-1.0), "les_args.sigma: expected a positive number"),
@@ -99,8 +106,8 @@ REFUSED = {
     ),
     "no versions": (_information("versions", {}), "expected the version of nequip"),
     "old e3nn": (
-        _information("versions", {"nequip": "0.6.1", "e3nn": "0.4.4"}),
-        "expected a training with version 0.5 or later, got 0.4.4",
+        _information("versions", {"nequip": "0.5.0", "e3nn": "0.3.5"}),
+        "expected a training with version 0.4 or later, got 0.3.5",
     ),
     "unknown tensor": (
         _put(_NET + "zbl._rmax_recip", torch.ones(1)),
@@ -198,6 +205,48 @@ def test_missing_weights_are_refused(tmp_path):
     path = synthetic_nequip(tmp_path / "x.ckpt", averaged=False, change=change)
     with pytest.raises(UnsupportedModelError, match=r"sc\.weight: expected a tensor, got none"):
         read_model(path, **LES)
+
+
+@needs_mace
+def test_signs_of_symbols_are_those_of_e3nn_0_4():
+    """All triples up to degree 4, and those of the table above; mace-torch brings that version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mace  # noqa: F401 - must precede e3nn
+        from e3nn import o3
+
+    assert version("e3nn").startswith("0.4.")
+    degrees = itertools.product(range(5), repeat=3)
+    triples = [(j, k, m) for j, k, m in degrees if abs(j - k) <= m <= j + k]
+    triples += [(5, 5, 5), (5, 6, 10), (10, 6, 5), (7, 9, 11), (9, 9, 9), (11, 9, 11)]
+    turned = 0
+    for degrees in triples:
+        expected = o3.wigner_3j(*degrees, dtype=torch.float64).numpy()
+        sign = sign_of_symbol((0, 4), degrees)
+        np.testing.assert_allclose(sign * wigner_3j(*degrees), expected, rtol=0, atol=1e-12)
+        assert sign_of_symbol((0, 5), degrees) == 1.0
+        turned += sign < 0
+    assert turned == 3 * 3 + 6  # permutations of (1, 2, 2), (1, 3, 3), (1, 4, 4)
+
+
+def test_weights_of_e3nn_0_4_are_turned_where_the_symbol_was(tmp_path):
+    """Of the paths of 3 features each, those of degrees 1, 2, 2 in any order."""
+    shape = {"l_max": 2, "num_layers": 3, "num_features": 3}
+    new = read_model(synthetic_nequip(tmp_path / "new.ckpt", **shape), **LES)
+    versions = _information("versions", {"nequip": "0.19.1", "e3nn": "0.4.4"})
+    old = read_model(synthetic_nequip(tmp_path / "old.ckpt", change=versions, **shape), **LES)
+    count = 0
+    for t, layer in enumerate(new.hyper["layers"]):
+        signs = []
+        for node, edge, out in layer["paths"]:
+            degrees = sorted((layer["nodes"][node][0], edge, layer["outputs"][out][0]))
+            signs += 3 * [-1.0 if degrees == [1, 2, 2] else 1.0]
+        count += signs.count(-1.0)
+        last = f"layers.{t}.radial.1"
+        assert torch.equal(old.state[last], new.state[last] * torch.tensor(signs).double())
+    assert count > 3
+    same = [name for name in new.state if not name.endswith("radial.1")]
+    assert all(torch.equal(old.state[name], new.state[name]) for name in same)
 
 
 def test_signs_of_symbols_are_those_of_the_file(tmp_path):

@@ -89,8 +89,8 @@ def test_changed_members_have_right_checksums():
 
 
 def test_a_few_cases_of_every_kind(tmp_path):
-    status, reports, output = fuzz(tmp_path, "--count", 24, "--hostile", 12)
+    status, reports, output = fuzz(tmp_path, "--count", 8, "--hostile", 4)
     tried = [report for report in reports if not report["skipped"]]
-    assert all(len(report["outcomes"]) >= 24 for report in tried), output
+    assert all(len(report["outcomes"]) >= 8 for report in tried), output
     assert len(tried) >= 15, output
     assert status == 0, output

@@ -111,8 +111,9 @@ def test_without_charges_it_is_the_mechanical_embedding(method):
     np.testing.assert_allclose(forces(made), forces(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(
+    ("method", "platform"), [*((method, "Reference") for method in METHODS), (app.PME, "CPU")]
+)
 def test_lambda_leads_from_the_force_field_to_the_embedding(method, platform):
     structure = peptide_in_water()
     whole = classical(structure, method)

@@ -197,8 +197,7 @@ def test_torchforce_where_it_does_not_suffice(options, message):
 
 @pytest.mark.torchforce
 @pytest.mark.filterwarnings("ignore:backend='torchforce'.*:UserWarning")
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(("platform", "linked"), list(zip(PLATFORMS, [False, True], strict=True)))
 def test_torchforce_agrees(platform, linked):
     structure = peptide_in_water()
     system = classical(structure)

@@ -109,8 +109,9 @@ def reference_energy(atoms) -> float:
     return SystemModel(artifact, atoms.numbers, periodic=False).reference_energy
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(
+    ("method", "platform"), [*((method, "Reference") for method in METHODS), (app.PME, "CPU")]
+)
 def test_lambda_leads_from_the_force_field_to_the_mixed_system(method, platform):
     water, number = CASES[1]
     structure = peptide_in_water(water)

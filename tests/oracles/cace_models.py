@@ -133,7 +133,8 @@ class Shape:
     lmax: int = 2
     order: int = 2
     messages: int = 0
-    #: Kinds of messages: "memory", "decay", "network", or "shared" for one number of a network.
+    #: Kinds of messages: "memory", "decay", and "network" for one weight of each degree and channel,
+    #: "degrees" for one of each degree, or "shared" for one in all.
     kinds: Sequence[str] = ("network",)
     #: "LesWrapper", or CACE's own sum: "FeatureAdd" or "CombinePotential".
     container: str = "LesWrapper"
@@ -236,23 +237,24 @@ class _Builder:
         if "decay" in self.shape.kinds:
             lists = {"prefactor": self.by_degree(0.5), "invr0": self.by_degree(0.2)}
             kinds[1] = self.make("MessageAr", lists, channel_dim=self.channels)
-        if {"network", "shared"} & {*self.shape.kinds}:
-            kinds[2] = self.weights_of_messages("shared" in self.shape.kinds)
+        for kind in {"network", "degrees", "shared"} & {*self.shape.kinds}:
+            kinds[2] = self.weights_of_messages(kind == "shared", kind != "network")
         return nn.ModuleList(kinds)
 
     def by_degree(self, scale: float) -> nn.ParameterList:
         shape = self.shape.functions, self.channels
         return nn.ParameterList([self.weights(*shape, scale=scale) for _ in range(self.degrees)])
 
-    def weights_of_messages(self, shared: bool) -> nn.Module:
+    def weights_of_messages(self, shared_l: bool, shared_channels: bool) -> nn.Module:
         mixing = [[float(sum(t) == d) for t in self.triples] for d in range(self.degrees)]
-        nl, nc = (1, 1) if shared else (self.degrees, self.channels)
+        nl, nc = 1 if shared_l else self.degrees, 1 if shared_channels else self.channels
         own = {"l_matrix": torch.tensor(mixing), "nlxlylz": torch.tensor(len(self.triples))}
         return self.make(
             "MessageBchi",
             {"hnet": self.network("cace", (self.width, *self.shape.message_hidden, nl * nc))},
-            **({} if shared else own),
-            **dict.fromkeys(("shared_channels", "shared_l"), shared),
+            **({} if shared_l else own),
+            shared_l=shared_l,
+            shared_channels=shared_channels,
             **dict.fromkeys(("residual", "use_batchnorm"), False),
             n_in=self.width,
             nc=nc,

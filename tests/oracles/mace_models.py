@@ -313,13 +313,17 @@ def original_short_range(
     numbers: np.ndarray,
     cell: np.ndarray | None = None,
     head: int = 0,
+    **conditions: Any,
 ) -> tuple[float, np.ndarray]:
-    """Energy without electrostatics, and latent charges, by the model's own forward in float64."""
-    model = _built(json.dumps(hyper, sort_keys=True))
+    """Energy without electrostatics, and latent charges, by the model's own forward in float64.
+
+    `conditions` are inputs of its `embedding_specs`: numbers, or for atoms arrays.
+    """
+    model = _built(json.dumps(hyper))  # the order of embeddings counts
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of numbers in its code
     try:
-        return _evaluated(model, positions, numbers, cell, head)
+        return _evaluated(model, positions, numbers, cell, head, conditions)
     finally:
         torch.set_default_dtype(default)
 
@@ -330,6 +334,7 @@ def _evaluated(
     numbers: np.ndarray,
     cell: np.ndarray | None,
     head: int,
+    conditions: dict[str, Any],
 ) -> tuple[float, np.ndarray]:
     with _quiet():
         from mace.data.neighborhood import get_neighborhood
@@ -355,6 +360,11 @@ def _evaluated(
                 "batch": torch.zeros(len(numbers), dtype=torch.int64),
                 "ptr": torch.tensor([0, len(numbers)]),
                 "head": torch.tensor([head]),
+                # As mace-torch's AtomicData: [graphs], and [atoms, 1].
+                **{
+                    name: torch.tensor(np.reshape(value, (-1, 1)[: 1 + np.ndim(value)]))
+                    for name, value in conditions.items()
+                },
             },
             compute_force=False,
         )

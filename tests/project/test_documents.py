@@ -55,6 +55,7 @@ def folder(tmp_path):
 # ------------------------------------------------------------------ snippets
 
 
+@pytest.mark.documents
 @pytest.mark.parametrize(("page", "needs"), RUNS)
 def test_page_runs(folder, page, needs):
     documents.run_page(page, needs, folder)

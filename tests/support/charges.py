@@ -68,7 +68,9 @@ def mesh(cell, parameters=KEPT, dtype=DOUBLE, tolerance=1e-5, margin=1.0, **opti
 
 
 def pairs(parameters=KEPT, dtype=DOUBLE, chunk_size=None):
-    options = {name: value for name, value in vars(parameters).items() if name not in ("dl", "n_max")}
+    options = {
+        name: value for name, value in vars(parameters).items() if name not in ("dl", "n_max")
+    }
     return PairSum(**options, dtype=dtype, chunk_size=chunk_size)
 
 

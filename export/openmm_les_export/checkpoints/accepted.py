@@ -1,17 +1,21 @@
 """Tables of all that is accepted in the files of a family; anything else is refused by name.
 
-An attribute or option that is off or empty never refuses a file, one that is on and not in the
-table always does: no variant that computes something else is mistaken for one that is known.
+An attribute, option, list or tensor that is off or empty never refuses a file; one that is on and
+not in the table always does: no variant that computes something else is mistaken for one that is
+known. A number is never off, zero included: what it means is not known.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.records import Record, describe, invalid
+from openmm_les_export.checkpoints.records import Record, describe, invalid, is_off
+
+logger = logging.getLogger(__name__)
 
 
 class AnyValue:
@@ -114,14 +118,16 @@ class Accepted:
         """Refuses a model that has anything openmm-les does not implement."""
         block = self._block(record)
         _check_attributes(record, block)
-        for name in record.tensors():
+        for name, tensor in record.tensors().items():
             if name not in block.tensors and NUMBERED not in block.tensors:
-                raise unknown(record.path_of(name), f"tensor of {record.kind}")
+                _ignore(record.path_of(name), f"tensor of {record.kind}", not tensor.numel())
         for name, module in record.modules().items():
             accepted = block.modules.get(name, block.modules.get(NUMBERED))
             if accepted is None:
+                empty = module.kind == "ModuleList" and not module.modules()
                 what = f"submodule {self._option_name(module)} of {record.kind}"
-                raise unknown(module.path, what)
+                _ignore(module.path, what, empty)
+                continue
             if module.kind not in accepted and module.qualified_name not in accepted:
                 kinds = [full_name.rsplit(".", 1)[-1] for full_name in accepted]
                 raise UnsupportedModelError(
@@ -143,12 +149,12 @@ class Accepted:
 
 def _check_attributes(record: Record, block: Block) -> None:
     for name, value in record.attributes().items():
+        where = record.path_of(name)
         if name in block.options:
-            _check_value(record.path_of(name), value, block.options[name])
-        elif not is_off(value):
-            raise unknown(
-                record.path_of(name), f"attribute of {record.kind} with value {describe(value)}"
-            )
+            _check_value(where, value, block.options[name])
+        else:
+            what = f"attribute of {record.kind} with value {describe(value)}"
+            _ignore(where, what, is_off(value))
 
 
 def check_options(where: str, values: Any, accepted: Options) -> None:
@@ -158,8 +164,8 @@ def check_options(where: str, values: Any, accepted: Options) -> None:
     for name, value in values.items():
         if name in accepted:
             _check_value(f"{where}.{name}", value, accepted[name])
-        elif not is_off(value):
-            raise unknown(f"{where}.{name}", f"option with value {describe(value)}")
+        else:
+            _ignore(f"{where}.{name}", f"option with value {describe(value)}", is_off(value))
 
 
 def _check_value(where: str, value: Any, accepted: Sequence[Any] | AnyValue) -> None:
@@ -170,14 +176,17 @@ def _check_value(where: str, value: Any, accepted: Sequence[Any] | AnyValue) -> 
         )
 
 
-def is_off(value: Any) -> bool:
-    """Whether an option is switched off or empty."""
-    return value is None or value is False or value in ((), [], {}, "")
-
-
 def _is_one_of(value: Any, accepted: Sequence[Any]) -> bool:
     # Types are compared too: 0 is not False, and a tensor or record is never an option's value.
-    return any(type(value) is type(item) and value == item for item in accepted)
+    listed = any(type(value) is type(item) and value == item for item in accepted)
+    return listed or (is_off(value) and any(map(is_off, accepted)))
+
+
+def _ignore(where: str, what: str, off: bool) -> None:
+    """Says that something unknown is left out because it is off; refuses it if it is on."""
+    if not off:
+        raise unknown(where, what)
+    logger.info("model: %s: left out: %s is not known, but off or empty", where, what)
 
 
 def unknown(where: str, what: str) -> UnsupportedModelError:

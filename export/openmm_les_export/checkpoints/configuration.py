@@ -8,7 +8,7 @@ from typing import Any
 
 from openmm_les.errors import InputError, UnsupportedModelError
 from openmm_les_export.atomic_energies import atomic_number
-from openmm_les_export.checkpoints.records import describe, invalid, unsupported
+from openmm_les_export.checkpoints.records import describe, invalid, is_off, unsupported
 
 
 class Options:
@@ -44,9 +44,11 @@ class Options:
         return float(value)
 
     def text(self, name: str) -> str | None:
-        """A word, or None."""
+        """A word; None where the option is off."""
         value = self._values.get(name)
-        if value is not None and not isinstance(value, str):
+        if is_off(value):
+            return None
+        if not isinstance(value, str):
             raise self._wrong(name, "a word or None", value)
         return value
 

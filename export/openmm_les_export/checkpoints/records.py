@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 _MISSING = object()
+#: Types whose empty values switch an option off.
+_EMPTY = (str, tuple, list, dict)
 #: The highest degree of harmonics that e3nn has.
 LMAX = 11
 #: Channels of all representations together.
@@ -160,8 +162,9 @@ class Record(Inert):
         return default
 
     def number(self, name: str) -> float:
-        """A plain attribute that is a number, possibly held in a tensor."""
-        value = self.value(name)
+        """A number: a plain attribute, possibly held in a tensor, or a buffer."""
+        buffer = self.tensors().get(name)
+        value = self.value(name) if buffer is None else buffer
         if hasattr(value, "item") and value.numel() == 1:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -203,6 +206,11 @@ def invalid(where: str, expected: object, got: object) -> ModelFileError:
 def unsupported(where: str, expected: object, got: object) -> UnsupportedModelError:
     """The error for something in a file that openmm-les does not implement."""
     return UnsupportedModelError(f"model: {where}: expected {expected}, got {got}")
+
+
+def is_off(value: Any) -> bool:
+    """Whether an option is switched off or empty."""
+    return value is None or value is False or (type(value) in _EMPTY and not value)
 
 
 def describe(value: Any) -> str:

@@ -15,6 +15,25 @@ from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les.networks.parameters import check_large
 from openmm_les_export.checkpoints.records import Irrep, Record, describe, invalid, unsupported
 
+#: Degrees of the Wigner 3j symbols that have the other sign in e3nn before 0.5, in any order; all
+#: that e3nn has. There is no rule.
+_OTHER_SIGN = (
+    "1 2 2, 1 3 3, 1 4 4, 1 5 5, 1 6 6, 1 7 7, 1 8 8, 1 9 9, 1 10 10, 1 11 11, 3 4 6, 3 5 7, "
+    "3 6 8, 3 7 9, 3 8 10, 3 9 11, 4 4 5, 4 5 6, 4 6 7, 4 7 8, 4 8 9, 4 9 10, 4 10 11, 5 5 5, "
+    "5 6 6, 5 6 10, 5 7 7, 5 7 11, 5 8 8, 5 9 9, 5 10 10, 5 11 11, 6 6 9, 6 7 10, 6 8 11, 7 7 9, "
+    "7 8 10, 7 9 11, 8 8 9, 8 9 10, 8 10 11, 9 9 9, 9 10 10, 9 11 11"
+)
+_OTHER_SIGNS = {tuple(map(int, triple.split())) for triple in _OTHER_SIGN.split(",")}
+#: Since this version e3nn computes the symbols by a closed formula, as we do.
+_CLOSED_FORMULA = (0, 5)
+#: The table is that of this version.
+FIRST = (0, 4)
+
+
+def sign_of_symbol(version: tuple[int, ...], degrees: tuple[int, ...]) -> float:
+    """A Wigner 3j symbol in a version of e3nn, as multiple of ours."""
+    return -1.0 if version < _CLOSED_FORMULA and tuple(sorted(degrees)) in _OTHER_SIGNS else 1.0
+
 
 class Path(NamedTuple):
     """A path of the channel-wise tensor product: degrees of node, edge and message."""

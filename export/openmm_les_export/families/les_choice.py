@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from openmm_les.errors import InputError
 from openmm_les.files.writing import user_path
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.families.les_parameters import MODEL_FILE
+from openmm_les_export.families.les_parameters import MODEL_FILE, truncation
 from openmm_les_export.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ def les_from_arguments(
         parameter: MODEL_FILE if parameter.removeprefix("bec_") in arguments else DEFAULT
         for parameter in les
     }
+    les |= (truncated := truncation(arguments, prefix))
+    origins |= dict.fromkeys(truncated, MODEL_FILE)
+    if "n_max" in truncated and "N_max" not in arguments:
+        origins["n_max"] = DEFAULT
     chosen = {
         "prefactor": ("norm_factor", choice.prefactor),
         "remove_self_interaction": ("remove_self_interaction", choice.remove_self_interaction),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from openmm_les.errors import UnsupportedModelError
-from openmm_les_export.checkpoints.accepted import Block, Options, any_value
-from openmm_les_export.checkpoints.records import Record, invalid
+from openmm_les_export.checkpoints.accepted import OFF, Block, any_value, off
+from openmm_les_export.checkpoints.accepted import Options as Accepted
+from openmm_les_export.checkpoints.configuration import Options
+from openmm_les_export.checkpoints.records import Record, invalid, is_off
 
 #: Where parameters of a file came from, as artifacts state it.
 MODEL_FILE = "model file"
@@ -17,48 +21,99 @@ MULTIPOLES = {
     **dict.fromkeys(("use_quad", "use_quads", "use_quadrupole"), "latent quadrupoles"),
     **dict.fromkeys(("use_induced_charge", "use_induced_charges"), "induced charges"),
     **dict.fromkeys(("use_induced_dipole", "use_induced_dipoles"), "induced dipoles"),
-    "use_anisotropic_polarizability": "anisotropic polarisabilities",
     "use_atomic_alpha": "atomic polarisabilities",
     "use_fixed_atomic_charges": "fixed atomic charges",
-    "use_epsilon_r_scaling": "scaling by a dielectric constant",
+}
+#: Lists of readouts of MACE that bring the same, whatever the switches say.
+READOUTS = {
+    "les_u_readouts": "latent dipoles",
+    **dict.fromkeys(("les_quad_1o_readouts", "les_quad_2e_readouts"), "latent quadrupoles"),
+    "les_kappa_readouts": "induced charges",
+    **dict.fromkeys(
+        (f"les_alpha_{kind}readouts" for kind in ("", "1o_", "2e_")), "induced dipoles"
+    ),
 }
 
-#: Options of the les package that are read elsewhere, or idle without one of those above.
-LES_OPTIONS: Options = any_value(
-    "n_layers n_hidden add_linear_nn output_scaling_factor sigma dl norm_factor "
-    "remove_self_interaction remove_mean epsilon_factor fixed_atomic_charges_scaling_factor"
+#: Options of the les package: read elsewhere, idle without one of those above, or without effect,
+#: as the last one is.
+LES_OPTIONS: Accepted = {
+    **dict.fromkeys(MULTIPOLES, OFF),
+    **any_value(
+        "n_layers n_hidden add_linear_nn output_scaling_factor sigma dl norm_factor "
+        "remove_self_interaction remove_mean epsilon_factor fixed_atomic_charges_scaling_factor "
+        "is_periodic N_max kappa_alpha_positive kappa_scale alpha_scale alpha_irreps "
+        "use_anisotropic_polarizability use_epsilon_r_scaling"
+    ),
+}
+_EWALD = Block(
+    any_value(
+        "sigma dl norm_factor remove_self_interaction sigma_sq_half k_sq_max twopi twopi_sq "
+        "use_epsilon_r_scaling"
+    )
 )
 #: For all families. ``use_atomwise`` and what is in ``Atomwise`` each has to settle by itself.
 LES_BLOCKS: dict[str, Block] = {
     "les.les.Les": Block(
-        LES_OPTIONS, modules={"atomwise": ("Atomwise",), "ewald": ("Ewald",), "bec": ("BEC",)}
+        LES_OPTIONS,
+        modules={
+            "atomwise": ("Atomwise",),
+            "ewald": ("Ewald", "Ewald_vectorized"),
+            "bec": ("BEC",),
+            "fixed_charges": ("FixedCharges",),
+            "atomic_alpha": ("AtomicAlpha",),
+        },
     ),
-    "les.module.ewald.Ewald": Block(
-        any_value(
-            "sigma dl norm_factor remove_self_interaction sigma_sq_half k_sq_max twopi twopi_sq"
-        )
+    "les.module.ewald.Ewald": _EWALD,
+    "les.module.ewald_vectorized.Ewald_vectorized": Block(
+        {**_EWALD.options, **any_value("is_periodic N_max")},
+        tensors=("nvec_all", "hemisphere_mask", "factors"),
     ),
     "les.module.bec.BEC": Block(any_value("remove_mean epsilon_factor normalization_factor")),
     "les.module.atomwise.Atomwise": Block(
-        any_value(
-            "n_in n_out n_hidden n_layers activation add_linear_nn bias output_scaling_factor"
-        )
+        {
+            **any_value(
+                "n_in n_out n_hidden n_layers activation add_linear_nn bias output_scaling_factor"
+            ),
+            **off("outnet"),
+        }
     ),
+    # Tables by element, idle without the switches above.
+    "les.module.fixedcharges.FixedCharges": Block(any_value("charge_dict normalization_factor")),
+    "les.module.atomicalpha.AtomicAlpha": Block(any_value("alpha_dict normalization_factor")),
 }
 
 
 def refuse_multipoles(model: Record) -> None:
-    """Refuses LES with more than charges, and says what all of it is."""
-    found = [
-        f"{what} ({record.path}.{name})" if record.path else f"{what} ({name})"
-        for record in model.walk()
-        for name, what in MULTIPOLES.items()
-        if record.state.get(name) is True
-    ]
+    """Refuses a model with more than charges, and says what all of it is."""
+    found: dict[str, str] = {}
+    for record in model.walk():
+        _multipoles(found, record.path_of(""), record.state)
+        lists = record.modules()
+        for name, what in READOUTS.items():
+            if name in lists and lists[name].modules():
+                found.setdefault(what, record.path_of(name))
+    _refuse(found)
+
+
+def refuse_multipole_options(where: str, options: Mapping[str, Any]) -> None:
+    """The same of options of the les package, whose names get a prefix in the message."""
+    found: dict[str, str] = {}
+    _multipoles(found, where, options)
+    _refuse(found)
+
+
+def _multipoles(found: dict[str, str], where: str, options: Mapping[str, Any]) -> None:
+    for name, what in MULTIPOLES.items():
+        if not is_off(options.get(name)):
+            found.setdefault(what, where + name)
+
+
+def _refuse(found: Mapping[str, str]) -> None:
     if found:
+        listed = ", ".join(f"{what} ({path})" for what, path in found.items())
         raise UnsupportedModelError(
-            f"model: LES with {', '.join(found)}; openmm-les has the electrostatics of latent "
-            "charges alone, train without it"
+            f"model: LES with {listed}; this version of openmm-les has the electrostatics of "
+            "latent charges alone: train without it"
         )
 
 
@@ -67,6 +122,8 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
     ewald, bec = les.module("ewald"), les.module("bec")
     sigma, dl = ewald.number("sigma"), ewald.number("dl")
     epsilon = bec.number("epsilon_factor")
+    truncated = truncation(ewald.attributes(), f"{ewald.path}.")
+    _check_vectors(ewald, int(truncated.get("n_max", 0)))
     check_derived(ewald, "sigma_sq_half", sigma**2 / 2)
     check_derived(ewald, "k_sq_max", (2 * math.pi / dl) ** 2)
     check_derived(bec, "normalization_factor", math.sqrt(epsilon))
@@ -77,7 +134,32 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
         "remove_self_interaction": les_flag(ewald, "remove_self_interaction"),
         "bec_remove_mean": les_flag(bec, "remove_mean"),
         "bec_epsilon_factor": epsilon,
+        **truncated,
     }
+
+
+def _check_vectors(ewald: Record, n_max: int) -> None:
+    """Whether the vectors that a file keeps are those of its `n_max`."""
+    vectors, count = ewald.tensors().get("nvec_all"), (2 * n_max + 1) ** 3
+    if n_max and vectors is not None and len(vectors) != count:
+        raise UnsupportedModelError(
+            f"model: {ewald.path}.nvec_all: expected {count} vectors for N_max {n_max}, got "
+            f"{len(vectors)}"
+        )
+
+
+def truncation(values: Mapping[str, Any], prefix: str) -> dict[str, float | bool]:
+    """``is_periodic`` and ``n_max`` of a reciprocal sum within a fixed range of integers.
+
+    Nothing where ``is_periodic`` is None: the les package then sums all vectors up to the cutoff.
+    The prefix comes before names in messages.
+    """
+    if values.get("is_periodic") is None:
+        return {}
+    options = Options(values, prefix)
+    if not options.flag("is_periodic"):
+        return {"is_periodic": False}
+    return {"is_periodic": True, "n_max": options.integer("N_max", 10, 1, 1000)}
 
 
 def check_derived(record: Record, name: str, expected: float) -> None:

@@ -19,6 +19,7 @@ from openmm_les.errors import VerificationError
 from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.systems import SystemModels
+from openmm_les.networks.conditions import neutral_conditions
 from openmm_les_export.verification.probes import Probe
 from openmm_les_export.verification.reference import AutogradReference, Evaluation
 
@@ -63,6 +64,7 @@ class EvaluationPath:
     tolerance: Tolerance
     evaluate: Callable[[Probe], Evaluation]
     periodic_only: bool = False
+    neutral_only: bool = False  #: whether it has one value for each condition of the model
 
     def largest_errors(
         self, expected: Sequence[tuple[Probe, Evaluation]], les: Mapping[str, float | bool]
@@ -71,6 +73,8 @@ class EvaluationPath:
         largest = dict.fromkeys(_UNITS, 0.0)
         for probe, original in expected:
             if self.periodic_only and probe.cell is None:
+                continue
+            if self.neutral_only and probe.conditions:
                 continue
             differences = _differences(self.evaluate(probe), original)
             magnitudes = _magnitudes(original, les)
@@ -126,17 +130,20 @@ def portable_path(module: torch.jit.ScriptModule, dtype: str) -> EvaluationPath:
         forces, charges = (other.detach().cpu().double().numpy() for other in others)
         return Evaluation(float(energy.detach()), forces, charges)
 
-    return EvaluationPath(f"portable {dtype}", TOLERANCES[dtype], evaluate)
+    return EvaluationPath(f"portable {dtype}", TOLERANCES[dtype], evaluate, neutral_only=True)
 
 
 def system_paths(artifact: Artifact) -> list[EvaluationPath]:
     """What simulations run: `SystemModel` in both precisions, with both Ewald sums."""
 
+    neutral = neutral_conditions(artifact.canonical.hyper)
+
     def path(name: str, tolerance: Tolerance, options: dict[str, Any]) -> EvaluationPath:
         models = SystemModels(artifact, EvaluationOptions(**options))
 
         def evaluate(probe: Probe) -> Evaluation:
-            model = models.model_for(probe.numbers, probe.positions, probe.cell)
+            conditions = {**neutral, **probe.conditions}
+            model = models.model_for(probe.numbers, probe.positions, probe.cell, conditions)
             found = model.evaluate(probe.positions, probe.cell)
             return Evaluation(found.energy + model.reference_energy, found.forces, found.charges)
 
@@ -153,8 +160,14 @@ def verify(
 ) -> dict[str, Any]:
     """Compares a model with the original on structures; by path, tolerance and largest errors."""
     # In reverse, so that boxes of the same atoms share a model, which has room for the larger one.
+    neutral = neutral_conditions(artifact.canonical.hyper)
     expected = [
-        (probe, reference.evaluate(probe.positions, probe.numbers, probe.cell))
+        (
+            probe,
+            reference.under({**neutral, **probe.conditions}).evaluate(
+                probe.positions, probe.numbers, probe.cell
+            ),
+        )
         for probe in reversed(probes)
     ]
     paths = [portable_path(module, artifact.metadata["dtype"]), *system_paths(artifact)]

@@ -6,13 +6,15 @@ Hydrides packed at van der Waals distance, or single atoms at bonding distance w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from openmm_les.artifact.canonical import CanonicalModel
+from openmm_les.networks.conditions import Condition, conditions_of
 from openmm_les.networks.registry import families
 from openmm_les_export.verification.reference import all_pairs
 
@@ -51,12 +53,36 @@ class Probe:
     positions: Array  #: shape (n, 3) [A]
     numbers: npt.NDArray[np.int64]
     cell: Array | None = None  #: lattice vectors in rows [A]
+    #: Of the model by name, where they are not those of `neutral_conditions`.
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def probes_for(canonical: CanonicalModel) -> list[Probe]:
     hyper = canonical.hyper
     steps = [hyper[name] for name in families()[canonical.family].energy_steps]
-    return probe_structures(hyper["elements"], hyper["cutoff"], steps)
+    probes = probe_structures(hyper["elements"], hyper["cutoff"], steps)
+    if not (known := conditions_of(hyper)):
+        return probes
+    cluster, box = probes[:2]
+    others = [
+        replace(
+            probe,
+            name=f"{probe.name} in other conditions",
+            conditions={each.name: _another(each, step, len(probe.numbers)) for each in known},
+        )
+        for probe, step in ((cluster, 1), (box, -1))
+    ]
+    return [*probes, *others]
+
+
+def _another(condition: Condition, step: int, num_atoms: int) -> float | list[float]:
+    """A value beside the neutral one, above or below; of the last class the first is beside."""
+    value = condition.neutral + step
+    if condition.classes is not None:
+        value = condition.lowest + (value - condition.lowest) % condition.classes
+    if condition.per == "system":
+        return value
+    return [value if atom % 2 else condition.neutral for atom in range(num_atoms)]
 
 
 def probe_structures(

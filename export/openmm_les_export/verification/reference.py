@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import itertools
 import math
 import warnings
@@ -52,6 +53,14 @@ class AutogradReference(abc.ABC):
     _les: Mapping[str, float | bool]
     #: Bound on integer coordinates of reciprocal vectors, as an export has it.
     n_max: float | None = None
+    #: Of the structure to evaluate, by name; see `openmm_les.networks.conditions`.
+    _conditions: Mapping[str, float | Sequence[float]] = {}
+
+    def under(self, conditions: Mapping[str, float | Sequence[float]]) -> AutogradReference:
+        """The same model in given conditions: numbers by name, or one for each atom."""
+        other = copy.copy(self)
+        other._conditions = conditions
+        return other
 
     def evaluate(
         self, positions: npt.ArrayLike, numbers: npt.ArrayLike, cell: npt.ArrayLike | None = None
@@ -66,9 +75,7 @@ class AutogradReference(abc.ABC):
         with self._settings():
             vectors = r[receiver] - r[sender] + shifts
             energies, charges = self._short_range(vectors, sender, receiver, species)
-            energy = energies.sum() + les_energy(
-                charges, r, box, {**self._les, "n_max": self.n_max}
-            )
+            energy = energies.sum() + les_energy(charges, r, box, self._les, self.n_max)
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
         return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
@@ -121,7 +128,11 @@ def species_of(numbers: npt.ArrayLike, elements: Sequence[int]) -> Tensor:
 
 
 def les_energy(
-    charges: Tensor, r: Tensor, cell: Array | None, les: Mapping[str, float | bool | None]
+    charges: Tensor,
+    r: Tensor,
+    cell: Array | None,
+    les: Mapping[str, float | bool],
+    n_max: float | None = None,
 ) -> Tensor:
     """LES energy by its definition (Cheng, npj Comput. Mater. 11, 80 (2025)), all k vectors or
     pairs.
@@ -139,7 +150,7 @@ def les_energy(
         pairs = products * torch.erf(distance / (sigma * math.sqrt(2)))
         energy: Tensor = prefactor / (2 * math.pi) * (pairs / distance).sum()
         return energy if removed else energy + self_energy
-    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"]), les.get("n_max")))
+    k = torch.tensor(reciprocal_sphere(cell, 2 * math.pi / float(les["dl"]), n_max))
     k2 = (k**2).sum(1)
     phase = r @ k.T
     cosine, sine = charges.T @ torch.cos(phase), charges.T @ torch.sin(phase)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, model_validator
 
+from openmm_les.networks.conditions import Conditions
 from openmm_les.networks.parameters import Bessel, Degree, Few, Index, Real, Tensors
 from openmm_les.networks.registry import Family
 
@@ -27,10 +28,13 @@ class CACE(Bessel):
     num_messages: Few
     #: Whether the network of messages makes one number for all degrees and channels.
     shared_messages: StrictBool = False
+    conditions: Conditions = Field(default=[])
     charge_channels: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
 
     @model_validator(mode="after")
     def _check_terms(self) -> CACE:
+        if any(each.per == "atom" or each.classes for each in self.conditions):
+            raise ValueError("expected conditions of the system that are numbers")
         if not complete(self.monomials):
             raise ValueError("expected all monomials of each degree, lower ones first")
         size = len(self.monomials)
@@ -53,8 +57,9 @@ def _cace(hyper: CACE, tensors: Tensors) -> None:
     features = channels * len(hyper.invariants) * (functions or 0)
     for t in range(hyper.num_messages):
         _messages(tensors, t, hyper.shared_messages, features, (degrees, channels, functions or 0))
-    _dense(tensors, "energy", (hyper.num_messages + 1) * features, 1)
-    _dense(tensors, "charge", (hyper.num_messages + 1) * features, hyper.charge_channels)
+    inputs = (hyper.num_messages + 1) * features + len(hyper.conditions)
+    _dense(tensors, "energy", inputs, 1)
+    _dense(tensors, "charge", inputs, hyper.charge_channels)
 
 
 def _messages(

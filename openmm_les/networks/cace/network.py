@@ -6,7 +6,7 @@ elements; for each pair that is a thousand numbers. Here the receiver's embeddin
 the sum over neighbours, and the sums are matrix products over the slots.
 """
 
-from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from openmm_les.networks.blocks.geometry import PairTape
 from openmm_les.networks.blocks.radial import bessel_basis
 from openmm_les.networks.blocks.weights import State, strip_prefix
 from openmm_les.networks.cace.basis import AngularMonomials, PairBasis
+from openmm_les.networks.cace.conditions import with_conditions
 from openmm_les.networks.cace.features import ElementSums, Invariants, RadialMixing
 from openmm_les.networks.cace.messages import MessageLayer, MessageTape, Surroundings
 from openmm_les.networks.protocol import NetworkModule
@@ -45,9 +46,12 @@ class CACENetwork(NetworkModule):
         species: Sequence[int],
         *,
         dtype: torch.dtype,
+        conditions: Optional[Tensor] = None,
         **_: bool,
     ) -> None:
         super().__init__()
+        if conditions is not None:
+            state = with_conditions(state, conditions[0])
         index = torch.tensor(list(species), dtype=torch.int64)
         sender, receiver = (
             state[name].index_select(0, index).to(dtype) for name in ("sender", "receiver")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from openmm_les.networks.conditions import Condition, Conditions
 from openmm_les.networks.parameters import (
     Bessel,
     Count,
@@ -70,6 +71,7 @@ class MACE(Bessel):
     layers: Annotated[list[MACELayer], Field(min_length=1, max_length=32)]
     distance_transform: Annotated[Agnesi | Soft, Field(discriminator="kind")] | None = None
     zbl: ZBL | None = None
+    conditions: Conditions = Field(default=[])
 
     @model_validator(mode="after")
     def _check_layers(self) -> MACE:
@@ -112,6 +114,20 @@ def _mace(hyper: MACE, tensors: Tensors) -> None:
         tensors.take("transform.radii", z)
     if hyper.zbl is not None:
         tensors.take("zbl.radii", z)
+    for k, condition in enumerate(hyper.conditions):
+        _condition(condition, tensors, f"conditions.{k}", c)
+    if hyper.conditions:
+        tensors.perhaps("condition_energy", c, 1)
+
+
+def _condition(condition: Condition, tensors: Tensors, name: str, channels: int) -> None:
+    if condition.classes is not None:
+        tensors.take(f"{name}.table", condition.classes, channels)
+        return
+    width = tensors.take(f"{name}.0.weight", 1, None)[1]
+    tensors.take(f"{name}.0.bias", width)
+    tensors.take(f"{name}.1.weight", width, channels)
+    tensors.take(f"{name}.1.bias", channels)
 
 
 FAMILIES = (

@@ -4,7 +4,7 @@ Batatia et al., NeurIPS 35, 11423 (2022) in the algebra of a static neighbour ma
 known beforehand, the backward pass is written by hand, and there is no scatter.
 """
 
-from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
+from openmm_les.networks.mace.conditions import with_conditions
 from openmm_les.networks.mace.layers import Interaction, InteractionTape, NodeUpdate, UpdateTape
 from openmm_les.networks.protocol import NetworkModule
 
@@ -47,14 +48,18 @@ class MACENetwork(NetworkModule):
         exact_radial: bool,
         fold: bool,
         few_kernels: bool,
+        conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
-        self.energy_shift = float(hyper["energy_shift"])
         self.num_species = len(species)
         channels, lmax = int(hyper["channels"]), int(hyper["lmax"])
         specs = hyper["layers"]
         state = select_species(state, species, _PER_SPECIES)
+        shifts = torch.zeros(self.num_species, dtype=torch.float64)
+        if conditions is not None:
+            state, shifts = with_conditions(hyper, state, conditions)
+        self.energy_shifts = nn.Buffer(shifts + float(hyper["energy_shift"]))
         layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
@@ -106,7 +111,7 @@ class MACENetwork(NetworkModule):
             )
             readout = readout + values
             layers.append(layer)
-        energies = readout[:, 0] + self.energy_shift
+        energies = readout[:, 0] + self.energy_shifts.index_select(0, species)
         if self.has_repulsion:
             energies = energies + columns[len(columns) - 1].to(torch.float64).sum([1, 2])
         tape = MACETape(pairs, neighbors.reverse, first, first_update, layers)

@@ -69,14 +69,17 @@ def read_options(
         for field in fields(options)
     }
     of_mixed = [field.name for field in fields(MixedOptions)]
-    accepted = (*of_mixed, *owners, *ForceOptions.accepted())
+    of_force = ForceOptions.accepted()
+    accepted = (*of_mixed, *owners, *of_force)
     rest = read_arguments("createMixedSystem", arguments, accepted, taken=_OF_OPENMM_ML)
     for name in rest:
-        if owners.get(name, embedding) != embedding:
+        if owners.get(name, embedding) != embedding and name not in of_force:
             raise InputError(f"{name}: this option is for embedding={owners[name]!r}")
 
     mixed = MixedOptions(**{name: rest.pop(name) for name in of_mixed if name in rest})
-    own = {name: rest.pop(name) for name in owners if name in rest}
+    # The charge of a region is that of its model, too.
+    own = {name: rest[name] for name in rest if owners.get(name) == embedding}
+    rest = {name: value for name, value in rest.items() if name in of_force or name not in own}
     forces = ForceOptions.from_arguments(force_group, rest)
     options_class = classes[embedding]
     if options_class is None:

@@ -21,7 +21,8 @@ def read_messages(
     is scaled by ``mp_norm_factor``, what an atom remembers of itself is not.
     """
     channels, _, functions = sizes
-    full = max(map(sum, hyper["monomials"])) + 1, channels
+    degrees = max(map(sum, hyper["monomials"])) + 1
+    full, by_degree = (degrees, channels), (degrees, functions, channels)
     scale, order = representation.number("mp_norm_factor"), feature_order(1, *sizes)
     layers = representation.items("message_passing_list")
     hyper["num_messages"] = len(layers)
@@ -36,13 +37,11 @@ def read_messages(
                 read_network(record, state, prefix, order, scale, shape[0] * shape[1])
                 outputs[prefix] = shape
             elif record.kind == "MessageAr":
-                shape = full[0], functions, channels
                 for name, part, factor in (("prefactor", "factor", scale), ("invr0", "rate", 1.0)):
-                    for degree, tensor in enumerate(_by_degree(record, name, shape)):
+                    for degree, tensor in enumerate(_by_degree(record, name, by_degree)):
                         state[f"decay.{t}.{degree}.{part}"] = factor * tensor
             else:
-                shape = full[0], functions, channels
-                for degree, tensor in enumerate(_by_degree(record, "memory_coef", shape)):
+                for degree, tensor in enumerate(_by_degree(record, "memory_coef", by_degree)):
                     state[f"memory.{t}.{degree}"] = tensor
     if outputs and set(outputs.values()) == {(1, 1)}:
         hyper["shared_messages"] = True
@@ -74,5 +73,6 @@ def _spread(state: State, outputs: Mapping[str, tuple[int, int]], full: tuple[in
     for prefix, shape in outputs.items():
         last = max(int(name.split(".")[2]) for name in state if name.startswith(f"{prefix}."))
         for part in ("weight", "bias"):
-            tensor = state[f"{prefix}.{last}.{part}"].unflatten(-1, shape)
-            state[f"{prefix}.{last}.{part}"] = tensor.expand(*tensor.shape[:-2], *full).flatten(-2)
+            tensor = state[f"{prefix}.{last}.{part}"]
+            spread = tensor.view(*tensor.shape[:-1], *shape).expand(*tensor.shape[:-1], *full)
+            state[f"{prefix}.{last}.{part}"] = spread.flatten(-2)

@@ -186,7 +186,7 @@ def _electrostatics(term: _Term) -> tuple[Record, LES]:
     if not term.weight > 0:
         raise unsupported("weight", "a positive weight of the LES energy", f"{term.weight:g}")
     if term.record.kind == "LesWrapper":
-        check_features(term.record)
+        _check_features(term.record)
         les, charge = term.record.module("les"), term.record.module("les.atomwise")
         scale = charge.number("output_scaling_factor") * math.sqrt(term.weight)
         return charge, LES(les_parameters(les), scale)
@@ -200,13 +200,12 @@ def _electrostatics(term: _Term) -> tuple[Record, LES]:
         raise unsupported(
             term.record.path_of("feature_key"), "the charges of one network", describe(key)
         )
-    check_features(heads[0])
     outputs = term.potential.items("output_modules")
     return heads[0], ewald_parameters(term.record, term.weight, heads[0], outputs)
 
 
-def check_features(record: Record) -> None:
-    """Refuses a network of anything but the features of the representation."""
+def _check_features(record: Record) -> None:
+    """Refuses a wrapper of anything but the features of the representation."""
     if record.value("feature_key") not in _FEATURES:
         raise UnsupportedModelError(
             f"model: option {record.path}.feature_key: expected 'node_feats', got "

@@ -16,9 +16,10 @@ from openmm_les_export.atomic_energies import reference_energies
 from openmm_les_export.checkpoints.configuration import check_elements
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.cace.accepted import ACCEPTED
+from openmm_les_export.families.cace.conditions import read_conditions, spread, with_conditions
 from openmm_les_export.families.cace.messages import read_messages
 from openmm_les_export.families.cace.networks import feature_order, read_network
-from openmm_les_export.families.cace.potential import check_features, read_potential
+from openmm_les_export.families.cace.potential import read_potential
 from openmm_les_export.families.cace.representation import (
     read_channels,
     read_polynomials,
@@ -40,7 +41,6 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     refuse_multipoles(model)
     ACCEPTED.check(model)
     potential = read_potential(model)
-    check_features(potential.energy)
     for weight in potential.unused_weights:
         logger.warning(
             "the weight %g of a potential is not applied: the file is older than the option, and "
@@ -60,9 +60,16 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     sizes = (channels, len(hyper["invariants"]), functions)
     read_messages(representation, state, hyper, sizes)
     order = feature_order(hyper["num_messages"] + 1, *sizes)
-    read_network(potential.energy, state, "energy", order, potential.energy_scale)
     les = potential.les
-    read_network(potential.charge, state, "charge", order, les.scale, les.channels)
+    conditions = read_conditions([potential.energy, potential.charge])
+    for name, record, scale, outputs in (
+        ("energy", potential.energy, potential.energy_scale, 1),
+        ("charge", potential.charge, les.scale, les.channels),
+    ):
+        read_network(record, state, name, with_conditions(order, record), scale, outputs)
+        spread(state, name, record, [each["name"] for each in conditions])
+    if conditions:
+        hyper["conditions"] = conditions
     if les.channels > 1:
         hyper["charge_channels"] = les.channels
     return canonical_form(

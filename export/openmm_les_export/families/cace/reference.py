@@ -15,6 +15,7 @@ from torch import Tensor
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les_export.checkpoints.records import Record
 from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.cace.conditions import conditions_of
 from openmm_les_export.families.cace.potential import read_potential
 from openmm_les_export.verification.reference import AutogradReference, envelope, equations
 
@@ -67,9 +68,15 @@ class CACEReference(AutogradReference):
             a = received
             features.append(self._symmetrised(a))
         flat = torch.stack(features, -1).flatten(1)
-        energies = self._potential.energy_scale * _head(self._potential.energy)(flat)[:, 0]
-        charges = self._potential.les.scale * _head(self._potential.charge)(flat)
+        energies = self._potential.energy_scale * self._head(self._potential.energy, flat)[:, 0]
+        charges = self._potential.les.scale * self._head(self._potential.charge, flat)
         return energies + self._references[species], charges.squeeze(1)
+
+    def _head(self, record: Record, features: Tensor) -> Tensor:
+        """What a network makes of features and conditions behind them."""
+        values = [self._conditions[name] for name in conditions_of(record)]
+        columns = torch.tensor(values, dtype=torch.float64).expand(len(features), len(values))
+        return _head(record)(torch.cat([features, columns], 1))
 
     def _weights(self, message: Record, features: Tensor) -> Tensor:
         """What an atom's network weights its contribution to others with, [N, 1, L, C]."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from openmm_les_export.checkpoints.accepted import (
     NUMBERED,
+    OFF,
     Accepted,
     Block,
     any_value,
@@ -17,25 +18,43 @@ from openmm_les_export.checkpoints.accepted import (
     off,
     within,
 )
-from openmm_les_export.families.les_parameters import LES_BLOCKS
+from openmm_les_export.families.les_parameters import LES_BLOCKS, MULTIPOLES, READOUTS
+from openmm_les_export.families.mace.conditions import CONDITION_BLOCKS
 
 _MODEL = Block(
     options={
         "pair_repulsion": (True, None, False),
         "apply_cutoff": (True,),
         **off("lammps_mliap use_agnostic_product use_so3 edge_irreps use_edge_irreps_first"),
+        **dict.fromkeys(MULTIPOLES, OFF),
         # The reader chooses a head; the couplings themselves are in the file;
         # use_last_readout_only shows in the number of readouts.
         **any_value("heads use_reduced_cg use_last_readout_only readout_input_dims"),
         **any_value("compute_bec bec_output_index"),  # what the original prints
+        # The first is read; the others are idle without what `MULTIPOLES` lists.
+        **any_value(
+            "les_output_scale les_kappa_scale les_alpha_scale alpha_irreps "
+            "use_anisotropic_polarizability alpha_1o_nonlinear_readout alpha_1o_linear_w_pos "
+            "make_alpha_positive make_kappa_positive"
+        ),
+        **any_value("embedding_specs"),  # the reader takes those of the module
     },
     modules=modules(
         "node_embedding:LinearNodeEmbeddingBlock radial_embedding:RadialEmbeddingBlock "
         "spherical_harmonics:SphericalHarmonics atomic_energies_fn:AtomicEnergiesBlock "
         "pair_repulsion_fn:ZBLBasis interactions:ModuleList products:ModuleList "
-        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les"
+        "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les "
+        "joint_embedding:GenericJointEmbedding embedding_readout:LinearReadoutBlock"
+    )
+    | {name: ["ModuleList"] for name in READOUTS},
+    tensors=(
+        "atomic_numbers",
+        "r_max",
+        "num_interactions",
+        # Idle like those options.
+        "change_of_basis",
+        "change_of_basis_quads",
     ),
-    tensors=("atomic_numbers", "r_max", "num_interactions"),
 )
 
 #: The electrostatics. The charges come from the readouts: its own network is idle.
@@ -43,20 +62,27 @@ _LES = LES_BLOCKS["les.les.Les"]
 _ELECTROSTATICS: dict[str, Block] = {
     **LES_BLOCKS,
     "les.les.Les": replace(
-        _LES, modules={**_LES.modules, "atomwise": ("Atomwise", "_DummyAtomwise")}
+        _LES,
+        options={**_LES.options, **off("use_atomwise")},
+        modules={**_LES.modules, "atomwise": ("Atomwise", "_DummyAtomwise")},
     ),
     "les.les._DummyAtomwise": Block(),
 }
 
+_OTHER_LAYERS = "cueq_config oeq_config"
 _INTERACTION = Block(
-    options=any_value(
-        "node_attrs_irreps node_feats_irreps edge_attrs_irreps edge_feats_irreps target_irreps "
-        "hidden_irreps edge_irreps irreps_out avg_num_neighbors radial_MLP"
-    ),
+    options={
+        **any_value(
+            "node_attrs_irreps node_feats_irreps edge_attrs_irreps edge_feats_irreps target_irreps "
+            "hidden_irreps edge_irreps irreps_out avg_num_neighbors radial_MLP"
+        ),
+        **off(_OTHER_LAYERS),
+    },
     modules=modules(
         "linear_up:Linear conv_tp:TensorProduct conv_tp_weights:FullyConnectedNet linear:Linear "
         "skip_tp:FullyConnectedTensorProduct reshape:reshape_irreps"
     ),
+    tensors=("avg_num_neighbors",),  # an option of older files
 )
 _DENSITY_INTERACTION = replace(
     _INTERACTION, modules={**_INTERACTION.modules, "density_fn": ("FullyConnectedNet",)}
@@ -102,7 +128,7 @@ _BLOCKS: dict[str, Block] = {
     "AtomicEnergiesBlock": Block(tensors=("atomic_energies",)),
     "ScaleShiftBlock": Block(tensors=("scale", "shift")),
     "EquivariantProductBasisBlock": Block(
-        options={"use_sc": (True, False), **off("use_agnostic_product")},
+        options={"use_sc": (True, False), **off(f"use_agnostic_product {_OTHER_LAYERS}")},
         modules=modules("symmetric_contractions:SymmetricContraction linear:Linear"),
     ),
 }
@@ -118,7 +144,7 @@ _MACE: dict[str, Block] = {
     "extensions.MACELES": _MODEL,
     **within("blocks", _BLOCKS),
     **within("radial", _RADIAL),
-    "irreps_tools.reshape_irreps": Block(any_value("irreps dims muls")),
+    "irreps_tools.reshape_irreps": Block({**any_value("irreps dims muls"), **off(_OTHER_LAYERS)}),
     "symmetric_contraction.SymmetricContraction": Block(
         any_value("irreps_in irreps_out internal_weights shared_weights"),
         modules("contractions:ModuleList"),
@@ -137,7 +163,9 @@ _E3NN: dict[str, Block] = {
     ),
     "nn._fc.FullyConnectedNet": Block(any_value("hs"), modules(f"{NUMBERED}:_Layer")),
     "nn._fc._Layer": Block(
-        any_value("h_in h_out var_in var_out"), modules("act:normalize2mom"), ("weight",)
+        {**any_value("h_in h_out var_in var_out"), **off("act")},
+        modules("act:normalize2mom"),
+        ("weight",),
     ),
     "o3._linear.Linear": Block(
         {**any_value(_LINEAR), "bias_numel": (0,)}, tensors=("weight", "bias", "output_mask")
@@ -159,6 +187,7 @@ ACCEPTED = Accepted(
         **within("mace.modules", _MACE),
         **within("e3nn", _E3NN),
         **_ELECTROSTATICS,
+        **CONDITION_BLOCKS,
         "torch.nn.modules.container.ParameterList": Block(tensors=(NUMBERED,)),
         "torch.fx.graph_module.reduce_graph_module": Block(),
     },
@@ -167,6 +196,7 @@ ACCEPTED = Accepted(
         "products": listing("EquivariantProductBasisBlock"),
         "readouts": listing(*_READOUTS),
         "les_readouts": listing(*_READOUTS),
+        **dict.fromkeys(READOUTS, Block()),
         "contractions": listing("Contraction"),
         "acts": listing("normalize2mom"),
         "contractions_weighting": listing("reduce_graph_module"),
@@ -198,7 +228,6 @@ ACCEPTED = Accepted(
             "radial.ChebychevBasis": "the Chebyshev radial basis",
             "radial.GaussianBasis": "the Gaussian radial basis",
             "radial.RadialMLP": "radial networks with biases and layer norms",
-            "embeddings.GenericJointEmbedding": "embeddings of charge, spin or other specs",
             "extensions.PolarMACE": "PolarMACE electrostatics",
             "wrapper_ops.CuEquivarianceConfig": "cuEquivariance layers (convert them to e3nn)",
             "wrapper_ops.OEQConfig": "OpenEquivariance layers (convert them to e3nn)",

@@ -25,6 +25,7 @@ from openmm_les_export.families.canonical_form import (
 )
 from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
 from openmm_les_export.families.mace.accepted import ACCEPTED
+from openmm_les_export.families.mace.conditions import read_conditions
 from openmm_les_export.families.mace.heads import Head, choose_head
 from openmm_les_export.families.mace.monomials import (
     CUBIC,
@@ -58,8 +59,9 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     state["reference_energies"] = chosen.energies(energies, len(elements))
     scale_shift = model.module("scale_shift")
     scale, shift = (chosen.number(scale_shift, name) for name in ("scale", "shift"))
+    hyper |= read_conditions(model, chosen, state, channels)
     layers = _layers(model, state, len(elements), channels, lmax)
-    _readouts(model, state, layers, chosen, scale)
+    _readouts(model, state, layers, chosen, (scale, output_scale(model)))
     hyper |= zbl_repulsion(model, elements, state, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
     canonical = canonical_form(
@@ -254,10 +256,22 @@ def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Reco
     return list(zip(energy, charge, strict=True))
 
 
+def output_scale(model: Record) -> float:
+    """Factor of the charges; files from before it have none, which is 1."""
+    return model.number("les_output_scale") if "les_output_scale" in model.state else 1.0
+
+
 def _readouts(
-    model: Record, state: State, layers: list[dict[str, Any]], head: Head, scale: float
+    model: Record,
+    state: State,
+    layers: list[dict[str, Any]],
+    head: Head,
+    scales: tuple[float, float],
 ) -> None:
-    """Readouts of one head: their kind goes into the layers, their weights into the state."""
+    """Readouts of one head: their kind goes into the layers, their weights into the state.
+
+    The scales are those of energies and charges.
+    """
     for t, (energy, charge) in enumerate(_readout_pairs(model, len(layers))):
         prefix, width = f"layers.{t}.", len(state[f"layers.{t}.output.0"])
         if energy is None or charge is None:
@@ -266,9 +280,8 @@ def _readouts(
             stacks = [head.readout(_readout(record), record) for record in (energy, charge)]
             if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
                 raise unsupported(charge.path, f"the layout of {energy.path}", "another")
-        stacks[0][-1] = stacks[0][-1] * scale
-        for name, stack in zip(("energy", "charge"), stacks, strict=True):
-            store_network(state, f"{prefix}{name}", stack)
+        for name, stack, scale in zip(("energy", "charge"), stacks, scales, strict=True):
+            store_network(state, f"{prefix}{name}", [*stack[:-1], stack[-1] * scale])
         linear = len(stacks[0]) == 1
         layers[t]["readout"] = "linear" if linear else "nonlinear"
         layers[t]["readout_width"] = 0 if linear else int(stacks[0][0].shape[1])

@@ -25,6 +25,7 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.families.mace.reader import output_scale
 from openmm_les_export.verification.reference import (
     ORIGINAL,
     Array,
@@ -107,7 +108,12 @@ class MACEReference(AutogradReference):
         if network.distance_transform is not None:
             transformed = network.distance_transform(lengths, *pairs)
         basis = network.bessel_fn(transformed) * network.cutoff_fn(lengths)
+        index, total = self._head.index, species @ network.references
         nodes = network.node_embedding(species)
+        if network.joint_embedding is not None:
+            nodes = nodes + self._condition_features(len(species))
+            if network.embedding_readout is not None:
+                total = total + network.embedding_readout(nodes)[:, index]
         outputs = []
         for interaction, product in zip(network.interactions, network.products, strict=True):
             nodes, connection = interaction(
@@ -121,14 +127,24 @@ class MACEReference(AutogradReference):
             outputs.append(nodes)
         # A single readout of a deep model reads its last layer.
         read = outputs[-len(network.readouts) :]
-        index = self._head.index
         heads = torch.full((len(species),), index)
         energies = sum(f(x, heads) for f, x in zip(network.readouts, read, strict=True))[:, index]
         charges = sum(f(x, heads) for f, x in zip(network.les_readouts, read, strict=True))
         if network.pair_repulsion_fn is not None:
             energies = energies + network.pair_repulsion_fn(lengths, *pairs)
-        total = network.scale * energies + network.shift + species @ network.references
-        return total, charges[:, index]
+        total = total + network.scale * energies + network.shift
+        return total, network.output_scale * charges[:, index]
+
+    def _condition_features(self, num_atoms: int) -> Tensor:
+        """What mace-torch adds to the embedding of each atom."""
+        embedding = self._network.joint_embedding
+        features = {}
+        for name, spec in embedding.specs.items():
+            value = torch.tensor(self._conditions[name], dtype=torch.float64)
+            of_atoms = value.expand(num_atoms).unsqueeze(1)
+            features[name] = value.reshape(1) if spec["per"] == "graph" else of_atoms
+        added: Tensor = embedding(torch.zeros(num_atoms, dtype=torch.int64), features)
+        return added
 
 
 def _build(record: Record, head: Head) -> Any:
@@ -148,6 +164,9 @@ def _build(record: Record, head: Head) -> Any:
         network.cutoff_fn = blocks.PolynomialCutoff(r_max=r_max, p=power)
         network.distance_transform = _plain(radial.modules().get("distance_transform"))
         network.pair_repulsion_fn = _plain(record.modules().get("pair_repulsion_fn"))
+        network.joint_embedding = _joint_embedding(record.modules().get("joint_embedding"))
+        readout = record.modules().get("embedding_readout")
+        network.embedding_readout = None if readout is None else _readout(blocks, o3, readout)
         harmonics = record.module("spherical_harmonics")
         network.spherical_harmonics = o3.SphericalHarmonics(
             _irreps(o3, harmonics, "irreps_out"),
@@ -173,6 +192,16 @@ def _plain(record: Record | None) -> Any:
     from mace.modules import radial
 
     return getattr(radial, record.kind)()
+
+
+def _joint_embedding(record: Record | None) -> Any:
+    """The embedding of conditions; None for none."""
+    if record is None:
+        return None
+    from mace.modules.embeddings import GenericJointEmbedding
+
+    width, specs = int(record.number("out_dim")), record.value("specs")
+    return GenericJointEmbedding(base_dim=width, embedding_specs=specs, out_dim=width)
 
 
 def _interaction(blocks: Any, o3: Any, record: Record) -> Any:
@@ -214,7 +243,8 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     """Copies every tensor and activation constant of the file into the freshly built blocks."""
     radial = ("bessel_fn", "cutoff_fn", "distance_transform")
     paths = ("node_embedding", *(f"radial_embedding.{name}" for name in radial))
-    owned = [(path.split(".")[-1], path) for path in (*paths, "pair_repulsion_fn")]
+    others = ("pair_repulsion_fn", "joint_embedding", "embedding_readout")
+    owned = [(path.split(".")[-1], path) for path in (*paths, *others)]
     # None for what this model lacks.
     blocks = [(getattr(network, name), path) for name, path in owned]
     pairs = [(block, record.module(path)) for block, path in blocks if block is not None]
@@ -228,6 +258,7 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
             weight = weights.pop(name)
             # Assigned, not copied: a file may hold fewer couplings than this mace-torch would make.
             target.data = weight.to(torch.float64) if weight.is_floating_point() else weight
+        weights.pop("avg_num_neighbors", None)  # here an argument of the constructor
         if any(not name.endswith("_zeroed") for name in weights):
             raise VerificationError(
                 f"verification: {source.path}: the installed mace-torch has no place for "
@@ -239,5 +270,6 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     for name in ("scale", "shift"):
         values = record.module("scale_shift").tensor(name).reshape(-1)
         setattr(network, name, float(values[head.index]))
+    network.output_scale = output_scale(record)
     references = record.module("atomic_energies_fn").tensor("atomic_energies").double()
     network.references = references.reshape(-1, references.shape[-1])[head.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import ModelFileError
+from openmm_les.errors import ModelFileError, UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import unknown
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.named_tensors import NamedTensors, as_tensor
 from openmm_les_export.checkpoints.records import invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
+from openmm_les_export.families.e3nn_weights import FIRST
 from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
+from openmm_les_export.families.les_parameters import truncation
 from openmm_les_export.families.nequip.accepted import EMBED, averaged, check_configuration
 from openmm_les_export.options import ModelOptions
+
+logger = logging.getLogger(__name__)
 
 #: Configuration and tensors in a checkpoint of Lightning.
 HYPER, STATE = "hyper_parameters", "state_dict"
@@ -114,8 +119,16 @@ def read_checkpoint(
     package, whose version is noted, and its precision is that of a first tensor.
     """
 
+    model, arguments = check_configuration(opened[HYPER])
+    if n_max := truncation(arguments, "les_args.").get("n_max"):
+        logger.warning(
+            "model: %s states N_max %d and does not say whether its training took notice: only "
+            "later versions of the les package do. It is taken at its word",
+            opened.file,
+            n_max,
+        )
+
     def read(choice: LESChoice) -> CanonicalModel:
-        model, arguments = check_configuration(opened[HYPER])
         les, origins = les_from_arguments(arguments, choice)
         weights = Weights(opened, {**(model.get(EMBED) or {}), **model})
         dtype = weights.dtype(first)
@@ -187,6 +200,17 @@ def version(hyper: Mapping[str, Any], package: str) -> tuple[int, ...]:
             f"{text}; the order of weights depends on it"
         )
     return tuple(int(part) for part in numbers)
+
+
+def symbols_version(hyper: Mapping[str, Any]) -> tuple[int, ...]:
+    """That of e3nn, on which signs of Wigner 3j symbols depend."""
+    found = version(hyper, "e3nn")
+    if found < FIRST:
+        raise UnsupportedModelError(
+            f"model: e3nn: expected a training with version {'.'.join(map(str, FIRST))} or later, "
+            f"got {versions(hyper)['e3nn']}; its Wigner 3j symbols are not known"
+        )
+    return found
 
 
 def versions(hyper: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 
 from openmm_les.artifact.canonical import CanonicalModel
-from openmm_les.errors import UnsupportedModelError
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.records import LMAX, invalid
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, store_network
+from openmm_les_export.families.e3nn_weights import sign_of_symbol
 from openmm_les_export.families.nequip.checkpoint import (
     Weights,
     dense_maps,
     radial_basis,
     read_checkpoint,
+    symbols_version,
     version,
-    versions,
 )
 from openmm_les_export.families.nequip.layout import Block, Layer, convention, layers, path_scale
 from openmm_les_export.options import ModelOptions
@@ -33,8 +33,6 @@ from openmm_les_export.options import ModelOptions
 #: Factors by which e3nn gives silu and tanh unit second moment, from a million random numbers.
 SILU, TANH = 1.6791767923989418, 1.5937334472592695
 _ACTIVATIONS = {"silu": SILU, "tanh": TANH, "gate": SILU}
-#: e3nn's closed formula for Wigner 3j symbols, ours, exists since this version.
-_CLOSED_FORMULA = (0, 5)
 
 
 def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
@@ -52,7 +50,7 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
     hyper, lmax = weights.hyper, options.integer("l_max", 1, 0, LMAX)
     features = options.features(lmax)
     found = convention(version(hyper, "nequip"), lmax, options.flag("parity", True), features)
-    couplings = _coupling_scales(weights)
+    e3nn, stated = symbols_version(hyper), _stated_symbols(weights)
     embedding = state["embedding"].shape[1]
     scale = options.neighbors() ** -0.5
     bessels, radial_depth = radial["num_bessel"], options.integer("radial_mlp_depth", 2, 0)
@@ -65,7 +63,8 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
         columns = []
         for node, edge, slot in layer.paths:
             degrees = (layer.nodes[node].l, edge, layer.outputs[slot].l)
-            factor = scale * path_scale(edge, degrees[2]) * couplings.get(degrees, 1.0)
+            symbol = stated.get(degrees, sign_of_symbol(e3nn, degrees))
+            factor = scale * path_scale(edge, degrees[2]) * symbol
             columns.append(torch.full((layer.nodes[node].mul,), factor, dtype=torch.float64))
         name = f"layer{t}_convnet.conv.edge_mlp.mlp"
         maps = dense_maps(weights, name, bessels, radial_depth, layer.radial_columns())
@@ -144,11 +143,10 @@ def _multiple(symbol: torch.Tensor, degrees: tuple[int, ...]) -> float:
     return scale if torch.allclose(symbol, scale * expected, rtol=0.0, atol=1e-6) else 0.0
 
 
-def _coupling_scales(weights: Weights) -> dict[tuple[int, ...], float]:
+def _stated_symbols(weights: Weights) -> dict[tuple[int, ...], float]:
     """Those Wigner 3j symbols that the file holds, as multiples of ours.
 
-    Versions of e3nn before the closed formula differ in the signs of symbols with an odd sum of
-    degrees; which ones, files that keep them show. In single precision they are rounded.
+    In single precision they are rounded.
     """
     scales = {}
     for name, symbol in weights.couplings().items():
@@ -157,9 +155,4 @@ def _coupling_scales(weights: Weights) -> dict[tuple[int, ...], float]:
         if not math.isclose(abs(scale), 1.0, rel_tol=1e-6):
             raise invalid(f"_w3j_{name}", "a Wigner 3j symbol", "other numbers")
         scales[degrees] = scale
-    if version(weights.hyper, "e3nn") < _CLOSED_FORMULA:
-        raise UnsupportedModelError(
-            "model: e3nn: expected a training with version 0.5 or later, got "
-            f"{versions(weights.hyper).get('e3nn')}; signs of Wigner 3j symbols differ"
-        )
     return scales

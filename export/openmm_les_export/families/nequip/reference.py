@@ -17,8 +17,15 @@ from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import VerificationError
 from openmm_les_export.checkpoints.configuration import Options
 from openmm_les_export.checkpoints.unpickle import ModelFile
+from openmm_les_export.families.e3nn_weights import sign_of_symbol
 from openmm_les_export.families.nequip.accepted import base_model, check_configuration
-from openmm_les_export.families.nequip.checkpoint import HYPER, NETWORK, STATE, version
+from openmm_les_export.families.nequip.checkpoint import (
+    HYPER,
+    NETWORK,
+    STATE,
+    symbols_version,
+    version,
+)
 from openmm_les_export.families.nequip.layout import NATURAL_PARITY
 from openmm_les_export.verification.reference import ORIGINAL, AutogradReference, double_precision
 
@@ -99,6 +106,8 @@ def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
     for name, module in _charges(model, network).items():
         network._modules[name] = module
     _load(network, checkpoint)
+    if base_model(model) == "nequip":
+        _turn_symbols(network, symbols_version(checkpoint[HYPER]))
     return network.eval()  # type: ignore[no-any-return]
 
 
@@ -159,6 +168,25 @@ def _charges(model: Mapping[str, Any], network: Any) -> dict[str, nn.Module]:
         irreps_in=readout.irreps_out,
     )
     return {"edge_latent_charge_readout": readout, "edge_charge_sum": total}
+
+
+def _turn_symbols(network: nn.Module, trained: tuple[int, ...]) -> None:
+    """Turns weights of paths whose Wigner 3j symbol had the other sign in the training's e3nn."""
+    module: Any
+    for module in network.modules():
+        if not hasattr(module, "tp_scatter"):
+            continue
+        product = module.tp_scatter.tp
+        nodes, edges, out = product.irreps_in1, product.irreps_in2, product.irreps_out
+        signs = torch.cat(
+            [
+                sign_of_symbol(trained, (nodes[path.i_in1].ir.l, edges[path.i_in2].ir.l, degree))
+                * torch.ones(nodes[path.i_in1].mul)
+                for path in product.instructions
+                for degree in (out[path.i_out].ir.l,)
+            ]
+        )
+        module.edge_mlp.mlp[-1].weight.data *= signs
 
 
 def _load(network: nn.Module, checkpoint: ModelFile) -> None:

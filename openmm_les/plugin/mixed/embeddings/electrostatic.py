@@ -18,6 +18,7 @@ from openmm_les.electrostatics.embedding import ScaledPair, Surroundings, charge
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.names import Option, check_options, described
+from openmm_les.networks.conditions import conditions_of
 from openmm_les.plugin.forces import ForceOptions, backends, install, present, pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
 from openmm_les.plugin.mixed import nonbonded
@@ -156,13 +157,15 @@ class ElectrostaticEmbedding:
                 "charges (charge_sign), without which MM charges would attract what they should "
                 "repel; use embedding='mechanical'"
             )
+        names = {condition.name for condition in conditions_of(artifact.metadata["hyper"])}
+        charge = float(field.total) if "total_charge" in names else None
         plain = request.region.plain
         places = {atom: i for i, atom in enumerate(plain.particles)}
         everything = tuple(range(plain.num_particles))
         return pythonforce.build(
             artifact,
             dataclasses.replace(plain, particles=everything, num_particles=num_particles),
-            request.options,
+            dataclasses.replace(request.options, charge=charge),
             EmbeddedCompute,
             numbers=list(plain.numbers) + [1] * len(request.links),
             particles=None,

@@ -1,0 +1,287 @@
+"""Options in files of every family: off or idle ones change nothing, others are refused by name.
+
+The tables of the readers say which options there are; what must happen is stated here.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from openmm_les_export.checkpoints.accepted import ANY, NUMBERED, Options
+from openmm_les_export.checkpoints.records import Record, stand_in
+from openmm_les_export.checkpoints.unpickle import ModelFile, open_model
+from openmm_les_export.families.cace.accepted import ACCEPTED as CACE
+from openmm_les_export.families.chgnet import accepted as chgnet
+from openmm_les_export.families.dispatch import canonical_model
+from openmm_les_export.families.mace.accepted import ACCEPTED as MACE
+from openmm_les_export.families.nequip import accepted as nequip
+from openmm_les_export.options import ModelOptions
+from support.checkpoints import checkpoint, export_options
+
+from openmm_les.errors import UnsupportedModelError
+
+FAMILIES = ["mace", "cace", "nequip", "allegro", "chgnet"]
+OFF = [None, False, [], {}, (), ""]
+ON = [True, 0, 0.5, "on", [1], torch.ones(1)]
+
+
+@pytest.fixture(params=FAMILIES)
+def opened(request, tmp_path) -> tuple[str, ModelFile]:
+    return request.param, open_model(checkpoint(request.param, tmp_path))
+
+
+def read(family: str, file: ModelFile):
+    return canonical_model(file, ModelOptions(**export_options(family)))
+
+
+def places(family: str, file: ModelFile) -> Iterator[tuple[dict[str, Any], Options]]:
+    """Everything in a file that holds options, one of each kind, with the table of it."""
+    if family in ("mace", "cace"):
+        table = {"mace": MACE, "cace": CACE}[family]
+        kinds = {record.qualified_name: record for record in file.root.walk()}
+        for name, record in kinds.items():
+            if name in table.blocks:
+                yield record.state, table.blocks[name].options
+        return
+    if family == "chgnet":
+        arguments = file[chgnet.ARGUMENTS]
+        yield arguments, chgnet.POTENTIAL
+        yield arguments["model"]["init_args"], chgnet.NETWORK
+        return
+    model = file["hyper_parameters"]["model"]
+    yield model, nequip.ALLEGRO if family == "allegro" else nequip.NEQUIP
+    yield model["LES"], nequip.LES
+    yield model["LES"]["les_args"], nequip.LES_ARGUMENTS
+    if family == "allegro":
+        yield model[nequip.EMBED], nequip.RADIAL_OPTIONS
+
+
+class changed:
+    """An entry of a mapping with another value for a while."""
+
+    def __init__(self, mapping: dict[str, Any], name: str, value: Any) -> None:
+        self.mapping, self.name, self.value = mapping, name, value
+
+    def __enter__(self) -> None:
+        self.before = dict(self.mapping)
+        self.mapping[self.name] = self.value
+
+    def __exit__(self, *_: object) -> None:
+        self.mapping.clear()
+        self.mapping.update(self.before)
+
+
+def assert_refused(family: str, file: ModelFile, name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=name) as caught:
+        read(family, file)
+    assert "\n" not in str(caught.value)
+
+
+def assert_same(found, expected) -> None:
+    assert (found.hyper, found.les) == (expected.hyper, expected.les)
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.state.items())
+
+
+def test_known_options_may_be_off_and_are_refused_with_other_values(opened):
+    family, file = opened
+    expected, count = read(family, file), 0
+    for values, table in places(family, file):
+        for name, accepted in table.items():
+            if accepted is ANY or name in ("_target_", "base_model"):  # which decide the family
+                continue
+            may_be_off = any(value is None or value is False for value in accepted)
+            if may_be_off and (values.get(name) is None or values[name] is False):
+                values[name] = OFF[count % len(OFF)]
+            with changed(values, name, "on"):
+                assert_refused(family, file, name)
+            count += 1
+    assert_same(read(family, file), expected)
+    assert count > 5
+
+
+def test_unknown_options_may_be_off_only(opened, caplog):
+    family, file = opened
+    caplog.set_level("INFO")
+    expected = read(family, file)
+    for values, _ in places(family, file):
+        for value in ON:
+            with changed(values, "brand_new", value):
+                assert_refused(family, file, "brand_new")
+        values |= {f"brand_new{i}": value for i, value in enumerate(OFF)}
+    assert_same(read(family, file), expected)
+    assert all(f"brand_new{i}: left out:" in caplog.text for i in range(len(OFF)))
+
+
+# --- LES beyond charges -------------------------------------------------------------------------
+
+MULTIPOLES = {
+    "use_dipole": "latent dipoles",
+    "use_quad": "latent quadrupoles",
+    "use_quadrupole": "latent quadrupoles",
+    "use_induced_charge": "induced charges",
+    "use_induced_dipole": "induced dipoles",
+}
+#: Of all files, and of those that know the elements.
+TABLES = {
+    "use_fixed_atomic_charges": "fixed atomic charges",
+    "use_atomic_alpha": "atomic polarisabilities",
+}
+#: Of what calls the les package.
+CALLER = {
+    "use_dipoles": "latent dipoles",
+    "use_quads": "latent quadrupoles",
+    "use_induced_charges": "induced charges",
+    "use_induced_dipoles": "induced dipoles",
+}
+#: Without effect while those are off.
+IDLE = {
+    "kappa_alpha_positive": True,
+    "kappa_scale": 0.3,
+    "alpha_scale": 0.3,
+    "alpha_irreps": "0e+2e",
+    "use_anisotropic_polarizability": True,
+    "use_epsilon_r_scaling": True,
+    "fixed_atomic_charges_scaling_factor": 0.7,
+}
+IDLE_OF_MACE = {
+    "les_kappa_scale": 0.3,
+    "les_alpha_scale": 0.3,
+    "alpha_irreps": "0e+2e",
+    "use_anisotropic_polarizability": True,
+    "alpha_1o_nonlinear_readout": True,
+    "alpha_1o_linear_w_pos": False,
+    "make_alpha_positive": True,
+    "make_kappa_positive": True,
+    "compute_bec": True,
+    "bec_output_index": 1,
+}
+
+
+def les_options(family: str, file: ModelFile) -> dict[str, Any]:
+    if family in ("nequip", "allegro"):
+        return file["hyper_parameters"]["model"]["LES"]["les_args"]
+    return next(record for record in file.root.walk() if record.kind == "Les").state
+
+
+@pytest.mark.parametrize("family", ["mace", "cace", "nequip", "allegro"])
+def test_multipoles_are_refused_and_their_options_idle_without(family, tmp_path):
+    file = open_model(checkpoint(family, tmp_path))
+    expected, options = read(family, file), les_options(family, file)
+    named = {**MULTIPOLES, **(TABLES if family in ("mace", "cace") else {})}
+    for name, what in named.items():
+        with changed(options, name, True), pytest.raises(UnsupportedModelError) as caught:
+            read(family, file)
+        assert f"LES with {what}" in str(caught.value)
+        assert name in str(caught.value)
+        assert "this version of openmm-les has" in str(caught.value)
+    options |= dict.fromkeys(named, False) | IDLE
+    if family in ("nequip", "allegro"):  # their les package is told no elements
+        options |= dict.fromkeys(TABLES, True)
+    assert_same(read(family, file), expected)
+
+
+def empty(kind: str) -> Record:
+    return stand_in(kind)()
+
+
+def test_parts_of_multipoles_in_mace_files(tmp_path):
+    """Switches, lists of readouts, tables by element, buffers: off, empty or idle; else refused."""
+    file = open_model(checkpoint("mace", tmp_path))
+    expected, model, les = read("mace", file), file.root, file.root.module("les")
+    lists = [f"les_{name}_readouts" for name in ("u", "quad_1o", "quad_2e", "kappa", "alpha")]
+    lists += ["les_alpha_1o_readouts", "les_alpha_2e_readouts", "les_octupole_readouts"]
+    modules = model.state["_modules"]
+    modules |= {name: empty("torch.nn.modules.container.ModuleList") for name in lists}
+    les.state["_modules"]["fixed_charges"] = empty("les.module.fixedcharges.FixedCharges")
+    les.state["_modules"]["atomic_alpha"] = empty("les.module.atomicalpha.AtomicAlpha")
+    les.module("fixed_charges").state["charge_dict"] = {1: 1, 8: -2}
+    les.module("atomic_alpha").state["alpha_dict"] = {1: 4.5, 8: 5.3}
+    buffers = {"change_of_basis_quads": torch.ones(5, 3, 3), "brand_new": torch.ones(0)}
+    model.state["_buffers"] |= buffers
+    model.state |= IDLE_OF_MACE | dict.fromkeys(CALLER, False)
+    les.state |= {"is_periodic": True, "N_max": 3}  # of a sum that does not know them
+    assert_same(read("mace", file), expected)
+    for name, what in CALLER.items():
+        with changed(model.state, name, True):
+            assert_refused("mace", file, rf"{what} \({name}\)")
+    readout = model.module("readouts.0")
+    for name in lists:
+        with changed(modules[name].state, "_modules", {"0": readout}):
+            assert_refused("mace", file, name)
+    with changed(model.state["_buffers"], "brand_new", torch.ones(2)):
+        assert_refused("mace", file, "brand_new")
+    assert NUMBERED not in MACE.blocks[model.qualified_name].tensors
+
+
+@pytest.mark.parametrize(("value", "factor"), [(None, 1.0), (1.0, 1.0), (0.1, 0.1), (2, 2.0)])
+def test_the_scale_of_charges_is_1_where_a_mace_file_has_none(tmp_path, value, factor):
+    file = open_model(checkpoint("mace", tmp_path))
+    expected = read("mace", file).state
+    if value is not None:
+        file.root.state["les_output_scale"] = value
+    found = read("mace", file).state
+    last = "layers.1.charge.1", "layers.0.charge.0"
+    for name, tensor in found.items():
+        scale = factor if name in last else 1.0
+        torch.testing.assert_close(tensor, scale * expected[name], rtol=1e-15, atol=0)
+
+
+def test_the_number_of_neighbours_may_be_a_buffer(tmp_path):
+    file = open_model(checkpoint("mace_old", tmp_path))
+    expected = read("mace_old", file)
+    for interaction in file.root.items("interactions"):
+        number = interaction.state.pop("avg_num_neighbors")
+        interaction.state["_buffers"]["avg_num_neighbors"] = torch.tensor(
+            number, dtype=torch.float64
+        )
+    assert_same(read("mace_old", file), expected)
+
+
+# --- a truncated sum ----------------------------------------------------------------------------
+
+#: Options of the les package, and what an artifact says.
+TRUNCATED = [
+    ({"is_periodic": None, "N_max": 10}, {}),
+    ({"is_periodic": True, "N_max": 4}, {"is_periodic": True, "n_max": 4}),
+    ({"is_periodic": True}, {"is_periodic": True, "n_max": 10}),
+    ({"is_periodic": False, "N_max": 4}, {"is_periodic": False}),
+]
+
+
+@pytest.mark.parametrize(("options", "stated"), TRUNCATED)
+@pytest.mark.parametrize("family", ["mace", "nequip", "allegro"])
+def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated):
+    file = open_model(checkpoint(family, tmp_path))
+    expected = read(family, file).les
+    if family == "mace":
+        les = file.root.module("les")
+        state = les.module("ewald").state | options
+        vectors = torch.zeros((2 * options.get("N_max", 10) + 1) ** 3, 3, dtype=torch.int64)
+        state["_buffers"] = {**state["_buffers"], "nvec_all": vectors, "factors": vectors[:, 0]}
+        les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
+        les.module("ewald").state = state
+    else:
+        les_options(family, file).update(options)
+    found = read(family, file)
+    assert found.les == {**expected, **stated}
+    assert set(found.provenance) == {*found.les, "reference_energies"}
+    wanted = "n_max" in stated and family != "mace"
+    assert ("taken at its word" in caplog.text) is wanted
+
+
+def test_vectors_of_another_bound_are_refused(tmp_path):
+    file = open_model(checkpoint("mace", tmp_path))
+    les = file.root.module("les")
+    state = les.module("ewald").state | {"is_periodic": True, "N_max": 3}
+    state["_buffers"] = {"nvec_all": torch.zeros(9261, 3)}
+    les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
+    les.module("ewald").state = state
+    assert_refused("mace", file, "nvec_all: expected 343 vectors for N_max 3, got 9261")
+
+
+@pytest.mark.parametrize("options", [{"is_periodic": 1}, {"is_periodic": True, "N_max": 0}])
+def test_wrong_bounds_are_refused(tmp_path, options):
+    file = open_model(checkpoint("nequip", tmp_path))
+    les_options("nequip", file).update(options)
+    assert_refused("nequip", file, f"les_args.{[*options][-1]}: expected")
