@@ -124,7 +124,7 @@ def test_a_system_of_the_papers_is_computed(tmp_path, steps):
     force, charge, largest = clusters(published, "NaCl cluster").rows
     # The network does not reach from one end to the other, and ends before the sum of charges does.
     assert charge.ours == 0.0
-    assert 10.0 < force.ours < 1000.0
+    assert force.ours > 100.0
     assert 0.01 < largest.ours < 0.5
 
 
