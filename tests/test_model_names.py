@@ -46,7 +46,7 @@ def of_potential(model):
 
 def of_reporter(model):
     topology = app.PDBFile(str(PEPTIDE)).topology
-    return observed.in_topology(model, topology, openmm.System(), None).artifact
+    return observed.in_topology(model, topology, openmm.System(), None, {}).artifact
 
 
 def of_run(model):

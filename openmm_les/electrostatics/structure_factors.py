@@ -72,8 +72,8 @@ class StructureFactors(nn.Module):
         From charges [n] in the module's dtype, and fractional coordinates [n, 3], float64. Charges
         [channels, n] give [channels, 2, m], from the same phases.
         """
-        columns = charges.view(-1, charges.shape[-1]).t()
-        c = columns.shape[1]
+        c = 1 if charges.dim() == 1 else charges.shape[0]  # there may be no charges at all
+        columns = charges.view(c, charges.shape[-1]).t()
         products = charges.new_zeros([4 * self.size0 * self.size1, c * 2 * self.size2])
         for start in range(0, columns.shape[0], self.chunk_size):
             x, y, z = self._phases(fractional[start : start + self.chunk_size])
