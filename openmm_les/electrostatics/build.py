@@ -75,7 +75,7 @@ def build_electrostatics(
         dl=float(les["dl"]),
         cutoff=options.cutoff,
         n_max=les.get("n_max"),
-        self_terms=les.get("periodic_self_terms") or 1,
+        periodic_self_terms=les.get("periodic_self_terms") or 1,
     )
     elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
     return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)

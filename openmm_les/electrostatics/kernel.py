@@ -38,7 +38,7 @@ class ReciprocalKernel(nn.Module):
         remove_self_interaction: bool,
         cutoff: str = "hard",
         n_max: int | None = None,
-        self_terms: int = 1,
+        periodic_self_terms: int = 1,
     ) -> None:
         """Set up the constants.
 
@@ -50,7 +50,7 @@ class ReciprocalKernel(nn.Module):
             cutoff: ``"hard"`` or ``"smooth"``.
             n_max: where the model was trained without vectors that have a larger integer
                 coordinate, up to which these go; left to the sums, whose grids end there.
-            self_terms: how often the model subtracts the self-interaction, if it does.
+            periodic_self_terms: how often the model subtracts the self-interaction, if it does.
         """
         super().__init__()
         if not (sigma > 0.0 and dl > 0.0):
@@ -68,7 +68,7 @@ class ReciprocalKernel(nn.Module):
         self.prefactor = prefactor
         #: Coefficient of sum q^2 that the model subtracts [eV / e^2].
         self.self_energy = (
-            self_terms * self_energy_coefficient(prefactor, sigma)
+            periodic_self_terms * self_energy_coefficient(prefactor, sigma)
             if remove_self_interaction
             else 0.0
         )

@@ -285,6 +285,7 @@ def _replace(path: str, kind: str):
 
 def _without_les(model, make):
     model.output_modules = torch.nn.ModuleList(list(model.output_modules)[1:])
+    model.output_modules[1].feature_keys = ["SR_energy"]
 
 
 def _another_total(model, make):

@@ -1,4 +1,4 @@
-"""The comparison of MD steps runs, and says what it was asked for."""
+"""The programs in `benchmarks` run, and say what they were asked for."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.helpers import ROOT
+from support.helpers import MODELS, ROOT, SHARED, shared_file
 
 from openmm_les.catalog import artifact_path
 
@@ -106,3 +106,32 @@ def test_a_check_of_a_gpu_tells_what_went_wrong(tmp_path):
         assert stage["status"] == status
     assert "failed" in stage["found"]["copy"]
     assert stage["found"]["openmm"]["version"]
+
+
+# ------------------------------------------------------------------ systems of the LES papers
+
+
+def test_a_system_of_the_papers_is_computed(tmp_path, steps):
+    from published.agreement import agreement
+    from published.clusters import clusters
+    from published.models import Published
+
+    shared_file(MODELS / "cace_ewald" / "nacl_cluster.pth")
+    published = Published(SHARED, tmp_path)
+    found = agreement(published, "nacl_cluster")
+    assert found["energy"] < 1e-9
+    assert found["forces"] < 1e-9
+    force, charge, largest = clusters(published, "NaCl cluster").rows
+    # The network does not reach from one end to the other, and ends before the sum of charges does.
+    assert charge.ours == 0.0
+    assert force.ours > 100.0
+    assert 0.01 < largest.ours < 0.5
+
+
+def test_the_page_of_the_papers_shows_what_was_measured(steps):
+    from published import tables
+
+    page = (ROOT / "docs" / "explanation" / "papers.md").read_text()
+    content = json.loads((BENCHMARKS / "results" / "papers.json").read_text())
+    assert tables.replaced(page, content) == page
+    assert page.count("\n| ") > 30

@@ -69,7 +69,9 @@ def mesh(cell, parameters=KEPT, dtype=DOUBLE, tolerance=1e-5, margin=1.0, **opti
 
 def pairs(parameters=KEPT, dtype=DOUBLE, chunk_size=None):
     options = {
-        name: value for name, value in vars(parameters).items() if name not in ("dl", "n_max")
+        name: value
+        for name, value in vars(parameters).items()
+        if name not in ("dl", "n_max", "periodic_self_terms")
     }
     return PairSum(**options, dtype=dtype, chunk_size=chunk_size)
 
