@@ -20,6 +20,8 @@ _ENERGY_KEYS = {
     "FeatureAdd": "output_key",
     "LesWrapper": "energy_key",
 }
+#: Those whose energy is that of charges.
+_SUMS = ("EwaldPotential", "LesWrapper")
 _FEATURES = ("node_feats", ["node_feats"])
 
 
@@ -48,14 +50,14 @@ class _Term:
 
 def read_potential(model: Record) -> Potential:
     """Finds the parts, from the energy that is returned."""
-    terms = list(_terms(model))
-    energies = [term for term in terms if term.record.kind == "Atomwise"]
-    sums = [term for term in terms if term.record.kind != "Atomwise"]
-    if not sums:
+    if not any(record.kind in _SUMS for record in model.walk()):
         raise ModelFileError(
-            "model: a CACE model without LES: expected a LesWrapper or an EwaldPotential in its "
-            "energy, got none; openmm-les runs models with LES alone"
+            "model: a CACE model without LES: expected a LesWrapper or an EwaldPotential among its "
+            "output modules, got none; openmm-les runs models with LES alone"
         )
+    terms = list(_terms(model))
+    energies = [term for term in terms if term.record.kind not in _SUMS]
+    sums = [term for term in terms if term.record.kind in _SUMS]
     if len(energies) != 1 or len(sums) != 1:
         raise _several([term.record.path for term in terms])
     (energy,), (electrostatic,) = energies, sums
