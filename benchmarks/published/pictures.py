@@ -21,11 +21,12 @@ def draw(curves: dict[str, dict[str, Any]], folder: Path) -> None:
         "gold": (_gold, ["Au2 on MgO"]),
         "dipoles": (_dipoles, ["dipeptides, CACE", "dipeptides, MACE"]),
     }
-    for name, (picture, needed) in pictures.items():
-        if all(system in curves for system in needed):
-            panels = picture(*(curves[system] for system in needed))
-            panels.savefig(folder / f"papers-{name}.png", dpi=DOTS_PER_INCH)
-            pyplot.close(panels)
+    with pyplot.style.context("default"):  # mace-torch sets another size of fonts
+        for name, (picture, needed) in pictures.items():
+            if all(system in curves for system in needed):
+                panels = picture(*(curves[system] for system in needed))
+                panels.savefig(folder / f"papers-{name}.png", dpi=DOTS_PER_INCH)
+                pyplot.close(panels)
 
 
 def _panels(columns: int, width: float = 4.0) -> tuple[Any, Any]:
@@ -69,7 +70,7 @@ def _dimers(*pairs: dict[str, Any]) -> Any:
                 label=label,
             )
         axis.set(title=title, xlabel="distance [A]", ylabel="energy [eV]")
-    axes[0].legend()
+    axes[0].legend(fontsize="small")
     return figure
 
 
