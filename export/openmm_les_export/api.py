@@ -82,16 +82,7 @@ def export(
         inputs["--atomic-energies"] = energies
     destination = check_output(output, given.overwrite, inputs=inputs)
     opened = open_model(user_path(model_path))
-    canonical = canonical_model(opened, given)
-    if given.ignore_n_max:
-        canonical = _without_n_max(canonical)
-    if n_max := canonical.les.get("n_max"):
-        logger.warning(
-            "model: as in its training, the reciprocal sum leaves out vectors with a coordinate "
-            "above N_max = %d: it is whole in boxes up to %g A; --ignore-n-max takes all vectors",
-            n_max,
-            (n_max + 1) * canonical.les["dl"],
-        )
+    canonical = _bounded(canonical_model(opened, given), given.ignore_n_max)
     dtype = str(canonical.source["dtype"]) if given.dtype is None else given.dtype
     module = artifact.build_module(canonical, dtype)
     unsaved = artifact.Artifact.unsaved(canonical, destination, dtype=dtype)
@@ -110,15 +101,25 @@ def export(
     )
 
 
-def _without_n_max(canonical: CanonicalModel) -> CanonicalModel:
-    """The model with all reciprocal vectors up to the cutoff."""
-    if canonical.les.get("n_max") is None:
-        raise InputError(
-            "ignore n_max: expected a model whose reciprocal sum leaves out vectors beyond N_max, "
-            "got one without; leave the option out"
+def _bounded(canonical: CanonicalModel, ignore_n_max: bool) -> CanonicalModel:
+    """The model with the reciprocal vectors of its training, or with all up to the cutoff."""
+    n_max = canonical.les.get("n_max")
+    if ignore_n_max:
+        if n_max is None:
+            raise InputError(
+                "ignore n_max: expected a model whose reciprocal sum leaves out vectors beyond "
+                "N_max, got one without; leave the option out"
+            )
+        les = {name: value for name, value in canonical.les.items() if name != "n_max"}
+        return replace(canonical, les=les, provenance=canonical.provenance | {"n_max": IGNORED})
+    if n_max is not None:
+        logger.warning(
+            "model: as in its training, the reciprocal sum leaves out vectors with a coordinate "
+            "above N_max = %d: it is whole in boxes up to %g A; --ignore-n-max takes all vectors",
+            n_max,
+            (n_max + 1) * canonical.les["dl"],
         )
-    les = {name: value for name, value in canonical.les.items() if name != "n_max"}
-    return replace(canonical, les=les, provenance=canonical.provenance | {"n_max": IGNORED})
+    return canonical
 
 
 def _verify(
