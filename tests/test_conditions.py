@@ -170,6 +170,12 @@ def test_a_changed_structure_of_ase_is_computed_again(model):
     assert by_ase(model, {"charge": 1}, charge=0)[0] == pytest.approx(neutral, abs=1e-9)
 
 
+@pytest.mark.parametrize("value", [True, np.True_, "-1", "x", [[-1]], np.array([[-1]])])
+def test_a_structure_states_numbers(model, value):
+    with pytest.raises(InputError, match=r"^charge: expected a number or a list of numbers, got"):
+        by_ase(model, {"charge": value})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -187,6 +193,9 @@ def test_a_changed_structure_of_ase_is_computed_again(model):
             r"features\['elec_temp'\]: .* a finite number",
         ),
         ({"features": {"field": 1}}, r"features\['field'\]: .* not trained with field, .* \(this"),
+        ({"features": {"elec_temp": [0.3] * 21}}, r"features\['elec_temp'\]: expected one number"),
+        ({"features": {"elec_temp": "1"}}, r"features\['elec_temp'\]: expected a number or .*'1'"),
+        ({"features": {"charge": 1}}, r"features\['charge'\]: give it as charge=\.\.\."),
     ],
 )
 def test_values_that_a_model_does_not_take(model, options, message):
@@ -225,7 +234,7 @@ def test_conditions_without_default_and_too_many_kinds(model):
     ]
 
 
-def test_settings_of_a_run(model, tmp_path):
+def test_settings_of_a_run(model, tmp_path, capsys):
     file = tmp_path / "run.yaml"
     file.write_text(f"structure: a.pdb\nmodel: {model}\ncharge: -1\nfeatures: {{elec_temp: 0.4}}\n")
     got = load(file, {"spin": "2"}).evaluation_options
@@ -234,6 +243,10 @@ def test_settings_of_a_run(model, tmp_path):
         "elec_temp": 0.5,
         "label": 1.0,
     }
+    flags = ["--features", "elec_temp=0.5", "--features", "label=1", "--print-config"]
+    with pytest.raises(SystemExit):
+        main(["run", str(file), *flags])
+    assert "features:\n  elec_temp: 0.5\n  label: 1.0\n" in capsys.readouterr().out
     with pytest.raises(InputError, match="features: expected numbers by name, or a text such as a"):
         load(file, {"features": "elec_temp"})
     again = tmp_path / "again.yaml"

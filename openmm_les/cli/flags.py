@@ -58,15 +58,23 @@ def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         for name, field in reversed(model.model_fields.items()):
+            rules: dict[str, Any] = {}
+            if fields.is_list(field):
+                rules = {"multiple": True, "callback": _joined}
             function = click.option(
                 flag_of(name),
                 name,
                 metavar=fields.metavar(field),
                 help=f"{field.description}  [{fields.default(field)}]",
+                **rules,
             )(function)
         return function
 
     return decorate
+
+
+def _joined(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:
+    return ",".join(given) or None
 
 
 def _flag(field: Field, default: Any) -> Callable[[Command], Command]:

@@ -63,6 +63,7 @@ class PairSum(nn.Module):
             positions = positions.to(torch.float64)
             n = charges.shape[-1]
             rows = charges.view(-1, n)
+            single = rows.shape[0] == 1  # whose own charge is a factor of the whole sum
             chunk = self.chunk_size if self.chunk_size > 0 else max(1, self.pairs_per_chunk // n)
             # Written in place, as in `DirectEwald`.
             potential, gradient = torch.empty_like(rows), charges.new_empty([n, 3])
@@ -72,10 +73,12 @@ class PairSum(nn.Module):
                 x2 = (separations * separations).sum(dim=2) * (self.alpha * self.alpha)
                 value, slope = erf_over_x(x2)
                 potential[:, start : start + chunk] = rows @ value.t()
-                slope = slope * (rows[:, start : start + chunk].t() @ rows)
+                slope = slope * (rows if single else rows[:, start : start + chunk].t() @ rows)
                 gradient[start : start + chunk] = torch.bmm(slope[:, None, :], separations)[:, 0]
             potential = potential.view_as(charges) * (self.coulomb * self.alpha)
             gradient = gradient * (self.coulomb * self.alpha**3)
+            if single:
+                gradient = gradient * rows.t()
 
             potential = potential - 2.0 * self.self_energy * charges
             energy = 0.5 * (charges.to(torch.float64) * potential.to(torch.float64)).sum()

@@ -7,7 +7,7 @@ from typing import Any
 
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
-from openmm_les.networks.conditions import conditions_of, option_of
+from openmm_les.networks.conditions import OPTIONS, conditions_of, option_of
 
 #: Kinds of atoms, an element in one condition each. The work of a network grows with them.
 _MOST_KINDS = 64
@@ -31,6 +31,8 @@ def kinds_of_atoms(
     known = conditions_of(artifact.metadata["hyper"])
     names = [condition.name for condition in known]
     for name in given:
+        if name in OPTIONS.values() and any(each.option == name for each in known):
+            raise InputError(f"features[{name!r}]: give it as {name}=...")
         if name not in names:
             takes = ", ".join(condition.option for condition in known) or "no such inputs"
             raise InputError(

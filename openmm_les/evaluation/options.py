@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.device import find_device
 from openmm_les.names import Option, check_options, described, read_arguments
-from openmm_les.networks.conditions import OPTIONS
+from openmm_les.networks.conditions import OPTIONS, option_of
 
 if TYPE_CHECKING:
     from openmm_les.electrostatics import EwaldOptions
@@ -144,17 +145,17 @@ def _read_features(given: Any) -> dict[str, Any] | None:
         raise InputError(
             f"features: expected numbers by name, as in {{'NAME': 1.0}}, got {given!r}"
         )
-    try:
-        return {str(name): _plain(value) for name, value in given.items()}
-    except (TypeError, ValueError):
+    return {str(name): _plain(str(name), value) for name, value in given.items()}
+
+
+def _plain(name: str, value: Any) -> float | list[float]:
+    given = value.tolist() if hasattr(value, "tolist") else value
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    values = list(given) if is_list else [given]
+    if not all(isinstance(each, numbers.Real) and not isinstance(each, bool) for each in values):
         raise InputError(
-            f"features: expected a number or a list of numbers for each name, got {given!r}"
-        ) from None
-
-
-def _plain(value: Any) -> float | list[float]:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [float(each) for each in value]
-    return float(value)
+            f"{option_of(name)}: expected a number or a list of numbers, got "
+            f"{one_line(repr(value), 80)}"
+        )
+    plain = [float(each) for each in values]
+    return plain if is_list else plain[0]

@@ -82,7 +82,8 @@ class Condition(Parameters):
         if not isinstance(given, Iterable) or isinstance(given, str):
             return [self.checked(given)] * num_atoms
         values = list(given)
-        if self.per == "system" and len(set(values)) == 1:  # some data repeat it for each atom
+        # Some data repeat it for each atom.
+        if self.per == "system" and len(values) in (1, num_atoms) and len(set(values)) == 1:
             return [self.checked(values[0])] * num_atoms
         if self.per == "system" or len(values) != num_atoms:
             count = "one number" if self.per == "system" else f"one for each of {num_atoms} atoms"

@@ -154,6 +154,11 @@ def metavar(field: FieldInfo) -> str:
     }.get(kind, "PATH")
 
 
+def is_list(field: FieldInfo) -> bool:
+    """Whether a flag may be given several times, each time with some of the entries."""
+    return _kind(field)[0] in (tuple, dict)
+
+
 def default(field: FieldInfo) -> str:
     """The default of a field as it is written in a file."""
     if field.is_required():
