@@ -1,0 +1,1 @@
+"""The energy of latent multipoles that respond to their own field, periodic or not."""
