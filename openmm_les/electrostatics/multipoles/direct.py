@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 from openmm_les.electrostatics.kernel import ReciprocalKernel
 from openmm_les.electrostatics.multipoles.geometry import Geometry
-from openmm_les.electrostatics.multipoles.moments import multi_indices, places_in_cube
+from openmm_les.electrostatics.multipoles.moments import (
+    in_cube,
+    multi_indices,
+    places_in_cube,
+)
 from openmm_les.electrostatics.structure_factors import StructureFactors
 
 #: Planes of phases that are in memory at a time for each atom, in place of one.
@@ -54,10 +58,8 @@ class DirectMultipoles(StructureFactors):
     def sums(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:  # type: ignore[override]
         """Real and imaginary part of S [2, m], from coefficients [n, count_indices(degree)]."""
         n, size = coefficients.shape[0], degree + 1
-        cube = coefficients.new_zeros([n, size**3])
-        cube.index_copy_(1, places_in_cube(self.indices, degree), coefficients)
-        # [n, z, x, y]
-        cube = cube.view(n, size, size, size).permute(0, 3, 1, 2).reshape(n, size * size, size)
+        cube = in_cube(coefficients, self.indices, degree)
+        cube = cube.reshape(n, size * size, size)
         products = coefficients.new_zeros([4 * self.size0 * self.size1, 2 * self.size2])
         for start in range(0, n, self.chunk_size):
             x, y, z = self._derivatives(geometry.places[start : start + self.chunk_size], size)

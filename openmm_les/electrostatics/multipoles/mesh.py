@@ -12,7 +12,11 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.kernel import ReciprocalKernel
 from openmm_les.electrostatics.mesh import MeshEwald
 from openmm_les.electrostatics.multipoles.geometry import Geometry
-from openmm_les.electrostatics.multipoles.moments import multi_indices, places_in_cube
+from openmm_les.electrostatics.multipoles.moments import (
+    in_cube,
+    multi_indices,
+    places_in_cube,
+)
 
 
 class MeshMultipoles(MeshEwald):
@@ -31,11 +35,18 @@ class MeshMultipoles(MeshEwald):
         order: int,
         spacing: float,
         dtype: torch.dtype,
+        flat_edge: bool = True,
         chunk_size: int | None = None,
     ) -> None:
         """See `MeshEwald`."""
         super().__init__(
-            mesh, kernel, order=order, spacing=spacing, dtype=dtype, chunk_size=chunk_size
+            mesh,
+            kernel,
+            order=order,
+            spacing=spacing,
+            dtype=dtype,
+            flat_edge=flat_edge,
+            chunk_size=chunk_size,
         )
         polynomials = self.window.to(torch.float64).numpy()
         stack = [polynomials]
@@ -61,10 +72,8 @@ class MeshMultipoles(MeshEwald):
     def sums(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Real and imaginary part of S [2, m], from coefficients [n, count_indices(degree)]."""
         n, size = coefficients.shape[0], degree + 1
-        cube = coefficients.new_zeros([n, size**3])
-        cube.index_copy_(1, places_in_cube(self.indices, degree), coefficients * self.scale)
-        # [n, z, x, y]
-        cube = cube.view(n, size, size, size).permute(0, 3, 1, 2).reshape(n, size * size, size)
+        cube = in_cube(coefficients * self.scale, self.indices, degree)
+        cube = cube.reshape(n, size * size, size)
         dtype = torch.float64 if self.fixed_point else self.dtype
         density = torch.zeros(
             [self.size0, self.size1, self.size2], dtype=dtype, device=coefficients.device

@@ -48,6 +48,17 @@ def places_in_cube(indices: Tensor, degree: int) -> Tensor:
     return (a * (degree + 1) + b) * (degree + 1) + c
 
 
+def in_cube(coefficients: Tensor, indices: Tensor, degree: int) -> Tensor:
+    """Coefficients by their orders along the axes z, x and y, with zeros beyond the degree.
+
+    From [n, count_indices(degree)], and the multi-indices, to [n, size (z), size (x), size (y)].
+    """
+    n, size = coefficients.shape[0], degree + 1
+    cube = coefficients.new_zeros([n, size * size * size])
+    cube.index_copy_(1, places_in_cube(indices, degree), coefficients)
+    return cube.view(n, size, size, size).permute(0, 3, 1, 2)
+
+
 class MomentAlgebra(nn.Module):
     """From Cartesian moments to coefficients and from derivatives of a potential back.
 
