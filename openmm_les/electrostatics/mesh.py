@@ -107,9 +107,7 @@ class MeshEwald(nn.Module):
         self.chunk_size = chunk_size or max(1, _ELEMENTS_PER_CHUNK // order**3)
         self.size0, self.size1, self.size2 = (int(n) for n in mesh)
 
-        coefficients = window_coefficients(
-            order, spacing / kernel.resolution, flat_edge=flat_edge
-        )
+        coefficients = window_coefficients(order, spacing / kernel.resolution, flat_edge=flat_edge)
         derivative = 2.0 * coefficients[1:] * np.arange(1, len(coefficients))[:, None]
         self.window = nn.Buffer(torch.from_numpy(coefficients).to(dtype))
         self.slope = nn.Buffer(torch.from_numpy(derivative).to(dtype))

@@ -55,27 +55,24 @@ class DirectMultipoles(StructureFactors):
         outgrown = torch.logical_not((needed <= self.limits).all())
         return Geometry(inverse, fractional, k, weights, slopes, outgrown)
 
-    def sums(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:  # type: ignore[override]
+    def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Real and imaginary part of S [2, m], from coefficients [n, count_indices(degree)]."""
         n, size = coefficients.shape[0], degree + 1
         cube = in_cube(coefficients, self.indices, degree)
-        cube = cube.reshape(n, size * size, size)
         products = coefficients.new_zeros([4 * self.size0 * self.size1, 2 * self.size2])
         for start in range(0, n, self.chunk_size):
             x, y, z = self._derivatives(geometry.places[start : start + self.chunk_size], size)
             lines = torch.bmm(cube[start : start + self.chunk_size], y)
             lines = lines.view(x.shape[0], size, size, -1)
             planes = torch.matmul(x.transpose(1, 2).unsqueeze(1), lines)
-            products = torch.addmm(
-                products, planes.flatten(2).flatten(0, 1).t(), z.flatten(0, 1)
-            )
+            products = torch.addmm(products, planes.flatten(2).flatten(0, 1).t(), z.flatten(0, 1))
         products = products.view(2, self.size0, 2, self.size1, 2, self.size2)
         products = products.permute(0, 2, 4, 1, 3, 5).reshape(8, -1)
         return (self.signs @ products).view(2, -1)
 
-    def derivatives(self, sums: Tensor, geometry: Geometry, degree: int) -> Tensor:
+    def derivatives(self, sources: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Derivatives of the potential at the sites [n, count_indices(degree)], from S [2, m]."""
-        response = (2.0 * geometry.weights * self.multiplicity).to(self.dtype) * sums
+        response = (2.0 * geometry.weights * self.multiplicity).to(self.dtype) * sources
         products = (self.signs.t() @ response.view(8, -1)).view(
             2, 2, 2, self.size0, self.size1, self.size2
         )
@@ -83,7 +80,7 @@ class DirectMultipoles(StructureFactors):
         places = places_in_cube(self.indices, degree)
         # Written in place, as in `StructureFactors`.
         number, size = geometry.places.shape[0], degree + 1
-        found = sums.new_empty([number, places.shape[0]])
+        found = sources.new_empty([number, places.shape[0]])
         for start in range(0, number, self.chunk_size):
             x, y, z = self._derivatives(geometry.places[start : start + self.chunk_size], size)
             n = x.shape[0]

@@ -28,6 +28,4 @@ def reciprocal_strain(
     sums, permanent and total [2, m], in ``|S|^2 + 2 Re(S* S_induced)``.
     """
     power = permanent.to(torch.float64) * (2.0 * total - permanent)
-    return strain_derivative(
-        geometry.k, geometry.slopes, power.sum(dim=0) * multiplicity, energy
-    )
+    return strain_derivative(geometry.k, geometry.slopes, power.sum(dim=0) * multiplicity, energy)

@@ -1,6 +1,5 @@
 """Periodic multipoles on a mesh, for large systems."""
 
-import math
 from collections.abc import Sequence
 from typing import Tuple
 
@@ -55,7 +54,8 @@ class MeshMultipoles(MeshEwald):
             stack.append(np.vstack([slope, np.zeros_like(slope[:1])]))
         self.windows = nn.Buffer(torch.from_numpy(np.stack(stack, axis=2)).to(dtype))
         self.indices = nn.Buffer(torch.tensor(multi_indices(3)))
-        self.deconvolution = nn.Buffer(torch.sqrt(self.deconvolution))
+        #: The inverse of the window's transform; `deconvolution` is that of its square.
+        self.correction = nn.Buffer(torch.sqrt(self.deconvolution))
 
     def prepare(self, positions: Tensor, cell: Tensor) -> Geometry:
         """Places in mesh points, wrapped into the cell; vectors and their weights."""
@@ -69,11 +69,10 @@ class MeshMultipoles(MeshEwald):
         outgrown = torch.logical_not((lengths <= limit).all())
         return Geometry(inverse * self.mesh, places, k, weights, slopes, outgrown)
 
-    def sums(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
+    def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Real and imaginary part of S [2, m], from coefficients [n, count_indices(degree)]."""
         n, size = coefficients.shape[0], degree + 1
         cube = in_cube(coefficients * self.scale, self.indices, degree)
-        cube = cube.reshape(n, size * size, size)
         dtype = torch.float64 if self.fixed_point else self.dtype
         density = torch.zeros(
             [self.size0, self.size1, self.size2], dtype=dtype, device=coefficients.device
@@ -90,18 +89,18 @@ class MeshMultipoles(MeshEwald):
             density.view(-1).scatter_add_(0, self._stencil(lowest), cloud)
         transformed = torch.fft.rfftn((density * (1.0 / self.scale)).to(self.dtype)).contiguous()
         factors = torch.view_as_real(transformed.flatten().index_select(0, self.modes))
-        return factors.t() * self.deconvolution.to(self.dtype)
+        return factors.t() * self.correction.to(self.dtype)
 
-    def derivatives(self, sums: Tensor, geometry: Geometry, degree: int) -> Tensor:
+    def derivatives(self, sources: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Derivatives of the potential at the sites [n, count_indices(degree)], from S [2, m]."""
-        factor = (2.0 * geometry.weights * self.deconvolution).to(self.dtype)
+        factor = (2.0 * geometry.weights * self.correction).to(self.dtype)
         # The inverse transform adds what belongs to -k by itself.
         response = torch.zeros(
             [self.size0 * self.size1 * (self.size2 // 2 + 1), 2],
             dtype=self.dtype,
-            device=sums.device,
+            device=sources.device,
         )
-        response.index_copy_(0, self.modes, (sums * factor).t())
+        response.index_copy_(0, self.modes, (sources * factor).t())
         potential = torch.fft.irfftn(
             torch.view_as_complex(response).view(self.size0, self.size1, -1),
             s=[self.size0, self.size1, self.size2],
@@ -110,7 +109,7 @@ class MeshMultipoles(MeshEwald):
         places = places_in_cube(self.indices, degree)
         # Written in place, as in `StructureFactors`.
         number, size, p = geometry.places.shape[0], degree + 1, self.order
-        found = sums.new_empty([number, places.shape[0]])
+        found = sources.new_empty([number, places.shape[0]])
         for start in range(0, number, self.chunk_size):
             lowest, windows = self._windows(geometry.places[start : start + self.chunk_size], size)
             x, y, z = windows.unbind(1)

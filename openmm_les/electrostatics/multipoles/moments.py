@@ -27,6 +27,33 @@ class SiteMoments(NamedTuple):
     alpha: Optional[Tensor] = None
 
 
+class Multipoles(NamedTuple):
+    """Moments of n sites, zeros included; or the derivatives of an energy by them."""
+
+    charges: Tensor  #: shape [n] [e].
+    dipoles: Tensor  #: shape [n, 3] [e A].
+    quadrupoles: Tensor  #: symmetric, shape [n, 3, 3] [e A^2].
+
+
+def multipoles_of(
+    charges: Tensor, dipoles: Optional[Tensor], quadrupoles: Optional[Tensor]
+) -> Multipoles:
+    """Moments in the dtype of the charges, with zeros for what there is not."""
+    n = charges.shape[0]
+    return Multipoles(
+        charges,
+        charges.new_zeros([n, 3]) if dipoles is None else dipoles.to(charges.dtype),
+        charges.new_zeros([n, 3, 3]) if quadrupoles is None else quadrupoles.to(charges.dtype),
+    )
+
+
+def deformation(moments: Multipoles, derivatives: Multipoles) -> Tensor:
+    """What an energy gains, by strain, where moments deform with the box, float64, [3, 3]."""
+    dipoles = moments.dipoles.to(torch.float64).t() @ derivatives.dipoles.to(torch.float64)
+    rows = moments.quadrupoles.to(torch.float64).flatten(0, 1)
+    return dipoles + 2.0 * rows.t() @ derivatives.quadrupoles.to(torch.float64).flatten(0, 1)
+
+
 def multi_indices(degree: int) -> List[Tuple[int, int, int]]:
     """All (a, b, c) with a + b + c <= degree, by their sum, then falling in a, then in b."""
     return [
@@ -51,12 +78,12 @@ def places_in_cube(indices: Tensor, degree: int) -> Tensor:
 def in_cube(coefficients: Tensor, indices: Tensor, degree: int) -> Tensor:
     """Coefficients by their orders along the axes z, x and y, with zeros beyond the degree.
 
-    From [n, count_indices(degree)], and the multi-indices, to [n, size (z), size (x), size (y)].
+    From [n, count_indices(degree)], and the multi-indices, to [n, size (z) * size (x), size (y)].
     """
     n, size = coefficients.shape[0], degree + 1
     cube = coefficients.new_zeros([n, size * size * size])
     cube.index_copy_(1, places_in_cube(indices, degree), coefficients)
-    return cube.view(n, size, size, size).permute(0, 3, 1, 2)
+    return cube.view(n, size, size, size).permute(0, 3, 1, 2).reshape(n, size * size, size)
 
 
 class MomentAlgebra(nn.Module):
@@ -70,6 +97,8 @@ class MomentAlgebra(nn.Module):
         symmetric = [_PAIRS.index((min(a, b), max(a, b))) for a in range(3) for b in range(3)]
         self.upper = nn.Buffer(torch.tensor([3 * a + b for a, b in _PAIRS]))
         self.symmetric = nn.Buffer(torch.tensor(symmetric))
+        #: Half of the tensor, of which entries off the diagonal are there twice.
+        self.shares = nn.Buffer(torch.tensor([0.5 if a == b else 1.0 for a, b in _PAIRS]))
         places = {index: place for place, index in enumerate(multi_indices(3))}
         raised = [
             [places[a + (d == 0), b + (d == 1), c + (d == 2)] for a, b, c in multi_indices(2)]
@@ -77,45 +106,30 @@ class MomentAlgebra(nn.Module):
         ]
         self.raised = nn.Buffer(torch.tensor(raised))
 
-    def coefficients(
-        self,
-        charges: Tensor,
-        dipoles: Optional[Tensor],
-        quadrupoles: Optional[Tensor],
-        basis: Tensor,
-        degree: int,
-    ) -> Tensor:
-        """Coefficients up to a degree, float64, shape [n, count_indices(degree)]."""
-        n = charges.shape[0]
-        parts = [charges.to(torch.float64).unsqueeze(1)]
+    def coefficients(self, moments: Multipoles, basis: Tensor, degree: int) -> Tensor:
+        """Coefficients up to a degree, shape [n, count_indices(degree)], computed in float64."""
+        parts = [moments.charges.to(torch.float64).unsqueeze(1)]
         if degree > 0:
-            vectors = torch.zeros([n, 3], dtype=torch.float64, device=charges.device)
-            parts.append(vectors if dipoles is None else dipoles.to(torch.float64) @ basis)
+            parts.append(moments.dipoles.to(torch.float64) @ basis)
         if degree > 1:
-            tensors = torch.zeros([n, 6], dtype=torch.float64, device=charges.device)
-            if quadrupoles is not None:
-                mapped = basis.t() @ quadrupoles.to(torch.float64) @ basis
-                # Half of the tensor: twice the entries off the diagonal, which are there once.
-                mapped = (0.5 * (mapped + mapped.transpose(1, 2))).flatten(1)
-                tensors = mapped.index_select(1, self.upper)
-                tensors = tensors * torch.where(self.upper % 4 == 0, 0.5, 1.0)
-            parts.append(tensors)
-        return torch.cat(parts, dim=1)
+            mapped = basis.t() @ moments.quadrupoles.to(torch.float64) @ basis
+            mapped = 0.5 * (mapped + mapped.transpose(1, 2))
+            parts.append(mapped.flatten(1).index_select(1, self.upper) * self.shares)
+        return torch.cat(parts, dim=1).to(moments.charges.dtype)
 
-    def cartesian(self, derivatives: Tensor, basis: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Potential [n], gradient [n, 3] and half of the second derivatives [n, 3, 3] of it.
+    def cartesian(self, derivatives: Tensor, basis: Tensor) -> Multipoles:
+        """Potential, its gradient, and half of its second derivatives (0 where not given).
 
-        They are dE/dq, dE/du and dE/dQ of an energy whose derivatives by the coefficients are those
-        given, [n, 4] or more. Missing second derivatives are 0.
+        They are the derivatives of an energy by moments, from those by the coefficients, [n, 4] or
+        more.
         """
         n = derivatives.shape[0]
         basis = basis.to(derivatives.dtype)
-        gradient = derivatives[:, 1:4] @ basis.t()
         second = derivatives.new_zeros([n, 3, 3])
         if derivatives.shape[1] >= 10:
             second = derivatives[:, 4:10].index_select(1, self.symmetric).view(n, 3, 3)
             second = 0.5 * (basis @ second @ basis.t())
-        return derivatives[:, 0], gradient, second
+        return Multipoles(derivatives[:, 0], derivatives[:, 1:4] @ basis.t(), second)
 
     def gradient(self, coefficients: Tensor, derivatives: Tensor, basis: Tensor) -> Tensor:
         """dE/dr [n, 3], from coefficients and derivatives of one degree more at least."""

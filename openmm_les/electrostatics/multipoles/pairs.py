@@ -15,9 +15,6 @@ from openmm_les.errors import InputError
 _PAIRS_PER_CHUNK = 2**14
 #: Highest degree of a derivative: the gradient between two quadrupoles.
 _HIGHEST = 5
-#: Below this the Boys function comes from its series, of so many terms; above, from recursion, which
-#: then keeps all digits but two.
-_SERIES_END, _SERIES_TERMS = 2.0, 20
 
 
 def boys(squared: Tensor, highest: int) -> List[Tensor]:
@@ -29,29 +26,30 @@ def boys(squared: Tensor, highest: int) -> List[Tensor]:
     """
     # exp(-81) is no digit of the sums below; smaller numbers would be subnormal and slow.
     gauss = torch.exp(-squared.clamp(max=81.0))
-    large = squared.clamp(min=_SERIES_END)
-    root = torch.sqrt(large)
-    top = 0.5 * math.sqrt(math.pi) * torch.erf(root) / root
+    # The highest from recursion upwards, which loses two digits at T = 2, below from its series.
+    large, small = squared.clamp(min=2.0), squared.clamp(max=2.0)
+    root, half = torch.sqrt(large), 0.5 / large
+    upwards = torch.erf(root) / root * (0.5 * math.sqrt(math.pi))
     for m in range(highest):
-        top = ((2 * m + 1) * top - gauss) * (0.5 / large)
-    small = squared.clamp(max=_SERIES_END)
+        upwards = (upwards * (2 * m + 1) - gauss) * half
     series = torch.ones_like(small)
-    for k in range(_SERIES_TERMS, 0, -1):
-        series = 1.0 + series * small * (2.0 / (2 * (highest + k) + 1))
-    series = series * gauss * (1.0 / (2 * highest + 1))
-    values = [torch.where(squared < _SERIES_END, series, top)]
-    for m in range(highest, 0, -1):  # stable for every T
-        values.insert(0, (2.0 * squared * values[0] + gauss) * (1.0 / (2 * m - 1)))
-    return values
+    for k in range(20, 0, -1):
+        series = series.mul_(small).mul_(2.0 / (2 * (highest + k) + 1)).add_(1.0)
+    series = series.mul_(gauss).mul_(1.0 / (2 * highest + 1))
+    values = [torch.where(squared < 2.0, series, upwards)]
+    twice = 2.0 * squared
+    for i in range(highest):  # downwards, which is stable for every T
+        values.append(torch.addcmul(gauss, twice, values[-1]) / (2 * (highest - i) - 1))
+    return values[::-1]
 
 
 class PairMultipoles(nn.Module):
-    r"""Derivatives at all sites of the potential ``c erf(a r)/r`` of Gaussian multipoles, c/2pi.
+    r"""Derivatives at all sites of the potential of all Gaussian multipoles, without cutoff.
 
-    Those of a pair follow from Boys functions by the recursion of McMurchie and Davidson, J. Comput.
-    Phys. 26, 218 (1978); the potential's derivative t at a site is the sum over all others and all
-    multi-indices s of derivative t + s times (-1)^s times coefficient s. Lengths are in units of 1/a
-    = sqrt2 sigma.
+    A unit charge has the potential ``c erf(a r) / (2 pi r)``. Derivative t of the potential at a
+    site is the sum, over all sites and multi-indices s, of (-1)^s times coefficient s times
+    derivative t + s of this function, which follows from Boys functions (McMurchie and Davidson, J.
+    Comput. Phys. 26, 218 (1978)). Lengths are in units of 1/a = sqrt2 sigma.
 
     As in `PairSum`, the sum includes i = j, where everything is finite: the self-interaction.
     """
@@ -95,21 +93,21 @@ class PairMultipoles(nn.Module):
         basis = self.identity * self.inverse_length
         return Geometry(basis, positions, none.view(0, 3), none, none, outgrown)
 
-    def sums(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
+    def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Coefficients up to the highest degree of the module, [n, count_indices(self.degree)]."""
         missing = count_indices(self.degree) - coefficients.shape[1]
         return torch.nn.functional.pad(coefficients, [0, missing])
 
-    def derivatives(self, sums: Tensor, geometry: Geometry, degree: int) -> Tensor:
+    def derivatives(self, sources: Tensor, geometry: Geometry, degree: int) -> Tensor:
         """Derivatives of the potential at the sites, [n, count_indices(degree)]."""
-        n, number = sums.shape
-        sources = sums * self.signs[:number] * self.scale
+        n, number = sources.shape
+        sources = sources * self.signs[:number] * self.scale
         combined = self.combined[: count_indices(degree), :number]
-        columns = combined * number + torch.arange(number, device=sums.device)
+        columns = combined * number + torch.arange(number, device=sources.device)
         chunk = self.chunk_size if self.chunk_size > 0 else max(1, self.pairs_per_chunk // n)
         places = geometry.places
         # Written in place, as in `StructureFactors`.
-        found = sums.new_empty([n, combined.shape[0]])
+        found = sources.new_empty([n, combined.shape[0]])
         for start in range(0, n, chunk):
             separations = places[start : start + chunk, None, :] - places
             separations = (separations * self.inverse_length).to(self.dtype)
@@ -133,7 +131,7 @@ class PairMultipoles(nn.Module):
             rows = highest - total + 1
             value = ladder[parent][1:] * x[axis]
             if grandparent >= 0:
-                value = value + ladder[grandparent][1 : rows + 1] * factor
+                value.add_(ladder[grandparent][1 : rows + 1], alpha=factor)
             ladder.append(value)
             products.append(value[0] @ sources)
         return torch.stack(products, dim=1).flatten(1)
@@ -148,12 +146,8 @@ def _recursion() -> List[Tuple[int, int, int, int, float]]:
     places = {index: place for place, index in enumerate(indices)}
     steps = []
     for index in indices[1:]:
-        axis = next(d for d in (2, 1, 0) if index[d] > 0)
-
-        def lowered(by: int) -> tuple[int, int, int]:
-            a, b, c = (n - by * (d == axis) for d, n in enumerate(index))
-            return a, b, c
-
-        parent, grandparent = places[lowered(1)], places.get(lowered(2), -1)
+        axis = max(d for d in range(3) if index[d] > 0)
+        less = [tuple(n - by * (d == axis) for d, n in enumerate(index)) for by in (1, 2)]
+        parent, grandparent = (places.get((a, b, c), -1) for a, b, c in less)
         steps.append((sum(index), axis, parent, grandparent, float(index[axis] - 1)))
     return steps

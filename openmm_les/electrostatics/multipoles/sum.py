@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from openmm_les.electrostatics.multipoles.geometry import Geometry, reciprocal_strain
 from openmm_les.electrostatics.multipoles.moments import (
     MomentAlgebra,
-    SiteMoments,)
+    Multipoles,
+    SiteMoments,
+    deformation,
+    multipoles_of,
+)
 from openmm_les.electrostatics.multipoles.response import respond
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
 
@@ -30,7 +34,7 @@ class MultipoleSum(nn.Module):
     The self-interaction of an unscreened site, ``s (q^2 + u^2 / 3 sigma^2 + Q:Q / 10 sigma^4)``, is
     in every sum; a model that removes it does so in potential and field too.
 
-    Interactions have ``prepare``, ``sums`` and ``derivatives`` as those of `DirectMultipoles`.
+    Interactions have ``prepare``, ``sources`` and ``derivatives`` like `DirectMultipoles`.
     """
 
     degree: Final[int]
@@ -92,53 +96,35 @@ class MultipoleSum(nn.Module):
             external_field: what alpha responds to beside them, [3] or [n, 3] [V/A]; likewise.
         """
         with torch.no_grad():
+            positions = positions.to(torch.float64)
             geometry: Geometry = self.interaction.prepare(positions, cell)
-            basis = geometry.basis
-            q, u, tensors = self._complete(moments)
-            permanent = self._coefficients(q, u, tensors, basis, self.degree)
-            sums: Tensor = self.interaction.sums(permanent, geometry, self.degree)
-            first: Tensor = self.interaction.derivatives(sums, geometry, self.first_degree)
-            energy = 0.5 * _product(permanent, first)
+            permanent = multipoles_of(
+                moments.charges.to(self.dtype), moments.dipoles, moments.quadrupoles
+            )
+            coefficients = self.algebra.coefficients(permanent, geometry.basis, self.degree)
+            sources: Tensor = self.interaction.sources(coefficients, geometry, self.degree)
+            first: Tensor = self.interaction.derivatives(sources, geometry, self.first_degree)
 
-            potential, slope, _ = self.algebra.cartesian(first, basis)
-            potential = potential - self.own_charge * q
-            field = self.own_dipole * u - slope
+            at_sites = self.algebra.cartesian(first, geometry.basis)
+            own = self._own(permanent)
+            potential = at_sites.charges - own.charges
+            field = own.dipoles - at_sites.dipoles
             if external_potential is not None:
                 potential = potential + external_potential.to(self.dtype)
             if external_field is not None:
                 field = field + external_field.to(self.dtype)
             induced = respond(potential, field, moments.kappa, moments.alpha)
-            dq, du = _or_zeros(induced.charges, q), _or_zeros(induced.dipoles, u)
-
-            # What the interaction has to differentiate, at fixed induced moments.
-            frozen, total, last, gradient = energy, sums, first, torch.zeros_like(u)
-            if self.induced_degree >= 0:
-                response = self._coefficients(dq, du, tensors, basis, self.induced_degree)
-                frozen = energy + _product(response, first)
-                total = sums + self.interaction.sums(response, geometry, self.induced_degree)
-                last = self.interaction.derivatives(total, geometry, self.degree + 1)
-                gradient = self.algebra.gradient(response, first, basis)
-            gradient = gradient + self.algebra.gradient(permanent, last, basis)
-            by_q, by_u, by_tensor = self.algebra.cartesian(last, basis)
-            if self.periodic:
-                # Coefficients stay as they are where moments deform with the box.
-                strain = reciprocal_strain(
-                    geometry, self.interaction.multiplicity, sums, total, frozen
-                )
-                strain = strain - _outer(u, by_u) - _outer(du, slope)
-                strain = strain - 2.0 * _outer(tensors.flatten(0, 1), by_tensor.flatten(0, 1))
-            else:
-                # The forces sum to zero, so that any origin will do; the centre rounds least.
-                strain = _outer(positions - positions.mean(dim=0), gradient)
-
-            energy = energy + induced.energy - self._own_energy(q, u, tensors)
-            by_u = by_u - self.own_dipole * (u + du)
-            by_tensor = _traceless(by_tensor) - self.own_quadrupole * tensors
+            response = multipoles_of(_or_zeros(induced.charges, potential), induced.dipoles, None)
+            by_moments, gradient, strain = self._mutual(
+                positions, geometry, permanent, response, coefficients, sources, first
+            )
+            energy = 0.5 * (_product(coefficients, first) - _inner(permanent, own))
+            energy = energy + induced.energy
             return MultipoleTerms(
                 torch.where(geometry.outgrown, torch.full_like(energy, float("nan")), energy),
-                by_q - self.own_charge * (q + dq),
-                None if moments.dipoles is None else by_u,
-                None if moments.quadrupoles is None else by_tensor,
+                by_moments.charges,
+                None if moments.dipoles is None else by_moments.dipoles,
+                None if moments.quadrupoles is None else by_moments.quadrupoles,
                 induced.kappa,
                 induced.alpha,
                 gradient,
@@ -150,37 +136,65 @@ class MultipoleSum(nn.Module):
                 geometry.outgrown,
             )
 
-    def _complete(self, moments: SiteMoments) -> Tuple[Tensor, Tensor, Tensor]:
-        """Charges, dipoles and quadrupoles in the dtype of the sums; zeros for what lacks."""
-        q = moments.charges.to(self.dtype)
-        u, tensors = moments.dipoles, moments.quadrupoles
-        return (
-            q,
-            q.new_zeros([q.shape[0], 3]) if u is None else u.to(self.dtype),
-            q.new_zeros([q.shape[0], 3, 3]) if tensors is None else tensors.to(self.dtype),
+    def _mutual(
+        self,
+        positions: Tensor,
+        geometry: Geometry,
+        permanent: Multipoles,
+        response: Multipoles,
+        coefficients: Tensor,
+        sources: Tensor,
+        first: Tensor,
+    ) -> Tuple[Multipoles, Tensor, Tensor]:
+        """Derivatives of M.PM / 2 + m.PM by M (less the self-interaction), positions and strain."""
+        energy = 0.5 * _product(coefficients, first)
+        total, last, basis = sources, first, geometry.basis
+        gradient = torch.zeros_like(permanent.dipoles)
+        if self.induced_degree >= 0:
+            induced = self.algebra.coefficients(response, basis, self.induced_degree)
+            energy = energy + _product(induced, first)
+            total = sources + self.interaction.sources(induced, geometry, self.induced_degree)
+            last = self.interaction.derivatives(total, geometry, self.degree + 1)
+            gradient = self.algebra.gradient(induced, first, basis)
+        gradient = gradient + self.algebra.gradient(coefficients, last, basis)
+        by_moments = self.algebra.cartesian(last, basis)
+        if self.periodic:
+            # At fixed coefficients moments would deform with the box.
+            strain = reciprocal_strain(
+                geometry, self.interaction.multiplicity, sources, total, energy
+            )
+            strain = strain - deformation(permanent, by_moments)
+            strain = strain - deformation(response, self.algebra.cartesian(first, basis))
+        else:
+            # The forces sum to zero, so that any origin will do; the centre rounds least.
+            strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
+        own, other = self._own(permanent), self._own(response)
+        by_moments = Multipoles(
+            by_moments.charges - own.charges - other.charges,
+            by_moments.dipoles - own.dipoles - other.dipoles,
+            _traceless(by_moments.quadrupoles) - own.quadrupoles,
         )
+        return by_moments, gradient, strain
 
-    def _coefficients(
-        self, q: Tensor, u: Tensor, tensors: Tensor, basis: Tensor, degree: int
-    ) -> Tensor:
-        return self.algebra.coefficients(q, u, tensors, basis, degree).to(self.dtype)
-
-    def _own_energy(self, q: Tensor, u: Tensor, tensors: Tensor) -> Tensor:
-        """Energy of the sites by themselves, where the model subtracts it."""
-        charge = self.own_charge * _product(q, q) + self.own_dipole * _product(u, u)
-        return 0.5 * (charge + self.own_quadrupole * _product(tensors, tensors))
+    def _own(self, moments: Multipoles) -> Multipoles:
+        """What the model subtracts from the derivatives by moments: those of the self-energy."""
+        return Multipoles(
+            self.own_charge * moments.charges,
+            self.own_dipole * moments.dipoles,
+            self.own_quadrupole * moments.quadrupoles,
+        )
 
 
 def _product(one: Tensor, other: Tensor) -> Tensor:
-    """Their inner product in float64; of columns, as many as both have."""
-    if one.dim() == 2:
-        other = other[:, : one.shape[1]]
-    return (one.to(torch.float64) * other).sum()
+    """Their inner product in float64, over as many columns as the first has."""
+    return (one.to(torch.float64) * other[:, : one.shape[1]]).sum()
 
 
-def _outer(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of the products of rows, float64, shape [3, 3]."""
-    return one.to(torch.float64).t() @ other.to(torch.float64)
+def _inner(one: Multipoles, other: Multipoles) -> Tensor:
+    """The inner product of moments and derivatives by them, float64."""
+    charges = (one.charges.to(torch.float64) * other.charges).sum()
+    dipoles = (one.dipoles.to(torch.float64) * other.dipoles).sum()
+    return charges + dipoles + (one.quadrupoles.to(torch.float64) * other.quadrupoles).sum()
 
 
 def _or_zeros(values: Optional[Tensor], like: Tensor) -> Tensor:
