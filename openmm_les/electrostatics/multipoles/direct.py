@@ -38,7 +38,7 @@ class DirectMultipoles(StructureFactors):
         dtype: torch.dtype,
         chunk_size: int | None = None,
     ) -> None:
-        """See `DirectEwald`."""
+        """See `DirectEwald`; the larger arrays are those of fewer atoms at a time."""
         k_limits = [min(n, kernel.n_max) for n in k_limits]
         super().__init__(k_limits, dtype=dtype, chunk_size=chunk_size)
         self.kernel = kernel

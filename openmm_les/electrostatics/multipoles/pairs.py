@@ -11,7 +11,9 @@ from openmm_les.electrostatics.multipoles.geometry import Geometry
 from openmm_les.electrostatics.multipoles.moments import count_indices, multi_indices
 from openmm_les.errors import InputError
 
-#: Pairs processed at a time when no chunk size is given; 126 numbers of each are in memory.
+#: Numbers of a pair that are in memory at a time, and pairs processed at a time when no chunk size
+#: is given: fits a CPU's cache.
+ARRAYS_OF_A_PAIR = 126
 _PAIRS_PER_CHUNK = 2**14
 #: Highest degree of a derivative: the gradient between two quadrupoles.
 _HIGHEST = 5
