@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from oracles import multipoles as oracle
 from oracles.ewald import Parameters
 from support.charges import DOUBLE, KEPT, tensor
 
@@ -65,6 +66,16 @@ def errors(found, expected) -> dict[str, float]:
     }
 
 
-def values(found) -> dict[str, torch.Tensor]:
-    """The results that are there, by name."""
-    return {k: v for k, v in found._asdict().items() if v is not None and k != "outgrown"}
+def rms_errors(found, expected) -> dict[str, float]:
+    """RMS error over RMS value of each result but the energy."""
+    return {
+        name: float((getattr(found, name).double() - value).norm() / value.norm())
+        for name, value in expected.items()
+        if name != "energy"
+    }
+
+
+def results(found) -> dict[str, torch.Tensor]:
+    """The energy and the derivatives that are there, potential and field, by name."""
+    names = ("energy", *oracle.NAMES, "gradient", "strain", "potential", "field")
+    return {name: value for name in names if (value := getattr(found, name)) is not None}

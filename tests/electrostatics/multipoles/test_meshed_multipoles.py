@@ -6,14 +6,12 @@ import torch
 from oracles.multipoles import NAMES
 from support.charges import CELLS, DOUBLE, KEPT, REMOVED, SINGLE, mesh, slope, structure, tensor
 from support.helpers import water_frame
-from support.multipoles import errors, random_moments, sum_for
+from support.multipoles import errors, random_moments, results, rms_errors, sum_for
 from support.tracing import trace, trace_on_fake_gpu
 
 from openmm_les.electrostatics.accuracy import RULES
 from openmm_les.electrostatics.multipoles import SiteMoments
 from openmm_les.errors import InputError
-
-RESULTS = (*NAMES, "gradient", "strain", "potential", "field")
 
 
 def places():
@@ -26,26 +24,19 @@ def places():
 PLACES = dict(places())
 
 
-def root_mean_square_errors(found, want) -> dict[str, float]:
-    """RMS error over RMS value of all results."""
-    return {
-        name: float((getattr(found, name).double() - value).norm() / value.norm())
-        for name in RESULTS
-        if (value := getattr(want, name)) is not None
-    }
-
-
 @pytest.mark.parametrize("kind", ["qu", "quQ", "quQkA"])
 @pytest.mark.parametrize("name", PLACES)
 def test_errors_stay_below_the_tolerance(name, kind):
     r, cell = PLACES[name]
     moments = random_moments(kind, len(r))
+    if name == "needle":  # with a net charge potentials are a thousand times those of dipoles
+        moments = moments._replace(charges=moments.charges - moments.charges.mean())
     want = sum_for(moments, cell, REMOVED)(moments, r, cell)
     for tolerance in [rule.tolerance for rule in RULES]:
         found = sum_for(moments, cell, REMOVED, "mesh", tolerance=tolerance)(moments, r, cell)
-        assert max(root_mean_square_errors(found, want).values()) < tolerance
+        assert max(rms_errors(found, results(want)).values()) < tolerance
     single = sum_for(moments, cell, REMOVED, "mesh", dtype=SINGLE)(moments, r, cell)
-    assert max(root_mean_square_errors(single, want).values()) < 1e-5
+    assert max(rms_errors(single, results(want)).values()) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["quQ", "qkA"])
