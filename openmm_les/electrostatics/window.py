@@ -17,8 +17,9 @@ from openmm_les.errors import InputError
 #: needle-shaped cells.
 _STEEPNESS = {4: 1.2, 5: 1.2, 6: 1.2, 7: 1.18, 8: 1.15, 9: 1.12, 10: 1.09}
 ORDERS = tuple(_STEEPNESS)
-#: The same for windows with a flat edge, found with multipoles.
-_FLAT_STEEPNESS = {7: 1.15, 8: 1.15, 9: 1.1, 10: 1.05, 11: 1.05, 12: 1.05}
+#: The same for every window with a flat edge, found with multipoles, and the orders of those.
+_FLAT_STEEPNESS = 1.05
+FLAT_ORDERS = tuple(range(7, 13))
 
 _GAUSS_POINTS = 48
 
@@ -40,13 +41,15 @@ def window_coefficients(order: int, spacing: float, *, flat_edge: bool = False) 
         flat_edge: for derivatives of the window, to which its jump at the edge matters: the
             semicircle's exponential times 1 - (2x/P)^2. Orders are then 7 to 12.
     """
-    steepness = _FLAT_STEEPNESS if flat_edge else _STEEPNESS
-    if order not in steepness:
-        first, last = min(steepness), max(steepness)
-        raise InputError(f"order: expected an integer from {first} to {last}, got {order}")
+    orders = FLAT_ORDERS if flat_edge else ORDERS
+    if order not in orders:
+        raise InputError(
+            f"order: expected an integer from {orders[0]} to {orders[-1]}, got {order}"
+        )
     if not 0.0 < spacing < 0.5:
         raise InputError(f"spacing: expected a fraction of dl in (0, 1/2), got {spacing}")
-    beta = math.pi * order * (1.0 - spacing) * steepness[order]
+    beta = math.pi * order * (1.0 - spacing)
+    beta *= _FLAT_STEEPNESS if flat_edge else _STEEPNESS[order]
     degree = order + 3
     chebyshev = np.polynomial.chebyshev
     y = chebyshev.chebpts1(4 * degree + 8)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from openmm_les.electrostatics.accuracy import EwaldOptions
 from openmm_les.electrostatics.build import GPU_CHUNK_ELEMENTS, build_electrostatics
 from openmm_les.electrostatics.direct import DirectEwald
-from openmm_les.electrostatics.mesh import MeshEwald
+from openmm_les.electrostatics.mesh import MeshEwald, mesh_size_for
 from openmm_les.electrostatics.multipoles.direct import DirectMultipoles
 from openmm_les.electrostatics.multipoles.mesh import MeshMultipoles
 from openmm_les.electrostatics.multipoles.pairs import ARRAYS_OF_A_PAIR, PairMultipoles
 from openmm_les.electrostatics.multipoles.sum import MultipoleSum
 from openmm_les.electrostatics.pairs import PairSum
+
+#: How much closer the points of a mesh are than for charges, for dipoles and quadrupoles.
+_FINER = 0.85
 
 
 def build_multipoles(
@@ -35,8 +38,8 @@ def build_multipoles(
     """The sum for a system, still on the CPU.
 
     It is of the kind that `build_electrostatics` takes for charges: all kinds cost about the same
-    factor more. On a mesh a window of `MeshEwald` for a tolerance, with one point more for each
-    degree and a flat edge, keeps that tolerance for every moment.
+    factor more. What a mesh needs to keep the tolerance for every moment, by measurement, is a
+    window with a flat edge and one point more for each degree, and a finer spacing.
 
     Args:
         les, periodic, cell, dtype, num_atoms, options, margin, device: see `build_electrostatics`.
@@ -66,7 +69,8 @@ def build_multipoles(
         )
         self_energy = charges.self_energy
     else:
-        interaction = _periodic(charges, highest)
+        assert cell is not None
+        interaction = _periodic(charges, highest, cell, margin)
         self_energy = charges.kernel.self_energy
     return MultipoleSum(
         interaction,
@@ -79,7 +83,9 @@ def build_multipoles(
     )
 
 
-def _periodic(charges: DirectEwald | MeshEwald, highest: int) -> DirectMultipoles | MeshMultipoles:
+def _periodic(
+    charges: DirectEwald | MeshEwald, highest: int, cell: Tensor, margin: float
+) -> DirectMultipoles | MeshMultipoles:
     """The counterpart of a sum of charges, with arrays no larger."""
     if isinstance(charges, DirectEwald):
         structure = charges.structure
@@ -90,11 +96,12 @@ def _periodic(charges: DirectEwald | MeshEwald, highest: int) -> DirectMultipole
             chunk_size=structure.chunk_size,
         )
     order = charges.order + highest
+    spacing = charges.spacing * (_FINER if highest > 0 else 1.0)
     return MeshMultipoles(
-        charges.mesh.tolist(),
+        mesh_size_for(cell, spacing, margin),
         charges.kernel,
         order=order,
-        spacing=charges.spacing,
+        spacing=spacing,
         dtype=charges.dtype,
         flat_edge=highest > 0,
         chunk_size=max(1, charges.chunk_size * charges.order**3 // order**3),
