@@ -27,7 +27,7 @@ from openmm_les.electrostatics.multipoles import SiteMoments, build_multipoles
 
 SIZES = (192, 1536, 5184)
 MODELS = ("charges", "q", "qu", "quQ", "qkA", "quQkA")
-#: An open system that is larger takes no benefit from being benchmarked.
+#: Time goes as the square of the number of sites.
 LARGEST_OPEN = 1536
 
 
