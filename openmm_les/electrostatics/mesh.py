@@ -77,6 +77,7 @@ class MeshEwald(nn.Module):
         spacing: float,
         dtype: torch.dtype,
         fixed_point: bool = True,
+        flat_edge: bool = False,
         chunk_size: int | None = None,
     ) -> None:
         """Set up the mesh.
@@ -90,6 +91,7 @@ class MeshEwald(nn.Module):
             fixed_point: add charges as whole numbers, in float64, where that is exact. The sum then
                 does not depend on the order: results are the same bit for bit however many threads
                 add at once.
+            flat_edge: see `window_coefficients`.
             chunk_size: see `StructureFactors`.
         """
         super().__init__()
@@ -105,7 +107,7 @@ class MeshEwald(nn.Module):
         self.chunk_size = chunk_size or max(1, _ELEMENTS_PER_CHUNK // order**3)
         self.size0, self.size1, self.size2 = (int(n) for n in mesh)
 
-        coefficients = window_coefficients(order, spacing / kernel.resolution)
+        coefficients = window_coefficients(order, spacing / kernel.resolution, flat_edge=flat_edge)
         derivative = 2.0 * coefficients[1:] * np.arange(1, len(coefficients))[:, None]
         self.window = nn.Buffer(torch.from_numpy(coefficients).to(dtype))
         self.slope = nn.Buffer(torch.from_numpy(derivative).to(dtype))

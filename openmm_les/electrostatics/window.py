@@ -17,11 +17,14 @@ from openmm_les.errors import InputError
 #: needle-shaped cells.
 _STEEPNESS = {4: 1.2, 5: 1.2, 6: 1.2, 7: 1.18, 8: 1.15, 9: 1.12, 10: 1.09}
 ORDERS = tuple(_STEEPNESS)
+#: The same for every window with a flat edge, found with multipoles, and the orders of those.
+_FLAT_STEEPNESS = 1.05
+FLAT_ORDERS = tuple(range(7, 13))
 
 _GAUSS_POINTS = 48
 
 
-def window_coefficients(order: int, spacing: float) -> FloatArray:
+def window_coefficients(order: int, spacing: float, *, flat_edge: bool = False) -> FloatArray:
     """The window as one polynomial for each mesh point it covers, a matrix C of shape (P + 4, P).
 
     It is the "exponential of semicircle" exp(beta (sqrt(1 - (2x/P)^2) - 1)) for |x| < P/2 mesh
@@ -35,18 +38,24 @@ def window_coefficients(order: int, spacing: float) -> FloatArray:
         order: number P of mesh points covered along an axis.
         spacing: largest mesh spacing in units of ``dl``, below 1/2. The frequencies that matter, up
             to 1/dl, are then at most `spacing` per mesh point, and beta is chosen for them.
+        flat_edge: for derivatives of the window, to which its jump at the edge matters: the
+            semicircle's exponential times 1 - (2x/P)^2. Orders are then 7 to 12.
     """
-    if order not in ORDERS:
-        raise InputError(f"order: expected an integer from 4 to 10, got {order}")
+    orders = FLAT_ORDERS if flat_edge else ORDERS
+    if order not in orders:
+        raise InputError(
+            f"order: expected an integer from {orders[0]} to {orders[-1]}, got {order}"
+        )
     if not 0.0 < spacing < 0.5:
         raise InputError(f"spacing: expected a fraction of dl in (0, 1/2), got {spacing}")
-    beta = math.pi * order * (1.0 - spacing) * _STEEPNESS[order]
+    beta = math.pi * order * (1.0 - spacing)
+    beta *= _FLAT_STEEPNESS if flat_edge else _STEEPNESS[order]
     degree = order + 3
     chebyshev = np.polynomial.chebyshev
     y = chebyshev.chebpts1(4 * degree + 8)
     distance = _distances(y, order)
     inside = np.maximum(1.0 - (2.0 * distance / order) ** 2, 0.0)
-    values = np.exp(beta * (np.sqrt(inside) - 1.0))
+    values = np.exp(beta * (np.sqrt(inside) - 1.0)) * (inside if flat_edge else 1.0)
     fitted = chebyshev.chebfit(y, values, degree)
     polynomials = [chebyshev.cheb2poly(c) for c in fitted.T]
     powers = np.stack([np.pad(p, (0, degree + 1 - len(p))) for p in polynomials], axis=1)
