@@ -228,11 +228,11 @@ def test_energies_of_several_charges_add_up(cell):
 def test_a_bound_on_reciprocal_vectors_can_be_ignored():
     canonical = artifacts.load(catalog.artifact_path("les-demo")).canonical
     bound = replace(canonical, les={**canonical.les, "n_max": 4})
-    whole = api._without_n_max(bound)
+    whole = api._bounded(bound, ignore_n_max=True)
     assert whole.les == canonical.les
     assert whole.provenance["n_max"] == "--ignore-n-max"
     with pytest.raises(InputError, match="ignore n_max: expected a model whose reciprocal sum"):
-        api._without_n_max(whole)
+        api._bounded(whole, ignore_n_max=True)
 
 
 # --- the comparison -----------------------------------------------------------------------------
