@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,11 +18,8 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.e3nn_weights import FIRST
 from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
-from openmm_les_export.families.les_parameters import truncation
 from openmm_les_export.families.nequip.accepted import EMBED, averaged, check_configuration
 from openmm_les_export.options import ModelOptions
-
-logger = logging.getLogger(__name__)
 
 #: Configuration and tensors in a checkpoint of Lightning.
 HYPER, STATE = "hyper_parameters", "state_dict"
@@ -120,13 +116,6 @@ def read_checkpoint(
     """
 
     model, arguments = check_configuration(opened[HYPER])
-    if n_max := truncation(arguments, "les_args.").get("n_max"):
-        logger.warning(
-            "model: %s states N_max %d and does not say whether its training took notice: only "
-            "later versions of the les package do. It is taken at its word",
-            opened.file,
-            n_max,
-        )
 
     def read(choice: LESChoice) -> CanonicalModel:
         les, origins = les_from_arguments(arguments, choice)
