@@ -270,8 +270,8 @@ def test_whole_model_of_another_kind(tmp_path):
 
 
 def test_representation_alone(tmp_path):
-    part = tmp_path / "part.pth"
-    synthetic_cace(tmp_path / "whole.pth", change=lambda model, make: torch.save(model.representation, part))
+    whole, part = tmp_path / "whole.pth", tmp_path / "part.pth"
+    synthetic_cace(whole, change=lambda model, make: torch.save(model.representation, part))
     assert "is a CACE representation alone" in error_line(part)
 
 
