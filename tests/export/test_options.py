@@ -3,6 +3,7 @@
 The tables of the readers say which options there are; what must happen is stated here.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from support.checkpoints import checkpoint, export_options
 from openmm_les.errors import UnsupportedModelError
 
 FAMILIES = ["mace", "cace", "nequip", "allegro", "chgnet"]
-OFF = [None, False, [], {}, (), ""]
+OFF = [None, False, [], {}, (), "", set(), OrderedDict(), torch.zeros(0)]
 ON = [True, 0, 0.5, "on", [1], torch.ones(1)]
 
 
@@ -193,6 +194,7 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
     lists += ["les_alpha_1o_readouts", "les_alpha_2e_readouts", "les_octupole_readouts"]
     modules = model.state["_modules"]
     modules |= {name: empty("torch.nn.modules.container.ModuleList") for name in lists}
+    modules["brand_new"] = empty("torch.nn.modules.container.ModuleDict")
     les.state["_modules"]["fixed_charges"] = empty("les.module.fixedcharges.FixedCharges")
     les.state["_modules"]["atomic_alpha"] = empty("les.module.atomicalpha.AtomicAlpha")
     les.module("fixed_charges").state["charge_dict"] = {1: 1, 8: -2}
@@ -218,8 +220,7 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
 def test_the_scale_of_charges_is_1_where_a_mace_file_has_none(tmp_path, value, factor):
     file = open_model(checkpoint("mace", tmp_path))
     expected = read("mace", file).state
-    if value is not None:
-        file.root.state["les_output_scale"] = value
+    file.root.state["les_output_scale"] = value
     found = read("mace", file).state
     last = "layers.1.charge.1", "layers.0.charge.0"
     for name, tensor in found.items():

@@ -284,6 +284,7 @@ IDLE = {
     **_set("representation", "cutoff", 4),
     **_set("", "keep_graph", True, False),
     **_set("", "do_postprocessing", False, None),
+    **_set("representation", "brand_new", set(), torch.zeros(0), torch.nn.ModuleDict()),
 }
 
 

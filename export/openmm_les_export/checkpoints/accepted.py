@@ -124,7 +124,7 @@ class Accepted:
         for name, module in record.modules().items():
             accepted = block.modules.get(name, block.modules.get(NUMBERED))
             if accepted is None:
-                empty = module.kind == "ModuleList" and not module.modules()
+                empty = module.kind in ("ModuleList", "ModuleDict") and not module.modules()
                 what = f"submodule {self._option_name(module)} of {record.kind}"
                 _ignore(module.path, what, empty)
                 continue

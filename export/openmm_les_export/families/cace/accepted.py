@@ -212,7 +212,8 @@ ACCEPTED = Accepted(
     },
     values=frozenset(
         {
-            *("torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"),
+            *("torch.device", "torch.nn.functional.silu"),
+            *within("torch.nn.modules.container", dict.fromkeys(("ModuleList", "ModuleDict"))),
             *(LOOK_UP, f"cace.models.combined.{SUM}"),
         }
     ),
