@@ -258,7 +258,8 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     if family == "mace":
         les = file.root.module("les")
         state = les.module("ewald").state | options
-        vectors = torch.zeros((2 * options.get("N_max", 10) + 1) ** 3, 3, dtype=torch.int64)
+        n_max = options.get("N_max", 10)
+        vectors = torch.cartesian_prod(*[torch.arange(-n_max, n_max + 1)] * 3)
         state["_buffers"] = {**state["_buffers"], "nvec_all": vectors, "factors": vectors[:, 0]}
         les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
         les.module("ewald").state = state
@@ -272,14 +273,23 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     assert not caplog.text  # it is for an export to warn
 
 
-def test_vectors_of_another_bound_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("vectors", "got"),
+    [
+        (torch.zeros(9261, 3), r"shape \(9261, 3\)"),
+        (torch.zeros(343, 3), "others"),
+        (torch.cartesian_prod(*[torch.arange(7.0)] * 3), "others"),
+        (torch.cartesian_prod(*[torch.linspace(-1.0, 1.0, 7)] * 3), "others"),
+    ],
+)
+def test_vectors_of_another_bound_are_refused(tmp_path, vectors, got):
     file = open_model(checkpoint("mace", tmp_path))
     les = file.root.module("les")
     state = les.module("ewald").state | {"is_periodic": True, "N_max": 3}
-    state["_buffers"] = {"nvec_all": torch.zeros(9261, 3)}
+    state["_buffers"] = {"nvec_all": vectors}
     les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
     les.module("ewald").state = state
-    assert_refused("mace", file, "nvec_all: expected 343 vectors for N_max 3, got 9261")
+    assert_refused("mace", file, f"nvec_all: expected the 343 vectors up to N_max 3, got {got}")
 
 
 @pytest.mark.parametrize("options", [{"is_periodic": 1}, {"is_periodic": True, "N_max": 0}])
