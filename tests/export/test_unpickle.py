@@ -275,6 +275,13 @@ def test_representation_alone(tmp_path):
     assert "is a CACE representation alone" in error_line(part)
 
 
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_narrow_numbers(tmp_path, dtype):
+    path = tmp_path / "narrow.pth"
+    synthetic_cace(path, change=lambda model, make: model.to(dtype))
+    assert "expected float32 or float64; convert the model" in error_line(path)
+
+
 def test_newer_protocol_of_a_harmless_file(tmp_path):
     path = tmp_path / "weights.model"
     torch.save({"a": 1}, path, pickle_protocol=4)

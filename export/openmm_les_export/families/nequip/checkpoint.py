@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -73,11 +74,13 @@ class Weights(NamedTensors):
         order = [f"ema.ema_weight_{i}" for i in range(len(averages))]
         numbered = [as_tensor(name, state.get(name)) for name in order]
         names = [name for name in self._found if _is_trained(name, trained)]
-        shapes = [tuple(self._found[name].shape) for name in names]
-        if shapes != [tuple(tensor.shape) for tensor in numbered]:
+        shapes = [self._found[name].shape for name in names], [each.shape for each in numbered]
+        differ = [i for i, (a, b) in enumerate(itertools.zip_longest(*shapes)) if a != b]
+        if differ:
+            first = names[differ[0]] if differ[0] < len(names) else order[differ[0]]
             raise ModelFileError(
                 f"model: ema: expected averages of {len(names)} weights in their order, got "
-                f"{len(numbered)} of other shapes"
+                f"{len(numbered)}; the first that has no counterpart of its shape is {first}"
             )
         self._found.update(zip(names, numbered, strict=True))
 
