@@ -114,9 +114,10 @@ def _bounded(canonical: CanonicalModel, ignore_n_max: bool) -> CanonicalModel:
         return replace(canonical, les=les, provenance=canonical.provenance | {"n_max": IGNORED})
     if n_max is not None:
         logger.warning(
-            "model: as in its training, the reciprocal sum leaves out vectors with a coordinate "
-            "above N_max = %d: it is whole in boxes up to %g A; --ignore-n-max takes all vectors",
+            "model: the reciprocal sum leaves out vectors with a coordinate above N_max = %d (%s): "
+            "it is whole in boxes up to %g A; --ignore-n-max takes all vectors",
             n_max,
+            canonical.provenance["n_max"],
             (n_max + 1) * canonical.les["dl"],
         )
     return canonical

@@ -3,6 +3,7 @@
 The tables of the readers say which options there are; what must happen is stated here.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from support.checkpoints import checkpoint, export_options
 from openmm_les.errors import UnsupportedModelError
 
 FAMILIES = ["mace", "cace", "nequip", "allegro", "chgnet"]
-OFF = [None, False, [], {}, (), ""]
+OFF = [None, False, [], {}, (), "", set(), OrderedDict(), torch.zeros(0)]
 ON = [True, 0, 0.5, "on", [1], torch.ones(1)]
 
 
@@ -193,6 +194,7 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
     lists += ["les_alpha_1o_readouts", "les_alpha_2e_readouts", "les_octupole_readouts"]
     modules = model.state["_modules"]
     modules |= {name: empty("torch.nn.modules.container.ModuleList") for name in lists}
+    modules["brand_new"] = empty("torch.nn.modules.container.ModuleDict")
     les.state["_modules"]["fixed_charges"] = empty("les.module.fixedcharges.FixedCharges")
     les.state["_modules"]["atomic_alpha"] = empty("les.module.atomicalpha.AtomicAlpha")
     les.module("fixed_charges").state["charge_dict"] = {1: 1, 8: -2}
@@ -218,8 +220,7 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
 def test_the_scale_of_charges_is_1_where_a_mace_file_has_none(tmp_path, value, factor):
     file = open_model(checkpoint("mace", tmp_path))
     expected = read("mace", file).state
-    if value is not None:
-        file.root.state["les_output_scale"] = value
+    file.root.state["les_output_scale"] = value
     found = read("mace", file).state
     last = "layers.1.charge.1", "layers.0.charge.0"
     for name, tensor in found.items():
@@ -257,7 +258,8 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     if family == "mace":
         les = file.root.module("les")
         state = les.module("ewald").state | options
-        vectors = torch.zeros((2 * options.get("N_max", 10) + 1) ** 3, 3, dtype=torch.int64)
+        n_max = options.get("N_max", 10)
+        vectors = torch.cartesian_prod(*[torch.arange(-n_max, n_max + 1)] * 3)
         state["_buffers"] = {**state["_buffers"], "nvec_all": vectors, "factors": vectors[:, 0]}
         les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
         les.module("ewald").state = state
@@ -266,18 +268,28 @@ def test_bounds_of_the_reciprocal_sum(tmp_path, caplog, family, options, stated)
     found = read(family, file)
     assert found.les == {**expected, **stated}
     assert set(found.provenance) == {*found.les, "reference_energies"}
-    wanted = "n_max" in stated and family != "mace"
-    assert ("taken at its word" in caplog.text) is wanted
+    unsure = "taken at their word" in found.provenance.get("n_max", "")
+    assert unsure is ("n_max" in stated and family != "mace")
+    assert not caplog.text  # it is for an export to warn
 
 
-def test_vectors_of_another_bound_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("vectors", "got"),
+    [
+        (torch.zeros(9261, 3), r"shape \(9261, 3\)"),
+        (torch.zeros(343, 3), "others"),
+        (torch.cartesian_prod(*[torch.arange(7.0)] * 3), "others"),
+        (torch.cartesian_prod(*[torch.linspace(-1.0, 1.0, 7)] * 3), "others"),
+    ],
+)
+def test_vectors_of_another_bound_are_refused(tmp_path, vectors, got):
     file = open_model(checkpoint("mace", tmp_path))
     les = file.root.module("les")
     state = les.module("ewald").state | {"is_periodic": True, "N_max": 3}
-    state["_buffers"] = {"nvec_all": torch.zeros(9261, 3)}
+    state["_buffers"] = {"nvec_all": vectors}
     les.state["_modules"]["ewald"] = empty("les.module.ewald_vectorized.Ewald_vectorized")
     les.module("ewald").state = state
-    assert_refused("mace", file, "nvec_all: expected 343 vectors for N_max 3, got 9261")
+    assert_refused("mace", file, f"nvec_all: expected the 343 vectors up to N_max 3, got {got}")
 
 
 @pytest.mark.parametrize("options", [{"is_periodic": 1}, {"is_periodic": True, "N_max": 0}])

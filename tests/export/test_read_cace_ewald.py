@@ -228,6 +228,20 @@ def test_several_charges_have_no_sign_and_more_self_terms(tmp_path):
     assert model.les["periodic_self_terms"] == 3
 
 
+def test_no_weight_is_1(tmp_path):
+    stated, none = (read(tmp_path, **{**COMBINED, "weight": w}) for w in (1.0, None))
+    assert_same_model(stated, none)
+
+
+def test_born_charges_of_a_weighted_wrapper_are_those_of_the_file(tmp_path):
+    light, heavy = (read(tmp_path, **{**COMBINED, "weight": w}, wrapped=True) for w in (0.25, 1))
+    last = "charge.2.weight"
+    torch.testing.assert_close(light.state[last], 0.5 * heavy.state[last])
+    assert light.les == {**heavy.les, "bec_epsilon_factor": 4 * heavy.les["bec_epsilon_factor"]}
+    assert light.provenance["prefactor"] == "charges in e: those of the file times sqrt(0.25)"
+    assert heavy.provenance["prefactor"] == "model file"
+
+
 def test_weights_in_older_files_are_not_applied(tmp_path):
     older, plain = (read(tmp_path, **COMBINED, old=True), read(tmp_path, **ADDED, old=True))
     torch.testing.assert_close(older.state["charge.2.weight"], plain.state["charge.2.weight"])
@@ -270,6 +284,7 @@ IDLE = {
     **_set("representation", "cutoff", 4),
     **_set("", "keep_graph", True, False),
     **_set("", "do_postprocessing", False, None),
+    **_set("representation", "brand_new", set(), torch.zeros(0), torch.nn.ModuleDict()),
 }
 
 
@@ -319,11 +334,11 @@ REFUSED = {
         ADDED,
         _set(POLARIZATION, "normalization_factor", 0.0),
     ),
-    "weight: expected a positive weight of the LES energy": (
+    "potential_keys.0.weight: expected a positive weight of the LES energy": (
         COMBINED,
         _key("weight", 0, -1.0, "0"),
     ),
-    "weight: expected a number": (COMBINED, _key("weight", None, True, "x", math.nan, [1.0])),
+    "weight: expected a number": (COMBINED, _key("weight", True, "x", math.nan, [1.0])),
     "potential_keys: expected one energy of each": (
         COMBINED,
         _key("CACE_energy", "other", None),

@@ -120,12 +120,16 @@ REFUSED = {
         "output_mask: unsupported tensor",
     ),
     "missing": (_drop(_NET + "layer1_convnet.conv.sc.weight"), "expected averages of"),
+    "not averaged": (_put(_NET + "brand_new.weight", torch.ones(3)), "is brand_new.weight"),
     "averages lost": (_drop("ema._extra_state"), "expected averaged weights"),
     "averages swapped": (
         _put("ema._extra_state", {"is_holding_ema_weights": False}),
         "expected averaged weights",
     ),
-    "averages cut": (_put("ema.ema_weight_1", torch.ones(3)), "expected averages of"),
+    "averages cut": (
+        _put("ema.ema_weight_1", torch.ones(3)),
+        "no counterpart of its shape is layer",
+    ),
     "scales": (
         _put(_NET + "per_type_energy_scale_shift.scales", torch.ones(3)),
         "expected one number or one for each of 2 elements, got 3",

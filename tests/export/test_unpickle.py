@@ -14,6 +14,7 @@ import pytest
 import torch
 from openmm_les_export.checkpoints import unpickle
 from openmm_les_export.checkpoints.unpickle import open_model, scan_globals
+from oracles.cace_models import synthetic_cace
 from oracles.models import TINY, needs_mace
 
 from openmm_les.errors import ModelFileError
@@ -169,7 +170,7 @@ def test_second_line_of_defence_needs_no_environment(tmp_path, monkeypatch):
 
 
 def test_functions_that_weights_only_would_allow_are_refused_too(tmp_path):
-    data = _payload(torch.device("cpu"))
+    data = pickle.dumps(torch.device("cpu"), 2)
     assert "torch.device" in error_line(_torch_zip(tmp_path / "device.model", data))
 
 
@@ -266,6 +267,19 @@ def test_whole_model_of_another_kind(tmp_path):
     line = error_line(path)
     assert "holds no LES model" in line
     assert "torch.nn.modules.linear.Linear" in line
+
+
+def test_representation_alone(tmp_path):
+    whole, part = tmp_path / "whole.pth", tmp_path / "part.pth"
+    synthetic_cace(whole, change=lambda model, make: torch.save(model.representation, part))
+    assert "is a CACE representation alone" in error_line(part)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+def test_narrow_numbers(tmp_path, dtype):
+    path = tmp_path / "narrow.pth"
+    synthetic_cace(path, change=lambda model, make: model.to(dtype))
+    assert "expected float32 or float64; convert the model" in error_line(path)
 
 
 def test_newer_protocol_of_a_harmless_file(tmp_path):

@@ -225,10 +225,14 @@ def test_energies_of_several_charges_add_up(cell):
     assert found == pytest.approx(expected, rel=1e-13)
 
 
-def test_a_bound_on_reciprocal_vectors_can_be_ignored():
+def test_a_bound_on_reciprocal_vectors_can_be_ignored(caplog):
     canonical = artifacts.load(catalog.artifact_path("les-demo")).canonical
-    bound = replace(canonical, les={**canonical.les, "n_max": 4})
+    stated = {**canonical.provenance, "n_max": "model file"}
+    bound = replace(canonical, les={**canonical.les, "n_max": 4}, provenance=stated)
     whole = api._bounded(bound, ignore_n_max=True)
+    assert not caplog.text
+    assert api._bounded(bound, ignore_n_max=False) is bound
+    assert "above N_max = 4 (model file): it is whole in boxes up to 10 A" in caplog.text
     assert whole.les == canonical.les
     assert whole.provenance["n_max"] == "--ignore-n-max"
     with pytest.raises(InputError, match="ignore n_max: expected a model whose reciprocal sum"):

@@ -138,6 +138,7 @@ class Shape:
     kinds: Sequence[str] = ("network",)
     #: "LesWrapper", or CACE's own sum: "FeatureAdd" or "CombinePotential".
     container: str = "LesWrapper"
+    wrapped: bool = False  #: "CombinePotential" with a LesWrapper instead of CACE's own sum
     charges: int = 1  #: of each atom
     weight: Any = 1.0  #: of the electrostatics in a sum of potentials
     polarization: float | None = None  #: factor
@@ -410,6 +411,8 @@ class _Builder:
             keys = {"feature_keys": ["SR_energy", "ewald_potential"], "output_key": "CACE_energy"}
             total = [self.make("FeatureAdd", **keys), self.forces("CACE_energy")]
             return self.potential(representation, [energy, *parts, *total])
+        if shape.wrapped:
+            parts = self.outputs()[:1]
         outputs = {
             "ewald_potential": [*parts, self.forces("ewald_potential")],
             "SR_energy": [energy, self.forces("SR_energy")],

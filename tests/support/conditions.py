@@ -21,7 +21,13 @@ SPECS = {
         "offset": 3,
         "emb_dim": 3,
     },
-    "total_spin": {"type": "categorical", "per": "graph", "num_classes": 4, "emb_dim": 2},
+    "total_spin": {
+        "type": "categorical",
+        "per": "graph",
+        "num_classes": 4,
+        "emb_dim": 2,
+        "key": None,
+    },
     "elec_temp": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 3},
     "charges": {"type": "continuous", "per": "atom", "in_dim": 1, "emb_dim": 2, "use_bias": False},
     "label": {

@@ -102,7 +102,7 @@ class Accepted:
     lists: Mapping[str, Block] = field(default_factory=dict)
     #: Full names of classes and functions that are no modules.
     values: frozenset[str] = frozenset()
-    #: Classes of models of the same framework without LES, and what to do with them.
+    #: Classes of the same framework that are no model with LES: what they are, and what to do.
     plain: Mapping[str, str] = field(default_factory=dict)
     #: Classes of known options that openmm-les does not implement, and what they are.
     unsupported: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Accepted:
         for name, module in record.modules().items():
             accepted = block.modules.get(name, block.modules.get(NUMBERED))
             if accepted is None:
-                empty = module.kind == "ModuleList" and not module.modules()
+                empty = module.kind in ("ModuleList", "ModuleDict") and not module.modules()
                 what = f"submodule {self._option_name(module)} of {record.kind}"
                 _ignore(module.path, what, empty)
                 continue

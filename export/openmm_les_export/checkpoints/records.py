@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import reprlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 #: Types whose empty values switch an option off.
-_EMPTY = (str, tuple, list, dict)
+_EMPTY = (str, tuple, list, dict, OrderedDict, set)
 #: The highest degree of harmonics that e3nn has.
 LMAX = 11
 #: Channels of all representations together.
@@ -210,6 +211,8 @@ def unsupported(where: str, expected: object, got: object) -> UnsupportedModelEr
 
 def is_off(value: Any) -> bool:
     """Whether an option is switched off or empty."""
+    if hasattr(value, "numel"):
+        return not value.numel()
     return value is None or value is False or (type(value) in _EMPTY and not value)
 
 

@@ -40,6 +40,8 @@ CONTENT = Kind(
     "model: {file} contradicts itself ({reason}); it is damaged, or not as its training program "
     "writes it",
 )
+#: Numbers of a precision in which no model is trained or run.
+_NARROW = frozenset({"torch.HalfStorage", "torch.BFloat16Storage"})
 
 
 @dataclass(frozen=True)
@@ -274,12 +276,17 @@ def _check_globals(file: Path, names: set[str]) -> None:
     tables = accepted() if family is None else {family: accepted()[family]}
     unknown = names - pickles.GLOBALS - (frozenset() if family is None else tables[family].names)
     known = tuple(prefix for each in tables.values() for prefix in each.frameworks)
-    alien = {name for name in unknown if not name.startswith(known)}
+    alien = {name for name in unknown if not name.startswith(known)} - _NARROW
     model = "an LES model" if family is None else f"a {families()[family].title} model"
     if alien and all(alien != each.pairs for each in tables.values()):
         raise ModelFileError(
             f"model: refused to open {file}: it calls for {_listed(alien)}, which is no part of "
             f"{model}; nothing was run; {_expected()}, from a source you trust"
+        )
+    if narrow := names & _NARROW:
+        raise UnsupportedModelError(
+            f"model: {file} holds numbers of {_listed(narrow)}, expected float32 or float64; "
+            "convert the model (model.float() or model.double()) and save it again"
         )
     if family is None:
         for plain in (each.plain for each in tables.values()):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PREFACTORS = (90.0474, 90.4756)
 #: Where a parameter comes from that a configuration leaves out.
 DEFAULT = "default of the les package"
+#: Of a bound among arguments. Only later versions of the package do what they say.
+_UNSURE = "options of the training, taken at their word: older versions of les ignored them"
 _STATES: dict[str | None, bool | None] = {"removed": True, "kept": False, None: None}
 #: Names of options, as people know them.
 NORM_FACTOR, SELF_INTERACTION = "--norm-factor", "--self-interaction"
@@ -104,8 +106,8 @@ def les_from_arguments(
     }
     les |= (truncated := truncation(arguments, prefix))
     origins |= dict.fromkeys(truncated, MODEL_FILE)
-    if "n_max" in truncated and "N_max" not in arguments:
-        origins["n_max"] = DEFAULT
+    if "n_max" in truncated:
+        origins["n_max"] = _UNSURE if "N_max" in arguments else f"{_UNSURE}; {DEFAULT}"
     chosen = {
         "prefactor": ("norm_factor", choice.prefactor),
         "remove_self_interaction": ("remove_self_interaction", choice.remove_self_interaction),

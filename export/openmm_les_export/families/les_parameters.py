@@ -10,7 +10,7 @@ from openmm_les.errors import UnsupportedModelError
 from openmm_les_export.checkpoints.accepted import OFF, Block, any_value, off
 from openmm_les_export.checkpoints.accepted import Options as Accepted
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import Record, invalid, is_off
+from openmm_les_export.checkpoints.records import Record, invalid, is_off, unsupported
 
 #: Where parameters of a file came from, as artifacts state it.
 MODEL_FILE = "model file"
@@ -141,11 +141,15 @@ def les_parameters(les: Record) -> dict[str, float | bool]:
 def _check_vectors(ewald: Record, n_max: int) -> None:
     """Whether the vectors that a file keeps are those of its `n_max`."""
     vectors, count = ewald.tensors().get("nvec_all"), (2 * n_max + 1) ** 3
-    if n_max and vectors is not None and len(vectors) != count:
-        raise UnsupportedModelError(
-            f"model: {ewald.path}.nvec_all: expected {count} vectors for N_max {n_max}, got "
-            f"{len(vectors)}"
-        )
+    if not n_max or vectors is None:
+        return
+    where, expected = ewald.path_of("nvec_all"), f"the {count} vectors up to N_max {n_max}"
+    if tuple(vectors.shape) != (count, 3):
+        raise unsupported(where, expected, f"shape {tuple(vectors.shape)}")
+    # All different, whole and small enough: then they are these.
+    whole = bool((vectors == vectors.round()).all()) and int(vectors.abs().max()) <= n_max
+    if not whole or len(vectors.unique(dim=0)) != count:
+        raise unsupported(where, expected, "others")
 
 
 def truncation(values: Mapping[str, Any], prefix: str) -> dict[str, float | bool]:

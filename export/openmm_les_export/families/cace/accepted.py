@@ -195,7 +195,7 @@ _OUTPUTS: dict[str, Block] = {
 
 ACCEPTED = Accepted(
     file="'.pth' file as written by a CACE training with LES",
-    frameworks=("cace.", "les.", "torch.nn.", "numpy."),
+    frameworks=("cace.", "les.", "torch.nn.", "torch.device", "numpy."),
     roots=frozenset(_MODELS),
     blocks={**_MODELS, **_REPRESENTATION, **_OUTPUTS, **_NETWORKS},
     lists={
@@ -212,10 +212,17 @@ ACCEPTED = Accepted(
     },
     values=frozenset(
         {
-            *("torch.device", "torch.nn.functional.silu", "torch.nn.modules.container.ModuleList"),
+            *("torch.device", "torch.nn.functional.silu"),
+            *within("torch.nn.modules.container", dict.fromkeys(("ModuleList", "ModuleDict"))),
             *(LOOK_UP, f"cace.models.combined.{SUM}"),
         }
     ),
+    plain={
+        "cace.representations.cace_representation.Cace": (
+            "a CACE representation alone, without the networks of energy and charges; save the "
+            "whole model (torch.save(model, ...))"
+        )
+    },
     unsupported=within(
         "cace.modules",
         {

@@ -100,6 +100,9 @@ def _terms(model: Record) -> Iterator[_Term]:
         if any(forces.value("energy_key") != key for forces in _kind(potential, "Forces")):
             raise unsupported(potential.path, f"forces of the energy {describe(key)}", "others")
         for record in _addends(potential, key, f"potential_keys.{i}.{names[0]}"):
+            if known and record.kind in _SUMS and not weight > 0:
+                expected = "a positive weight of the LES energy"
+                raise unsupported(f"potential_keys.{i}.weight", expected, f"{weight:g}")
             if known:
                 yield _Term(weight, record, potential)
             else:
@@ -115,7 +118,7 @@ def _is_sum(operation: Any, model: Record) -> bool:
 
 def _weight(keys: dict[str, Any], where: str) -> float:
     """Of a potential, 1 unless it is stated; a number, or its text."""
-    stated = keys.get("weight", 1.0)
+    stated = 1.0 if keys.get("weight") is None else keys["weight"]
     try:
         weight = math.nan if isinstance(stated, bool) else float(stated)
     except (TypeError, ValueError):
@@ -185,13 +188,15 @@ def _several(got: Any, where: str = "energy") -> UnsupportedModelError:
 
 def _electrostatics(term: _Term) -> tuple[Record, LES]:
     """The network of the charges, and the sum over them."""
-    if not term.weight > 0:
-        raise unsupported("weight", "a positive weight of the LES energy", f"{term.weight:g}")
     if term.record.kind == "LesWrapper":
         _check_features(term.record)
         les, charge = term.record.module("les"), term.record.module("les.atomwise")
         scale = charge.number("output_scaling_factor") * math.sqrt(term.weight)
-        return charge, LES(les_parameters(les), scale)
+        parameters, origins = les_parameters(les), {}
+        if term.weight != 1.0:  # the Born charges of the file are without it
+            parameters["bec_epsilon_factor"] /= term.weight
+            origins["prefactor"] = f"charges in e: those of the file times sqrt({term.weight:g})"
+        return charge, LES(parameters, scale, origins=origins)
     key = term.record.value("feature_key")
     heads = [
         record

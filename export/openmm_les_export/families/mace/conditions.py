@@ -109,7 +109,7 @@ def _condition(
             if layer == 1:
                 weight, bias = weight @ rows, bias @ rows
             state[f"{prefix}.{layer}.weight"], state[f"{prefix}.{layer}.bias"] = weight, bias
-    key = spec.get("key", name)
+    key = name if spec.get("key") is None else spec["key"]
     found |= {"default": default} if default is not None else {}
     return found | ({"key": str(key)} if key != name else {})
 

@@ -258,7 +258,8 @@ def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Reco
 
 def output_scale(model: Record) -> float:
     """Factor of the charges; files from before it have none, which is 1."""
-    return model.number("les_output_scale") if "les_output_scale" in model.state else 1.0
+    absent = model.value("les_output_scale", None) is None
+    return 1.0 if absent else model.number("les_output_scale")
 
 
 def _readouts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,11 +19,8 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, canonical_form
 from openmm_les_export.families.e3nn_weights import FIRST
 from openmm_les_export.families.les_choice import LESChoice, les_from_arguments, read_with_choice
-from openmm_les_export.families.les_parameters import truncation
 from openmm_les_export.families.nequip.accepted import EMBED, averaged, check_configuration
 from openmm_les_export.options import ModelOptions
-
-logger = logging.getLogger(__name__)
 
 #: Configuration and tensors in a checkpoint of Lightning.
 HYPER, STATE = "hyper_parameters", "state_dict"
@@ -77,11 +74,13 @@ class Weights(NamedTensors):
         order = [f"ema.ema_weight_{i}" for i in range(len(averages))]
         numbered = [as_tensor(name, state.get(name)) for name in order]
         names = [name for name in self._found if _is_trained(name, trained)]
-        shapes = [tuple(self._found[name].shape) for name in names]
-        if shapes != [tuple(tensor.shape) for tensor in numbered]:
+        shapes = [self._found[name].shape for name in names], [each.shape for each in numbered]
+        differ = [i for i, (a, b) in enumerate(itertools.zip_longest(*shapes)) if a != b]
+        if differ:
+            first = names[differ[0]] if differ[0] < len(names) else order[differ[0]]
             raise ModelFileError(
                 f"model: ema: expected averages of {len(names)} weights in their order, got "
-                f"{len(numbered)} of other shapes"
+                f"{len(numbered)}; the first that has no counterpart of its shape is {first}"
             )
         self._found.update(zip(names, numbered, strict=True))
 
@@ -120,13 +119,6 @@ def read_checkpoint(
     """
 
     model, arguments = check_configuration(opened[HYPER])
-    if n_max := truncation(arguments, "les_args.").get("n_max"):
-        logger.warning(
-            "model: %s states N_max %d and does not say whether its training took notice: only "
-            "later versions of the les package do. It is taken at its word",
-            opened.file,
-            n_max,
-        )
 
     def read(choice: LESChoice) -> CanonicalModel:
         les, origins = les_from_arguments(arguments, choice)
