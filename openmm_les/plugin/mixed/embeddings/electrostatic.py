@@ -125,6 +125,10 @@ class ElectrostaticEmbedding:
                 f"{charged[0].name!r}), with which this one would not interact; give the atoms of "
                 "both in one call, or embed all but one of them mechanically"
             )
+        known = conditions_of(request.artifact.metadata["hyper"])
+        self._takes_charge = any(condition.name == "total_charge" for condition in known)
+        if self._takes_charge:  # so it was trained on ions
+            options = dataclasses.replace(options, allowNetCharge=True)
         self._request = request
         self._options = options
         self._field = read_field(request.system, request.region, request.links, options)
@@ -157,8 +161,7 @@ class ElectrostaticEmbedding:
                 "charges (charge_sign), without which MM charges would attract what they should "
                 "repel; use embedding='mechanical'"
             )
-        names = {condition.name for condition in conditions_of(artifact.metadata["hyper"])}
-        charge = float(field.total) if "total_charge" in names else None
+        charge = float(field.total) if self._takes_charge else None
         plain = request.region.plain
         places = {atom: i for i, atom in enumerate(plain.particles)}
         everything = tuple(range(plain.num_particles))
