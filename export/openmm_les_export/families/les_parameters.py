@@ -148,7 +148,7 @@ def _check_vectors(ewald: Record, n_max: int) -> None:
         raise unsupported(where, expected, f"shape {tuple(vectors.shape)}")
     # All different, whole and small enough: then they are these.
     whole = bool((vectors == vectors.round()).all()) and int(vectors.abs().max()) <= n_max
-    if not whole or len(vectors.unique(dim=0)) != count:
+    if not whole or len(set(map(tuple, vectors.tolist()))) != count:
         raise unsupported(where, expected, "others")
 
 
