@@ -30,7 +30,7 @@ from openmm_les.plugin.forces import ForceOptions
         ({"charge": True}, "charge: expected a number from -10000 to 10000, got True"),
         ({"spin": "2"}, "spin: expected a number from -10000 to 10000, got '2'"),
         ({"features": [1.0]}, r"features: expected numbers by name, as in .*, got \[1.0\]"),
-        ({"features": {"a": "b"}}, "features: expected a number or a list of numbers for each"),
+        ({"features": {"a": "b"}}, "expected a number or a list of numbers, got"),
         (
             {"charge": 1, "features": {"total_charge": 1}},
             r"charge: it is given a second time, as features\['total_charge'\]",
