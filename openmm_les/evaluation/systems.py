@@ -34,7 +34,9 @@ class SystemModels:
 
         `conditions` by name are those of the structure; what the options state goes before them.
         """
-        options = self.options.under({**(conditions or {}), **self.options.conditions})
+        options = self.options
+        if conditions:
+            options = options.under({**conditions, **options.conditions})
         wanted = [int(z) for z in numbers], cell is not None, options
         if self._last is None or self._wanted != wanted:
             self._last = None  # frees its memory before the next one is made
