@@ -58,9 +58,13 @@ class Frame:
     stress: FloatArray | None = None
     source: str = ""  #: The file it comes from
     keys: Mapping[str, str] = field(default_factory=dict)  #: Names of these quantities in the file
-    unused: tuple[str, ...] = ()  #: Names of other values in the file
     #: All values in the file by name, among which a model may find its conditions.
     stored: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unused(self) -> set[str]:
+        """Names of other values in the file."""
+        return set(self.stored) - {*self.keys.values(), *_STRUCTURE}
 
 
 def read_frames(
@@ -122,7 +126,6 @@ def _frame(atoms: Any, path: Path, index: int, keys: dict[str, str], born_axes: 
         **found,
         source=str(path),
         keys=used,
-        unused=tuple(set(_stored(atoms)) - {*used.values(), *_STRUCTURE}),
         stored=_stored(atoms),
     )
 
