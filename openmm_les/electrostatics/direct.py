@@ -81,7 +81,6 @@ class DirectEwald(nn.Module):
 
             energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
             potential = potential - 2.0 * self.kernel.self_energy * charges
-            needed = largest_indices(cell, self.kernel.k_max).clamp(max=self.kernel.n_max)
-            outgrown = torch.logical_not((needed <= self.structure.limits).all())
+            outgrown = self.kernel.exceeds(self.structure.limits, cell)
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)

@@ -6,7 +6,11 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.cell import cutoff_wavenumber, self_energy_coefficient
+from openmm_les.electrostatics.cell import (
+    cutoff_wavenumber,
+    largest_indices,
+    self_energy_coefficient,
+)
 from openmm_les.errors import InputError
 
 #: Half the width of the switched shell around the cutoff wave number, for ``cutoff="smooth"``.
@@ -96,6 +100,12 @@ class ReciprocalKernel(nn.Module):
             slopes = slopes * switch + 2.0 * weights * descent
             weights = weights * switch
         return k, weights, slopes
+
+    @torch.jit.export
+    def exceeds(self, limits: Tensor, cell: Tensor) -> Tensor:
+        """Whether a box has vectors beyond the integer coordinates `limits` [3], bool, []."""
+        needed = largest_indices(cell, self.k_max).clamp(max=self.n_max)
+        return torch.logical_not((needed <= limits).all())
 
 
 def strain_derivative(k: Tensor, slopes: Tensor, power: Tensor, energy: Tensor) -> Tensor:

@@ -183,12 +183,16 @@ class MeshEwald(nn.Module):
 
             energy = energy - self.kernel.self_energy * (charges.to(torch.float64) ** 2).sum()
             potential = potential - 2.0 * self.kernel.self_energy * charges
-            lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
-            # The slack is for a box that was made to fit exactly.
-            limit = self.mesh * (self.spacing * (1.0 + 1e-6))
-            outgrown = torch.logical_not((lengths <= limit).all())
+            outgrown = self._is_too_coarse(cell)
             energy = torch.where(outgrown, torch.full_like(energy, float("nan")), energy)
             return ElectrostaticTerms(energy, potential, gradient, strain, outgrown)
+
+    def _is_too_coarse(self, cell: Tensor) -> Tensor:
+        """Whether the mesh is, for a box, bool, []."""
+        lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
+        # The slack is for a box that was made to fit exactly.
+        limit = self.mesh * (self.spacing * (1.0 + 1e-6))
+        return torch.logical_not((lengths <= limit).all())
 
     def _stencil(self, lowest: Tensor) -> Tensor:
         """Flat indices of the mesh points under the windows of n atoms, shape [n * P^3]."""

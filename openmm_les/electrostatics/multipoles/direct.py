@@ -7,7 +7,7 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
+from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.kernel import ReciprocalKernel
 from openmm_les.electrostatics.multipoles.geometry import Geometry
 from openmm_les.electrostatics.multipoles.moments import (
@@ -51,8 +51,7 @@ class DirectMultipoles(StructureFactors):
         k, weights, slopes = self.kernel(self.grid, inverse, volume)
         fractional = positions.to(torch.float64) @ inverse
         fractional = fractional - torch.round(fractional)
-        needed = largest_indices(cell, self.kernel.k_max).clamp(max=self.kernel.n_max)
-        outgrown = torch.logical_not((needed <= self.limits).all())
+        outgrown = self.kernel.exceeds(self.limits, cell)
         return Geometry(inverse, fractional, k, weights, slopes, outgrown)
 
     def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:

@@ -63,10 +63,7 @@ class MeshMultipoles(MeshEwald):
         k, weights, slopes = self.kernel(self.grid, inverse, volume)
         fractional = positions.to(torch.float64) @ inverse
         places = (fractional - torch.floor(fractional)) * self.mesh
-        lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
-        # The slack is for a box that was made to fit exactly.
-        limit = self.mesh * (self.spacing * (1.0 + 1e-6))
-        outgrown = torch.logical_not((lengths <= limit).all())
+        outgrown = self._is_too_coarse(cell)
         return Geometry(inverse * self.mesh, places, k, weights, slopes, outgrown)
 
     def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
