@@ -18,12 +18,14 @@ from openmm_les._version import __version__
 from openmm_les.errors import ArtifactError, InputError
 from openmm_les.files.reading import Damage, Kind, boundary, parse_json, read_file
 from openmm_les.files.writing import check_output, user_path, write_atomically
+from openmm_les.networks.moments import layout_of
 from openmm_les.networks.registry import charge_channels
 
 if TYPE_CHECKING:
     import torch
 
     from openmm_les.artifact.canonical import CanonicalModel
+    from openmm_les.electrostatics.multipoles import LatentLayout
     from openmm_les.files.archives import Archive
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,11 @@ class Artifact:
     def channels(self) -> int:
         """Latent charges of each atom. Energies of several add up; none of them is physical."""
         return charge_channels(self.metadata["hyper"])
+
+    @cached_property
+    def layout(self) -> "LatentLayout | None":
+        """The rows of its latents, if it has moments beyond charges."""
+        return layout_of(self.metadata["hyper"])
 
     @cached_property
     def canonical(self) -> "CanonicalModel":

@@ -1,6 +1,6 @@
 """What every electrostatic kernel offers, and what it returns."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Optional, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ class ElectrostaticTerms(NamedTuple):
     strain: Tensor
     #: whether the box has outgrown the buffers of the kernel (also if it is NaN), bool, shape [].
     outgrown: Tensor
+    #: Induced charges and dipoles of models with latent moments, shape [4, n] [e, e A].
+    induced: Optional[Tensor] = None
 
 
 class ElectrostaticKernel(Protocol):
@@ -29,7 +31,8 @@ class ElectrostaticKernel(Protocol):
 
         Args:
             charges: latent charges [e], shape [n]; [channels, n] for several charges of each atom,
-                whose energies add up. An embedding takes [n] alone.
+                whose energies add up. An embedding takes [n] alone. Kernels of multipoles take
+                latents [rows, n], see `openmm_les.electrostatics.multipoles.LatentLayout`.
             positions: coordinates [A], float64, shape [n, 3]; atoms may lie outside the cell. An
                 embedding takes those of the m MM charges too, [n + m, 3], and so has its gradient.
             cell: lattice vectors in rows [A], float64, shape [3, 3], of either handedness; ignored

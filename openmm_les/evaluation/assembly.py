@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
-from openmm_les.electrostatics.protocol import ElectrostaticKernel
+from openmm_les.electrostatics.protocol import ElectrostaticKernel, ElectrostaticTerms
 from openmm_les.evaluation.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
@@ -24,7 +24,8 @@ class Results(NamedTuple):
 
     energy: Tensor  #: interaction energy [] [eV], float64; NaN unless the status is 0.
     forces: Tensor  #: shape [n, 3] [eV/A], float64; NaN unless the status is 0.
-    #: latent charges [n] or [channels, n] [e], float64, 0 for others than the atoms.
+    #: latent charges [n] or [channels, n] [e], or moments [rows, n] followed by induced charges
+    #: and dipoles [4, n]; float64, 0 for others than the atoms.
     charges: Tensor
     strain: Tensor  #: dE/dstrain, shape [3, 3] [eV], float64.
     charge_energy: Tensor  #: the part of the energy that the charges have [] [eV], float64.
@@ -144,6 +145,7 @@ class SpecializedModel(SystemNetwork):
         pulled, strain = self.network.pull_back(
             torch.ones_like(energies), long_range.potential, tape, self.counts
         )
+        charges = with_induced(charges, long_range)
         if self.num_others > 0:
             charges = torch.nn.functional.pad(charges, [0, self.num_others])
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
@@ -166,6 +168,12 @@ class SpecializedModel(SystemNetwork):
             results.charge_energy + poison,
             results.status,
         )
+
+
+def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:
+    """Latents and what they induce, as `Results.charges`."""
+    induced = terms.induced
+    return latents if induced is None else torch.cat([latents, induced.to(latents.dtype)])
 
 
 def order_by_species(species: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
+from openmm_les.electrostatics.multipoles import INDUCED_ROWS, latent_multipoles
 from openmm_les.errors import InputError
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
@@ -83,6 +84,12 @@ class ModuleBuilder:
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
+
+    @property
+    def rows(self) -> int:
+        """Latent numbers of each atom that the modules return."""
+        layout = self.artifact.layout
+        return self.artifact.channels if layout is None else layout.rows + INDUCED_ROWS
 
     def buffers(self, cell: FloatArray | None, positions: FloatArray | None) -> Buffers:
         return Buffers(
@@ -173,16 +180,18 @@ class ModuleBuilder:
         les, around = self.artifact.canonical.les, self.surroundings
         margin = BOX_GROWTH if self.periodic else 1.0
         device = "cuda" if self.for_gpu else "cpu"
-        own = build_electrostatics(
-            les,
-            self.periodic and (around is None or around.images == "native"),
-            cell,
-            self._dtype,
-            num_atoms=len(self._species),
-            options=self.options.ewald_options,
-            margin=margin,
-            device=device,
-        )
+        sums: dict[str, Any] = {
+            "les": les,
+            "periodic": self.periodic and (around is None or around.images == "native"),
+            "cell": cell,
+            "dtype": self._dtype,
+            "num_atoms": len(self._species),
+            "options": self.options.ewald_options,
+            "margin": margin,
+            "device": device,
+        }
+        layout = self.artifact.layout
+        own = build_electrostatics(**sums) if layout is None else latent_multipoles(layout, **sums)
         if around is None:
             return own
         return around.embed(

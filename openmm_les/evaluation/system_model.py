@@ -33,7 +33,7 @@ from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.evaluation.engines.torchscript import script
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import Response
-from openmm_les.evaluation.results import Evaluation
+from openmm_les.evaluation.results import Evaluation, latent_moments
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads
@@ -131,7 +131,7 @@ class SystemModel:
             self._device,
             self.options.cudaGraphs,
             extra_inputs,
-            artifact.channels,
+            self._builder.rows,
         )
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":
@@ -182,7 +182,14 @@ class SystemModel:
         array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
         with self._lock:
-            result = Evaluation(*self._run(self._evaluator, array, box, *field))
+            energy, forces, latents, virial, les_energy = self._run(
+                self._evaluator, array, box, *field
+            )
+            moments = None
+            if self.artifact.layout is not None:
+                moments = latent_moments(latents, self.artifact.layout)
+                latents = moments.total_charges
+            result = Evaluation(energy, forces, latents, virial, les_energy, moments)
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)

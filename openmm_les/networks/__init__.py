@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from openmm_les.errors import InputError
 from openmm_les.networks.conditions import conditions_of
-from openmm_les.networks.registry import charge_channels, families
+from openmm_les.networks.moments import latent_rows
+from openmm_les.networks.registry import families
 
 if TYPE_CHECKING:
     import torch
@@ -60,10 +61,10 @@ def build_network(
         few_kernels=few_kernels,
         **more,
     )
-    stated = charge_channels(canonical.hyper)
-    if network.channels != stated:
+    stated = latent_rows(canonical.hyper)
+    if network.rows != stated:
         raise InputError(
-            f"hyper: charge_channels: expected {network.channels}, the number of latent charges "
-            f"that the network has for each atom, got {stated}"
+            f"hyper: expected charge_channels or moments of {network.rows} latent numbers for each "
+            f"atom, which the network has, got {stated}"
         )
     return network

@@ -26,7 +26,7 @@ class Network(Protocol[Tape]):
     """
 
     cutoff: float  #: distance beyond which atoms are no neighbours [A]
-    channels: int  #: latent charges of each atom
+    rows: int  #: latent numbers of each atom: charges, or a charge and moments
 
     def eval(self) -> Any:
         """See `nn.Module.eval`."""
@@ -45,7 +45,8 @@ class Network(Protocol[Tape]):
 
         Returns:
             Energies without isolated-atom references [N] [eV]; charges [e] of shape [N], or
-            [channels, N] where there are several; both float64; and what `pull_back` needs.
+            [rows, N] where there are several, or moments in the layout of
+            `openmm_les.networks.moments`; both float64; and what `pull_back` needs.
         """
         ...
 
@@ -78,12 +79,13 @@ class NetworkModule(nn.Module):
     canonical hyper-parameters and float64 weights of the family (``docs/reference/formats``), and
     the arguments of `openmm_les.networks.build_network`, which makes them. A network takes those
     that it does not need as ``**_``. Several charges for each atom are stated by the
-    hyper-parameter ``charge_channels`` and the attribute `channels`. One whose hyper-parameters
+    hyper-parameter ``charge_channels``, moments by ``moments``, and the attribute `rows` has the
+    number of either. One whose hyper-parameters
     have ``conditions`` gets their values for each species as `conditions`, a float64 tensor
     [species, conditions].
     """
 
-    channels: int = 1
+    rows: int = 1
 
     def reserve(self, slots: int) -> None:
         """See `Network.reserve`: there is nothing to reserve."""

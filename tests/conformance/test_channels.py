@@ -204,5 +204,7 @@ def test_a_network_with_another_number_of_charges_is_refused(artifact):
     canonical = artifact.canonical
     other = dataclasses.replace(canonical, hyper={**canonical.hyper, "charge_channels": 2})
     options = {"dtype": torch.float64, "exact_radial": True, "fold": False}
-    with pytest.raises(InputError, match=r"charge_channels: expected 3, the number of .*, got 2"):
+    with pytest.raises(
+        InputError, match=r"charge_channels or moments of 3 latent numbers .* got 2"
+    ):
         build_network(other, [0], **options)

@@ -30,7 +30,7 @@ class SeveralCharges(NetworkModule):
         factors = state.pop("charge_factors")[:, list(species)]
         self.inner: Any = MACENetwork(hyper, state, species, **options)
         self.cutoff: float = self.inner.cutoff
-        self.channels = len(factors)
+        self.rows = len(factors)
         self.factors = torch.nn.Buffer(factors)
 
     def of_atoms(self, counts: List[int]) -> Tensor:

@@ -8,6 +8,15 @@ with the host.
 
 from openmm_les.electrostatics.multipoles.build import build_multipoles
 from openmm_les.electrostatics.multipoles.direct import DirectMultipoles
+from openmm_les.electrostatics.multipoles.latents import (
+    INDUCED_ROWS,
+    LatentLayout,
+    LatentMultipoles,
+    by_latents,
+    latent_layout,
+    latent_multipoles,
+    site_moments,
+)
 from openmm_les.electrostatics.multipoles.mesh import MeshMultipoles
 from openmm_les.electrostatics.multipoles.moments import SiteMoments
 from openmm_les.electrostatics.multipoles.pairs import PairMultipoles
@@ -15,11 +24,18 @@ from openmm_les.electrostatics.multipoles.sum import MultipoleSum
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
 
 __all__ = [
+    "INDUCED_ROWS",
     "DirectMultipoles",
+    "LatentLayout",
+    "LatentMultipoles",
     "MeshMultipoles",
     "MultipoleSum",
     "MultipoleTerms",
     "PairMultipoles",
     "SiteMoments",
     "build_multipoles",
+    "by_latents",
+    "latent_layout",
+    "latent_multipoles",
+    "site_moments",
 ]

@@ -61,9 +61,9 @@ class CompiledModule:
             compiled: Module = torch.compile(self._module, fullgraph=True, dynamic=False)
             results = compiled(*inputs)
             charges = expected[2]
-            channels = charges.numel() // charges.shape[-1]
+            rows = charges.numel() // charges.shape[-1]
             one, other = (pack(values).cpu().numpy() for values in (expected, results))
-            compare(one, other, channels)
+            compare(one, other, rows)
         except Exception as error:  # whatever a compiler or a version of torch may raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             logger.warning("engine='compile' does not work here, using TorchScript: %s", reason[0])

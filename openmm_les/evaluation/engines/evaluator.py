@@ -43,7 +43,7 @@ class Evaluator:
     device and one back through pinned memory. After a first, ordinary call the module is recorded,
     and the graph compared with ordinary calls. With `graphs` ``'auto'`` a module that cannot be
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
-    it takes besides positions and cell, and it returns `channels` charges for each atom.
+    it takes besides positions and cell, and it returns `rows` latent numbers for each atom.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Evaluator:
         device: torch.device,
         graphs: bool | str = "auto",
         extra_inputs: Sequence[tuple[int, ...]] = (),
-        channels: int = 1,
+        rows: int = 1,
     ) -> None:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
@@ -65,13 +65,13 @@ class Evaluator:
         shapes = [(num_atoms, 3), (3, 3), *extra_inputs]
         ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
         self._host_input = _buffer(ends[-1], pinned=on_gpu)
-        self._host_output = _buffer(packed_size(num_atoms, channels), pinned=on_gpu)
+        self._host_output = _buffer(packed_size(num_atoms, rows), pinned=on_gpu)
         self._input = self._host_input.to(device)
         self._inputs = [
             self._input[end - math.prod(shape) : end].view(shape)
             for end, shape in zip(ends, shapes, strict=True)
         ]
-        self._channels = channels
+        self._rows = rows
         self._module: Module | None = None
         self._graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
 
@@ -83,7 +83,7 @@ class Evaluator:
     def __call__(self, *inputs: FloatArray) -> tuple[Any, ...]:
         """Evaluate the module for positions and lattice vectors in rows [A], and extra inputs.
 
-        Returns energy [eV], forces (n, 3) [eV/A], charges (n,) or (n, channels) [e], dE/dstrain
+        Returns energy [eV], forces (n, 3) [eV/A], latents (n,) or (n, rows), dE/dstrain
         (3, 3) [eV], the energy of the charges [eV] where the module returns it, and status.
         """
         np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
@@ -103,10 +103,10 @@ class Evaluator:
             status = int(result[0])
             if self._graphs and self._graph is None and status == 0:
                 self._record(result)
-        parts = unpack(result, self._channels)
+        parts = unpack(result, self._rows)
         charges = parts["charges"]
-        if self._channels > 1:
-            charges = charges.reshape(self._channels, -1).T
+        if self._rows > 1:
+            charges = charges.reshape(self._rows, -1).T
         return (
             float(result[1]),
             parts["forces"].reshape(-1, 3),
@@ -165,7 +165,7 @@ class Evaluator:
         self._input.copy_(present)
         for result in expected:
             graph.replay()
-            compare(result, self._to_host(output), self._channels)
+            compare(result, self._to_host(output), self._rows)
             self._input.mul_(_STRETCH)
         return graph, output
 

@@ -17,8 +17,8 @@ _ROUNDING = 3e-4
 _ALMOST_ZERO = 1e-6
 
 
-def packed_size(num_atoms: int, channels: int = 1) -> int:
-    return _SCALARS + _STRAIN + (3 + channels) * num_atoms + 1
+def packed_size(num_atoms: int, rows: int = 1) -> int:
+    return _SCALARS + _STRAIN + (3 + rows) * num_atoms + 1
 
 
 def pack(results: tuple[Tensor, ...]) -> Tensor:
@@ -28,28 +28,28 @@ def pack(results: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def unpack(packed: FloatArray, channels: int = 1) -> dict[str, FloatArray]:
-    """The parts of what `pack` returns, each in one dimension; `channels` charges an atom."""
+def unpack(packed: FloatArray, rows: int = 1) -> dict[str, FloatArray]:
+    """The parts of what `pack` returns, each in one dimension; `rows` latent numbers an atom."""
     rest = len(packed) - _SCALARS - _STRAIN
-    n = rest // (3 + channels)
+    n = rest // (3 + rows)
     parts, begin = {}, 0
     for name, size in (
         ("status", 1),
         ("energy", 1),
         ("strain derivative", _STRAIN),
         ("forces", 3 * n),
-        ("charges", channels * n),
-        ("energy of the charges", rest - (3 + channels) * n),
+        ("charges", rows * n),
+        ("energy of the charges", rest - (3 + rows) * n),
     ):
         parts[name] = packed[begin : begin + size]
         begin += size
     return parts
 
 
-def compare(expected: FloatArray, got: FloatArray, channels: int = 1) -> None:
+def compare(expected: FloatArray, got: FloatArray, rows: int = 1) -> None:
     """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
-    others = unpack(got, channels)
-    for name, one in unpack(expected, channels).items():
+    others = unpack(got, rows)
+    for name, one in unpack(expected, rows).items():
         other = others[name]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)
         if not np.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):

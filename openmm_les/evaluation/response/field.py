@@ -44,7 +44,8 @@ class ModelInField(SpecializedModel):
             atoms, neighbors, self.species, self.counts
         )
         charges = self.physical(latent)
-        long_range, potential, gradient, strain, outgrown = self.electrostatics(latent, atoms, cell)
+        terms = self.electrostatics(latent, atoms, cell)
+        long_range, potential, gradient, strain = terms[:4]
         if not self.periodic:
             along = atoms @ field
             long_range = long_range - (charges * along).sum()
@@ -66,6 +67,6 @@ class ModelInField(SpecializedModel):
         energy = energies.sum() + long_range
         broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
         crowded = self.network.outgrown(tape)
-        status = self.status(atoms, cell, neighbors, crowded, outgrown, broken)
+        status = self.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
         strain = pulled_strain + strain
         return self.ordered(Results(energy, forces, latent, strain, long_range, status))

@@ -60,7 +60,7 @@ class CACENetwork(NetworkModule):
         sizes = [degrees.count(d) for d in range(max(degrees) + 1)]
         radial = [state[f"radial.{d}"].to(dtype) for d in range(len(sizes))]
         self.cutoff = float(hyper["cutoff"])
-        self.channels = int(hyper.get("charge_channels", 1))
+        self.rows = int(hyper.get("charge_channels", 1))
         basis = bessel_basis(hyper, state["bessel_frequencies"].to(dtype))
         self.geometry = PairBasis(basis, AngularMonomials(hyper["monomials"]))
         self.first = ElementSums(receiver.shape[1])
