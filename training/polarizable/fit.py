@@ -1,0 +1,198 @@
+"""Trains the polarisable model on energies and forces.
+
+    python fit.py data.npz ../les_demo/data.npz --output les-polar.model --minutes 30
+
+As the demonstration model is trained, with one more term in the loss: the net force on each
+molecule of a structure with several. Errors within molecules cancel in it, so that it tells charges
+and polarizabilities. A tenth of each file is held out, and all of ACE-THR-NME.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import network
+import numpy as np
+import torch
+from ase import Atoms
+from ase.neighborlist import build_neighbor_list, get_connectivity_matrix, natural_cutoffs
+from scipy.sparse.csgraph import connected_components
+
+demo = network.demo
+KEPT_OUT = "ACE-THR-NME"
+#: Share of the peptides alone that is trained on; they say nothing of what is between molecules.
+SHARE_ALONE = 0.4
+
+
+def molecules(row: dict[str, Any]) -> np.ndarray:
+    """Number of the molecule that each atom belongs to."""
+    atoms = Atoms([network.ELEMENTS[k] for k in row["species"]], row["positions"].numpy())
+    neighbors = build_neighbor_list(
+        atoms, natural_cutoffs(atoms, mult=1.25), self_interaction=False
+    )
+    return connected_components(get_connectivity_matrix(neighbors.nl))[1]
+
+
+def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Structures to train on, and those held out."""
+    generator = np.random.default_rng(3)
+    train, held_out = [], []
+    for path in paths:
+        rows = demo.load(path)
+        for k, row in enumerate(rows):
+            group = row["group"]
+            if neutral and ("ammonium" in group or "formate" in group):
+                continue
+            i, j = row["edges"]
+            near = (row["positions"][i] - row["positions"][j]).norm(dim=1) < network.CUTOFF
+            row["edges"] = row["edges"][:, near]
+            row["molecules"] = torch.tensor(molecules(row)).long()
+            alone = int(row["molecules"].max()) == 0
+            if k < len(rows) // 10 or group == KEPT_OUT:
+                held_out.append(row)
+            elif not alone or generator.random() < SHARE_ALONE:
+                train.append(row)
+    return train, held_out
+
+
+def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
+    """A batch, with molecules numbered through."""
+    batch = demo.collate(rows, references)
+    first, numbered = 0, []
+    for row in rows:
+        numbered.append(row["molecules"] + first)
+        first += int(row["molecules"].max()) + 1
+    batch["molecules"] = torch.cat(numbered)
+    return batch
+
+
+def predict(
+    model: network.PolarizableMACE, batch: dict[str, torch.Tensor], training: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energies [eV] and forces [eV/A]."""
+    batch["positions"].requires_grad_(True)
+    energies = model.energies(batch)
+    (gradient,) = torch.autograd.grad(energies.sum(), batch["positions"], create_graph=training)
+    return energies, -gradient
+
+
+def net(forces: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Sums over the molecules, shape [m, 3]."""
+    number = int(batch["molecules"].max()) + 1
+    return forces.new_zeros(number, 3).index_add(0, batch["molecules"], forces)
+
+
+def errors(
+    model: network.PolarizableMACE, rows: list[dict[str, Any]], references: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """RMSE of forces and net forces [meV/A] and of energies [meV/atom], over all and by kind."""
+    found: dict[str, list[list[torch.Tensor]]] = {}
+    ordered = sorted(rows, key=lambda row: (kind(row), len(row["species"])))
+    for start in range(0, len(ordered), 32):
+        part = ordered[start : start + 32]
+        batch = collate(part, references)
+        energies, forces = predict(model, batch, training=False)
+        wrong = forces - batch["forces"]
+        per_atom = (energies.detach() - batch["energy"]) / batch["sizes"]
+        for k, row in enumerate(part):
+            own = batch["batch"] == k
+            several = int(row["molecules"].max()) > 0
+            mine = {"molecules": row["molecules"]}
+            between = net(wrong[own], mine) if several else wrong.new_zeros(0, 3)
+            for name in ("all", kind(row)):
+                found.setdefault(name, []).append([wrong[own], between, per_atom[k : k + 1]])
+    names = ("force_rmse_mev_per_a", "net_force_rmse_mev_per_a", "energy_rmse_mev_per_atom")
+    report = {}
+    for group, parts in sorted(found.items()):
+        report[group] = {"structures": float(len(parts))}
+        for name, column in zip(names, zip(*parts, strict=True), strict=True):
+            joined = torch.cat([x.flatten() for x in column])
+            if len(joined):
+                report[group][name] = round(1e3 * float(joined.square().mean().sqrt()), 3)
+    return report
+
+
+def kind(row: dict[str, Any]) -> str:
+    """What a structure consists of."""
+    group = row["group"]
+    if group == KEPT_OUT:
+        return "ACE-THR-NME, never trained on"
+    body = "peptide" if "ACE" in group else "water"
+    body += " and water" if "ACE" in group and "waters" in group else ""
+    ion = next((name for name in ("ammonium", "formate") if name in group), None)
+    return f"{body} and {ion}" if ion else body
+
+
+def train(
+    model: network.PolarizableMACE,
+    rows: list[dict[str, Any]],
+    held_out: list[dict[str, Any]],
+    references: np.ndarray,
+    minutes: float,
+    batch_size: int,
+) -> network.PolarizableMACE:
+    """Returns the exponential average of the weights at the end."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True)
+    average = copy.deepcopy(model)
+    generator = np.random.default_rng(2)
+    begin, epoch, step = time.time(), 0, 0
+    done = 0.0
+    while done < 1:
+        order = generator.permutation(len(rows))
+        for start in range(0, len(order), batch_size):
+            done = min(1.0, (time.time() - begin) / (60 * minutes))
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+            batch = collate([rows[i] for i in order[start : start + batch_size]], references)
+            energies, forces = predict(model, batch, training=True)
+            wrong = forces - batch["forces"]
+            energy_loss = (((energies - batch["energy"]) / batch["sizes"]) ** 2).mean()
+            loss = 10 * (wrong**2).mean() + (1000 if done > 0.75 else 20) * energy_loss
+            loss = loss + 30 * (net(wrong, batch) ** 2).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                    slow.lerp_(fast, max(0.002, 1 / step))
+            if done >= 1:
+                break
+        epoch += 1
+        if epoch % 3 == 1:
+            found = errors(average, held_out[::7], references)["all"]
+            print(f"epoch {epoch}, {(time.time() - begin) / 60:.1f} min: {found}", flush=True)
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--neutral", action="store_true", help="leave the ions out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows, held_out = read(arguments.data, arguments.neutral)
+    references = demo.reference_energies(rows)
+    neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
+    forces = torch.cat([row["forces"] for row in rows])
+    model = network.build(neighbors, float(forces.square().mean().sqrt()))
+    print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
+    average = train(model, rows, held_out, references, arguments.minutes, arguments.batch_size)
+    report = errors(average, held_out, references)
+    network.save(average, arguments.output, references)
+    report = {"training_structures": len(rows), "validation": report}
+    arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
