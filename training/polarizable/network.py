@@ -1,8 +1,9 @@
-"""MACE with latent charges and anisotropic polarizabilities, in the layout of mace's own files.
+"""MACE with latent charges and polarizabilities, in the layout of mace's own files.
 
-Layers and readouts are mace-torch's (MIT); the readout of the tensors and the energy are written
-from their formulas: open structures, point fields of the Gaussian charges, one response to the
-field of the permanent charges. `save` writes a ``.model`` file that ``openmm-les export`` reads.
+Layers and readouts are mace-torch's (MIT), the weights to start from are the demonstration model's;
+the energy is written from its formula: open structures, point fields of the Gaussian charges, one
+response to the field of the permanent charges. `save` writes a ``.model`` file that
+``openmm-les export`` reads.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import math
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,76 +23,43 @@ demo.register_les()
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import mace.modules.blocks as blocks
-    from e3nn import o3
     from mace.modules.extensions import MACELES
 
 ELEMENTS = [1, 6, 7, 8]
-CUTOFF = 4.0
-CHANNELS = 16
 #: c = e^2 / (4 pi eps0) of the LES convention [eV A].
 COULOMB = demo.PREFACTOR / (2 * math.pi)
-CHARGE_SCALE, ALPHA_SCALE = 0.3, 0.1
-
-
-class LinearLesReadoutBlock(torch.nn.Module):
-    """T = sum_c w_c v_c v_c^T of vectors v and weights w that are linear in the node features."""
-
-    def __init__(self, irreps_in: o3.Irreps) -> None:
-        super().__init__()
-        n = irreps_in.count("0e")
-        self.irreps_in, self.make_w_pos, self.ir_mul = irreps_in, False, False
-        self.scalar_slices, self.vector_1o_slices, self.vector_1e_slices = [(0, n)], [(n, 4 * n)], []
-        self.n_scalar, self.n_1o, self.n_1e = n, n, 0
-        self.linear = o3.Linear(irreps_in, irreps_in)
-        self.scalar_to_weight_1o = torch.nn.Linear(n, n)
-        self.scalar_to_weight_1e = None
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Tensors [n, 3, 3] of features [n, 4 C]."""
-        mixed = self.linear(features)
-        weights = self.scalar_to_weight_1o(mixed[:, : self.n_scalar])
-        vectors = mixed[:, self.n_scalar :].reshape(len(mixed), self.n_1o, 3)
-        return torch.einsum("nc,nca,ncb->nab", weights, vectors, vectors)
-
-
-LinearLesReadoutBlock.__module__ = "mace.modules.blocks"
-if not hasattr(blocks, "LinearLesReadoutBlock"):
-    blocks.LinearLesReadoutBlock = LinearLesReadoutBlock
+ALPHA_SCALE = 0.3
 
 
 class PolarizableMACE(MACELES):
-    """Energies, charges q [e] and polarizabilities alpha [e A^2/V] of a batch of open structures."""
+    """Energies, charges q [e] and polarizabilities alpha [e A^2/V] of open structures."""
 
-    def __init__(self, **arguments: Any) -> None:
-        hidden = arguments["hidden_irreps"]
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            super().__init__(keep_last_layer_irreps=True, **arguments)
-            self.les_alpha_readouts = torch.nn.ModuleList(
-                [
-                    blocks.LinearReadoutBlock(hidden, o3.Irreps("0e")),
-                    blocks.NonLinearReadoutBlock(
-                        hidden, arguments["MLP_irreps"], arguments["gate"], o3.Irreps("0e"), 1
-                    ),
-                ]
-            )
-        self.les_alpha_1o_readouts = torch.nn.ModuleList(
-            LinearLesReadoutBlock(hidden) for _ in range(2)
+    def add_polarizabilities(self) -> None:
+        """New readouts beside those of the charges, of the same kinds."""
+        self.les_alpha_readouts = torch.nn.ModuleList(
+            [
+                blocks.LinearReadoutBlock(self.readouts[0].linear.irreps_in),
+                blocks.NonLinearReadoutBlock(
+                    self.readouts[1].linear_1.irreps_in,
+                    self.readouts[1].hidden_irreps,
+                    torch.nn.functional.silu,
+                ),
+            ]
         )
-        for name in ("u", "quad_2e", "quad_1o", "alpha_2e", "kappa"):
+        for name in ("u", "quad_2e", "quad_1o", "alpha_1o", "alpha_2e", "kappa"):
             setattr(self, f"les_{name}_readouts", torch.nn.ModuleList())
         self.use_dipoles = self.use_quads = self.use_induced_charges = False
-        self.use_induced_dipoles = self.use_anisotropic_polarizability = True
-        self.alpha_irreps = "0e+1o"
+        self.use_induced_dipoles, self.use_anisotropic_polarizability = True, False
+        self.alpha_irreps = "0e"
         self.alpha_1o_nonlinear_readout = self.alpha_1o_linear_w_pos = False
         self.make_alpha_positive, self.make_kappa_positive = True, False
-        self.les_output_scale, self.les_kappa_scale = CHARGE_SCALE, 0.01
+        self.les_output_scale, self.les_kappa_scale = 1.0, 0.01
         self.les_alpha_scale = ALPHA_SCALE
 
     def latents(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Energies of atoms [n] without the latent part, charges [n], polarizabilities [n, 3, 3]."""
-        receiver = batch["edge_index"][1]
-        vectors = batch["positions"][receiver] - batch["positions"][batch["edge_index"][0]]
+        """Energies of atoms without the latent part, charges, polarizabilities, shape [n] each."""
+        sender, receiver = batch["edge_index"]
+        vectors = batch["positions"][receiver] - batch["positions"][sender]
         lengths = vectors.norm(dim=1, keepdim=True)
         attributes = batch["node_attrs"]
         nodes = self.node_embedding(attributes)
@@ -100,9 +67,8 @@ class PolarizableMACE(MACELES):
         radial, cutoff = self.radial_embedding(
             lengths, attributes, batch["edge_index"], self.atomic_numbers
         )
-        energies, charges = nodes.new_zeros(len(nodes)), nodes.new_zeros(len(nodes))
-        alphas = nodes.new_zeros(len(nodes), 3, 3)
-        identity = torch.eye(3, dtype=nodes.dtype)
+        sums = [nodes.new_zeros(len(nodes)) for _ in range(3)]
+        head = torch.zeros(len(nodes), dtype=torch.int64)
         for t, (interaction, product) in enumerate(
             zip(self.interactions, self.products, strict=True)
         ):
@@ -116,17 +82,13 @@ class PolarizableMACE(MACELES):
                 first_layer=t == 0,
             )
             nodes = product(node_feats=nodes, sc=skip, node_attrs=attributes)
-            head = torch.zeros(len(nodes), dtype=torch.int64)
-            energies = energies + self.readouts[t](nodes, head)[:, 0]
-            charges = charges + self.les_readouts[t](nodes, head)[:, 0]
-            scalars = self.les_alpha_readouts[t](nodes, head)[:, :1]
-            alphas = alphas + scalars[:, :, None] * identity + self.les_alpha_1o_readouts[t](nodes)
-        head = torch.zeros(len(nodes), dtype=torch.int64)
-        roots = self.les_alpha_scale * alphas
+            readouts = self.readouts[t], self.les_readouts[t], self.les_alpha_readouts[t]
+            sums = [x + f(nodes, head)[:, 0] for x, f in zip(sums, readouts, strict=True)]
+        energies, charges, roots = sums
         return (
             self.scale_shift(energies, head),
             self.les_output_scale * charges,
-            roots @ roots.transpose(1, 2),
+            (self.les_alpha_scale * roots) ** 2,
         )
 
     def energies(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -153,34 +115,24 @@ def latent_energies(
     field = torch.zeros_like(positions)
     field = field.index_add(0, j, along * charges[i][:, None])
     field = field.index_add(0, i, -along * charges[j][:, None])
-    induced = torch.einsum("na,nab,nb->n", field, alphas, field)
-    return 0.5 * (charges * potential - induced)
+    return 0.5 * (charges * potential - alphas * field.square().sum(1))
 
 
-def build(mean_neighbors: float, force_scale: float) -> PolarizableMACE:
-    """A model with zero reference energies: float32 would not resolve energies with them."""
+def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
+    """The demonstration model with new readouts, and the energies of its elements [eV].
+
+    These are taken out of the model: float32 would not resolve energies with them.
+    """
     torch.manual_seed(1)
-    return PolarizableMACE(
-        les_arguments={"use_atomwise": False},
-        r_max=CUTOFF,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=2,
-        interaction_cls=blocks.RealAgnosticResidualInteractionBlock,
-        interaction_cls_first=blocks.RealAgnosticResidualInteractionBlock,
-        num_interactions=2,
-        num_elements=len(ELEMENTS),
-        hidden_irreps=o3.Irreps(f"{CHANNELS}x0e+{CHANNELS}x1o"),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros(len(ELEMENTS)),
-        avg_num_neighbors=mean_neighbors,
-        atomic_numbers=ELEMENTS,
-        correlation=2,
-        gate=torch.nn.functional.silu,
-        radial_MLP=[32, 32],
-        atomic_inter_scale=force_scale,
-        atomic_inter_shift=0.0,
-    )
+    model = torch.load(path, weights_only=False)
+    model.__class__ = PolarizableMACE
+    block = model.atomic_energies_fn
+    references = block.atomic_energies.double().numpy().ravel().copy()
+    block.atomic_energies = torch.zeros_like(block.atomic_energies, dtype=torch.float32)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        model.add_polarizabilities()
+    return model, references
 
 
 def save(model: PolarizableMACE, path: Path, references: np.ndarray) -> None:
