@@ -2,7 +2,6 @@
 
 from typing import Any, Tuple
 
-import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
