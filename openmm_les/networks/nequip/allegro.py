@@ -229,7 +229,7 @@ class AllegroNetwork(NetworkModule):
             layers.append(tape)
         energies, charges, heads = self.heads(features)
         scales = self.energy_scales.index_select(0, species)
-        latents, sums = self.latents(charges, harmonics)
+        latents, sums = self.latents(charges, harmonics, species)
         return (
             energies.to(torch.float64).sum(1) * scales,
             latents,

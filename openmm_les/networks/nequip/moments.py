@@ -1,18 +1,17 @@
 """Latent moments of NequIP and Allegro: from readouts of atoms, or of pairs, to rows of latents.
 
 A readout is a scalar, a vector, the product of a vector with itself, or the five components of a
-tensor of degree 2. All of an atom are listed in this order; a matrix makes moments of them, and
-positive functions of kappa and alpha follow.
+tensor of degree 2. All of an atom are listed in this order, and a matrix makes moments of them.
 """
 
 from typing import Any, List, Mapping, NamedTuple, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from openmm_les.networks.blocks.angular import degree_offsets
 from openmm_les.networks.blocks.dense import Dense
+from openmm_les.networks.blocks.tensors import FinalLatents
 from openmm_les.networks.blocks.weights import State
 from openmm_les.networks.moments import layout_of
 
@@ -28,8 +27,8 @@ def component_counts(readouts: Mapping[str, Any]) -> List[int]:
 class MomentRows(nn.Module):
     """From readouts [F, N] to latents [rows, N] by a matrix [rows, F], all float64.
 
-    If the readouts are to be positive, kappa and isotropic alpha become their softplus, tensors
-    alpha their products with themselves; then come scales.
+    If they are to be positive, kappa and isotropic alpha become their softplus, tensors alpha their
+    products with themselves.
     """
 
     def __init__(self, hyper: Mapping[str, Any], matrix: Tensor) -> None:
@@ -37,46 +36,26 @@ class MomentRows(nn.Module):
         layout, readouts = layout_of(hyper), hyper["readouts"]
         assert layout is not None
         self.matrix = nn.Buffer(matrix)
-        scales = torch.ones(layout.rows, 1, dtype=torch.float64)
-        self.soft = self.squared = layout.rows  #: first rows of either function
+        scale = matrix.new_ones(layout.rows)
         if layout.alpha >= 0:
-            scales[layout.alpha :] = float(readouts["alpha_scale"])
-            self.squared -= layout.alpha_rows if layout.alpha_rows == 9 else 0
-            self.soft = layout.alpha
+            scale[layout.alpha :] = float(readouts["alpha_scale"])
         if layout.kappa >= 0:
-            scales[layout.kappa] = float(readouts["kappa_scale"])
-            self.soft = layout.kappa
+            scale[layout.kappa] = float(readouts["kappa_scale"])
+        kappa, alpha = "softplus", "softplus" if layout.alpha_rows == 1 else "square"
         if not readouts["positive"]:
-            self.soft = self.squared = layout.rows
-        self.scales = nn.Buffer(scales)
+            kappa = alpha = ""
+        shifts = matrix.new_zeros(layout.rows, len(hyper["elements"]))
+        self.final = FinalLatents(layout, scale, shifts, kappa, alpha)
 
-    def forward(self, readouts: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, readouts: Tensor, species: Tensor) -> Tuple[Tensor, Tensor]:
         """Latents, and what `backward` needs."""
         x = torch.matmul(self.matrix, readouts)
-        tensors = _tensors(x[self.squared :])
-        squares = (tensors.unsqueeze(2) * tensors.unsqueeze(1)).sum(3)
-        parts = [x[: self.soft], softplus(x[self.soft : self.squared]), squares.flatten(0, 2)]
-        return torch.cat(parts) * self.scales, x
+        return self.final(x, species), x
 
     @torch.jit.export
     def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         """From dE/d(latents) to dE/d(readouts)."""
-        grad = grad * self.scales
-        by_squares = _tensors(grad[self.squared :])
-        by_squares = (by_squares + by_squares.transpose(1, 2)).unsqueeze(3)
-        by_tensors = (by_squares * _tensors(x[self.squared :]).unsqueeze(1)).sum(2)
-        slopes = torch.sigmoid(x[self.soft : self.squared])
-        parts = [
-            grad[: self.soft],
-            grad[self.soft : self.squared] * slopes,
-            by_tensors.flatten(0, 2),
-        ]
-        return torch.matmul(self.matrix.t(), torch.cat(parts))
-
-
-def _tensors(rows: Tensor) -> Tensor:
-    """From none or nine rows [., N] to [0 or 1, 3, 3, N]."""
-    return rows.view(rows.shape[0] // 9, 3, 3, rows.shape[1])
+        return torch.matmul(self.matrix.t(), self.final.backward(grad, x))
 
 
 class NodeTape(NamedTuple):
@@ -89,11 +68,15 @@ class NodeTape(NamedTuple):
 class NodeCharges(nn.Module):
     """Charges alone: what the network of charges gives."""
 
+    slots: List[int]  # TorchScript cannot tell from an empty list
+
     def __init__(self) -> None:
         super().__init__()
-        self.slots: List[int] = []
+        self.slots = []
 
-    def forward(self, charges: Tensor, nodes: List[Tensor]) -> Tuple[Tensor, NodeTape]:
+    def forward(
+        self, charges: Tensor, nodes: List[Tensor], species: Tensor
+    ) -> Tuple[Tensor, NodeTape]:
         """See `NodeMoments`."""
         return charges, NodeTape(charges, charges)
 
@@ -127,7 +110,9 @@ class NodeMoments(nn.Module):
         self.slots: List[int] = [self.vector_slot] * self.reads_vectors
         self.slots += [self.tensor_slot] * self.reads_tensors
 
-    def forward(self, charges: Tensor, nodes: List[Tensor]) -> Tuple[Tensor, NodeTape]:
+    def forward(
+        self, charges: Tensor, nodes: List[Tensor], species: Tensor
+    ) -> Tuple[Tensor, NodeTape]:
         """Latents [rows, N] from scalars [N] or [scalars, N], and features of each slot."""
         vectors = self.to_vectors(nodes[self.vector_slot]).permute(2, 0, 1)
         tensors = self.to_tensors(nodes[self.tensor_slot]).permute(2, 0, 1)
@@ -139,7 +124,7 @@ class NodeMoments(nn.Module):
             squares.flatten(0, 2),
             tensors.flatten(0, 1),
         ]
-        latents, rows = self.rows(torch.cat(readouts))
+        latents, rows = self.rows(torch.cat(readouts), species)
         return latents, NodeTape(factors, rows)
 
     @torch.jit.export
@@ -168,7 +153,9 @@ class EdgeTape(NamedTuple):
 class EdgeCharges(nn.Module):
     """Charges alone: sums over the neighbours of an atom."""
 
-    def forward(self, charges: Tensor, harmonics: Tensor) -> Tuple[Tensor, EdgeTape]:
+    def forward(
+        self, charges: Tensor, harmonics: Tensor, species: Tensor
+    ) -> Tuple[Tensor, EdgeTape]:
         """See `EdgeMoments`."""
         return charges.to(torch.float64).sum(1), EdgeTape(charges, charges)
 
@@ -212,11 +199,13 @@ class EdgeMoments(nn.Module):
         second = harmonics[:, :, self.second : self.second + self.degree_2]
         return torch.cat([torch.ones_like(first[:, :, :1]), first, squares, second], 2)
 
-    def forward(self, charges: Tensor, harmonics: Tensor) -> Tuple[Tensor, EdgeTape]:
+    def forward(
+        self, charges: Tensor, harmonics: Tensor, species: Tensor
+    ) -> Tuple[Tensor, EdgeTape]:
         """Latents [rows, N], float64, from factors [c, N, K] and Y [N, K, S]."""
         weights = charges.transpose(0, 1)
         sums = torch.bmm(weights, self._functions(harmonics))
-        latents, rows = self.rows(sums.flatten(1).t().to(torch.float64))
+        latents, rows = self.rows(sums.flatten(1).t().to(torch.float64), species)
         return latents, EdgeTape(weights, rows)
 
     @torch.jit.export

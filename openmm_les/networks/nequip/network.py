@@ -343,7 +343,7 @@ class NequIPNetwork(NetworkModule):
             nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors.indices, counts)
             layers.append(layer)
         energies, charges, heads = self.heads(nodes[0][0])
-        latents, readouts = self.latents(charges, entering)
+        latents, readouts = self.latents(charges, entering, species)
         scales = self.energy_scales.index_select(0, species)
         tape = NequIPTape(pairs, neighbors.reverse, scales, first, layers, heads, readouts)
         return energies * scales, latents, tape

@@ -114,23 +114,21 @@ def _is_used(readout: Readout, moments: Mapping[str, Any], weights: Weights) -> 
 def _matrix(
     found: list[Readout], moments: Mapping[str, Any], weights: Weights, sign: float
 ) -> torch.Tensor:
-    """From readouts of an atom to its moments, [rows, numbers]; quadrupoles have no trace."""
+    """From readouts of an atom to its moments, [rows, numbers]; traces of quadrupoles go later."""
     layout = layout_of({"moments": moments})
     assert layout is not None
-    whole = torch.eye(9, dtype=torch.float64)
-    unit = torch.eye(3, dtype=torch.float64).reshape(9, 1)
-    traceless = whole - unit @ unit.T / 3.0
     columns = []
     for readout in found:
         first = 0 if readout.moment == "charges" else int(getattr(layout, readout.moment))
         if readout.kind == "vectors":
             block = sign * torch.eye(3, dtype=torch.float64)
-        elif readout.kind == "scalars":
-            is_tensor = readout.moment == "alpha" and layout.alpha_rows == 9
-            block = unit if is_tensor else torch.ones(1, 1, dtype=torch.float64)
+        elif readout.kind == "squares":
+            block = torch.eye(9, dtype=torch.float64)
+        elif readout.kind == "tensors":
+            block = _basis(readout, weights).T
         else:
-            block = whole if readout.kind == "squares" else _basis(readout, weights).T
-            block = traceless @ block if readout.moment == "quadrupoles" else block
+            is_tensor = readout.moment == "alpha" and layout.alpha_rows == 9
+            block = torch.eye(3 if is_tensor else 1, dtype=torch.float64).view(-1, 1)
         column = torch.zeros(layout.rows, block.shape[1], dtype=torch.float64)
         column[first : first + len(block)] = block
         columns.append(column)
