@@ -1,6 +1,6 @@
 """Cartesian tensors from equivariant features, and the latents that sums of readouts become.
 
-Tensors are flattened row by row in latents, see `openmm_les.electrostatics.multipoles.LatentLayout`.
+Tensors are flattened row by row, as in `openmm_les.electrostatics.multipoles.LatentLayout`.
 Formulas: arXiv 2605.05746 (Cheng and co-workers, 2026).
 """
 
@@ -68,8 +68,8 @@ class FinalLatents(nn.Module):
     """From sums of readouts x to latents: scale * f(x) + shift of the species.
 
     f takes the trace from quadrupoles, and makes kappa and alpha positive where the model says so:
-    by ``"square"``, which of tensors is A A^T, or by ``"softplus"``, which tensors do not know; ``""``
-    leaves them as they are.
+    by ``"square"``, which of tensors is A A^T, or by ``"softplus"``, which is for scalars only;
+    ``""`` leaves them as they are.
 
     Args:
         scale: of each row, shape [rows].
