@@ -16,7 +16,7 @@ from openmm_les_export.families.e3nn_weights import activation_constant
 from openmm_les_export.families.nequip.reader import SILU, TANH
 from openmm_les_export.families.nequip.reference import NequIPReference
 from openmm_les_export.verification.probes import probe_structures
-from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
+from oracles.nequip_models import LES, MOMENTS, synthetic_allegro, synthetic_nequip
 from support.evaluation import eager, of_module, of_probe
 from support.gradients import check_finite_differences, system_for
 from support.helpers import (
@@ -68,6 +68,11 @@ SHAPES = {
     "old, no parity": {"old": True, "parity": False, "num_layers": 3, "l_max": 2},
     "e3nn 0.4": {"l_max": 2, "num_layers": 3, "num_features": 3, "change": trained_with_e3nn_0_4},
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7}},
+    "moments": {"les": MOMENTS["all"], "num_features": [5, 3, 2], "l_max": 2, "num_layers": 3},
+    "isotropic": {"les": MOMENTS["isotropic"], "num_layers": 1, "l_max": 0},
+    "kappa and dipoles": {"les": MOMENTS["kappa"], "parity": False, "num_features": [4, 2]},
+    "tensors of vectors": {"les": MOMENTS["tensors"]},
+    "tensors": {"les": MOMENTS["tensors"], "parity": False, "l_max": 3, "num_features": 3},
 }
 #: Of Allegro.
 ALLEGRO_SHAPES = {
@@ -88,6 +93,11 @@ ALLEGRO_SHAPES = {
         "per_type_energy_shifts": {"O": -430.0, "C": -150.0, "H": -13.0},
     },
     "Allegro, float32": {"model_dtype": "float32"},
+    "Allegro, moments": {"les": MOMENTS["all"], "l_max": 3, "parity": False, "num_layers": 1},
+    "Allegro, isotropic": {"les": MOMENTS["isotropic"]},
+    "Allegro, kappa and dipoles": {"les": MOMENTS["kappa"]},
+    "Allegro, tensors of vectors": {"les": MOMENTS["tensors"]},
+    "Allegro, tensors": {"les": MOMENTS["tensors"], "l_max": 2},
 }
 
 

@@ -87,15 +87,7 @@ LES: Options = any_value("les_args compute_bec bec_output_index")
 _IDLE = any_value("use_fixed_atomic_charges use_atomic_alpha")
 #: Switches of latent moments, by the names that the extension reads.
 _MOMENTS: Options = dict.fromkeys(
-    (
-        "use_dipole",
-        "use_quadrupole",
-        "use_induced_charge",
-        "use_induced_dipole",
-        "use_anisotropic_polarizability",
-        "kappa_alpha_positive",
-    ),
-    (True, False),
+    ("use_dipole", "use_quadrupole", "use_induced_charge", "use_induced_dipole"), (True, False)
 )
 LES_ARGUMENTS: Options = {**LES_OPTIONS, **off("use_atomwise"), **_IDLE, **_MOMENTS}
 

@@ -85,16 +85,19 @@ def store_moments(
 
 def _moments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The hyper-parameter ``moments``, from options of the les package."""
+    options = Options(arguments, "les_args.")
 
     def on(name: str) -> bool:
-        return not is_off(arguments.get(name))
+        return not is_off(arguments.get(name)) and options.flag(name)
 
-    tensors = on("use_anisotropic_polarizability")
+    alpha = None
+    if on("use_induced_dipole"):
+        alpha = "anisotropic" if on("use_anisotropic_polarizability") else "isotropic"
     return {
         "dipoles": on("use_dipole"),
         "quadrupoles": on("use_quadrupole"),
         "kappa": on("use_induced_charge"),
-        "alpha": ("anisotropic" if tensors else "isotropic") if on("use_induced_dipole") else None,
+        "alpha": alpha,
     }
 
 
