@@ -140,13 +140,25 @@ def test_every_shape_equals_nequip(folder, shape):
         np.testing.assert_allclose(charges, expected.charges, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", ["features by degree", "old", "Allegro"])
+@pytest.mark.parametrize(
+    "shape",
+    ["features by degree", "old", "Allegro", "moments", "Allegro, tensors", "Allegro, isotropic"],
+)
 def test_forces_and_virial_are_finite_differences(folder, shape):
     artifact = artifact_of(folder, shape)
     check_finite_differences(artifact, probe_structures(artifact.elements, 4.0)[2], atoms=[0, 4])
 
 
-@pytest.mark.parametrize("shape", ["degree 2", "old, no parity", "Allegro, three layers"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "degree 2",
+        "old, no parity",
+        "Allegro, three layers",
+        "kappa and dipoles",
+        "Allegro, kappa and dipoles",
+    ],
+)
 def test_rotation_inversion_and_permutation(folder, shape):
     """Old models without parity know left from right; all others do not."""
     module = eager(read_model(file_of(folder, shape), **LES))
@@ -167,7 +179,9 @@ def test_rotation_inversion_and_permutation(folder, shape):
         np.testing.assert_allclose(forces, before[1][order] @ matrix.T, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", ["elements out of order", "Allegro, three elements"])
+@pytest.mark.parametrize(
+    "shape", ["elements out of order", "Allegro, three elements", "tensors", "Allegro, moments"]
+)
 def test_elements_that_are_absent_change_nothing(folder, shape):
     """A system without some of the model's elements has a smaller network."""
     artifact = artifact_of(folder, shape)
@@ -179,8 +193,9 @@ def test_elements_that_are_absent_change_nothing(folder, shape):
     np.testing.assert_allclose(got.forces, forces, rtol=0, atol=1e-9)
 
 
-def test_kernels_of_a_gpu_give_the_same(folder):
-    model = read_model(file_of(folder, "features by degree"), **LES)
+@pytest.mark.parametrize("shape", ["features by degree", "moments"])
+def test_kernels_of_a_gpu_give_the_same(folder, shape):
+    model = read_model(file_of(folder, shape), **LES)
     probe = probe_structures([1, 8], 4.0)[2]
     modules = (eager(model, fold=True, few_kernels=few) for few in (False, True))
     results = [of_probe(module, probe) for module in modules]
