@@ -45,7 +45,7 @@ def held_out(paths: list[Path]) -> dict[str, list[Atoms]]:
     """By group, at most `EACH` of each."""
     groups: dict[str, list[Atoms]] = {}
     for path in paths:
-        data = np.load(path)
+        data = dict(np.load(path))
         ends = np.cumsum(data["sizes"].astype(int))
         for k, (group, end, size) in enumerate(
             zip(data["group"].tolist(), ends, data["sizes"].astype(int), strict=True)

@@ -53,7 +53,7 @@ KEPT_OUT = "ACE-THR-NME"
 
 def demonstration(path: Path) -> list[tuple[str, Atoms]]:
     """The structures of the demonstration model, with the names of their groups."""
-    data = np.load(path)
+    data = dict(np.load(path))
     ends = np.cumsum(data["sizes"].astype(int))
     out = []
     for group, end, size in zip(data["group"], ends, data["sizes"].astype(int), strict=True):
