@@ -106,7 +106,7 @@ def raman_scattering(
     """
     shown = np.where(wavenumber < lowest, np.nan, wavenumber)
     scattered = 2.0 * math.pi * (1e7 / laser - shown) / _ANGSTROM_PER_CM  # [1/A]
-    quantum = units.PLANCK / (8.0 * math.pi**2 * units.MASS_ENERGY * units.LIGHT_SPEED)  # [u A^2/cm]
+    squares = units.PLANCK / (8.0 * math.pi**2 * units.MASS_ENERGY * units.LIGHT_SPEED) / shown
     population = -1.0 / np.expm1(-thermal_ratio(shown, temperature))
-    factor = _CROSS_SECTION * scattered**4 / 45.0 * quantum / shown * population
+    factor = _CROSS_SECTION * scattered**4 / 45.0 * squares * population
     return activity.scaled(np.asarray(factor), "Raman Cross Section", "10^-30 cm^2/sr/cm^-1")

@@ -41,8 +41,16 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 
 __all__ = [
-    *("QUANTUM_CORRECTIONS", "WINDOWS", "Raman", "Spectrum", "SpectrumOptions"),
-    *("autocorrelation", "check_sampling", "compute", "integral", "spectral_density"),
+    "QUANTUM_CORRECTIONS",
+    "WINDOWS",
+    "Raman",
+    "Spectrum",
+    "SpectrumOptions",
+    "autocorrelation",
+    "check_sampling",
+    "compute",
+    "integral",
+    "spectral_density",
 ]
 
 logger = logging.getLogger(__name__)
@@ -61,6 +69,7 @@ _HYDROGEN = 4500.0
 _GOOD_INTERVAL = 0.003
 #: km/mol for each square Angstrom of cross section, per wavenumber [1/cm].
 _KM_PER_MOL = 602.214076
+
 
 @dataclass(frozen=True)
 class Spectrum:
