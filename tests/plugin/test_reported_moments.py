@@ -1,8 +1,12 @@
 """What LESReporter writes of models with latent moments, against the model itself."""
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 from openmm import unit
+from support import documents
 from support.moments import moments_artifact
 from support.reporters import (
     ENDINGS,
@@ -16,6 +20,7 @@ from support.runs import config
 
 from openmm_les import simulation as md
 from openmm_les.analysis import formats, spectra
+from openmm_les.cli import main
 from openmm_les.errors import InputError
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.names import spellings
@@ -146,3 +151,20 @@ def test_a_run_writes_them(tmp_path, model):
     with pytest.raises(InputError, match="response: polarizability: expected a model with latent "):
         md.run(config(tmp_path, **short, output=tmp_path / "other"))
     assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+def test_the_page_on_spectra_runs(tmp_path, model, monkeypatch):
+    """Its part on Raman spectra, which needs a model with polarizabilities."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    monkeypatch.chdir(tmp_path)
+    page = documents.DOCS / "howto" / "spectra.md"
+    code, shell = (block for block in documents.blocks(page) if block.elsewhere)
+    names = {"simulation": simulation_of(water(), model=model.path), "LESReporter": LESReporter}
+    exec(code.code.replace("800", "80"), names)
+    (line,) = shell.shell_lines()
+    with pytest.raises(SystemExit) as stopped:
+        main([*shlex.split(line)[1:], "--temperature", "300"])
+    assert stopped.value.code == 0
+    header = next(row for row in Path("raman_spectrum.csv").open() if not row.startswith("# "))
+    assert header.count("Raman Activity") == header.count("Raman Cross Section") == 4
+    assert Path("raman.png").exists()
