@@ -165,6 +165,7 @@ def test_the_page_on_spectra_runs(tmp_path, model, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main([*shlex.split(line)[1:], "--temperature", "300"])
     assert stopped.value.code == 0
-    header = next(row for row in Path("raman_spectrum.csv").open() if not row.startswith("# "))
+    rows = Path("raman_spectrum.csv").read_text().splitlines()
+    header = next(row for row in rows if not row.startswith("# "))
     assert header.count("Raman Activity") == header.count("Raman Cross Section") == 4
     assert Path("raman.png").exists()
