@@ -10,10 +10,6 @@ from openmm_les.evaluation.assembly import Results, with_induced
 from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
 from openmm_les.evaluation.response.system import RespondingSystem
 
-#: How often the forces count the energies -F.alpha.E and -E.alpha.E of induced dipoles, F the field
-#: of the permanent moments, and whether the energy has all that its gradient is made of.
-CONVENTIONS = {"consistent": (1.0, 0.5, True), "original": (1.5, 1.0, False)}
-
 
 class ModelInField(RespondingSystem):
     r"""Energy and forces of one system in a uniform electric field.
@@ -25,12 +21,18 @@ class ModelInField(RespondingSystem):
     without a term in energy and strain derivative.
 
     The `convention` ``"original"`` is that of the code which models with moments were trained with,
-    see docs/explanation/response.md.
+    see docs/explanation/response.md: its polarizabilities feel the field without the factor of
+    `PhysicalCharges.screening`, and the energy has half of what induced dipoles have in it.
     """
 
     def __init__(self, convention: str, **system: Any) -> None:
         super().__init__(**system)
-        self.cross, self.square, self.is_consistent = CONVENTIONS[convention]
+        self.is_consistent = convention == "consistent"
+        #: The part of the field that polarizabilities feel, and how often the energies -F.alpha.E
+        #: and -E.alpha.E are in what forces are the gradient of, F the field of the moments.
+        self.felt = 1.0 if self.is_consistent else 1.0 / self.physical.screening
+        self.cross = 1.0 if self.is_consistent else 1.0 + 0.5 * self.felt
+        self.square = 0.5 if self.is_consistent else self.felt
 
     def forward(
         self, positions: Tensor, cell: Tensor, field: Tensor
@@ -115,9 +117,11 @@ class ModelInField(RespondingSystem):
             assert induced is not None
             by_field, squares = self.electrostatics.polarized(latent, latent_field)
             by_latents = by_latents - self.square * squares
-            dipoles = 0.5 * induced[1:].t().to(torch.float64)
+            dipoles = induced[1:].t().to(torch.float64)
             if self.is_consistent:
-                dipoles = self.electrostatics.dipoles(latent) + 2.0 * dipoles + 0.5 * by_field
+                dipoles = self.electrostatics.dipoles(latent) + dipoles + 0.5 * by_field
+            else:
+                dipoles = 0.5 * self.felt * dipoles
             if not (self.is_consistent and self.periodic):
                 energy = energy - (dipoles.sum(0) * latent_field).sum()
         return energy, by_latents, gradient
@@ -126,6 +130,6 @@ class ModelInField(RespondingSystem):
         """Latents and what fields induce, as `Results.charges`."""
         latents = with_induced(latent, terms)
         if self.with_moments:
-            dipoles, _ = self.electrostatics.polarized(latent, self.physical.factor * field)
-            latents[-3:] += dipoles.t()
+            felt = self.felt * self.physical.factor * field
+            latents[-3:] += self.electrostatics.polarized(latent, felt)[0].t()
         return latents
