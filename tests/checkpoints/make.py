@@ -1,13 +1,14 @@
 """Writes the checkpoints of this folder, random weights of every family, and reference values.
 
-    python tests/checkpoints/make.py mace mace_old chgnet        # beside mace-torch
+    python tests/checkpoints/make.py mace mace_old mace_moments chgnet   # beside mace-torch
     python tests/checkpoints/make.py cace cace_sum cace_combined
     python tests/checkpoints/make.py nequip allegro              # beside nequip
     python tests/checkpoints/make.py NAME    # the values of any other, whose file is here already
 
 Short-range energies and charges are those of the frameworks' own networks, or for CACE and CHGNet
-of a second evaluation of their equations; the sum over charges is `oracles.ewald`. Nothing here
-is computed by the code that the tests compare with these values.
+of a second evaluation of their equations; the sum over charges is `oracles.ewald`, that over
+moments `oracles.multipoles`. Nothing here is computed by the code that the tests compare with
+these values.
 """
 
 from __future__ import annotations
@@ -29,8 +30,17 @@ from ase import Atoms
 from openmm_les_export import read_model
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.dispatch import reference_model
-from oracles import cace_models, chgnet_models, ewald, mace_models, nequip_models
+from oracles import (
+    cace_models,
+    chgnet_models,
+    ewald,
+    mace_models,
+    mace_moments,
+    multipoles,
+    nequip_models,
+)
 from support.checkpoints import FOLDER, checkpoint, export_options
+from support.reproduction import MOMENTS
 from support.structures import PEPTIDE, waters
 
 TYPES = ["H", "C", "N", "O"]
@@ -121,6 +131,16 @@ def written(name: str, folder: Path) -> Path:
             radial_MLP=[5],
             options=MACE_OPTIONS,
         )
+    if name == "mace_moments":
+        return mace_moments.write_mace_moments(
+            folder / "mace_moments.model",
+            elements=ELEMENTS,
+            channels=2,
+            max_L=2,
+            max_ell=2,
+            correlation=2,
+            radial_MLP=[5],
+        )
     if name == "mace_old":
         return mace_models.synthetic_model(
             folder, elements=ELEMENTS, channels=4, max_ell=2, radial_MLP=[6], vintage="old"
@@ -173,8 +193,6 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
     found = reference.evaluate(atoms.positions, atoms.numbers, cell)
     names = [field.name for field in dataclasses.fields(ewald.Parameters) if field.name in les]
     parameters = ewald.Parameters(**{name: les[name] for name in names})
-    total = ewald.pair_sum(parameters) if cell is None else ewald.k_sum(parameters)
-    channels = torch.tensor(found.charges).view(len(atoms), -1).T
     places = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
     got = {
         "numbers": atoms.numbers,
@@ -184,11 +202,26 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
         "energy": found.energy,
         "forces": found.forces,
         "latent_charges": found.charges,
-        "les_energy": sum(float(total(charges, *places)) for charges in channels),
+        "les_energy": les_energy(parameters, found, *places, periodic=cell is not None),
     }
+    if found.moments is not None:
+        moments = {theirs: getattr(found.moments, ours) for ours, theirs in MOMENTS.items()}
+        got |= {name: value for name, value in moments.items() if value is not None}
     if cell is not None and family != "chgnet":  # whose energy has steps
         got["stress"] = strain_derivative(reference, atoms) / atoms.get_volume()
     return got
+
+
+def les_energy(parameters: Any, found: Any, *places: torch.Tensor, periodic: bool) -> float:
+    """Of all charges, or moments and their response [eV]."""
+    if found.moments is not None:
+        energy = (multipoles.periodic if periodic else multipoles.open_boundaries)(parameters)
+        own = (getattr(found.moments, name) for name in multipoles.NAMES)
+        tensors = [None if moment is None else torch.tensor(moment) for moment in own]
+        return float(multipoles.derivatives(energy, tensors, *places)["energy"])
+    total = ewald.k_sum(parameters) if periodic else ewald.pair_sum(parameters)
+    channels = torch.tensor(found.charges).view(len(found.charges), -1).T
+    return sum(float(total(charges, *places)) for charges in channels)
 
 
 def strain_derivative(reference: Any, atoms: Atoms, step: float = 1e-4) -> np.ndarray:
