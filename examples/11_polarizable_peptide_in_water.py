@@ -24,14 +24,15 @@ from pictures import draw_polarization
 
 from openmm_les import load_model
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les_export import export
 
 HERE = Path(__file__).parent
-MODEL = HERE.parent / "training" / "polarizable" / "les-polar.les.pt"
+MODEL = HERE.parent / "training" / "polarizable" / "les-polar.model"
 COULOMB = 14.399645  # 1 / (4 pi eps0) [eV A/e^2]
 DEBYE = 0.20819434  # e A
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", default=str(MODEL), help="artifact of a polarisable model")
+parser.add_argument("--model", type=Path, default=MODEL, help="a trained model or an artifact")
 parser.add_argument("--padding", type=float, default=0.8, help="water around the peptide [nm]")
 parser.add_argument("--steps", type=int, default=1000, help="steps of 0.5 fs")
 parser.add_argument("--frames", type=int, default=50)
@@ -39,6 +40,13 @@ parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()
 arguments.output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)  # 22 atoms are too few to share
+
+# 0. A trained model becomes an artifact once.
+path = arguments.model
+if path.suffix != ".pt":
+    path = arguments.output / f"{path.stem}.les.pt"
+    if not path.exists():
+        export(arguments.model, path)
 
 # 1. The whole system, with the force field.
 pdb = app.PDBFile(str(HERE / "alanine_dipeptide.pdb"))
@@ -55,7 +63,7 @@ mm_system = forcefield.createSystem(
 indices = [atom.index for atom in topology.atoms() if atom.residue.name != "HOH"]
 
 # 2. The same with the peptide from the model, that responds to the water or does not.
-potential = MLPotential("les", modelPath=arguments.model)
+potential = MLPotential("les", modelPath=path)
 simulations = {}
 for polarization in ("mm", "none"):
     system = potential.createMixedSystem(
@@ -89,7 +97,7 @@ for _ in range(arguments.steps // interval):
     states.append(simulation.context.getState(positions=True))
 
 # 4. What the water does to the peptide in each frame.
-artifact = load_model(arguments.model)
+artifact = load_model(path)
 numbers = [a.element.atomic_number for a in topology.atoms() if a.index in set(indices)]
 model = SystemModel(artifact, numbers, periodic=False, precision="double")
 sign = artifact.metadata["charge_sign"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_les import load_model
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les_export import export
+from openmm_les_export import read_model
+from support.conditions import artifact_of
 
 TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
 MODEL = Path("/tmp/train18-start.model")
@@ -44,9 +44,8 @@ def batch_of(elements, numbers, positions) -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_energy_that_was_trained_is_the_one_that_runs(tmp_path, network):
-    export(MODEL, tmp_path / "polar.les.pt")
-    artifact = load_model(tmp_path / "polar.les.pt")
+def test_the_energy_that_was_trained_is_the_one_that_runs(network):
+    artifact = artifact_of(read_model(MODEL), MODEL)
     numbers = [8, 1, 1, 8, 1, 1]
     second = np.array(OXYGEN_AND_HYDROGENS) @ np.diag([-1.0, -1.0, 1.0]) + [2.9, 0.3, 0.7]
     r = np.concatenate([OXYGEN_AND_HYDROGENS, second])
