@@ -19,12 +19,12 @@ import numpy as np
 import openmm
 import torch
 from openmm import app, unit
+from openmm_les_export import export
 from openmmml import MLPotential
 from pictures import draw_polarization
 
 from openmm_les import load_model
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les_export import export
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "training" / "polarizable" / "les-polar.model"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from openmm_les.evaluation.system_model import SystemModel
 from openmm_les_export import read_model
 from support.conditions import artifact_of
+
+from openmm_les.evaluation.system_model import SystemModel
 
 TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
 MODEL = Path("/tmp/train18-start.model")
