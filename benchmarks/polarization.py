@@ -6,8 +6,8 @@ MODEL is of training/polarizable, DATA is what it was trained on; structures tha
 taken: the first tenth of each file, and ACE-THR-NME. GFN2-xTB by tblite gives what no training saw:
 
 - the polarizability of structures without ions, by finite fields; the model's is the sum of those
-  of atoms. GFN2-xTB has a minimal basis, so that it answers a field less than molecules do, and water
-  not at all across its plane. (With ions, charge flows between the molecules in its fields.)
+  of atoms. GFN2-xTB has a minimal basis: it answers a field less than molecules do, and water not
+  at all across its plane. (With ions, charge flows between the molecules in its fields.)
 - its dipole moment; the model's is that of charges and induced dipoles;
 - the dipole that molecules induce in one another: that of the structure less those of its parts,
   the ion or the waters taken away. The model's holds what its charges change and what they induce.

@@ -119,9 +119,9 @@ def latent_energies(
 
 
 def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
-    """The demonstration model with new readouts, and the energies of its elements [eV].
+    """The demonstration model with new readouts, or one that has them; energies of elements [eV].
 
-    These are taken out of the model: float32 would not resolve energies with them.
+    The latter are taken out of the model: float32 would not resolve energies with them.
     """
     torch.manual_seed(1)
     model = torch.load(path, weights_only=False)
@@ -131,7 +131,8 @@ def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
     block.atomic_energies = torch.zeros_like(block.atomic_energies, dtype=torch.float32)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        model.add_polarizabilities()
+        if not hasattr(model, "les_alpha_readouts"):
+            model.add_polarizabilities()
     return model, references
 
 
