@@ -12,7 +12,7 @@ from support.conditions import artifact_of
 from openmm_les.evaluation.system_model import SystemModel
 
 TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
-MODEL = Path("/tmp/train18-start.model")
+MODEL = TRAINING / "les-polar.model"
 OXYGEN_AND_HYDROGENS = [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]
 
 
