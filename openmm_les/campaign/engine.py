@@ -67,7 +67,7 @@ def execute(client: Client, tasks: Sequence[Task], *, retries: int = 2) -> Itera
 
 
 def _resources(client: Client) -> dict[str, Any] | None:
-    workers = client.scheduler_info()["workers"].values()
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return {"GPU": 1} if any(each.get("resources", {}).get("GPU") for each in workers) else None
 
 

@@ -6,7 +6,6 @@ Imports neither torch nor openmm, which only that process needs.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -22,7 +21,8 @@ from openmm_les.processes import children
 
 #: File in the directory of a task with what its processes said.
 MESSAGES = "messages.txt"
-_LOCK = ".task.lock"
+#: File in it that is locked while a task works there.
+LOCK = ".task.lock"
 #: Time between looks at whether a task is still wanted [s].
 _GLANCE = 0.5
 #: Time to end in order, with a checkpoint [s].
@@ -74,7 +74,7 @@ def attempt(task: Task, expected: str) -> Outcome:
         )
     else:
         try:
-            with writing(task.directory), _alone(task.directory):
+            with _alone(task.directory):
                 error = _run(task)
         except OutputError as problem:
             error = one_line(problem)
@@ -117,17 +117,20 @@ def _last_message(output: str) -> str:
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Wait for an attempt on another worker that has not noticed yet that it was given up."""
-    os.makedirs(directory, exist_ok=True)
-    while True:
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(exclusive_lock(directory / _LOCK, timeout=_GLANCE))
-            except Timeout:
-                if _is_wanted():
-                    continue
-                raise Interrupted("not wanted any more") from None
-            yield
-            return
+    with contextlib.ExitStack() as held:
+        while not _locked(directory, held):
+            if not _is_wanted():
+                raise Interrupted("not wanted any more")
+        yield
+
+
+def _locked(directory: Path, held: contextlib.ExitStack) -> bool:
+    with writing(directory):
+        try:
+            held.enter_context(exclusive_lock(directory / LOCK, timeout=_GLANCE))
+        except Timeout:  # is an OSError
+            return False
+    return True
 
 
 def _is_wanted() -> bool:
