@@ -43,9 +43,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: dict[str, Any] = Field(
-        {}, description="settings of `openmm-les run` that all runs share"
-    )
+    base: dict[str, Any] = Field({}, description="settings of `openmm-les run` that all runs share")
     vary: dict[str, list[Any]] = Field(
         {}, description="lists of values, of which every combination is a run"
     )

@@ -38,9 +38,7 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
 
     callbacks = _Bar() if sys.stderr.isatty() else _Lines()
     try:
-        result = runner.run(
-            plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks
-        )
+        result = runner.run(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
     except KeyboardInterrupt:
         callbacks.close()
         _stop(plan, output)
