@@ -22,6 +22,7 @@ _PATIENCE = 10.0
 #: How many workers a run may lose before it is given up; Dask's own limit, 3, is for tasks that
 #: exhaust the memory of their worker, which a run in a process of its own does not.
 _ALLOWED_FAILURES = 30
+_SILENT = logging.CRITICAL + 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -61,20 +62,22 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Keep Dask's log messages out of the terminal; a lost worker is no error of the user."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in loggers:
+        logger.setLevel(_SILENT)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
 def _local_cluster(distributed: Any, workers: int | None) -> Any:
     devices = _visible_devices()
     number = workers or len(devices) or len(os.sched_getaffinity(0))
     common = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "memory_limit": None}
-    common["silence_logs"] = logging.CRITICAL + 1
+    common["silence_logs"] = _SILENT
     specs = {}
     for index in range(number):
         own: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.reading import Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import shorten
-from openmm_les.simulation.config import CONFIG, RunConfig
+from openmm_les.simulation.config import CONFIG
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.runner import check_same_run
 
