@@ -63,12 +63,14 @@ class CampaignDirectory:
         changed = [run for run in runs if not self._is_written(run)]
         for run in changed:
             _check_begun(run)
+        with writing(self.path):
+            (self.path / RUNS).mkdir(parents=True, exist_ok=True)
         marker = {"format": _FORMAT, "seed": seed}
         write_atomically(self.path / MARKER, (json.dumps(marker) + "\n").encode())
         write_atomically(self.path / TABLE, table(runs).encode())
         for run in changed:
             with writing(run.config.output):
-                run.config.output.mkdir(parents=True, exist_ok=True)
+                run.config.output.mkdir(exist_ok=True)
             RunDirectory(run.config.output).write_config(run.config)
         return runs
 

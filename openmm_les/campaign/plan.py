@@ -164,7 +164,8 @@ def _combinations(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _name_of(varied: Mapping[str, Any], repeat: int) -> str:
-    parts = [f"{name}-{_label(value)}" for name, value in varied.items()]
+    # In any order of the file.
+    parts = [f"{name}-{_label(varied[name])}" for name in RunConfig.model_fields if name in varied]
     name = "_".join([*parts, f"repeat-{repeat}"])
     return name if len(name) <= _LONGEST_NAME else _cut(name, _LONGEST_NAME)
 
