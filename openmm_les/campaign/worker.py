@@ -30,7 +30,7 @@ _GRACE = 60.0
 #: Exit statuses of a process that was asked to stop.
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _PREFIX = "openmm-les: error: "
-_COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
+COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def attempt(task: Task, expected: str) -> Outcome:
 
 def _run(task: Task) -> str:
     """Why the command failed; empty if it did not."""
-    process = children.start_bound(_COMMAND, *task.command, folder=task.directory)
+    process = children.start_bound(COMMAND, *task.command, folder=task.directory)
     output = ""
     while process.returncode is None:
         try:

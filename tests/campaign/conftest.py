@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from support.campaigns import Killer, write_plan
+from support.campaigns import Killer, workers_of, write_plan
 
 pytest.importorskip("distributed", reason="Dask is not installed (extra `campaign`)")
 
@@ -31,7 +31,7 @@ def campaign(tmp_path_factory):
     recorder = Recorder()
     with connect(2) as client, pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_INTERVAL", 0.5)
-        killer = Killer(client, folder / "out", 3)
+        killer = Killer(workers_of(client), folder / "out", 3)
         killer.start()
         result = runner.run(plan, folder / "out", client=client, callbacks=recorder)
     return SimpleNamespace(
