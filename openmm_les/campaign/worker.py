@@ -60,6 +60,11 @@ def version() -> str:
     return __version__
 
 
+def dask_setup(_: object) -> None:
+    """Dask calls this in each worker on this machine, which ends with the process that began it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def attempt(task: Task, expected: str) -> Outcome:
     """Run the command of a task, or the rest of it, on a worker with the `expected` version.
 

@@ -14,6 +14,7 @@ from support.campaigns import (
     assert_same_as_one_after_another,
     children_of,
     python_path,
+    wait_until,
     write_plan,
 )
 
@@ -38,6 +39,28 @@ def test_two_workers(plan, tmp_path):
     result = runner.run(plan, tmp_path / "out", workers=2)
     assert result.line() == "24 of 24 runs finished"
     assert_same_as_one_after_another(tmp_path / "out", tmp_path / "alone")
+
+
+def test_ctrl_c(plan, tmp_path):
+    """Of the terminal, to all its processes: one line, and every run has a checkpoint."""
+    output = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "campaign", "run", str(plan), "-o", str(output)],
+        env=os.environ | python_path(),
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        wait_until(lambda: list(output.glob("runs/*/log.csv")))
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert err.splitlines() == [
+        f"24 runs in {output}, 0 of them finished",
+        f"continue with:  openmm-les campaign run {plan} -o {output}",
+    ]
+    assert "running" not in {state_of(entry).name for entry in read_table(output)}
+    assert list(output.glob("runs/*/checkpoint.zip"))
 
 
 class Cluster:
