@@ -2,9 +2,9 @@
 
     python benchmarks/campaign_overhead.py [--tasks 100 1000 10000] [--workers 2] [--output FILE]
 
-A task is a process of ``openmm-les --version``, which does nothing. "alone" are such processes
-begun one after another by as many threads as there are workers, without Dask; the overhead is the
-difference of wall times by the number of tasks. Memory is that of the process which has client and
+A task is a process of Python that does nothing. "alone" are such processes begun one after another
+by as many threads as there are workers, without Dask; the overhead is the difference of wall times
+by the number of tasks. Memory is that of the process which has client and
 scheduler, and of a worker. Prints a table and, with ``--output``, writes a JSON file.
 """
 
@@ -25,7 +25,9 @@ from openmm_les.campaign.engine import Task, connect, execute
 from openmm_les.processes import children
 
 #: Processes of which the time alone is measured.
-ALONE = 400
+ALONE = 200
+#: What a process runs in place of a command of openmm-les.
+NOTHING = "pass"
 MB = 1024.0**2
 
 
@@ -39,7 +41,7 @@ def alone(workers: int, folder: Path) -> float:
     """Wall time for each process without the engine [s]."""
 
     def one(number: int) -> None:
-        children.start_bound(worker.COMMAND, "--version", folder=folder).communicate()
+        children.start_bound(NOTHING, folder=folder).communicate()
 
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
@@ -64,7 +66,7 @@ class Peak(threading.Thread):
 def measure(client: Any, number: int, folder: Path) -> dict[str, float]:
     """Wall time for each of so many tasks [s], and memory [MB]."""
     workers = list(client.run(os.getpid).values())
-    tasks = [Task(f"task-{n}", ("--version",), folder / str(n)) for n in range(number)]
+    tasks = [Task(f"task-{n}", (), folder / str(n)) for n in range(number)]
     peak = Peak([os.getpid(), *workers])
     peak.start()
     begin = time.perf_counter()
@@ -89,6 +91,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name, connect(given.workers) as client:
         folder = Path(name)
+        client.run(setattr, worker, "COMMAND", NOTHING)
         print(f"{'tasks':>6} {'ms a task':>10} {'alone':>7} {'overhead':>9} {'memory [MB]':>12}")
         for number in given.tasks:
             # Before and after, since others use this machine.

@@ -20,6 +20,7 @@ from support.campaigns import (
 
 from openmm_les.campaign import runner
 from openmm_les.campaign.state import RUNS, read_table, state_of
+from openmm_les.errors import OutputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -61,6 +62,25 @@ def test_ctrl_c(plan, tmp_path):
     ]
     assert "running" not in {state_of(entry).name for entry in read_table(output)}
     assert list(output.glob("runs/*/checkpoint.zip"))
+
+
+def test_a_full_disk(tmp_path):
+    """One line; with more room, the same command finishes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    plan = write_plan(tmp_path / "plan.yaml", vary={"temperature": [280, 300, 320]})
+    try:
+        with pytest.raises(OutputError, match=r"No space left on device .* make room: the same"):
+            runner.run(plan, disk / "out", workers=2)
+        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+        result = runner.run(plan, disk / "out", workers=2)
+        assert result.line() == "3 of 3 runs finished"
+        assert_same_as_one_after_another(disk / "out", tmp_path / "alone")
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 class Cluster:

@@ -139,6 +139,28 @@ def test_no_scheduler(monkeypatch, address):
     assert time.monotonic() - started < 5.0
 
 
+def test_workers_with_gpus(monkeypatch, tmp_path):
+    """Each worker sees one of the GPUs, in turns, and a task takes one; there need not be any."""
+    monkeypatch.setattr(cluster, "_visible_devices", lambda: ["4", "GPU-7"])
+    with connect(3) as client:
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
+        assert sorted(seen) == ["4", "4", "GPU-7"]
+        workers = client.scheduler_info()["workers"].values()
+        assert [worker["resources"] for worker in workers] == [{"GPU": 1}] * 3
+        assert [outcome.error for outcome in execute(client, quick(tmp_path, 3))] == [None] * 3
+
+
+def test_gpus_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert cluster._visible_devices() == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert cluster._visible_devices() == ["0", "1"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cluster._visible_devices() == []
+
+
 def test_no_scheduler_file(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*absent\.json; it is written by"):
         connect(scheduler=str(tmp_path / "absent.json")).__enter__()
