@@ -11,7 +11,7 @@ from support.campaigns import Dask, children_of, wait_until
 from support.runs import flags, rows, settings
 
 from openmm_les import __version__
-from openmm_les.campaign import cluster
+from openmm_les.campaign import cluster, worker
 from openmm_les.campaign.engine import Task, connect, execute
 from openmm_les.errors import InputError, SimulationError
 
@@ -46,6 +46,12 @@ def test_each_outcome_once(client, tmp_path):
     assert list(execute(client, [])) == []
 
 
+def test_a_worker_of_another_version_that_came_later(tmp_path):
+    outcome = worker.attempt(quick(tmp_path, 1)[0], "0.0.1")
+    assert outcome.error.startswith(f"expected a worker with openmm-les 0.0.1, got {__version__};")
+    assert not (tmp_path / "0").exists()
+
+
 def in_background(client, task, **options):
     """The outcomes of one task, and the thread that waits for them."""
     outcomes = []
@@ -59,8 +65,8 @@ def process_of(client) -> tuple[int, int]:
     found = []
 
     def look():
-        for worker in client.run(os.getpid, on_error="ignore").values():
-            found.extend((worker, child) for child in children_of(worker))
+        for parent in client.run(os.getpid, on_error="ignore").values():
+            found.extend((parent, child) for child in children_of(parent))
         return found
 
     wait_until(look)
@@ -75,8 +81,8 @@ def test_a_crash_and_a_killed_worker(client, tmp_path):
     wait_until(lambda: rows(log) >= 2)
     os.kill(process_of(client)[1], signal.SIGSEGV)
     wait_until(lambda: rows(log) >= 4)
-    worker, child = process_of(client)
-    os.kill(worker, signal.SIGKILL)
+    parent, child = process_of(client)
+    os.kill(parent, signal.SIGKILL)
     wait_until(lambda: not os.path.exists(f"/proc/{child}"), patience=2.0)
     thread.join()
     assert [outcome.error for outcome in outcomes] == [None]
@@ -96,10 +102,10 @@ def test_what_is_not_wanted_any_more_ends_in_order(client, tmp_path):
     task = long_run(tmp_path / "task", steps=4000)
     outcomes = execute(client, [*quick(tmp_path, 1), task])
     assert next(outcomes).name == "t0"
-    worker, _ = process_of(client)
+    parent, _ = process_of(client)
     wait_until(lambda: rows(tmp_path / "task" / "run" / "log.csv") >= 1)
     outcomes.close()
-    wait_until(lambda: not children_of(worker), patience=10.0)
+    wait_until(lambda: not children_of(parent), patience=10.0)
     assert (tmp_path / "task" / "run" / "checkpoint.zip").exists()
     assert [outcome.error for outcome in execute(client, quick(tmp_path, 2))] == [None, None]
 
@@ -110,9 +116,9 @@ def test_a_worker_that_retires_hands_its_run_on(client, tmp_path):
     log = tmp_path / "task" / "run" / "log.csv"
     outcomes, thread = in_background(client, task, retries=0)
     wait_until(lambda: rows(log) >= 2)
-    worker = process_of(client)[0]
+    parent = process_of(client)[0]
     addresses = {pid: address for address, pid in client.run(os.getpid).items()}
-    client.retire_workers([addresses[worker]], close_workers=True)
+    client.retire_workers([addresses[parent]], close_workers=True)
     thread.join()
     assert [outcome.error for outcome in outcomes] == [None]
     messages = (tmp_path / "task" / "messages.txt").read_text()
@@ -158,7 +164,7 @@ def test_workers_with_gpus(monkeypatch, tmp_path):
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
         assert sorted(seen) == ["4", "4", "GPU-7"]
         workers = client.scheduler_info()["workers"].values()
-        assert [worker["resources"] for worker in workers] == [{"GPU": 1}] * 3
+        assert [each["resources"] for each in workers] == [{"GPU": 1}] * 3
         assert [outcome.error for outcome in execute(client, quick(tmp_path, 3))] == [None] * 3
 
 
