@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from openmm_les.networks.conditions import Condition, Conditions
 from openmm_les.networks.moments import Moments
@@ -90,6 +90,7 @@ class MACE(Bessel):
     conditions: Conditions = Field(default=[])
     moments: Moments | None = None
     moment_scales: MomentScales | None = None
+    rounded_symbols: StrictBool = False
     squared_moments: list[Literal["kappa", "alpha"]] = Field(default=[], max_length=2)
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.networks.blocks.angular import parity_ordered_degrees
+from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
 from openmm_les.networks.blocks.product_basis import ProductBasis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
@@ -202,6 +202,7 @@ class Interaction(nn.Module):
         fold: bool,
         few_kernels: bool,
         moments: Optional[LayerMoments],
+        symbols: Symbols,
     ) -> None:
         super().__init__()
         node_lmax = int(spec["node_lmax"])
@@ -216,6 +217,7 @@ class Interaction(nn.Module):
             lmax,
             node_lmax,
             few_kernels,
+            symbols,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(

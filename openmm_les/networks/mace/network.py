@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.angular import wigner_3j
+from openmm_les.networks.blocks.angular import rounded_wigner_3j, wigner_3j
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
@@ -100,9 +100,11 @@ class MACENetwork(NetworkModule):
         self.first_skip = nn.Buffer(skip)
         moments = layer_moments(hyper, state, layers)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
+        symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
+        options = channels, lmax, fold, few_kernels
         self.interactions = nn.ModuleList(
-            Interaction(specs[t], layers[t], outputs[t], channels, lmax, fold, few_kernels, own)
-            for t, own in enumerate(moments[1:], 1)
+            Interaction(specs[t], layers[t], outputs[t], *options, moments[t], symbols)
+            for t in range(1, len(specs))
         )
         self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
         # Node features, self-connections and readouts stay float64, and so does the repulsion.

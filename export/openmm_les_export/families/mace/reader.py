@@ -71,6 +71,10 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     layers = _layers(model, state, len(elements), (channels, lmax), degree)
     read_readouts(model, state, layers, chosen, (scale, output_scale(model)))
     hyper |= read_moments(model, moments, state, layers, chosen)
+    dtype = model.module("node_embedding.linear").tensor("weight").dtype
+    if "moments" in hyper and dtype == torch.float32:
+        # Charges hardly depend on it: their models stay as they have been.
+        hyper["rounded_symbols"] = True
     state |= atomic_tables(model.module("les"), elements, any("alpha" in name for name in moments))
     hyper |= zbl_repulsion(model, elements, state, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
@@ -80,7 +84,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(model.module("les")),
         vintage=_VINTAGES[model.qualified_name],
-        dtype=model.module("node_embedding.linear").tensor("weight").dtype,
+        dtype=dtype,
     )
     if chosen.count > 1:
         canonical.source["head"] = chosen.name
