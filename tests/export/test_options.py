@@ -165,11 +165,11 @@ def les_options(family: str, file: ModelFile) -> dict[str, Any]:
     return next(record for record in file.root.walk() if record.kind == "Les").state
 
 
-@pytest.mark.parametrize("family", ["mace", "cace", "nequip", "allegro"])
+@pytest.mark.parametrize("family", ["mace", "cace"])
 def test_multipoles_are_refused_and_their_options_idle_without(family, tmp_path):
     file = open_model(checkpoint(family, tmp_path))
     expected, options = read(family, file), les_options(family, file)
-    named = {**MULTIPOLES, **(TABLES if family in ("mace", "cace") else {})}
+    named = {**MULTIPOLES, **TABLES}
     for name, what in named.items():
         with changed(options, name, True), pytest.raises(UnsupportedModelError) as caught:
             read(family, file)
@@ -177,8 +177,33 @@ def test_multipoles_are_refused_and_their_options_idle_without(family, tmp_path)
         assert name in str(caught.value)
         assert "this version of openmm-les has" in str(caught.value)
     options |= dict.fromkeys(named, False) | IDLE
-    if family in ("nequip", "allegro"):  # their les package is told no elements
-        options |= dict.fromkeys(TABLES, True)
+    assert_same(read(family, file), expected)
+
+
+#: Switches that NequIP-LES reads, and a part of the name of the readout that each one needs.
+NEEDED = {
+    "use_dipole": "latent_dipole",
+    "use_quadrupole": "quad_1o",
+    "use_induced_charge": "latent_kappa",
+    "use_induced_dipole": "latent_alpha",
+}
+
+
+@pytest.mark.parametrize("family", ["nequip", "allegro"])
+def test_switches_of_moments_without_their_readouts(family, tmp_path):
+    """Those of other programs are refused too, and what switches concern is idle without."""
+    file = open_model(checkpoint(family, tmp_path))
+    expected, options = read(family, file), les_options(family, file)
+    for name, part in NEEDED.items():
+        with changed(options, name, True):
+            assert_refused(family, file, part)
+        with changed(options, name, 0.5):
+            assert_refused(family, file, f"les_args.{name}: expected")
+    for name in ("use_quad", *CALLER):
+        with changed(options, name, True):
+            assert_refused(family, file, f"les_args.{name}: expected")
+    options |= dict.fromkeys(NEEDED, False) | IDLE
+    options |= dict.fromkeys(TABLES, True)  # their les package is told no elements
     assert_same(read(family, file), expected)
 
 

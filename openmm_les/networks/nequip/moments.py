@@ -38,9 +38,9 @@ class MomentRows(nn.Module):
         self.matrix = nn.Buffer(matrix)
         scale = matrix.new_ones(layout.rows)
         if layout.alpha >= 0:
-            scale[layout.alpha :] = float(readouts["alpha_scale"])
+            scale[layout.alpha :] = float(readouts.get("alpha_scale", 1.0))
         if layout.kappa >= 0:
-            scale[layout.kappa] = float(readouts["kappa_scale"])
+            scale[layout.kappa] = float(readouts.get("kappa_scale", 1.0))
         kappa, alpha = "softplus", "softplus" if layout.alpha_rows == 1 else "square"
         if not readouts["positive"]:
             kappa = alpha = ""
