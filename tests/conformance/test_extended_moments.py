@@ -12,8 +12,14 @@ from support.reproduction import PRECISION, TOLERANCES, assert_moments
 from openmm_les import artifact as artifacts
 
 LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
-#: Files and what their export needs.
+#: Files and what their export needs; those of MACE need nothing.
+MACE = (
+    *("u_L1", "uQ_L1", "uQ_L2", "iq_L1", "iu_iso_L1", "uiu_iso_pos_L1", "uiu_fixedq_atomicalpha"),
+    *("iu_aniso_1o_nowpos_L1", "iu_aniso_nonlin_pos_L1", "uiu_aniso_L2"),
+    *("uQiqiu_L2", "uQiqiu_nl1", "uQiqiu_vecP4"),
+)
 FILES = {
+    **{f"mace_{name}.model": {} for name in MACE},
     "nequip_u_l1.ckpt": LES,
     "nequip_uQiqiu_l2.ckpt": LES,
     "nequip_uiqiu_iso_self.ckpt": {"norm_factor": 90.4756},
