@@ -1,6 +1,6 @@
 """Writes the checkpoints of this folder, random weights of every family, and reference values.
 
-    python tests/checkpoints/make.py mace mace_old chgnet        # beside mace-torch
+    python tests/checkpoints/make.py mace mace_old mace_moments chgnet  # beside mace-torch
     python tests/checkpoints/make.py cace cace_sum cace_combined
     python tests/checkpoints/make.py nequip allegro nequip_moments allegro_moments  # beside nequip
     python tests/checkpoints/make.py NAME    # the values of any other, whose file is here already
@@ -29,7 +29,15 @@ from ase import Atoms
 from openmm_les_export import read_model
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.dispatch import reference_model
-from oracles import cace_models, chgnet_models, ewald, mace_models, multipoles, nequip_models
+from oracles import (
+    cace_models,
+    chgnet_models,
+    ewald,
+    mace_models,
+    mace_moments,
+    multipoles,
+    nequip_models,
+)
 from support.checkpoints import FOLDER, checkpoint, export_options
 from support.reproduction import MOMENTS as MOMENT_NAMES
 from support.structures import PEPTIDE, waters
@@ -124,6 +132,16 @@ def written(name: str, folder: Path) -> Path:
             correlation=2,
             radial_MLP=[5],
             options=MACE_OPTIONS,
+        )
+    if name == "mace_moments":
+        return mace_moments.write_mace_moments(
+            folder / "mace_moments.model",
+            elements=ELEMENTS,
+            channels=2,
+            max_L=2,
+            max_ell=2,
+            correlation=2,
+            radial_MLP=[5],
         )
     if name == "mace_old":
         return mace_models.synthetic_model(
