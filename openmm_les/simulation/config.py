@@ -49,7 +49,10 @@ _LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: Electric properties of the model that a run can write.
-RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
+RESPONSES = (
+    *("dipole", "current", "charges", "born_charges", "les_energy", "velocities"),
+    *("polarizability", "atomic_dipoles", "quadrupoles", "induced_charges", "induced_dipoles"),
+)
 
 #: Usual values; others are most often in another unit (ps, Celsius, 1/s, Pa, A).
 _USUAL = {
@@ -104,7 +107,8 @@ class RunConfig(BaseModel):
     response: Texts | None = Field(
         None,
         description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
-        " velocities",
+        " velocities, and of models with moments polarizability, atomic_dipoles, quadrupoles,"
+        " induced_charges, induced_dipoles",
     )
     response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(
@@ -258,6 +262,14 @@ def load(
         flags: values by name; paths relative to the working directory.
     """
     return RunConfig(_Origin(file, flags or {}), **_values(file, flags or {}))
+
+
+def of_values(values: Mapping[str, Any], file: str | os.PathLike[str]) -> RunConfig:
+    """A configuration from values that stand in `file`, whose paths are relative to its directory.
+
+    Errors are those of `RunConfig`, with the name of the file.
+    """
+    return RunConfig(_Origin(file), **_absolute(values, Path(file).absolute().parent))
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
