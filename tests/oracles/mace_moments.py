@@ -126,11 +126,13 @@ def _add_readouts(model: Any, h: dict[str, Any]) -> None:
 
     def like(readout: Any) -> Any:
         if isinstance(readout, blocks.LinearReadoutBlock):
-            return blocks.LinearReadoutBlock(irreps)
-        hidden, one = readout.hidden_irreps, o3.Irreps("1x0e")
-        return blocks.NonLinearReadoutBlock(irreps, hidden, torch.nn.functional.silu, one)
+            return blocks.LinearReadoutBlock(irreps, readout.linear.irreps_out)
+        hidden, outputs = readout.hidden_irreps, readout.linear_2.irreps_out
+        gate, heads = torch.nn.functional.silu, readout.num_heads
+        return blocks.NonLinearReadoutBlock(irreps, hidden, gate, outputs, heads)
 
-    irreps = model.readouts[0].linear.irreps_in
+    first = model.readouts[0]
+    irreps = (first.linear if hasattr(first, "linear") else first.linear_1).irreps_in
     degrees, wanted = irreps.lmax, h["alpha_irreps"]
     tensors = h["use_induced_dipoles"] and h["use_anisotropic_polarizability"]
     lists: dict[str, list[Any]] = {

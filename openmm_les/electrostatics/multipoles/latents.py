@@ -157,7 +157,7 @@ def dense_latent_multipoles(layout: LatentLayout, les: Mapping[str, Any]) -> Lat
     return LatentMultipoles(dense_multipoles(les, **_degrees(layout)), layout)
 
 
-def _degrees(layout: LatentLayout) -> dict[str, int]:
+def _degrees(layout: LatentLayout) -> dict[str, Any]:
     return {
         "degree": 2 if layout.quadrupoles >= 0 else int(layout.dipoles >= 0),
         "induced_degree": 1 if layout.alpha >= 0 else int(layout.kappa >= 0) - 1,
