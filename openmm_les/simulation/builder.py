@@ -21,6 +21,7 @@ from openmm_les.evaluation.capacity import with_headroom
 from openmm_les.evaluation.device import find_device
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
+from openmm_les.plugin.mixed.interpolation import LAMBDA
 from openmm_les.simulation.checkpoint import PhaseName
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid, create_mixed_system
@@ -135,10 +136,14 @@ def create_simulation(
     integrator = _integrator(config, ensemble)
     _set_seeds(config, system, integrator, *seed)
     platform = openmm.Platform.getPlatformByName(config.platform)
+    properties = _properties(config, platform)
     try:
-        return app.Simulation(topology, system, integrator, platform, _properties(config, platform))
+        simulation = app.Simulation(topology, system, integrator, platform, properties)
     except openmm.OpenMMException as error:
         raise InputError(f"platform: {config.platform} does not work here: {error}") from error
+    if config.lambda_interpolate is not None:
+        simulation.context.setParameter(LAMBDA, config.lambda_interpolate)
+    return simulation
 
 
 def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:

@@ -66,6 +66,7 @@ def create_mixed_system(
     if box is not None:  # the PME grid of the force field depends on it
         system.setDefaultPeriodicBoxVectors(*box)
     embedding: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
+    embedding["interpolate"] = config.lambda_interpolate is not None
     if config.embedding == "electrostatic":
         embedding |= {
             "allowNetCharge": config.charge is not None,
