@@ -53,5 +53,5 @@ def test_a_resumed_run_is_the_same(complete, tmp_path, fields):
 def test_lambda_is_refused_where_nothing_is_interpolated(tmp_path):
     with pytest.raises(InputError, match="lambda_interpolate: this goes with ml_region"):
         config(tmp_path, lambda_interpolate=0.5)
-    with pytest.raises(InputError, match="lambda_interpolate: expected .* at most 1"):
+    with pytest.raises(InputError, match=r"lambda_interpolate: expected .* at most 1"):
         config(tmp_path, **IN_WATER, lambda_interpolate=1.5)
