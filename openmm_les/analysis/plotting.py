@@ -18,6 +18,8 @@ from openmm_les.versions import optional
 
 _FORMATS = (".png", ".pdf", ".svg")
 _DOTS_PER_INCH = 150
+#: Most curves that a legend names.
+_LONGEST_LEGEND = 12
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,41 @@ def draw_parity(
             xlabel=f"{reference} [{parity.unit}]",
             ylabel=f"{model} [{parity.unit}]",
         )
+    return _content(pyplot, figure, suffix)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means with their errors, for one curve."""
+
+    x: Sequence[float]  #: Shape (n,)
+    mean: Sequence[float]  #: Shape (n,)
+    error: Sequence[float]  #: Shape (n,), nan where unknown
+
+
+def draw_means(
+    curves: Mapping[str, Means],
+    suffix: str,
+    *,
+    x: str,
+    y: str,
+    ticks: Sequence[str] | None = None,
+) -> bytes:
+    """Plot means with error bars against numbers, or against names that `ticks` lists.
+
+    Curves have names for the legend; returns the content of a file whose name ends in `suffix`, and
+    `x` and `y` are labels of the axes.
+    """
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(8.0, 4.5), layout="constrained")
+    for name, curve in curves.items():
+        errors = np.nan_to_num(np.asarray(curve.error, dtype=np.float64))
+        axis.errorbar(curve.x, curve.mean, errors, fmt="o", markersize=4, capsize=3, label=name)
+    axis.set(xlabel=x, ylabel=y)
+    if ticks is not None:
+        axis.set_xticks(range(len(ticks)), ticks, rotation=45, ha="right")
+    if 1 < len(curves) <= _LONGEST_LEGEND:
+        axis.legend()
     return _content(pyplot, figure, suffix)
 
 

@@ -17,7 +17,7 @@ from openmm_les.cli.terminal import PrintableFormatter, echo
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.processes.openmp import wait_passively
 
-COMMANDS = ("doctor", "export", "inspect", "models", "run", "spectrum", "validate")
+COMMANDS = ("campaign", "doctor", "export", "inspect", "models", "run", "spectrum", "validate")
 
 USER_ERROR = 2
 FAILURE = 1

@@ -20,6 +20,14 @@ import json, resource
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 """
 
+# Asks the kernel for SIGKILL when the parent ends (PR_SET_PDEATHSIG), unless it has ended already.
+_BOUND = """
+import ctypes, os, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != {parent}:
+    raise SystemExit(1)
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -55,14 +63,40 @@ def run_python(
     except (OSError, subprocess.SubprocessError) as error:
         return Outcome(failure=f"could not be tried ({error})")
     data = _last_object(child.stdout)
-    if child.returncode < 0:
-        number = -child.returncode
-        known = {each.value: each.name for each in signal.Signals}
-        return Outcome(data, f"crashes the process ({known.get(number, f'signal {number}')})")
-    if child.returncode > 0:
-        lines = child.stderr.strip().splitlines() or ["no message"]
-        return Outcome(data, f"fails ({lines[-1].strip()})")
+    if child.returncode != 0:
+        return Outcome(data, ending(child.returncode, child.stderr))
     return Outcome(data, "" if data else "ends without an answer")
+
+
+def start_bound(
+    code: str, *arguments: str, folder: str | os.PathLike[str]
+) -> subprocess.Popen[str]:
+    """Start Python in a child process that never outlives the thread that started it.
+
+    It imports what this process would, has no input, and its errors are a pipe.
+    """
+    prelude = _PRELUDE.format(path=sys.path) + _BOUND.format(parent=os.getpid())
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + code, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        env=openmp.child_environment(),
+    )
+
+
+def ending(returncode: int, errors: str) -> str:
+    """How a process ended, such as ``crashes the process (SIGSEGV)``; empty for success."""
+    if returncode < 0:
+        known = {each.value: each.name for each in signal.Signals}
+        return f"crashes the process ({known.get(-returncode, f'signal {-returncode}')})"
+    if returncode > 0:
+        lines = errors.strip().splitlines() or ["no message"]
+        return f"fails ({lines[-1].strip()})"
+    return ""
 
 
 def _last_object(text: str) -> dict[str, Any]:

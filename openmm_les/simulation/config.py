@@ -263,6 +263,14 @@ def load(
     return RunConfig(_Origin(file, flags or {}), **_values(file, flags or {}))
 
 
+def of_values(values: Mapping[str, Any], file: str | os.PathLike[str]) -> RunConfig:
+    """A configuration from values that stand in `file`, whose paths are relative to its directory.
+
+    Errors are those of `RunConfig`, with the name of the file.
+    """
+    return RunConfig(_Origin(file), **_absolute(values, Path(file).absolute().parent))
+
+
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
     """The configuration as a commented file; required fields may be missing."""
     values = _values(file, flags)

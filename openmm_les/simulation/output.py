@@ -147,13 +147,17 @@ class RunDirectory:
             before, text = None, ""
         if before == config and text.startswith(_MARKER):
             return
-        is_own = before is not None and text == _MARKER + before.to_yaml(self.path)
+        is_own = before is not None and text == self.config_text(before)
         if path.exists() and not is_own:
             raise OutputError(
                 f"output: {path} was edited and differs from the settings of this run; "
                 "change it there, or move it away: it is not replaced"
             )
-        write_atomically(path, (_MARKER + config.to_yaml(self.path)).encode())
+        write_atomically(path, self.config_text(config).encode())
+
+    def config_text(self, config: RunConfig) -> str:
+        """What `write_config` writes."""
+        return _MARKER + config.to_yaml(self.path)
 
     def file_states(self) -> dict[str, FileState]:
         """States of the growing files."""

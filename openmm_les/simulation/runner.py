@@ -11,6 +11,7 @@ import openmm
 from openmm import unit
 
 from openmm_les import catalog
+from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
@@ -100,7 +101,7 @@ def _start(job: Job) -> Summary:
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
-    _check_same_run(job, checkpoint)
+    check_same_run(job.requested, job.structure.sha256, job.artifact, checkpoint)
     job = _with_force_field(job)
     _check_force_field(job, checkpoint)
     finished = job.directory / output.SUMMARY
@@ -254,11 +255,13 @@ def _write_config(job: Job) -> None:
     job.directory.write_config(job.requested.model_copy(update={"seed": job.config.seed}))
 
 
-def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
-    """Refuse to continue a run with other settings or files, except for more steps."""
+def check_same_run(
+    requested: RunConfig, structure_sha256: str, artifact: Artifact, checkpoint: Checkpoint
+) -> None:
+    """Refuse to continue a run with other settings or files, except for more steps (InputError)."""
     for name, path, expected, got in (
-        ("structure", job.requested.structure, checkpoint.structure_sha256, job.structure.sha256),
-        ("model", job.artifact.path, checkpoint.model_sha256, job.artifact.sha256),
+        ("structure", requested.structure, checkpoint.structure_sha256, structure_sha256),
+        ("model", artifact.path, checkpoint.model_sha256, artifact.sha256),
     ):
         if got != expected:
             raise InputError(
@@ -266,16 +269,16 @@ def _check_same_run(job: Job, checkpoint: Checkpoint) -> None:
                 f"sha256 {expected[:12]}..., got {got[:12]}...; {_REMEDY}"
             )
     changed = []
-    for name, value in job.requested.model_dump(mode="json").items():
+    for name, value in requested.model_dump(mode="json").items():
         before = checkpoint.requested.get(name, RunConfig.model_fields[name].default)
         if name not in _MAY_CHANGE and value not in (before, checkpoint.resolved.get(name)):
             changed.append(f"{name}: this run was started with {before}, got {value}")
     if changed:
         raise InputError(f"{'; '.join(changed)}; only steps may change: {_REMEDY}")
-    if checkpoint.phase == "production" and job.requested.steps < checkpoint.step:
+    if checkpoint.phase == "production" and requested.steps < checkpoint.step:
         raise InputError(
             f"steps: expected at least the {checkpoint.step} that this run has done, got "
-            f"{job.requested.steps}"
+            f"{requested.steps}"
         )
 
 

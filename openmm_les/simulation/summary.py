@@ -124,9 +124,12 @@ def summarise(
         )
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """Columns of a file of OpenMM's StateDataReporter."""
-    header, *rows = csv.reader(io.StringIO(read_file(path).decode()))
+def read_log(path: Path, *, is_growing: bool = False) -> dict[str, list[float]]:
+    """Columns of a file of OpenMM's StateDataReporter; the last row of one that grows may break."""
+    text = read_file(path).decode()
+    if is_growing:
+        text = text[: text.rfind("\n") + 1]
+    header, *rows = csv.reader(io.StringIO(text))
     if any(len(row) != len(header) for row in rows):
         raise Damage(f"expected {len(header)} numbers in each row")
     names = [name.lstrip("#").strip('"') for name in header]

@@ -1,0 +1,148 @@
+"""The directory of a campaign: its table of runs, and one directory for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from openmm_les import catalog
+from openmm_les.artifact import Artifact
+from openmm_les.campaign.plan import Plan, PlannedRun, planned_runs, table
+from openmm_les.campaign.state import MARKER, RUNS, TABLE
+from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.files.locks import Timeout, exclusive_lock
+from openmm_les.files.reading import Kind, boundary, read_file
+from openmm_les.files.writing import write_atomically, writing
+from openmm_les.names import shorten
+from openmm_les.simulation.config import CONFIG
+from openmm_les.simulation.output import RunDirectory
+from openmm_les.simulation.runner import check_same_run
+
+_LOCK = ".campaign.lock"
+_FORMAT = 1
+_LARGEST_SEED = 2**31 - 1
+_KIND = Kind(InputError, "output", "output: {file} is damaged: {reason}")
+
+
+class CampaignDirectory:
+    """Where a campaign is, on a file system that all its workers share."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes that execute this campaign out."""
+        with contextlib.ExitStack() as held:
+            with writing(self.path):
+                try:
+                    held.enter_context(exclusive_lock(self.path / _LOCK))
+                except Timeout:  # is an OSError
+                    raise InputError(
+                        f"output: the campaign in {self.path} is executed by another process; "
+                        "wait for it, or choose another directory"
+                    ) from None
+            yield
+
+    def prepare(self, plan: Plan, file: Path) -> list[PlannedRun]:
+        """Write the table of runs and the settings of each, which is all that a run needs.
+
+        Nothing is written before all runs of the plan, which stands in `file`, are found valid, and
+        those that have begun unchanged; an InputError otherwise.
+        """
+        self._refuse_alien()
+        seed = plan.seed or self._seed() or 1 + secrets.randbelow(_LARGEST_SEED)
+        runs = [self._placed(run) for run in planned_runs(plan, seed, file)]
+        self._refuse_missing(runs)
+        changed = [run for run in runs if not self._is_written(run)]
+        for run in changed:
+            _check_begun(run)
+        with writing(self.path):
+            (self.path / RUNS).mkdir(parents=True, exist_ok=True)
+        marker = {"format": _FORMAT, "seed": seed}
+        write_atomically(self.path / MARKER, (json.dumps(marker) + "\n").encode())
+        write_atomically(self.path / TABLE, table(runs).encode())
+        for run in changed:
+            with writing(run.config.output):
+                run.config.output.mkdir(exist_ok=True)
+            RunDirectory(run.config.output).write_config(run.config)
+        return runs
+
+    def _placed(self, run: PlannedRun) -> PlannedRun:
+        output = self.path / RUNS / run.name
+        config = run.config.model_copy(update={"output": output})
+        return PlannedRun(run.name, run.varied, run.repeat, config)
+
+    def _refuse_alien(self) -> None:
+        if (self.path / MARKER).exists():
+            return
+        if found := [name for name in (TABLE, RUNS) if os.path.lexists(self.path / name)]:
+            raise OutputError(
+                f"output: {self.path} has {', '.join(found)}, which no campaign wrote there; "
+                "choose a directory of its own"
+            )
+
+    def _seed(self) -> int | None:
+        """The seed with which this campaign began."""
+        path = self.path / MARKER
+        if not path.exists():
+            return None
+        with boundary(path, _KIND):
+            return int(json.loads(read_file(path))["seed"])
+
+    def _refuse_missing(self, runs: Sequence[PlannedRun]) -> None:
+        """A run that has begun must still be in the plan."""
+        folder = self.path / RUNS
+        names = {run.name for run in runs}
+        present = sorted(os.listdir(folder)) if folder.is_dir() else []
+        gone = [name for name in present if name not in names and _has_begun(folder / name)]
+        if gone:
+            raise InputError(
+                f"output: {len(gone)} runs that have begun are not in the plan any more: "
+                f"{shorten(gone)}; put their values back, or remove their directories from {folder}"
+            )
+
+    def _is_written(self, run: PlannedRun) -> bool:
+        """Whether the settings of a run are in its directory already."""
+        try:
+            text = (run.config.output / CONFIG).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False
+        return text == RunDirectory(run.config.output).config_text(run.config)
+
+
+def _has_begun(directory: Path) -> bool:
+    try:
+        return bool(RunDirectory(directory).existing())
+    except LESError:  # something of the user
+        return False
+
+
+def _check_begun(run: PlannedRun) -> None:
+    """Refuse other settings for a run that has a checkpoint, except for more steps."""
+    checkpoint = RunDirectory(run.config.output).checkpoint()
+    if checkpoint is None:
+        return
+    try:
+        check_same_run(
+            run.config, _sha256(run.config.structure), _model(run.config.model), checkpoint
+        )
+    except InputError as error:
+        raise InputError(f"the run {run.name} has begun, and {error}") from None
+
+
+@cache
+def _sha256(path: Path) -> str:
+    with boundary(path, Kind(InputError, "structure", "structure: {file}: {reason}")):
+        return hashlib.sha256(read_file(path)).hexdigest()
+
+
+@cache
+def _model(name: str) -> Artifact:
+    return catalog.open_model(name)

@@ -1,0 +1,249 @@
+"""Collects the results of a campaign: a table, pictures of each quantity, a page with all of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openmm_les.analysis import formats
+from openmm_les.analysis.plotting import Means, draw_means
+from openmm_les.analysis.series import QUANTITIES
+from openmm_les.arrays import FloatArray
+from openmm_les.campaign import html
+from openmm_les.campaign.state import RunState, line, read_table, state_of
+from openmm_les.campaign.statistics import Statistics, series_statistics
+from openmm_les.errors import InputError
+from openmm_les.files.reading import Kind, boundary
+from openmm_les.files.writing import write_atomically, writing
+from openmm_les.simulation.output import LOG, RESPONSE, SUMMARY
+from openmm_les.simulation.summary import read_log
+from openmm_les.units import KJ_PER_MOL_PER_EV
+
+RESULTS, PAGE, PICTURES = "results.csv", "index.html", "pictures"
+#: Columns of the log by the name and unit of a quantity.
+_COLUMNS = {
+    "density [g/mL]": "Density (g/mL)",
+    "volume [nm^3]": "Box Volume (nm^3)",
+    "potential energy [kJ/mol]": "Potential Energy (kJ/mole)",
+    "kinetic energy [kJ/mol]": "Kinetic Energy (kJ/mole)",
+    "total energy [kJ/mol]": "Total Energy (kJ/mole)",
+    "temperature [K]": "Temperature (K)",
+}
+#: Quantities that only a barostat changes.
+_OF_BOX = ("density [g/mL]", "volume [nm^3]")
+_DIPOLE, _DRIFT = f"dipole [{QUANTITIES['dipole'].unit}]", "energy drift [meV/atom/ps]"
+_MEV = 1000.0 / KJ_PER_MOL_PER_EV
+#: Names along an axis; more are numbers.
+_MOST_TICKS = 40
+_LOG_KIND = Kind(InputError, "campaign", "campaign: {file} is not the log of a run: {reason}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The results of one run."""
+
+    state: RunState
+    values: dict[str, Statistics]  #: By name and unit of the quantity
+
+
+def gather(campaign: str | os.PathLike[str]) -> list[Path]:
+    """Write ``results.csv``, pictures and ``index.html`` into the directory of a campaign.
+
+    Runs that are not finished count with what they have. Returns the files.
+
+    Raises:
+        InputError: it is no campaign, pymbar or matplotlib are missing, or a log is damaged.
+        OutputError: the files cannot be written.
+    """
+    directory = Path(campaign)
+    rows = [Row(state, _values(state)) for state in map(state_of, read_table(directory))]
+    names = [*_COLUMNS, _DIPOLE, _DRIFT]
+    present = [name for name in names if any(name in row.values for row in rows)]
+    pictures = {name: _picture(rows, name) for name in present}
+    folder = directory / PICTURES
+    if pictures:
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+    contents = {directory / RESULTS: _csv(rows, present).encode()}
+    for name, picture in pictures.items():
+        contents[folder / f"{name.partition(' [')[0].replace(' ', '_')}.png"] = picture
+    contents[directory / PAGE] = _page(directory, rows, pictures).encode()
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return list(contents)
+
+
+def _values(state: RunState) -> dict[str, Statistics]:
+    log = state.entry.directory / LOG
+    if not log.exists():
+        return {}
+    with boundary(log, _LOG_KIND):
+        columns = read_log(log, is_growing=state.name != "finished")
+    found = {}
+    for name, column in _COLUMNS.items():
+        series = columns.get(column, [])
+        if series and not (name in _OF_BOX and len(set(series)) == 1):
+            found[name] = series_statistics(series)
+    if (dipole := _dipole(state)) is not None:
+        found[_DIPOLE] = series_statistics(dipole)
+    if (drift := _drift(state, columns)) is not None:
+        found[_DRIFT] = drift
+    return found
+
+
+def _dipole(state: RunState) -> FloatArray | None:
+    """Length of the dipole, shape (n,); None where it was not written."""
+    path = state.entry.directory / RESPONSE
+    if state.name == "running" or not path.exists():  # its last row may not be complete
+        return None
+    series = formats.read(path)
+    if "dipole" not in series.values or len(series.time) == 0:
+        return None
+    length: FloatArray = np.linalg.norm(series.get("dipole"), axis=1)
+    return length
+
+
+def _drift(state: RunState, columns: dict[str, list[float]]) -> Statistics | None:
+    """Slope of the total energy of a finished run without a thermostat, and its error."""
+    try:
+        summary = json.loads((state.entry.directory / SUMMARY).read_bytes())
+        atoms, ensemble = int(summary["atoms"]), summary["config"]["ensemble"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    time = np.array(columns["Time (ps)"])
+    if ensemble != "NVE" or len(time) < 2:
+        return None
+    energy = np.array(columns["Total Energy (kJ/mole)"]) * _MEV / atoms
+    slope, offset = np.polyfit(time, energy, 1)
+    error = math.nan
+    if len(time) > 2:
+        residual = float(((energy - slope * time - offset) ** 2).sum()) / (len(time) - 2)
+        error = math.sqrt(residual / float(((time - time.mean()) ** 2).sum()))
+    return Statistics(float(slope), error, 1.0, 0, len(time))
+
+
+def _csv(rows: Sequence[Row], present: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    varied = list(rows[0].state.entry.varied)
+    columns = ["run", *varied, "repeat", "state", "steps_done", "ns_per_day"]
+    for name in present:
+        bare, unit = name.split(" [")
+        columns += [name, f"{bare} error [{unit}", f"{bare} inefficiency", f"{bare} start"]
+    writer.writerow(columns)
+    for row in rows:
+        state, entry = row.state, row.state.entry
+        cells: list[object] = [entry.name, *entry.varied.values(), entry.repeat]
+        cells += [state.name, state.steps, state.ns_per_day]
+        for name in present:
+            s = row.values.get(name)
+            cells += [""] * 4 if s is None else [s.mean, s.error, s.inefficiency, s.start]
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def _picture(rows: Sequence[Row], name: str) -> bytes:
+    """Means of a quantity against the first varied number, or each run beside the other."""
+    with_value = [row for row in rows if name in row.values]
+    axis = _numeric_setting(with_value)
+    curves: dict[str, tuple[list[float], list[float], list[float]]] = {}
+    for index, row in enumerate(with_value):
+        varied = dict(row.state.entry.varied)
+        x = float(index) if axis is None else float(varied.pop(axis))
+        label = "" if axis is None else _label(varied)
+        mean = row.values[name]
+        for values, value in zip(
+            curves.setdefault(label, ([], [], [])), (x, mean.mean, mean.error), strict=True
+        ):
+            values.append(value)
+    ticks = None
+    if axis is None and len(with_value) <= _MOST_TICKS:
+        ticks = [row.state.entry.name for row in with_value]
+    return draw_means(
+        {label: Means(*values) for label, values in curves.items()},
+        ".png",
+        x=axis or "run",
+        y=name,
+        ticks=ticks,
+    )
+
+
+def _numeric_setting(rows: Sequence[Row]) -> str | None:
+    """The first varied setting with numbers, of which there are at least two."""
+    for name in rows[0].state.entry.varied:
+        try:
+            numbers = {float(row.state.entry.varied[name]) for row in rows}
+        except ValueError:
+            continue
+        if len(numbers) > 1:
+            return name
+    return None
+
+
+def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> str:
+    states = [row.state for row in rows]
+    failed: list[Sequence[html.Cell]] = [[s.entry.name, s.error] for s in states if s.error]
+    parts: list[html.Text | html.Table | html.Picture] = [html.Text(f"{line(states)}.")]
+    if failed:
+        parts.append(html.Table(["failed run", "message"], failed))
+    sections = [html.Section("Runs", [*parts, _table(rows, list(pictures))])]
+    if any(row.state.entry.repeat > 1 for row in rows) and pictures:
+        explained = "Means of the repetitions, with the standard error that follows from them."
+        table = _averages(rows, list(pictures))
+        sections.append(html.Section("Averages", [html.Text(explained), table]))
+    for name, picture in pictures.items():
+        bare = name.partition(" [")[0]
+        title = bare[:1].upper() + bare[1:]
+        sections.append(html.Section(title, [html.Picture(picture, name)]))
+    return html.page(f"Campaign {directory.absolute().name}", sections)
+
+
+def _table(rows: Sequence[Row], present: Sequence[str]) -> html.Table:
+    lines: list[Sequence[html.Cell]] = []
+    for row in rows:
+        state = row.state
+        values = [_with_error(row.values.get(name)) for name in present]
+        lines.append([state.entry.name, state.name, state.steps, state.ns_per_day, *values])
+    return html.Table(["run", "state", "steps", "ns/day", *present], lines)
+
+
+def _averages(rows: Sequence[Row], present: Sequence[str]) -> html.Table:
+    """Means over repetitions, whose spread gives the error."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_label(row.state.entry.varied), []).append(row)
+    lines: list[Sequence[html.Cell]] = []
+    for label, group in groups.items():
+        cells: list[html.Cell] = [label, len(group)]
+        for name in present:
+            means = np.array([row.values[name].mean for row in group if name in row.values])
+            error = math.nan
+            if len(means) > 1:
+                error = float(means.std(ddof=1)) / math.sqrt(len(means))
+            average = (
+                Statistics(float(means.mean()), error, 1.0, 0, len(means)) if len(means) else None
+            )
+            cells.append(_with_error(average))
+        lines.append(cells)
+    return html.Table(["varied", "runs", *present], lines)
+
+
+def _label(varied: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in varied.items())
+
+
+def _with_error(value: Statistics | None) -> str:
+    if value is None:
+        return ""
+    if not value.error > 0.0:
+        return f"{value.mean:.6g}"
+    decimals = max(0, 1 - math.floor(math.log10(value.error)))
+    return f"{value.mean:.{decimals}f} ± {value.error:.{decimals}f}"

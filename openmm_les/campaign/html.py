@@ -1,0 +1,90 @@
+"""Pages of results: one HTML file that shows tables and pictures without any other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openmm_les import __version__
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1, h2 { font-weight: 600; line-height: 1.2; }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left;
+         white-space: nowrap; }
+th { border-bottom-color: #888; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+img { max-width: 100%; }
+footer { color: #777; margin-top: 3rem; }
+"""
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; numbers have five digits unless they are texts, and None is an empty cell."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, with what it shows."""
+
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands under one heading."""
+
+    title: str
+    parts: Sequence[Text | Table | Picture]
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    """The HTML of a page; every text is escaped, so none of it is markup."""
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        body += [_part(part) for part in section.parts]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + f"\n<footer>openmm-les {html.escape(__version__)}</footer>\n</body>\n</html>\n"
+    )
+
+
+def _part(part: Text | Table | Picture) -> str:
+    if isinstance(part, Text):
+        return f"<p>{html.escape(part.text)}</p>"
+    if isinstance(part, Picture):
+        data = base64.b64encode(part.png).decode()
+        caption = html.escape(part.caption)
+        return f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in part.columns)
+    rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in part.rows)
+    lines = "\n".join(rows)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, str) or value is None:
+        return f"<td>{html.escape(value or '')}</td>"
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f'<td class="number">{text}</td>'

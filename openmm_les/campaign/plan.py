@@ -1,0 +1,212 @@
+"""The plan of a campaign: the settings of all its runs, from one YAML file.
+
+Imports neither torch nor openmm.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openmm_les.errors import InputError
+from openmm_les.names import did_you_mean
+from openmm_les.simulation import config as configs
+from openmm_les.simulation import fields, settings_file
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.fields import Integer
+
+_LARGEST_SEED = 2**31 - 1
+#: Settings that the campaign decides.
+_OWN = ("output",)
+#: Settings that the table of runs always has.
+MEASURES = ("equilibration_steps", "steps", "time_step", "seed")
+#: Characters of one value, and of all, in the name of a run.
+_LONGEST_LABEL, _LONGEST_NAME = 60, 200
+#: What hashes add to a name that is too long.
+_DIGITS = 8
+#: Most runs, beyond which a list was certainly meant otherwise.
+_MOST = 100_000
+
+
+class Plan(BaseModel):
+    """What a campaign varies; see `read_plan`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: dict[str, Any] = Field({}, description="settings of `openmm-les run` that all runs share")
+    vary: dict[str, list[Any]] = Field(
+        {}, description="lists of values, of which every combination is a run"
+    )
+    zip: dict[str, list[Any]] = Field(
+        {}, description="lists of equal length, whose n-th values go together"
+    )
+    repeats: Integer = Field(
+        1, ge=1, description="runs with each combination, with seeds of their own"
+    )
+    seed: Integer | None = Field(
+        None, ge=1, le=_LARGEST_SEED, description="decides all seeds; null: a new one"
+    )
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a campaign."""
+
+    name: str  #: Name of its directory, which says what is varied
+    varied: dict[str, Any]  #: The values of varied settings, as they are written in the plan
+    repeat: int  #: Number of the repetition, from 1
+    config: RunConfig  #: Its settings but for `output`
+
+
+def read_plan(file: Path) -> Plan:
+    """Read the YAML file of a plan; InputError names whatever is wrong in it."""
+    values = settings_file.read(file)
+    try:
+        plan = Plan(**values)
+    except ValidationError as error:
+        details = error.errors()[0]
+        name = ".".join(map(str, details["loc"]))
+        if details["type"] == "extra_forbidden":
+            near = did_you_mean(name, Plan.model_fields)
+            known = f"; there are {', '.join(Plan.model_fields)}"
+            hint = " (a setting of the runs belongs below base)" if name in _settings() else near
+            raise InputError(f"{file}: {name}: unknown field{hint or known}") from None
+        field = Plan.model_fields[str(details["loc"][0])]
+        wanted = f"{_EXPECTED[str(details['loc'][0])]} ({field.description})"
+        got = fields.shown(details["input"])
+        raise InputError(f"{file}: {name}: expected {wanted}, got {got}") from None
+    _check_plan(file, plan)
+    return plan
+
+
+_EXPECTED = {
+    "base": "settings by name",
+    "vary": "a list of values for each setting",
+    "zip": "a list of values for each setting",
+    "repeats": "an integer of at least 1",
+    "seed": f"an integer of at least 1 and at most {_LARGEST_SEED}",
+}
+
+
+def _settings() -> Mapping[str, Any]:
+    return RunConfig.model_fields
+
+
+def _check_plan(file: Path, plan: Plan) -> None:
+    """Check what no single run shows: names, lists, how often a setting is given."""
+    places = {"base": plan.base, "vary": plan.vary, "zip": plan.zip}
+    found: dict[str, str] = {}
+    for place, given in places.items():
+        for name in given:
+            where = f"{file}: {place}.{name}"
+            if name in _OWN:
+                raise InputError(f"{where}: every run has a directory of its own; leave it out")
+            if name not in _settings():
+                near = did_you_mean(name, _settings())
+                raise InputError(f"{where}: unknown setting{near or ' of `openmm-les run`'}")
+            if name in found:
+                raise InputError(f"{where}: expected it once, got it in {found[name]}, too")
+            found[name] = place
+    for place, lists in (("vary", plan.vary), ("zip", plan.zip)):
+        for name, values in lists.items():
+            if not values:
+                raise InputError(f"{file}: {place}.{name}: expected at least one value, got none")
+    lengths = {name: len(values) for name, values in plan.zip.items()}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InputError(f"{file}: zip: expected lists of equal length, got {got}")
+    if "seed" in found and plan.repeats > 1:
+        raise InputError(
+            f"{file}: {found['seed']}.seed: runs with the same seed are the same, so repeats "
+            "cannot have it; leave one of them out (seed beside base decides all seeds)"
+        )
+
+
+def planned_runs(plan: Plan, seed: int, file: Path) -> list[PlannedRun]:
+    """All runs of a plan that stands in `file`, with seeds that follow from `seed`.
+
+    Names and seeds of runs stay the same when lists get longer. Raises an InputError for a run that
+    is not valid, and for values that occur twice.
+    """
+    runs: dict[str, PlannedRun] = {}
+    for varied in _combinations(plan):
+        for repeat in range(1, plan.repeats + 1):
+            name = _name_of(varied, repeat)
+            if (other := runs.get(name)) is not None:
+                raise InputError(
+                    f"{file}: expected values that differ, got {_text(other.varied)} and "
+                    f"{_text(varied)}, which are the run {name}"
+                )
+            values = plan.base | varied
+            if values.get("seed") is None:
+                values["seed"] = _seed_of(seed, name)
+            runs[name] = PlannedRun(name, varied, repeat, configs.of_values(values, file))
+            if len(runs) > _MOST:
+                raise InputError(f"{file}: expected at most {_MOST} runs, got more")
+    return list(runs.values())
+
+
+def _combinations(plan: Plan) -> Iterator[dict[str, Any]]:
+    rows = [dict(zip(plan.zip, row, strict=True)) for row in zip(*plan.zip.values(), strict=True)]
+    for row in rows or [{}]:
+        for values in itertools.product(*plan.vary.values()):
+            yield row | dict(zip(plan.vary, values, strict=True))
+
+
+def _name_of(varied: Mapping[str, Any], repeat: int) -> str:
+    # In any order of the file.
+    parts = [f"{name}-{_label(varied[name])}" for name in RunConfig.model_fields if name in varied]
+    name = "_".join([*parts, f"repeat-{repeat}"])
+    return name if len(name) <= _LONGEST_NAME else _cut(name, _LONGEST_NAME)
+
+
+def _label(value: Any) -> str:
+    """A value in the name of a directory."""
+    if isinstance(value, list):
+        text = "+".join(map(_label, value))
+    elif isinstance(value, dict):
+        text = "+".join(f"{name}-{_label(each)}" for name, each in value.items())
+    elif isinstance(value, bool):
+        text = "on" if value else "off"  # as YAML has them
+    elif isinstance(value, int | float):
+        text = f"{value:g}" if float(f"{value:g}") == value else str(value)
+    else:
+        text = os.path.splitext(str(value))[0] if "." in str(value) else str(value)
+        text = re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.") or "empty"
+    return text if len(text) <= _LONGEST_LABEL else _cut(text, _LONGEST_LABEL)
+
+
+def _cut(text: str, length: int) -> str:
+    return f"{text[: length - _DIGITS - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
+
+
+def _seed_of(seed: int, name: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
+
+
+def _text(varied: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in varied.items()) or "no varied value"
+
+
+def table(runs: Sequence[PlannedRun]) -> str:
+    """The runs as CSV: name, varied settings, repetition, and what their state is measured by."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    varied = list(runs[0].varied)
+    others = [name for name in MEASURES if name not in varied]
+    writer.writerow(["run", *varied, "repeat", *others])
+    for run in runs:
+        values = [run.varied[name] for name in varied]
+        writer.writerow([run.name, *values, run.repeat, *(getattr(run.config, n) for n in others)])
+    return text.getvalue()

@@ -1,0 +1,129 @@
+"""Executes a campaign: every run of its plan that is not finished yet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openmm_les.campaign.directory import CampaignDirectory
+from openmm_les.campaign.engine import Outcome, Task, connect, execute
+from openmm_les.campaign.plan import read_plan
+from openmm_les.campaign.progress import CampaignCallbacks, Pulse, Survey
+from openmm_les.campaign.state import (
+    FAILURE,
+    Entry,
+    RunState,
+    line,
+    read_table,
+    state_of,
+    write_failure,
+)
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: Time between reports of progress [s].
+_INTERVAL = 5.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a campaign ended."""
+
+    states: list[RunState]  #: In the order of the table
+    failures: dict[str, str]  #: Why runs failed, by name
+
+    def line(self) -> str:
+        """One line for the terminal."""
+        text = line(self.states)
+        for name, error in self.failures.items():
+            return f"{text}; the first one that failed is {name}: {error}"
+        return text
+
+
+def run(
+    plan: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    callbacks: CampaignCallbacks | None = None,
+) -> Result:
+    """Execute all runs of a plan that are not finished, each from where it was ended.
+
+    Args:
+        plan: YAML file, as `read_plan` reads it.
+        output: directory of the campaign, on a file system that all workers share.
+        client: of a Dask cluster of one's own, in place of `workers` or `scheduler`, which are
+            those of `connect`.
+        callbacks: learns what happens; by default it is logged.
+
+    Returns:
+        How all runs ended; one that fails does not stop the others.
+
+    Raises:
+        InputError: the plan is not valid, differs from what has begun, or there are no workers.
+        OutputError: the directory cannot be written, or is not that of a campaign.
+        SimulationError: the connection to the scheduler was lost.
+    """
+    callbacks = callbacks or CampaignCallbacks()
+    file, directory = Path(plan), CampaignDirectory(Path(output))
+    planned = read_plan(file)
+    with directory.locked():
+        directory.prepare(planned, file)
+        entries = read_table(directory.path)
+        waiting = [entry for entry in entries if state_of(entry).name != "finished"]
+        done = len(entries) - len(waiting)
+        callbacks.message(f"{len(entries)} runs in {directory.path}, {done} of them finished")
+        failures: dict[str, str] = {}
+        if waiting:
+            for entry in waiting:
+                (entry.directory / FAILURE).unlink(missing_ok=True)
+            with _connected(client, workers, scheduler) as connected:
+                failures = _execute(connected, entries, waiting, callbacks)
+        return Result([state_of(entry) for entry in entries], failures)
+
+
+@contextlib.contextmanager
+def _connected(
+    client: Client | None, workers: int | None, scheduler: str | None
+) -> Iterator[Client]:
+    if client is not None:
+        yield client
+        return
+    with connect(workers, scheduler) as own:
+        yield own
+
+
+def _execute(
+    client: Client, entries: list[Entry], waiting: list[Entry], callbacks: CampaignCallbacks
+) -> dict[str, str]:
+    """Execute the runs that are waiting; returns why some failed."""
+    failures: dict[str, str] = {}
+    folders = {entry.name: entry for entry in waiting}
+    survey = Survey(entries)
+    tasks = [_task(entry) for entry in waiting]
+    with Pulse(lambda: callbacks.progress(survey.progress()), _INTERVAL):
+        for number, outcome in enumerate(execute(client, tasks), len(entries) - len(waiting) + 1):
+            entry = folders[outcome.name]
+            if outcome.error is not None:
+                failures[outcome.name] = outcome.error
+                write_failure(entry.directory, outcome.error)
+            callbacks.message(f"[{number}/{len(entries)}] {_ended(entry, outcome)}")
+    return failures
+
+
+def _task(entry: Entry) -> Task:
+    return Task(entry.name, ("run", str(entry.directory), "--resume"), entry.directory)
+
+
+def _ended(entry: Entry, outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return f"{outcome.name} failed: {outcome.error}"
+    speed = state_of(entry).ns_per_day
+    return f"{outcome.name} finished{'' if speed is None else f', {speed:.3g} ns/day'}"

@@ -1,0 +1,67 @@
+"""Means of correlated series, with their statistical errors."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from openmm_les.arrays import FloatArray
+from openmm_les.errors import InputError
+from openmm_les.versions import optional
+
+#: Starts of the equilibrated part that are tried.
+_STARTS = 200
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The mean of a series after its equilibration."""
+
+    mean: float
+    error: float  #: Standard error of the mean; nan for less than two values
+    inefficiency: float  #: Statistical inefficiency: values for each independent one
+    start: int  #: Values left out at the start
+    count: int  #: Values of which this is the mean
+
+
+def series_statistics(values: ArrayLike) -> Statistics:
+    """The mean of a series [n] of equal time steps, without what comes before equilibration.
+
+    The start is that which leaves most independent values (J. D. Chodera, J. Chem. Theory Comput.
+    12, 1799 (2016)), as pymbar finds it, whose inefficiency is g = 1 + 2 tau; the error of the mean
+    is s sqrt(g / n).
+
+    Raises:
+        InputError: no values, values that are not finite, or pymbar is not installed.
+    """
+    series = np.asarray(values, dtype=np.float64).ravel()
+    if series.size == 0 or not np.isfinite(series).all():
+        got = "none" if series.size == 0 else "some that are not"
+        raise InputError(f"values: expected at least one, all of them finite, got {got}")
+    start, inefficiency = _equilibration(series)
+    rest = series[start:]
+    error = math.nan
+    if rest.size > 1:
+        error = float(rest.std(ddof=1)) * math.sqrt(inefficiency / rest.size)
+    return Statistics(float(rest.mean()), error, inefficiency, start, rest.size)
+
+
+def pymbar(module: str) -> Any:
+    """A module of pymbar, without the general advice that it logs as warnings."""
+    logging.getLogger("pymbar").setLevel(logging.ERROR)
+    return optional(module, "campaign", "statistics need pymbar; install it")
+
+
+def _equilibration(series: FloatArray) -> tuple[int, float]:
+    """Start and statistical inefficiency of the equilibrated part."""
+    if series.size < 4 or np.ptp(series) == 0.0:
+        return 0, 1.0
+    timeseries = pymbar("pymbar.timeseries")
+    skip = max(1, series.size // _STARTS)
+    start, inefficiency, _ = timeseries.detect_equilibration(series, nskip=skip)
+    return int(start), float(inefficiency)

@@ -1,0 +1,145 @@
+"""What a worker of Dask does with a task: one command of openmm-les in a process of its own.
+
+Imports neither torch nor openmm, which only that process needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openmm_les import __version__
+from openmm_les.errors import OutputError, one_line
+from openmm_les.files.locks import Timeout, exclusive_lock
+from openmm_les.files.writing import writing
+from openmm_les.processes import children
+
+#: File in the directory of a task with what its processes said.
+MESSAGES = "messages.txt"
+#: File in it that is locked while a task works there.
+LOCK = ".task.lock"
+#: Time between looks at whether a task is still wanted [s].
+_GLANCE = 0.5
+#: Time to end in order, with a checkpoint [s].
+_GRACE = 60.0
+#: Exit statuses of a process that was asked to stop.
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_PREFIX = "openmm-les: error: "
+_COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command of openmm-les that resumes where an earlier attempt was ended."""
+
+    name: str
+    command: tuple[str, ...]  #: Arguments of ``openmm-les``; paths are absolute, or in `directory`
+    directory: Path  #: Where it works; one task at a time does so
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended."""
+
+    name: str
+    error: str | None  #: One line; None if it was successful
+    seconds: float  #: Wall time of the attempt that ended it [s]
+
+
+class Interrupted(Exception):
+    """The process was ended from outside, or crashed; another attempt may succeed."""
+
+
+def version() -> str:
+    """The version of openmm-les on a worker."""
+    return __version__
+
+
+def attempt(task: Task, expected: str) -> Outcome:
+    """Run the command of a task, or the rest of it, on a worker with the `expected` version.
+
+    Raises:
+        Interrupted: the process was ended from outside or crashed, or is not wanted any more.
+    """
+    started = time.monotonic()
+    if expected != __version__:
+        error = (
+            f"expected a worker with openmm-les {expected}, got {__version__}; start the workers "
+            "in the same environment"
+        )
+    else:
+        try:
+            with _alone(task.directory):
+                error = _run(task)
+        except OutputError as problem:
+            error = one_line(problem)
+    return Outcome(task.name, error or None, time.monotonic() - started)
+
+
+def _run(task: Task) -> str:
+    """Why the command failed; empty if it did not."""
+    process = children.start_bound(_COMMAND, *task.command, folder=task.directory)
+    output = ""
+    while process.returncode is None:
+        try:
+            _, output = process.communicate(timeout=_GLANCE)
+        except subprocess.TimeoutExpired:
+            if not _is_wanted():
+                _end(process)
+    with contextlib.suppress(OSError), (task.directory / MESSAGES).open("a") as stream:
+        stream.write(output)
+    if process.returncode < 0 or process.returncode in _STOPPED:
+        raise Interrupted(f"{task.name}: {children.ending(process.returncode, output)}")
+    return "" if process.returncode == 0 else _last_message(output)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+    raise Interrupted("not wanted any more")
+
+
+def _last_message(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no message"]
+    errors = [line for line in lines if line.startswith(_PREFIX)]
+    return one_line((errors or lines)[-1].removeprefix(_PREFIX), 1000)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Wait for an attempt on another worker that has not noticed yet that it was given up."""
+    with contextlib.ExitStack() as held:
+        while not _locked(directory, held):
+            if not _is_wanted():
+                raise Interrupted("not wanted any more")
+        yield
+
+
+def _locked(directory: Path, held: contextlib.ExitStack) -> bool:
+    with writing(directory):
+        try:
+            held.enter_context(exclusive_lock(directory / LOCK, timeout=_GLANCE))
+        except Timeout:  # is an OSError
+            return False
+    return True
+
+
+def _is_wanted() -> bool:
+    """Whether the scheduler still waits for this task; true outside of a worker."""
+    from distributed import Status, get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return True
+    state = worker.state.tasks.get(worker.get_current_task())
+    return worker.status == Status.running and state is not None and state.state == "executing"

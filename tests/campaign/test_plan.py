@@ -1,0 +1,111 @@
+"""Plans: which runs follow from a file, and what is wrong with a file."""
+
+import csv
+import io
+
+import pytest
+import yaml
+from support.campaigns import BASE, write_plan
+from support.runs import PEPTIDE
+
+from openmm_les.campaign.plan import planned_runs, read_plan, table
+from openmm_les.errors import InputError
+
+
+def runs_of(path, seed=5):
+    return planned_runs(read_plan(path), seed, path)
+
+
+def test_products_and_lists_that_go_together(tmp_path):
+    plan = write_plan(
+        tmp_path / "plan.yaml",
+        vary={"temperature": [280, 298.15], "pressure": [1.0]},
+        zip={"ensemble": ["NVT", "NVE"], "friction": [1, 1e-2]},
+        repeats=2,
+    )
+    runs = runs_of(plan)
+    assert len(runs) == 8
+    assert runs[0].name == "ensemble-NVT_temperature-280_pressure-1_friction-1_repeat-1"
+    assert runs[-1].name == "ensemble-NVE_temperature-298.15_pressure-1_friction-0.01_repeat-2"
+    config = runs[-1].config
+    assert (config.ensemble, config.friction, config.temperature) == ("NVE", 0.01, 298.15)
+    assert (config.steps, config.structure) == (BASE["steps"], PEPTIDE)
+    assert len({run.config.seed for run in runs}) == 8
+
+
+def test_names_and_seeds_do_not_depend_on_what_else_there_is(tmp_path):
+    few = runs_of(write_plan(tmp_path / "few.yaml", vary={"temperature": [300]}))
+    more = write_plan(tmp_path / "more.yaml", vary={"temperature": [250, 300.0]}, repeats=2)
+    same = [run for run in runs_of(more) if run.name == few[0].name]
+    assert [run.config for run in same] == [few[0].config]
+    assert runs_of(more, seed=6)[0].config.seed != runs_of(more)[0].config.seed
+
+
+def test_paths_lists_and_switches_in_names(tmp_path):
+    """Paths are relative to the file; two of the same name in other directories differ."""
+    plan = write_plan(
+        tmp_path / "plan.yaml",
+        vary={
+            "structure": ["a/in water.pdb", "b/in water.pdb"],
+            "response": [["dipole", "charges"], None],
+            "cuda_graphs": [True, False],
+        },
+    )
+    runs = runs_of(plan)
+    assert len(runs) == 8
+    assert runs[0].name == "structure-a-in-water_response-dipole+charges_cuda_graphs-on_repeat-1"
+    assert runs[0].config.structure == tmp_path / "a" / "in water.pdb"
+    assert "response-None" in runs[-1].name
+
+
+def test_long_names_are_cut(tmp_path):
+    long = ["x" * 300 + "1.pdb", "x" * 300 + "2.pdb"]
+    runs = runs_of(write_plan(tmp_path / "plan.yaml", vary={"structure": long}))
+    assert len({run.name for run in runs}) == 2
+    assert max(len(run.name) for run in runs) < 100
+
+
+def test_the_table(tmp_path):
+    plan = write_plan(tmp_path / "plan.yaml", vary={"steps": [10, 20]}, repeats=2)
+    rows = list(csv.DictReader(io.StringIO(table(runs_of(plan)))))
+    assert [row["steps"] for row in rows] == ["10", "10", "20", "20"]
+    assert [row["repeat"] for row in rows] == ["1", "2", "1", "2"]
+    assert list(rows[0]) == ["run", "steps", "repeat", "equilibration_steps", "time_step", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vry": {}}, r"vry: unknown field; did you mean vary\?"),
+        ({"steps": 5}, r"steps: unknown field \(a setting of the runs belongs below base\)"),
+        ({"vary": [1]}, r"vary: expected a list of values for each setting \(.*\), got \[1\]"),
+        ({"vary": {"pressure": 1}}, r"vary\.pressure: expected a list of values .*, got 1"),
+        ({"vary": {"pressure": []}}, r"vary\.pressure: expected at least one value, got none"),
+        ({"vary": {"temprature": [1]}}, r"vary\.temprature: .* did you mean temperature\?"),
+        ({"vary": {"output": ["a"]}}, r"vary\.output: every run has a directory of its own"),
+        ({"base": {"seed": 1}, "repeats": 2}, r"base\.seed: runs with the same seed are the same"),
+        ({"base": {"friction": 1}, "vary": {"friction": [1]}}, "once, got it in base, too"),
+        (
+            {"zip": {"pressure": [1, 2], "friction": [1]}},
+            "zip: expected lists of equal length, got pressure 2, friction 1",
+        ),
+        ({"repeats": 0}, "repeats: expected an integer of at least 1 .*, got 0"),
+        ({"seed": 2**31}, "seed: expected an integer of at least 1 and at most 2147483647"),
+        (
+            {"vary": {"temperature": [300, -1]}},
+            r"temperature: expected a bare number above 0 .* -1",
+        ),
+        ({"vary": {"steps": [15]}}, r"steps: expected a multiple of report_interval \(10\)"),
+        ({"vary": {"temperature": [300, 300.0]}}, "differ, got temperature: 300 and temperature"),
+        ({"vary": {"seed": list(range(1, 200)), "steps": [10] * 2}}, "differ, got"),
+    ],
+)
+def test_mistakes(tmp_path, fields, message):
+    plan = tmp_path / "plan.yaml"
+    base = {"structure": "a.pdb", "model": "les-demo", "report_interval": 10}
+    base |= {"equilibration_steps": 0} | fields.get("base", {})
+    plan.write_text(yaml.safe_dump(fields | {"base": base}, sort_keys=False))
+    with pytest.raises(InputError, match=message) as caught:
+        runs_of(plan)
+    assert str(caught.value).startswith(f"{plan}: ")
+    assert "\n" not in str(caught.value)
