@@ -148,6 +148,25 @@ def draw_means(
     return _content(pyplot, figure, suffix)
 
 
+def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: str) -> bytes:
+    """Plot a square matrix of fractions, of which rows and columns have the same names.
+
+    Returns the content of a file whose name ends in `suffix`; `axis` is the label of both axes.
+    """
+    pyplot = _pyplot()
+    size = 2.0 + 0.45 * len(names)
+    figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
+    axes.imshow(matrix, cmap="Blues", vmin=0.0, vmax=max(0.5, float(np.nanmax(matrix))))
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if value > 0.35 else "black"
+        text = "" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=axis, ylabel=axis)
+    return _content(pyplot, figure, suffix)
+
+
 def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=_DOTS_PER_INCH, format=suffix[1:].lower())

@@ -1,0 +1,6 @@
+import click
+
+
+@click.group("repex")
+def command() -> None:
+    """x"""
