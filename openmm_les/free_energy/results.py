@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_les.campaign.state import Entry, read_table, state_of
+from openmm_les.campaign.state import MARKER, Entry, read_table, state_of
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Kind, boundary, read_file
 from openmm_les.free_energy.estimate import Estimate, Window, along_lambda
@@ -83,11 +83,11 @@ def analyse(directory: str | os.PathLike[str]) -> list[LigandResult]:
 
 def read_windows(directory: Path) -> list[Entry]:
     """The windows in a directory, in order of ligand, leg and lambda."""
-    entries = read_table(directory)
+    entries = read_table(directory) if (directory / MARKER).is_file() else []
     if not entries or {*entries[0].varied} != {LIGAND, LEG, LAMBDA}:
         raise InputError(
-            f"free energy: {directory} holds another campaign; `openmm-les free-energy run` makes "
-            "what this command reads"
+            "free energy: expected a directory that `openmm-les free-energy run` made, got "
+            f"{directory}"
         )
     return entries
 
