@@ -146,14 +146,17 @@ def create_simulation(
     return simulation
 
 
-def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:
+def reseed(
+    config: RunConfig, simulation: app.Simulation, phase: str, step: int, *, keep_state: bool = True
+) -> None:
     """Bring a Context into the state of a new one that has loaded its present checkpoint.
 
     A checkpoint of OpenMM lacks the step size of the barostat and the age of the neighbour list of
-    the force field, which decides the order of its sums.
+    the force field, which decides the order of its sums. Unless it is to `keep_state`, the Context
+    is a new one without positions, whose random numbers begin anew, too.
     """
     _set_seeds(config, simulation.system, simulation.integrator, phase, step)
-    simulation.context.reinitialize(preserveState=True)
+    simulation.context.reinitialize(preserveState=keep_state)
 
 
 def set_positions(simulation: app.Simulation, positions: FloatArray) -> None:
