@@ -20,6 +20,8 @@ PACKAGES = (
     "ase",
     "cuequivariance-torch",
     "openequivariance",
+    "dask",
+    "distributed",
 )
 
 

@@ -76,16 +76,22 @@ def _silent() -> Iterator[None]:
 def _local_cluster(distributed: Any, workers: int | None) -> Any:
     devices = _visible_devices()
     number = workers or len(devices) or len(os.sched_getaffinity(0))
-    common = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "memory_limit": None}
-    common["silence_logs"] = _SILENT
+    common: dict[str, Any] = {
+        "nthreads": 1,
+        "host": "127.0.0.1",
+        "dashboard": False,
+        "memory_limit": None,
+        "silence_logs": _SILENT,
+        "preload": [worker.__name__],
+    }
     specs = {}
     for index in range(number):
         own: dict[str, Any] = {}
         if devices:
             own = {"env": {_VISIBLE: devices[index % len(devices)]}, "resources": {"GPU": 1}}
         specs[index] = {"cls": distributed.Nanny, "options": common | own}
-    options = {"host": "127.0.0.1", "port": 0, "dashboard": False}
-    options["allowed_failures"] = _ALLOWED_FAILURES
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "dashboard": False}
+    options |= {"dashboard_address": "127.0.0.1:0", "allowed_failures": _ALLOWED_FAILURES}
     return distributed.SpecCluster(
         workers=specs, scheduler={"cls": distributed.Scheduler, "options": options}
     )
@@ -126,7 +132,7 @@ def _remote(distributed: Any, scheduler: str) -> Any:
 def _check_versions(client: Client) -> None:
     """Refuse workers that would run another version of this package."""
     for address, found in client.run(worker.version, on_error="return").items():
-        if found != __version__:
+        if found != __version__ and not isinstance(found, OSError):  # lost meanwhile
             got = found if isinstance(found, str) else one_line(found, 120)
             raise InputError(
                 f"scheduler: expected workers with openmm-les {__version__}, as here, got {got} on "

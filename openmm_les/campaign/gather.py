@@ -23,6 +23,8 @@ from openmm_les.campaign.statistics import Statistics, series_statistics
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Kind, boundary
 from openmm_les.files.writing import write_atomically, writing
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.fields import unit_of
 from openmm_les.simulation.output import LOG, RESPONSE, SUMMARY
 from openmm_les.simulation.summary import read_log
 from openmm_les.units import KJ_PER_MOL_PER_EV
@@ -170,10 +172,15 @@ def _picture(rows: Sequence[Row], name: str) -> bytes:
     return draw_means(
         {label: Means(*values) for label, values in curves.items()},
         ".png",
-        x=axis or "run",
+        x="run" if axis is None else _with_unit(axis),
         y=name,
         ticks=ticks,
     )
+
+
+def _with_unit(setting: str) -> str:
+    unit = unit_of(RunConfig.model_fields[setting])
+    return setting.replace("_", " ") + ("" if unit is None else f" [{unit}]")
 
 
 def _numeric_setting(rows: Sequence[Row]) -> str | None:

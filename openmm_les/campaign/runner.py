@@ -22,6 +22,7 @@ from openmm_les.campaign.state import (
     state_of,
     write_failure,
 )
+from openmm_les.errors import OutputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -136,9 +137,18 @@ def _execute(
             entry = folders[outcome.name]
             if outcome.error is not None:
                 failures[outcome.name] = outcome.error
-                write_failure(entry.directory, outcome.error)
+                _record(entry, outcome.error)
             callbacks.message(f"[{number}/{len(entries)}] {_ended(entry, outcome)}")
     return failures
+
+
+def _record(entry: Entry, error: str) -> None:
+    try:
+        write_failure(entry.directory, error)
+    except OutputError as problem:
+        raise OutputError(
+            f"{problem}; make room: the same command continues every run where it was ended"
+        ) from problem
 
 
 def _task(entry: Entry) -> Task:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from openmm_les import __version__
 from openmm_les.errors import OutputError, one_line
@@ -30,7 +31,7 @@ _GRACE = 60.0
 #: Exit statuses of a process that was asked to stop.
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _PREFIX = "openmm-les: error: "
-_COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
+COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Outcome:
     seconds: float  #: Wall time of the attempt that ended it [s]
 
 
-class Interrupted(Exception):
-    """The process was ended from outside, or crashed; another attempt may succeed."""
+class Crashed(Exception):
+    """The process crashed, or was killed; another attempt may succeed."""
 
 
 def version() -> str:
@@ -60,11 +61,18 @@ def version() -> str:
     return __version__
 
 
+def dask_setup(_: object) -> None:
+    """Dask calls this in each worker on this machine, which ends with the process that began it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def attempt(task: Task, expected: str) -> Outcome:
     """Run the command of a task, or the rest of it, on a worker with the `expected` version.
 
     Raises:
-        Interrupted: the process was ended from outside or crashed, or is not wanted any more.
+        Crashed: the process crashed, or was killed.
+        Reschedule: Dask shall execute the task again: this worker ends, or the process was asked to
+            stop. It does not count as a failure.
     """
     started = time.monotonic()
     if expected != __version__:
@@ -83,29 +91,37 @@ def attempt(task: Task, expected: str) -> Outcome:
 
 def _run(task: Task) -> str:
     """Why the command failed; empty if it did not."""
-    process = children.start_bound(_COMMAND, *task.command, folder=task.directory)
-    output = ""
-    while process.returncode is None:
-        try:
-            _, output = process.communicate(timeout=_GLANCE)
-        except subprocess.TimeoutExpired:
-            if not _is_wanted():
-                _end(process)
+    process = children.start_bound(COMMAND, *task.command, folder=task.directory)
+    output, is_given_back = _wait(process)
     with contextlib.suppress(OSError), (task.directory / MESSAGES).open("a") as stream:
         stream.write(output)
-    if process.returncode < 0 or process.returncode in _STOPPED:
-        raise Interrupted(f"{task.name}: {children.ending(process.returncode, output)}")
+    if is_given_back or process.returncode in _STOPPED:
+        _give_back()
+    if process.returncode < 0:
+        raise Crashed(children.ending(process.returncode, output))
     return "" if process.returncode == 0 else _last_message(output)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _wait(process: subprocess.Popen[str]) -> tuple[str, bool]:
+    """What the process said until it ended, and whether it was ended since it was not wanted."""
+    while True:
+        try:
+            return process.communicate(timeout=_GLANCE)[1], False
+        except subprocess.TimeoutExpired:
+            if not _is_wanted():
+                break
     process.terminate()
     try:
-        process.communicate(timeout=_GRACE)
+        return process.communicate(timeout=_GRACE)[1], True
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
-    raise Interrupted("not wanted any more")
+        return process.communicate()[1], True
+
+
+def _give_back() -> NoReturn:
+    from distributed import Reschedule
+
+    raise Reschedule
 
 
 def _last_message(output: str) -> str:
@@ -120,7 +136,7 @@ def _alone(directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         while not _locked(directory, held):
             if not _is_wanted():
-                raise Interrupted("not wanted any more")
+                _give_back()
         yield
 
 
@@ -134,7 +150,7 @@ def _locked(directory: Path, held: contextlib.ExitStack) -> bool:
 
 
 def _is_wanted() -> bool:
-    """Whether the scheduler still waits for this task; true outside of a worker."""
+    """Whether this worker shall go on with this task; true outside of a worker."""
     from distributed import Status, get_worker
 
     try:
@@ -142,4 +158,5 @@ def _is_wanted() -> bool:
     except ValueError:
         return True
     state = worker.state.tasks.get(worker.get_current_task())
-    return worker.status == Status.running and state is not None and state.state == "executing"
+    is_here = worker.status in (Status.running, Status.paused)  # paused ones take no new tasks
+    return is_here and state is not None and state.state == "executing"

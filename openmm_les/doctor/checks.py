@@ -27,6 +27,7 @@ Status = Literal["ok", "warning", "error"]
 _WITHOUT = {
     "ase": "no ASE calculator",
     "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
+    "campaign": "no campaigns of many runs, no statistical errors",
     "examples": "one of the examples does not run",
     "torchforce": "no TorchForce",
 }

@@ -11,7 +11,7 @@ from support.campaigns import Dask, children_of, wait_until
 from support.runs import flags, rows, settings
 
 from openmm_les import __version__
-from openmm_les.campaign import cluster
+from openmm_les.campaign import cluster, worker
 from openmm_les.campaign.engine import Task, connect, execute
 from openmm_les.errors import InputError, SimulationError
 
@@ -46,10 +46,16 @@ def test_each_outcome_once(client, tmp_path):
     assert list(execute(client, [])) == []
 
 
-def in_background(client, task):
+def test_a_worker_of_another_version_that_came_later(tmp_path):
+    outcome = worker.attempt(quick(tmp_path, 1)[0], "0.0.1")
+    assert outcome.error.startswith(f"expected a worker with openmm-les 0.0.1, got {__version__};")
+    assert not (tmp_path / "0").exists()
+
+
+def in_background(client, task, **options):
     """The outcomes of one task, and the thread that waits for them."""
     outcomes = []
-    thread = threading.Thread(target=lambda: outcomes.extend(execute(client, [task])))
+    thread = threading.Thread(target=lambda: outcomes.extend(execute(client, [task], **options)))
     thread.start()
     return outcomes, thread
 
@@ -59,8 +65,8 @@ def process_of(client) -> tuple[int, int]:
     found = []
 
     def look():
-        for worker in client.run(os.getpid, on_error="ignore").values():
-            found.extend((worker, child) for child in children_of(worker))
+        for parent in client.run(os.getpid, on_error="ignore").values():
+            found.extend((parent, child) for child in children_of(parent))
         return found
 
     wait_until(look)
@@ -74,9 +80,9 @@ def test_a_crash_and_a_killed_worker(client, tmp_path):
     outcomes, thread = in_background(client, task)
     wait_until(lambda: rows(log) >= 2)
     os.kill(process_of(client)[1], signal.SIGSEGV)
-    wait_until(lambda: "SIGSEGV" not in str(outcomes) and rows(log) >= 4)
-    worker, child = process_of(client)
-    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: rows(log) >= 4)
+    parent, child = process_of(client)
+    os.kill(parent, signal.SIGKILL)
     wait_until(lambda: not os.path.exists(f"/proc/{child}"), patience=2.0)
     thread.join()
     assert [outcome.error for outcome in outcomes] == [None]
@@ -85,14 +91,10 @@ def test_a_crash_and_a_killed_worker(client, tmp_path):
 
 def test_a_crash_each_time_is_reported(client, tmp_path):
     task = long_run(tmp_path / "task", steps=4000)
-    outcomes = []
-    thread = threading.Thread(
-        target=lambda: outcomes.extend(execute(client, [task], retries=0)),
-    )
-    thread.start()
+    outcomes, thread = in_background(client, task, retries=0)
     os.kill(process_of(client)[1], signal.SIGKILL)
     thread.join()
-    assert [outcome.error for outcome in outcomes] == ["long: crashes the process (SIGKILL)"]
+    assert [outcome.error for outcome in outcomes] == ["crashes the process (SIGKILL)"]
 
 
 def test_what_is_not_wanted_any_more_ends_in_order(client, tmp_path):
@@ -100,12 +102,28 @@ def test_what_is_not_wanted_any_more_ends_in_order(client, tmp_path):
     task = long_run(tmp_path / "task", steps=4000)
     outcomes = execute(client, [*quick(tmp_path, 1), task])
     assert next(outcomes).name == "t0"
-    worker, _ = process_of(client)
+    parent, _ = process_of(client)
     wait_until(lambda: rows(tmp_path / "task" / "run" / "log.csv") >= 1)
     outcomes.close()
-    wait_until(lambda: not children_of(worker), patience=10.0)
+    wait_until(lambda: not children_of(parent), patience=10.0)
     assert (tmp_path / "task" / "run" / "checkpoint.zip").exists()
     assert [outcome.error for outcome in execute(client, quick(tmp_path, 2))] == [None, None]
+
+
+def test_a_worker_that_retires_hands_its_run_on(client, tmp_path):
+    """As at the end of a job in a queue, which is no failure; after a checkpoint."""
+    task = long_run(tmp_path / "task")
+    log = tmp_path / "task" / "run" / "log.csv"
+    outcomes, thread = in_background(client, task, retries=0)
+    wait_until(lambda: rows(log) >= 2)
+    parent = process_of(client)[0]
+    addresses = {pid: address for address, pid in client.run(os.getpid).items()}
+    client.retire_workers([addresses[parent]], close_workers=True)
+    thread.join()
+    assert [outcome.error for outcome in outcomes] == [None]
+    messages = (tmp_path / "task" / "messages.txt").read_text()
+    assert messages.count("continuing after step") == 1
+    assert messages.count("continue with:  openmm-les run") == 1
 
 
 def test_two_tasks_never_work_in_one_directory(client, tmp_path):
@@ -137,6 +155,28 @@ def test_no_scheduler(monkeypatch, address):
     with pytest.raises(InputError, match=f"no answer from {address} within 1 s; expected the"):
         connect(scheduler=address).__enter__()
     assert time.monotonic() - started < 5.0
+
+
+def test_workers_with_gpus(monkeypatch, tmp_path):
+    """Each worker sees one of the GPUs, in turns, and a task takes one; there need not be any."""
+    monkeypatch.setattr(cluster, "_visible_devices", lambda: ["4", "GPU-7"])
+    with connect(3) as client:
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
+        assert sorted(seen) == ["4", "4", "GPU-7"]
+        workers = client.scheduler_info()["workers"].values()
+        assert [each["resources"] for each in workers] == [{"GPU": 1}] * 3
+        assert [outcome.error for outcome in execute(client, quick(tmp_path, 3))] == [None] * 3
+
+
+def test_gpus_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert cluster._visible_devices() == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert cluster._visible_devices() == ["0", "1"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cluster._visible_devices() == []
 
 
 def test_no_scheduler_file(tmp_path):

@@ -6,10 +6,16 @@ import io
 import pytest
 import yaml
 from support.campaigns import BASE, write_plan
-from support.runs import PEPTIDE
+from support.runs import PEPTIDE, ROOT
 
 from openmm_les.campaign.plan import planned_runs, read_plan, table
 from openmm_les.errors import InputError
+
+
+def test_the_plan_in_the_documents():
+    plan = ROOT / "examples" / "campaign.yaml"
+    assert f"```yaml\n{plan.read_text()}```" in (ROOT / "docs/howto/campaigns.md").read_text()
+    assert len(runs_of(plan)) == 6
 
 
 def runs_of(path, seed=5):

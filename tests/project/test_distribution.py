@@ -21,6 +21,7 @@ TORCH = os.environ.get("TORCH", "torch")
 EXTRAS = [
     "ase",
     "analysis",
+    "campaign",
     "cuda12",
     "cuda13",
     "examples",

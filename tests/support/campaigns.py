@@ -67,13 +67,17 @@ def wait_until(condition, patience=60.0) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills workers of a client while they work, at random moments."""
+    """Kills workers while they work, at random moments.
 
-    def __init__(self, client, campaign, kills, seed=1) -> None:
+    `workers` lists their processes, and `after` is called with the number of each kill.
+    """
+
+    def __init__(self, workers, campaign, kills, after=lambda number: None) -> None:
         super().__init__(daemon=True)
         self.killed = 0
-        self._client, self._campaign, self._kills = client, campaign, kills
-        self._random = random.Random(seed)
+        self._workers, self._campaign, self._kills = workers, campaign, kills
+        self._after = after
+        self._random = random.Random(1)
 
     def run(self) -> None:
         while self.killed < self._kills:
@@ -81,11 +85,10 @@ class Killer(threading.Thread):
                 time.sleep(0.05)
                 continue
             time.sleep(self._random.uniform(0.0, 1.0))
-            workers = self._client.run(os.getpid, on_error="ignore")
-            busy = [pid for pid in workers.values() if children_of(pid)]
-            if busy:
+            if busy := [worker for worker in self._workers() if children_of(worker)]:
                 os.kill(self._random.choice(busy), signal.SIGKILL)
                 self.killed += 1
+                self._after(self.killed)
 
     def _is_working(self) -> bool:
         try:
@@ -95,10 +98,20 @@ class Killer(threading.Thread):
         return any(state.name == "running" and state.steps > 0 for state in states)
 
 
+def workers_of(client):
+    """Lists the workers of a client, for `Killer`."""
+    return lambda: list(client.run(os.getpid, on_error="ignore").values())
+
+
+def python_path() -> dict[str, str]:
+    """The environment in which a new process imports what this one does."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 class Dask:
     """``dask scheduler`` or ``dask worker``, started as by hand, ended with the block."""
 
-    def __init__(self, folder, *arguments) -> None:
+    def __init__(self, folder, *arguments, **environment) -> None:
         log = folder / f"{arguments[0]}.log"
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
@@ -106,7 +119,7 @@ class Dask:
                 stdout=stream,
                 stderr=stream,
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | python_path() | environment,
             )
 
     def __enter__(self):

@@ -1,0 +1,44 @@
+"""Pages of results: complete in one file, and nothing in them is markup of somebody else."""
+
+import base64
+from html.parser import HTMLParser
+
+from openmm_les.campaign.html import Picture, Section, Table, Text, page
+
+#: Elements without an end.
+VOID = ("meta", "img")
+
+
+class Reader(HTMLParser):
+    """Texts by their innermost element, and sources of pictures; asserts that elements nest."""
+
+    def __init__(self, content) -> None:
+        super().__init__()
+        self.open, self.texts, self.sources = [], [], []
+        self.feed(content)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and data.strip():
+            self.texts.append((self.open[-1], data.strip()))
+
+
+def test_a_page():
+    table = Table(["run", "energy [eV]"], [["<a>", 1.2345678], ["b & c", None], ["d", 7]])
+    parts = [Text("3 < 4"), table, Picture(b"\x89PNG", 'a "picture"')]
+    read = Reader(page("Results <1>", [Section("All & more", parts)]))
+    cells = [text for tag, text in read.texts if tag in ("th", "td")]
+    assert cells == ["run", "energy [eV]", "<a>", "1.2346", "b & c", "d", "7"]
+    expected = [("title", "Results <1>"), ("h1", "Results <1>"), ("h2", "All & more")]
+    assert [each for each in read.texts if each[0] in ("title", "h1", "h2")] == expected
+    assert ("p", "3 < 4") in read.texts
+    (source,) = read.sources
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == b"\x89PNG"
