@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 try:
     from ase import Atoms
     from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+    from ase.outputs import Properties, all_outputs
 except ModuleNotFoundError as error:
     if error.name != "ase":
         raise
@@ -204,6 +205,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if "born_effective_charges" in wanted:
             response = model.response(positions, cell)
             self.results["born_effective_charges"] = response.born_charges
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has a name for, for ``Atoms.get_properties``, which i-PI calls."""
+        return Properties({n: value for n, value in self.results.items() if n in all_outputs})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """As ASE has it; a change of a charge, spin or feature of the structure counts too."""
