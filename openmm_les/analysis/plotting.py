@@ -132,7 +132,7 @@ class Means:
 
     x: Sequence[float]  #: Shape (n,)
     mean: Sequence[float]  #: Shape (n,)
-    error: Sequence[float]  #: Shape (n,), nan where unknown
+    error: Sequence[float]  #: Shape (n,), not finite where unknown
 
 
 def draw_means(
@@ -151,7 +151,8 @@ def draw_means(
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(8.0, 4.5), layout="constrained")
     for name, curve in curves.items():
-        errors = np.nan_to_num(np.asarray(curve.error, dtype=np.float64))
+        errors = np.asarray(curve.error, dtype=np.float64)
+        errors = np.where(np.isfinite(errors), errors, 0.0)
         axis.errorbar(curve.x, curve.mean, errors, fmt="o", markersize=4, capsize=3, label=name)
     axis.set(xlabel=x, ylabel=y)
     if ticks is not None:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from openmm_les.arrays import FloatArray, IntArray
 from openmm_les.errors import InputError, one_line
 
-
 _XYZ = ("X", "Y", "Z")
 _XYZ_BY_XYZ = tuple(p + r for p in _XYZ for r in _XYZ)
 #: Relative tolerance of intervals, for rounding in tables and sums of time steps.

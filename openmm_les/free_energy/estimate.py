@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from openmm_les.arrays import FloatArray
-from openmm_les.campaign.statistics import series_statistics
+from openmm_les.campaign.statistics import pymbar, series_statistics
 from openmm_les.errors import InputError
-from openmm_les.versions import optional
 
 #: Molar gas constant [kJ/mol/K], of CODATA 2018, which is exact.
 GAS_CONSTANT = 8.31446261815324e-3
@@ -110,7 +107,7 @@ def of_states(reduced: FloatArray, counts: Sequence[int]) -> States:
             state first.
         counts: samples of each state.
     """
-    pymbar, start = _pymbar(), _rough(reduced, counts)
+    start = _rough(reduced, counts)
     nothing = States(
         start, np.array([0.0, *[np.inf] * (len(counts) - 1)]), _overlap(reduced, counts, start)
     )
@@ -118,10 +115,12 @@ def of_states(reduced: FloatArray, counts: Sequence[int]) -> States:
         return nothing
     try:
         with np.errstate(all="ignore"):
-            mbar = pymbar.MBAR(reduced, list(counts), solver_protocol=_SOLVERS, initial_f_k=start)
+            mbar = pymbar("pymbar").MBAR(
+                reduced, list(counts), solver_protocol=_SOLVERS, initial_f_k=start
+            )
             found = mbar.compute_free_energy_differences()
         energies, errors = found["Delta_f"][0], found["dDelta_f"][0]
-    except (pymbar.utils.ParameterError, np.linalg.LinAlgError):
+    except (pymbar("pymbar.utils").ParameterError, np.linalg.LinAlgError):
         return nothing
     if not np.isfinite(energies).all():
         return nothing
@@ -184,7 +183,7 @@ def _independent(differences: FloatArray) -> tuple[Kept, FloatArray]:
     """Samples that count, in order of time."""
     found = series_statistics(differences)
     rest = differences[found.start :]
-    timeseries = _pymbar().timeseries
+    timeseries = pymbar("pymbar.timeseries")
     chosen = timeseries.subsample_correlated_data(rest, g=max(1.0, found.inefficiency))
     samples = rest[list(chosen)]
     return Kept(found.start, found.inefficiency, len(samples)), samples
@@ -192,19 +191,15 @@ def _independent(differences: FloatArray) -> tuple[Kept, FloatArray]:
 
 def _by_bar(values: FloatArray, samples: Sequence[FloatArray]) -> FloatArray:
     """Free energies in kT from BAR between neighbours; nan from where it has no solution."""
-    pymbar, total = _pymbar(), [0.0]
+    bar, utils, total = pymbar("pymbar").bar, pymbar("pymbar.utils"), [0.0]
     for (low, before), (high, after) in pairwise(zip(values, samples, strict=True)):
         step = high - low
         try:
             with np.errstate(all="ignore"):
                 work = step * before, -step * after
-                found = pymbar.bar(*work, compute_uncertainty=False)["Delta_f"]
+                found = bar(*work, compute_uncertainty=False)["Delta_f"]
             total.append(total[-1] + float(found))
-        except (
-            pymbar.utils.ParameterError,
-            pymbar.utils.BoundsError,
-            pymbar.utils.ConvergenceError,
-        ):
+        except (utils.ParameterError, utils.BoundsError, utils.ConvergenceError):
             total.append(np.nan)
     return np.array(total)
 
@@ -235,10 +230,3 @@ def _overlap(reduced: FloatArray, counts: Sequence[int], energies: FloatArray) -
     weights = odds / (numbers @ odds)
     result: FloatArray = (weights @ weights.T) * numbers
     return result
-
-
-def _pymbar() -> Any:
-    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it would advertise JAX
-    message = "free energies need pymbar; install it"
-    optional("pymbar.utils", "campaign", message)
-    return optional("pymbar", "campaign", message)

@@ -73,7 +73,7 @@ def test_energies_of_the_replicas(complete):
 
 def test_a_stopped_exchange_ends_with_the_same_bytes(complete, tmp_path):
     """Also where files have grown after its last checkpoint, as in a process that was killed."""
-    file, messages = written(tmp_path / "settings.yaml"), []
+    file = written(tmp_path / "settings.yaml")
 
     def stop(progress):
         if (progress.phase, progress.step) == ("exchange", 2):
