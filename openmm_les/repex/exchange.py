@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openmm
 from openmm import app, unit
 
@@ -60,7 +61,8 @@ def run(
 ) -> Path:
     """Minimise, equilibrate and exchange replicas, from where an earlier process ended.
 
-    The first Ctrl-C or SIGTERM stops it after an iteration and raises what Python would have.
+    The first Ctrl-C or SIGTERM stops it after the steps of a replica and raises what Python would
+    have; the iteration is then done again.
 
     Args:
         settings: YAML file, as `read_settings` reads it.
@@ -105,7 +107,7 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
     if done >= exchange.iterations:
         job.callbacks.message(f"this exchange is finished: {done} iterations are done")
         return
-    box = None if began.box is None else job.structure.box
+    box = None if began.box is None else np.array(began.box)
     seed = (_PHASE, done)
     simulation = create_simulation(
         job.config, job.structure, job.artifact, states[0].ensemble, box, seed, job.hybrid
@@ -126,19 +128,22 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
         steps = (iteration - done) * job.config.report_interval * len(exchange.values)
         rate = speed(steps * job.config.time_step * 1e-3, wall - before)
         job.callbacks.progress(Progress(_PHASE, iteration, exchange.iterations, rate))
-        if job.stop:
-            job.callbacks.message(f"stopped after iteration {iteration} of {exchange.iterations}")
-            job.stop.raise_deferred()
 
 
 class _Sampler(app.ReplicaExchangeSampler):  # type: ignore[misc]
-    """Exchanges by random numbers that depend on seed and iteration alone."""
+    """Exchanges by random numbers that depend on seed and iteration alone, and ends on a signal."""
 
-    seed = 0
+    job: Job
+
+    def simulateReplica(self, index: int, steps: int | None = None) -> None:
+        if self.job.stop:  # what this iteration has done is done again
+            self.job.callbacks.message(f"stopped after iteration {self.currentIteration}")
+            self.job.stop.raise_deferred()
+        super().simulateReplica(index, steps)
 
     def exchangeReplicas(self) -> None:
         before = random.getstate()
-        random.seed(f"{self.seed}/{_PHASE}/{self.currentIteration}")
+        random.seed(f"{self.job.config.seed}/{_PHASE}/{self.currentIteration}")
         try:
             super().exchangeReplicas()
         except OverflowError:
@@ -164,7 +169,7 @@ def _sampler(
     kelvin = unit.kelvin if name == TEMPERATURE else 1
     states = [{name: value * kelvin} for value in exchange.values]
     sampler = _Sampler(states, simulation, exchange.job.config.report_interval)
-    sampler.seed = exchange.job.config.seed or 0
+    sampler.job = exchange.job
     done = 0 if last is None else last.metadata.iteration
     reseed(exchange.job.config, simulation, _PHASE, done, keep_state=False)
     folder = exchange.directory / REPLICAS
