@@ -11,9 +11,8 @@ import numpy as np
 from openmm_les.arrays import FloatArray
 from openmm_les.campaign.statistics import pymbar, series_statistics
 from openmm_les.errors import InputError
+from openmm_les.units import GAS_CONSTANT
 
-#: Molar gas constant [kJ/mol/K], of CODATA 2018, which is exact.
-GAS_CONSTANT = 8.31446261815324e-3
 #: Parts of the samples from which convergence is judged.
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 _HALF = FRACTIONS.index(0.5)

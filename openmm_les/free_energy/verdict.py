@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from openmm_les.free_energy.estimate import GAS_CONSTANT, Estimate
+from openmm_les.free_energy.estimate import Estimate
+from openmm_les.units import GAS_CONSTANT
 
 #: Least overlap of neighbours (P. V. Klimovich et al., J. Comput. Aided Mol. Des. 29, 397 (2015)).
 LEAST_OVERLAP = 0.03

@@ -12,11 +12,12 @@ from openmm_les.arrays import FloatArray, IntArray
 from openmm_les.campaign.statistics import Statistics, series_statistics
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
-from openmm_les.free_energy.estimate import GAS_CONSTANT, Estimate, Window, along_lambda
+from openmm_les.free_energy.estimate import Estimate, Window, along_lambda
 from openmm_les.repex.checkpoint import ExchangeCheckpoint
 from openmm_les.repex.exchange import CHECKPOINT, ENERGIES, LOG, REPLICAS, START
 from openmm_les.repex.settings import LAMBDA, TEMPERATURE
 from openmm_les.simulation.config import load
+from openmm_les.units import GAS_CONSTANT
 
 _KIND = Kind(InputError, "exchange", "exchange: {file} is damaged: {reason}")
 #: Least acceptance between neighbours.

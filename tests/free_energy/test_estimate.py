@@ -9,9 +9,9 @@ import torch
 
 from openmm_les import InputError
 from openmm_les.electrostatics.pairs import PairSum
-from openmm_les.free_energy.estimate import GAS_CONSTANT, Window, along_lambda, of_states
+from openmm_les.free_energy.estimate import Window, along_lambda, of_states
 from openmm_les.free_energy.verdict import judge
-from openmm_les.units import KJ_PER_MOL_PER_EV
+from openmm_les.units import GAS_CONSTANT, KJ_PER_MOL_PER_EV
 
 pymbar = pytest.importorskip("pymbar")
 TEMPERATURE = 300.0

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from openmm_les.free_energy.estimate import GAS_CONSTANT
 from openmm_les.repex.analysis import Exchanges, energies_of_states, free_energies, mixing
+from openmm_les.units import GAS_CONSTANT
 
 LAMBDAS = (0.0, 0.5, 1.0)
 

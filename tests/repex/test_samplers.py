@@ -15,7 +15,7 @@ from support.mixed import classical, context, energy, mixed, peptide
 from support.runs import PEPTIDE, water_box
 
 from openmm_les import LESCalculator
-from openmm_les.free_energy.estimate import GAS_CONSTANT
+from openmm_les.units import GAS_CONSTANT
 
 LAMBDA, LAMBDAS = "lambda_interpolate", (0.0, 0.5, 1.0)
 PHI = (4, 6, 8, 14)
