@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ except ModuleNotFoundError as error:
 
 from openmm_les.arrays import FloatArray
 from openmm_les.catalog import open_model
+from openmm_les.electrostatics.multipoles import LatentLayout
 from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_sign, check_single_charge
 from openmm_les.evaluation.conditions import conditions_in
 from openmm_les.evaluation.options import EvaluationOptions, Precision
+from openmm_les.evaluation.results import LatentMoments
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.names import both_spellings, spellings
@@ -38,6 +41,14 @@ _OF_OPTIONS = tuple(
     for name in EvaluationOptions.accepted()
     if name not in ("precision", "device")
 )
+
+
+#: Properties that only models with latent moments have, and which of those.
+_OF_MOMENTS: dict[str, Callable[[LatentLayout | None], bool]] = {
+    "dipoles": lambda layout: layout is not None and max(layout.dipoles, layout.alpha) >= 0,
+    "quadrupoles": lambda layout: layout is not None and layout.quadrupoles >= 0,
+    "polarizability": lambda layout: layout is not None and layout.alpha >= 0,
+}
 
 
 class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
@@ -52,6 +63,11 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
 
     Models with several latent charges for each atom have charges of shape (n, channels), and no
     dipoles and Born effective charges.
+
+    Charges of models with latent moments are permanent and induced ones, and so is the ``dipole``.
+    They have, as far as the model does, ``dipoles`` of atoms [e A], ``quadrupoles`` of atoms (their
+    traceless second moments) [e A^2] and the ``polarizability`` [e A^2/V], with the physical sign;
+    see `openmm_les.evaluation.response.results.PhysicalMoments`.
 
     A model that was trained with charges, spins or other inputs takes them from the structure:
     ``atoms.info['charge']`` (or ``'total_charge'``), ``['spin']`` (or ``'total_spin'``), others by
@@ -90,6 +106,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         "stress",
         "dipole",
         "born_effective_charges",
+        *_OF_MOMENTS,
     ]
 
     @both_spellings("LESCalculator", (*_OF_OPTIONS, *_OF_ASE), {"modelPath": "path"})
@@ -110,6 +127,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self._field = None if electric_field is None else _components(electric_field)
         if self._field is not None:
             check_sign(self.artifact)
+        self._moments: LatentMoments | None = None
+        lacking = {name for name, has in _OF_MOMENTS.items() if not has(self.artifact.layout)}
+        known = type(self).implemented_properties
+        self.implemented_properties = [name for name in known if name not in lacking]
         self._models = self._make_models()
 
     @property
@@ -170,7 +191,8 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         Raises:
             InputError: partial periodicity, an element the model does not know, a box too small.
             PropertyNotImplementedError: stress of a structure without a box, dipole with one, an
-                electric response of a model with several charges for each atom.
+                electric response of a model with several charges for each atom, what a model
+                without such moments lacks.
         """
         super().calculate(  # type: ignore[no-untyped-call, unused-ignore]
             atoms, properties, system_changes
@@ -199,12 +221,29 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         model = self._models.model_for(numbers, positions, cell, conditions)
         if system_changes or "energy" not in self.results:
             self.results = self._evaluate(model, positions, cell)
-        if "dipole" in wanted:
-            charges = model.physical_charges(self.results["charges"])
-            self.results["dipole"] = charges @ positions
+        self.results |= self._response(model, positions, cell, wanted)
+
+    def _response(
+        self,
+        model: SystemModel,
+        positions: FloatArray,
+        cell: FloatArray | None,
+        wanted: Sequence[str],
+    ) -> dict[str, Any]:
+        """Results that are computed where they are asked for."""
+        results = {}
+        of_moments = [name for name in _OF_MOMENTS if name in wanted]
+        if "dipole" in wanted and self._moments is None:
+            results["dipole"] = model.physical_charges(self.results["charges"]) @ positions
+        elif "dipole" in wanted or of_moments:
+            assert self._moments is not None  # get_property knows what the model has
+            physical = model.physical_moments(self._moments)
+            results = {name: getattr(physical, name) for name in of_moments}
+            if "dipole" in wanted:
+                results["dipole"] = physical.dipole(positions)
         if "born_effective_charges" in wanted:
-            response = model.response(positions, cell)
-            self.results["born_effective_charges"] = response.born_charges
+            results["born_effective_charges"] = model.response(positions, cell).born_charges
+        return results
 
     def export_properties(self) -> Properties:
         """The results that ASE has a name for, for ``Atoms.get_properties``, which i-PI calls."""
@@ -225,6 +264,7 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         self, model: SystemModel, positions: FloatArray, cell: FloatArray | None
     ) -> dict[str, Any]:
         result = model.evaluate(positions, cell, self._field)
+        self._moments = result.moments
         energy = result.energy + model.reference_energy
         results = {
             "energy": energy,

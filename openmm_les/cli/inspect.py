@@ -12,6 +12,7 @@ import click
 from openmm_les.cli import flags
 from openmm_les.cli.terminal import UserPath, echo
 from openmm_les.networks.conditions import conditions_of
+from openmm_les.networks.moments import moments_of
 from openmm_les.networks.registry import charge_channels
 
 _PLAIN = ("source", "dtype", "charge_sign", "licence", "citation", "verification", "versions")
@@ -67,6 +68,8 @@ def _rows(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if (channels := charge_channels(metadata["hyper"])) > 1:
         yield "charges", f"{channels} for each atom, whose energies add up"
+    if moments := moments_of(metadata["hyper"]):
+        yield "moments", str(moments)
     if conditions := conditions_of(metadata["hyper"]):
         yield "conditions", _text({each.name: str(each) for each in conditions})
     yield "parameters", _text(_by_origin(metadata.get("provenance", {})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.cell import cutoff_wavenumber, largest_indices, lies_on_cutoff
+from openmm_les.electrostatics.multipoles import latent_multipoles
 from openmm_les.errors import InputError
 from openmm_les.names import shorten
 
@@ -116,28 +118,34 @@ def _warn_once(artifact: Artifact, message: str, *values: object) -> None:
 
 
 def warn_of_smooth_cutoff(
-    artifact: Artifact, charges: FloatArray, positions: FloatArray, cell: FloatArray
+    artifact: Artifact, latents: FloatArray, positions: FloatArray, cell: FloatArray
 ) -> None:
-    """Tell how much the smooth cutoff, with which no model was trained, changes the energy."""
-    structure = [torch.tensor(array) for array in (charges.T, positions, cell)]
+    """Tell how much the smooth cutoff, with which no model was trained, changes the energy.
+
+    Latents have the shape (n,), or (n, rows) without induced moments.
+    """
+    structure = [torch.tensor(array) for array in (latents.T, positions, cell)]
+    layout = artifact.layout
 
     def energy(cutoff: str) -> float:
-        ewald = build_electrostatics(
-            artifact.canonical.les,
-            True,
-            structure[2],
-            torch.float64,
-            num_atoms=len(charges),
-            options=EwaldOptions("direct", cutoff=cutoff),
-        )
-        return float(ewald(*structure)[0])
+        sums: dict[str, Any] = {
+            "les": artifact.canonical.les,
+            "periodic": True,
+            "cell": structure[2],
+            "dtype": torch.float64,
+            "num_atoms": len(latents),
+            "options": EwaldOptions("direct", cutoff=cutoff),
+        }
+        if layout is None:
+            return float(build_electrostatics(**sums)(*structure)[0])
+        return float(latent_multipoles(layout, **sums)(*structure)[0])
 
     difference = energy("smooth") - energy("hard")
     logger.warning(
         "lesCutoff='smooth' changes the energy of this structure by %+.6f eV (%+.3f meV per "
         "atom) against the model as it was trained",
         difference,
-        1e3 * difference / len(charges),
+        1e3 * difference / len(latents),
     )
 
 

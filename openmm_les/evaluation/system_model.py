@@ -185,16 +185,16 @@ class SystemModel:
             energy, forces, latents, virial, les_energy = self._run(
                 self._evaluator, array, box, *field
             )
-            moments = None
-            if self.artifact.layout is not None:
-                moments = latent_moments(latents, self.artifact.layout)
-                latents = moments.total_charges
-            result = Evaluation(energy, forces, latents, virial, les_energy, moments)
+            moments, charges, layout = None, latents, self.artifact.layout
+            if layout is not None:
+                moments = latent_moments(latents, layout)
+                charges, latents = moments.total_charges, latents[:, : layout.rows]
+            result = Evaluation(energy, forces, charges, virial, les_energy, moments)
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)
                 atoms = self._arranged(array, box)[:n]
-                warn_of_smooth_cutoff(self.artifact, result.charges[:n], atoms, box)
+                warn_of_smooth_cutoff(self.artifact, latents[:n], atoms, box)
         return result
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:

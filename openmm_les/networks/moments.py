@@ -25,6 +25,16 @@ class Moments(Parameters):
     kappa: StrictBool = False  #: charge response
     alpha: Literal["isotropic", "anisotropic"] | None = None  #: polarizability
 
+    def __str__(self) -> str:
+        named = {
+            "charges": True,
+            "dipoles": self.dipoles,
+            "quadrupoles": self.quadrupoles,
+            "charge response (kappa)": self.kappa,
+            f"{self.alpha} polarizability (alpha)": self.alpha is not None,
+        }
+        return ", ".join(name for name, has in named.items() if has)
+
     @model_validator(mode="after")
     def _check_any(self) -> Moments:
         if not (self.dipoles or self.quadrupoles or self.kappa or self.alpha):

@@ -77,7 +77,6 @@ MUTATIONS = [
     ("readouts.1", "num_heads", 2),
     ("readouts.0.linear", "bias_numel", 1),
     ("les", "use_atomwise", True),
-    ("les", "use_fixed_atomic_charges", True),
     ("les", "use_atomic_alpha", True),
     ("les", "use_dipole", True),
     ("les.ewald", "use_quadrupole", True),

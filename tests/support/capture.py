@@ -43,13 +43,18 @@ def model_for(artifact, atoms, ewald="auto", **options) -> SystemModel:
     )
 
 
+def latents_of(artifact) -> int:
+    """Numbers of each atom that modules return: latents, and induced moments after them."""
+    return artifact.channels if artifact.layout is None else artifact.layout.rows + 4
+
+
 def check_on_fake_gpu(model, record_property) -> None:
     module, n = model.module, len(model.numbers)
     operations, packed = trace_on_fake_gpu(
         lambda positions, cell: pack(module(positions, cell)), (n, 3), (3, 3), module=module
     )
     assert packed.is_cuda
-    assert packed.shape == (11 + (3 + model.artifact.channels) * n,)
+    assert packed.shape == (11 + (3 + latents_of(model.artifact)) * n,)
     calls = by_name(operations)
     assert calls["aten.bmm.default"] + calls["aten.mm.default"] > 10  # it was the whole model
     assert launches(operations) > 200

@@ -1,7 +1,8 @@
 """The original model, for verification: mace-torch's own blocks with the weights of a file.
 
 mace-torch's MACELES class needs the les package and changes its layout between versions, so the
-model is put together block by block, each from its own record. No other file imports mace-torch.
+model is put together block by block, each from its own record. Where mace-torch has no block, as
+for some readouts of moments up to 0.3.16, it is written here. No other file imports mace-torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,10 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.families.mace.moment_reference import MomentFormulas, OuterProducts
+from openmm_les_export.families.mace.moments import Readouts, moment_readouts
 from openmm_les_export.families.mace.readouts import output_scale
+from openmm_les_export.verification.multipoles import Moments
 from openmm_les_export.verification.reference import (
     ORIGINAL,
     Array,
@@ -80,7 +84,10 @@ class MACEReference(AutogradReference):
         self.cutoff = float(record.tensor("r_max"))
         self.elements = [int(z) for z in record.tensor("atomic_numbers")]
         self._les = les_parameters(record.module("les"))
-        self._network = _build(record, self._head)
+        readouts = moment_readouts(record)
+        self._network = _build(record, self._head, readouts)
+        made = {name: getattr(self._network, name) for name in readouts}
+        self._moments = MomentFormulas(record, made)
 
     def _pairs(self, positions: Array, cell: Array | None) -> tuple[Tensor, Tensor, Tensor]:
         edges, shifts, _, _ = self._neighborhood(
@@ -97,9 +104,10 @@ class MACEReference(AutogradReference):
 
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | Moments]:
         network = self._network
         edges = torch.stack([sender, receiver])
+        numbers = torch.tensor(self.elements)[species]
         species = torch.nn.functional.one_hot(species, len(self.elements)).double()
         lengths = torch.linalg.norm(vectors, dim=-1, keepdim=True)
         harmonics = network.spherical_harmonics(vectors)
@@ -133,7 +141,8 @@ class MACEReference(AutogradReference):
         if network.pair_repulsion_fn is not None:
             energies = energies + network.pair_repulsion_fn(lengths, *pairs)
         total = total + network.scale * energies + network.shift
-        return total, network.output_scale * charges[:, index]
+        charges = network.output_scale * charges[:, index]
+        return total, self._moments(charges, read, heads, numbers)
 
     def _condition_features(self, num_atoms: int) -> Tensor:
         """What mace-torch adds to the embedding of each atom."""
@@ -147,7 +156,7 @@ class MACEReference(AutogradReference):
         return added
 
 
-def _build(record: Record, head: Head) -> Any:
+def _build(record: Record, head: Head, moments: Readouts) -> Any:
     """The short-range network: each block made from its record, then given its weights."""
     blocks, o3, _ = _import_mace()
     with double_precision():
@@ -174,10 +183,16 @@ def _build(record: Record, head: Head) -> Any:
             normalization=harmonics.value("normalization"),
         )
         builders = {"interactions": _interaction, "products": _product, "readouts": _readout}
-        for name, build in (builders | {"les_readouts": _readout}).items():
+        builders |= {"les_readouts": _readout, **dict.fromkeys(moments, _readout)}
+        for name, build in builders.items():
             built = [build(blocks, o3, item) for item in record.items(name)]
             setattr(network, name, torch.nn.ModuleList(built))
-        _give_weights(network, record, head)
+        _give_weights(network, record, head, (*builders,))
+        if moments and linear.tensor("weight").dtype == torch.float32:
+            # What such a file's own modules hold.
+            for name, buffer in network.named_buffers():
+                if "_w3j_" in name:
+                    buffer.copy_(buffer.float())
     return network.eval().requires_grad_(False)
 
 
@@ -226,6 +241,9 @@ def _product(blocks: Any, o3: Any, record: Record) -> Any:
 
 
 def _readout(blocks: Any, o3: Any, record: Record) -> Any:
+    if record.kind.endswith("LesReadoutBlock"):
+        irreps = _irreps(o3, record, "irreps_in")
+        return OuterProducts(o3.Linear(irreps, irreps), irreps[0].mul, record)
     if record.kind == "LinearReadoutBlock":
         linear = record.module("linear")
         inputs, outputs = (_irreps(o3, linear, name) for name in ("irreps_in", "irreps_out"))
@@ -239,7 +257,7 @@ def _readout(blocks: Any, o3: Any, record: Record) -> Any:
     )
 
 
-def _give_weights(network: Any, record: Record, head: Head) -> None:
+def _give_weights(network: Any, record: Record, head: Head, lists: Sequence[str]) -> None:
     """Copies every tensor and activation constant of the file into the freshly built blocks."""
     radial = ("bessel_fn", "cutoff_fn", "distance_transform")
     paths = ("node_embedding", *(f"radial_embedding.{name}" for name in radial))
@@ -248,7 +266,7 @@ def _give_weights(network: Any, record: Record, head: Head) -> None:
     # None for what this model lacks.
     blocks = [(getattr(network, name), path) for name, path in owned]
     pairs = [(block, record.module(path)) for block, path in blocks if block is not None]
-    for name in ("interactions", "products", "readouts", "les_readouts"):
+    for name in lists:
         pairs += list(zip(getattr(network, name), record.items(name), strict=True))
     for block, source in pairs:
         weights = source.state_dict()
