@@ -72,6 +72,8 @@ class LatentMultipoles(nn.Module):
         super().__init__()
         self.multipoles: MultipoleSum = multipoles
         self.layout = layout
+        #: Of the highest moments, permanent or induced.
+        self.degree = max(multipoles.degree, multipoles.induced_degree)
 
     def forward(self, latents: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
         """See `ElectrostaticKernel`; the potential is dE/d(latents), shape [rows, n]."""

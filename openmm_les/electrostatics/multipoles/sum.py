@@ -12,6 +12,7 @@ from openmm_les.electrostatics.multipoles.moments import (
     SiteMoments,
     deformation,
     multipoles_of,
+    traceless,
 )
 from openmm_les.electrostatics.multipoles.response import respond
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
@@ -172,7 +173,7 @@ class MultipoleSum(nn.Module):
         by_moments = Multipoles(
             by_moments.charges - own.charges - other.charges,
             by_moments.dipoles - own.dipoles - other.dipoles,
-            _traceless(by_moments.quadrupoles) - own.quadrupoles,
+            traceless(by_moments.quadrupoles) - own.quadrupoles,
         )
         return by_moments, gradient, strain
 
@@ -199,9 +200,3 @@ def _inner(one: Multipoles, other: Multipoles) -> Tensor:
 
 def _or_zeros(values: Optional[Tensor], like: Tensor) -> Tensor:
     return torch.zeros_like(like) if values is None else values
-
-
-def _traceless(tensors: Tensor) -> Tensor:
-    """Symmetric tensors [n, 3, 3] without their trace."""
-    trace = tensors.diagonal(0, 1, 2).sum(dim=1) / 3.0
-    return tensors - torch.diag_embed(trace.unsqueeze(1).expand(-1, 3))
