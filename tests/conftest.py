@@ -11,10 +11,12 @@ import pytest
 import torch
 from filelock import FileLock
 from openmm_les_export import export
+from oracles import moments_family as with_moments
 from support.checkpoints import EXPORT_OPTIONS, checkpoint
 from support.helpers import export_options, model_file
 
 from openmm_les import catalog
+from openmm_les.networks import registry
 
 #: What a marked test needs, and why it is skipped without.
 REQUIREMENTS = {
@@ -120,3 +122,11 @@ def dipeptide_artifact() -> Path:
 def l2_artifact(exported) -> Path:
     """All that the model in the package lacks: features of degree 2, densities, ZBL, heads."""
     return exported("mace")
+
+
+@pytest.fixture(scope="module")
+def moments_family():
+    """Knows the family of `support.moments.moments_artifact`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.families(), "moments", with_moments.FAMILY)
+        yield

@@ -140,7 +140,13 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
     network = build_network(
         canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
     )
-    model = PortableModel(network, elements, canonical.state["reference_energies"], canonical.les)
+    model = PortableModel(
+        network,
+        elements,
+        canonical.state["reference_energies"],
+        canonical.les,
+        layout_of(canonical.hyper),
+    )
     return script(model.eval())
 
 

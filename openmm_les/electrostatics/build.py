@@ -51,34 +51,42 @@ def build_electrostatics(
         device: where the module will run.
     """
     options = options or EwaldOptions()
-    missing = [name for name in _NEEDED if name not in les]
-    if missing:
-        raise InputError(f"les: expected {', '.join(_NEEDED)}; missing {', '.join(missing)}")
-    model: dict[str, Any] = {
-        "sigma": float(les["sigma"]),
-        "prefactor": float(les["prefactor"]),
-        "remove_self_interaction": bool(les["remove_self_interaction"]),
-    }
     if not periodic:
         if options.method == "mesh" or options.cutoff == "smooth":
             raise InputError(
                 "ewald='mesh' and lesCutoff='smooth' are for periodic systems, and this one is "
                 "not: leave them out, or give the topology box vectors"
             )
-        return PairSum(**model, dtype=dtype)
+        return PairSum(**_gaussians(les), dtype=dtype)
     if cell is None:
         raise InputError("cell: expected three lattice vectors [A] for a periodic system, got None")
     if not margin >= 1.0:
         raise InputError(f"margin: expected a factor of at least 1, got {margin}")
-    kernel = ReciprocalKernel(
-        **model,
+    kernel = reciprocal_kernel(les, options.cutoff)
+    elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
+    return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)
+
+
+def reciprocal_kernel(les: Mapping[str, Any], cutoff: str = "hard") -> ReciprocalKernel:
+    """The interaction in reciprocal space, from the parameters of a model."""
+    return ReciprocalKernel(
+        **_gaussians(les),
         dl=float(les["dl"]),
-        cutoff=options.cutoff,
+        cutoff=cutoff,
         n_max=les.get("n_max"),
         periodic_self_terms=les.get("periodic_self_terms") or 1,
     )
-    elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
-    return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)
+
+
+def _gaussians(les: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [name for name in _NEEDED if name not in les]
+    if missing:
+        raise InputError(f"les: expected {', '.join(_NEEDED)}; missing {', '.join(missing)}")
+    return {
+        "sigma": float(les["sigma"]),
+        "prefactor": float(les["prefactor"]),
+        "remove_self_interaction": bool(les["remove_self_interaction"]),
+    }
 
 
 def _periodic_sum(

@@ -13,11 +13,76 @@ from openmm_les.electrostatics.cell import (
 )
 from openmm_les.electrostatics.dense import dense_ewald
 from openmm_les.electrostatics.kernel import UNBOUNDED
+from openmm_les.electrostatics.multipoles import (
+    LatentLayout,
+    dense_latent_multipoles,
+    latent_multipoles,
+)
+from openmm_les.evaluation.assembly import with_induced
 from openmm_les.neighbors.matrix import neighbor_matrix
 from openmm_les.networks.protocol import Network
 
 #: Atomic numbers above this do not exist.
 MAX_ATOMIC_NUMBER = 118
+
+
+class AnyCharges(nn.Module):
+    """The electrostatics of charges, for every system."""
+
+    def __init__(self, les: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
+        self.k_max = cutoff_wavenumber(float(les["dl"]))
+        self.n_max = int(les.get("n_max") or UNBOUNDED)
+        remove = bool(les["remove_self_interaction"])
+        terms = int(les.get("periodic_self_terms") or 1) if remove else 0
+        self.self_energy = terms * self_energy_coefficient(self.prefactor, self.sigma)
+        self.pairs = PairSum(
+            sigma=self.sigma,
+            prefactor=self.prefactor,
+            remove_self_interaction=remove,
+            dtype=torch.float64,
+        )
+
+    def forward(
+        self, charges: Tensor, positions: Tensor, cell: Tensor, periodic: bool
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Energy [] [eV], dE/dq, dE/dr [n, 3] [eV/A] at fixed charges, and the charges."""
+        if periodic:
+            energy, potential, gradient = dense_ewald(
+                charges,
+                positions,
+                cell,
+                self.sigma,
+                self.k_max,
+                self.prefactor,
+                self.self_energy,
+                self.n_max,
+            )
+            return energy, potential, gradient, charges
+        terms = self.pairs(charges, positions, cell)
+        return terms.energy, terms.potential, terms.gradient, charges
+
+
+class AnyMoments(nn.Module):
+    """The electrostatics of latent moments, likewise."""
+
+    def __init__(self, les: Mapping[str, Any], layout: LatentLayout) -> None:
+        super().__init__()
+        self.open: Any = latent_multipoles(
+            layout, les=les, periodic=False, cell=None, dtype=torch.float64, num_atoms=1
+        )
+        self.periodic: Any = dense_latent_multipoles(layout, les)
+
+    def forward(
+        self, latents: Tensor, positions: Tensor, cell: Tensor, periodic: bool
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same from latents [rows, n], and dE/d(latents); induced moments follow [4, n]."""
+        if periodic:
+            terms = self.periodic(latents, positions, cell)
+        else:
+            terms = self.open(latents, positions, cell)
+        return terms.energy, terms.potential, terms.gradient, with_induced(latents, terms)
 
 
 class PortableModel(nn.Module):
@@ -32,23 +97,14 @@ class PortableModel(nn.Module):
         elements: Sequence[int],
         reference_energies: Tensor,
         les: Mapping[str, Any],
+        layout: LatentLayout | None = None,
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
         self.cutoff: float = network.cutoff
         self.num_species = len(elements)
-        self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
-        self.k_max = cutoff_wavenumber(float(les["dl"]))
-        self.n_max = int(les.get("n_max") or UNBOUNDED)
-        remove = bool(les["remove_self_interaction"])
-        terms = int(les.get("periodic_self_terms") or 1) if remove else 0
-        self.self_energy = terms * self_energy_coefficient(self.prefactor, self.sigma)
-        self.pairs = PairSum(
-            sigma=self.sigma,
-            prefactor=self.prefactor,
-            remove_self_interaction=remove,
-            dtype=torch.float64,
-        )
+        self.rows = 0 if layout is None else layout.rows
+        self.electrostatics: Any = AnyCharges(les) if layout is None else AnyMoments(les, layout)
         species_of = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
         species_of[torch.tensor(list(elements))] = torch.arange(self.num_species)
         self.species_of = nn.Buffer(species_of)
@@ -60,14 +116,28 @@ class PortableModel(nn.Module):
         """Total energy [] [eV], forces [n, 3] [eV/A] and latent charges [n] [e] of a structure.
 
         The energy has isolated-atom references. All are float64, and charges have the model's own
-        sign, and the shape [n, channels] where atoms have several. Refuses elements that the model
-        does not know, two atoms at one place, and coordinates that are not finite.
+        sign, and the shape [n, channels] where atoms have several; of models with moments they are
+        permanent and induced ones. Refuses elements that the model does not know, two atoms at one
+        place, and coordinates that are not finite.
 
         Args:
             positions: shape [n, 3] [A], float64.
             numbers: atomic numbers, shape [n], int64.
             cell: lattice vectors in rows, shape [3, 3] [A]; ignored if not periodic.
             periodic: periodic in all three directions, or in none.
+        """
+        energy, forces, charges = self.evaluate(positions, numbers, cell, periodic)
+        if self.rows > 0:
+            charges = charges[:, 0] + charges[:, self.rows]
+        return energy, forces, charges
+
+    @torch.jit.export
+    def evaluate(
+        self, positions: Tensor, numbers: Tensor, cell: Tensor, periodic: bool
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The same with all latents of models with moments, shape [n, rows + 4].
+
+        They are in the order of `LatentLayout`; the induced charge and dipole follow.
         """
         positions, cell = positions.to(torch.float64), cell.to(torch.float64)
         if not bool(torch.isfinite(positions).all()):
@@ -85,20 +155,9 @@ class PortableModel(nn.Module):
         if bool(neighbors.coincident):
             raise RuntimeError("positions: two atoms are at the same place")
         energies, charges, tape = self.network.short_range(positions, neighbors, species, counts)
-        if periodic:
-            long_range, potential, gradient = dense_ewald(
-                charges,
-                positions,
-                cell,
-                self.sigma,
-                self.k_max,
-                self.prefactor,
-                self.self_energy,
-                self.n_max,
-            )
-        else:
-            terms = self.pairs(charges, positions, cell)
-            long_range, potential, gradient = terms.energy, terms.potential, terms.gradient
+        long_range, potential, gradient, charges = self.electrostatics(
+            charges, positions, cell, periodic
+        )
         pulled, _ = self.network.pull_back(torch.ones_like(energies), potential, tape, counts)
 
         energy = energies.sum() + long_range

@@ -32,8 +32,8 @@ from openmm_les.evaluation.engines.compiled import with_engine
 from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.evaluation.engines.torchscript import script
 from openmm_les.evaluation.options import EvaluationOptions
-from openmm_les.evaluation.response import Response
-from openmm_les.evaluation.results import Evaluation, latent_moments
+from openmm_les.evaluation.response import PhysicalMoments, Response
+from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_moments
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads
@@ -233,6 +233,14 @@ class SystemModel:
         """
         charges = torch.as_tensor(np.asarray(latent, dtype=np.float64))
         return np.asarray(self._builder.physical_charges.forward(charges))
+
+    def physical_moments(self, latent: LatentMoments) -> PhysicalMoments:
+        """Moments of atoms as in `response`, from those of an `Evaluation`; without derivatives.
+
+        Raises:
+            InputError: MM charges around the system.
+        """
+        return self._builder.physical_charges.moments(latent)
 
     def _build(self) -> "torch.jit.ScriptModule":
         """Modules for the present buffers; the one for energies is loaded and returned."""

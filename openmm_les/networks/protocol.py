@@ -55,6 +55,8 @@ class Network(Protocol[Tape]):
     ) -> Tuple[Tensor, Tensor]:
         """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
+        Strain e takes r to (1 + e) r: where energies are not invariant it matters which index is
+        first.
         From dE/de_i and dE/dq_i, of the shapes of energies and charges, the third result of
         `short_range`, and its `counts`.
         """

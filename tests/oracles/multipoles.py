@@ -66,7 +66,7 @@ def derivatives(permanent: Energy, moments, r, cell) -> dict[str, torch.Tensor]:
     """The energy with its response, and all its first derivatives, by their names.
 
     Moments are (q, u, Q, kappa, alpha), None for those that are not there; strain e takes r to
-    r (1 + e).
+    (1 + e) r.
     """
     shapes = ([], [3], [3, 3], [], [3, 3])
     filled = [
@@ -77,7 +77,7 @@ def derivatives(permanent: Energy, moments, r, cell) -> dict[str, torch.Tensor]:
     r = r.clone().requires_grad_()
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     deformation = torch.eye(3, dtype=torch.float64) + strain
-    energy = permanent(q, u, tensors, r @ deformation, cell @ deformation)
+    energy = permanent(q, u, tensors, r @ deformation.T, cell @ deformation.T)
     potential, slope = torch.autograd.grad(energy, [q, u], create_graph=True)
     if alpha.dim() == 1:
         response = alpha * (slope**2).sum(1)

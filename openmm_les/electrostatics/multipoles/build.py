@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.accuracy import EwaldOptions
-from openmm_les.electrostatics.build import GPU_CHUNK_ELEMENTS, build_electrostatics
+from openmm_les.electrostatics.build import (
+    GPU_CHUNK_ELEMENTS,
+    build_electrostatics,
+    reciprocal_kernel,
+)
 from openmm_les.electrostatics.direct import DirectEwald
 from openmm_les.electrostatics.mesh import MeshEwald, mesh_size_for
+from openmm_les.electrostatics.multipoles.dense import DenseMultipoles
 from openmm_les.electrostatics.multipoles.direct import DirectMultipoles
 from openmm_les.electrostatics.multipoles.mesh import MeshMultipoles
 from openmm_les.electrostatics.multipoles.pairs import ARRAYS_OF_A_PAIR, PairMultipoles
@@ -80,6 +85,23 @@ def build_multipoles(
         induced_degree=induced_degree,
         periodic=periodic,
         dtype=dtype,
+    )
+
+
+def dense_multipoles(les: Mapping[str, Any], *, degree: int, induced_degree: int) -> MultipoleSum:
+    """The sum for periodic systems in any box, in float64; see `DenseMultipoles`.
+
+    The arguments are those of `build_multipoles`.
+    """
+    kernel = reciprocal_kernel(les)
+    return MultipoleSum(
+        DenseMultipoles(kernel),
+        sigma=float(les["sigma"]),
+        self_energy=kernel.self_energy,
+        degree=degree,
+        induced_degree=induced_degree,
+        periodic=True,
+        dtype=torch.float64,
     )
 
 

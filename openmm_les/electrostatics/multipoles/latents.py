@@ -1,11 +1,11 @@
 """Latent moments as a network hands them over, and their energy as an `ElectrostaticKernel`."""
 
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.multipoles.build import build_multipoles
+from openmm_les.electrostatics.multipoles.build import build_multipoles, dense_multipoles
 from openmm_les.electrostatics.multipoles.moments import SiteMoments
 from openmm_les.electrostatics.multipoles.sum import MultipoleSum
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
@@ -93,10 +93,19 @@ class LatentMultipoles(nn.Module):
 
 def latent_multipoles(layout: LatentLayout, **sums: Any) -> LatentMultipoles:
     """The kernel for a model with this layout; `sums` are the arguments of `build_multipoles`."""
-    degree = 2 if layout.quadrupoles >= 0 else int(layout.dipoles >= 0)
-    induced_degree = 1 if layout.alpha >= 0 else int(layout.kappa >= 0) - 1
-    multipoles = build_multipoles(**sums, degree=degree, induced_degree=induced_degree)
-    return LatentMultipoles(multipoles, layout)
+    return LatentMultipoles(build_multipoles(**sums, **_degrees(layout)), layout)
+
+
+def dense_latent_multipoles(layout: LatentLayout, les: Mapping[str, Any]) -> LatentMultipoles:
+    """The kernel for periodic systems in any box; see `dense_multipoles`."""
+    return LatentMultipoles(dense_multipoles(les, **_degrees(layout)), layout)
+
+
+def _degrees(layout: LatentLayout) -> dict[str, int]:
+    return {
+        "degree": 2 if layout.quadrupoles >= 0 else int(layout.dipoles >= 0),
+        "induced_degree": 1 if layout.alpha >= 0 else int(layout.kappa >= 0) - 1,
+    }
 
 
 def _rows(latents: Tensor, first: int, number: int) -> Optional[Tensor]:

@@ -49,9 +49,9 @@ def multipoles_of(
 
 def deformation(moments: Multipoles, derivatives: Multipoles) -> Tensor:
     """What an energy gains, by strain, where moments deform with the box, float64, [3, 3]."""
-    dipoles = moments.dipoles.to(torch.float64).t() @ derivatives.dipoles.to(torch.float64)
-    rows = moments.quadrupoles.to(torch.float64).flatten(0, 1)
-    return dipoles + 2.0 * rows.t() @ derivatives.quadrupoles.to(torch.float64).flatten(0, 1)
+    dipoles = derivatives.dipoles.to(torch.float64).t() @ moments.dipoles.to(torch.float64)
+    rows = derivatives.quadrupoles.to(torch.float64).flatten(0, 1)
+    return dipoles + 2.0 * rows.t() @ moments.quadrupoles.to(torch.float64).flatten(0, 1)
 
 
 def traceless(tensors: Tensor) -> Tensor:

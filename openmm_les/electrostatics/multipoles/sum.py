@@ -168,7 +168,7 @@ class MultipoleSum(nn.Module):
             strain = strain - deformation(response, self.algebra.cartesian(first, basis))
         else:
             # The forces sum to zero, so that any origin will do; the centre rounds least.
-            strain = (positions - positions.mean(dim=0)).t() @ gradient.to(torch.float64)
+            strain = gradient.to(torch.float64).t() @ (positions - positions.mean(dim=0))
         own, other = self._own(permanent), self._own(response)
         by_moments = Multipoles(
             by_moments.charges - own.charges - other.charges,

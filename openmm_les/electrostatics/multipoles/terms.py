@@ -20,7 +20,7 @@ class MultipoleTerms(NamedTuple):
     alpha: Optional[Tensor]  #: dE/dalpha, of the shape of alpha [eV V/(e A^2)].
     gradient: Tensor  #: dE/dr at fixed moments, shape [n, 3] [eV/A].
     #: dE/dstrain at fixed moments (in the Cartesian frame) and fractional coordinates, float64,
-    #: shape [3, 3] [eV].
+    #: shape [3, 3] [eV]; as that of networks it is by e in ``r' = (1 + e) r``, and not symmetric.
     strain: Tensor
     potential: Tensor  #: of the permanent moments and the surroundings, shape [n] [V].
     field: Tensor  #: likewise, shape [n, 3] [V/A].

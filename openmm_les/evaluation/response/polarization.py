@@ -8,11 +8,15 @@ sums over :math:`\sin 2\pi s_{dj}` and :math:`\cos 2\pi s_{dj}` with fractional 
 import math
 from typing import Any, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.embedding import charge_factor
+from openmm_les.evaluation.response.results import PhysicalMoments
+from openmm_les.evaluation.results import LatentMoments
 
 
 class PhysicalCharges(nn.Module):
@@ -34,6 +38,21 @@ class PhysicalCharges(nn.Module):
         if self.remove_mean:
             charges = charges - charges.mean()
         return self.factor * charges
+
+    def moments(self, latent: LatentMoments) -> PhysicalMoments:
+        """The physical moments of atoms, for those who are not scripted."""
+        charges = self.forward(torch.from_numpy(latent.total_charges)).numpy()
+        alpha = _scaled(latent.alpha, self.factor**2)
+        total = None
+        if alpha is not None:
+            total = np.eye(3) * alpha.sum() if alpha.ndim == 1 else alpha.sum(axis=0)
+        return PhysicalMoments(
+            charges,
+            _scaled(latent.total_dipoles, self.factor),
+            _scaled(latent.quadrupoles, self.factor),
+            alpha,
+            total,
+        )
 
     @torch.jit.export
     def pull_back(self, weights: Tensor) -> Tensor:
@@ -73,3 +92,7 @@ def born_charges(
         flow = derivatives.transpose(0, 1)
     own = torch.eye(3, dtype=charges.dtype, device=charges.device) * charges.view(-1, 1, 1)
     return own + flow
+
+
+def _scaled(values: FloatArray | None, factor: float) -> FloatArray | None:
+    return None if values is None else factor * values

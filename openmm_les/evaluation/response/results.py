@@ -10,6 +10,26 @@ import numpy.typing as npt
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
+from openmm_les.evaluation.results import LatentMoments
+
+
+@dataclass(frozen=True)
+class PhysicalMoments:
+    """Moments of atoms in the units and with the factors of `Response`, float64.
+
+    Attributes:
+        charges: permanent and induced, shape (n,) [e].
+        dipoles: permanent and induced, shape (n, 3) [e A]; None where a model has none.
+        quadrupoles: traceless primitive second moments, shape (n, 3, 3) [e A^2]; None likewise.
+        alpha: polarizabilities of atoms, shape (n,) or (n, 3, 3) [e A^2/V]; None likewise.
+        polarizability: their sum, as that of a `Response`, shape (3, 3) [e A^2/V]; None likewise.
+    """
+
+    charges: FloatArray
+    dipoles: FloatArray | None
+    quadrupoles: FloatArray | None
+    alpha: FloatArray | None
+    polarizability: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -20,19 +40,33 @@ class Response:
     ``charge_sign`` (oxygen negative) and the root of its ``bec_epsilon_factor``, without their mean
     where the model says so (``bec_remove_mean``).
 
+    Latent dipoles and quadrupoles have the same factor, polarizabilities its square. Moments are
+    permanent and induced ones.
+
     Attributes:
         charges: shape (n,) [e].
-        dipole: sum_i q_i r_i, shape (3,) [e A]; None for a periodic system, where only differences
-            are defined. It depends on the origin if the charges do not add up to zero.
+        dipole: sum_i q_i r_i, and the sum of the dipoles of atoms, shape (3,) [e A]; None for a
+            periodic system, where only differences are defined. It depends on the origin if the
+            charges do not add up to zero.
         born_charges: dP_a/dr_ib of the cell's dipole P, shape (n, 3, 3) [e]; axes are atom,
             direction a of P, direction b of the displacement.
-        les_energy: of the latent charges, as that of an `Evaluation` [eV].
+        les_energy: of the latent charges and moments, as that of an `Evaluation` [eV].
+        dipoles: of atoms, shape (n, 3) [e A]; None where a model has charges alone.
+        born_dipoles: what these dipoles give to `born_charges`, shape (n, 3, 3) [e]; None likewise.
+        polarizability: sum of the polarizabilities of atoms, shape (3, 3) [e A^2/V]; None where a
+            model has none. Atoms do not feel each other's induced dipoles, and charges do not
+            respond to an electric field: neither is in it.
+        moments: latent ones, None where a model has charges alone.
     """
 
     charges: FloatArray
     dipole: FloatArray | None
     born_charges: FloatArray
     les_energy: float = float("nan")
+    dipoles: FloatArray | None = None
+    born_dipoles: FloatArray | None = None
+    polarizability: FloatArray | None = None
+    moments: LatentMoments | None = None
 
     @property
     def acoustic_sum(self) -> FloatArray:

@@ -52,8 +52,8 @@ def expectation(known) -> dict[str, torch.Tensor]:
         trace = found["quadrupoles"].diagonal(0, 1, 2).sum(1) / 3
         found["quadrupoles"] = found["quadrupoles"] - torch.diag_embed(trace[:, None].expand(-1, 3))
     if known["periodic"]:
-        found["strain"] = known["positions"].T @ known["dE_dpositions"]
-        found["strain"] = found["strain"] + known["cell"].T @ known["dE_dcell"]
+        found["strain"] = known["dE_dpositions"].T @ known["positions"]
+        found["strain"] = found["strain"] + known["dE_dcell"].T @ known["cell"]
     return found
 
 
