@@ -113,6 +113,24 @@ class Screened(nn.Module):
         return values
 
 
+class Damping(nn.Module):
+    """What a width of the MM charge too changes in the interaction with a cloud.
+
+    It is ``erf(a r)/r - erf(r/width)/r``, where the inverse length a is given in place of the
+    splitting parameter.
+    """
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.point = Coulomb(width)
+
+    def ladder(self, r2: Tensor, splitting: Tensor, highest: int) -> List[Tensor]:
+        """f_0 ... f_highest; a may differ along the last dimensions."""
+        points = self.point.ladder(r2, torch.zeros_like(splitting), highest)
+        clouds = erf_ladder(r2, splitting, highest)
+        return [value - points[m] for m, value in enumerate(clouds)]
+
+
 def inverse_ladder(r2: Tensor, highest: int) -> List[Tensor]:
     """f_m of 1/r, for r > 0."""
     inverse2 = 1.0 / r2

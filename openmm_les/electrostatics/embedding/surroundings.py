@@ -32,6 +32,9 @@ class Surroundings:
         images: ``'exact'``: the model sees the region alone, and the coupling the region's periodic
             images; ``'native'``: the model's own periodic sum has them.
         tolerance: RMS force error over RMS force of Ewald methods, in single precision.
+        polarization: ``'mm'``: a model with kappa or alpha responds to the charges; ``'none'``.
+        conserves: whether the charge that they induce adds up to nothing.
+        mm_widths: of the charges as the response sees them [A], one for each, or none.
     """
 
     charges: Sequence[float]
@@ -44,6 +47,9 @@ class Surroundings:
     hosts: Sequence[int] = ()
     images: str = "exact"
     tolerance: float = 1e-5
+    polarization: str = "none"
+    conserves: bool = True
+    mm_widths: Sequence[float] = ()
 
     def embed(
         self,
@@ -81,7 +87,18 @@ class Surroundings:
         sites = Sites(order, self.hosts)
         charges = torch.tensor(self.charges, dtype=torch.float64)
         if isinstance(own, LatentMultipoles):
-            coupled = build_moment_coupling(self.method, degree=own.degree, **sums)
-            return EmbeddedMoments(own, coupled, correction, sites, charges)
+            coupled = build_moment_coupling(
+                self.method, degree=own.degree, mm_widths=self.mm_widths, **sums
+            )
+            polarizes = self.polarization == "mm"
+            return EmbeddedMoments(
+                own,
+                coupled,
+                correction,
+                sites,
+                charges,
+                polarizes=polarizes,
+                conserves=self.conserves,
+            )
         coupling = build_coupling(self.method, **sums)
         return EmbeddedElectrostatics(own, coupling, correction, sites, charges)

@@ -13,7 +13,12 @@ from openmm_les.electrostatics.embedding.build import (
     pair_interaction,
     pairs_at_a_time,
 )
-from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionField, Screened
+from openmm_les.electrostatics.embedding.interactions import (
+    Coulomb,
+    Damping,
+    ReactionField,
+    Screened,
+)
 from openmm_les.electrostatics.embedding.moments.coupling import MomentCoupling
 from openmm_les.electrostatics.embedding.moments.ewald import EwaldMoments
 from openmm_les.electrostatics.embedding.pairs import ScaledPair
@@ -33,8 +38,12 @@ def build_moment_coupling(
     margin: float = 1.04,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
+    mm_widths: Sequence[float] = (),
 ) -> MomentCoupling:
-    """As `build_coupling`, for moments up to a degree, induced ones included, still on the CPU."""
+    """As `build_coupling`, for moments up to a degree, induced ones included, still on the CPU.
+
+    With `mm_widths`, one for each MM charge [A], moments are induced as if these were clouds too.
+    """
     on_gpu = torch.device(device).type != "cpu"
     degree, pairs_per_chunk = max(1, degree), pairs_at_a_time(device)
     coulomb, ewald = Coulomb(width), None
@@ -61,4 +70,6 @@ def build_moment_coupling(
         scaled_pairs=scaled_pairs,
         dtype=dtype,
         pairs_per_chunk=pairs_per_chunk,
+        damping=Damping(width) if len(mm_widths) else None,
+        mm_scales=(width**2 + torch.tensor(mm_widths, dtype=torch.float64) ** 2) ** -0.5,
     )

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
-from openmm_les.electrostatics.embedding.interactions import Coulomb, ReactionField, Screened
+from openmm_les.electrostatics.embedding.interactions import (
+    Coulomb,
+    Damping,
+    ReactionField,
+    Screened,
+)
 from openmm_les.electrostatics.embedding.moments.ewald import EwaldMoments, Waves
 from openmm_les.electrostatics.embedding.moments.frame import Frame, added, sum_of
 from openmm_les.electrostatics.embedding.moments.near import AllMoments, ScaledMoments
@@ -21,6 +26,7 @@ class Around(NamedTuple):
     energy: Tensor  #: of the permanent moments, shape [] [eV].
     #: Potential [V], its gradient [V/A] and half of its second derivatives [V/A^2].
     derivatives: Multipoles
+    inducing: Multipoles  #: The same for what induces moments, where MM charges may be damped.
     outgrown: Tensor  #: whether the box has outgrown the reciprocal grid, bool, shape [].
     frame: Frame
     waves: Optional[Waves]
@@ -56,6 +62,8 @@ class MomentCoupling(nn.Module):
         scaled_pairs: Sequence[ScaledPair],
         dtype: torch.dtype,
         pairs_per_chunk: int,
+        damping: Damping | None = None,
+        mm_scales: Tensor | None = None,
     ) -> None:
         """Set up the sums.
 
@@ -65,6 +73,8 @@ class MomentCoupling(nn.Module):
             degree: of the highest moments: 1 dipoles, 2 quadrupoles.
             periodic: whether MM charges count at their nearest image.
             ewald: the rest of an Ewald sum.
+            damping: what moments are induced by beside the interaction.
+            mm_scales: its inverse length of each MM charge [1/A], shape [m].
         """
         super().__init__()
         self.coulomb = COULOMB_CONSTANT
@@ -76,6 +86,13 @@ class MomentCoupling(nn.Module):
         counted = interaction if ewald is None else coulomb
         self.scaled = ScaledMoments(scaled_pairs, counted, coulomb, periodic)
         self.ewald = ewald
+        self.is_damped = damping is not None and mm_scales is not None
+        softened = damping or Damping(1.0)
+        self.soft = AllMoments(
+            softened, periodic=periodic, dtype=dtype, pairs_per_chunk=pairs_per_chunk
+        )
+        self.soft_scaled = ScaledMoments(scaled_pairs, softened, softened, periodic)
+        self.mm_scales = nn.Buffer(torch.zeros(0) if mm_scales is None else mm_scales)
         self.algebra = MomentAlgebra()
         self.identity = nn.Buffer(torch.eye(3, dtype=torch.float64))
 
@@ -114,8 +131,20 @@ class MomentCoupling(nn.Module):
             derivatives = added(derivatives, found.derivatives)
             outgrown = found.geometry.outgrown
             waves = found
-        derivatives = self._in_volts(derivatives)
-        return Around(self.coulomb * energy, derivatives, outgrown, frame, waves)
+        inducing = derivatives
+        if self.is_damped:
+            soft = self._softened(frame)
+            near = self.soft.potential(soft, self.degree)
+            near = near + self.soft_scaled.potential(soft, self.degree)
+            inducing = added(inducing, self.algebra.cartesian(near, self.identity))
+        return Around(
+            self.coulomb * energy,
+            self._in_volts(derivatives),
+            self._in_volts(inducing),
+            outgrown,
+            frame,
+            waves,
+        )
 
     @torch.jit.export
     def derive(
@@ -127,6 +156,11 @@ class MomentCoupling(nn.Module):
         coefficients = self.algebra.coefficients(total, self.identity, self.degree)
         pulls = self.near.pulls(frame, coefficients, self.degree)
         pulls = sum_of(pulls, self.scaled.pulls(frame, coefficients, self.degree))
+        if self.is_damped and induced is not None:
+            soft = self._softened(frame)
+            coefficients = self.algebra.coefficients(induced, self.identity, self.degree)
+            pulls = sum_of(pulls, self.soft.pulls(soft, coefficients, self.degree))
+            pulls = sum_of(pulls, self.soft_scaled.pulls(soft, coefficients, self.degree))
         derivatives = around.derivatives
         waves = around.waves
         if self.ewald is not None and waves is not None:
@@ -139,6 +173,16 @@ class MomentCoupling(nn.Module):
             self.coulomb * pulls.gradient,
             self.coulomb * pulls.mm_gradient,
             self.coulomb * pulls.strain,
+        )
+
+    def _softened(self, frame: Frame) -> Frame:
+        return Frame(
+            frame.positions,
+            frame.mm_charges,
+            frame.mm_positions,
+            frame.cell,
+            frame.inverse,
+            self.mm_scales,
         )
 
     def _in_volts(self, derivatives: Multipoles) -> Multipoles:

@@ -9,14 +9,16 @@ from openmm_les.electrostatics.multipoles.moments import Multipoles
 
 
 class Frame(NamedTuple):
-    """A region and its MM charges, float64; without a box, inverse and splitting mean nothing."""
+    """A region and its MM charges, float64; without a box, the inverse means nothing."""
 
     positions: Tensor  #: of the ML sites, shape [n, 3] [A].
     mm_charges: Tensor  #: shape [m] [e].
     mm_positions: Tensor  #: shape [m, 3] [A].
     cell: Tensor  #: shape [3, 3] [A].
     inverse: Tensor  #: of the cell [1/A].
-    splitting: Tensor  #: of the Ewald sum, shape [] [1/A].
+    #: The inverse length that an interaction depends on [1/A]: the splitting parameter of an Ewald
+    #: sum, shape [], or one of each MM charge, shape [m].
+    splitting: Tensor
 
 
 class Pulls(NamedTuple):
@@ -24,7 +26,7 @@ class Pulls(NamedTuple):
 
     gradient: Tensor  #: by the positions of the ML sites, shape [n, 3] [e^2/A^2].
     mm_gradient: Tensor  #: by those of the MM charges, shape [m, 3] [e^2/A^2].
-    strain: Tensor  #: shape [3, 3] [e^2/A].
+    strain: Tensor  #: by e in ``r' = (1 + e) r``, shape [3, 3] [e^2/A].
 
 
 def no_pulls(frame: Frame) -> Pulls:

@@ -51,8 +51,8 @@ class ImageMoments(nn.Module):
             within, r, nearest, d = self._pairs(frame, start, end, 2 * degree + 1)
             along_r = self.algebra.pulls(within, sites[start:end], turned, 2 * degree)
             along_d = self.algebra.pulls(nearest, sites[start:end], turned, 2 * degree)
-            strain = strain + r.flatten(1) @ along_r.flatten(1).t()
-            strain = strain + d.flatten(1) @ along_d.flatten(1).t()
+            strain = strain + along_r.flatten(1) @ r.flatten(1).t()
+            strain = strain + along_d.flatten(1) @ d.flatten(1).t()
             pull = along_r + along_d
             gradient[start:end] += pull.sum(dim=2).t()
             gradient = gradient - pull.sum(dim=1).t()

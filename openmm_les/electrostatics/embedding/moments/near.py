@@ -5,10 +5,9 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.embedding.interactions import Coulomb
 from openmm_les.electrostatics.embedding.moments.algebra import PairAlgebra
 from openmm_les.electrostatics.embedding.moments.frame import Frame, Pulls
-from openmm_les.electrostatics.embedding.pairs import ScaledPair, ScaledPairs
+from openmm_les.electrostatics.embedding.pairs import ListedPairs, ScaledPair
 from openmm_les.electrostatics.multipoles.moments import count_indices
 
 #: A pair of moments has so many more numbers than one of charges.
@@ -42,9 +41,10 @@ class AllMoments(nn.Module):
         found = frame.positions.new_zeros([frame.positions.shape[0], number])
         chunk = self._chunk(frame)
         for start in range(0, frame.mm_charges.shape[0], chunk):
-            d = self._separations(frame, start, start + chunk)
-            charges = frame.mm_charges[start : start + chunk, None].to(self.dtype)
-            derivatives = self._derivatives(d, frame.splitting, degree)
+            end = start + chunk
+            d = self._separations(frame, start, end)
+            charges = frame.mm_charges[start:end, None].to(self.dtype)
+            derivatives = self._derivatives(d, _part(frame.splitting, start, end), degree)
             found = found + self.algebra.potential(derivatives, charges, number).to(torch.float64)
         return found
 
@@ -59,11 +59,11 @@ class AllMoments(nn.Module):
             end = start + chunk
             d = self._separations(frame, start, end)
             charges = frame.mm_charges[start:end, None].to(self.dtype)
-            derivatives = self._derivatives(d, frame.splitting, degree + 1)
+            derivatives = self._derivatives(d, _part(frame.splitting, start, end), degree + 1)
             pull = self.algebra.pulls(derivatives, coefficients, charges, degree)
             gradient = gradient + pull.sum(dim=2).t().to(torch.float64)
             mm_gradient[start:end] = -pull.sum(dim=1).t().to(torch.float64)
-            strain = strain + (d.flatten(1) @ pull.flatten(1).t()).to(torch.float64)
+            strain = strain + (pull.flatten(1) @ d.flatten(1).t()).to(torch.float64)
         return Pulls(gradient, mm_gradient, strain)
 
     def _chunk(self, frame: Frame) -> int:
@@ -81,20 +81,20 @@ class AllMoments(nn.Module):
         return self.algebra.derivatives(radial, d)
 
 
-class ScaledMoments(ScaledPairs):
-    """The difference that pairs near a bond make, see `ScaledPairs`; for moments as for charges."""
+class ScaledMoments(ListedPairs):
+    """The difference that pairs near a bond make: `ScaledPairs` for moments."""
 
     def __init__(
-        self, pairs: Sequence[ScaledPair], counted: nn.Module, coulomb: Coulomb, periodic: bool
+        self, pairs: Sequence[ScaledPair], counted: nn.Module, coulomb: nn.Module, periodic: bool
     ) -> None:
-        """See `ScaledPairs`."""
+        """See `ListedPairs`."""
         super().__init__(pairs, counted, coulomb, periodic)
         self.algebra = PairAlgebra()
 
     def potential(self, frame: Frame, degree: int) -> Tensor:
         """See `AllMoments.potential`."""
         number = count_indices(degree)
-        derivatives = self._derivatives(self._separations(frame), frame.splitting, degree)
+        derivatives = self._derivatives(self._separations(frame), frame, degree)
         charges = frame.mm_charges.index_select(0, self.second)
         values = (derivatives.squeeze(2) * charges).t()
         found = frame.positions.new_zeros([frame.positions.shape[0], number])
@@ -103,7 +103,7 @@ class ScaledMoments(ScaledPairs):
     def pulls(self, frame: Frame, coefficients: Tensor, degree: int) -> Pulls:
         """See `AllMoments.pulls`."""
         d = self._separations(frame)
-        derivatives = self._derivatives(d, frame.splitting, degree + 1)
+        derivatives = self._derivatives(d, frame, degree + 1)
         charges = frame.mm_charges.index_select(0, self.second)
         sites = coefficients.to(torch.float64).index_select(0, self.first) * charges[:, None]
         pull = self.algebra.pulls(derivatives, sites, torch.ones_like(d[0, :1]), degree)
@@ -111,7 +111,7 @@ class ScaledMoments(ScaledPairs):
         return Pulls(
             torch.zeros_like(frame.positions).index_add(0, self.first, pull),
             torch.zeros_like(frame.mm_positions).index_add(0, self.second, -pull),
-            d.squeeze(2) @ pull,
+            pull.t() @ d.squeeze(2).t(),
         )
 
     def _separations(self, frame: Frame) -> Tensor:
@@ -122,7 +122,10 @@ class ScaledMoments(ScaledPairs):
             d = d - torch.round(d @ frame.inverse) @ frame.cell
         return d.t().unsqueeze(2)
 
-    def _derivatives(self, d: Tensor, splitting: Tensor, degree: int) -> Tensor:
+    def _derivatives(self, d: Tensor, frame: Frame, degree: int) -> Tensor:
+        splitting = frame.splitting
+        if splitting.dim() > 0:
+            splitting = splitting.index_select(0, self.second).unsqueeze(1)
         r2 = (d * d).sum(dim=0)
         wanted = self.coulomb.ladder(r2, splitting, degree)
         radial = [
@@ -130,3 +133,7 @@ class ScaledMoments(ScaledPairs):
             for m, value in enumerate(self.counted.ladder(r2, splitting, degree))
         ]
         return self.algebra.derivatives(radial, d)
+
+
+def _part(values: Tensor, start: int, end: int) -> Tensor:
+    return values if values.dim() == 0 else values[start:end]
