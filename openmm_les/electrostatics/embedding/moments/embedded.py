@@ -79,7 +79,9 @@ class EmbeddedMoments(nn.Module):
                 net, induced = self._induced(alone, shares)
                 by_latents = alone.potential.to(torch.float64)
                 if self.conserves:
-                    slopes = self.sites.on_atoms(-net / self._kappa(latents).sum() * potential)
+                    slopes = self.sites.on_atoms(
+                        -net / self._total(self._kappa(latents)) * potential
+                    )
                     by_latents[self.layout.kappa] += slopes
             else:
                 alone = self.own(latents, positions[:n], cell)
@@ -101,13 +103,18 @@ class EmbeddedMoments(nn.Module):
         kappa: Tensor = self.sites.of(latents[self.layout.kappa]).to(torch.float64)
         return kappa
 
+    def _total(self, kappa: Tensor) -> Tensor:
+        """Their sum, 1 if there is nothing to divide up."""
+        total = kappa.sum()
+        return torch.where(total == 0.0, torch.ones_like(total), total)
+
     def _inducing(self, latents: Tensor, around: Around) -> Tuple[Tensor, Tensor]:
         """Shares of the ML atoms in a charge, and the potential that they respond to [V]."""
         potential = self.factor * around.inducing.charges
         shares = torch.zeros_like(potential)
         if self.conserves:
             kappa = self._kappa(latents)
-            shares = kappa / kappa.sum()
+            shares = kappa / self._total(kappa)
             potential = potential - (shares * potential).sum()
         return shares, potential
 

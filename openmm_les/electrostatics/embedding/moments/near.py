@@ -106,7 +106,7 @@ class ScaledMoments(ListedPairs):
         derivatives = self._derivatives(d, frame, degree + 1)
         charges = frame.mm_charges.index_select(0, self.second)
         sites = coefficients.to(torch.float64).index_select(0, self.first) * charges[:, None]
-        pull = self.algebra.pulls(derivatives, sites, torch.ones_like(d[0, :1]), degree)
+        pull = self.algebra.pulls(derivatives, sites, d.new_ones([1, 1]), degree)
         pull = pull.squeeze(2).t()
         return Pulls(
             torch.zeros_like(frame.positions).index_add(0, self.first, pull),
