@@ -114,21 +114,25 @@ class Screened(nn.Module):
 
 
 class Damping(nn.Module):
-    """What a width of the MM charge too changes in the interaction with a cloud.
+    """What a width of the MM charge too changes in the interaction with a cloud, for r > 0.
 
     It is ``erf(a r)/r - erf(r/width)/r``, where the inverse length a is given in place of the
-    splitting parameter.
+    splitting parameter, one for each place along the last dimension or dimensions of size 1.
     """
+
+    inverse_width: Tensor
 
     def __init__(self, width: float) -> None:
         super().__init__()
-        self.point = Coulomb(width)
+        inverse = Coulomb(width).inverse_width
+        self.register_buffer("inverse_width", torch.tensor(inverse, dtype=torch.float64))
 
     def ladder(self, r2: Tensor, splitting: Tensor, highest: int) -> List[Tensor]:
-        """f_0 ... f_highest; a may differ along the last dimensions."""
-        points = self.point.ladder(r2, torch.zeros_like(splitting), highest)
-        clouds = erf_ladder(r2, splitting, highest)
-        return [value - points[m] for m, value in enumerate(clouds)]
+        """f_0 ... f_highest."""
+        r = torch.sqrt(r2)
+        points = erfc_ladder(r, self.inverse_width, highest)
+        clouds = erfc_ladder(r, splitting.to(r.dtype), highest)
+        return [value - clouds[m] for m, value in enumerate(points)]
 
 
 def inverse_ladder(r2: Tensor, highest: int) -> List[Tensor]:
@@ -151,7 +155,7 @@ def erf_ladder(r2: Tensor, a: Tensor, highest: int) -> List[Tensor]:
 
 
 def erfc_ladder(r: Tensor, a: Tensor, highest: int) -> List[Tensor]:
-    """f_m of erfc(a r)/r, for r > 0 and an inverse length a, shape []."""
+    """f_m of erfc(a r)/r, for r > 0 and an inverse length a that broadcasts."""
     x = (a * r).clamp(max=9.0)  # as in `erfc_over_r`
     inverse = 1.0 / r
     inverse2 = inverse * inverse

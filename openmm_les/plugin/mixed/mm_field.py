@@ -200,7 +200,7 @@ def _radii(system: openmm.System, force: openmm.NonbondedForce, region: MLRegion
         _, sigma, epsilon = force.getParticleParameters(i)
         if epsilon._value != 0.0:
             own[i] = 0.5 * 2.0 ** (1.0 / 6.0) * sigma._value * ANGSTROM_PER_NM
-    radii = own.copy()
+    radii: FloatArray = own.copy()
     for i in np.flatnonzero(own == 0.0).tolist():
         around = region.graph.neighbors[i]
         if system.isVirtualSite(i):

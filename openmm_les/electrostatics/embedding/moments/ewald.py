@@ -62,7 +62,7 @@ class EwaldMoments(nn.Module):
         self.degree = degree
         self.dtype = dtype
         self.algebra = MomentAlgebra()
-        self.images = ImageMoments(max(1, pairs_per_chunk // ARRAYS_OF_A_PAIR**2))
+        self.images = ImageMoments(max(1, pairs_per_chunk // (2 * ARRAYS_OF_A_PAIR)))
         limits = grid_limits(cell, self.reach, margin)
         plane = 8 * (limits[0] + 1) * (limits[1] + 1)
         chunk = chunk_elements and max(1, chunk_elements // plane)
