@@ -2,8 +2,9 @@
 
     python benchmarks/multipole_kernels.py [--threads 1] [--quick]
 
-Water of 192 to 5184 atoms, float32, tolerance 1e-5, scripted. Models have charges, dipoles (u),
-quadrupoles (Q), and respond (kA). Every case runs in a process of its own, so that its peak memory
+Water of 192 to 12 288 atoms, float32, tolerance 1e-5, scripted: energy and all first derivatives.
+Models have charges and dipoles (u), quadrupoles (Q), induced charges (iq) and induced dipoles (iu).
+Every case runs in a process of its own, so that its peak memory
 can be read; times are of the processor, so that other programs disturb them little. Prints tables
 and writes ``benchmarks/results/multipole_kernels.json``.
 """
@@ -25,8 +26,8 @@ from ewald_systems import water
 from openmm_les.electrostatics import EwaldOptions, build_electrostatics
 from openmm_les.electrostatics.multipoles import SiteMoments, build_multipoles
 
-SIZES = (192, 1536, 5184)
-MODELS = ("charges", "q", "qu", "quQ", "qkA", "quQkA")
+SIZES = (192, 1536, 5184, 12_288)
+MODELS = ("charges", "u", "uQ", "iqiu", "uQiqiu")
 #: Time goes as the square of the number of sites.
 LARGEST_OPEN = 1536
 
@@ -41,10 +42,10 @@ def moments_for(model: str, charges: torch.Tensor) -> SiteMoments:
     alpha = 0.03 * torch.eye(3).expand(n, 3, 3).contiguous()
     return SiteMoments(
         charges,
-        0.1 * torch.randn(n, 3, generator=random) if "u" in model else None,
+        0.1 * torch.randn(n, 3, generator=random) if model.startswith("u") else None,
         tensors if "Q" in model else None,
-        torch.full([n], 0.01) if "k" in model else None,
-        alpha if "A" in model else None,
+        torch.full([n], 0.01) if "iq" in model else None,
+        alpha if "iu" in model else None,
     )
 
 
@@ -63,8 +64,8 @@ def call_for(method: str, model: str, number: int) -> Callable[[], Any]:
         kernel = torch.jit.script(build_electrostatics(*system, **settings))
         return lambda: kernel(charges, positions, cell)
     moments = moments_for(model, charges)
-    degree = 2 if "Q" in model else int("u" in model)
-    induced = 1 if "A" in model else -1
+    degree = 2 if "Q" in model else int(model == "u")
+    induced = 1 if "iu" in model else -1
     kernel = torch.jit.script(
         build_multipoles(*system, degree=degree, induced_degree=induced, **settings)
     )

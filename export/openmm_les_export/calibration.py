@@ -21,6 +21,7 @@ from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluation.conditions import conditions_in
 from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.results import Evaluation
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.files.reading import Damage, Kind, boundary
 from openmm_les_export.families.les_choice import PREFACTORS, LESChoice
@@ -142,10 +143,13 @@ def _is_a_box(atoms: Atoms) -> bool:
 def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -> Array:
     """Errors of the energy [eV/atom] of each structure and model, [frames, models].
 
-    The models differ only in prefactor and self-interaction, so one evaluation serves all.
+    The models differ only in prefactor and self-interaction, so one evaluation serves all; but for
+    moments, whose response is not proportional to the prefactor.
     """
-    artifact = Artifact.unsaved(models[0], Path(str(models[0].source["file"])))
-    systems = SystemModels(artifact, EvaluationOptions(precision="double", ewald="direct"))
+    evaluated = models if "moments" in models[0].hyper else models[:1]
+    artifacts = [Artifact.unsaved(m, Path(str(m.source["file"]))) for m in evaluated]
+    options = EvaluationOptions(precision="double", ewald="direct")
+    systems = [SystemModels(artifact, options) for artifact in artifacts]
     errors = np.zeros((len(labelled), len(models)))
     order = sorted(range(len(labelled)), key=lambda i: labelled[i][0].numbers.tolist())
     for frame in order:  # structures of the same atoms share a `SystemModel`
@@ -153,20 +157,31 @@ def _errors(models: list[CanonicalModel], labelled: list[tuple[Atoms, float]]) -
         cell = atoms.cell.array if atoms.pbc.all() else None
         if cell is not None and np.linalg.det(cell) < 0:
             cell = cell[[1, 0, 2]]  # `SystemModel` takes right-handed ones
-        conditions = conditions_in(artifact, {**atoms.info, **atoms.arrays})
-        system = systems.model_for(atoms.numbers, atoms.positions, cell, conditions)
-        try:
-            found = system.evaluate(atoms.positions, cell)
-        except SimulationError as error:
-            raise Damage(f"structure {frame}: {error}") from error
-        short_range = found.energy - found.les_energy + system.reference_energy
-        squares = float((found.charges**2).sum())
-        prefactor, removed = _long_range(models[0], squares)
-        for i, model in enumerate(models):
-            factor, self_energy = _long_range(model, squares)
-            long_range = (found.les_energy + removed) * factor / prefactor - self_energy
-            errors[frame, i] = (short_range + long_range - label) / len(atoms)
+        conditions = conditions_in(artifacts[0], {**atoms.info, **atoms.arrays})
+        energies = []
+        for each in systems:
+            system = each.model_for(atoms.numbers, atoms.positions, cell, conditions)
+            try:
+                found = system.evaluate(atoms.positions, cell)
+            except SimulationError as error:
+                raise Damage(f"structure {frame}: {error}") from error
+            energies.append(found.energy + system.reference_energy)
+        if len(evaluated) < len(models):
+            energies = _rescaled(models, energies[0], found)
+        errors[frame] = (np.array(energies) - label) / len(atoms)
     return errors
+
+
+def _rescaled(models: list[CanonicalModel], energy: float, found: Evaluation) -> list[float]:
+    """Energies of all models from that of the first."""
+    squares = float((found.charges**2).sum())
+    prefactor, removed = _long_range(models[0], squares)
+    energies = []
+    for model in models:
+        factor, self_energy = _long_range(model, squares)
+        long_range = (found.les_energy + removed) * factor / prefactor - self_energy
+        energies.append(energy - found.les_energy + long_range)
+    return energies
 
 
 def _long_range(model: CanonicalModel, squares: float) -> tuple[float, float]:

@@ -50,8 +50,13 @@ class SpectrumOptions:
     ] = None
     quantum_correction: Annotated[
         Literal["harmonic", "standard", "schofield", "none"],
-        Option("Quantum correction factor of the infrared spectrum."),
+        Option("Quantum correction factor of infrared and Raman spectra."),
     ] = "harmonic"
+    raman: Annotated[bool, Option("Compute the Raman spectrum alone.")] = False
+    laser: Annotated[
+        float | None,
+        Option("Wavelength of the laser, for Raman cross sections beside the activity.", "NM"),
+    ] = None
     volume: Annotated[
         float | None,
         Option(
@@ -64,10 +69,16 @@ class SpectrumOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name in ("resolution", "max_lag", "spacing", "max_wavenumber", "temperature", "volume"):
+        above_zero = ("resolution", "max_lag", "spacing", "max_wavenumber", "temperature")
+        for name in (*above_zero, "volume", "laser"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise InputError(f"{name}: expected a number above 0, got {value}")
+        if self.laser is not None and 1e7 / self.laser <= self.max_wavenumber:
+            raise InputError(
+                f"laser: expected a wavelength [nm] whose light has a wavenumber above "
+                f"{self.max_wavenumber:g} cm^-1 (max_wavenumber), got {self.laser:g} nm"
+            )
         if self.resolution is not None and self.max_lag is not None:
             raise InputError(
                 "resolution and max_lag: expected one of them, since each follows from the other, "

@@ -40,7 +40,9 @@ def check(path: Path | None) -> None:
 
 
 def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> None:
-    """Plot infrared absorption and density of vibrational states; the suffix decides the format.
+    """Plot infrared absorption, Raman scattering and density of vibrational states.
+
+    The suffix decides the format.
 
     Several spectra have names for the legend. Raises an InputError for an unknown format or where
     matplotlib is not installed, and an OutputError if the file cannot be written.
@@ -52,35 +54,46 @@ def plot_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, path: Path) -> Non
 def draw_spectrum(spectra: Mapping[str, Spectrum] | Spectrum, suffix: str) -> bytes:
     """The picture of `plot_spectrum` as bytes, in the format of `suffix`."""
     named = {"": spectra} if isinstance(spectra, Spectrum) else spectra
-    labels = {
-        "absorption": r"$n\,\alpha$ [cm$^{-1}$]",
-        "infrared": "IR intensity [km/mol / cm$^{-1}$]",
-        "power": "vibrational states / cm$^{-1}$",
-    }
-    present = [key for key in labels if any(getattr(s, key) is not None for s in named.values())]
-    if "absorption" in present:
-        present.remove("infrared")  # the same curve
+    panels = {name: _panels(spectrum) for name, spectrum in named.items()}
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
-        len(present),
+        len(labels),
         1,
-        figsize=(8.0, 1.0 + 2.6 * len(present)),
+        figsize=(8.0, 1.0 + 2.6 * len(labels)),
         sharex=True,
         squeeze=False,
         layout="constrained",
     )
-    for axis, key in zip(axes[:, 0], present, strict=True):
-        for name, spectrum in named.items():
-            values = getattr(spectrum, key)
-            if values is not None:
-                axis.plot(spectrum.wavenumber, values, linewidth=1.0, label=name)
-        axis.set_ylabel(labels[key])
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        for name, panel in panels.items():
+            for line, values in panel.get(label, {}).items():
+                of_line = f"{name} {line}".strip()
+                axis.plot(named[name].wavenumber, values, linewidth=1.0, label=of_line)
+        axis.set_ylabel(label)
         axis.axhline(0.0, color="0.8", linewidth=0.5, zorder=0)
-        if any(named):
+        if any(axis.get_legend_handles_labels()[1]):
             axis.legend()
     end = max(spectrum.wavenumber[-1] for spectrum in named.values())
     axes[-1, 0].set(xlabel="wavenumber [cm$^{-1}$]", xlim=(0.0, end))
     return _content(pyplot, figure, suffix)
+
+
+def _panels(spectrum: Spectrum) -> dict[str, dict[str, FloatArray]]:
+    """Lines by name, by the label of their axis."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    if spectrum.absorption is not None:
+        found[r"$n\,\alpha$ [cm$^{-1}$]"] = {"": spectrum.absorption}
+    elif spectrum.infrared is not None:
+        found["IR intensity [km/mol / cm$^{-1}$]"] = {"": spectrum.infrared}
+    raman, label = spectrum.raman, r"Raman activity [$\mathrm{\AA}^4$/u / cm$^{-1}$]"
+    if spectrum.scattering is not None:
+        raman, label = spectrum.scattering, "Raman [$10^{-30}$ cm$^2$/sr / cm$^{-1}$]"
+    if raman is not None:
+        found[label] = {"VV": raman.polarised, "VH": raman.depolarised}
+    if spectrum.power is not None:
+        found["vibrational states / cm$^{-1}$"] = {"": spectrum.power}
+    return found
 
 
 def draw_parity(

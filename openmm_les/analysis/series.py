@@ -52,14 +52,20 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("les_energy", "LES Energy", "eV"),
         Quantity("dipole", "Dipole", "e A", axes=_XYZ, shape=(3,)),
         Quantity("current", "Current", "e A/ps", axes=_XYZ, shape=(3,)),
+        Quantity("polarizability", "Polarizability", "A^3", axes=_XYZ_BY_XYZ, shape=(3, 3)),
         Quantity("charges", "Charge", "e", True),
+        Quantity("atomic_dipoles", "Atomic Dipole", "e A", True, _XYZ, (3,)),
+        Quantity("quadrupoles", "Quadrupole", "e A^2", True, _XYZ_BY_XYZ, (3, 3)),
+        Quantity("induced_charges", "Induced Charge", "e", True),
+        Quantity("induced_dipoles", "Induced Dipole", "e A", True, _XYZ, (3,)),
         Quantity("born_charges", "Born Charge", "e", True, _XYZ_BY_XYZ, (3, 3)),
         Quantity("velocities", "Mass-Weighted Velocity", "u^1/2 A/ps", True, _XYZ, (3,)),
     )
 }
 """All quantities that a file can hold, beside step and time. Born effective charges have the axes
-[atom, direction of the polarisation, direction of the displacement]; velocities are multiplied by
-the square root of the mass, so that a spectrum needs no masses."""
+[atom, direction of the polarisation, direction of the displacement]. A polarizability is that of
+the whole model, as a volume. Charges and atomic dipoles include the induced ones. Velocities are
+multiplied by the square root of the mass, so that a spectrum needs no masses."""
 
 STEP, TIME = Quantity("step", "Step", ""), Quantity("time", "Time", "ps")
 

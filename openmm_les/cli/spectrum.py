@@ -1,4 +1,4 @@
-"""``openmm-les spectrum``: infrared and power spectra of a simulation."""
+"""``openmm-les spectrum``: infrared, Raman and power spectra of a simulation."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def command(
     options: SpectrumOptions,
     as_json: bool,
 ) -> None:
-    """Compute infrared and power spectra from what LESReporter wrote.
+    """Compute infrared, Raman and power spectra from what LESReporter wrote.
 
-    FILE is a CSV or HDF5 file with the current or the dipole (infrared absorption) or with
-    velocities (density of vibrational states), at equal intervals of time.
+    FILE is a CSV or HDF5 file with the current or the dipole (infrared absorption), the
+    polarizability (Raman scattering) or velocities (density of vibrational states), at equal
+    intervals of time.
     """
     from openmm_les.analysis import plotting, spectra
     from openmm_les.analysis.formats import read

@@ -117,6 +117,19 @@ class SystemNetwork(nn.Module):
         )
         return status + self.no_result * (broken & (status == 0))
 
+    def ordered(self, results: Results) -> Results:
+        """Results for sorted atoms in the order of the system, NaN unless the status is 0."""
+        zero = torch.zeros_like(results.energy)
+        poison = torch.where(results.status == 0, zero, torch.full_like(zero, float("nan")))
+        return Results(
+            results.energy + poison,
+            results.forces.index_select(0, self.original) + poison,
+            results.charges.index_select(-1, self.original),
+            results.strain,
+            results.charge_energy + poison,
+            results.status,
+        )
+
 
 class SpecializedModel(SystemNetwork):
     """Energy and forces of one system."""
@@ -155,19 +168,6 @@ class SpecializedModel(SystemNetwork):
         status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
         strain = strain + long_range.strain
         return self.ordered(Results(energy, forces, charges, strain, long_range.energy, status))
-
-    def ordered(self, results: Results) -> Results:
-        """Results for sorted atoms in the order of the system, NaN unless the status is 0."""
-        zero = torch.zeros_like(results.energy)
-        poison = torch.where(results.status == 0, zero, torch.full_like(zero, float("nan")))
-        return Results(
-            results.energy + poison,
-            results.forces.index_select(0, self.original) + poison,
-            results.charges.index_select(-1, self.original),
-            results.strain,
-            results.charge_energy + poison,
-            results.status,
-        )
 
 
 def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:

@@ -108,7 +108,8 @@ class ModuleBuilder:
         self._fit_network(buffers)
         parts = self._parts(buffers)
         if self.electric_field:
-            model: Any = ModelInField(physical=self.physical_charges, **parts)
+            convention = self.options.fieldConvention
+            model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)
         else:
             model = SpecializedModel(**parts)
         if self.geometry is not None:
@@ -119,8 +120,8 @@ class ModuleBuilder:
         return model
 
     def response(self, buffers: Buffers) -> ResponseModule:
-        """Charges and Born effective charges, with network and kernel of the last `model`."""
-        response = ResponseModule(physical=self.physical_charges, **self._parts(buffers))
+        """Latents and Born effective charges, with network and kernel of the last `model`."""
+        response = ResponseModule(**self._physical_parts, **self._parts(buffers))
         return response.eval().to(self.device)
 
     @cached_property
@@ -141,6 +142,11 @@ class ModuleBuilder:
                 self.artifact.path,
             )
         return PhysicalCharges(self.artifact.canonical.les, sign or 1)
+
+    @property
+    def _physical_parts(self) -> dict[str, Any]:
+        with_moments = self.artifact.layout is not None
+        return {"physical": self.physical_charges, "with_moments": with_moments}
 
     def _parts(self, buffers: Buffers) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["single", "double"]
 Ewald: TypeAlias = Literal["auto", "direct", "mesh"]
 Cutoff: TypeAlias = Literal["hard", "smooth"]
+Convention: TypeAlias = Literal["consistent", "original"]
 Device: TypeAlias = Annotated[
     str | None, Option("torch device, such as cpu or cuda:0; None: a GPU where there is one")
 ]
@@ -64,6 +65,10 @@ class EvaluationOptions:
     lesCutoff: Annotated[
         Cutoff, Option("k-space cutoff; smooth changes the energy of the model")
     ] = "hard"
+    fieldConvention: Annotated[
+        Convention,
+        Option("electric field on polarizable models: forces of the energy, or of the original"),
+    ] = "consistent"
     cudaGraphs: Annotated[
         Literal["auto", True, False],
         Option("replay the model as a CUDA graph; auto: on a GPU, if it works there"),

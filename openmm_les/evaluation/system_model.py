@@ -221,9 +221,23 @@ class SystemModel:
             )
         array, box = self._checked_structure(positions, cell)
         with self._lock:
-            charges, born, les_energy = self._run(self._respond, array, box)
-        dipole = None if self.periodic else charges @ array
-        return Response(charges, dipole, born, float(les_energy))
+            latents, born, by_dipoles, les_energy = self._run(self._respond, array, box)
+        if self.artifact.layout is None:
+            charges = self.physical_charges(latents)
+            dipole = None if self.periodic else charges @ array
+            return Response(charges, dipole, born, float(les_energy))
+        moments = latent_moments(latents.T, self.artifact.layout)
+        physical = self.physical_moments(moments)
+        return Response(
+            physical.charges,
+            None if self.periodic else physical.dipole(array),
+            born + by_dipoles,
+            float(les_energy),
+            physical.dipoles,
+            None if physical.dipoles is None else by_dipoles,
+            physical.polarizability,
+            moments,
+        )
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:
         """Charges [e] as in `response`, which dipoles are made of, from those of an `Evaluation`.

@@ -60,11 +60,14 @@ class Arranged:
     geometry: RegionGeometry | None = None
     arrangement: Arrangement | None = None
 
-    def charges(self, values: FloatArray) -> FloatArray:
-        """Charges of the particles from those of the atoms; ML atoms get those of their links."""
+    def of_particles(self, values: FloatArray) -> FloatArray:
+        """Values of the particles from those of the atoms, shape (n, ...).
+
+        ML atoms get those of their links.
+        """
         if self.geometry is None:
             return values
-        found = np.zeros(self.geometry.num_particles)
+        found = np.zeros((self.geometry.num_particles, *values.shape[1:]))
         found[: self.geometry.num_atoms] = values[: self.geometry.num_atoms]
         np.add.at(found, self.geometry.hosts.numpy(), values[self.geometry.num_atoms :])
         return found

@@ -1,9 +1,8 @@
-"""Reporters of OpenMM simulations: charges, dipole, Born effective charges and current."""
+"""A reporter of OpenMM simulations: charges, moments, dipole, polarizability, current."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from openmm_les.analysis.series_file import SeriesFile
 from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError, OutputError
-from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.evaluation.device import find_device
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
@@ -27,7 +25,7 @@ from openmm_les.files.locks import Claim
 from openmm_les.files.writing import refuse_inputs, user_path, writing
 from openmm_les.names import both_spellings
 from openmm_les.networks.conditions import option_of
-from openmm_les.plugin import observed
+from openmm_les.plugin import observed, reported
 from openmm_les.plugin.arguments import read_interval, read_temperature
 from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.forces.cuda_context import torch_context
@@ -35,11 +33,6 @@ from openmm_les.plugin.observed import Observed
 from openmm_les.plugin.thermostats import temperature_of
 
 logger = logging.getLogger(__name__)
-
-#: Quantities that spectra are computed from.
-_FOR_SPECTRA = frozenset(("dipole", "current", "velocities"))
-#: Quantities that need physical charges.
-OF_CHARGES = frozenset(("dipole", "current", "charges", "born_charges"))
 
 
 class LESReporter:
@@ -55,7 +48,8 @@ class LESReporter:
     charges and dipole took as long as 1.2 steps, one of the current or Born charges 1.9 steps.
 
     Models with several latent charges for each atom have no physical ones: of these, only
-    `lesEnergy` and `velocities` are reported.
+    `lesEnergy` and `velocities` are reported. Of models with latent moments, charges, dipoles and
+    Born charges are of permanent and induced ones together, without the field of MM charges.
 
     Positions and velocities are those of the State. With leap-frog integrators (Langevin,
     LangevinMiddle, Verlet) velocities are half a step earlier than positions: in the current this
@@ -69,14 +63,19 @@ class LESReporter:
         atoms: indices of the atoms that `model` describes; None for all. Molecules must be whole.
         charges: latent charges with their physical sign [e]; the charge of an ML atom includes
             that of its link atom.
-        dipole: sum of charges times positions [e A]; not for periodic systems. It refers to
-            the origin if the charges do not add up to zero.
+        dipole: sum of charges times positions, and of the dipoles of atoms [e A]; not for periodic
+            systems. It refers to the origin if the charges do not add up to zero.
         bornCharges: Born effective charges dP_a/dr_b of every atom [e].
         current: J = sum_i Z*_i v_i, the time derivative of the dipole [e A/ps]. Its
             autocorrelation gives the infrared spectrum, periodic or not.
         lesEnergy: the long-range energy of the latent charges [eV]; of an ML region by itself,
             without MM charges.
         velocities: velocities times the square root of the mass [u^1/2 A/ps], for power spectra.
+        polarizability: of the whole model, as a volume [A^3], for Raman spectra. This and the next
+            four need a model with such moments.
+        atomicDipoles: dipoles that atoms have beside their charges [e A].
+        quadrupoles: traceless second moments of atoms [e A^2].
+        inducedCharges, inducedDipoles: the induced part of charges [e] and atomic dipoles [e A].
         append: continue a file: rows from the step of this simulation on are replaced, so that a
             simulation continued from a checkpoint has every row once.
         precision: precision of the model, ``'single'`` or ``'double'``.
@@ -104,6 +103,11 @@ class LESReporter:
         current: bool = False,
         lesEnergy: bool = False,
         velocities: bool = False,
+        polarizability: bool = False,
+        atomicDipoles: bool = False,
+        quadrupoles: bool = False,
+        inducedCharges: bool = False,
+        inducedDipoles: bool = False,
         append: bool = False,
         precision: str = "single",
         device: str | None = None,
@@ -114,11 +118,14 @@ class LESReporter:
     ) -> None:
         wanted = {"dipole": dipole, "current": current, "charges": charges}
         wanted |= {"born_charges": bornCharges, "les_energy": lesEnergy, "velocities": velocities}
+        wanted |= {"polarizability": polarizability, "atomic_dipoles": atomicDipoles}
+        wanted |= {"quadrupoles": quadrupoles, "induced_charges": inducedCharges}
+        wanted |= {"induced_dipoles": inducedDipoles}
         self._names = [name for name, value in wanted.items() if value]
         if not self._names:
             raise InputError(
-                "LESReporter: expected something to report, got nothing; give charges=True, "
-                "dipole=True, bornCharges=True, current=True, lesEnergy=True or velocities=True"
+                "LESReporter: expected something to report, got nothing; give dipole=True, "
+                "current=True, velocities=True, polarizability=True or another quantity"
             )
         self._interval = read_interval(reportInterval)
         if atoms is not None and model is None:
@@ -198,7 +205,7 @@ class LESReporter:
         has_hydrogen = any(atom.element in HYDROGEN for atom in simulation.topology.atoms())
         step = simulation.integrator.getStepSize().value_in_unit(unit.picosecond)
         # An integrator that chooses its steps has none yet.
-        if step > 0.0 and has_hydrogen and not _FOR_SPECTRA.isdisjoint(self._names):
+        if step > 0.0 and has_hydrogen and not reported.FOR_SPECTRA.isdisjoint(self._names):
             check_sampling(self._interval * step)
 
     def _check_temperature(self, simulation: app.Simulation) -> None:
@@ -224,26 +231,9 @@ class LESReporter:
         """All quantities by name, from positions and velocities of the whole System."""
         particles = list(self._observed.particles)
         placed = self._observed.arrange(positions[particles], cell)
-        box = cell if self._observed.periodic else None
-        found: dict[str, FloatArray] = {}
-        charges, les_energy = np.zeros(0), math.nan
+        found = reported.evaluate(self._model, self._names, placed, cell)
         if cell is not None:
             found["volume"] = np.asarray(1e-3 * np.linalg.det(cell))
-        if "current" in self._names or "born_charges" in self._names:
-            response = self._model.response(placed.positions, box)
-            charges, les_energy = response.charges, response.les_energy
-            found["born_charges"] = placed.born_charges(response.born_charges)
-        elif self._names != ["velocities"]:
-            # Without derivatives of the charges one evaluation is enough.
-            result = self._model.evaluate(placed.positions, box)
-            les_energy = result.les_energy
-            if not OF_CHARGES.isdisjoint(self._names):
-                charges = self._model.physical_charges(result.charges)
-        found["les_energy"] = np.asarray(les_energy)
-        if "charges" in self._names:
-            found["charges"] = placed.charges(charges)
-        if "dipole" in self._names:
-            found["dipole"] = charges @ placed.positions
         if velocities is not None:
             velocities = velocities[particles]
             if "current" in self._names:
@@ -263,8 +253,7 @@ class LESReporter:
                 self._model_name, simulation.topology, system, self._atoms, self._conditions
             )
         look = self._observed
-        for name in OF_CHARGES.intersection(self._names):
-            check_single_charge(look.artifact, f"LESReporter: {name}")
+        reported.check(look.artifact, self._names, "LESReporter")
         if look.periodic and "dipole" in self._names:
             raise InputError(
                 "dipole: a periodic system has none, only changes of it; use current=True"

@@ -49,7 +49,10 @@ _LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
 #: Electric properties of the model that a run can write.
-RESPONSES = ("dipole", "current", "charges", "born_charges", "les_energy", "velocities")
+RESPONSES = (
+    *("dipole", "current", "charges", "born_charges", "les_energy", "velocities"),
+    *("polarizability", "atomic_dipoles", "quadrupoles", "induced_charges", "induced_dipoles"),
+)
 
 #: Usual values; others are most often in another unit (ps, Celsius, 1/s, Pa, A).
 _USUAL = {
@@ -104,7 +107,8 @@ class RunConfig(BaseModel):
     response: Texts | None = Field(
         None,
         description="what response.csv holds: dipole, current, charges, born_charges, les_energy,"
-        " velocities",
+        " velocities, and of models with moments polarizability, atomic_dipoles, quadrupoles,"
+        " induced_charges, induced_dipoles",
     )
     response_interval: Integer = Field(4, ge=1, description="steps between rows of response.csv")
     barostat_interval: Integer = Field(

@@ -18,7 +18,6 @@ from openmm_les.analysis.spectra import check_sampling
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, LESError, OutputError
-from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import (
     refuse_inputs,
@@ -27,8 +26,9 @@ from openmm_les.files.writing import (
     write_atomically,
     writing,
 )
+from openmm_les.plugin import reported
 from openmm_les.plugin.forces.atoms import HYDROGEN
-from openmm_les.plugin.reporter import OF_CHARGES, LESReporter
+from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig, load
@@ -265,13 +265,12 @@ def _response_reporter(path: Path, config: RunConfig) -> LESReporter:
 def check_response(config: RunConfig, structure: Structure, artifact: Artifact) -> None:
     """Refuse what the system or the model does not have; warn of a long interval between rows."""
     wanted = config.response or ()
-    for name in OF_CHARGES.intersection(wanted):
-        check_single_charge(artifact, f"response: {name}")
+    reported.check(artifact, wanted, "response")
     is_cluster = config.ml_region is not None and config.embedding == "electrostatic"
     if "dipole" in wanted and structure.box is not None and not is_cluster:
         raise InputError("response: a periodic system has no dipole, take the current")
     has_hydrogen = any(atom.element in HYDROGEN for atom in structure.topology.atoms())
-    if has_hydrogen and {"current", "dipole", "velocities"}.intersection(wanted):
+    if has_hydrogen and reported.FOR_SPECTRA.intersection(wanted):
         check_sampling(config.response_interval * config.time_step * 1e-3)
 
 

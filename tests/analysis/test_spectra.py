@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.series import KELVIN, oscillator, write
 
-from openmm_les.analysis import formats, spectra
+from openmm_les.analysis import correlation, formats, spectra
 from openmm_les.analysis.series import QUANTITIES, TimeSeries
 from openmm_les.analysis.spectra import SpectrumOptions, autocorrelation, spectral_density
 from openmm_les.cli import main
@@ -123,7 +123,7 @@ def test_autocorrelation_is_that_of_tidynamics():
 def test_many_components_are_transformed_in_parts(monkeypatch):
     values = np.random.default_rng(3).normal(size=(64, 30))
     whole = autocorrelation(values, 20)
-    monkeypatch.setattr(spectra, "_CHUNK", 500)
+    monkeypatch.setattr(correlation, "_CHUNK", 500)
     np.testing.assert_allclose(autocorrelation(values, 20), whole, rtol=1e-12)
 
 

@@ -3,33 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 from support.gradients import check_finite_differences, system_for
-from support.moments import MOMENTS, moments_artifact
+from support.moments import CELL, MOMENTS, moments_artifact, two_waters
 
 from openmm_les.evaluation.results import latent_moments
 
 pytestmark = pytest.mark.usefixtures("moments_family")
 
-#: No reciprocal vector is near the cutoff, where differences of energies would have steps.
-CELL = [[9.3, 0, 0], [1.3, 9.7, 0], [-0.9, 2.2, 10.3]]
-
-
-def waters(periodic: bool) -> Atoms:
-    one = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
-    positions = np.concatenate([one, one[:, [1, 2, 0]] + [2.9, 0.3, -0.4]])
-    return Atoms("OHHHOH", positions[[0, 1, 2, 4, 3, 5]], cell=CELL, pbc=periodic)
-
 
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_forces_and_strain_are_derivatives(moments, periodic):
-    check_finite_differences(moments_artifact(moments), waters(periodic), atoms=[0, 3])
+    check_finite_differences(moments_artifact(moments), two_waters(periodic), atoms=[0, 3])
 
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_precisions_agree(periodic):
-    artifact, atoms = moments_artifact(), waters(periodic)
+    artifact, atoms = moments_artifact(), two_waters(periodic)
     one, two = (
         system_for(artifact, atoms, precision).evaluate(atoms.positions)
         for precision in ("double", "single")
@@ -42,7 +32,7 @@ def test_precisions_agree(periodic):
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("moments", ["all", "isotropic", "dipoles", "kappa", "alpha"])
 def test_the_portable_module(moments, periodic, tmp_path):
-    artifact, atoms = moments_artifact(moments, tmp_path / "m.les.pt"), waters(periodic)
+    artifact, atoms = moments_artifact(moments, tmp_path / "m.les.pt"), two_waters(periodic)
     model = system_for(artifact, atoms)
     result = model.evaluate(atoms.positions)
     inputs = [torch.tensor(x) for x in (atoms.positions, atoms.numbers, np.array(CELL))]

@@ -16,7 +16,7 @@ from openmm_les_export.families.e3nn_weights import activation_constant
 from openmm_les_export.families.nequip.reader import SILU, TANH
 from openmm_les_export.families.nequip.reference import NequIPReference
 from openmm_les_export.verification.probes import probe_structures
-from oracles.nequip_models import LES, synthetic_allegro, synthetic_nequip
+from oracles.nequip_models import LES, MOMENTS, synthetic_allegro, synthetic_nequip
 from support.evaluation import eager, of_module, of_probe
 from support.gradients import check_finite_differences, system_for
 from support.helpers import (
@@ -68,6 +68,11 @@ SHAPES = {
     "old, no parity": {"old": True, "parity": False, "num_layers": 3, "l_max": 2},
     "e3nn 0.4": {"l_max": 2, "num_layers": 3, "num_features": 3, "change": trained_with_e3nn_0_4},
     "other LES": {"les": {"sigma": 1.3, "dl": 1.7}},
+    "moments": {"les": MOMENTS["all"], "num_features": [5, 3, 2], "l_max": 2, "num_layers": 3},
+    "isotropic": {"les": MOMENTS["isotropic"], "num_layers": 1, "l_max": 0},
+    "kappa and dipoles": {"les": MOMENTS["kappa"], "parity": False, "num_features": [4, 2]},
+    "tensors of vectors": {"les": MOMENTS["tensors"]},
+    "tensors": {"les": MOMENTS["tensors"], "parity": False, "l_max": 3, "num_features": 3},
 }
 #: Of Allegro.
 ALLEGRO_SHAPES = {
@@ -88,6 +93,11 @@ ALLEGRO_SHAPES = {
         "per_type_energy_shifts": {"O": -430.0, "C": -150.0, "H": -13.0},
     },
     "Allegro, float32": {"model_dtype": "float32"},
+    "Allegro, moments": {"les": MOMENTS["all"], "l_max": 3, "parity": False, "num_layers": 1},
+    "Allegro, isotropic": {"les": MOMENTS["isotropic"]},
+    "Allegro, kappa and dipoles": {"les": MOMENTS["kappa"]},
+    "Allegro, tensors of vectors": {"les": MOMENTS["tensors"]},
+    "Allegro, tensors": {"les": MOMENTS["tensors"], "l_max": 2},
 }
 
 
@@ -130,13 +140,25 @@ def test_every_shape_equals_nequip(folder, shape):
         np.testing.assert_allclose(charges, expected.charges, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", ["features by degree", "old", "Allegro"])
+@pytest.mark.parametrize(
+    "shape",
+    ["features by degree", "old", "Allegro", "moments", "Allegro, tensors", "Allegro, isotropic"],
+)
 def test_forces_and_virial_are_finite_differences(folder, shape):
     artifact = artifact_of(folder, shape)
     check_finite_differences(artifact, probe_structures(artifact.elements, 4.0)[2], atoms=[0, 4])
 
 
-@pytest.mark.parametrize("shape", ["degree 2", "old, no parity", "Allegro, three layers"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "degree 2",
+        "old, no parity",
+        "Allegro, three layers",
+        "kappa and dipoles",
+        "Allegro, kappa and dipoles",
+    ],
+)
 def test_rotation_inversion_and_permutation(folder, shape):
     """Old models without parity know left from right; all others do not."""
     module = eager(read_model(file_of(folder, shape), **LES))
@@ -157,7 +179,9 @@ def test_rotation_inversion_and_permutation(folder, shape):
         np.testing.assert_allclose(forces, before[1][order] @ matrix.T, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", ["elements out of order", "Allegro, three elements"])
+@pytest.mark.parametrize(
+    "shape", ["elements out of order", "Allegro, three elements", "tensors", "Allegro, moments"]
+)
 def test_elements_that_are_absent_change_nothing(folder, shape):
     """A system without some of the model's elements has a smaller network."""
     artifact = artifact_of(folder, shape)
@@ -169,8 +193,9 @@ def test_elements_that_are_absent_change_nothing(folder, shape):
     np.testing.assert_allclose(got.forces, forces, rtol=0, atol=1e-9)
 
 
-def test_kernels_of_a_gpu_give_the_same(folder):
-    model = read_model(file_of(folder, "features by degree"), **LES)
+@pytest.mark.parametrize("shape", ["features by degree", "moments"])
+def test_kernels_of_a_gpu_give_the_same(folder, shape):
+    model = read_model(file_of(folder, shape), **LES)
     probe = probe_structures([1, 8], 4.0)[2]
     modules = (eager(model, fold=True, few_kernels=few) for few in (False, True))
     results = [of_probe(module, probe) for module in modules]

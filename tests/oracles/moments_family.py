@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, List, NamedTuple, Tuple
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from openmm_les import artifact as artifacts
@@ -49,7 +50,8 @@ class MomentsNetwork(NetworkModule):
         super().__init__()
         state = dict(state)
         factors = state.pop("moment_factors")[:, list(species)]
-        self.inner: Any = MACENetwork(hyper, state, species, **options)
+        charges_alone = {name: value for name, value in hyper.items() if name != "moments"}
+        self.inner: Any = MACENetwork(charges_alone, state, species, **options)
         self.cutoff: float = self.inner.cutoff
         layout = layout_of(hyper)
         self.layout = LatentLayout(*((0,) * 6)) if layout is None else layout
@@ -132,10 +134,15 @@ def along(tensors: Tensor, vectors: Tensor) -> Tensor:
 class MomentsMACE(MACE):
     moments: Moments | None = None
 
+    @model_validator(mode="after")
+    def _check_moments(self):
+        """Not those of MACE."""
+        return self
+
 
 def _take_tensors(hyper, tensors) -> None:
     tensors.take("moment_factors", len(SIZES), len(hyper.elements))
-    MACE_FAMILY.take_tensors(hyper, tensors)
+    MACE_FAMILY.take_tensors(hyper.model_copy(update={"moments": None}), tensors)
 
 
 FAMILY = dataclasses.replace(

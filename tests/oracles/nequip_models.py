@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openmm_les_export.families.nequip.layout import convention, layers
+from openmm_les_export.families.nequip.layout import Layer, convention, layers
 
 from openmm_les.networks.blocks.angular import wigner_3j
 
@@ -50,6 +50,62 @@ _ALLEGRO: dict[str, Any] = {
 }
 
 
+#: Options of the les package for models with latent moments: all of them, and others.
+MOMENTS: dict[str, dict[str, Any]] = {
+    "all": {
+        "use_dipole": True,
+        "use_quadrupole": True,
+        "use_induced_charge": True,
+        "use_induced_dipole": True,
+        "use_anisotropic_polarizability": True,
+        "alpha_irreps": "0e+1o+2e",
+    },
+    "isotropic": {"use_induced_charge": True, "use_induced_dipole": True, "alpha_scale": 0.07},
+    "tensors": {
+        "use_quadrupole": True,
+        "use_induced_dipole": True,
+        "use_anisotropic_polarizability": True,
+        "alpha_irreps": "1o+2e",
+        "kappa_alpha_positive": False,
+        "alpha_scale": 0.02,
+    },
+    "kappa": {"use_dipole": True, "use_induced_charge": True, "kappa_scale": 0.03},
+}
+
+
+def readouts_of(les: dict[str, Any], lmax: int) -> dict[str, list[str]]:
+    """Kinds of moments, without the charge, and irreps of the readouts that a model has of each."""
+    alpha = []
+    if les.get("use_induced_dipole"):
+        tensors = les.get("use_anisotropic_polarizability")
+        alpha = les["alpha_irreps"].split("+") if tensors else ["0e"]
+    found = {
+        "dipole": ["1o"] if les.get("use_dipole") else [],
+        "quad": ["1o", "2e"] if les.get("use_quadrupole") else [],
+        "kappa": ["0e"] if les.get("use_induced_charge") else [],
+        "alpha": alpha,
+    }
+    return {name: [i for i in irreps if int(i[0]) <= lmax] for name, irreps in found.items()}
+
+
+def _basis(dtype: torch.dtype) -> torch.Tensor:
+    """Tensors of the five components of degree 2, rounded as in files."""
+    a, b = 0.5**0.5, 6.0**-0.5
+    found = torch.zeros(5, 3, 3, dtype=torch.float64)
+    for m, entries in enumerate(
+        (
+            {(0, 2): a},
+            {(0, 1): a},
+            {(0, 0): -b, (1, 1): 2 * b, (2, 2): -b},
+            {(1, 2): a},
+            {(2, 2): a, (0, 0): -a},
+        )
+    ):
+        for (i, j), value in entries.items():
+            found[m, i, j] = found[m, j, i] = value
+    return found.to(torch.float32).to(dtype)
+
+
 def synthetic_nequip(
     path: Path,
     *,
@@ -67,9 +123,9 @@ def synthetic_nequip(
     model = {**_NEQUIP, **options}
     versions = {**_VERSIONS, "e3nn": "0.5.6", "nequip": "0.7.0"} if old else _VERSIONS
     generator = torch.Generator().manual_seed(7)
-    network = _network(model, old, generator)
-    trained = [name for name in network if _is_trained(name, model)]
     les_args = {"use_atomwise": False, "sigma": 1.0, "dl": 2.0, **(les or {})}
+    network = _network(model, old, generator, readouts_of(les_args, model["l_max"]))
+    trained = [name for name in network if _is_trained(name, model)]
     if old:
         model |= {"_target_": "nequip.model.NequIPGNNModel", "use_les": True, "les_args": les_args}
     else:
@@ -113,11 +169,12 @@ def _is_trained(name: str, model: dict[str, Any]) -> bool:
         return bool(model["bessel_trainable"])
     if name.endswith((".scales", ".shifts")):
         return bool(model.get(f"per_type_energy_{name.rpartition('.')[2]}_trainable"))
-    return not name.endswith(("output_mask", "_rmax_recip")) and "tp.weight" not in name
+    buffers = ("output_mask", "_rmax_recip", "change_of_basis_2e")
+    return not name.endswith(buffers) and "tp.weight" not in name
 
 
 def _network(
-    model: dict[str, Any], old: bool, generator: torch.Generator
+    model: dict[str, Any], old: bool, generator: torch.Generator, moments: dict[str, list[str]]
 ) -> dict[str, torch.Tensor]:
     """Tensors of the network by name, in the order of a checkpoint."""
     dtype = getattr(torch, model["model_dtype"])
@@ -150,6 +207,8 @@ def _network(
     version = (0, 7) if old else (0, 19)
     irreps = convention(version, model["l_max"], model["parity"], counts)
     for t, layer in enumerate(layers(irreps, model["num_layers"], embedding, counts[0])):
+        if t == model["num_layers"] - 1:
+            _add_moments(found, layer, moments, random)
         prefix = f"layer{t}_convnet.conv."
         size = sum(block.shape[0] * block.shape[1] for block in layer.first_blocks())
         found[prefix + "linear_1.weight"] = random(size)
@@ -173,25 +232,46 @@ def _network(
     dense("per_atom_energy_readout.mlp_module", counts[0], depth, width, 1)
     numbers("scales", model["per_type_energy_scales"])
     numbers("shifts", model["per_type_energy_shifts"])
-    dense("latent_charge_readout.mlp_module", counts[0], 0, 0, 1)
+    for name in ("charge", *(name for name in ("kappa", "alpha") if "0e" in moments[name])):
+        dense(f"latent_{name}_readout.mlp_module", counts[0], 0, 0, 1)
     return found
+
+
+def _add_moments(
+    found: dict[str, torch.Tensor],
+    layer: Layer,
+    moments: dict[str, list[str]],
+    random: Callable[..., torch.Tensor],
+) -> None:
+    """Readouts of vectors and tensors, of the features that enter a layer."""
+    widths = {f"{irrep.l}{'eo'[irrep.p < 0]}": irrep.mul for irrep in layer.nodes}
+    for moment, irreps in moments.items():
+        for irrep in irreps:
+            name = "latent_dipole" if moment == "dipole" else f"{moment}_{irrep}"
+            if irrep != "0e":
+                found[f"{name}_readout.linear.weight"] = 0.3 * random(widths[irrep])
+                found[f"{name}_readout.linear.output_mask"] = torch.ones(3)
+            if irrep == "2e":
+                found[f"{name}_cart.change_of_basis_2e"] = _basis(random(1).dtype)
 
 
 def synthetic_allegro(
     path: Path,
     *,
     bessel_trainable: bool = False,
+    les: dict[str, Any] | None = None,
     change: Callable[[dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> Path:
     """Writes an Allegro-LES checkpoint; see `synthetic_nequip`."""
     radial = _ALLEGRO["radial_chemical_embed"] | {"bessel_trainable": bessel_trainable}
     model = {**_ALLEGRO, "radial_chemical_embed": radial, **options}
-    network = _allegro_network(model, torch.Generator().manual_seed(5))
+    moments = readouts_of(les or {}, model["l_max"])
+    network = _allegro_network(model, torch.Generator().manual_seed(5), moments)
     model |= {
         "_target_": "nequip_les.model.LESModel",
         "base_model": "allegro",
-        "LES": {"les_args": {"use_atomwise": False, "sigma": 1.0, "dl": 2.0}},
+        "LES": {"les_args": {"use_atomwise": False, "sigma": 1.0, "dl": 2.0, **(les or {})}},
     }
     checkpoint = {
         "state_dict": {_PREFIX + name: tensor for name, tensor in network.items()},
@@ -229,7 +309,9 @@ def _tensor_irreps(lmax: int, parity: bool, number: int) -> list[list[tuple[int,
     return found
 
 
-def _allegro_network(model: dict[str, Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _allegro_network(
+    model: dict[str, Any], generator: torch.Generator, moments: dict[str, list[str]]
+) -> dict[str, torch.Tensor]:
     """Tensors of the network by name, in the order of a checkpoint."""
     dtype = getattr(torch, model["model_dtype"])
     found: dict[str, torch.Tensor] = {}
@@ -277,7 +359,14 @@ def _allegro_network(model: dict[str, Any], generator: torch.Generator) -> dict[
         tensor = torch.tensor(values, dtype=torch.float64).view(-1, 1)
         found[f"per_type_energy_scale_shift.{name}"] = tensor
     width = model["readout_mlp_hidden_layers_width"]
-    dense("edge_latent_charge_readout.mlp_module", everything, 1, width, 1)
+    names = {("dipole", "1o"): "latent_dipole_weight_readout"}
+    for moment, irreps in {"charge": ["0e"], **moments}.items():
+        for irrep in irreps:
+            default = f"latent_{moment}_readout" if irrep == "0e" else f"{moment}_{irrep}_weight"
+            name = names.get((moment, irrep), default)
+            dense(f"edge_{name}.mlp_module", everything, 1, width, 1)
+            if irrep == "2e":
+                found[f"edge_{moment}_2e_outer.change_of_basis_2e"] = _basis(dtype)
     return found
 
 

@@ -5,6 +5,7 @@ import torch
 
 from openmm_les.evaluation.portable import PortableModel
 from openmm_les.networks import build_network
+from openmm_les.networks.moments import layout_of
 
 
 def eager(model, dtype=torch.float64, **options) -> PortableModel:
@@ -12,7 +13,8 @@ def eager(model, dtype=torch.float64, **options) -> PortableModel:
     elements = model.hyper["elements"]
     options = {"dtype": dtype, "exact_radial": True, "fold": False} | options
     network = build_network(model, range(len(elements)), **options)
-    return PortableModel(network, elements, model.state["reference_energies"], model.les)
+    references, layout = model.state["reference_energies"], layout_of(model.hyper)
+    return PortableModel(network, elements, references, model.les, layout)
 
 
 def of_module(module, positions, numbers, cell=None) -> tuple[float, np.ndarray, np.ndarray]:

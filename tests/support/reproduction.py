@@ -34,6 +34,29 @@ def assert_reproduced(reference, energy, forces, charges, dtype) -> None:
     np.testing.assert_allclose(charges, reference["latent_charges"], rtol=0, atol=charge_tolerance)
 
 
+#: Names of `LatentMoments`, and of reference values.
+MOMENTS = {
+    "charges": "latent_charges_permanent",
+    "dipoles": "latent_dipoles_permanent",
+    "quadrupoles": "latent_quads",
+    "kappa": "latent_kappas",
+    "alpha": "latent_alphas",
+    "induced_charges": "induced_charges",
+    "induced_dipoles": "induced_dipoles",
+}
+
+
+def assert_moments(reference, moments, dtype) -> None:
+    """Moments and their response are the reference's; there are no others."""
+    tolerance = {"float32": 1e-5, "float64": 1e-9}[dtype]
+    for ours, theirs in MOMENTS.items():
+        found = getattr(moments, ours)
+        assert (found is None) == (theirs not in reference), ours
+        if found is not None:
+            atol = tolerance * np.abs(reference[theirs]).max()
+            np.testing.assert_allclose(found, reference[theirs], rtol=0, atol=atol, err_msg=ours)
+
+
 def portable_reproduces(path, references, dtype) -> None:
     """The TorchScript module in an artifact has the reference values."""
     module = torch.jit.load(str(path))

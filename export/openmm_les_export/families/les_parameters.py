@@ -95,13 +95,6 @@ def refuse_multipoles(model: Record) -> None:
     _refuse(found)
 
 
-def refuse_multipole_options(where: str, options: Mapping[str, Any]) -> None:
-    """The same of options of the les package, whose names get a prefix in the message."""
-    found: dict[str, str] = {}
-    _multipoles(found, where, options)
-    _refuse(found)
-
-
 def _multipoles(found: dict[str, str], where: str, options: Mapping[str, Any]) -> None:
     for name, what in MULTIPOLES.items():
         if not is_off(options.get(name)):

@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics.cell import self_energy_coefficient
+from openmm_les.electrostatics.multipoles import LatentLayout
 from openmm_les.errors import VerificationError
 from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.options import EvaluationOptions
+from openmm_les.evaluation.results import latent_moments
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.networks.conditions import neutral_conditions
 from openmm_les_export.verification.probes import Probe
@@ -34,7 +37,7 @@ class Tolerance:
 
     energy_per_atom: float  #: [eV]
     force: float  #: largest component [eV/A]
-    charge: float  #: [e]
+    charge: float  #: [e]; of moments and their response in units of e, A and V.
 
 
 TOLERANCES = {
@@ -98,8 +101,16 @@ def _differences(found: Evaluation, original: Evaluation) -> dict[str, float]:
     return {
         "energy_per_atom": abs(found.energy - original.energy) / len(original.charges),
         "force": float(np.abs(found.forces - original.forces).max()),
-        "charge": float(np.abs(found.charges - original.charges).max()),
+        "charge": float(np.abs(_latents(found) - _latents(original)).max()),
     }
+
+
+def _latents(result: Evaluation) -> npt.NDArray[np.float64]:
+    """Charges and every moment, of which each model has its own, shape (n, numbers)."""
+    n = len(result.forces)
+    moments = () if result.moments is None else vars(result.moments).values()
+    found = [result.charges, *(values for values in moments if values is not None)]
+    return np.concatenate([values.reshape(n, -1) for values in found], axis=1)
 
 
 def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[str, float]:
@@ -115,20 +126,26 @@ def _magnitudes(original: Evaluation, les: Mapping[str, float | bool]) -> dict[s
     return {
         "energy_per_atom": max(coefficient * squares, force * distance),
         "force": force,
-        "charge": float(np.abs(original.charges).max()),
+        "charge": float(np.abs(_latents(original)).max()),
     }
 
 
-def portable_path(module: torch.jit.ScriptModule, dtype: str) -> EvaluationPath:
+def portable_path(
+    module: torch.jit.ScriptModule, dtype: str, layout: LatentLayout | None
+) -> EvaluationPath:
     """The TorchScript module inside an artifact, which other programs load."""
+
+    run = module if layout is None else module.evaluate
 
     def evaluate(probe: Probe) -> Evaluation:
         cell = np.zeros((3, 3)) if probe.cell is None else probe.cell
         inputs = [torch.tensor(array) for array in (probe.positions, probe.numbers, cell)]
         with as_written():  # also, compiling would take longer than it saves
-            energy, *others = module(*inputs, probe.cell is not None)
-        forces, charges = (other.detach().cpu().double().numpy() for other in others)
-        return Evaluation(float(energy.detach()), forces, charges)
+            energy, *others = run(*inputs, probe.cell is not None)
+        forces, latents = (other.detach().cpu().double().numpy() for other in others)
+        moments = None if layout is None else latent_moments(latents, layout)
+        charges = latents if moments is None else moments.total_charges
+        return Evaluation(float(energy.detach()), forces, charges, moments)
 
     return EvaluationPath(f"portable {dtype}", TOLERANCES[dtype], evaluate, neutral_only=True)
 
@@ -145,7 +162,8 @@ def system_paths(artifact: Artifact) -> list[EvaluationPath]:
             conditions = {**neutral, **probe.conditions}
             model = models.model_for(probe.numbers, probe.positions, probe.cell, conditions)
             found = model.evaluate(probe.positions, probe.cell)
-            return Evaluation(found.energy + model.reference_energy, found.forces, found.charges)
+            energy = found.energy + model.reference_energy
+            return Evaluation(energy, found.forces, found.charges, found.moments)
 
         return EvaluationPath(name, tolerance, evaluate, options["ewald"] == "mesh")
 
@@ -170,7 +188,8 @@ def verify(
         )
         for probe in reversed(probes)
     ]
-    paths = [portable_path(module, artifact.metadata["dtype"]), *system_paths(artifact)]
+    portable = portable_path(module, artifact.metadata["dtype"], artifact.layout)
+    paths = [portable, *system_paths(artifact)]
     errors = {}
     for path in paths:
         try:

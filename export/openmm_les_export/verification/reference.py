@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from openmm_les.errors import InputError
+from openmm_les.evaluation.results import LatentMoments
+from openmm_les_export.verification.multipoles import Moments, multipole_energy
 
 Array = npt.NDArray[np.float64]
 
@@ -40,7 +42,9 @@ _SPHERE_SLACK = 1e-7
 class Evaluation:
     energy: float  #: with isolated-atom references [eV]
     forces: Array  #: shape (n, 3) [eV/A]
-    charges: Array  #: latent charges, shape (n,) or (n, channels) [e]
+    #: latent charges, shape (n,) or (n, channels) [e]; with moments permanent and induced ones.
+    charges: Array
+    moments: LatentMoments | None = None
 
 
 class AutogradReference(abc.ABC):
@@ -74,19 +78,35 @@ class AutogradReference(abc.ABC):
         gradient = torch.zeros_like(r)
         with self._settings():
             vectors = r[receiver] - r[sender] + shifts
-            energies, charges = self._short_range(vectors, sender, receiver, species)
-            energy = energies.sum() + les_energy(charges, r, box, self._les, self.n_max)
+            energies, latents = self._short_range(vectors, sender, receiver, species)
+            long_range, charges, moments = self._long_range(latents, r, box)
+            energy = energies.sum() + long_range
             if energy.requires_grad:
                 (gradient,) = torch.autograd.grad(energy, r, materialize_grads=True)
-        return Evaluation(float(energy.detach()), -gradient.numpy(), charges.detach().numpy())
+        return Evaluation(float(energy.detach()), -gradient.numpy(), charges, moments)
+
+    def _long_range(
+        self, latents: Tensor | Moments, r: Tensor, cell: Array | None
+    ) -> tuple[Tensor, Array, LatentMoments | None]:
+        """Energy, charges with induced ones, and all moments if there are any."""
+        if isinstance(latents, Tensor):
+            energy = les_energy(latents, r, cell, self._les, self.n_max)
+            return energy, latents.detach().numpy(), None
+        vectors, volume = None, 0.0
+        if cell is not None:
+            radius = 2 * math.pi / float(self._les["dl"])
+            vectors = torch.tensor(reciprocal_sphere(cell, radius, self.n_max))
+            volume = abs(float(np.linalg.det(cell)))
+        energy, moments = multipole_energy(latents, r, vectors, volume, self._les)
+        return energy, moments.total_charges, moments
 
     @abc.abstractmethod
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Energies with references, of atoms [n] or their sum [], and latent charges.
+    ) -> tuple[Tensor, Tensor | Moments]:
+        """Energies with references, of atoms [n] or their sum [], and latent charges or moments.
 
-        The latter have the shape [n], or [n, channels].
+        Charges alone have the shape [n], or [n, channels].
 
         `vectors` [E, 3] [A] are r_receiver - r_sender; `species` [n] are indices into `elements`.
         """

@@ -73,18 +73,18 @@ def _compare(path: Path, sha256: str) -> dict[str, Any]:
     content = path.read_bytes()
     if {sha256} != {artifact.sha256, hashlib.sha256(content).hexdigest()}:
         raise ValueError("the file changes meanwhile")
-    canonical, dtype = artifact.canonical, artifact.metadata["dtype"]
+    canonical, dtype, layout = artifact.canonical, artifact.metadata["dtype"], artifact.layout
     probes = probes_for(canonical)
     trusted = io.BytesIO()
     torch.jit.save(artifacts.build_module(canonical, dtype), trusted)  # type: ignore[no-untyped-call]
     trusted.seek(0)
     # Also loads, before the door is closed, whatever torch loads at the first use.
-    weights = portable_path(torch.jit.load(trusted), dtype)  # type: ignore[no-untyped-call]
+    weights = portable_path(torch.jit.load(trusted), dtype, layout)  # type: ignore[no-untyped-call]
     expected = [(probe, weights.evaluate(probe)) for probe in probes]
 
     _close_the_door()
     script = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
-    errors = portable_path(script, dtype).largest_errors(expected, canonical.les)
+    errors = portable_path(script, dtype, layout).largest_errors(expected, canonical.les)
     return {"structures": len(probes), "max_errors": errors}
 
 

@@ -1,6 +1,6 @@
 """Latent moments as a network hands them over, and their energy as an `ElectrostaticKernel`."""
 
-from typing import Any, List, Mapping, NamedTuple, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,15 @@ def site_moments(latents: Tensor, layout: LatentLayout) -> SiteMoments:
 
 def by_latents(terms: MultipoleTerms) -> Tensor:
     """The derivatives of an energy by the moments in the layout of latents, shape [rows, n]."""
-    parts = [terms.charges.unsqueeze(0)]
-    for part in (terms.dipoles, terms.quadrupoles, terms.kappa, terms.alpha):
+    return as_latents(
+        SiteMoments(terms.charges, terms.dipoles, terms.quadrupoles, terms.kappa, terms.alpha)
+    )
+
+
+def as_latents(moments: SiteMoments) -> Tensor:
+    """Moments, or derivatives by them, in the layout of latents, shape [rows, n]."""
+    parts = [moments.charges.unsqueeze(0)]
+    for part in (moments.dipoles, moments.quadrupoles, moments.kappa, moments.alpha):
         if part is not None:
             parts.append(part.flatten(1).t() if part.dim() > 1 else part.unsqueeze(0))
     return torch.cat(parts)
@@ -100,6 +107,57 @@ class LatentMultipoles(nn.Module):
         return ElectrostaticTerms(
             terms.energy, by_latents(terms), terms.gradient, terms.strain, terms.outgrown, induced
         )
+
+    @torch.jit.export
+    def weighted(
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        cell: Tensor,
+        weights: Tensor,
+        directions: Tensor,
+        induced_directions: Tensor,
+    ) -> Tuple[Tensor, Tensor]:
+        """Derivatives of m sums of `MultipoleSum.weighted`.
+
+        By latents, shape [m, rows, n], and by positions at fixed latents, shape [m, n, 3].
+        """
+        found = self.multipoles.weighted(
+            site_moments(latents, self.layout),
+            positions,
+            cell,
+            weights,
+            directions,
+            induced_directions,
+        )
+        rows = [as_latents(each[0]) for each in found]
+        return torch.stack(rows), torch.stack([each[1] for each in found])
+
+    @torch.jit.export
+    def dipoles(self, latents: Tensor) -> Tensor:
+        """The permanent dipoles, zeros where a model has none, shape [n, 3]."""
+        dipoles = site_moments(latents, self.layout).dipoles
+        return latents.new_zeros([latents.shape[1], 3]) if dipoles is None else dipoles
+
+    @torch.jit.export
+    def polarized(self, latents: Tensor, field: Tensor) -> Tuple[Tensor, Tensor]:
+        """The dipoles alpha E in a field E [3], and the derivatives of ``E . sum alpha E``.
+
+        Dipoles have the shape [n, 3], derivatives by latents [rows, n].
+        """
+        dipoles = latents.new_zeros([latents.shape[1], 3])
+        derivatives = torch.zeros_like(latents)
+        alpha = site_moments(latents, self.layout).alpha
+        if alpha is not None:
+            first, rows = self.layout.alpha, self.layout.alpha_rows
+            products = (field.unsqueeze(1) * field).flatten()
+            if rows == 1:
+                dipoles = alpha.unsqueeze(1) * field
+                products = (field * field).sum(dim=0, keepdim=True)
+            else:
+                dipoles = alpha @ field
+            derivatives[first : first + rows] = products.unsqueeze(1)
+        return dipoles, derivatives
 
 
 def latent_multipoles(layout: LatentLayout, **sums: Any) -> LatentMultipoles:

@@ -1,9 +1,11 @@
 """The response of charges and dipoles to the field of the permanent moments, in one shot."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from openmm_les.electrostatics.multipoles.moments import SiteMoments
 
 
 class Induced(NamedTuple):
@@ -54,3 +56,29 @@ def respond(
         energy = energy - 0.5 * (vectors.to(torch.float64) * field).sum()
         dipoles = vectors
     return Induced(energy, charges, dipoles, by_kappa, by_alpha)
+
+
+def slopes(
+    at_sites: Tuple[Tensor, Tensor], weights: Tensor, direction: Tensor, moments: SiteMoments
+) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """Derivatives of ``sum_j w_j dq_j + e . sum_j du_j`` by kappa and alpha, of their shapes.
+
+    Args:
+        at_sites: potential and field, as in `respond`.
+        weights: w, shape [n].
+        direction: e, shape [3].
+        moments: of which kappa and alpha are looked at.
+    """
+    potential, field = at_sites
+    direction = direction.to(field.dtype)
+    by_kappa: Optional[Tensor] = None
+    by_alpha: Optional[Tensor] = None
+    alpha = moments.alpha
+    if moments.kappa is not None:
+        by_kappa = -weights.to(potential.dtype) * potential
+    if alpha is not None:
+        if alpha.dim() == 1:
+            by_alpha = field @ direction
+        else:
+            by_alpha = direction.view(1, 3, 1) * field.unsqueeze(1)
+    return by_kappa, by_alpha

@@ -1,6 +1,6 @@
 """The energy of responding multipoles and all its first derivatives, by any interaction."""
 
-from typing import Any, Final, Optional, Tuple
+from typing import Any, Final, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,19 @@ from openmm_les.electrostatics.multipoles.moments import (
     multipoles_of,
     traceless,
 )
-from openmm_les.electrostatics.multipoles.response import respond
+from openmm_les.electrostatics.multipoles.response import Induced, respond, slopes
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
+
+
+class PermanentField(NamedTuple):
+    """Permanent moments and what they make at the sites."""
+
+    geometry: Geometry
+    moments: Multipoles
+    coefficients: Tensor
+    sources: Tensor
+    first: Tensor  #: derivatives of the potential, as many as energy and response take.
+    own: Multipoles  #: what the model subtracts from them.
 
 
 class MultipoleSum(nn.Module):
@@ -98,31 +109,22 @@ class MultipoleSum(nn.Module):
         """
         with torch.no_grad():
             positions = positions.to(torch.float64)
-            geometry: Geometry = self.interaction.prepare(positions, cell)
-            permanent = multipoles_of(
-                moments.charges.to(self.dtype), moments.dipoles, moments.quadrupoles
-            )
-            coefficients = self.algebra.coefficients(permanent, geometry.basis, self.degree)
-            sources: Tensor = self.interaction.sources(coefficients, geometry, self.degree)
-            first: Tensor = self.interaction.derivatives(sources, geometry, self.first_degree)
-
-            at_sites = self.algebra.cartesian(first, geometry.basis)
-            own = self._own(permanent)
-            potential = at_sites.charges - own.charges
-            field = own.dipoles - at_sites.dipoles
+            made = self._permanent(moments, positions, cell)
+            potential, field = self._at_sites(made)
             if external_potential is not None:
                 potential = potential + external_potential.to(self.dtype)
             if external_field is not None:
                 field = field + external_field.to(self.dtype)
             induced = respond(potential, field, moments.kappa, moments.alpha)
             response = multipoles_of(_or_zeros(induced.charges, potential), induced.dipoles, None)
-            by_moments, gradient, strain = self._mutual(
-                positions, geometry, permanent, response, coefficients, sources, first
+            by_moments, gradient, strain = self._mutual(positions, made, response)
+            energy = 0.5 * (
+                _product(made.coefficients, made.first) - _inner(made.moments, made.own)
             )
-            energy = 0.5 * (_product(coefficients, first) - _inner(permanent, own))
             energy = energy + induced.energy
+            outgrown = made.geometry.outgrown
             return MultipoleTerms(
-                torch.where(geometry.outgrown, torch.full_like(energy, float("nan")), energy),
+                torch.where(outgrown, torch.full_like(energy, float("nan")), energy),
                 by_moments.charges,
                 None if moments.dipoles is None else by_moments.dipoles,
                 None if moments.quadrupoles is None else by_moments.quadrupoles,
@@ -134,48 +136,124 @@ class MultipoleSum(nn.Module):
                 field,
                 induced.charges,
                 induced.dipoles,
-                geometry.outgrown,
+                outgrown,
             )
 
-    def _mutual(
+    @torch.jit.export
+    def weighted(
         self,
+        moments: SiteMoments,
         positions: Tensor,
-        geometry: Geometry,
-        permanent: Multipoles,
-        response: Multipoles,
-        coefficients: Tensor,
-        sources: Tensor,
-        first: Tensor,
+        cell: Tensor,
+        weights: Tensor,
+        directions: Tensor,
+        induced_directions: Tensor,
+    ) -> List[Tuple[SiteMoments, Tensor]]:
+        r"""First derivatives of weighted sums of charges and dipoles, induced ones included.
+
+        They are those, by moments and by positions at fixed moments [n, 3], of
+
+        .. math:: \sum_j w_j (q_j + dq_j) + e \cdot \sum_j u_j + e' \cdot \sum_j du_j.
+
+        Both induced moments are linear in the permanent ones: the sum of theirs is ``m.PM`` with
+        m = (-kappa w, -alpha e').
+
+        Args:
+            moments, positions, cell: see `forward`.
+            weights: w of several sums, shape [m, n].
+            directions, induced_directions: e and e', shape [m, 3].
+        """
+        with torch.no_grad():
+            made = self._permanent(moments, positions.to(torch.float64), cell)
+            at_sites = self._at_sites(made)
+            found: List[Tuple[SiteMoments, Tensor]] = []
+            for i in range(weights.shape[0]):
+                probe = respond(
+                    weights[i].to(self.dtype),
+                    -induced_directions[i].to(self.dtype).expand(positions.shape[0], 3),
+                    moments.kappa,
+                    moments.alpha,
+                )
+                by_moments, gradient = self._of_probe(made, probe)
+                by_response = slopes(at_sites, weights[i], induced_directions[i], moments)
+                dipoles = by_moments.dipoles + directions[i].to(self.dtype)
+                derivatives = SiteMoments(
+                    by_moments.charges + weights[i].to(self.dtype),
+                    None if moments.dipoles is None else dipoles,
+                    None if moments.quadrupoles is None else by_moments.quadrupoles,
+                    by_response[0],
+                    by_response[1],
+                )
+                found.append((derivatives, gradient))
+            return found
+
+    def _permanent(self, moments: SiteMoments, positions: Tensor, cell: Tensor) -> PermanentField:
+        geometry: Geometry = self.interaction.prepare(positions, cell)
+        permanent = multipoles_of(
+            moments.charges.to(self.dtype), moments.dipoles, moments.quadrupoles
+        )
+        coefficients = self.algebra.coefficients(permanent, geometry.basis, self.degree)
+        sources: Tensor = self.interaction.sources(coefficients, geometry, self.degree)
+        first: Tensor = self.interaction.derivatives(sources, geometry, self.first_degree)
+        own = self._own(permanent)
+        return PermanentField(geometry, permanent, coefficients, sources, first, own)
+
+    def _at_sites(self, made: PermanentField) -> Tuple[Tensor, Tensor]:
+        """Potential [n] and field [n, 3] of the permanent moments."""
+        at_sites = self.algebra.cartesian(made.first, made.geometry.basis)
+        return at_sites.charges - made.own.charges, made.own.dipoles - at_sites.dipoles
+
+    def _mutual(
+        self, positions: Tensor, made: PermanentField, response: Multipoles
     ) -> Tuple[Multipoles, Tensor, Tensor]:
         """Derivatives of M.PM / 2 + m.PM by M (less the self-interaction), positions and strain."""
-        energy = 0.5 * _product(coefficients, first)
-        total, last, basis = sources, first, geometry.basis
+        permanent, geometry, first = made.moments, made.geometry, made.first
+        energy = 0.5 * _product(made.coefficients, first)
+        total, last, basis = made.sources, first, geometry.basis
         gradient = torch.zeros_like(permanent.dipoles)
         if self.induced_degree >= 0:
             induced = self.algebra.coefficients(response, basis, self.induced_degree)
             energy = energy + _product(induced, first)
-            total = sources + self.interaction.sources(induced, geometry, self.induced_degree)
+            total = total + self.interaction.sources(induced, geometry, self.induced_degree)
             last = self.interaction.derivatives(total, geometry, self.degree + 1)
             gradient = self.algebra.gradient(induced, first, basis)
-        gradient = gradient + self.algebra.gradient(coefficients, last, basis)
+        gradient = gradient + self.algebra.gradient(made.coefficients, last, basis)
         by_moments = self.algebra.cartesian(last, basis)
         if self.periodic:
             # At fixed coefficients moments would deform with the box.
             strain = reciprocal_strain(
-                geometry, self.interaction.multiplicity, sources, total, energy
+                geometry, self.interaction.multiplicity, made.sources, total, energy
             )
             strain = strain - deformation(permanent, by_moments)
             strain = strain - deformation(response, self.algebra.cartesian(first, basis))
         else:
             # The forces sum to zero, so that any origin will do; the centre rounds least.
             strain = gradient.to(torch.float64).t() @ (positions - positions.mean(dim=0))
-        own, other = self._own(permanent), self._own(response)
-        by_moments = Multipoles(
-            by_moments.charges - own.charges - other.charges,
-            by_moments.dipoles - own.dipoles - other.dipoles,
-            traceless(by_moments.quadrupoles) - own.quadrupoles,
-        )
-        return by_moments, gradient, strain
+        return self._less_own(by_moments, [made.own, self._own(response)]), gradient, strain
+
+    def _of_probe(self, made: PermanentField, probe: Induced) -> Tuple[Multipoles, Tensor]:
+        """Derivatives of m.PM by M (less the self-interaction) and positions."""
+        permanent, geometry, basis = made.moments, made.geometry, made.geometry.basis
+        response = multipoles_of(_or_zeros(probe.charges, permanent.charges), probe.dipoles, None)
+        gradient = torch.zeros_like(permanent.dipoles)
+        if self.induced_degree < 0:
+            return response, gradient
+        induced = self.algebra.coefficients(response, basis, self.induced_degree)
+        sources: Tensor = self.interaction.sources(induced, geometry, self.induced_degree)
+        last: Tensor = self.interaction.derivatives(sources, geometry, self.degree + 1)
+        gradient = self.algebra.gradient(induced, made.first, basis)
+        gradient = gradient + self.algebra.gradient(made.coefficients, last, basis)
+        by_moments = self.algebra.cartesian(last, basis)
+        return self._less_own(by_moments, [self._own(response)]), gradient
+
+    def _less_own(self, by_moments: Multipoles, own: List[Multipoles]) -> Multipoles:
+        """Derivatives by moments, without those of the self-interaction and without a trace."""
+        charges, dipoles = by_moments.charges, by_moments.dipoles
+        quadrupoles = traceless(by_moments.quadrupoles)
+        for each in own:
+            charges, dipoles = charges - each.charges, dipoles - each.dipoles
+            quadrupoles = quadrupoles - each.quadrupoles
+        return Multipoles(charges, dipoles, quadrupoles)
 
     def _own(self, moments: Multipoles) -> Multipoles:
         """What the model subtracts from the derivatives by moments: those of the self-energy."""

@@ -1,44 +1,60 @@
 """The module behind `SystemModel.response`, scripted before use."""
 
-from typing import Any, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor
 
-from openmm_les.evaluation.assembly import SystemNetwork
-from openmm_les.evaluation.response.polarization import (
-    PhysicalCharges,
-    born_charges,
-    polarization_weights,
-)
+from openmm_les.evaluation.assembly import with_induced
+from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
+from openmm_les.evaluation.response.system import RespondingSystem
 
 
-class ResponseModule(SystemNetwork):
-    """Charges and Born effective charges of one system, and the energy of its charges."""
+class ResponseModule(RespondingSystem):
+    """Latents and Born effective charges of one system, and the energy of its latents."""
 
-    def __init__(self, physical: PhysicalCharges, **system: Any) -> None:
-        super().__init__(**system)
-        self.physical: Any = physical
+    def forward(
+        self, positions: Tensor, cell: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Latents, Born effective charges, the energy of the latents [] [eV], and the status [].
 
-    def forward(self, positions: Tensor, cell: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Charges [n] [e], Born effective charges [n, 3, 3] [e], energy of the charges [] [eV].
-
-        They are valid only if the last result, the status [], is 0.
+        Latents are as in `Results`, and all is valid only if the status is 0. What charges and
+        what dipoles of atoms give to the Born effective charges are two results, [n, 3, 3] [e]; the
+        second is empty for models of charges.
         """
         atoms = positions.index_select(0, self.order)
         neighbors = self.neighbors(atoms, cell)
-        _, latent, tape = self.network.short_range(atoms, neighbors, self.species, self.counts)
-        charges = self.physical(latent)
+        energies, latent, tape = self.network.short_range(
+            atoms, neighbors, self.species, self.counts
+        )
+        terms = self.electrostatics(latent, atoms, cell)
         weights = polarization_weights(atoms, cell, self.periodic)
-        rows = [
-            self.network.pull_back(torch.zeros_like(row), row, tape, self.counts)[0]
-            for row in torch.unbind(self.physical.pull_back(weights))
+        none, zero = weights.new_zeros([weights.shape[0], 3]), torch.zeros_like(energies)
+        rows, fixed = self.weighted(
+            latent, atoms, cell, self.physical.pull_back(weights), none, none
+        )
+        moved = [
+            self.network.pull_back(zero, row, tape, self.counts)[0] for row in torch.unbind(rows)
         ]
-        born = born_charges(charges, torch.stack(rows), weights, cell, self.periodic)
-        long_range = self.electrostatics(latent, atoms, cell)
-        energy = long_range.energy
-        broken = ~(torch.isfinite(born).all() & torch.isfinite(energy))
+        charges = self.physical_charges(latent, terms)
+        born = born_charges(charges, torch.stack(moved) + fixed, weights, cell, self.periodic)
+        by_dipoles = born[:0]
+        if self.with_moments:
+            axes = self.physical.factor * torch.eye(3, dtype=zero.dtype, device=zero.device)
+            rows, fixed = self.weighted(
+                latent, atoms, cell, torch.zeros_like(weights[:3]), axes, axes
+            )
+            moved = [
+                self.network.pull_back(zero, row, tape, self.counts)[0]
+                for row in torch.unbind(rows)
+            ]
+            by_dipoles = (torch.stack(moved) + fixed).transpose(0, 1)
+            by_dipoles = by_dipoles.index_select(0, self.original)
+        energy = terms.energy
+        broken = ~(
+            torch.isfinite(born).all() & torch.isfinite(by_dipoles).all() & torch.isfinite(energy)
+        )
         crowded = self.network.outgrown(tape)
-        status = self.status(atoms, cell, neighbors, crowded, long_range.outgrown, broken)
-        charges = charges.index_select(0, self.original)
-        return charges, born.index_select(0, self.original), energy, status
+        status = self.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
+        latent = with_induced(latent, terms).index_select(-1, self.original)
+        return latent, born.index_select(0, self.original), by_dipoles, energy, status

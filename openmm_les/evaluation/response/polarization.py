@@ -29,7 +29,9 @@ class PhysicalCharges(nn.Module):
     def __init__(self, les: Mapping[str, Any], sign: int) -> None:
         super().__init__()
         unit = charge_factor(sign, float(les["prefactor"]))
-        self.factor = unit * math.sqrt(float(les["bec_epsilon_factor"]))
+        #: The root of the permittivity.
+        self.screening = math.sqrt(float(les["bec_epsilon_factor"]))
+        self.factor = unit * self.screening
         self.remove_mean = bool(les["bec_remove_mean"])
 
     def forward(self, charges: Tensor) -> Tensor:

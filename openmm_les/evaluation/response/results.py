@@ -31,6 +31,11 @@ class PhysicalMoments:
     alpha: FloatArray | None
     polarizability: FloatArray | None
 
+    def dipole(self, positions: npt.ArrayLike) -> FloatArray:
+        """The dipole of an open system, from positions (n, 3) [A], shape (3,) [e A]."""
+        dipole = self.charges @ np.asarray(positions)
+        return dipole if self.dipoles is None else dipole + self.dipoles.sum(axis=0)
+
 
 @dataclass(frozen=True)
 class Response:

@@ -4,6 +4,7 @@ Real harmonics of degree l are ordered m = -l..l with the y axis as polar axis, 
 (x, y, z), and are scaled to "component" normalisation, |Y_l|^2 = 2l + 1.
 """
 
+from collections.abc import Callable
 from functools import cache
 from math import factorial, sqrt
 from typing import List
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.arrays import FloatArray
+
+#: Wigner 3j symbols of three degrees.
+Symbols = Callable[[int, int, int], FloatArray]
 
 
 def _complex_clebsch_gordan(l1: int, l2: int, l3: int) -> FloatArray:
@@ -85,6 +89,15 @@ def wigner_3j(l1: int, l2: int, l3: int) -> FloatArray:
     real /= np.linalg.norm(real)
     real.setflags(write=False)
     return real
+
+
+def rounded_wigner_3j(l1: int, l2: int, l3: int) -> FloatArray:
+    """`wigner_3j` as e3nn's modules hold it if they were made in float32.
+
+    Those for which they have a formula, with a scalar among the three, are not rounded.
+    """
+    exact = wigner_3j(l1, l2, l3)
+    return exact.astype(np.float32).astype(np.float64) if min(l1, l2, l3) else exact
 
 
 def parity_ordered_degrees(lmax: int) -> List[int]:

@@ -8,7 +8,7 @@ from typing import List, Protocol, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.networks.blocks.angular import degree_offsets
+from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.tensor_paths import MessageTape, MixedPathGroup, NeighborSums
 
 
@@ -36,6 +36,7 @@ def message_convolution(
     lmax: int,
     node_lmax: int,
     few_kernels: bool,
+    symbols: Symbols = wigner_3j,
 ) -> Convolution:
     """The kernel for a layer.
 
@@ -45,12 +46,15 @@ def message_convolution(
         mixes: for each output degree the map of shape [paths of that degree * C, C].
         few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
             from one node degree form a group; otherwise every path is one.
+        symbols: Wigner 3j symbols.
     """
     groups = [[p] for p in range(len(paths))]
     if few_kernels:
         degrees = range(node_lmax + 1)
         groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
-    return GroupedConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, groups)
+    return GroupedConvolution(
+        radial_weights, paths, mixes, channels, lmax, node_lmax, groups, symbols
+    )
 
 
 class GroupedConvolution(nn.Module):
@@ -68,6 +72,7 @@ class GroupedConvolution(nn.Module):
         lmax: int,
         node_lmax: int,
         groups: Sequence[Sequence[int]],
+        symbols: Symbols,
     ) -> None:
         super().__init__()
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
@@ -84,6 +89,7 @@ class GroupedConvolution(nn.Module):
                 lmax,
                 first[paths[group[0]][0]] * channels,
                 [own[p] for p in group],
+                symbols,
             )
             for group in groups
         ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
+from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
 from openmm_les.networks.blocks.geometry import collect
 
@@ -36,6 +36,7 @@ class PathGroup(nn.Module):
         radial_weights: radial weights of these paths, shape [paths, P, C].
         lmax: highest degree of the harmonics.
         node_first: first column of these paths' node features among those of an atom.
+        symbols: Wigner 3j symbols.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PathGroup(nn.Module):
         radial_weights: Tensor,
         lmax: int,
         node_first: int,
+        symbols: Symbols = wigner_3j,
     ) -> None:
         super().__init__()
         degree, size, offsets = paths[0][0], (lmax + 1) ** 2, degree_offsets(lmax)
@@ -58,7 +60,7 @@ class PathGroup(nn.Module):
         for p, (node, edge, out) in enumerate(paths):
             here = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
             row = slice(first, first + 2 * out + 1)
-            couplings[here, p, :, row] = wigner_3j(node, edge, out).transpose(1, 0, 2)
+            couplings[here, p, :, row] = symbols(node, edge, out).transpose(1, 0, 2)
             first += 2 * out + 1
         weights = radial_weights.transpose(0, 1).flatten(1)
         # w3j(0, l, l) is the identity over sqrt(2l + 1): one path needs the harmonics alone.
@@ -161,8 +163,9 @@ class MixedPathGroup(PathGroup):
         lmax: int,
         node_first: int,
         mixes: Sequence[Tensor],
+        symbols: Symbols,
     ) -> None:
-        super().__init__(paths, radial_weights, lmax, node_first)
+        super().__init__(paths, radial_weights, lmax, node_first, symbols)
         offsets = degree_offsets(lmax)
         components = [c for _, _, d in paths for c in range(offsets[d], offsets[d] + 2 * d + 1)]
         self.target = components[0]

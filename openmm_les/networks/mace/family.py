@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from openmm_les.networks.conditions import Condition, Conditions
+from openmm_les.networks.moments import Moments
 from openmm_les.networks.parameters import (
     Bessel,
     Count,
@@ -51,6 +52,19 @@ class ZBL(Parameters):
     cutoff_order: Order
 
 
+class MomentScales(Parameters):
+    """Factors of the sums of readouts, or of their squares."""
+
+    dipoles: Real = 1.0
+    quadrupoles: Real = 1.0
+    kappa: Real = 1.0
+    alpha: Real = 1.0
+
+
+#: The factors of outer products in a readout: see `openmm_les.networks.mace.moments.Dyads`.
+Dyads = Literal["factors", "squares", "matrix"]
+
+
 class MACELayer(Parameters):
     """A message-passing layer of MACE."""
 
@@ -60,6 +74,8 @@ class MACELayer(Parameters):
     output_lmax: Degree
     readout: Literal["linear", "nonlinear"]
     readout_width: Width
+    quadrupole_dyads: Dyads | None = None
+    alpha_dyads: Dyads | None = None
 
 
 class MACE(Bessel):
@@ -72,6 +88,10 @@ class MACE(Bessel):
     distance_transform: Annotated[Agnesi | Soft, Field(discriminator="kind")] | None = None
     zbl: ZBL | None = None
     conditions: Conditions = Field(default=[])
+    moments: Moments | None = None
+    moment_scales: MomentScales | None = None
+    rounded_symbols: StrictBool = False
+    squared_moments: list[Literal["kappa", "alpha"]] = Field(default=[], max_length=2)
 
     @model_validator(mode="after")
     def _check_layers(self) -> MACE:
@@ -86,10 +106,28 @@ class MACE(Bessel):
             node_lmax = layer.output_lmax
         return self
 
+    @model_validator(mode="after")
+    def _check_moments(self) -> MACE:
+        if (self.moments is None) != (self.moment_scales is None):
+            raise ValueError("expected moments and moment_scales, or none of them")
+        known = self.moments or Moments.model_construct()
+        for layer in self.layers:
+            vectors = layer.output_lmax >= 1
+            if layer.quadrupole_dyads and not (known.quadrupoles and vectors):
+                raise ValueError("expected quadrupole_dyads of models with both, vectors and these")
+            if layer.alpha_dyads and not (known.alpha == "anisotropic" and vectors):
+                raise ValueError("expected alpha_dyads of models with vectors and tensors alpha")
+        if not all(getattr(known, name) for name in self.squared_moments):
+            raise ValueError(
+                f"expected squares of moments in the model, got {self.squared_moments}"
+            )
+        return self
+
 
 def _mace(hyper: MACE, tensors: Tensors) -> None:
     z, c, degrees = len(hyper.elements), hyper.channels, range(hyper.lmax + 1)
     tensors.take("embedding", z, c)
+    bases = _tables(hyper, tensors)
     for t, layer in enumerate(hyper.layers):
         name = f"layers.{t}"
         for d in range(layer.node_lmax + 1):
@@ -110,6 +148,8 @@ def _mace(hyper: MACE, tensors: Tensors) -> None:
             tensors.perhaps(f"{name}.skip.{d}", z, c, c)
         for readout in ("energy", "charge"):
             tensors.network(f"{name}.{readout}", c, 1)
+        if hyper.moments is not None:
+            _layer_moments(hyper.moments, bases, layer, tensors, name, c)
     if hyper.distance_transform is not None:
         tensors.take("transform.radii", z)
     if hyper.zbl is not None:
@@ -118,6 +158,47 @@ def _mace(hyper: MACE, tensors: Tensors) -> None:
         _condition(condition, tensors, f"conditions.{k}", c)
     if hyper.conditions:
         tensors.perhaps("condition_energy", c, 1)
+
+
+def _tables(hyper: MACE, tensors: Tensors) -> dict[str, bool]:
+    """Takes values by element and bases of tensors; which of the latter there are."""
+    z, moments = len(hyper.elements), hyper.moments
+    tensors.perhaps("fixed_charges", z)
+    if moments is None:
+        return {}
+    if moments.alpha:
+        tensors.perhaps("atomic_alpha", z)
+    return {
+        "quadrupole": moments.quadrupoles and tensors.perhaps("quadrupole_basis", 5, 3, 3),
+        "alpha": moments.alpha == "anisotropic" and tensors.perhaps("alpha_basis", 6, 3, 3),
+    }
+
+
+def _layer_moments(
+    moments: Moments,
+    bases: dict[str, bool],
+    layer: MACELayer,
+    tensors: Tensors,
+    name: str,
+    channels: int,
+) -> None:
+    """Takes the readouts of a layer, which has the degrees that they need."""
+    if moments.dipoles and layer.output_lmax >= 1:
+        tensors.perhaps(f"{name}.dipole", channels, 1)
+    if bases["quadrupole"] and layer.output_lmax >= 2:
+        tensors.perhaps(f"{name}.quadrupole", channels, 1)
+    if bases["alpha"] and layer.output_lmax >= 2 and f"{name}.alpha_tensor.0" in tensors:
+        for degree in (0, 2):
+            tensors.take(f"{name}.alpha_tensor.{degree}", channels, 1)
+    for scalar in ("kappa", "alpha"):
+        if getattr(moments, scalar) and f"{name}.{scalar}.0" in tensors:
+            tensors.network(f"{name}.{scalar}", channels, 1)
+    for kind in ("quadrupole", "alpha"):
+        factors = getattr(layer, f"{kind}_dyads")
+        if factors is not None:
+            _, width = tensors.take(f"{name}.{kind}_dyads.vectors", channels, None)
+            outputs = width * width if factors == "matrix" else width
+            tensors.network(f"{name}.{kind}_dyads.factors", channels, outputs, ".weight")
 
 
 def _condition(condition: Condition, tensors: Tensors, name: str, channels: int) -> None:

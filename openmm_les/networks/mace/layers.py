@@ -1,16 +1,17 @@
 """The layers of MACE: neighbour sums, and what becomes of them."""
 
-from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from openmm_les.networks.blocks.angular import parity_ordered_degrees
+from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
 from openmm_les.networks.blocks.product_basis import ProductBasis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.blocks.weights import State
+from openmm_les.networks.mace.moments import LayerMoments, MomentTape
 
 
 class DensityTape(NamedTuple):
@@ -64,23 +65,30 @@ class SpeciesMixing(nn.Module):
 
 
 class UpdateTape(NamedTuple):
-    """Of `ProductBasis`, `Readout`, and `DensityNormalization` if there is one."""
+    """Of `ProductBasis`, `Readout`, and if there are any `DensityNormalization`, `LayerMoments`."""
 
     jacobians: List[List[Tensor]]
     readout: Tensor
     densities: List[DensityTape]
+    moments: List[MomentTape]
 
 
 class NodeUpdate(nn.Module):
     """From neighbour sums to the next node features: product basis, linear map, skip, readout.
 
     Blocks that are normalised by a density, or not residual, change the sums first. `spec` is the
-    layer's entry of the hyper-parameters, `state` its weights without the ``layers.T.`` prefix, and
-    `lmax` the highest degree of the sums.
+    layer's entry of the hyper-parameters, `state` its weights without the ``layers.T.`` prefix,
+    `lmax` the highest degree of the sums, and `moments` reads more than energy and charge.
     """
 
     def __init__(
-        self, spec: Mapping[str, Any], state: State, lmax: int, fold: bool, few_kernels: bool
+        self,
+        spec: Mapping[str, Any],
+        state: State,
+        lmax: int,
+        fold: bool,
+        few_kernels: bool,
+        moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
         output_lmax = int(spec["output_lmax"])
@@ -104,11 +112,12 @@ class NodeUpdate(nn.Module):
         self.readout = Readout(
             [state[f"energy.{name}"] for name in names], [state[f"charge.{name}"] for name in names]
         )
+        self.moments: Any = nn.ModuleList([] if moments is None else [moments])
 
     def forward(
         self, sums: Tensor, density: Tensor, skips: List[Tensor], counts: List[int]
     ) -> Tuple[List[Tensor], Tensor, UpdateTape]:
-        """Node features of each degree [2l+1, N, C] and readouts [N, 2], float64.
+        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more], float64.
 
         Takes A [S, C, N], what each slot adds to the density [N, K, 1] ([N, K, 0] without one), and
         self-connections of the first degrees [2l+1, N, C].
@@ -131,24 +140,34 @@ class NodeUpdate(nn.Module):
             nodes[degree] = node
             first += size
         readout, slopes = self.readout(nodes[0][0])
-        return nodes, readout, UpdateTape(jacobians, slopes, densities)
+        moment_tapes: List[MomentTape] = []
+        for moments in self.moments:
+            values, moment_tape = moments(nodes)
+            readout = torch.cat([readout, values], 1)
+            moment_tapes.append(moment_tape)
+        return nodes, readout, UpdateTape(jacobians, slopes, densities, moment_tapes)
 
     @torch.jit.export
     def backward(
         self, grad_nodes: List[Tensor], grad_readout: Tensor, tape: UpdateTape, counts: List[int]
     ) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
-        """From dE/dnodes (empty: none) and dE/dreadout [N, 2] to what comes before.
+        """From dE/dnodes (empty: none) and dE/dreadout [N, 2 or more] to what comes before.
 
         These are dE/dsums, the total dE/dnodes, and dE/d(density) in a list, empty without one.
         """
-        scalars = self.readout.backward(grad_readout, tape.readout).unsqueeze(0)
+        own = grad_readout
+        for _ in self.moments:
+            own = grad_readout[:, :2]
+        scalars = self.readout.backward(own, tape.readout).unsqueeze(0)
         if len(grad_nodes) == 0:
-            # Nothing reads the covariant features of the last layer.
+            # No layer reads the covariant features of the last one.
             total = [scalars]
             for degree in range(1, len(self.degrees)):
                 total.append(torch.zeros_like(scalars).repeat(2 * degree + 1, 1, 1))
         else:
             total = [grad_nodes[0] + scalars] + grad_nodes[1:]
+        for t, moments in enumerate(self.moments):
+            total = moments.backward(grad_readout[:, 2:], total, tape.moments[t])
         grad_products: List[Tensor] = []
         for degree in self.degrees:
             grad_node = total[degree].transpose(1, 2).to(self.output.dtype)
@@ -182,6 +201,8 @@ class Interaction(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        moments: Optional[LayerMoments],
+        symbols: Symbols,
     ) -> None:
         super().__init__()
         node_lmax = int(spec["node_lmax"])
@@ -196,12 +217,13 @@ class Interaction(nn.Module):
             lmax,
             node_lmax,
             few_kernels,
+            symbols,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, moments)
 
     def forward(
         self,
@@ -212,7 +234,7 @@ class Interaction(nn.Module):
         neighbors: Tensor,
         counts: List[int],
     ) -> Tuple[List[Tensor], Tensor, InteractionTape]:
-        """Next node features and readouts [N, 2], from features of each degree [2l+1, N, C].
+        """Next node features and readouts, from features of each degree [2l+1, N, C].
 
         Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K];
         for the others see `NodeUpdate`.

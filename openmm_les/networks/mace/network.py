@@ -1,4 +1,4 @@
-"""MACE with latent charges: atomic energies and charges, and their pull-back to positions.
+"""MACE with latent charges or moments: atomic energies, latents, their pull-back to positions.
 
 Batatia et al., NeurIPS 35, 11423 (2022) in the algebra of a static neighbour matrix: every shape is
 known beforehand, the backward pass is written by hand, and there is no scatter.
@@ -10,33 +10,43 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.angular import wigner_3j
+from openmm_les.networks.blocks.angular import rounded_wigner_3j, wigner_3j
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
+from openmm_les.networks.blocks.tensors import FinalLatents
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
 from openmm_les.networks.mace.conditions import with_conditions
 from openmm_les.networks.mace.layers import Interaction, InteractionTape, NodeUpdate, UpdateTape
+from openmm_les.networks.mace.moments import LayerMoments, final_latents, layer_moments
+from openmm_les.networks.moments import latent_rows
 from openmm_les.networks.protocol import NetworkModule
 
 #: Parts of the names of tensors whose first axis runs over the elements.
-_PER_SPECIES = ("embedding", "reference_energies", "skip.", "selector.", "weights", "radii")
+_PER_SPECIES = ("embedding", "reference_energies", "skip.", "selector.", "weights", "radii") + (
+    "fixed_charges",
+    "atomic_alpha",
+)
 
 
 class MACETape(NamedTuple):
-    """What `MACENetwork.pull_back` needs: of the pairs, the first layer, and the others."""
+    """What `MACENetwork.pull_back` needs: of the pairs, the first layer, the others, and moments.
+
+    The latter are latents before they are final [rows, N], in a list, which may be empty.
+    """
 
     pairs: PairTape
     reverse: Tensor
     first: SpeciesTape
     first_update: UpdateTape
     layers: List[InteractionTape]
+    raw: List[Tensor]
 
 
 class MACENetwork(NetworkModule):
-    """MACE energies and latent charges for inference."""
+    """MACE energies, and latent charges or moments, for inference."""
 
     def __init__(
         self,
@@ -60,6 +70,10 @@ class MACENetwork(NetworkModule):
         if conditions is not None:
             state, shifts = with_conditions(hyper, state, conditions)
         self.energy_shifts = nn.Buffer(shifts + float(hyper["energy_shift"]))
+        self.rows = latent_rows(hyper)
+        self.has_fixed_charges = "fixed_charges" in state
+        self.fixed_charges = nn.Buffer(state.get("fixed_charges", torch.zeros_like(shifts)))
+        self.final: Any = nn.ModuleList(final_latents(hyper, state))
         layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
@@ -84,15 +98,19 @@ class MACENetwork(NetworkModule):
         if "skip.0" in layers[0]:
             skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
         self.first_skip = nn.Buffer(skip)
-        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels)
+        moments = layer_moments(hyper, state, layers)
+        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
+        symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
+        options = channels, lmax, fold, few_kernels
         self.interactions = nn.ModuleList(
-            Interaction(spec, layer, output, channels, lmax, fold, few_kernels)
-            for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
+            Interaction(specs[t], layers[t], outputs[t], *options, moments[t], symbols)
+            for t in range(1, len(specs))
         )
         self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
         # Node features, self-connections and readouts stay float64, and so does the repulsion.
-        single_nodes = Readout | SpeciesLinear | ZBLRepulsion
-        cast(self, dtype, [self, *(m for m in self.modules() if isinstance(m, single_nodes))])
+        single_nodes = Readout | SpeciesLinear | ZBLRepulsion | LayerMoments | FinalLatents
+        kept = [m for m in self.modules() if isinstance(m, single_nodes)]
+        cast(self, dtype, [self, *(part for m in kept for part in m.modules())])
 
     @torch.jit.export
     def short_range(
@@ -114,15 +132,26 @@ class MACENetwork(NetworkModule):
         energies = readout[:, 0] + self.energy_shifts.index_select(0, species)
         if self.has_repulsion:
             energies = energies + columns[len(columns) - 1].to(torch.float64).sum([1, 2])
-        tape = MACETape(pairs, neighbors.reverse, first, first_update, layers)
-        return energies, readout[:, 1], tape
+        latents = readout[:, 1]
+        if self.has_fixed_charges:
+            latents = latents + self.fixed_charges.index_select(0, species)
+        raw: List[Tensor] = []
+        for final in self.final:
+            raw.append(torch.cat([latents.unsqueeze(0), readout[:, 2:].t()]))
+            latents = final(raw[0], species)
+        tape = MACETape(pairs, neighbors.reverse, first, first_update, layers, raw)
+        return energies, latents, tape
 
     @torch.jit.export
     def pull_back(
         self, grad_energies: Tensor, grad_charges: Tensor, tape: MACETape, counts: List[int]
     ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
-        grad_readout = torch.stack([grad_energies, grad_charges.to(torch.float64)], 1)
+        grad_latents = grad_charges.to(torch.float64)
+        for final in self.final:
+            grad_latents = final.backward(grad_latents, tape.raw[0])
+        grad_rows = list(grad_latents.reshape(self.rows, -1).unbind(0))
+        grad_readout = torch.stack([grad_energies] + grad_rows, 1)
         grad_nodes: List[Tensor] = []
         grad_features: List[Tensor] = []
         grad_harmonics: List[Tensor] = []

@@ -1,4 +1,4 @@
-"""Allegro with latent charges: atomic energies and charges, and their pull-back to positions.
+"""Allegro with latent charges: atomic energies and latents, and their pull-back to positions.
 
 Musaelian et al., Nat. Commun. 14, 579 (2023) in the algebra of a static neighbour matrix. Every
 pair of an atom and a neighbour has scalars and tensors; in each layer its tensors are multiplied
@@ -17,6 +17,8 @@ from openmm_les.networks.blocks.dense import Dense, DenseNetwork, EnergyAndCharg
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape, species_pairs
 from openmm_les.networks.blocks.radial import bessel_basis
 from openmm_les.networks.blocks.weights import State, cast, strip_prefix
+from openmm_les.networks.moments import latent_rows
+from openmm_les.networks.nequip.moments import EdgeCharges, EdgeMoments, EdgeTape
 from openmm_les.networks.protocol import NetworkModule
 
 
@@ -41,6 +43,7 @@ class AllegroTape(NamedTuple):
     tensor_weights: Tensor  #: weights of the first tensors.
     layers: List[LayerTape]
     heads: HeadsTape
+    latents: EdgeTape
 
 
 class WeightedHarmonics(nn.Module):
@@ -203,6 +206,8 @@ class AllegroNetwork(NetworkModule):
         self.pair_types = nn.Buffer(pair_types.flatten(0, 1))
         cast(self, dtype)
         self.energy_scales = nn.Buffer(state["energy_scales"].index_select(0, index))
+        self.rows = latent_rows(hyper)
+        self.latents: Any = EdgeMoments(hyper, state) if hyper.get("moments") else EdgeCharges()
 
     @torch.jit.export
     def short_range(
@@ -224,10 +229,10 @@ class AllegroNetwork(NetworkModule):
             layers.append(tape)
         energies, charges, heads = self.heads(features)
         scales = self.energy_scales.index_select(0, species)
-        energy = energies.to(torch.float64).sum(1) * scales
+        latents, sums = self.latents(charges, harmonics, species)
         return (
-            energy,
-            charges.to(torch.float64).sum(1),
+            energies.to(torch.float64).sum(1) * scales,
+            latents,
             AllegroTape(
                 geometry,
                 neighbors.reverse,
@@ -238,6 +243,7 @@ class AllegroNetwork(NetworkModule):
                 tensor_weights,
                 layers,
                 heads,
+                sums,
             ),
         )
 
@@ -249,12 +255,11 @@ class AllegroNetwork(NetworkModule):
         harmonics = tape.harmonics
         n, k, dtype = harmonics.shape[0], harmonics.shape[1], harmonics.dtype
         by_energy = (grad_energies * tape.scales).to(dtype).view(n, 1).expand(n, k)
-        by_charge = grad_charges.to(dtype).view(n, 1).expand(n, k)
+        by_charge, grad_harmonics = self.latents.backward(grad_charges, harmonics, tape.latents)
         features = self.heads.backward(by_energy, by_charge, tape.heads)
         # Nothing reads the tensors of the last layer, and it makes no weights.
         tensors = harmonics.new_zeros([n, self.harmonics.channels, k, 1])
         weights = harmonics.new_zeros([n, k, 0])
-        grad_harmonics = torch.zeros_like(harmonics)
         layers = tape.layers[::-1]
         for t, layer in enumerate(self.reversed):
             tensors, features, weights, grad_y = layer.backward(

@@ -6,14 +6,17 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
+from openmm_les.networks.moments import Moments, latent_rows
 from openmm_les.networks.parameters import (
     Bessel,
     Count,
     Degree,
+    Few,
     Layers,
     Parameters,
+    Positive,
     Tensors,
     Triple,
     Width,
@@ -21,6 +24,43 @@ from openmm_les.networks.parameters import (
     check_paths,
 )
 from openmm_les.networks.registry import Family
+
+
+class Readouts(Parameters):
+    """How many of each kind there are for the latents of a model with moments, in this order."""
+
+    scalars: Annotated[int, Field(strict=True, ge=1, le=32)]
+    vectors: Few  #: vectors
+    squares: Few  #: products of a vector with itself
+    tensors: Few  #: components of degree 2
+    positive: StrictBool  #: whether kappa and alpha are functions that make them so
+    kappa_scale: Positive = 1.0
+    alpha_scale: Positive = 1.0
+
+    def components(self) -> int:
+        """Numbers that all of them are."""
+        return self.scalars + 3 * self.vectors + 9 * self.squares + 5 * self.tensors
+
+
+class NodeReadouts(Readouts):
+    """Those of NequIP, with the slots of which vectors and tensors are read; 0 for none."""
+
+    vector_slot: Width
+    tensor_slot: Width
+
+
+class LatentBessel(Bessel):
+    """Hyper-parameters of both families: charges alone, or moments and how they are read."""
+
+    lmax: Degree
+    moments: Moments | None = None
+    readouts: Readouts | None = None
+
+    @model_validator(mode="after")
+    def _check_readouts(self) -> LatentBessel:
+        if (self.moments is None) is not (self.readouts is None):
+            raise ValueError("expected moments and readouts, or neither")
+        return self
 
 
 class NequIPLayer(Parameters):
@@ -53,10 +93,10 @@ class NequIPLayer(Parameters):
         return self.outputs[slot][1] + (gates if self.outputs[slot][2] == "silu" else 0)
 
 
-class NequIP(Bessel):
+class NequIP(LatentBessel):
     """Family ``nequip``."""
 
-    lmax: Degree
+    readouts: NodeReadouts | None = None
     layers: Annotated[list[NequIPLayer], Field(min_length=1, max_length=32)]
 
     @model_validator(mode="after")
@@ -70,14 +110,52 @@ class NequIP(Bessel):
             raise ValueError("expected scalars to enter the first layer")
         return self
 
+    @model_validator(mode="after")
+    def _check_slots(self) -> NequIP:
+        nodes = self.layers[-1].nodes
+        for degree, (_, slot, number) in enumerate(self.slots(), 1):
+            if slot >= len(nodes) or (number and nodes[slot][0] != degree):
+                raise ValueError(f"expected a slot of degree {degree} to be read, got {slot}")
+        return self
 
-class Allegro(Bessel):
+    def slots(self) -> list[tuple[str, int, int]]:
+        """Name, slot of the features, and number, of what is read from vectors and tensors."""
+        found = self.readouts
+        if found is None:
+            return []
+        vectors = found.vectors + found.squares
+        return [
+            ("vectors", found.vector_slot, vectors),
+            ("tensors", found.tensor_slot, found.tensors),
+        ]
+
+
+class Allegro(LatentBessel):
     """Family ``allegro``."""
 
-    lmax: Degree
     channels: Count
     scalars: Count
     num_layers: Layers
+
+    @model_validator(mode="after")
+    def _check_harmonics(self) -> Allegro:
+        if self.readouts is not None and self.lmax < (2 if self.readouts.tensors else 1):
+            raise ValueError(f"expected harmonics of the degrees that are read, got {self.lmax}")
+        return self
+
+
+def _latents(hyper: NequIP | Allegro, tensors: Tensors) -> int:
+    """Takes the matrix from readouts to latents; what their network gives."""
+    found = hyper.readouts
+    if found is None:
+        return 1
+    tensors.take("moments.rows", latent_rows({"moments": hyper.moments}), found.components())
+    if isinstance(hyper, Allegro):
+        return found.scalars + found.vectors + found.squares + found.tensors
+    for name, slot, number in hyper.slots():
+        if number:
+            tensors.take(f"moments.{name}", hyper.layers[-1].nodes[slot][1], number)
+    return found.scalars
 
 
 def _nequip(hyper: NequIP, tensors: Tensors) -> None:
@@ -97,8 +175,8 @@ def _nequip(hyper: NequIP, tensors: Tensors) -> None:
         widest = max(layer.columns(slot) for slot in range(len(layer.outputs)))
         check_large(f"weights: {name}", width, hyper.lmax + 1, widest, z if t == 0 else 1)
     scalars = hyper.layers[-1].outputs[0][1]
-    for readout in ("energy", "charge"):
-        tensors.network(readout, scalars, 1, ".weight")
+    tensors.network("energy", scalars, 1, ".weight")
+    tensors.network("charge", scalars, _latents(hyper, tensors), ".weight")
 
 
 def _allegro(hyper: Allegro, tensors: Tensors) -> None:
@@ -117,8 +195,8 @@ def _allegro(hyper: Allegro, tensors: Tensors) -> None:
         width = tensors.take(f"layers.{t}.couplings", *shape)[3]
         outputs = f + (0 if last else weights)
         tensors.network(f"layers.{t}.latent", (t + 1) * f + c, outputs, ".weight")
-    for readout in ("energy", "charge"):
-        tensors.network(readout, (hyper.num_layers + 1) * f, 1, ".weight")
+    tensors.network("energy", (hyper.num_layers + 1) * f, 1, ".weight")
+    tensors.network("charge", (hyper.num_layers + 1) * f, _latents(hyper, tensors), ".weight")
 
 
 _NEQUIP = Family(

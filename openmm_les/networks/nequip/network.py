@@ -1,4 +1,4 @@
-"""NequIP with latent charges: atomic energies and charges, and their pull-back to positions.
+"""NequIP with latent charges: atomic energies and latents, and their pull-back to positions.
 
 Batzner et al., Nat. Commun. 13, 2453 (2022) in the algebra of a static neighbour matrix. Features
 come in slots, each of one degree and parity with channels of its own. A layer sums products of the
@@ -20,6 +20,8 @@ from openmm_les.networks.blocks.readout import SpeciesLinear
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
+from openmm_les.networks.moments import latent_rows
+from openmm_les.networks.nequip.moments import NodeCharges, NodeMoments, NodeTape
 from openmm_les.networks.protocol import NetworkModule
 
 Spec = Mapping[str, Any]
@@ -64,6 +66,7 @@ class NequIPTape(NamedTuple):
     first: FirstTape
     layers: List[InteractionTape]
     heads: HeadsTape
+    latents: NodeTape
 
 
 def column_counts(outputs: Sequence[Sequence[Any]]) -> List[int]:
@@ -320,8 +323,10 @@ class NequIPNetwork(NetworkModule):
         self.reversed: Any = nn.ModuleList(interactions[::-1])
         self.heads = EnergyAndCharge(state)
         self.energy_scales = nn.Buffer(state["energy_scales"])
+        self.rows = latent_rows(hyper)
+        self.latents: Any = NodeMoments(hyper, state) if hyper.get("moments") else NodeCharges()
         maps = [m for m in self.modules() if isinstance(m, SpeciesLinear)]
-        cast(self, dtype, [self, *self.heads.modules(), *maps])
+        cast(self, dtype, [self, *self.heads.modules(), *self.latents.modules(), *maps])
 
     @torch.jit.export
     def short_range(
@@ -332,19 +337,23 @@ class NequIPNetwork(NetworkModule):
         by_layer = features.split(self.widths, 2)
         nodes, first = self.first(harmonics, by_layer[0], neighbors.indices, species)
         layers: List[InteractionTape] = []
+        entering = nodes
         for t, interaction in enumerate(self.interactions):
+            entering = nodes
             nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors.indices, counts)
             layers.append(layer)
         energies, charges, heads = self.heads(nodes[0][0])
+        latents, readouts = self.latents(charges, entering, species)
         scales = self.energy_scales.index_select(0, species)
-        tape = NequIPTape(pairs, neighbors.reverse, scales, first, layers, heads)
-        return energies * scales, charges, tape
+        tape = NequIPTape(pairs, neighbors.reverse, scales, first, layers, heads, readouts)
+        return energies * scales, latents, tape
 
     @torch.jit.export
     def pull_back(
         self, grad_energies: Tensor, grad_charges: Tensor, tape: NequIPTape, counts: List[int]
     ) -> Tuple[Tensor, Tensor]:
         """See `Network.pull_back`."""
+        grad_charges, entering = self.latents.backward(grad_charges, tape.latents)
         grad = self.heads.backward(grad_energies * tape.scales, grad_charges, tape.heads)
         grad_nodes: List[Tensor] = [grad.unsqueeze(0)]
         grad_features: List[Tensor] = []
@@ -356,6 +365,9 @@ class NequIPNetwork(NetworkModule):
             )
             grad_harmonics.append(grad_y)
             grad_features.append(grad_phi)
+            if t == 0:
+                for i, slot in enumerate(self.latents.slots):
+                    grad_nodes[slot] = grad_nodes[slot] + entering[i]
         grad_y, grad_phi = self.first.backward(grad_nodes, tape.first)
         grad_features.append(grad_phi)
         grad_features.reverse()

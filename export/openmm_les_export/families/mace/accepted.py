@@ -18,24 +18,29 @@ from openmm_les_export.checkpoints.accepted import (
     off,
     within,
 )
-from openmm_les_export.families.les_parameters import LES_BLOCKS, MULTIPOLES, READOUTS
+from openmm_les_export.families.les_parameters import LES_BLOCKS
 from openmm_les_export.families.mace.conditions import CONDITION_BLOCKS
+from openmm_les_export.families.mace.moments import LISTS
 
+#: Of latent moments.
+_SWITCHES = (
+    *("use_dipoles", "use_quads", "use_induced_charges", "use_induced_dipoles"),
+    *("use_anisotropic_polarizability", "make_alpha_positive", "make_kappa_positive"),
+)
 _MODEL = Block(
     options={
         "pair_repulsion": (True, None, False),
         "apply_cutoff": (True,),
         **off("lammps_mliap use_agnostic_product use_so3 edge_irreps use_edge_irreps_first"),
-        **dict.fromkeys(MULTIPOLES, OFF),
+        **dict.fromkeys(_SWITCHES, (True, *OFF)),
         # The reader chooses a head; the couplings themselves are in the file;
         # use_last_readout_only shows in the number of readouts.
         **any_value("heads use_reduced_cg use_last_readout_only readout_input_dims"),
         **any_value("compute_bec bec_output_index"),  # what the original prints
-        # The first is read; the others are idle without what `MULTIPOLES` lists.
+        # The scales are read; the others show in the lists of readouts.
         **any_value(
             "les_output_scale les_kappa_scale les_alpha_scale alpha_irreps "
-            "use_anisotropic_polarizability alpha_1o_nonlinear_readout alpha_1o_linear_w_pos "
-            "make_alpha_positive make_kappa_positive"
+            "alpha_1o_nonlinear_readout alpha_1o_linear_w_pos"
         ),
         **any_value("embedding_specs"),  # the reader takes those of the module
     },
@@ -46,12 +51,11 @@ _MODEL = Block(
         "readouts:ModuleList les_readouts:ModuleList scale_shift:ScaleShiftBlock les:Les "
         "joint_embedding:GenericJointEmbedding embedding_readout:LinearReadoutBlock"
     )
-    | {name: ["ModuleList"] for name in READOUTS},
+    | {name: ["ModuleList"] for name in LISTS},
     tensors=(
         "atomic_numbers",
         "r_max",
         "num_interactions",
-        # Idle like those options.
         "change_of_basis",
         "change_of_basis_quads",
     ),
@@ -63,7 +67,11 @@ _ELECTROSTATICS: dict[str, Block] = {
     **LES_BLOCKS,
     "les.les.Les": replace(
         _LES,
-        options={**_LES.options, **off("use_atomwise")},
+        options={
+            **_LES.options,
+            **off("use_atomwise"),
+            **dict.fromkeys(("use_fixed_atomic_charges", "use_atomic_alpha"), (True, *OFF)),
+        },
         modules={**_LES.modules, "atomwise": ("Atomwise", "_DummyAtomwise")},
     ),
     "les.les._DummyAtomwise": Block(),
@@ -100,6 +108,21 @@ _READOUTS = {
         modules("linear_1:Linear non_linearity:Activation linear_2:Linear"),
     ),
 }
+_DYADS = any_value("irreps_in scalar_slices vector_1o_slices n_scalar n_1o cdim")
+_DYAD_READOUTS = {
+    "LinearLesReadoutBlock": Block(
+        {
+            **_DYADS,
+            **off("ir_mul vector_1e_slices scalar_to_weight_1e"),
+            "make_w_pos": (True, *OFF),
+            "n_1e": (0,),
+        },
+        modules("linear:Linear scalar_to_weight_1o:Linear scalar_to_weight:Linear"),
+    ),
+    "NonLinearLesReadoutBlock": Block(
+        {**_DYADS, **off("ir_mul")}, modules("linear:Linear mlp:Sequential")
+    ),
+}
 _CONTRACTION = Block(
     options={**any_value("num_features coupling_irreps"), "correlation": (1, 2, 3, 4)},
     modules=modules(
@@ -117,6 +140,7 @@ _CONTRACTION = Block(
 _BLOCKS: dict[str, Block] = {
     **_INTERACTIONS,
     **_READOUTS,
+    **_DYAD_READOUTS,
     "LinearNodeEmbeddingBlock": Block(modules=modules("linear:Linear")),
     "RadialEmbeddingBlock": Block(
         options={**any_value("out_dim"), "apply_cutoff": (True,)},
@@ -177,8 +201,6 @@ _E3NN: dict[str, Block] = {
     "o3._tensor_product._tensor_product.TensorProduct": _TENSOR_PRODUCT,
 }
 
-_QUADRUPOLES = "latent quadrupoles or polarisabilities"
-
 ACCEPTED = Accepted(
     file="'.model' file as written by mace-torch's training script",
     frameworks=("mace.", "e3nn.", "les.", "torch.nn.", "torch.fx.", "numpy."),
@@ -196,7 +218,10 @@ ACCEPTED = Accepted(
         "products": listing("EquivariantProductBasisBlock"),
         "readouts": listing(*_READOUTS),
         "les_readouts": listing(*_READOUTS),
-        **dict.fromkeys(READOUTS, Block()),
+        **dict.fromkeys(LISTS, listing(*_READOUTS)),
+        **dict.fromkeys(
+            ("les_quad_1o_readouts", "les_alpha_1o_readouts"), listing(*_DYAD_READOUTS)
+        ),
         "contractions": listing("Contraction"),
         "acts": listing("normalize2mom"),
         "contractions_weighting": listing("reduce_graph_module"),
@@ -221,8 +246,6 @@ ACCEPTED = Accepted(
     unsupported=within(
         "mace.modules",
         {
-            "blocks.LinearLesReadoutBlock": _QUADRUPOLES,
-            "blocks.NonLinearLesReadoutBlock": _QUADRUPOLES,
             "blocks.RealAgnosticAttResidualInteractionBlock": "attention in messages",
             "blocks.RealAgnosticResidualNonLinearInteractionBlock": "nonlinear messages",
             "radial.ChebychevBasis": "the Chebyshev radial basis",

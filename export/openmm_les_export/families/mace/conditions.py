@@ -65,7 +65,7 @@ def read_conditions(model: Record, head: Head, state: State, channels: int) -> d
     specs, embedders = joint.value("specs"), joint.module("embedders")
     if not isinstance(specs, Mapping) or list(specs) != list(embedders.modules()):
         raise invalid(joint.path_of("specs"), "one for each embedding", describe(specs))
-    project = _linear(joint.module("project.0"))[0]
+    project = linear_map(joint.module("project.0"))[0]
     widths = [_width(embedder) for embedder in embedders.modules().values()]
     if tuple(project.shape) != (sum(widths), channels):
         expected = f"a map from {sum(widths)} numbers to {channels} channels"
@@ -105,7 +105,7 @@ def _condition(
             default = None
     else:
         for layer, place in enumerate(("0", "2")):
-            weight, bias = _linear(embedder.module(place))
+            weight, bias = linear_map(embedder.module(place))
             if layer == 1:
                 weight, bias = weight @ rows, bias @ rows
             state[f"{prefix}.{layer}.weight"], state[f"{prefix}.{layer}.bias"] = weight, bias
@@ -120,7 +120,7 @@ def _width(embedder: Record) -> int:
     return int(last.tensor("weight").shape[1 if embedder.kind == "Embedding" else 0])
 
 
-def _linear(record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_map(record: Record) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight [in, out] and bias [out], zero where it has none."""
     weight = record.tensor("weight").to(torch.float64).T.contiguous()
     bias = record.tensors().get("bias", torch.zeros(weight.shape[1]))

@@ -23,10 +23,16 @@ from openmm_les_export.families.canonical_form import (
     integer_order,
     store_network,
 )
-from openmm_les_export.families.les_parameters import les_parameters, refuse_multipoles
+from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.conditions import read_conditions
-from openmm_les_export.families.mace.heads import Head, choose_head
+from openmm_les_export.families.mace.heads import choose_head
+from openmm_les_export.families.mace.moments import (
+    atomic_tables,
+    highest_degree,
+    moment_readouts,
+    read_moments,
+)
 from openmm_les_export.families.mace.monomials import (
     CUBIC,
     MAX_ORDER,
@@ -34,6 +40,7 @@ from openmm_les_export.families.mace.monomials import (
     reduce_rank,
 )
 from openmm_les_export.families.mace.radial import radial_basis, zbl_repulsion
+from openmm_les_export.families.mace.readouts import output_scale, read_readouts
 from openmm_les_export.options import ModelOptions
 
 _VINTAGES = {
@@ -45,8 +52,8 @@ _VINTAGES = {
 def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     """The canonical form of a MACE-LES model of any vintage, see `canonical_model`."""
     model = opened.root
-    refuse_multipoles(model)
     ACCEPTED.check(model)
+    moments = moment_readouts(model)
     chosen = choose_head(model, options.head)
     elements = check_elements("atomic_numbers", model.tensor("atomic_numbers").tolist())
     state: State = {}
@@ -60,8 +67,15 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
     scale_shift = model.module("scale_shift")
     scale, shift = (chosen.number(scale_shift, name) for name in ("scale", "shift"))
     hyper |= read_conditions(model, chosen, state, channels)
-    layers = _layers(model, state, len(elements), channels, lmax)
-    _readouts(model, state, layers, chosen, (scale, output_scale(model)))
+    degree = highest_degree(moments)
+    layers = _layers(model, state, len(elements), (channels, lmax), degree)
+    read_readouts(model, state, layers, chosen, (scale, output_scale(model)))
+    hyper |= read_moments(model, moments, state, layers, chosen)
+    dtype = model.module("node_embedding.linear").tensor("weight").dtype
+    if "moments" in hyper and dtype == torch.float32:
+        # Charges hardly depend on it: their models stay as they have been.
+        hyper["rounded_symbols"] = True
+    state |= atomic_tables(model.module("les"), elements, any("alpha" in name for name in moments))
     hyper |= zbl_repulsion(model, elements, state, scale)
     hyper |= {"lmax": lmax, "channels": channels, "energy_shift": shift, "layers": layers}
     canonical = canonical_form(
@@ -70,7 +84,7 @@ def read(opened: ModelFile, options: ModelOptions) -> CanonicalModel:
         state=state,
         les=les_parameters(model.module("les")),
         vintage=_VINTAGES[model.qualified_name],
-        dtype=model.module("node_embedding.linear").tensor("weight").dtype,
+        dtype=dtype,
     )
     if chosen.count > 1:
         canonical.source["head"] = chosen.name
@@ -88,9 +102,13 @@ def _edge_lmax(model: Record) -> int:
 
 
 def _layers(
-    model: Record, state: State, elements: int, channels: int, lmax: int
+    model: Record, state: State, elements: int, sizes: tuple[int, int], highest: int
 ) -> list[dict[str, Any]]:
-    """Hyper-parameters of the layers; their weights go into the state."""
+    """Hyper-parameters of the layers; their weights go into the state.
+
+    The sizes are the channels and the degree of edges; `highest` is that of readouts.
+    """
+    channels, lmax = sizes
     interactions, products = model.items("interactions"), model.items("products")
     if len(products) != len(interactions) or int(model.scalar("num_interactions")) != len(products):
         raise ModelFileError(
@@ -110,8 +128,8 @@ def _layers(
         if width != channels:
             raise unsupported(product.path, f"{channels} channels as in the embedding", width)
         if t == len(products) - 1:
-            # Readouts take scalars: covariant outputs of the last layer are never seen.
-            output_lmax = 0
+            # What its readouts do not take is never seen.
+            output_lmax = min(output_lmax, highest)
         layer |= _product(product, state, prefix, output_lmax, lmax)
         maps = e3nn_weights.species_linear_by_degree(interaction.module("skip_tp"), elements)
         if "Residual" not in interaction.kind:
@@ -242,62 +260,3 @@ def _contraction(
         bases.append(coupling_monomials(coupling, nu, highest))
         weights.append(weight)
     return reduce_rank(bases, weights)
-
-
-def _readout_pairs(model: Record, layers: int) -> list[tuple[Record | None, Record | None]]:
-    """Energy and charge readout of each layer, None where a layer has none."""
-    energy, charge = model.items("readouts"), model.items("les_readouts")
-    if len(energy) != len(charge):
-        raise unsupported("les_readouts", f"as many as readouts, {len(energy)}", len(charge))
-    if len(energy) == 1 and model.value("use_last_readout_only", False):
-        return [(None, None)] * (layers - 1) + [(energy[0], charge[0])]
-    if len(energy) != layers:
-        raise unsupported("readouts", f"one for each of {layers} layers", len(energy))
-    return list(zip(energy, charge, strict=True))
-
-
-def output_scale(model: Record) -> float:
-    """Factor of the charges; files from before it have none, which is 1."""
-    absent = model.value("les_output_scale", None) is None
-    return 1.0 if absent else model.number("les_output_scale")
-
-
-def _readouts(
-    model: Record,
-    state: State,
-    layers: list[dict[str, Any]],
-    head: Head,
-    scales: tuple[float, float],
-) -> None:
-    """Readouts of one head: their kind goes into the layers, their weights into the state.
-
-    The scales are those of energies and charges.
-    """
-    for t, (energy, charge) in enumerate(_readout_pairs(model, len(layers))):
-        prefix, width = f"layers.{t}.", len(state[f"layers.{t}.output.0"])
-        if energy is None or charge is None:
-            stacks = [[torch.zeros(width, 1, dtype=torch.float64)] for _ in range(2)]
-        else:
-            stacks = [head.readout(_readout(record), record) for record in (energy, charge)]
-            if [m.shape for m in stacks[0]] != [m.shape for m in stacks[1]]:
-                raise unsupported(charge.path, f"the layout of {energy.path}", "another")
-        for name, stack, scale in zip(("energy", "charge"), stacks, scales, strict=True):
-            store_network(state, f"{prefix}{name}", [*stack[:-1], stack[-1] * scale])
-        linear = len(stacks[0]) == 1
-        layers[t]["readout"] = "linear" if linear else "nonlinear"
-        layers[t]["readout_width"] = 0 if linear else int(stacks[0][0].shape[1])
-
-
-def _readout(record: Record) -> list[torch.Tensor]:
-    """Matrices of a readout on scalars: one, or two with silu between them."""
-    if record.kind == "LinearReadoutBlock":
-        return [e3nn_weights.linear_by_degree(record.module("linear"))[0]]
-    hidden = record.irreps("hidden_irreps")
-    if len(hidden) != 1 or hidden[0][1:] != (0, 1):
-        raise unsupported(record.path, "hidden scalars", " + ".join(map(str, hidden)))
-    (activation,) = record.items("non_linearity.acts")
-    constant = e3nn_weights.activation_constant(activation)
-    first, second = (
-        e3nn_weights.linear_by_degree(record.module(name))[0] for name in ("linear_1", "linear_2")
-    )
-    return [first, second * constant]

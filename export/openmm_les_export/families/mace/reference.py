@@ -25,7 +25,7 @@ from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.les_parameters import les_parameters
 from openmm_les_export.families.mace.accepted import ACCEPTED
 from openmm_les_export.families.mace.heads import Head, choose_head
-from openmm_les_export.families.mace.reader import output_scale
+from openmm_les_export.families.mace.readouts import output_scale
 from openmm_les_export.verification.reference import (
     ORIGINAL,
     Array,

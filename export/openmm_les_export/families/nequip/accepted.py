@@ -15,7 +15,7 @@ from openmm_les_export.checkpoints.accepted import (
     off,
 )
 from openmm_les_export.checkpoints.records import describe
-from openmm_les_export.families.les_parameters import LES_OPTIONS, refuse_multipole_options
+from openmm_les_export.families.les_parameters import LES_OPTIONS
 
 #: What a configuration may ask nequip to call, for the model: the fork of 2025 and the extension.
 FORK, EXTENSION = "nequip.model.NequIPGNNModel", "nequip_les.model.LESModel"
@@ -85,7 +85,11 @@ LES: Options = any_value("les_args compute_bec bec_output_index")
 #: Options of the les package, which nequip tells no elements: tables by element are idle. So is its
 #: own network of charges: nequip's is used.
 _IDLE = any_value("use_fixed_atomic_charges use_atomic_alpha")
-LES_ARGUMENTS: Options = {**LES_OPTIONS, **off("use_atomwise"), **_IDLE}
+#: Switches of latent moments, by the names that the extension reads.
+_MOMENTS: Options = dict.fromkeys(
+    ("use_dipole", "use_quadrupole", "use_induced_charge", "use_induced_dipole"), (True, False)
+)
+LES_ARGUMENTS: Options = {**LES_OPTIONS, **off("use_atomwise"), **_IDLE, **_MOMENTS}
 
 
 def _is_checkpoint(content: Mapping[str, Any], network: str) -> bool:
@@ -147,9 +151,6 @@ def check_configuration(hyper: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
     if target == EXTENSION:
         check_options("LES", les, LES)
     arguments = les.get("les_args") or {}
-    if isinstance(arguments, Mapping):
-        of_charges = {name: value for name, value in arguments.items() if name not in _IDLE}
-        refuse_multipole_options("les_args.", of_charges)
     check_options("les_args", arguments, LES_ARGUMENTS)
     return model, arguments
 

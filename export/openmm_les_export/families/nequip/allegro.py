@@ -23,7 +23,9 @@ from openmm_les_export.families.nequip.checkpoint import (
     dense_maps,
     radial_basis,
     read_checkpoint,
+    side_by_side,
 )
+from openmm_les_export.families.nequip.moments import ALLEGRO, readouts_of, store_moments
 from openmm_les_export.options import ModelOptions
 
 
@@ -50,6 +52,7 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
     }
     _embedding(options, weights, state, hyper)
     _layers(options, weights, state, hyper)
+    _readouts(options, weights, state, hyper)
     return hyper
 
 
@@ -92,7 +95,7 @@ def _signed(weight: torch.Tensor, signs: torch.Tensor, scalars: int) -> torch.Te
 
 
 def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, Any]) -> None:
-    """Tensor products and networks of all layers, and the readouts."""
+    """Tensor products and networks of all layers."""
     scalars, channels, number = hyper["scalars"], hyper["channels"], hyper["num_layers"]
     neighbors, signs = options.positive("avg_num_neighbors"), _signs(hyper)
     depth = options.integer("allegro_mlp_hidden_layers_depth", 1, 0)
@@ -113,13 +116,24 @@ def _layers(options: Options, weights: Weights, state: State, hyper: dict[str, A
         if not last:
             maps[-1] = _signed(maps[-1], signs, scalars)
         store_network(state, f"layers.{t}.latent", maps, ".weight")
-    everything = scalars * (number + 1)
+
+
+def _readouts(options: Options, weights: Weights, state: State, hyper: dict[str, Any]) -> None:
+    """Networks of energy and latents of a pair; factors of the sum over neighbours go into them."""
+    everything = hyper["scalars"] * (hyper["num_layers"] + 1)
+    factor = (2 * options.positive("avg_num_neighbors")) ** -0.5
+
+    def network(name: str, hidden: int) -> list[torch.Tensor]:
+        maps = dense_maps(weights, f"{name}.mlp_module.mlp", everything, hidden, 1)
+        return [*maps[:-1], maps[-1] * factor]
+
     depth = options.integer("readout_mlp_hidden_layers_depth", 1, 0)
-    readouts = {"energy": ("edge_readout", depth), "charge": ("edge_latent_charge_readout", 1)}
-    for name, (source, hidden) in readouts.items():
-        maps = dense_maps(weights, f"{source}.mlp_module.mlp", everything, hidden, 1)
-        maps[-1] = maps[-1] * (2 * neighbors) ** -0.5  # of the sum over neighbours
-        store_network(state, name, maps, ".weight")
+    store_network(state, "energy", network("edge_readout", depth), ".weight")
+    found = readouts_of(ALLEGRO, weights)
+    charge = side_by_side([network(readout.name, 1) for readout in found])
+    store_network(state, "charge", charge, ".weight")
+    # Harmonics of degree 1 point to the neighbour there, from it here.
+    hyper |= store_moments(found, weights, state, -1.0)
 
 
 def _couplings(weights: Weights, name: str, channels: int, size: int) -> torch.Tensor:

@@ -38,9 +38,14 @@ _TRAINABLE = {
 
 
 class Weights(NamedTensors):
-    """Tensors of the network by name, taken one by one so that none is left unread."""
+    """Tensors of the network by name, taken one by one so that none is left unread.
 
-    def __init__(self, opened: ModelFile, options: Mapping[str, Any]) -> None:
+    With them come the configuration and the arguments of the les package.
+    """
+
+    def __init__(
+        self, opened: ModelFile, options: Mapping[str, Any], les: Mapping[str, Any]
+    ) -> None:
         trained = [ending for ending, option in _TRAINABLE.items() if options.get(option)]
         network, alien = {}, []
         for name, value in opened[STATE].items():
@@ -53,6 +58,7 @@ class Weights(NamedTensors):
             raise unknown(alien[0], f"tensor of {opened.kind}")
         super().__init__(network, opened.kind)
         self.hyper: Mapping[str, Any] = opened[HYPER]
+        self.les = les
         self._found = {name: tensor for name, tensor in self._found.items() if tensor.numel()}
         self._replace(averaged(self.hyper), opened[STATE], trained)
 
@@ -83,6 +89,10 @@ class Weights(NamedTensors):
                 f"{len(numbered)}; the first that has no counterpart of its shape is {first}"
             )
         self._found.update(zip(names, numbered, strict=True))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a module of this name."""
+        return any(key.startswith(f"{name}.") for key in self._found)
 
     def per_type(self, name: str, types: int, default: float) -> torch.Tensor:
         """A number for each element: all of them, one for all, or none."""
@@ -122,7 +132,7 @@ def read_checkpoint(
 
     def read(choice: LESChoice) -> CanonicalModel:
         les, origins = les_from_arguments(arguments, choice)
-        weights = Weights(opened, {**(model.get(EMBED) or {}), **model})
+        weights = Weights(opened, {**(model.get(EMBED) or {}), **model}, arguments)
         dtype = weights.dtype(first)
         elements = Options(model).elements("type_names")
         shifts, scales = (f"per_type_energy_scale_shift.{name}" for name in ("shifts", "scales"))
@@ -182,6 +192,12 @@ def dense_maps(
     return maps
 
 
+def side_by_side(networks: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """One network with the outputs of several of the same depth and inputs."""
+    firsts, *others = zip(*networks, strict=True)
+    return [torch.cat(firsts, 1), *(torch.block_diag(*maps) for maps in others)]
+
+
 def version(hyper: Mapping[str, Any], package: str) -> tuple[int, ...]:
     """The first two numbers of a version that was used in the training."""
     text = str(versions(hyper).get(package))
@@ -216,5 +232,5 @@ def _is_trained(name: str, trained: Sequence[str]) -> bool:
     """Whether a tensor of the network is a parameter, or a buffer."""
     if name.endswith(tuple(_TRAINABLE)):
         return name.endswith(tuple(trained))
-    buffers = ("output_mask", "_rmax_recip", ".w3j")
+    buffers = ("output_mask", "_rmax_recip", ".w3j", ".change_of_basis_2e")
     return not name.endswith(buffers) and "_w3j_" not in name

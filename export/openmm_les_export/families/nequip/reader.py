@@ -15,7 +15,7 @@ import torch
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.networks.blocks.angular import wigner_3j
 from openmm_les_export.checkpoints.configuration import Options
-from openmm_les_export.checkpoints.records import LMAX, invalid
+from openmm_les_export.checkpoints.records import LMAX, invalid, unsupported
 from openmm_les_export.checkpoints.unpickle import ModelFile
 from openmm_les_export.families.canonical_form import State, store_network
 from openmm_les_export.families.e3nn_weights import sign_of_symbol
@@ -24,10 +24,12 @@ from openmm_les_export.families.nequip.checkpoint import (
     dense_maps,
     radial_basis,
     read_checkpoint,
+    side_by_side,
     symbols_version,
     version,
 )
 from openmm_les_export.families.nequip.layout import Block, Layer, convention, layers, path_scale
+from openmm_les_export.families.nequip.moments import NEQUIP, readouts_of, store_moments
 from openmm_les_export.options import ModelOptions
 
 #: Factors by which e3nn gives silu and tanh unit second moment, from a million random numbers.
@@ -54,7 +56,7 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
     embedding = state["embedding"].shape[1]
     scale = options.neighbors() ** -0.5
     bessels, radial_depth = radial["num_bessel"], options.integer("radial_mlp_depth", 2, 0)
-    specs, factors = [], [1.0]
+    specs, factors, entering = [], [1.0], [1.0]
     for t, layer in enumerate(
         layers(found, options.integer("num_layers", 4, 1, 32), embedding, features[0])
     ):
@@ -82,17 +84,53 @@ def _network(options: Options, weights: Weights, state: State) -> dict[str, Any]
                 "skips": [[b.source, b.target] for b in layer.skip_blocks(1)] if t else [],
             }
         )
-        factors = [_ACTIVATIONS[kind] for kind in kinds]
+        entering, factors = factors, [_ACTIVATIONS[kind] for kind in kinds]
+    moments = _readouts(options, weights, state, layer, (entering, factors))
+    return {**radial, "lmax": lmax, "layers": specs, **moments}
+
+
+def _readouts(
+    options: Options,
+    weights: Weights,
+    state: State,
+    layer: Layer,
+    factors: tuple[Sequence[float], Sequence[float]],
+) -> dict[str, Any]:
+    """Networks of energy and latents, and hyper-parameters of the latter.
+
+    Takes the last layer, and the factors of the activations before and after it.
+    """
+    scalars, entering, factor = layer.outputs[0].mul, factors[0], factors[1][0]
+
+    def network(name: str, hidden: int) -> list[torch.Tensor]:
+        first, *others = dense_maps(weights, f"{name}.mlp_module.mlp", scalars, hidden, 1)
+        return [first * factor, *others]
+
     depth = options.integer("readout_mlp_hidden_layers_depth", 0, 0)
-    readouts = {
-        "energy": ("per_atom_energy_readout", depth),
-        "charge": ("latent_charge_readout", 0),
-    }
-    for name, (source, hidden) in readouts.items():
-        maps = dense_maps(weights, f"{source}.mlp_module.mlp", features[0], hidden, 1)
-        maps[0] = maps[0] * factors[0]
-        store_network(state, name, maps, ".weight")
-    return {**radial, "lmax": lmax, "layers": specs}
+    store_network(state, "energy", network("per_atom_energy_readout", depth), ".weight")
+    found = readouts_of(NEQUIP, weights)
+    charge = side_by_side([network(each.name, 0) for each in found if each.kind == "scalars"])
+    store_network(state, "charge", charge, ".weight")
+    hyper = store_moments(found, weights, state, 1.0)
+    for name, kinds, irrep in (
+        ("vector", ("vectors", "squares"), (1, -1)),
+        ("tensor", ("tensors",), (2, 1)),
+    ):
+        read, slot = [each for each in found if each.kind in kinds], 0
+        if read:
+            nodes = [(node.l, node.p) for node in layer.nodes]
+            if irrep not in nodes:
+                raise unsupported(
+                    read[0].name, f"features of {name}s before the last layer", "none"
+                )
+            slot = nodes.index(irrep)
+            width = layer.nodes[slot].mul
+            columns = [weights.take(f"{each.name}.linear.weight", (width,)) for each in read]
+            scale = entering[slot] * width**-0.5
+            state[f"moments.{name}s"] = torch.stack(columns, 1) * scale
+        if hyper:
+            hyper["readouts"][f"{name}_slot"] = slot
+    return hyper
 
 
 def _layer(

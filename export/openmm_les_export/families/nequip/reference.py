@@ -1,12 +1,13 @@
 """The original model, for verification: networks of nequip and allegro with the weights of a file.
 
-The readout of charges that NequIP-LES adds is made of their modules. No other file imports nequip.
+The readouts of charges and other scalars that NequIP-LES adds are made of their modules, those of
+moments evaluated a second time from nequip's features. No other file imports nequip.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -27,9 +28,10 @@ from openmm_les_export.families.nequip.checkpoint import (
     version,
 )
 from openmm_les_export.families.nequip.layout import NATURAL_PARITY
+from openmm_les_export.families.nequip.moments import ALLEGRO, NEQUIP, Readout
+from openmm_les_export.verification.multipoles import Moments
 from openmm_les_export.verification.reference import ORIGINAL, AutogradReference, double_precision
 
-_CHARGES = "charges_of_atoms"
 #: Options that a network does not take.
 _NOT_OF_NETWORKS = ("_target_", "base_model", "LES", "use_les", "les_args", "compile_mode")
 
@@ -46,16 +48,17 @@ class NequIPReference(AutogradReference):
         import nequip  # noqa: F401
 
         self.versions = {name: installed(name) for name in ("nequip", "e3nn")}
-        model, _ = check_configuration(checkpoint[HYPER])
+        model, arguments = check_configuration(checkpoint[HYPER])
         self.cutoff = Options(model).positive("r_max")
         self.elements = Options(model).elements("type_names")
         self._les = canonical.les
         with _undisturbed():
             self._network = _build(model, checkpoint)
+            self._latents = _Latents(model, arguments, checkpoint)
 
     def _short_range(
         self, vectors: Tensor, sender: Tensor, receiver: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | Moments]:
         # Their pairs go from the atom that collects to its neighbour.
         data = {
             "pos": torch.zeros(len(species), 3),
@@ -65,10 +68,81 @@ class NequIPReference(AutogradReference):
             "edge_lengths": torch.linalg.norm(vectors, dim=1),
         }
         out = self._network(data)
-        return out["atomic_energy"], out[_CHARGES][:, 0]
+        return out["atomic_energy"], self._latents(out)
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
         return _undisturbed()
+
+
+class _Latents:
+    """Charges or moments, from what the readouts of a file give in the network."""
+
+    def __init__(
+        self, model: Mapping[str, Any], arguments: Mapping[str, Any], checkpoint: ModelFile
+    ) -> None:
+        state = checkpoint[STATE]
+        self._found = _readouts(model, checkpoint)
+        self._bases = {
+            each.name: state[f"{NETWORK}{each.basis}.change_of_basis_2e"].double()
+            for each in self._found
+            if each.basis
+        }
+        self._options = Options(arguments)
+        self._anisotropic = bool(arguments.get("use_anisotropic_polarizability"))
+        is_allegro = base_model(model) == "allegro"
+        self._neighbors = Options(model).positive("avg_num_neighbors") if is_allegro else 0.0
+
+    def __call__(self, out: Mapping[str, Tensor]) -> Tensor | Moments:
+        total: dict[str, Tensor] = {}
+        for readout in self._found:
+            part = self._of_pairs(readout, out) if self._neighbors else out[readout.name]
+            part = part if self._neighbors else self._cartesian(readout, part)
+            total[readout.moment] = total.get(readout.moment, 0) + part
+        charges = total.pop("charges")[:, 0]
+        if not total:
+            return charges
+        if (tensors := total.get("quadrupoles")) is not None:
+            trace = torch.einsum("naa->n", tensors)[:, None, None] / 3
+            total["quadrupoles"] = tensors - trace * torch.eye(3)
+        for name in ("kappa", "alpha"):
+            if name in total:
+                total[name] = self._positive(total[name]) * self._options.positive(
+                    f"{name}_scale", 0.1
+                )
+        return Moments(charges, **total)
+
+    def _of_pairs(self, readout: Readout, out: Mapping[str, Tensor]) -> Tensor:
+        """Sums over neighbours of a factor times harmonics, which point to them."""
+        factors, harmonics = out[readout.name], out["edge_attrs"]
+        places = {"vectors": (1, 4), "squares": (1, 4), "tensors": (4, 9)}.get(readout.kind, (0, 1))
+        parts = self._cartesian(readout, harmonics[:, places[0] : places[1]])
+        parts = parts * factors.reshape(len(parts), *[1] * (parts.dim() - 1))
+        sums = parts.new_zeros(len(out["atom_types"]), *parts.shape[1:])
+        sums = sums.index_add(0, out["edge_index"][0], parts)
+        return sums / (2 * self._neighbors) ** 0.5
+
+    def _cartesian(self, readout: Readout, components: Tensor) -> Tensor:
+        if readout.kind == "squares":
+            return torch.einsum("na,nb->nab", components, components)
+        if readout.kind == "tensors":
+            return torch.einsum("nm,mab->nab", components, self._bases[readout.name])
+        if readout.moment == "alpha" and self._anisotropic:
+            return components[:, :, None] * torch.eye(3)
+        return components[:, 0] if readout.moment in ("kappa", "alpha") else components
+
+    def _positive(self, values: Tensor) -> Tensor:
+        if not self._options.flag("kappa_alpha_positive", True):
+            return values
+        if values.dim() == 1:
+            return torch.nn.functional.softplus(values)
+        return values @ values.transpose(1, 2)
+
+
+def _readouts(model: Mapping[str, Any], checkpoint: ModelFile) -> list[Readout]:
+    """Those that a file has weights of."""
+    table = ALLEGRO if base_model(model) == "allegro" else NEQUIP
+    names = [name.removeprefix(NETWORK).partition(".")[0] for name in checkpoint[STATE]]
+    return [readout for readout in table if readout.name in names]
 
 
 @contextlib.contextmanager
@@ -103,8 +177,7 @@ def _build(model: Mapping[str, Any], checkpoint: ModelFile) -> nn.Module:
         made = NequIPGNNModel(**options)
     network = made.model.func if hasattr(made.model, "func") else made.model
     del network._modules["total_energy_sum"]
-    for name, module in _charges(model, network).items():
-        network._modules[name] = module
+    _add_readouts(model, network, _readouts(model, checkpoint))
     _load(network, checkpoint)
     if base_model(model) == "nequip":
         _turn_symbols(network, symbols_version(checkpoint[HYPER]))
@@ -139,35 +212,33 @@ def _older(options: dict[str, Any]) -> Any:
     )
 
 
-def _charges(model: Mapping[str, Any], network: Any) -> dict[str, nn.Module]:
-    """The modules that NequIP-LES adds for the charges, by their names in checkpoints."""
-    from nequip.nn import ScalarMLP
+def _add_readouts(model: Mapping[str, Any], network: Any, found: Sequence[Readout]) -> None:
+    """Adds what NequIP-LES does, by the names in checkpoints; results have the same names."""
+    from nequip.nn import AtomwiseLinear, ScalarMLP
 
-    irreps = dict(network.irreps_out)
-    if base_model(model) == "nequip":
-        return {
-            "latent_charge_readout": ScalarMLP(
-                output_dim=1, field="node_features", out_field=_CHARGES, irreps_in=irreps
+    is_allegro = base_model(model) == "allegro"
+    last = f"layer{Options(model).integer('num_layers', 4, 1) - 1}_convnet"
+    for readout in found:
+        if is_allegro or readout.kind == "scalars":
+            hidden = {
+                "hidden_layers_depth": 1,
+                "hidden_layers_width": model.get("readout_mlp_hidden_layers_width", 32),
+            }
+            network._modules[readout.name] = ScalarMLP(
+                output_dim=1,
+                field="edge_features" if is_allegro else "node_features",
+                out_field=readout.name,
+                irreps_in=dict(network.irreps_out),
+                **(hidden if is_allegro else {}),
             )
-        }
-    from allegro.nn import EdgewiseReduce
-
-    readout = ScalarMLP(
-        output_dim=1,
-        hidden_layers_depth=1,
-        hidden_layers_width=model.get("readout_mlp_hidden_layers_width", 32),
-        field="edge_features",
-        out_field="edge_charges",
-        irreps_in=irreps,
-    )
-    total = EdgewiseReduce(
-        field="edge_charges",
-        out_field=_CHARGES,
-        avg_num_neighbors=model["avg_num_neighbors"],
-        type_names=model["type_names"],
-        irreps_in=readout.irreps_out,
-    )
-    return {"edge_latent_charge_readout": readout, "edge_charge_sum": total}
+        else:
+            linear = AtomwiseLinear(
+                field="node_features",
+                out_field=readout.name,
+                irreps_in=network._modules[last].irreps_in,
+                irreps_out="1x2e" if readout.kind == "tensors" else "1x1o",
+            )
+            network.insert(readout.name, linear, before=last)
 
 
 def _turn_symbols(network: nn.Module, trained: tuple[int, ...]) -> None:
