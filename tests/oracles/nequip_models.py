@@ -93,13 +93,7 @@ def _basis(dtype: torch.dtype) -> torch.Tensor:
     a, b = 0.5**0.5, 6.0**-0.5
     found = torch.zeros(5, 3, 3, dtype=torch.float64)
     for m, entries in enumerate(
-        (
-            {(0, 2): a},
-            {(0, 1): a},
-            {(0, 0): -b, (1, 1): 2 * b, (2, 2): -b},
-            {(1, 2): a},
-            {(2, 2): a, (0, 0): -a},
-        )
+        ({(0, 2): a}, {(0, 1): a}, {(0, 0): -b, (1, 1): 2 * b, (2, 2): -b}, {(1, 2): a}, {(2, 2): a, (0, 0): -a})
     ):
         for (i, j), value in entries.items():
             found[m, i, j] = found[m, j, i] = value

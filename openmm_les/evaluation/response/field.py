@@ -10,7 +10,6 @@ from openmm_les.evaluation.assembly import Results, with_induced
 from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
 from openmm_les.evaluation.response.system import RespondingSystem
 
-
 class ModelInField(RespondingSystem):
     r"""Energy and forces of one system in a uniform electric field.
 

@@ -124,10 +124,7 @@ class NequIP(LatentBessel):
         if found is None:
             return []
         vectors = found.vectors + found.squares
-        return [
-            ("vectors", found.vector_slot, vectors),
-            ("tensors", found.tensor_slot, found.tensors),
-        ]
+        return [("vectors", found.vector_slot, vectors), ("tensors", found.tensor_slot, found.tensors)]
 
 
 class Allegro(LatentBessel):

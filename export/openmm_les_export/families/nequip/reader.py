@@ -120,9 +120,7 @@ def _readouts(
         if read:
             nodes = [(node.l, node.p) for node in layer.nodes]
             if irrep not in nodes:
-                raise unsupported(
-                    read[0].name, f"features of {name}s before the last layer", "none"
-                )
+                raise unsupported(read[0].name, f"features of {name}s before the last layer", "none")
             slot = nodes.index(irrep)
             width = layer.nodes[slot].mul
             columns = [weights.take(f"{each.name}.linear.weight", (width,)) for each in read]
