@@ -76,8 +76,8 @@ def test_forces_are_gradients(few, model, method, options):
     np.testing.assert_allclose(forces(made, {1}).sum(axis=0), 0.0, atol=1e-7)
 
 
-def test_the_response_lowers_the_energy(few, model):
-    """By what the model has among charges that it does not respond to; not a little."""
+def test_the_response_has_an_energy(few, model):
+    """Not a little. What the model induces in itself sees the charges, too: it may be positive."""
     structure = few.in_box(None)
     whole = classical(structure, app.NoCutoff)
     found = {}
@@ -88,8 +88,8 @@ def test_the_response_lowers_the_energy(few, model):
     }.items():
         system = embedded(structure, whole, model, structure.peptide, **options)
         found[name] = energy(context(system, structure.positions), {1})
-    assert found["mm"] < found["none"] - 1.0
-    assert found["mm"] != found["damped"]
+    assert abs(found["mm"] - found["none"]) > 1.0
+    assert abs(found["mm"] - found["damped"]) > 0.1
 
 
 def test_without_charges_it_is_the_mechanical_embedding(few, model):
@@ -166,7 +166,9 @@ def test_a_negative_response_is_refused(few, tmp_path):
     artifacts.save(canonical, path, dtype="float64", charge_sign=1)
     whole = classical(structure, app.NoCutoff)
     made = context(embedded(structure, whole, path, **RESPONDING), structure.positions)
-    with pytest.raises(openmm.OpenMMException, match=r"expected a charge response kappa of at le"):
+    with pytest.raises(
+        openmm.OpenMMException, match=r"expected charge responses kappa above 0, got -"
+    ):
         energy(made)
     free = {"conserveInducedCharge": False}
     energy(context(embedded(structure, whole, path, **RESPONDING, **free), structure.positions))

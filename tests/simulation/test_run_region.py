@@ -201,6 +201,7 @@ def test_what_was_selected_is_told():
             "{ml_region: A:1, force_field: a.xml, charge_tolerance: 1}",
             "charge_tolerance: this is for embedding: elec",
         ),
+        ("{ml_region: A:1, force_field: a.xml, polarization: mm}", "polarization: this is for emb"),
         (
             "{ml_region: A:1, system: a.xml, constraints: none}",
             "constraints: this goes with force_f",
