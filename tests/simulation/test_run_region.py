@@ -218,7 +218,8 @@ def test_what_was_selected_is_told():
 def test_settings_that_do_not_fit(tmp_path, text, message):
     file = tmp_path / "config.yaml"
     text = text.strip("{}").replace(", force", "\nforce").replace(", sys", "\nsys")
-    text = text.replace(", charge", "\ncharge").replace(", constr", "\nconstr")
+    for name in ("charge", "constr", "polar"):
+        text = text.replace(f", {name}", f"\n{name}")
     file.write_text(f"structure: a.pdb\nmodel: les-demo\n{text}\n")
     with pytest.raises(InputError, match=message):
         md.load(file)
