@@ -9,6 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from openmm_les.arrays import FloatArray
+
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
 
@@ -29,7 +33,8 @@ _SMALLEST_DIFFERENCE = 0.02
 def charge_sign(artifact: Artifact) -> int | None:
     """1 if electronegative atoms have negative latent charges, -1 if positive, else None.
 
-    Several charges for each atom are not physical, and have no sign.
+    Several charges for each atom are not physical, and have no sign. Latent dipoles have that of
+    the charges: with them it is the dipole of the molecule that decides.
     """
     from openmm_les.evaluation.system_model import SystemModel
     from openmm_les.networks.conditions import neutral_conditions
@@ -41,8 +46,11 @@ def charge_sign(artifact: Artifact) -> int | None:
     numbers = [heavy] + [1] * (len(positions) - 1)
     neutral = neutral_conditions(artifact.canonical.hyper)
     model = SystemModel(artifact, numbers, periodic=False, precision="double", features=neutral)
-    charges = model.evaluate(positions).charges
-    difference = float(charges[1:].mean() - charges[0])
+    result = model.evaluate(positions)
+    difference = float(result.charges[1:].mean() - result.charges[0])
+    dipoles = None if result.moments is None else result.moments.total_dipoles
+    if dipoles is not None:
+        difference += _as_difference(dipoles.sum(axis=0), np.array(_HYDRIDES[heavy]))
     if abs(difference) < _SMALLEST_DIFFERENCE:
         logger.warning(
             "the sign of the latent charges is not clear: hydrogen has %+.4f e more than element "
@@ -52,3 +60,9 @@ def charge_sign(artifact: Artifact) -> int | None:
         )
         return None
     return 1 if difference > 0 else -1
+
+
+def _as_difference(dipole: FloatArray, hydrogens: FloatArray) -> float:
+    """The difference of charges [e] at which a neutral hydride has a dipole [e A]."""
+    centre, number = hydrogens.mean(axis=0), len(hydrogens)
+    return (number + 1) / number * float(dipole @ centre / (centre @ centre))

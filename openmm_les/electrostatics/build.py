@@ -38,6 +38,7 @@ def build_electrostatics(
     options: EwaldOptions | None = None,
     margin: float = 1.0,
     device: str | torch.device = "cpu",
+    finer: float = 1.0,
 ) -> DirectEwald | MeshEwald | PairSum:
     """The kernel for a system, still on the CPU.
 
@@ -49,6 +50,7 @@ def build_electrostatics(
         num_atoms: number of atoms, by which the faster kernel is chosen.
         margin: factor by which each lattice vector may grow during a simulation.
         device: where the module will run.
+        finer: factor of the spacing of a mesh, below 1 for what needs more than charges.
     """
     options = options or EwaldOptions()
     if not periodic:
@@ -64,7 +66,7 @@ def build_electrostatics(
         raise InputError(f"margin: expected a factor of at least 1, got {margin}")
     kernel = reciprocal_kernel(les, options.cutoff)
     elements = GPU_CHUNK_ELEMENTS if torch.device(device).type != "cpu" else None
-    return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements)
+    return _periodic_sum(kernel, cell, dtype, num_atoms, options, margin, elements, finer)
 
 
 def reciprocal_kernel(les: Mapping[str, Any], cutoff: str = "hard") -> ReciprocalKernel:
@@ -97,6 +99,7 @@ def _periodic_sum(
     options: EwaldOptions,
     margin: float,
     elements: int | None,
+    finer: float,
 ) -> DirectEwald | MeshEwald:
     """The mesh where it is asked for, or faster, or alone affordable; else the direct sum.
 
@@ -107,7 +110,7 @@ def _periodic_sum(
     direct_fits = is_affordable(bytes_of_direct(octant), num_atoms)
     if options.method == "mesh" or (options.method == "auto" and not wants_exact(options, dtype)):
         rule = find_rule(options.tolerance, dtype)
-        spacing = rule.spacing * kernel.resolution
+        spacing = finer * rule.spacing * kernel.resolution
         mesh = mesh_size_for(cell, spacing, margin)
         preferred = options.method == "mesh" or not direct_fits
         if is_affordable(bytes_of_mesh(mesh, dtype), num_atoms) and (

@@ -172,8 +172,10 @@ class SystemModel:
             cell: lattice vectors in rows, shape (3, 3) [A], for a periodic system; by default that
                 of construction.
             electric_field: shape (3,) [V/A], for a model that was made for one; by default zero.
-                The energy of an open system then has the term -E mu, with the dipole of `response`.
-                A periodic system feels forces, without a term in its energy and its virial.
+                The energy of an open system then has the terms -E mu - E A E / 2, with the dipole
+                and the polarizability of `response`. A periodic system feels forces, without a
+                term in its energy and its virial. Induced dipoles are those in the field.
+                ``fieldConvention`` changes this.
 
         Raises:
             InputError: wrong shapes, a box too small, a field that the model was not made for.
@@ -200,9 +202,10 @@ class SystemModel:
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
 
-        The network runs forward once and back three times (six times if periodic), as TorchScript:
-        neither `engine` nor CUDA graphs are used. Where the model does not state the sign of its
-        charges, the results have the model's own, which may be wrong.
+        The network runs forward once and back three times (six times if periodic, three times more
+        with moments), as TorchScript: neither `engine` nor CUDA graphs are used. There is no field.
+        Where the model does not state the sign of its charges, the results have the model's own,
+        which may be wrong.
 
         Args:
             positions: shape (n, 3) [A]; atoms may lie outside the box.

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
+from openmm_les_export.charge_sign import charge_sign
 from support.gradients import system_for
 from support.moments import moments_artifact, two_waters
 
@@ -78,3 +80,21 @@ def test_smooth_cutoff(saved, caplog):
     hard = system_for(saved, atoms).evaluate(atoms.positions)
     assert abs(smooth.energy - hard.energy) > 1e-4
     assert f"by {smooth.energy - hard.energy:+.6f} eV" in caplog.text
+
+
+def test_the_sign_is_that_of_the_dipole_of_a_molecule():
+    """Dipoles of atoms against their charges decide where they are larger."""
+    artifact = moments_artifact("dipoles", charge_sign=None)
+    water = Atoms("OHH", [(0.0, 0.0, 0.0), (0.759, 0.0, 0.588), (-0.759, 0.0, 0.588)])
+    state = artifact.canonical.state
+    factors = state["moment_factors"]
+    found = []
+    for size in (-100.0, 1.0, 100.0):
+        state["moment_factors"] = factors.clone()
+        state["moment_factors"][2] *= size
+        result = system_for(artifact, water).evaluate(water.positions)
+        dipole = (result.charges - result.charges.mean()) @ water.positions
+        dipole = dipole + result.moments.dipoles.sum(0)
+        assert charge_sign(artifact) == np.sign(dipole[2])
+        found.append(np.sign(dipole[2]))
+    assert len(set(found)) == 2

@@ -50,6 +50,7 @@ def build_multipoles(
         les, periodic, cell, dtype, num_atoms, options, margin, device: see `build_electrostatics`.
         degree, induced_degree: see `MultipoleSum`.
     """
+    highest = max(degree, induced_degree)
     charges = build_electrostatics(
         les,
         periodic,
@@ -59,8 +60,8 @@ def build_multipoles(
         options=options,
         margin=margin,
         device=device,
+        finer=_FINER if highest > 0 else 1.0,
     )
-    highest = max(degree, induced_degree)
     interaction: nn.Module
     if isinstance(charges, PairSum):
         on_gpu = torch.device(device).type != "cpu"
@@ -118,12 +119,11 @@ def _periodic(
             chunk_size=structure.chunk_size,
         )
     order = charges.order + highest
-    spacing = charges.spacing * (_FINER if highest > 0 else 1.0)
     return MeshMultipoles(
-        mesh_size_for(cell, spacing, margin),
+        mesh_size_for(cell, charges.spacing, margin),
         charges.kernel,
         order=order,
-        spacing=spacing,
+        spacing=charges.spacing,
         dtype=charges.dtype,
         flat_edge=highest > 0,
         chunk_size=max(1, charges.chunk_size * charges.order**3 // order**3),

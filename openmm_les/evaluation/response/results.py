@@ -33,7 +33,7 @@ class PhysicalMoments:
 
     def dipole(self, positions: npt.ArrayLike) -> FloatArray:
         """The dipole of an open system, from positions (n, 3) [A], shape (3,) [e A]."""
-        dipole = self.charges @ np.asarray(positions)
+        dipole: FloatArray = self.charges @ np.asarray(positions, dtype=np.float64)
         return dipole if self.dipoles is None else dipole + self.dipoles.sum(axis=0)
 
 

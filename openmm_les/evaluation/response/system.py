@@ -16,6 +16,7 @@ class RespondingSystem(SystemNetwork):
 
     def __init__(self, physical: PhysicalCharges, with_moments: bool, **system: Any) -> None:
         super().__init__(**system)
+        self.electrostatics: Any = self.electrostatics  # has more than every kernel has
         self.physical: Any = physical
         self.with_moments = with_moments
 
