@@ -70,6 +70,8 @@ def create_mixed_system(
         embedding |= {
             "allowNetCharge": config.charge is not None,
             "chargeTolerance": config.charge_tolerance,
+            "polarization": config.polarization,
+            "mmDamping": config.mm_damping,
         }
     return MLPotential("les", modelPath=artifact.path).createMixedSystem(
         topology, system, list(hybrid.atoms), **embedding, **options

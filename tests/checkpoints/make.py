@@ -1,8 +1,8 @@
 """Writes the checkpoints of this folder, random weights of every family, and reference values.
 
-    python tests/checkpoints/make.py mace mace_old chgnet        # beside mace-torch
+    python tests/checkpoints/make.py mace mace_old mace_moments chgnet  # beside mace-torch
     python tests/checkpoints/make.py cace cace_sum cace_combined
-    python tests/checkpoints/make.py nequip allegro              # beside nequip
+    python tests/checkpoints/make.py nequip allegro nequip_moments allegro_moments  # beside nequip
     python tests/checkpoints/make.py NAME    # the values of any other, whose file is here already
 
 Short-range energies and charges are those of the frameworks' own networks, or for CACE and CHGNet
@@ -29,8 +29,17 @@ from ase import Atoms
 from openmm_les_export import read_model
 from openmm_les_export.checkpoints.unpickle import open_model
 from openmm_les_export.families.dispatch import reference_model
-from oracles import cace_models, chgnet_models, ewald, mace_models, nequip_models
+from oracles import (
+    cace_models,
+    chgnet_models,
+    ewald,
+    mace_models,
+    mace_moments,
+    multipoles,
+    nequip_models,
+)
 from support.checkpoints import FOLDER, checkpoint, export_options
+from support.reproduction import MOMENTS as MOMENT_NAMES
 from support.structures import PEPTIDE, waters
 
 TYPES = ["H", "C", "N", "O"]
@@ -62,6 +71,9 @@ def stronger(model: torch.nn.Module, make: Any) -> None:
                 dense.linear.weight.data *= 20.0 if charges else 10.0
 
 
+#: Options of the les package with all moments, which random weights make less than 1.
+MOMENTS = {**nequip_models.MOMENTS["all"], "kappa_scale": 0.02, "alpha_scale": 0.02}
+WITH_MOMENTS = {"les": MOMENTS, "l_max": 2, "parity": False, "model_dtype": "float32"}
 #: With CACE's own sum: in a total of features, and in one of potentials.
 CACE_EWALD: dict[str, dict[str, Any]] = {
     "cace_sum": {
@@ -121,6 +133,16 @@ def written(name: str, folder: Path) -> Path:
             radial_MLP=[5],
             options=MACE_OPTIONS,
         )
+    if name == "mace_moments":
+        return mace_moments.write_mace_moments(
+            folder / "mace_moments.model",
+            elements=ELEMENTS,
+            channels=2,
+            max_L=2,
+            max_ell=2,
+            correlation=2,
+            radial_MLP=[5],
+        )
     if name == "mace_old":
         return mace_models.synthetic_model(
             folder, elements=ELEMENTS, channels=4, max_ell=2, radial_MLP=[6], vintage="old"
@@ -145,9 +167,13 @@ def written(name: str, folder: Path) -> Path:
             num_blocks=2,
             change=moderate,
         )
-    if name in ("nequip", "allegro"):
-        make = getattr(nequip_models, f"synthetic_{name}")
-        return make(folder / f"{name}.ckpt", **OF_TYPES)
+    if name.startswith(("nequip", "allegro")):
+        family, _, moments = name.partition("_")
+        make = getattr(nequip_models, f"synthetic_{family}")
+        options: dict[str, Any] = dict(WITH_MOMENTS) if moments else {}
+        if moments and family == "allegro":
+            options["num_layers"] = 1  # couplings of tensors are most of a file
+        return make(folder / f"{name}.ckpt", **OF_TYPES, **options)
     return checkpoint(name, folder)
 
 
@@ -171,11 +197,6 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
     """What the model says of a structure, under the names of `helpers.references`."""
     cell = atoms.cell.array if atoms.pbc.all() else None
     found = reference.evaluate(atoms.positions, atoms.numbers, cell)
-    names = [field.name for field in dataclasses.fields(ewald.Parameters) if field.name in les]
-    parameters = ewald.Parameters(**{name: les[name] for name in names})
-    total = ewald.pair_sum(parameters) if cell is None else ewald.k_sum(parameters)
-    channels = torch.tensor(found.charges).view(len(atoms), -1).T
-    places = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
     got = {
         "numbers": atoms.numbers,
         "positions": atoms.positions,
@@ -184,11 +205,33 @@ def values(family: str, reference: Any, les: dict[str, Any], atoms: Atoms) -> di
         "energy": found.energy,
         "forces": found.forces,
         "latent_charges": found.charges,
-        "les_energy": sum(float(total(charges, *places)) for charges in channels),
+        "les_energy": les_energy(found, les, atoms),
     }
+    if found.moments is not None and sheared(atoms):  # one structure, since they are many numbers
+        got |= {theirs: getattr(found.moments, ours) for ours, theirs in MOMENT_NAMES.items()}
     if cell is not None and family != "chgnet":  # whose energy has steps
         got["stress"] = strain_derivative(reference, atoms) / atoms.get_volume()
     return got
+
+
+def sheared(atoms: Atoms) -> bool:
+    """Whether it is the triclinic structure."""
+    return bool(atoms.pbc.all() and np.abs(atoms.cell.array - np.diag(np.diag(atoms.cell))).any())
+
+
+def les_energy(found: Any, les: dict[str, Any], atoms: Atoms) -> float:
+    """That of charges or moments [eV], by the oracles of the tests."""
+    names = [field.name for field in dataclasses.fields(ewald.Parameters) if field.name in les]
+    parameters = ewald.Parameters(**{name: les[name] for name in names})
+    places = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
+    if found.moments is not None:
+        latents = [getattr(found.moments, name) for name in multipoles.NAMES]
+        tensors = [None if each is None else torch.tensor(each) for each in latents]
+        energy = multipoles.periodic if atoms.pbc.all() else multipoles.open_boundaries
+        return float(multipoles.derivatives(energy(parameters), tensors, *places)["energy"])
+    total = ewald.k_sum(parameters) if atoms.pbc.all() else ewald.pair_sum(parameters)
+    channels = torch.tensor(found.charges).view(len(atoms), -1).T
+    return sum(float(total(charges, *places)) for charges in channels)
 
 
 def strain_derivative(reference: Any, atoms: Atoms, step: float = 1e-4) -> np.ndarray:

@@ -5,15 +5,22 @@ from functools import cache
 import numpy as np
 import pytest
 from openmm_les_export import read_model
+from support.evaluation import eager, of_module
 from support.gradients import check_finite_differences, system_for
 from support.helpers import MODELS, atoms_of, references, shared_file
-from support.reproduction import PRECISION, TOLERANCES, assert_moments
+from support.reproduction import PRECISION, TOLERANCES, assert_moments, assert_reproduced
 
 from openmm_les import artifact as artifacts
 
 LES = {"norm_factor": 90.4756, "self_interaction": "removed"}
-#: Files and what their export needs.
+#: Files and what their export needs; those of MACE need nothing.
+MACE = (
+    *("u_L1", "uQ_L1", "uQ_L2", "iq_L1", "iu_iso_L1", "uiu_iso_pos_L1", "uiu_fixedq_atomicalpha"),
+    *("iu_aniso_1o_nowpos_L1", "iu_aniso_nonlin_pos_L1", "uiu_aniso_L2"),
+    *("uQiqiu_L2", "uQiqiu_nl1", "uQiqiu_vecP4"),
+)
 FILES = {
+    **{f"mace_{name}.model": {} for name in MACE},
     "nequip_u_l1.ckpt": LES,
     "nequip_uQiqiu_l2.ckpt": LES,
     "nequip_uiqiu_iso_self.ckpt": {"norm_factor": 90.4756},
@@ -63,7 +70,23 @@ def test_energies_forces_stress_and_moments(artifact_of, file, dtype):
         assert_moments(reference, got.moments, dtype)
 
 
-@pytest.mark.parametrize("file", ["nequip_uQiqiu_l2.ckpt", "allegro_uQiqiu_l2.ckpt"])
+def test_boxes_that_the_original_takes_otherwise():
+    """Two vectors of three, a box that is not used, and a left-handed one, which is no other."""
+    model = eager(read_model(shared_file(MODELS / "extended" / "mace_uQiqiu_L2.model")))
+    found = {str(r["name"]): r for r in references("extended/traps_mace_uQiqiu_L2")}
+    right = found["small_tri"]
+    # The original sums left-handed boxes as open ones.
+    found["small_lefthanded"] |= {n: right[n] for n in ("energy", "forces", "latent_charges")}
+    for reference in found.values():
+        # It adds a third vector before it sums, and none for open structures.
+        box = reference["cell_les"] if reference["pbc"].any() else None
+        got = of_module(model, reference["positions"], reference["numbers"], box)
+        assert_reproduced(reference, *got, "float64")
+
+
+@pytest.mark.parametrize(
+    "file", ["mace_uQiqiu_L2.model", "nequip_uQiqiu_l2.ckpt", "allegro_uQiqiu_l2.ckpt"]
+)
 def test_forces_and_virial_are_finite_differences(artifact_of, file):
     (reference,) = (r for r in values_of(file) if r["name"] == "small_tri")
     check_finite_differences(artifact_of(file), atoms_of(reference), atoms=[2])

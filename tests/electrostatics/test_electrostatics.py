@@ -47,7 +47,7 @@ from openmm_les.errors import InputError
 def test_direct_is_the_brute_force_sum(name, parameters):
     q, r, cell = structure(CELLS[name])
     result = direct(cell, parameters)(q, r, cell)
-    assert [x.dtype for x in result] == [DOUBLE] * 4 + [torch.bool]
+    assert [x.dtype for x in result[:5]] == [DOUBLE] * 4 + [torch.bool]
     assert not result[4]
     assert_same(result, derivatives(k_sum(parameters), q, r, cell), 2e-13)
 
@@ -67,7 +67,7 @@ def test_madelung_constants(name):
     length, cations, anions, madelung = madelung_lattices()[name]
     cell = torch.eye(3, dtype=DOUBLE) * (length * distance)
     q = tensor([1.0] * len(cations) + [-1.0] * len(anions))
-    energy, dq, dr, strain, _ = direct(cell, parameters)(q, tensor(cations + anions) @ cell, cell)
+    energy, dq, dr, strain = direct(cell, parameters)(q, tensor(cations + anions) @ cell, cell)[:4]
     expected = -madelung * COULOMB / distance * len(cations)
     assert float(energy) == pytest.approx(expected, rel=1e-12)
     assert torch.allclose(dq, q * expected / len(cations), rtol=1e-12)
@@ -130,7 +130,7 @@ def test_left_handed_cell_has_the_same_energy():
 
 def test_rotation_and_translation():
     q, r, cell = structure(CELLS["triclinic"])
-    energy, dq, dr, strain, _ = direct(cell)(q, r, cell)
+    energy, dq, dr, strain = direct(cell)(q, r, cell)[:4]
     rotation = torch.linalg.qr(tensor(np.random.default_rng(3).normal(size=(3, 3))))[0]
     turned = direct(cell)(q, r @ rotation + tensor([3.0, -40.0, 0.7]), cell @ rotation)
     expected = (energy, dq, dr @ rotation, rotation.T @ strain @ rotation)
@@ -139,7 +139,7 @@ def test_rotation_and_translation():
 
 def test_replication_is_extensive():
     q, r, cell = structure(CELLS["strained"], n=5)
-    energy, dq, dr, strain, _ = direct(cell)(q, r, cell)
+    energy, dq, dr, strain = direct(cell)(q, r, cell)[:4]
     shifts = torch.cartesian_prod(*[torch.arange(2)] * 3).double() @ cell
     positions = (shifts[:, None] + r).reshape(-1, 3)
     result = direct(2 * cell)(q.repeat(8), positions, 2 * cell)
@@ -152,7 +152,7 @@ def test_replication_is_extensive():
 def test_derivatives_are_those_of_the_returned_energy(periodic, parameters):
     q, r, cell = structure(CELLS["strained"], n=4)
     kernel = direct(cell, parameters, margin=1.1) if periodic else pairs(parameters)
-    _, dq, dr, strain, _ = kernel(q, r, cell)
+    _, dq, dr, strain = kernel(q, r, cell)[:4]
 
     def slope(change, step=1e-4):
         high, low = (float(kernel(*change(sign * step))[0]) for sign in (1, -1))
@@ -266,7 +266,7 @@ def test_outgrown_grid_is_reported(axis):
     complete = direct(cell)(q, r, cell)
     limits = limits_of(cell)
     limits[axis] -= 1
-    energy, dq, _, _, outgrown = direct(cell, limits=limits)(q, r, cell)
+    energy, dq, _, _, outgrown, _ = direct(cell, limits=limits)(q, r, cell)
     assert outgrown
     assert math.isnan(energy)
     truncated = 0.5 * float((q * dq).sum())
@@ -346,7 +346,7 @@ def test_torch_pme_agrees(name):
 def test_pairs_are_the_brute_force_sum(dtype, parameters):
     q, r, cell = structure(CELLS["cubic"])
     result = pairs(parameters, dtype)(q.to(dtype), r + 1e5, cell)
-    assert [x.dtype for x in result] == [DOUBLE, dtype, dtype, DOUBLE, torch.bool]
+    assert [x.dtype for x in result[:5]] == [DOUBLE, dtype, dtype, DOUBLE, torch.bool]
     assert not result[4]
     expected = derivatives(pair_sum(parameters), q, r, cell)
     # 1e5 A away, float64 positions hold 1e-11 A
@@ -368,7 +368,7 @@ def test_two_charges_at_any_distance(distance):
     r = tensor([distance * direction, [0, 0, 0]])
 
     parameters = Parameters(sigma=sigma, remove_self_interaction=True)
-    energy, _, dr, _, _ = pairs(parameters)(tensor(charges), r, torch.eye(3))
+    energy, _, dr = pairs(parameters)(tensor(charges), r, torch.eye(3))[:3]
     assert float(energy) == pytest.approx(strength * value, rel=1e-12)
     force = strength * slope_over_x * x / (sigma * math.sqrt(2)) * direction
     np.testing.assert_allclose(dr, [force, -force], rtol=1e-11, atol=1e-15)
@@ -380,7 +380,7 @@ def test_two_charges_at_any_distance(distance):
 
 def test_distant_charges_obey_coulomb():
     q, r = tensor([1.0, -2.0]), tensor([[0, 0, 0], [0, 30.0, 40.0]])
-    energy, dq, dr, strain, _ = pairs(REMOVED)(q, r, torch.eye(3))
+    energy, dq, dr, strain = pairs(REMOVED)(q, r, torch.eye(3))[:4]
     assert float(energy) == pytest.approx(-2 * COULOMB / 50, rel=1e-12)
     np.testing.assert_allclose(dq, COULOMB / 50 * np.array([-2, 1]), rtol=1e-12)
     np.testing.assert_allclose(dr[1], 2 * COULOMB / 50**2 * np.array([0, 0.6, 0.8]), rtol=1e-12)
@@ -453,7 +453,7 @@ def test_scripted_frozen_and_saved_are_eager(index, dtype):
     for module in (scripted, frozen, torch.jit.load(file), copy.deepcopy(kernel)):
         for _ in range(3):  # the profiling executor optimises later calls
             result = module(*inputs)
-            assert [x.dtype for x in result] == [x.dtype for x in expected]
+            assert [x.dtype for x in result[:5]] == [x.dtype for x in expected[:5]]
             assert_same(result, expected, relative_error(dtype))
 
 
@@ -462,8 +462,8 @@ def test_nothing_is_read_back_from_the_device(index):
     """Meta tensors hold no data: a host read, or a constant made on the CPU, would raise."""
     kernel, inputs = all_kernels(SINGLE, chunk_size=10)[index]
     result = kernel.to("meta")(*(x.to("meta") for x in inputs))
-    assert [tuple(x.shape) for x in result] == [(), (37,), (37, 3), (3, 3), ()]
-    assert {x.device.type for x in result} == {"meta"}
+    assert [tuple(x.shape) for x in result[:5]] == [(), (37,), (37, 3), (3, 3), ()]
+    assert {x.device.type for x in result[:5]} == {"meta"}
 
 
 @KERNELS
@@ -471,7 +471,7 @@ def test_results_carry_no_graph(index):
     kernel, inputs = all_kernels(DOUBLE)[index]
     for module in (kernel, torch.jit.script(kernel)):
         result = module(*(x.clone().requires_grad_() for x in inputs))
-        assert not any(x.requires_grad for x in result)
+        assert not any(x.requires_grad for x in result[:5])
 
 
 def test_casting_the_module_keeps_the_grid():

@@ -20,7 +20,7 @@ from openmm_les_export.families.nequip import accepted as nequip
 from openmm_les_export.options import ModelOptions
 from support.checkpoints import checkpoint, export_options
 
-from openmm_les.errors import UnsupportedModelError
+from openmm_les.errors import ModelFileError, UnsupportedModelError
 
 FAMILIES = ["mace", "cace", "nequip", "allegro", "chgnet"]
 OFF = [None, False, [], {}, (), "", set(), OrderedDict(), torch.zeros(0)]
@@ -165,20 +165,44 @@ def les_options(family: str, file: ModelFile) -> dict[str, Any]:
     return next(record for record in file.root.walk() if record.kind == "Les").state
 
 
-@pytest.mark.parametrize("family", ["mace", "cace", "nequip", "allegro"])
-def test_multipoles_are_refused_and_their_options_idle_without(family, tmp_path):
-    file = open_model(checkpoint(family, tmp_path))
-    expected, options = read(family, file), les_options(family, file)
-    named = {**MULTIPOLES, **(TABLES if family in ("mace", "cace") else {})}
+def test_multipoles_of_cace_are_refused_and_their_options_idle_without(tmp_path):
+    file = open_model(checkpoint("cace", tmp_path))
+    expected, options = read("cace", file), les_options("cace", file)
+    named = {**MULTIPOLES, **TABLES}
     for name, what in named.items():
         with changed(options, name, True), pytest.raises(UnsupportedModelError) as caught:
-            read(family, file)
+            read("cace", file)
         assert f"LES with {what}" in str(caught.value)
         assert name in str(caught.value)
         assert "this version of openmm-les has" in str(caught.value)
     options |= dict.fromkeys(named, False) | IDLE
-    if family in ("nequip", "allegro"):  # their les package is told no elements
-        options |= dict.fromkeys(TABLES, True)
+    assert_same(read("cace", file), expected)
+
+
+#: Switches that NequIP-LES reads, and a part of the name of the readout that each one needs.
+NEEDED = {
+    "use_dipole": "latent_dipole",
+    "use_quadrupole": "quad_1o",
+    "use_induced_charge": "latent_kappa",
+    "use_induced_dipole": "latent_alpha",
+}
+
+
+@pytest.mark.parametrize("family", ["nequip", "allegro"])
+def test_switches_of_moments_without_their_readouts(family, tmp_path):
+    """Those of other programs are refused too, and what switches concern is idle without."""
+    file = open_model(checkpoint(family, tmp_path))
+    expected, options = read(family, file), les_options(family, file)
+    for name, part in NEEDED.items():
+        with changed(options, name, True):
+            assert_refused(family, file, part)
+        with changed(options, name, 0.5):
+            assert_refused(family, file, f"les_args.{name}: expected")
+    for name in ("use_quad", *CALLER):
+        with changed(options, name, True):
+            assert_refused(family, file, f"les_args.{name}: expected")
+    options |= dict.fromkeys(NEEDED, False) | IDLE
+    options |= dict.fromkeys(TABLES, True)  # their les package is told no elements
     assert_same(read(family, file), expected)
 
 
@@ -190,8 +214,8 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
     """Switches, lists of readouts, tables by element, buffers: off, empty or idle; else refused."""
     file = open_model(checkpoint("mace", tmp_path))
     expected, model, les = read("mace", file), file.root, file.root.module("les")
-    lists = [f"les_{name}_readouts" for name in ("u", "quad_1o", "quad_2e", "kappa", "alpha")]
-    lists += ["les_alpha_1o_readouts", "les_alpha_2e_readouts", "les_octupole_readouts"]
+    lists = ["les_u_readouts", "les_kappa_readouts", "les_quad_2e_readouts", "les_alpha_readouts"]
+    lists += ["les_alpha_2e_readouts", "les_quad_1o_readouts", "les_octupole_readouts"]
     modules = model.state["_modules"]
     modules |= {name: empty("torch.nn.modules.container.ModuleList") for name in lists}
     modules["brand_new"] = empty("torch.nn.modules.container.ModuleDict")
@@ -202,18 +226,84 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
     buffers = {"change_of_basis_quads": torch.ones(5, 3, 3), "brand_new": torch.ones(0)}
     model.state["_buffers"] |= buffers
     model.state |= IDLE_OF_MACE | dict.fromkeys(CALLER, False)
+    les.state |= dict.fromkeys(MULTIPOLES, False) | IDLE
     les.state |= {"is_periodic": True, "N_max": 3}  # of a sum that does not know them
     assert_same(read("mace", file), expected)
-    for name, what in CALLER.items():
+    for name, part in {"use_dipoles": "les_u_", "use_induced_charges": "les_kappa_"}.items():
         with changed(model.state, name, True):
-            assert_refused("mace", file, rf"{what} \({name}\)")
+            assert_refused("mace", file, f"{part}readouts: expected one readout for each")
+    # There are none if the features have no such degree.
+    with changed(model.state, "use_quads", True), changed(model.state, "use_induced_dipoles", True):
+        assert_same(read("mace", file), expected)
+    for name in MULTIPOLES:
+        with changed(les.state, name, True):
+            assert_refused("mace", file, f"les.{name}: expected")
     readout = model.module("readouts.0")
-    for name in lists:
+    for number, name in enumerate(lists):
         with changed(modules[name].state, "_modules", {"0": readout}):
-            assert_refused("mace", file, name)
+            if number in (0, 1, 3, 4):  # without its switch
+                assert_same(read("mace", file), expected)
+            else:
+                assert_refused("mace", file, name)
     with changed(model.state["_buffers"], "brand_new", torch.ones(2)):
         assert_refused("mace", file, "brand_new")
     assert NUMBERED not in MACE.blocks[model.qualified_name].tensors
+
+
+def test_tables_of_mace_files(tmp_path):
+    """Fixed charges are added to those of the network; atomic alpha needs induced dipoles."""
+    file = open_model(checkpoint("mace", tmp_path))
+    expected, les = read("mace", file), file.root.module("les")
+    les.state["_modules"]["fixed_charges"] = empty("les.module.fixedcharges.FixedCharges")
+    table = les.module("fixed_charges")
+    table.state |= {"charge_dict": {1: 1, 6: 4, 7: -3, 8: -2}, "normalization_factor": 0.5}
+    les.state |= {"use_fixed_atomic_charges": True, "fixed_atomic_charges_scaling_factor": 0.5}
+    found = read("mace", file).state
+    assert found.pop("fixed_charges").tolist() == [0.5, 2.0, -1.5, -1.0]
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.items())
+    with changed(les.state, "fixed_atomic_charges_scaling_factor", 0.4):
+        assert_refused("mace", file, "normalization_factor")
+    for values in ({1: 1}, {1: 1, 6: 4, 7: -3, 8: float("nan")}, [0.5] * 9):
+        with (
+            changed(table.state, "charge_dict", values),
+            pytest.raises(ModelFileError, match="charge_dict"),
+        ):
+            read("mace", file)
+    with changed(les.state, "use_atomic_alpha", True):
+        assert_refused("mace", file, "use_atomic_alpha")
+
+
+def test_readouts_of_moments_that_are_not_known(tmp_path):
+    """Every list, switch and part of a readout of a MACE file with all moments counts."""
+    file = open_model(checkpoint("mace_moments", tmp_path))
+    model, expected = file.root, read("mace_moments", file)
+    dyads = model.module("les_quad_1o_readouts.0"), model.module("les_alpha_1o_readouts.1")
+    for name in ("les_u_readouts", "les_kappa_readouts", "les_quad_1o_readouts"):
+        state = model.module(name).state
+        with changed(state, "_modules", {"0": state["_modules"]["0"]}):
+            assert_refused("mace_moments", file, f"{name}: expected")
+    for record in dyads:
+        for name, value in (("scalar_slices", [(0, 1)]), ("ir_mul", True), ("brand_new", 1)):
+            with changed(record.state, name, value):
+                assert_refused("mace_moments", file, rf"{record.path}\.{name}")
+    with changed(dyads[0].state, "vector_1e_slices", [(2, 8)]):
+        assert_refused("mace_moments", file, "vector_1e_slices")
+    for name in ("change_of_basis", "change_of_basis_quads"):
+        buffers = model.state["_buffers"]
+        with (
+            changed(buffers, name, torch.ones(4, 3, 3)),
+            pytest.raises(ModelFileError, match=name),
+        ):
+            read("mace_moments", file)
+    switch = "use_anisotropic_polarizability"
+    with changed(model.state, switch, False), pytest.raises(ModelFileError, match=switch):
+        read("mace_moments", file)
+    # Files of the fork state less.
+    for record in dyads:
+        for name in ("scalar_slices", "vector_1o_slices", "ir_mul", "n_scalar", "n_1o"):
+            del record.state[name]
+        record.state["cdim"] = 2
+    assert_same(read("mace_moments", file), expected)
 
 
 @pytest.mark.parametrize(("value", "factor"), [(None, 1.0), (1.0, 1.0), (0.1, 0.1), (2, 2.0)])

@@ -347,10 +347,18 @@ def labelled(folder, model, number=8) -> Path:
     return path
 
 
-@pytest.mark.parametrize("state", ["removed", "kept"])
-@pytest.mark.parametrize("norm_factor", [90.0474, 90.4756])
-def test_calibration_finds_what_the_labels_were_made_with(folder, norm_factor, state):
-    path = file_of(folder, "plain")
+@pytest.mark.parametrize(
+    ("shape", "norm_factor", "state"),
+    [
+        ("plain", 90.0474, "removed"),
+        ("plain", 90.0474, "kept"),
+        ("plain", 90.4756, "removed"),
+        ("plain", 90.4756, "kept"),
+        ("Allegro, isotropic", 90.0474, "kept"),
+    ],
+)
+def test_calibration_finds_what_the_labels_were_made_with(folder, shape, norm_factor, state):
+    path = file_of(folder, shape)
     data = labelled(folder, read_model(path, norm_factor=norm_factor, self_interaction=state))
     model = read_model(path, calibrate=data)
     assert model.les["prefactor"] == norm_factor

@@ -89,7 +89,7 @@ REFUSED = {
     "parity": (_model(parity="no"), "parity: expected True or False, got 'no'"),
     "two cutoffs": (_model(r_max=4.5), "expected one cutoff, got 4.5 and 4"),
     "another size": (_model(l_max=2, num_features=4), "expected shape"),
-    "dipoles": (_les(use_dipole=True), "LES with latent dipoles .les_args.use_dipole"),
+    "dipoles": (_les(use_dipole=True), "latent_dipole_readout.* expected a tensor"),
     "another network": (_les(use_atomwise=True), "use_atomwise"),
     "unknown LES": (_les(use_octupole=True), r"les_args\.use_octupole: unsupported option"),
     "negative width": (_les(sigma=-1.0), "les_args.sigma: expected a positive number"),

@@ -29,7 +29,7 @@ def test_sums_of_outer_products(matrices):
         weights = weights + weights.transpose(1, 2)
     weights.requires_grad_()
     full = weights if matrices else torch.diag_embed(weights)
-    expected = torch.einsum("ncd,anc,bnd->abn", full, vectors, vectors).flatten(0, 1)
+    expected = torch.einsum("ncd,xnc,ynd->xyn", full, vectors, vectors).flatten(0, 1)
     torch.testing.assert_close(dyadic_sum(vectors, weights), expected)
     grad = symmetric_rows(random(ATOMS, 3, 3)).t()
     pulled = torch.autograd.grad(expected, [vectors, weights], grad)
@@ -77,7 +77,7 @@ def test_final_latents(kappa, alpha_rows, alpha, quadrupoles):
         parts.append(functions[alpha](x[layout.alpha :]))
     elif alpha_rows:
         tensors = x[layout.alpha :].view(3, 3, ATOMS)
-        square = torch.einsum("abn,cbn->acn", tensors, tensors)
+        square = torch.einsum("xyn,zyn->xzn", tensors, tensors)
         parts.append((square if alpha else tensors).flatten(0, 1))
     expected = torch.cat(parts) * scale.unsqueeze(1) + shifts[:, species]
     torch.testing.assert_close(final(x, species), expected)

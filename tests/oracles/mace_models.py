@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -164,7 +164,7 @@ def build_model(**hyper: Any) -> torch.nn.Module:
     if unknown:
         raise ValueError(f"unknown hyper-parameters {sorted(unknown)}")
     h = DEFAULTS | hyper
-    with _quiet():
+    with quiet():
         import mace  # noqa: F401 - before e3nn
         from e3nn import o3
         from mace.modules import blocks, extensions
@@ -274,7 +274,7 @@ def _make_old(model: torch.nn.Module, h: dict[str, Any], hidden: Any) -> None:
 
 def save_model(model: torch.nn.Module, path: Path, vintage: str = "new") -> Path:
     """Pickles a model under the class name of its vintage; call it inside `les_stand_in`."""
-    with _quiet():
+    with quiet():
         import mace.modules.models as models
         from mace.modules import extensions
 
@@ -336,7 +336,7 @@ def _evaluated(
     head: int,
     conditions: dict[str, Any],
 ) -> tuple[float, np.ndarray]:
-    with _quiet():
+    with quiet():
         from mace.data.neighborhood import get_neighborhood
 
         periodic = (cell is not None,) * 3

@@ -78,6 +78,8 @@ def system_model_reproduces(path, references, dtype) -> None:
         got = system.evaluate(reference["positions"])
         energy = got.energy + system.reference_energy
         assert_reproduced(reference, energy, got.forces, got.charges, dtype)
+        if MOMENTS["charges"] in reference:
+            assert_moments(reference, got.moments, dtype)
         atol = {"float32": 1e-6, "float64": 1e-9}[dtype] * len(reference["numbers"])
         assert got.les_energy == pytest.approx(true_les_energy(reference), abs=atol)
         if "stress" in reference:

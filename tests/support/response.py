@@ -37,19 +37,30 @@ def polarization(charges, positions, cell):
 
 
 def finite_differences(model, structure, atom, step=1e-4):
-    """dP_a/dr_b of one atom, from the charges of displaced structures alone."""
+    """dP_a/dr_b of one atom, from charges and dipoles of displaced structures alone."""
     r, cell = structure.positions, box_of(structure)
     born = np.zeros((3, 3))
     for axis in range(3):
-        ends = []
+        ends, dipoles = [], []
         for sign in (1, -1):
             moved = r.copy()
             moved[atom, axis] += sign * step
-            charges = model.physical_charges(model.evaluate(moved).charges)
+            charges, dipole = _physical(model, moved)
             ends.append(polarization(charges, moved, cell))
+            dipoles.append(dipole)
         slope = (ends[0] - ends[1]) / (2 * step)
         if cell is not None:  # as seen from the atom
             turned = np.exp(-2j * np.pi * r[atom] @ np.linalg.inv(cell)) * slope
             slope = turned.real @ cell
-        born[:, axis] = slope
+        born[:, axis] = slope + (dipoles[0] - dipoles[1]) / (2 * step)
     return born
+
+
+def _physical(model, positions):
+    """Charges, and the sum of the dipoles of models with moments."""
+    found = model.evaluate(positions)
+    if found.moments is None:
+        return model.physical_charges(found.charges), np.zeros(3)
+    moments = model.physical_moments(found.moments)
+    dipole = np.zeros(3) if moments.dipoles is None else moments.dipoles.sum(0)
+    return moments.charges, dipole

@@ -24,16 +24,6 @@ MULTIPOLES = {
     "use_atomic_alpha": "atomic polarisabilities",
     "use_fixed_atomic_charges": "fixed atomic charges",
 }
-#: Lists of readouts of MACE that bring the same, whatever the switches say.
-READOUTS = {
-    "les_u_readouts": "latent dipoles",
-    **dict.fromkeys(("les_quad_1o_readouts", "les_quad_2e_readouts"), "latent quadrupoles"),
-    "les_kappa_readouts": "induced charges",
-    **dict.fromkeys(
-        (f"les_alpha_{kind}readouts" for kind in ("", "1o_", "2e_")), "induced dipoles"
-    ),
-}
-
 #: Options of the les package: read elsewhere, idle without one of those above, or without effect,
 #: as the last one is.
 LES_OPTIONS: Accepted = {
@@ -87,21 +77,9 @@ def refuse_multipoles(model: Record) -> None:
     """Refuses a model with more than charges, and says what all of it is."""
     found: dict[str, str] = {}
     for record in model.walk():
-        _multipoles(found, record.path_of(""), record.state)
-        lists = record.modules()
-        for name, what in READOUTS.items():
-            if name in lists and lists[name].modules():
+        for name, what in MULTIPOLES.items():
+            if not is_off(record.state.get(name)):
                 found.setdefault(what, record.path_of(name))
-    _refuse(found)
-
-
-def _multipoles(found: dict[str, str], where: str, options: Mapping[str, Any]) -> None:
-    for name, what in MULTIPOLES.items():
-        if not is_off(options.get(name)):
-            found.setdefault(what, where + name)
-
-
-def _refuse(found: Mapping[str, str]) -> None:
     if found:
         listed = ", ".join(f"{what} ({path})" for what, path in found.items())
         raise UnsupportedModelError(

@@ -63,15 +63,17 @@ def multipole_energy(
             alpha = alpha[:, None, None] * torch.eye(3, dtype=r.dtype)
         dipoles = -torch.einsum("nab,nb->na", alpha, slope)
         energy = energy + 0.5 * (slope * dipoles).sum()
-    found = (*moments, charges, dipoles)
-    return energy, LatentMoments(*(None if m is None else m.detach().numpy() for m in found))
+    latents = (moments.dipoles, moments.quadrupoles, moments.kappa, moments.alpha)
+    others = (None if m is None else m.detach().numpy() for m in (*latents, charges, dipoles))
+    return energy, LatentMoments(moments.charges.detach().numpy(), *others)
 
 
 def _self_energy(q: Tensor, u: Tensor, tensors: Tensor, les: Mapping[str, float]) -> Tensor:
     sigma = float(les["sigma"])
     sites = (q**2).sum() / sigma + (u**2).sum() / (3 * sigma**3)
     sites = sites + (tensors**2).sum() / (10 * sigma**5)
-    return float(les["prefactor"]) / (2 * math.pi) ** 1.5 * sites
+    energy: Tensor = float(les["prefactor"]) / (2 * math.pi) ** 1.5 * sites
+    return energy
 
 
 def _reciprocal(

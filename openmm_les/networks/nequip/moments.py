@@ -38,9 +38,9 @@ class MomentRows(nn.Module):
         self.matrix = nn.Buffer(matrix)
         scale = matrix.new_ones(layout.rows)
         if layout.alpha >= 0:
-            scale[layout.alpha :] = float(readouts["alpha_scale"])
+            scale[layout.alpha :] = float(readouts.get("alpha_scale", 1.0))
         if layout.kappa >= 0:
-            scale[layout.kappa] = float(readouts["kappa_scale"])
+            scale[layout.kappa] = float(readouts.get("kappa_scale", 1.0))
         kappa, alpha = "softplus", "softplus" if layout.alpha_rows == 1 else "square"
         if not readouts["positive"]:
             kappa = alpha = ""
@@ -131,7 +131,8 @@ class NodeMoments(nn.Module):
     def backward(self, grad: Tensor, tape: NodeTape) -> Tuple[Tensor, List[Tensor]]:
         """From dE/d(latents) to dE/d(scalars), and dE/d(features) of the slots that are read."""
         n = grad.shape[1]
-        scalars, vectors, squares, tensors = self.rows.backward(grad, tape.rows).split(self.sizes)
+        readouts = torch.split(self.rows.backward(grad, tape.rows), self.sizes)
+        scalars, vectors, squares, tensors = readouts
         squares = squares.view(-1, 3, 3, n)
         by_factors = ((squares + squares.transpose(1, 2)) * tape.vectors.unsqueeze(1)).sum(2)
         grads: List[Tensor] = []
@@ -211,11 +212,11 @@ class EdgeMoments(nn.Module):
     @torch.jit.export
     def backward(self, grad: Tensor, harmonics: Tensor, tape: EdgeTape) -> Tuple[Tensor, Tensor]:
         """From dE/d(latents) to dE/d(factors) and dE/dY."""
-        n, c = tape.weights.shape[0], tape.weights.shape[1]
+        n, c, k = tape.weights.shape
         by_sums = self.rows.backward(grad, tape.rows).to(harmonics.dtype).t().reshape(n, c, -1)
         by_weights = torch.bmm(by_sums, self._functions(harmonics).transpose(1, 2))
         by_functions = torch.bmm(tape.weights.transpose(1, 2), by_sums)
-        squares = by_functions[:, :, 4:13].unflatten(2, [3, 3])
+        squares = by_functions[:, :, 4:13].reshape(n, k, 3, 3)
         first = harmonics[:, :, self.first : self.first + 3].unsqueeze(2)
         by_first = ((squares + squares.transpose(2, 3)) * first).sum(3)
         grad_harmonics = torch.zeros_like(harmonics)

@@ -113,7 +113,9 @@ def _readout(name: str, record: Record, state: State, prefix: str, head: Head) -
         stack = head.readout(scalar_readout(record), record)
         store_network(state, f"{prefix}{name.split('_')[1]}", stack)
     elif name == "les_u_readouts":
-        (state[f"{prefix}dipole"],) = _linear(record, [1])
+        (weight,) = _linear(record, [1])
+        if len(weight):  # without vectors they are zero
+            state[f"{prefix}dipole"] = weight
     elif name == "les_quad_2e_readouts":
         (state[f"{prefix}quadrupole"],) = _linear(record, [2])
     elif name == "les_alpha_2e_readouts":

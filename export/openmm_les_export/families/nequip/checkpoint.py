@@ -195,7 +195,8 @@ def dense_maps(
 def side_by_side(networks: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
     """One network with the outputs of several of the same depth and inputs."""
     firsts, *others = zip(*networks, strict=True)
-    return [torch.cat(firsts, 1), *(torch.block_diag(*maps) for maps in others)]
+    diagonal: Callable[..., torch.Tensor] = torch.block_diag
+    return [torch.cat(firsts, 1), *(diagonal(*maps) for maps in others)]
 
 
 def version(hyper: Mapping[str, Any], package: str) -> tuple[int, ...]:

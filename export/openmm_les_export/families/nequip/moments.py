@@ -64,9 +64,9 @@ def readouts_of(table: tuple[Readout, ...], weights: Weights) -> list[Readout]:
 def store_moments(
     found: list[Readout], weights: Weights, state: dict[str, torch.Tensor], sign: float
 ) -> dict[str, Any]:
-    """Hyper-parameters of these readouts, none for the charge alone; the matrix goes into the state.
+    """Hyper-parameters of these readouts, none for the charge alone.
 
-    Vectors have a sign.
+    The matrix, in which vectors have the sign, goes into the state.
     """
     moments = _moments(weights.les)
     if not any(moments.values()):

@@ -95,9 +95,12 @@ class _Latents:
     def __call__(self, out: Mapping[str, Tensor]) -> Tensor | Moments:
         total: dict[str, Tensor] = {}
         for readout in self._found:
-            part = self._of_pairs(readout, out) if self._neighbors else out[readout.name]
-            part = part if self._neighbors else self._cartesian(readout, part)
-            total[readout.moment] = total.get(readout.moment, 0) + part
+            if self._neighbors:
+                part = self._of_pairs(readout, out)
+            else:
+                part = self._cartesian(readout, out[readout.name])
+            known = total.get(readout.moment)
+            total[readout.moment] = part if known is None else known + part
         charges = total.pop("charges")[:, 0]
         if not total:
             return charges
@@ -106,9 +109,8 @@ class _Latents:
             total["quadrupoles"] = tensors - trace * torch.eye(3)
         for name in ("kappa", "alpha"):
             if name in total:
-                total[name] = self._positive(total[name]) * self._options.positive(
-                    f"{name}_scale", 0.1
-                )
+                scale = self._options.positive(f"{name}_scale", 0.1)
+                total[name] = scale * self._positive(total[name])
         return Moments(charges, **total)
 
     def _of_pairs(self, readout: Readout, out: Mapping[str, Tensor]) -> Tensor:
@@ -118,8 +120,8 @@ class _Latents:
         parts = self._cartesian(readout, harmonics[:, places[0] : places[1]])
         parts = parts * factors.reshape(len(parts), *[1] * (parts.dim() - 1))
         sums = parts.new_zeros(len(out["atom_types"]), *parts.shape[1:])
-        sums = sums.index_add(0, out["edge_index"][0], parts)
-        return sums / (2 * self._neighbors) ** 0.5
+        scaled: Tensor = parts * (2 * self._neighbors) ** -0.5
+        return sums.index_add(0, out["edge_index"][0], scaled)
 
     def _cartesian(self, readout: Readout, components: Tensor) -> Tensor:
         if readout.kind == "squares":
@@ -135,7 +137,8 @@ class _Latents:
             return values
         if values.dim() == 1:
             return torch.nn.functional.softplus(values)
-        return values @ values.transpose(1, 2)
+        product: Tensor = values @ values.transpose(1, 2)
+        return product
 
 
 def _readouts(model: Mapping[str, Any], checkpoint: ModelFile) -> list[Readout]:
