@@ -107,6 +107,27 @@ def draw_embeddings(folder: Path) -> str:
     return _save(figure, folder / "embeddings.png")
 
 
+def draw_polarization(folder: Path) -> str:
+    """Draw polarization.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    time, alone, induced, together, energy = np.loadtxt(
+        folder / "polarization.csv", delimiter=",", skiprows=1, ndmin=2
+    ).T
+    figure, axes = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    axes[0].plot(time, together, label="peptide in water")
+    axes[0].plot(time, alone, label="peptide alone")
+    axes[0].plot(time, induced, label="induced by the water")
+    axes[0].set_ylabel("dipole [D]")
+    axes[0].set_ylim(0)
+    axes[0].legend()
+    axes[1].plot(time, energy, color="tab:red")
+    axes[1].set(xlabel="time [ps]", ylabel="energy of polarization [kJ/mol]")
+    return _save(figure, folder / "polarization.png")
+
+
 def draw_infrared(folder: Path) -> str:
     """Draw *_spectrum.csv and peptide_vibrations.csv of a folder; returns what to tell the user."""
     try:

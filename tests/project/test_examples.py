@@ -225,6 +225,21 @@ def test_infrared_spectrum(tmp_path):
     assert ("infrared.png" in out) == (find_spec("matplotlib") is not None)
 
 
+def test_polarizable_peptide(tmp_path):
+    options = ["--padding", 0.7, "--steps", 20, "--frames", 2]
+    out = run("11_polarizable_peptide_in_water.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    table = np.array(rows(folder / "polarization.csv"), dtype=float)
+    assert table.shape == (2, 5)
+    _, alone, induced, together, gained = table.T
+    assert ((alone > 0.5) & (alone < 12)).all()
+    assert ((induced > 0.01) & (induced < 5)).all()
+    assert (np.abs(together - alone) <= induced + 1e-9).all()
+    assert (np.abs(gained) < 100).all()
+    assert "The water induces" in out
+    assert ("polarization.png" in out) == (find_spec("matplotlib") is not None)
+
+
 @pytest.mark.skipif(find_spec("pymbar") is None, reason="needs pymbar (extra `examples`)")
 def test_free_energy_of_the_model(tmp_path):
     for package in ("distributed", "matplotlib", "pymbar"):
