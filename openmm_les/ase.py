@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 try:
     from ase import Atoms
     from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+    from ase.outputs import Properties, all_outputs
 except ModuleNotFoundError as error:
     if error.name != "ase":
         raise
@@ -243,6 +244,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if "born_effective_charges" in wanted:
             results["born_effective_charges"] = model.response(positions, cell).born_charges
         return results
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has a name for, for ``Atoms.get_properties``, which i-PI calls."""
+        return Properties({n: value for n, value in self.results.items() if n in all_outputs})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """As ASE has it; a change of a charge, spin or feature of the structure counts too."""

@@ -203,8 +203,9 @@ class SystemModel:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
 
         The network runs forward once and back three times (six times if periodic, three times more
-        with moments), as TorchScript: neither `engine` nor CUDA graphs are used. There is no field. Where the model does not state the sign of its
-        charges, the results have the model's own, which may be wrong.
+        with moments), as TorchScript: neither `engine` nor CUDA graphs are used. There is no field.
+        Where the model does not state the sign of its charges, the results have the model's own,
+        which may be wrong.
 
         Args:
             positions: shape (n, 3) [A]; atoms may lie outside the box.

@@ -16,7 +16,7 @@ from openmm_les.simulation.structures.names import atom_name
 #: Settings of a run by the names of the options of createSystem and createMixedSystem.
 _FIELDS = {
     name: spellings(name)[1]
-    for name in ("chargeTolerance", *EvaluationOptions.accepted())
+    for name in ("chargeTolerance", "mmDamping", *EvaluationOptions.accepted())
     if spellings(name)[1] != name
 }
 _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
@@ -24,7 +24,7 @@ _OPTION = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
 _PERMISSION = re.compile(r"\ballowNetCharge\s*=\s*True\b")
 #: A setting as Python has it, ``name='value'``, ``name: True``.
 _KEYWORD = re.compile(
-    rf"\b(backend|charge|device|embedding|ewald|{'|'.join(_FIELDS.values())})(?:=|: )"
+    rf"\b(backend|charge|device|embedding|ewald|polarization|{'|'.join(_FIELDS.values())})(?:=|: )"
     r"('([^']*)'|True\b|False\b|[-+\d.]+)"
 )
 _SWITCHES = {"True": "on", "False": "off"}

@@ -201,6 +201,7 @@ def test_what_was_selected_is_told():
             "{ml_region: A:1, force_field: a.xml, charge_tolerance: 1}",
             "charge_tolerance: this is for embedding: elec",
         ),
+        ("{ml_region: A:1, force_field: a.xml, polarization: mm}", "polarization: this is for emb"),
         (
             "{ml_region: A:1, system: a.xml, constraints: none}",
             "constraints: this goes with force_f",
@@ -217,7 +218,8 @@ def test_what_was_selected_is_told():
 def test_settings_that_do_not_fit(tmp_path, text, message):
     file = tmp_path / "config.yaml"
     text = text.strip("{}").replace(", force", "\nforce").replace(", sys", "\nsys")
-    text = text.replace(", charge", "\ncharge").replace(", constr", "\nconstr")
+    for name in ("charge", "constr", "polar"):
+        text = text.replace(f", {name}", f"\n{name}")
     file.write_text(f"structure: a.pdb\nmodel: les-demo\n{text}\n")
     with pytest.raises(InputError, match=message):
         md.load(file)

@@ -7,7 +7,7 @@ return a `Coupling`. `Surroundings.embed` joins it with the model's own electros
 
 from openmm_les.electrostatics.embedding.build import METHODS, build_coupling
 from openmm_les.electrostatics.embedding.charges import charge_factor
-from openmm_les.electrostatics.embedding.embedded import Surroundings
 from openmm_les.electrostatics.embedding.pairs import Coupling, ScaledPair
+from openmm_les.electrostatics.embedding.surroundings import Surroundings
 
 __all__ = ["METHODS", "Coupling", "ScaledPair", "Surroundings", "build_coupling", "charge_factor"]

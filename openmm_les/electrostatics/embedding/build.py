@@ -48,29 +48,50 @@ def build_coupling(
         width: sigma of the ML charges [A], 0 for point charges.
         device: where the module will run.
     """
-    if method not in METHODS:
-        choices = ", ".join(METHODS)
-        raise InputError(f"nonbonded method: expected one of {choices}, got {method!r}")
     on_gpu = torch.device(device).type != "cpu"
     sums: dict[str, Any] = {
         "scaled_pairs": scaled_pairs,
         "dtype": dtype,
-        "pairs_per_chunk": _PAIRS_ON_GPU if on_gpu else PAIRS_PER_CHUNK,
+        "pairs_per_chunk": pairs_at_a_time(device),
     }
     if method not in EWALD_METHODS:
-        interaction: Coulomb | ReactionField = Coulomb(width)
-        if method in CUTOFF_METHODS:
-            if cutoff is None:
-                raise InputError(f"cutoff: expected that of the NonbondedForce [A] for {method}")
-            interaction = ReactionField(cutoff, dielectric, width)
+        interaction = pair_interaction(method, cutoff, dielectric, width)
         return PairCoupling(interaction, periodic=method == "CutoffPeriodic", **sums)
-    if cell is None:
-        raise InputError(f"cell: expected three lattice vectors [A] for {method}, got None")
     coupling = EwaldCoupling(
-        cell, width=width, tolerance=tolerance, images=images, margin=margin, **sums
+        needed_cell(method, cell),
+        width=width,
+        tolerance=tolerance,
+        images=images,
+        margin=margin,
+        **sums,
     )
     if on_gpu:
         structure = coupling.structure
         plane = 8 * structure.size0 * structure.size1
         structure.chunk_size = max(1, GPU_CHUNK_ELEMENTS // plane)
     return coupling
+
+
+def pairs_at_a_time(device: str | torch.device) -> int:
+    """How many pairs of charges a chunk has where a module will run."""
+    return PAIRS_PER_CHUNK if torch.device(device).type == "cpu" else _PAIRS_ON_GPU
+
+
+def pair_interaction(
+    method: str, cutoff: float | None, dielectric: float, width: float
+) -> Coulomb | ReactionField:
+    """The interaction of a method without Ewald sum; see `build_coupling`."""
+    if method not in METHODS:
+        choices = ", ".join(METHODS)
+        raise InputError(f"nonbonded method: expected one of {choices}, got {method!r}")
+    if method not in CUTOFF_METHODS:
+        return Coulomb(width)
+    if cutoff is None:
+        raise InputError(f"cutoff: expected that of the NonbondedForce [A] for {method}")
+    return ReactionField(cutoff, dielectric, width)
+
+
+def needed_cell(method: str, cell: torch.Tensor | None) -> torch.Tensor:
+    if cell is None:
+        raise InputError(f"cell: expected three lattice vectors [A] for {method}, got None")
+    return cell

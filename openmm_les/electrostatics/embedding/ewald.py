@@ -1,7 +1,7 @@
 """The coupling in a periodic box, as an Ewald sum."""
 
 import math
-from typing import List, Sequence, Tuple
+from typing import List, Sequence
 
 import torch
 from torch import nn
@@ -18,13 +18,16 @@ from openmm_les.electrostatics.embedding.pairs import (
     ScaledPairs,
     total,
 )
+from openmm_les.electrostatics.embedding.splitting import (
+    grid_limits,
+    needed_limits,
+    reach_for,
+    split_weights,
+    splitting_for,
+)
 from openmm_les.electrostatics.kernel import strain_derivative
 from openmm_les.electrostatics.structure_factors import StructureFactors
-from openmm_les.errors import InputError
 from openmm_les.units import COULOMB_CONSTANT
-
-_LIMIT_SLACK = 1e-6
-"""Rounding, also of a box in float32, must not decide whether a box has outgrown the grid."""
 
 
 class EwaldCoupling(nn.Module):
@@ -83,13 +86,7 @@ class EwaldCoupling(nn.Module):
                 grid is outgrown.
         """
         super().__init__()
-        if not 1e-14 <= tolerance <= 1e-4:
-            raise InputError(f"tolerance: expected a number from 1e-14 to 1e-4, got {tolerance}")
-        if not margin >= 1.0:
-            raise InputError(f"margin: expected a factor of at least 1, got {margin}")
-        # Real-space terms are left out from r_c on and reciprocal ones from k_c on, where
-        # splitting * r_c = k_c / (2 splitting) = reach: the first are of the order exp(-reach^2).
-        self.reach = math.sqrt(-math.log(tolerance))
+        self.reach = reach_for(tolerance)
         self.images = images
         self.dtype = dtype
         self.coulomb = COULOMB_CONSTANT
@@ -98,8 +95,7 @@ class EwaldCoupling(nn.Module):
             Screened(width), periodic=True, dtype=dtype, pairs_per_chunk=pairs_per_chunk
         )
         self.scaled = ScaledPairs(scaled_pairs, Coulomb(width), Coulomb(width), True)
-        needed = self._needed_limits(cell, inverse_and_volume(cell)[0]) * margin
-        limits = [int(n) for n in torch.floor(needed * (1.0 + _LIMIT_SLACK)).tolist()]
+        limits = grid_limits(cell, self.reach, margin)
         self.structure = StructureFactors(limits, dtype=dtype)
 
     def forward(
@@ -124,7 +120,7 @@ class EwaldCoupling(nn.Module):
             positions, mm_positions = positions.to(torch.float64), mm_positions.to(torch.float64)
             cell = cell.to(torch.float64)
             inverse, volume = inverse_and_volume(cell)
-            splitting = self._splitting(inverse)
+            splitting = splitting_for(inverse, self.reach)
 
             near = self.pairs(charges, positions, mm_charges, mm_positions, cell, splitting)
             scaled = self.scaled(charges, positions, mm_charges, mm_positions, cell, splitting)
@@ -149,7 +145,7 @@ class EwaldCoupling(nn.Module):
             waves = self._reciprocal(
                 charges, positions @ inverse, mm_charges, mm_positions @ inverse, inverse, volume
             )
-            needed = torch.floor(self._needed_limits(cell, inverse))
+            needed = torch.floor(needed_limits(cell, inverse, self.reach))
             outgrown = torch.logical_not((needed <= self.structure.limits).all())
             nan = torch.full_like(energy, float("nan"))
             return Coupling(
@@ -161,15 +157,6 @@ class EwaldCoupling(nn.Module):
                 outgrown,
             )
 
-    def _splitting(self, inverse: torch.Tensor) -> torch.Tensor:
-        """a = s / r_c; the heights of the cell are the inverse lengths of the columns."""
-        return 2.0 * self.reach * torch.sqrt((inverse * inverse).sum(dim=0).max())
-
-    def _needed_limits(self, cell: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        """What the integers of the vectors with k <= 2 a s stay within, shape [3]."""
-        lengths = torch.sqrt((cell.to(torch.float64) ** 2).sum(dim=1))
-        return lengths * self._splitting(inverse) * (self.reach / math.pi)
-
     def _reciprocal(
         self,
         charges: torch.Tensor,
@@ -180,7 +167,9 @@ class EwaldCoupling(nn.Module):
         volume: torch.Tensor,
     ) -> List[torch.Tensor]:
         """Sum over k, from fractional coordinates: energy and derivatives as in `Coupling`."""
-        k, weights, slopes = self._weights(inverse, volume)
+        k, weights, slopes = split_weights(
+            self.structure.grid, inverse, volume, splitting_for(inverse, self.reach)
+        )
         points = points - torch.round(points)
         mm_points = mm_points - torch.round(mm_points)
         own = self.structure.sums(charges.to(self.dtype), points)
@@ -199,16 +188,3 @@ class EwaldCoupling(nn.Module):
         mm_gradient = mm_charges[:, None] * (mm_gradient.to(torch.float64) @ inverse.t())
         strain = strain_derivative(k, slopes, power, energy)
         return [energy, potential, gradient, mm_gradient, strain]
-
-    def _weights(
-        self, inverse: torch.Tensor, volume: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vectors k [m, 3], weights of |S|^2 and -2 dw/d(k^2) at fixed volume, shape [m]."""
-        quarter = 0.25 / self._splitting(inverse) ** 2
-        k = self.structure.grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
-        k2 = (k * k).sum(dim=1)
-        finite = k2 > 0.0
-        k2 = torch.where(finite, k2, torch.ones_like(k2))
-        weights = torch.exp(-quarter * k2) / k2 * (2.0 * math.pi / volume.abs())
-        weights = torch.where(finite, weights, torch.zeros_like(weights))
-        return k, weights, 2.0 * weights * (quarter + 1.0 / k2)

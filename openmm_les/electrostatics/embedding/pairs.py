@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
-from openmm_les.electrostatics.embedding.interactions import Coulomb
 from openmm_les.errors import InputError
 
 #: Separations of this many pairs (float64) stay in a CPU's cache.
@@ -144,25 +143,15 @@ class ScaledPair(NamedTuple):
     factor: float
 
 
-class ScaledPairs(nn.Module):
-    """The difference that pairs near a bond make: an ML and an MM atom with a scaled interaction.
-
-    Bonded neighbours (1-2, 1-3) do not interact, 1-4 neighbours in part. What the sum over all
-    pairs has for them is taken out, and ``factor`` times the plain Coulomb interaction of nearest
-    images put in its place: without cutoff and reaction field, as OpenMM does for exceptions.
-    Images further away stay as they are. Always float64.
-    """
+class ListedPairs(nn.Module):
+    """Pairs of an ML and an MM atom with a factor, and what is to take the place of what."""
 
     first: torch.Tensor
     second: torch.Tensor
     factors: torch.Tensor
 
     def __init__(
-        self,
-        pairs: Sequence[ScaledPair],
-        counted: nn.Module,
-        coulomb: Coulomb,
-        periodic: bool,
+        self, pairs: Sequence[ScaledPair], counted: nn.Module, coulomb: nn.Module, periodic: bool
     ) -> None:
         """Set up the list.
 
@@ -177,12 +166,22 @@ class ScaledPairs(nn.Module):
                 f"got {indices}"
             )
         self.counted: Any = counted
-        self.coulomb = coulomb
+        self.coulomb: Any = coulomb
         self.periodic = periodic
         factors = [float(factor) for _, _, factor in pairs]
         self.register_buffer("first", torch.tensor([i for i, _ in indices], dtype=torch.int64))
         self.register_buffer("second", torch.tensor([j for _, j in indices], dtype=torch.int64))
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.float64))
+
+
+class ScaledPairs(ListedPairs):
+    """The difference that pairs near a bond make: an ML and an MM atom with a scaled interaction.
+
+    Bonded neighbours (1-2, 1-3) do not interact, 1-4 neighbours in part. What the sum over all
+    pairs has for them is taken out, and ``factor`` times the plain Coulomb interaction of nearest
+    images put in its place: without cutoff and reaction field, as OpenMM does for exceptions.
+    Images further away stay as they are. Always float64.
+    """
 
     def forward(
         self,

@@ -79,10 +79,23 @@ class LatentMultipoles(nn.Module):
         super().__init__()
         self.multipoles: MultipoleSum = multipoles
         self.layout = layout
+        #: Of the highest moments, permanent or induced.
+        self.degree = max(multipoles.degree, multipoles.induced_degree)
 
-    def forward(self, latents: Tensor, positions: Tensor, cell: Tensor) -> ElectrostaticTerms:
-        """See `ElectrostaticKernel`; the potential is dE/d(latents), shape [rows, n]."""
-        terms = self.multipoles(site_moments(latents, self.layout), positions, cell)
+    def forward(
+        self,
+        latents: Tensor,
+        positions: Tensor,
+        cell: Tensor,
+        external_potential: Optional[Tensor] = None,
+        external_field: Optional[Tensor] = None,
+    ) -> ElectrostaticTerms:
+        """See `ElectrostaticKernel`; the potential is dE/d(latents), shape [rows, n].
+
+        For what is external see `MultipoleSum.forward`.
+        """
+        moments = site_moments(latents, self.layout)
+        terms = self.multipoles(moments, positions, cell, external_potential, external_field)
         n = latents.shape[1]
         charges, dipoles = terms.induced_charges, terms.induced_dipoles
         induced = torch.cat(

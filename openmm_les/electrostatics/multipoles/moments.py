@@ -54,6 +54,12 @@ def deformation(moments: Multipoles, derivatives: Multipoles) -> Tensor:
     return dipoles + 2.0 * rows.t() @ moments.quadrupoles.to(torch.float64).flatten(0, 1)
 
 
+def traceless(tensors: Tensor) -> Tensor:
+    """Symmetric tensors [n, 3, 3] without their trace."""
+    trace = tensors.diagonal(0, 1, 2).sum(dim=1) / 3.0
+    return tensors - torch.diag_embed(trace.unsqueeze(1).expand(-1, 3))
+
+
 def multi_indices(degree: int) -> List[Tuple[int, int, int]]:
     """All (a, b, c) with a + b + c <= degree, by their sum, then falling in a, then in b."""
     return [

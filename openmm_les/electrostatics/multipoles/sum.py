@@ -12,6 +12,7 @@ from openmm_les.electrostatics.multipoles.moments import (
     SiteMoments,
     deformation,
     multipoles_of,
+    traceless,
 )
 from openmm_les.electrostatics.multipoles.response import Induced, respond, slopes
 from openmm_les.electrostatics.multipoles.terms import MultipoleTerms
@@ -248,7 +249,7 @@ class MultipoleSum(nn.Module):
     def _less_own(self, by_moments: Multipoles, own: List[Multipoles]) -> Multipoles:
         """Derivatives by moments, without those of the self-interaction and without a trace."""
         charges, dipoles = by_moments.charges, by_moments.dipoles
-        quadrupoles = _traceless(by_moments.quadrupoles)
+        quadrupoles = traceless(by_moments.quadrupoles)
         for each in own:
             charges, dipoles = charges - each.charges, dipoles - each.dipoles
             quadrupoles = quadrupoles - each.quadrupoles
@@ -277,9 +278,3 @@ def _inner(one: Multipoles, other: Multipoles) -> Tensor:
 
 def _or_zeros(values: Optional[Tensor], like: Tensor) -> Tensor:
     return torch.zeros_like(like) if values is None else values
-
-
-def _traceless(tensors: Tensor) -> Tensor:
-    """Symmetric tensors [n, 3, 3] without their trace."""
-    trace = tensors.diagonal(0, 1, 2).sum(dim=1) / 3.0
-    return tensors - torch.diag_embed(trace.unsqueeze(1).expand(-1, 3))

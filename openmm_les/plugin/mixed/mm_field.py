@@ -41,6 +41,8 @@ class MMField:
     #: Of all particles, 0 for the ML atoms, shape (n,) [e].
     charges: FloatArray
     on_bonds: tuple[BondCharge, ...]
+    #: Of the Lennard-Jones sphere that each particle is in, 0 for none, shape (n,) [A].
+    radii: FloatArray
     #: By ML atom and MM particle, of pairs that interact in part or not at all.
     factors: dict[tuple[int, int], float]
     method: str
@@ -95,6 +97,7 @@ def read_field(
     field = MMField(
         charges=around,
         on_bonds=on_bonds,
+        radii=_radii(system, force, region),
         factors=_factors(force, charges, region),
         method=method,
         cutoff=cutoff * ANGSTROM_PER_NM,
@@ -184,6 +187,27 @@ def _check_box(system: openmm.System, cutoff: float) -> None:
             f"embedding='electrostatic': expected a box at least twice the cutoff of {cutoff:g} nm "
             f"wide, got {smallest:g} nm; use a larger box, or a smaller cutoff"
         )
+
+
+def _radii(system: openmm.System, force: openmm.NonbondedForce, region: MLRegion) -> FloatArray:
+    """Half the distance of the Lennard-Jones minimum [A].
+
+    Particles without such parameters, like the hydrogens of TIP3P, are inside the sphere of an atom
+    that they are bonded to, or that a virtual site is placed by.
+    """
+    own = np.zeros(force.getNumParticles())
+    for i in range(len(own)):
+        _, sigma, epsilon = force.getParticleParameters(i)
+        if epsilon._value != 0.0:
+            own[i] = 0.5 * 2.0 ** (1.0 / 6.0) * sigma._value * ANGSTROM_PER_NM
+    radii: FloatArray = own.copy()
+    for i in np.flatnonzero(own == 0.0).tolist():
+        around = region.graph.neighbors[i]
+        if system.isVirtualSite(i):
+            site = system.getVirtualSite(i)
+            around = {site.getParticle(j) for j in range(site.getNumParticles())}
+        radii[i] = max((own[j] for j in around), default=0.0)
+    return radii
 
 
 def _factors(

@@ -25,7 +25,7 @@ from support.charges import (
 from support.multipoles import KINDS, errors, random_moments, results, sum_for
 
 from openmm_les.electrostatics.multipoles import SiteMoments
-from openmm_les.electrostatics.multipoles.pairs import boys
+from openmm_les.electrostatics.multipoles.recursion import boys
 
 OTHER = Parameters(1.3, 1.7, 90.0474, True)
 

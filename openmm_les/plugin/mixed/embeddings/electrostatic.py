@@ -14,6 +14,7 @@ import numpy as np
 import openmm
 from openmm import app
 
+from openmm_les.arrays import FloatArray
 from openmm_les.electrostatics.embedding import ScaledPair, Surroundings, charge_factor
 from openmm_les.errors import InputError, SimulationError
 from openmm_les.evaluation.checks import check_single_charge
@@ -60,6 +61,24 @@ class ElectrostaticOptions:
             "images; native: they are those of the model, as it was trained"
         ),
     ] = "exact"
+    polarization: Annotated[
+        Literal["none", "mm"],
+        Option(
+            "mm: the region responds to the MM charges with the kappa and alpha of its model, "
+            "experimental; none: it does not"
+        ),
+    ] = "none"
+    conserveInducedCharge: Annotated[
+        Literal[True, False],
+        Option("whether the charges that MM charges induce add up to nothing"),
+    ] = True
+    mmDamping: Annotated[
+        Literal["none", "lj"],
+        Option(
+            "lj: to the response, MM charges are Gaussians as wide as the Lennard-Jones radius of "
+            "their atom; none: they are points"
+        ),
+    ] = "none"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -70,6 +89,10 @@ class ElectrostaticOptions:
             raise InputError(
                 f"chargeTolerance: expected a charge above 0 e, got {self.chargeTolerance!r}"
             )
+        responding = {"conserveInducedCharge": True, "mmDamping": "none"}
+        for name, default in responding.items():
+            if self.polarization == "none" and getattr(self, name) != default:
+                raise InputError(f"{name}: this option is for polarization='mm'")
 
     def total_charge(self, classical: float) -> int:
         """Charge of the region [e], whose MM charges add up to `classical` [e].
@@ -116,6 +139,8 @@ class ElectrostaticEmbedding:
 
     def __init__(self, request: MixedRequest, options: ElectrostaticOptions) -> None:
         check_single_charge(request.artifact, "embedding='electrostatic'")
+        if options.polarization == "mm":
+            _check_response(request.artifact)
         models = present.models_in(request.system)
         if charged := [model for model in models if "charges" in model.compute.settings]:
             # Neither region would feel the latent charges of the other.
@@ -185,7 +210,26 @@ class ElectrostaticEmbedding:
             charge=field.total,
             charge_tolerance=float(self._options.chargeTolerance),
             ml_images=self._options.mlImages,
+            **self._response_settings(),
         )
+
+    def _response_settings(self) -> dict[str, Any]:
+        """Settings of a region that responds, which no other has."""
+        if self._options.polarization == "none":
+            return {}
+        radii = self._field.radii
+        if self._options.mmDamping == "none":
+            radii = np.zeros_like(radii)
+        elif not radii.any():
+            raise InputError(
+                "mmDamping='lj': expected Lennard-Jones parameters in the NonbondedForce that has "
+                "the charges, got none; use mmDamping='none'"
+            )
+        return {
+            "polarization": self._options.polarization,
+            "conserves": self._options.conserveInducedCharge,
+            "radii": zlib.compress(radii.astype("<f8").tobytes(), 9),
+        }
 
 
 class EmbeddedCompute(MixedCompute):
@@ -201,7 +245,8 @@ class EmbeddedCompute(MixedCompute):
     Settings are those of `MixedCompute`; ``atoms`` (particles), ``bonds`` (pairs of places in
     these), ``charges`` of all particles, ``on_bonds`` (the fields of `BondCharge`),
     ``charge_tolerance`` [e], and the fields of
-    `openmm_les.electrostatics.embedding.Surroundings`.
+    `openmm_les.electrostatics.embedding.Surroundings`; where the region responds to MM charges,
+    ``radii`` of all particles as these see them [A].
     """
 
     kind = "embedded"
@@ -230,7 +275,17 @@ class EmbeddedCompute(MixedCompute):
         settings = self._settings
         sign, les = float(artifact.metadata["charge_sign"]), artifact.metadata["les"]
         self._sign = charge_factor(sign, float(les["prefactor"]))
-        charged = self._charges[np.flatnonzero(self._charges)]
+        particles = np.flatnonzero(self._charges)
+        charged = self._charges[particles]
+        response: dict[str, Any] = {}
+        if "polarization" in settings:
+            radii = np.frombuffer(zlib.decompress(settings["radii"]), dtype="<f8")
+            on_bonds = [each.second for each in self._bond_charges]
+            response = {
+                "polarization": settings["polarization"],
+                "conserves": settings["conserves"],
+                "mm_widths": radii[[*particles, *on_bonds]].tolist() if radii.any() else (),
+            }
         places = {atom: i for i, atom in enumerate(self._atoms)}
         return Surroundings(
             charges=[*charged.tolist(), *(each.charge for each in self._bond_charges)],
@@ -243,6 +298,7 @@ class EmbeddedCompute(MixedCompute):
             hosts=[places[link.ml_atom] for link in self._links],
             images=settings["ml_images"],
             tolerance=min(settings["options"]["ewaldTolerance"], 1e-4),
+            **response,
         )
 
     def _name(self, atom: int) -> str:
@@ -251,7 +307,11 @@ class EmbeddedCompute(MixedCompute):
         return super()._name(atom)
 
     def _check(self, result: Evaluation) -> None:
-        total = self._sign * float(result.charges.sum())
+        charges = result.charges
+        if result.moments is not None:
+            charges = result.moments.charges
+            self._check_kappa(result.moments.kappa)
+        total = self._sign * float(charges.sum())
         expected, allowed = self._settings["charge"], self._settings["charge_tolerance"]
         if abs(total - expected) <= allowed:
             self._off_charge = 0
@@ -267,6 +327,30 @@ class EmbeddedCompute(MixedCompute):
                 f"chargeTolerance={enough}; another region, another "
                 "charge or embedding='mechanical' does without"
             )
+
+    def _check_kappa(self, kappa: FloatArray | None) -> None:
+        """Refuse charge responses that are negative, but for a few small ones."""
+        if kappa is None or not self._settings.get("conserves", False):
+            return
+        of_atoms = kappa[: len(self._atoms)]
+        total, size = float(of_atoms.sum()), float(np.abs(of_atoms).sum())
+        if total < 0.5 * size:
+            raise SimulationError.with_remedy(
+                "polarization='mm': expected charge responses kappa above 0, got "
+                f"{of_atoms.min():.3g} to {of_atoms.max():.3g} e/V, for which the charges that MM "
+                "charges induce have no energy minimum: use polarization='none', or a model that "
+                "was trained with a positive kappa"
+            )
+
+
+def _check_response(artifact: Artifact) -> None:
+    """Refuse a model that cannot respond."""
+    layout = artifact.layout
+    if layout is None or (layout.kappa < 0 and layout.alpha < 0):
+        raise InputError(
+            "polarization='mm': expected a model with a response of its charges or dipoles (kappa "
+            f"or alpha), got {artifact.path}, which has neither; use polarization='none'"
+        )
 
 
 def scaled_pairs(field: MMField, atoms: Sequence[int]) -> list[ScaledPair]:

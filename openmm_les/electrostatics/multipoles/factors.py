@@ -1,0 +1,91 @@
+"""Structure factors of multipoles, factorised over the axes of the cell."""
+
+import math
+from collections.abc import Sequence
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+from openmm_les.electrostatics.multipoles.geometry import Geometry
+from openmm_les.electrostatics.multipoles.moments import (
+    in_cube,
+    multi_indices,
+    places_in_cube,
+)
+from openmm_les.electrostatics.structure_factors import StructureFactors
+
+#: Planes of phases that are in memory at a time for each atom, in place of one.
+_PLANES = 4
+
+
+class MultipoleFactors(StructureFactors):
+    r"""Structure factors ``S(k) = sum_i (q_i + i k.u_i - k.Q_i.k / 2) exp(i k . r_i)``.
+
+    A derivative of the exponential along an axis of the cell is one of a single factor, so S stays
+    a sum of products of three: there is one matrix product for each order of the derivative along
+    axis 2, where charges have one in all. Coefficients (see `MomentAlgebra`) are for fractional
+    coordinates, the places of a `Geometry`, whose weights are those of the vectors in ``|S|^2``.
+    """
+
+    def __init__(
+        self, k_limits: Sequence[int], *, dtype: torch.dtype, chunk_size: int | None = None
+    ) -> None:
+        """See `StructureFactors`; the larger arrays are those of fewer atoms at a time."""
+        super().__init__(k_limits, dtype=dtype, chunk_size=chunk_size)
+        self.chunk_size = max(1, self.chunk_size // _PLANES)
+        self.indices = nn.Buffer(torch.tensor(multi_indices(3)))
+
+    def sources(self, coefficients: Tensor, geometry: Geometry, degree: int) -> Tensor:
+        """Real and imaginary part of S [2, m], from coefficients [n, count_indices(degree)]."""
+        n, size = coefficients.shape[0], degree + 1
+        cube = in_cube(coefficients, self.indices, degree)
+        products = coefficients.new_zeros([4 * self.size0 * self.size1, 2 * self.size2])
+        for start in range(0, n, self.chunk_size):
+            x, y, z = self._derivatives(geometry.places[start : start + self.chunk_size], size)
+            lines = torch.bmm(cube[start : start + self.chunk_size], y)
+            lines = lines.view(x.shape[0], size, size, -1)
+            planes = torch.matmul(x.transpose(1, 2).unsqueeze(1), lines)
+            products = torch.addmm(products, planes.flatten(2).flatten(0, 1).t(), z.flatten(0, 1))
+        products = products.view(2, self.size0, 2, self.size1, 2, self.size2)
+        products = products.permute(0, 2, 4, 1, 3, 5).reshape(8, -1)
+        return (self.signs @ products).view(2, -1)
+
+    def derivatives(self, sources: Tensor, geometry: Geometry, degree: int) -> Tensor:
+        """Derivatives of the potential at the sites [n, count_indices(degree)], from S [2, m]."""
+        response = (2.0 * geometry.weights * self.multiplicity).to(self.dtype) * sources
+        products = (self.signs.t() @ response.view(8, -1)).view(
+            2, 2, 2, self.size0, self.size1, self.size2
+        )
+        products = products.permute(2, 5, 0, 3, 1, 4).reshape(2 * self.size2, -1)
+        places = places_in_cube(self.indices, degree)
+        # Written in place, as in `StructureFactors`.
+        number, size = geometry.places.shape[0], degree + 1
+        found = sources.new_empty([number, places.shape[0]])
+        for start in range(0, number, self.chunk_size):
+            x, y, z = self._derivatives(geometry.places[start : start + self.chunk_size], size)
+            n = x.shape[0]
+            planes = (z.flatten(0, 1) @ products).view(n, size * 2 * self.size0, 2 * self.size1)
+            lines = torch.bmm(planes, y.transpose(1, 2)).view(n, size, 2 * self.size0, size)
+            corners = torch.matmul(x.unsqueeze(1), lines)  # [n, z, x, y]
+            cube = corners.permute(0, 2, 3, 1).reshape(n, -1)
+            found[start : start + n] = cube.index_select(1, places)
+        return found
+
+    def _derivatives(self, fractional: Tensor, size: int) -> Tuple[Tensor, Tensor, Tensor]:
+        """cos|sin of 2 pi n s for each axis and their first `size` - 1 derivatives by s.
+
+        Each is [n, size, 2 (cos | sin) * size of the axis].
+        """
+        x, y, z = self._phases(fractional)
+        frequency = (2.0 * math.pi) * self.harmonic.to(self.dtype)
+        ratio = -(frequency * frequency)
+        x_ratio, y_ratio, z_ratio = torch.split(ratio, [self.size0, self.size1, self.size2])
+        return _higher(x, x_ratio, size), _higher(y, y_ratio, size), _higher(z, z_ratio, size)
+
+
+def _higher(pairs: Tensor, ratio: Tensor, size: int) -> Tensor:
+    """Value and slope [n, 2, 2 m] of waves continued to `size` derivatives."""
+    if size <= 2:
+        return pairs[:, :size]
+    return torch.cat([pairs, pairs * torch.cat([ratio, ratio])], dim=1)[:, :size]
