@@ -4,9 +4,12 @@
 
 With electrostatic embedding the latent charges of the peptide meet the charges of the water. With
 polarization='mm', which is experimental, its atoms also respond to their field: the model of
-training/polarizable/ has a polarizability for each atom, inferred from energies and forces. One run
-of alanine dipeptide in TIP3P; for every frame the dipole of the peptide without and with what the
-water induces in it, and the energy that this brings.
+training/polarizable/ has a polarizability for each atom. One run of alanine dipeptide in TIP3P; for
+every frame the dipole of the peptide without and with what the water induces in it, and the energy
+that this brings.
+
+The model shows how it works, no more: its polarizabilities are about a fifth of those of the method
+it was trained on (benchmarks/results/README.md).
 """
 
 import argparse
