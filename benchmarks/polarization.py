@@ -32,12 +32,13 @@ from tblite.interface import Calculator
 from openmm_les import load_model
 from openmm_les.artifact import Artifact
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.units import COULOMB_CONSTANT, DEBYE_PER_E_ANGSTROM
 
 Array = np.ndarray
 RESULTS = Path(__file__).parent / "results"
 FIELD = 1e-3  # atomic units; the second order is exact to 1e-5
-POLARIZABILITY = units.Bohr**3 / 14.3996  # of 1 Bohr^3 [e A^2/V]
-DEBYE = 0.20819434  # e A
+POLARIZABILITY = units.Bohr**3 / COULOMB_CONSTANT  # of 1 Bohr^3 [e A^2/V]
+DEBYE = 1 / DEBYE_PER_E_ANGSTROM  # e A
 KEPT_OUT = "ACE-THR-NME"
 IONS = {"ammonium": 1, "formate": -1}
 EACH = 8  # structures of each kind

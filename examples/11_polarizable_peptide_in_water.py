@@ -28,11 +28,10 @@ from pictures import draw_polarization
 
 from openmm_les import load_model
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.units import COULOMB_CONSTANT, DEBYE_PER_E_ANGSTROM
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "training" / "polarizable" / "les-polar.model"
-COULOMB = 14.399645  # 1 / (4 pi eps0) [eV A/e^2]
-DEBYE = 0.20819434  # e A
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", type=Path, default=MODEL, help="a trained model or an artifact")
@@ -103,7 +102,6 @@ for _ in range(arguments.steps // interval):
 artifact = load_model(path)
 numbers = [a.element.atomic_number for a in topology.atoms() if a.index in set(indices)]
 model = SystemModel(artifact, numbers, periodic=False, precision="double")
-sign = artifact.metadata["charge_sign"]
 nonbonded = next(f for f in mm_system.getForces() if isinstance(f, openmm.NonbondedForce))
 count = mm_system.getNumParticles()
 charges = np.array([nonbonded.getParticleParameters(i)[0]._value for i in range(count)])
@@ -118,7 +116,9 @@ def field_of_water(positions: np.ndarray, box: np.ndarray) -> np.ndarray:
     a = 1 / math.sqrt(2)
     inside = torch.erf(torch.tensor(a * distance)).numpy() / distance
     inside -= 2 * a / math.sqrt(math.pi) * np.exp(-((a * distance) ** 2))
-    return COULOMB * np.einsum("j,ij,ija->ia", charges[surroundings], inside / distance**2, r)
+    return COULOMB_CONSTANT * np.einsum(
+        "j,ij,ija->ia", charges[surroundings], inside / distance**2, r
+    )
 
 
 def energy(polarization: str, positions) -> float:
@@ -135,13 +135,13 @@ for state in states:
     gained = energy("mm", positions) - energy("none", positions)
     r = positions.value_in_unit(unit.angstrom)
     box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom).diagonal()
-    moments = model.evaluate(r[indices]).moments
-    latent = sign * moments.charges
-    alone = (latent - latent.mean()) @ r[indices] + sign * moments.induced_dipoles.sum(0)
-    alpha = moments.alpha.reshape(len(indices), -1)
-    alpha = alpha[:, :1, None] * np.eye(3) if alpha.shape[1] == 1 else alpha.reshape(-1, 3, 3)
+    moments = model.physical_moments(model.evaluate(r[indices]).moments)
+    # From the centre, where it does not matter that charges may not quite add up to zero.
+    alone = moments.dipole(r[indices] - r[indices].mean(0))
+    alpha = moments.alpha if moments.alpha.ndim == 3 else moments.alpha[:, None, None] * np.eye(3)
     by_water = np.einsum("iab,ib->a", alpha, field_of_water(r, box))
-    dipoles = [np.linalg.norm(d) / DEBYE for d in (alone, by_water, alone + by_water)]
+    dipoles = [alone, by_water, alone + by_water]
+    dipoles = [DEBYE_PER_E_ANGSTROM * np.linalg.norm(dipole) for dipole in dipoles]
     rows.append([state.getTime().value_in_unit(unit.picosecond), *dipoles, gained])
 
 names = ["time [ps]", "dipole alone [D]", "induced by water [D]", "together [D]"]
