@@ -5,7 +5,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.build import build_electrostatics
+from openmm_les.electrostatics import DirectEwald, MeshEwald, PairSum, build_electrostatics
 from openmm_les.electrostatics.multipoles.build import build_multipoles, dense_multipoles
 from openmm_les.electrostatics.multipoles.moments import SiteMoments
 from openmm_les.electrostatics.multipoles.sum import MultipoleSum
@@ -168,7 +168,9 @@ def latent_multipoles(layout: LatentLayout, **sums: Any) -> LatentMultipoles:
     return LatentMultipoles(build_multipoles(**sums, **_degrees(layout)), layout)
 
 
-def electrostatics_for(layout: LatentLayout | None, **sums: Any) -> nn.Module:
+def electrostatics_for(
+    layout: LatentLayout | None, **sums: Any
+) -> DirectEwald | MeshEwald | PairSum | LatentMultipoles:
     """The kernel of any model: `latent_multipoles`, or without a layout `build_electrostatics`."""
     return build_electrostatics(**sums) if layout is None else latent_multipoles(layout, **sums)
 

@@ -39,7 +39,7 @@ class ResponseModule(RespondingSystem):
         charges = self.physical_charges(latent, terms)
         born = born_charges(charges, torch.stack(moved) + fixed, weights, cell, self.periodic)
         by_dipoles = born[:0]
-        if self.with_moments and self.electrostatics.has_dipoles:
+        if self.with_dipoles:
             axes = self.physical.factor * torch.eye(3, dtype=zero.dtype, device=zero.device)
             rows, fixed = self.weighted(
                 latent, atoms, cell, torch.zeros_like(weights[:3]), axes, axes
