@@ -232,9 +232,12 @@ def test_parts_of_multipoles_in_mace_files(tmp_path):
     for name, part in {"use_dipoles": "les_u_", "use_induced_charges": "les_kappa_"}.items():
         with changed(model.state, name, True):
             assert_refused("mace", file, f"{part}readouts: expected one readout for each")
-    # There are none if the features have no such degree.
     with changed(model.state, "use_quads", True), changed(model.state, "use_induced_dipoles", True):
-        assert_same(read("mace", file), expected)
+        # Tensors have none if the features have no such degree.
+        with changed(model.state, "use_anisotropic_polarizability", True):
+            assert_same(read("mace", file), expected)
+        with changed(model.state, "use_anisotropic_polarizability", False):
+            assert_refused("mace", file, "les_alpha_readouts: expected one readout for each")
     for name in MULTIPOLES:
         with changed(les.state, name, True):
             assert_refused("mace", file, f"les.{name}: expected")

@@ -347,7 +347,7 @@ def test_verification_notices_a_wrong_network(folder, tmp_path, monkeypatch):
 OLD = {"les_norm_factor": None, "les_pbc": None}
 WRONG = {
     "nothing": ({}, {}, r"^self-interaction: the file does not hold the remove_self_interaction"),
-    "its own": ({}, {**LES, "norm_factor": 1.0}, r"norm_factor: the file holds its own, 1\.0"),
+    "its own": ({}, {**LES, "norm_factor": 1.0}, r"the file holds its own norm_factor, 1\.0"),
     "old": (OLD, LES, r"^norm factor: .* the prefactor of its training; say with --norm-factor"),
     "old, nothing": (OLD, {}, r"^norm factor and self-interaction: .*--calibrate FILE"),
     "energies": ({}, {**LES, "atomic_energies": {1: 0.0}}, r"a CHGNet-LES file holds its own"),

@@ -277,7 +277,7 @@ def test_les_parameters_of_a_file_are_used_if_it_has_them(tmp_path):
     model = read_model(path)
     assert (model.les["prefactor"], model.les["remove_self_interaction"]) == (91.5, False)
     assert model.provenance["prefactor"] == "model file"
-    with pytest.raises(InputError, match=r"norm_factor: the file holds its own, 91\.5"):
+    with pytest.raises(InputError, match=r"the file holds its own norm_factor, 91\.5"):
         read_model(path, norm_factor=90.0474)
 
 

@@ -138,6 +138,8 @@ class Record(Inert):
             raise unsupported(
                 self.path_of(name), f"a tensor of {self.kind}", "none; this layout is not known"
             )
+        if not bool(tensors[name].isfinite().all()):
+            raise invalid(self.path_of(name), "finite numbers", "NaN or infinity")
         return tensors[name]
 
     def scalar(self, path: str) -> float:
@@ -147,8 +149,6 @@ class Record(Inert):
         tensor = record.tensor(name)
         if tensor.numel() != 1:
             raise invalid(record.path_of(name), "one number", f"shape {tuple(tensor.shape)}")
-        if not math.isfinite(float(tensor)):
-            raise invalid(record.path_of(name), "a finite number", float(tensor))
         return float(tensor)
 
     def value(self, name: str, default: Any = _MISSING) -> Any:
@@ -170,6 +170,8 @@ class Record(Inert):
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise unsupported(self.path_of(name), "a number", describe(value))
+        if not math.isfinite(value):
+            raise invalid(self.path_of(name), "a finite number", value)
         return float(value)
 
     def irreps(self, name: str) -> list[Irrep]:

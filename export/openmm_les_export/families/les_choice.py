@@ -116,7 +116,8 @@ def les_from_arguments(
     for parameter, (name, given) in chosen.items():
         if name in arguments and given is not None:
             raise InputError(
-                f"{name}: the file holds its own, {arguments[name]!r}; leave the option out"
+                f"{choice.origins[parameter]}: the file holds its own {name}, "
+                f"{arguments[name]!r}; leave the option out"
             )
         if given is not None:
             les[parameter], origins[parameter] = given, choice.origins[parameter]

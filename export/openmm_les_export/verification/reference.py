@@ -26,6 +26,13 @@ Array = npt.NDArray[np.float64]
 ORIGINAL = "the original model's own code in float64"
 
 
+#: Where only the network is: of latent moments no published code can be asked.
+ORIGINAL_NETWORK = (
+    "the original network's own code in float64, with a second evaluation of the equations of "
+    "latent moments"
+)
+
+
 def equations(network: str) -> str:
     """What references without the original code are."""
     return (
@@ -50,7 +57,7 @@ class Evaluation:
 class AutogradReference(abc.ABC):
     """A model in float64 around its short range, differentiated by torch."""
 
-    against: str  #: what it is, for the report
+    against: str = ORIGINAL  #: what it is, for the report
     versions: Mapping[str, str] = {}  #: of the packages that it runs
     cutoff: float
     elements: list[int]

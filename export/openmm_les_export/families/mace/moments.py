@@ -50,6 +50,11 @@ def moment_readouts(model: Record) -> Readouts:
             raise unsupported(name, f"one readout for each of {count} of energies", len(items))
         if items:
             found[name] = items
+    # Tensors have none where the features lack the degrees that they would take.
+    isotropic = is_off(model.value("use_anisotropic_polarizability", None))
+    if isotropic and not is_off(model.value("use_induced_dipoles", None)):
+        if "les_alpha_readouts" not in found:
+            raise unsupported("les_alpha_readouts", f"one readout for each of {count}", 0)
     return found
 
 

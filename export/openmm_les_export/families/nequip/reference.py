@@ -30,7 +30,11 @@ from openmm_les_export.families.nequip.checkpoint import (
 from openmm_les_export.families.nequip.layout import NATURAL_PARITY
 from openmm_les_export.families.nequip.moments import ALLEGRO, NEQUIP, Readout
 from openmm_les_export.verification.multipoles import Moments
-from openmm_les_export.verification.reference import ORIGINAL, AutogradReference, double_precision
+from openmm_les_export.verification.reference import (
+    ORIGINAL_NETWORK,
+    AutogradReference,
+    double_precision,
+)
 
 #: Options that a network does not take.
 _NOT_OF_NETWORKS = ("_target_", "base_model", "LES", "use_les", "les_args", "compile_mode")
@@ -42,8 +46,6 @@ class NequIPReference(AutogradReference):
     The LES parameters are those of its canonical form.
     """
 
-    against = ORIGINAL
-
     def __init__(self, checkpoint: ModelFile, canonical: CanonicalModel) -> None:
         import nequip  # noqa: F401
 
@@ -52,6 +54,8 @@ class NequIPReference(AutogradReference):
         self.cutoff = Options(model).positive("r_max")
         self.elements = Options(model).elements("type_names")
         self._les = canonical.les
+        if canonical.hyper.get("moments"):
+            self.against = ORIGINAL_NETWORK
         with _undisturbed():
             self._network = _build(model, checkpoint)
             self._latents = _Latents(model, arguments, checkpoint)
