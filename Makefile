@@ -21,6 +21,9 @@ OLDEST := .venv-oldest
 # MatGL, which brings a framework for graphs and one for materials.
 MATGL := .venv-matgl
 
+# Samplers of other packages: openmmtools with what it needs, and i-PI.
+SAMPLERS := .venv-samplers
+
 # Tests run in this many processes of one thread and up to 7 GB each.
 JOBS ?= 2
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
@@ -29,7 +32,7 @@ test test-%: export OMP_NUM_THREADS = 1
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-conformance test-documents coverage test-minimal test-oldest test-nequip test-matgl test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test test-conformance test-documents coverage test-minimal test-oldest test-nequip test-matgl test-samplers test-opencl test-all fuzz fuzz-short lint docs benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -59,7 +62,8 @@ test-documents: $(STAMP)
 $(MINIMAL)/.installed: PACKAGES = -e . --group test
 $(NEQUIP)/.installed: PACKAGES = -e '.[nequip]' --group test
 $(MATGL)/.installed: PACKAGES = -e . --group test matgl==4.1.2
-$(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed: pyproject.toml
+$(SAMPLERS)/.installed: PACKAGES = -e '.[examples]' --group test ipi mpiplus netCDF4 numba
+$(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed $(SAMPLERS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
@@ -86,6 +90,11 @@ test-nequip: $(NEQUIP)/.installed
 # MatGL's own network beside ours. Not part of continuous integration: its installation takes minutes.
 test-matgl: $(MATGL)/.installed
 	$(MATGL)/bin/$(PYTEST) -m matgl tests/export/test_read_chgnet.py
+
+# The force in openmmtools and i-PI.
+test-samplers: $(SAMPLERS)/.installed
+	$(SAMPLERS)/bin/python -m pip install --quiet --no-deps $(DATA)
+	$(SAMPLERS)/bin/$(PYTEST) tests/mixed/test_lambda_in_samplers.py tests/repex/test_samplers.py
 
 # OpenMM's kernels for GPUs on a CPU: needs an OpenCL device, as Debian's pocl-opencl-icd is one.
 test-opencl: $(STAMP)

@@ -107,27 +107,25 @@ def draw_embeddings(folder: Path) -> str:
     return _save(figure, folder / "embeddings.png")
 
 
-def draw_overlap(folder: Path) -> str:
-    """Draw free_energy_*.csv and overlap_*.csv of a folder; returns what to tell the user."""
+def draw_polarization(folder: Path) -> str:
+    """Draw polarization.csv of a folder; returns what to tell the user."""
     try:
         pyplot = _pyplot()
     except ImportError:
         return MISSING
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for axis, name in zip(axes, ("vacuum", "water"), strict=False):
-        overlap = np.loadtxt(folder / f"overlap_{name}.csv", delimiter=",")
-        _draw_matrix(axis, overlap)
-        axis.set(title=f"overlap, {name}", xlabel="window", ylabel="samples of window")
-        table = np.loadtxt(folder / f"free_energy_{name}.csv", delimiter=",", skiprows=1)
-        value, energy, error, _, integrated = table.T
-        # Of the line from end to end only the constant can be seen.
-        line = value * energy[-1]
-        bars = axes[2].errorbar(value, energy - line, error, capsize=3, label=f"{name}, MBAR")
-        color = bars[0].get_color()
-        axes[2].plot(value, integrated - line, "x", color=color, label=f"{name}, TI")
-    axes[2].set(xlabel=r"$\lambda$", ylabel=r"$F(\lambda) - \lambda F(1)$ [kJ/mol]")
-    axes[2].legend()
-    return _save(figure, folder / "overlap.png")
+    time, alone, induced, together, energy = np.loadtxt(
+        folder / "polarization.csv", delimiter=",", skiprows=1, ndmin=2
+    ).T
+    figure, axes = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    axes[0].plot(time, together, label="peptide in water")
+    axes[0].plot(time, alone, label="peptide alone")
+    axes[0].plot(time, induced, label="induced by the water")
+    axes[0].set_ylabel("dipole [D]")
+    axes[0].set_ylim(0)
+    axes[0].legend()
+    axes[1].plot(time, energy, color="tab:red")
+    axes[1].set(xlabel="time [ps]", ylabel="energy of polarization [kJ/mol]")
+    return _save(figure, folder / "polarization.png")
 
 
 def draw_infrared(folder: Path) -> str:
@@ -186,22 +184,6 @@ def _draw_series(axis, time, values, label) -> None:
     axis.plot(time[width // 2 :][: len(mean)], mean, color="tab:red", label="running mean")
     axis.set_ylabel(label)
     axis.set_xlim(0, time[-1])
-
-
-def _draw_matrix(axis, matrix) -> None:
-    """A matrix of probabilities, with numbers where they are not zero."""
-    axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(matrix):
-        if value > 0.005:
-            axis.text(
-                column,
-                row,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if value > 0.6 else "black",
-            )
 
 
 def _draw_angles(axis, mdtraj, trajectory, time):

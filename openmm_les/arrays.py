@@ -9,3 +9,4 @@ import numpy.typing as npt
 
 #: float64 of any shape; docstrings give the shape and the unit.
 FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]

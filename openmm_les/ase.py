@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 try:
     from ase import Atoms
     from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+    from ase.outputs import Properties, all_outputs
 except ModuleNotFoundError as error:
     if error.name != "ase":
         raise
@@ -23,7 +24,6 @@ except ModuleNotFoundError as error:
 
 from openmm_les.arrays import FloatArray
 from openmm_les.catalog import open_model
-from openmm_les.electrostatics.multipoles import LatentLayout
 from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_sign, check_single_charge
 from openmm_les.evaluation.conditions import conditions_in
@@ -32,6 +32,7 @@ from openmm_les.evaluation.results import LatentMoments
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.names import both_spellings, spellings
+from openmm_les.networks.moments import missing_moments
 
 #: What every calculator of ASE accepts.
 _OF_ASE = tuple(inspect.signature(Calculator.__init__).parameters)[1:-1]
@@ -42,11 +43,11 @@ _OF_OPTIONS = tuple(
 )
 
 
-#: Properties that only models with latent moments have, and which of those.
-_OF_MOMENTS: dict[str, Callable[[LatentLayout | None], bool]] = {
-    "dipoles": lambda layout: layout is not None and max(layout.dipoles, layout.alpha) >= 0,
-    "quadrupoles": lambda layout: layout is not None and layout.quadrupoles >= 0,
-    "polarizability": lambda layout: layout is not None and layout.alpha >= 0,
+#: Properties that only models with latent moments have, by their names in `missing_moments`.
+_OF_MOMENTS = {
+    "dipoles": "atomic_dipoles",
+    "quadrupoles": "quadrupoles",
+    "polarizability": "polarizability",
 }
 
 
@@ -127,7 +128,9 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if self._field is not None:
             check_sign(self.artifact)
         self._moments: LatentMoments | None = None
-        lacking = {name for name, has in _OF_MOMENTS.items() if not has(self.artifact.layout)}
+        lacking = {
+            own for own, name in _OF_MOMENTS.items() if missing_moments(self.artifact.layout, name)
+        }
         known = type(self).implemented_properties
         self.implemented_properties = [name for name in known if name not in lacking]
         self._models = self._make_models()
@@ -243,6 +246,10 @@ class LESCalculator(Calculator):  # type: ignore[misc, unused-ignore]
         if "born_effective_charges" in wanted:
             results["born_effective_charges"] = model.response(positions, cell).born_charges
         return results
+
+    def export_properties(self) -> Properties:
+        """The results that ASE has a name for, for ``Atoms.get_properties``, which i-PI calls."""
+        return Properties({n: value for n, value in self.results.items() if n in all_outputs})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """As ASE has it; a change of a charge, spin or feature of the structure counts too."""

@@ -26,10 +26,10 @@ _PERMITTIVITY = 8.8541878128e-12 * unit.farad / unit.meter  # CODATA 2018, as in
 COULOMB_CONSTANT: float = (
     unit.elementary_charge**2 * unit.AVOGADRO_CONSTANT_NA / (4.0 * math.pi * _PERMITTIVITY)
 ).value_in_unit(unit.kilojoule_per_mole * unit.angstrom) / KJ_PER_MOL_PER_EV
+#: Molar gas constant [kJ/mol/K].
+GAS_CONSTANT: float = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 #: Boltzmann's constant [eV/K].
-BOLTZMANN: float = (unit.MOLAR_GAS_CONSTANT_R * unit.kelvin).value_in_unit(
-    unit.kilojoule_per_mole
-) / KJ_PER_MOL_PER_EV
+BOLTZMANN: float = GAS_CONSTANT / KJ_PER_MOL_PER_EV
 #: Energies of motion: multiply u A^2/ps^2 by this to get eV.
 MASS_ENERGY: float = (1.0 * unit.dalton * (unit.angstrom / unit.picosecond) ** 2).value_in_unit(
     unit.kilojoule_per_mole

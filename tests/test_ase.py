@@ -189,3 +189,14 @@ def test_wrong_arguments(water_artifact, tmp_path):
         InputError, match=r"the model knows H, C, N, O, but the structure has Au \(atoms 0, 1\)"
     ):
         with_calculator(gold, water_artifact).get_potential_energy()
+
+
+def test_properties_by_the_names_of_ase(water_artifact):
+    """Drivers of other packages ask for several at once; results of our own are not among them."""
+    atoms = water_frame(0)
+    atoms.calc = LESCalculator(water_artifact, precision="double")
+    found = atoms.get_properties(["energy", "forces", "stress"])
+    assert found["energy"] == atoms.get_potential_energy()
+    np.testing.assert_array_equal(found["forces"], atoms.get_forces())
+    assert "les_energy" not in found
+    assert "les_energy" in atoms.calc.results

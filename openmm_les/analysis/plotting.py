@@ -132,7 +132,7 @@ class Means:
 
     x: Sequence[float]  #: Shape (n,)
     mean: Sequence[float]  #: Shape (n,)
-    error: Sequence[float]  #: Shape (n,), nan where unknown
+    error: Sequence[float]  #: Shape (n,), not finite where unknown
 
 
 def draw_means(
@@ -151,13 +151,33 @@ def draw_means(
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(8.0, 4.5), layout="constrained")
     for name, curve in curves.items():
-        errors = np.nan_to_num(np.asarray(curve.error, dtype=np.float64))
+        errors = np.asarray(curve.error, dtype=np.float64)
+        errors = np.where(np.isfinite(errors), errors, 0.0)
         axis.errorbar(curve.x, curve.mean, errors, fmt="o", markersize=4, capsize=3, label=name)
     axis.set(xlabel=x, ylabel=y)
     if ticks is not None:
         axis.set_xticks(range(len(ticks)), ticks, rotation=45, ha="right")
     if 1 < len(curves) <= _LONGEST_LEGEND:
         axis.legend()
+    return _content(pyplot, figure, suffix)
+
+
+def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: str) -> bytes:
+    """Plot a square matrix of fractions, of which rows and columns have the same names.
+
+    Returns the content of a file whose name ends in `suffix`; `axis` is the label of both axes.
+    """
+    pyplot = _pyplot()
+    size = 2.0 + 0.45 * len(names)
+    figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
+    axes.imshow(matrix, cmap="Blues", vmin=0.0, vmax=max(0.5, float(np.nanmax(matrix))))
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if value > 0.35 else "black"
+        text = "" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=axis, ylabel=axis)
     return _content(pyplot, figure, suffix)
 
 

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from openmm_les.arrays import FloatArray
+from openmm_les.arrays import FloatArray, IntArray
 from openmm_les.errors import InputError, one_line
-
-IntArray = npt.NDArray[np.int64]
 
 _XYZ = ("X", "Y", "Z")
 _XYZ_BY_XYZ = tuple(p + r for p in _XYZ for r in _XYZ)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -51,14 +51,24 @@ class CampaignDirectory:
             yield
 
     def prepare(self, plan: Plan, file: Path) -> list[PlannedRun]:
+        """Prepare the runs of a plan, which stands in `file`; see `prepare_runs`."""
+        return self.prepare_runs(lambda seed: planned_runs(plan, seed, file), plan.seed)
+
+    def prepare_runs(
+        self, plan: Callable[[int], Sequence[PlannedRun]], seed: int | None
+    ) -> list[PlannedRun]:
         """Write the table of runs and the settings of each, which is all that a run needs.
 
-        Nothing is written before all runs of the plan, which stands in `file`, are found valid, and
-        those that have begun unchanged; an InputError otherwise.
+        Nothing is written before all runs are found valid, and those that have begun unchanged; an
+        InputError otherwise.
+
+        Args:
+            plan: gives the runs for a seed.
+            seed: None for that with which this campaign began, or a new one.
         """
         self._refuse_alien()
-        seed = plan.seed or self._seed() or 1 + secrets.randbelow(_LARGEST_SEED)
-        runs = [self._placed(run) for run in planned_runs(plan, seed, file)]
+        seed = seed or self._seed() or 1 + secrets.randbelow(_LARGEST_SEED)
+        runs = [self._placed(run) for run in plan(seed)]
         self._refuse_missing(runs)
         changed = [run for run in runs if not self._is_written(run)]
         for run in changed:
@@ -70,7 +80,7 @@ class CampaignDirectory:
         write_atomically(self.path / TABLE, table(runs).encode())
         for run in changed:
             with writing(run.config.output):
-                run.config.output.mkdir(exist_ok=True)
+                run.config.output.mkdir(parents=True, exist_ok=True)
             RunDirectory(run.config.output).write_config(run.config)
         return runs
 

@@ -149,7 +149,7 @@ def planned_runs(plan: Plan, seed: int, file: Path) -> list[PlannedRun]:
                 )
             values = plan.base | varied
             if values.get("seed") is None:
-                values["seed"] = _seed_of(seed, name)
+                values["seed"] = seed_of(seed, name)
             runs[name] = PlannedRun(name, varied, repeat, configs.of_values(values, file))
             if len(runs) > _MOST:
                 raise InputError(f"{file}: expected at most {_MOST} runs, got more")
@@ -190,7 +190,8 @@ def _cut(text: str, length: int) -> str:
     return f"{text[: length - _DIGITS - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
 
 
-def _seed_of(seed: int, name: str) -> int:
+def seed_of(seed: int, name: str) -> int:
+    """The seed of the run with a name, of a campaign with a seed."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openmm_les.campaign.directory import CampaignDirectory
 from openmm_les.campaign.engine import Outcome, Task, connect, execute
-from openmm_les.campaign.plan import read_plan
+from openmm_les.campaign.plan import PlannedRun, planned_runs, read_plan
 from openmm_les.campaign.progress import CampaignCallbacks, Pulse, Survey
 from openmm_les.campaign.state import (
     FAILURE,
@@ -72,11 +72,34 @@ def run(
         OutputError: the directory cannot be written, or is not that of a campaign.
         SimulationError: the connection to the scheduler was lost.
     """
-    callbacks = callbacks or CampaignCallbacks()
-    file, directory = Path(plan), CampaignDirectory(Path(output))
+    file = Path(plan)
     planned = read_plan(file)
+    return run_planned(
+        lambda seed: planned_runs(planned, seed, file),
+        output,
+        seed=planned.seed,
+        client=client,
+        workers=workers,
+        scheduler=scheduler,
+        callbacks=callbacks,
+    )
+
+
+def run_planned(
+    plan: Callable[[int], Sequence[PlannedRun]],
+    output: str | os.PathLike[str],
+    *,
+    seed: int | None = None,
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    callbacks: CampaignCallbacks | None = None,
+) -> Result:
+    """Execute the runs that `plan` gives for a seed; see `run`."""
+    callbacks = callbacks or CampaignCallbacks()
+    directory = CampaignDirectory(Path(output))
     with directory.locked():
-        directory.prepare(planned, file)
+        directory.prepare_runs(plan, seed)
         entries = read_table(directory.path)
         waiting = [entry for entry in entries if state_of(entry).name != "finished"]
         done = len(entries) - len(waiting)

@@ -17,7 +17,18 @@ from openmm_les.cli.terminal import PrintableFormatter, echo
 from openmm_les.errors import LESError, SimulationError
 from openmm_les.processes.openmp import wait_passively
 
-COMMANDS = ("campaign", "doctor", "export", "inspect", "models", "run", "spectrum", "validate")
+COMMANDS = (
+    "campaign",
+    "doctor",
+    "export",
+    "free-energy",
+    "inspect",
+    "models",
+    "repex",
+    "run",
+    "spectrum",
+    "validate",
+)
 
 USER_ERROR = 2
 FAILURE = 1
@@ -32,7 +43,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"openmm_les.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"openmm_les.cli.{cmd_name.replace('-', '_')}"
+        ).command
         return command
 
 

@@ -36,7 +36,7 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     """
     from openmm_les.campaign import runner
 
-    callbacks = _Bar() if sys.stderr.isatty() else _Lines()
+    callbacks = Bar() if sys.stderr.isatty() else Lines()
     try:
         result = runner.run(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
     except KeyboardInterrupt:
@@ -99,7 +99,7 @@ def _stop(plan: Path, output: Path) -> NoReturn:
     sys.exit(128 + signal.SIGINT)
 
 
-class _Lines(CampaignCallbacks):
+class Lines(CampaignCallbacks):
     """Writes a line for each run that ends, for log files."""
 
     def message(self, text: str) -> None:
@@ -109,7 +109,7 @@ class _Lines(CampaignCallbacks):
         """Finish the output."""
 
 
-class _Bar(_Lines):
+class Bar(Lines):
     """Draws one progress bar for all runs."""
 
     def __init__(self) -> None:

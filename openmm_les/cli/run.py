@@ -52,7 +52,7 @@ def command(
 
     from openmm_les import simulation as md
 
-    callbacks = _TerminalBar() if sys.stderr.isatty() else _Lines()
+    callbacks = callbacks_of_terminal()
     try:
         result = md.run(settings, resume=resume, overwrite=overwrite, callbacks=callbacks)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -69,6 +69,11 @@ def _print_how_to_resume(settings: configs.RunConfig) -> None:
         path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         words = ["openmm-les", "run", os.fspath(path), "--resume"]
         echo(f"continue with:  {shlex.join(words)}", err=True)
+
+
+def callbacks_of_terminal() -> _Lines:
+    """Progress as a bar on a terminal, else as lines."""
+    return _TerminalBar() if sys.stderr.isatty() else _Lines()
 
 
 class _Lines(RunCallbacks):

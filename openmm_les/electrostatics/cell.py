@@ -46,6 +46,11 @@ def inverse_and_volume(cell: Tensor) -> tuple[Tensor, Tensor]:
     return columns / volume, volume
 
 
+def nearest_image(vectors: Tensor, cell: Tensor, inverse: Tensor) -> Tensor:
+    """Vectors [..., 3] with fractional coordinates, by the inverse of the cell, of at most 1/2."""
+    return vectors - torch.round(vectors @ inverse) @ cell
+
+
 def largest_indices(cell: Tensor, k_max: float) -> Tensor:
     """Bounds on the integer coordinates of the reciprocal vectors in a sphere.
 

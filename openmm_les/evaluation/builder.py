@@ -13,9 +13,8 @@ from torch import nn
 
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
-from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
-from openmm_les.electrostatics.multipoles import INDUCED_ROWS, latent_multipoles
+from openmm_les.electrostatics.multipoles import INDUCED_ROWS, electrostatics_for
 from openmm_les.errors import InputError
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
@@ -196,8 +195,7 @@ class ModuleBuilder:
             "margin": margin,
             "device": device,
         }
-        layout = self.artifact.layout
-        own = build_electrostatics(**sums) if layout is None else latent_multipoles(layout, **sums)
+        own = electrostatics_for(self.artifact.layout, **sums)
         if around is None:
             return own
         return around.embed(

@@ -12,9 +12,9 @@ import torch
 
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
-from openmm_les.electrostatics import EwaldOptions, build_electrostatics
+from openmm_les.electrostatics import EwaldOptions
 from openmm_les.electrostatics.cell import cutoff_wavenumber, largest_indices, lies_on_cutoff
-from openmm_les.electrostatics.multipoles import latent_multipoles
+from openmm_les.electrostatics.multipoles import electrostatics_for
 from openmm_les.errors import InputError
 from openmm_les.names import shorten
 
@@ -125,7 +125,6 @@ def warn_of_smooth_cutoff(
     Latents have the shape (n,), or (n, rows) without induced moments.
     """
     structure = [torch.tensor(array) for array in (latents.T, positions, cell)]
-    layout = artifact.layout
 
     def energy(cutoff: str) -> float:
         sums: dict[str, Any] = {
@@ -136,9 +135,7 @@ def warn_of_smooth_cutoff(
             "num_atoms": len(latents),
             "options": EwaldOptions("direct", cutoff=cutoff),
         }
-        if layout is None:
-            return float(build_electrostatics(**sums)(*structure)[0])
-        return float(latent_multipoles(layout, **sums)(*structure)[0])
+        return float(electrostatics_for(artifact.layout, **sums)(*structure)[0])
 
     difference = energy("smooth") - energy("hard")
     logger.warning(

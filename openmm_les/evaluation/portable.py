@@ -65,7 +65,7 @@ class AnyCharges(nn.Module):
 
 
 class AnyMoments(nn.Module):
-    """The electrostatics of latent moments, likewise."""
+    """The electrostatics of latent moments, for every system."""
 
     def __init__(self, les: Mapping[str, Any], layout: LatentLayout) -> None:
         super().__init__()
@@ -77,7 +77,10 @@ class AnyMoments(nn.Module):
     def forward(
         self, latents: Tensor, positions: Tensor, cell: Tensor, periodic: bool
     ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same from latents [rows, n], and dE/d(latents); induced moments follow [4, n]."""
+        """Energy [] [eV], dE/d(latents) [rows, n], dE/dr [n, 3] [eV/A] at fixed latents, moments.
+
+        The latter, [rows + 4, n], are the latents and after them the induced charges and dipoles.
+        """
         if periodic:
             terms = self.periodic(latents, positions, cell)
         else:

@@ -203,9 +203,9 @@ class SystemModel:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
 
         The network runs forward once and back three times (six times if periodic, three times more
-        with moments), as TorchScript: neither `engine` nor CUDA graphs are used. There is no field.
-        Where the model does not state the sign of its charges, the results have the model's own,
-        which may be wrong.
+        with dipoles or polarizabilities), as TorchScript: neither `engine` nor CUDA graphs are
+        used. There is no field. Where the model does not state the sign of its charges, the results
+        have the model's own, which may be wrong.
 
         Args:
             positions: shape (n, 3) [A]; atoms may lie outside the box.
@@ -231,15 +231,16 @@ class SystemModel:
             return Response(charges, dipole, born, float(les_energy))
         moments = latent_moments(latents.T, self.artifact.layout)
         physical = self.physical_moments(moments)
+        has_dipoles = physical.dipoles is not None
         return Response(
-            physical.charges,
-            None if self.periodic else physical.dipole(array),
-            born + by_dipoles,
-            float(les_energy),
-            physical.dipoles,
-            None if physical.dipoles is None else by_dipoles,
-            physical.polarizability,
-            moments,
+            charges=physical.charges,
+            dipole=None if self.periodic else physical.dipole(array),
+            born_charges=born + by_dipoles if has_dipoles else born,
+            les_energy=float(les_energy),
+            dipoles=physical.dipoles,
+            born_dipoles=by_dipoles if has_dipoles else None,
+            polarizability=physical.polarizability,
+            moments=moments,
         )
 
     def physical_charges(self, latent: npt.ArrayLike) -> FloatArray:

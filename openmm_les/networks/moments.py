@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from openmm_les.electrostatics.multipoles import LatentLayout
 
 
+#: Quantities that only models with moments have: with one of these, by names in `LatentLayout`.
+_NEEDED = {
+    "atomic_dipoles": ("dipoles", "alpha"),
+    "quadrupoles": ("quadrupoles",),
+    "polarizability": ("alpha",),
+    "induced_charges": ("kappa",),
+    "induced_dipoles": ("alpha",),
+}
+
+
 class Moments(Parameters):
     """What each atom has beside its charge; a network has a row of latents for every number."""
 
@@ -67,3 +77,15 @@ def layout_of(hyper: Mapping[str, Any]) -> LatentLayout | None:
         kappa=moments.kappa,
         alpha_rows={None: 0, "isotropic": 1, "anisotropic": 9}[moments.alpha],
     )
+
+
+def moments_in(layout: LatentLayout | None) -> list[str]:
+    """Names of the moments that there are, in the order of their rows."""
+    names = ("dipoles", "quadrupoles", "kappa", "alpha")
+    return [name for name in names if getattr(layout, name, -1) >= 0]
+
+
+def missing_moments(layout: LatentLayout | None, quantity: str) -> tuple[str, ...]:
+    """Moments of which a quantity needs one, if there is none of them."""
+    needed = _NEEDED.get(quantity, ())
+    return () if set(needed).intersection(moments_in(layout)) else needed

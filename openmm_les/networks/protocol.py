@@ -55,10 +55,9 @@ class Network(Protocol[Tape]):
     ) -> Tuple[Tensor, Tensor]:
         """dE/dr of shape [N, 3] [eV/A] and dE/dstrain of shape [3, 3] [eV], float64.
 
-        Strain e takes r to (1 + e) r: where energies are not invariant it matters which index is
-        first.
-        From dE/de_i and dE/dq_i, of the shapes of energies and charges, the third result of
-        `short_range`, and its `counts`.
+        They follow from dE/de_i and dE/dq_i, of the shapes of energies and charges, the third
+        result of `short_range`, and its `counts`. Strain e takes r to (1 + e) r: where energies are
+        not invariant it matters which index is first.
         """
         ...
 
@@ -82,9 +81,8 @@ class NetworkModule(nn.Module):
     the arguments of `openmm_les.networks.build_network`, which makes them. A network takes those
     that it does not need as ``**_``. Several charges for each atom are stated by the
     hyper-parameter ``charge_channels``, moments by ``moments``, and the attribute `rows` has the
-    number of either. One whose hyper-parameters
-    have ``conditions`` gets their values for each species as `conditions`, a float64 tensor
-    [species, conditions].
+    number of either. One whose hyper-parameters have ``conditions`` gets their values for each
+    species as `conditions`, a float64 tensor [species, conditions].
     """
 
     rows: int = 1

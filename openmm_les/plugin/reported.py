@@ -13,6 +13,7 @@ from openmm_les.errors import InputError
 from openmm_les.evaluation.checks import check_single_charge
 from openmm_les.evaluation.results import LatentMoments
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.networks.moments import missing_moments, moments_in
 from openmm_les.plugin.observed import Arranged
 from openmm_les.units import COULOMB_CONSTANT
 
@@ -22,16 +23,6 @@ FOR_SPECTRA = frozenset(("dipole", "current", "velocities", "polarizability"))
 _OF_CHARGES = frozenset(("dipole", "current", "charges", "born_charges"))
 #: Quantities that need derivatives of charges and dipoles.
 _OF_RESPONSE = frozenset(("current", "born_charges"))
-#: Moments that a model may have, by their names in a `LatentLayout`.
-_MOMENTS = ("dipoles", "quadrupoles", "kappa", "alpha")
-#: Quantities that need moments: one of these.
-_OF_MOMENTS = {
-    "atomic_dipoles": ("dipoles", "alpha"),
-    "quadrupoles": ("quadrupoles",),
-    "polarizability": ("alpha",),
-    "induced_charges": ("kappa",),
-    "induced_dipoles": ("alpha",),
-}
 #: Quantities of which an ML atom has those of its link atoms, too.
 _SUMMED = frozenset(
     ("charges", "atomic_dipoles", "quadrupoles", "induced_charges", "induced_dipoles")
@@ -43,12 +34,11 @@ def check(artifact: Artifact, names: Iterable[str], what: str) -> None:
     for name in names:
         if name in _OF_CHARGES:
             check_single_charge(artifact, f"{what}: {name}")
-        wanted = _OF_MOMENTS.get(name, ())
-        there = [moment for moment in _MOMENTS if getattr(artifact.layout, moment, -1) >= 0]
-        if wanted and not set(wanted).intersection(there):
+        if missing := missing_moments(artifact.layout, name):
+            there = ", ".join(("charges", *moments_in(artifact.layout)))
             raise InputError(
-                f"{what}: {name}: expected a model with latent {' or '.join(wanted)}, got "
-                f"{artifact.path}, which has {', '.join(('charges', *there))}; leave it out"
+                f"{what}: {name}: expected a model with latent {' or '.join(missing)}, got "
+                f"{artifact.path}, which has {there}; leave it out"
             )
 
 

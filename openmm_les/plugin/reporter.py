@@ -128,15 +128,10 @@ class LESReporter:
                 "current=True, velocities=True, polarizability=True or another quantity"
             )
         self._interval = read_interval(reportInterval)
-        if atoms is not None and model is None:
-            raise InputError("atoms: this goes with model; without it the System says which atoms")
         given = EvaluationOptions(charge=charge, spin=spin, features=features)
-        if given.conditions and model is None:
-            raise InputError(
-                f"{option_of(next(iter(given.conditions)))}: this goes with model; without it the "
-                "System says it"
-            )
         self._conditions = given.conditions
+        if model is None:
+            _refuse_without_model(atoms, self._conditions)
         self._model_name = model
         self._atoms = atoms
         self._append = append
@@ -307,6 +302,13 @@ class LESReporter:
             last = series.steps[keep - 1]
             logger.warning(f"append: {self._path} has a gap: step {step} comes after step {last}")
         file.cut(keep)
+
+
+def _refuse_without_model(atoms: Iterable[int] | None, conditions: Mapping[str, Any]) -> None:
+    if atoms is not None:
+        raise InputError("atoms: this goes with model; without it the System says which atoms")
+    for name in conditions:
+        raise InputError(f"{option_of(name)}: this goes with model; without it the System says it")
 
 
 def _check_file(path: Path, model: str | os.PathLike[str] | None) -> None:

@@ -21,6 +21,7 @@ from openmm_les.evaluation.capacity import with_headroom
 from openmm_les.evaluation.device import find_device
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
+from openmm_les.plugin.mixed.interpolation import LAMBDA
 from openmm_les.simulation.checkpoint import PhaseName
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid, create_mixed_system
@@ -135,20 +136,27 @@ def create_simulation(
     integrator = _integrator(config, ensemble)
     _set_seeds(config, system, integrator, *seed)
     platform = openmm.Platform.getPlatformByName(config.platform)
+    properties = _properties(config, platform)
     try:
-        return app.Simulation(topology, system, integrator, platform, _properties(config, platform))
+        simulation = app.Simulation(topology, system, integrator, platform, properties)
     except openmm.OpenMMException as error:
         raise InputError(f"platform: {config.platform} does not work here: {error}") from error
+    if config.lambda_interpolate is not None:
+        simulation.context.setParameter(LAMBDA, config.lambda_interpolate)
+    return simulation
 
 
-def reseed(config: RunConfig, simulation: app.Simulation, phase: str, step: int) -> None:
+def reseed(
+    config: RunConfig, simulation: app.Simulation, phase: str, step: int, *, keep_state: bool = True
+) -> None:
     """Bring a Context into the state of a new one that has loaded its present checkpoint.
 
     A checkpoint of OpenMM lacks the step size of the barostat and the age of the neighbour list of
-    the force field, which decides the order of its sums.
+    the force field, which decides the order of its sums. Unless it is to `keep_state`, the Context
+    is a new one without positions, whose random numbers begin anew, too.
     """
     _set_seeds(config, simulation.system, simulation.integrator, phase, step)
-    simulation.context.reinitialize(preserveState=True)
+    simulation.context.reinitialize(preserveState=keep_state)
 
 
 def set_positions(simulation: app.Simulation, positions: FloatArray) -> None:

@@ -166,6 +166,9 @@ class RunConfig(BaseModel):
     mm_damping: Literal["none", "lj"] = Field(
         "none", description="lj: it responds to charges as wide as their Lennard-Jones spheres"
     )
+    lambda_interpolate: Number | None = Field(
+        None, ge=0, le=1, description="where between the force field (0) and ML/MM (1); null: ML/MM"
+    )
 
     def __init__(self, origin: _Origin = _Origin(), /, **values: Any) -> None:
         if not isinstance(origin, _Origin):
@@ -328,7 +331,10 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
 #: Settings of the force field around a region, of electrostatic embedding, and all of a region.
 _OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
 _OF_ELECTROSTATICS = ("charge_tolerance", "polarization", "mm_damping")
-_OF_REGION = ("force_field", "system", *_OF_FORCE_FIELD, "embedding", *_OF_ELECTROSTATICS)
+_OF_REGION = (
+    *("force_field", "system", *_OF_FORCE_FIELD),
+    *("embedding", *_OF_ELECTROSTATICS, "lambda_interpolate"),
+)
 
 
 def _check_region(config: RunConfig) -> None:

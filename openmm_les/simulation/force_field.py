@@ -64,6 +64,8 @@ def _create(config: RunConfig, structure: Structure) -> tuple[Structure, openmm.
             nonbondedCutoff=config.nonbonded_cutoff * unit.nanometer,
             constraints=None if config.constraints == "none" else getattr(app, config.constraints),
             rigidWater=config.constraints != "none",
+            # At small lambda bonds and angles of the region hold it together.
+            flexibleConstraints=config.lambda_interpolate is not None,
         )
     except Exception as error:  # ValueError or a plain Exception
         raise InputError(

@@ -40,7 +40,12 @@ def prepare_hybrid(config: RunConfig, structure: Structure) -> tuple[Structure, 
     """
     if config.ml_region is None:
         return structure, None
-    chosen = selection.select(structure.topology, config.ml_region)
+    chosen = selection.select(
+        # A force field interpolates all atoms, as of a ligand in vacuum, too.
+        structure.topology,
+        config.ml_region,
+        may_be_all=config.lambda_interpolate is not None,
+    )
     selected = selection.describe(structure.topology, chosen)
     complete, system = make_force_field(config, structure)
     # Virtual sites come and go; the real atoms keep their order.
@@ -66,6 +71,7 @@ def create_mixed_system(
     if box is not None:  # the PME grid of the force field depends on it
         system.setDefaultPeriodicBoxVectors(*box)
     embedding: dict[str, Any] = {"embedding": config.embedding, "forceGroup": _MODEL_GROUP}
+    embedding["interpolate"] = config.lambda_interpolate is not None
     if config.embedding == "electrostatic":
         embedding |= {
             "allowNetCharge": config.charge is not None,

@@ -32,6 +32,7 @@ from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig, load
+from openmm_les.simulation.end_energies import EndEnergyReporter
 from openmm_les.simulation.structures.structure import Structure, with_box
 
 MINIMISED = "minimised.pdb"
@@ -39,12 +40,13 @@ LOG = "log.csv"
 EQUILIBRATION_LOG = "equilibration.csv"
 TRAJECTORY = "trajectory.dcd"
 RESPONSE = "response.csv"
+INTERPOLATION = "interpolation.csv"
 CHECKPOINT = "checkpoint.zip"
 FINAL = "final.pdb"
 SUMMARY = "summary.json"
 
 #: Files that grow; a resumed run truncates them to the state of its checkpoint.
-_GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE)
+_GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE, INTERPOLATION)
 #: Files that only a finished run has.
 _FINAL_FILES = (FINAL, SUMMARY)
 ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_FINAL_FILES)
@@ -205,6 +207,9 @@ class PhaseOutput:
             self.reporters.append(_WritingReporter(directory / TRAJECTORY, self._trajectory))
             if config.response:
                 self.reporters.append(_response_reporter(directory / RESPONSE, config))
+            if config.lambda_interpolate is not None:
+                ends = EndEnergyReporter(directory / INTERPOLATION, config.report_interval)
+                self.reporters.append(_WritingReporter(directory / INTERPOLATION, ends))
 
     def sync(self) -> None:
         """Flush all files to the disk, before a checkpoint refers to them."""
@@ -213,10 +218,10 @@ class PhaseOutput:
             os.fsync(self._log.fileno())
             if self._trajectory is not None:
                 self._trajectory.sync()
-            response = self._directory / RESPONSE
-            if response.exists():  # closed by its reporter
-                with response.open("rb") as stream:
-                    os.fsync(stream.fileno())
+            for name in (RESPONSE, INTERPOLATION):  # closed by their reporters
+                if (self._directory / name).exists():
+                    with (self._directory / name).open("rb") as stream:
+                        os.fsync(stream.fileno())
             sync_directory(self._directory.path)
 
     def close(self) -> None:

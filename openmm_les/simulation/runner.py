@@ -155,7 +155,8 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
             entry = current.advance()
     current.write_structure(output.FINAL)
     directory, config = job.directory, job.config
-    names = (output.LOG, output.TRAJECTORY, output.RESPONSE, output.FINAL, output.CHECKPOINT)
+    growing = (output.LOG, output.TRAJECTORY, output.RESPONSE, output.INTERPOLATION)
+    names = (*growing, output.FINAL, output.CHECKPOINT)
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
     result = summary.summarise(
         directory / output.LOG,

@@ -10,9 +10,8 @@ from oracles import multipoles as own_oracle
 from support.charges import DOUBLE, KEPT, SINGLE, slope, tensor
 from support.multipoles import random_moments
 
-from openmm_les.electrostatics import build_electrostatics
 from openmm_les.electrostatics.embedding import Surroundings
-from openmm_les.electrostatics.multipoles import latent_layout, latent_multipoles
+from openmm_les.electrostatics.multipoles import electrostatics_for, latent_layout
 from openmm_les.units import COULOMB_CONSTANT
 
 CELL = tensor([[13.1, 0, 0], [-4.2, 12.3, 0], [3.9, 5.7, 11.4]])
@@ -78,7 +77,7 @@ def embedded(method, layout=LAYOUT, *, width=0.7, dtype=DOUBLE, cell=CELL, **opt
         "dtype": dtype,
         "num_atoms": len(order),
     }
-    own = build_electrostatics(**sums) if layout is None else latent_multipoles(layout, **sums)
+    own = electrostatics_for(layout, **sums)
     return around.embed(own, order, cell, width=width, dtype=dtype, margin=1.04, device="cpu")
 
 

@@ -169,13 +169,18 @@ def test_whatever_a_file_holds_there_is_one_clear_error(model_dir, wrong):
 @pytest.mark.parametrize("wrong", ["text", torch.zeros(3), None], ids=["text", "zeros", "none"])
 def test_whatever_a_file_with_moments_holds_there_is_one_clear_error(tmp_path, wrong):
     pickled = open_model(checkpoint("mace_moments", tmp_path))
-    assert_one_clear_error(pickled, wrong, "les_quad", "les_alpha_1o_readouts.1", "les.fixed")
+    assert_one_clear_error(
+        pickled, wrong, "les_quad", "les_alpha_1o_readouts.1", "les.fixed", least=60
+    )
 
 
-def assert_one_clear_error(pickled: ModelFile, wrong: object, *parts: str) -> None:
+def assert_one_clear_error(
+    pickled: ModelFile, wrong: object, *parts: str, least: int = 100
+) -> None:
     """Every attribute and every tensor, replaced by something else, one at a time.
 
-    Of all modules, or those whose path begins with one of the parts, and the model itself.
+    Of all modules, or those whose path begins with one of the parts, and the model itself; in at
+    least so many places that is an error.
     """
     records = [record for record in pickled.root.walk() if record.path.startswith(parts or "")]
     states = [record.state for record in [pickled.root, *records]]
@@ -191,7 +196,7 @@ def assert_one_clear_error(pickled: ModelFile, wrong: object, *parts: str) -> No
                 except ModelFileError as error:
                     said.append(str(error))
                 place[name] = value
-    assert len(said) > 60
+    assert len(said) > least
     assert all(line.startswith("model: ") and "\n" not in line for line in said)
 
 

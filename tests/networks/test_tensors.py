@@ -11,6 +11,7 @@ from openmm_les.networks.blocks.tensors import (
     dyadic_sum_backward,
     symmetric_rows,
 )
+from openmm_les.networks.mace.moments import final_latents
 
 ATOMS, CHANNELS = 5, 4
 
@@ -18,6 +19,13 @@ ATOMS, CHANNELS = 5, 4
 def random(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def test_moments_of_mace_without_a_scale_are_not_scaled():
+    hyper = {"moments": {"dipoles": True}, "moment_scales": {}}
+    (final,) = final_latents(hyper, {"embedding": random(1, CHANNELS)})
+    x = random(4, ATOMS)
+    torch.testing.assert_close(final(x, torch.zeros(ATOMS, dtype=torch.int64)), x)
 
 
 @pytest.mark.parametrize("matrices", [False, True])

@@ -18,6 +18,8 @@ from oracles.mace_models import build_model, les_stand_in, quiet, save_model
 #: Fixed charges [e] and polarisabilities [Bohr^3] by element.
 CHARGES = {1: 1, 6: 4, 7: -3, 8: -2}
 ALPHA = {1: 4.5, 6: 11.3, 7: 7.4, 8: 5.3}
+#: Of `ALPHA` to e A^2/V; not what the original code has there, which must not be taken for it.
+ALPHA_FACTOR = 0.0123
 #: What a model may have, by the names of mace-torch.
 ALL: dict[str, Any] = {
     "use_dipoles": True,
@@ -48,7 +50,7 @@ class FixedCharges(torch.nn.Module):
 class AtomicAlpha(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.alpha_dict, self.normalization_factor = ALPHA, 0.1481847 / 14.3996
+        self.alpha_dict, self.normalization_factor = ALPHA, ALPHA_FACTOR
 
 
 class _OuterProducts(torch.nn.Module):

@@ -204,6 +204,7 @@ def _network(
     found["edge_norm._rmax_recip"] = torch.tensor(1.0 / model["r_max"], dtype=torch.float64)
     roots = torch.linspace(1.0, bessels, bessels, dtype=torch.float64).unsqueeze(0)
     found["bessel_encode.bessel_weights"] = roots * (1.02 if model["bessel_trainable"] else 1.0)
+    radial = model["radial_mlp_depth"], model["radial_mlp_width"]
     version = (0, 7) if old else (0, 19)
     irreps = convention(version, model["l_max"], model["parity"], counts)
     for t, layer in enumerate(layers(irreps, model["num_layers"], embedding, counts[0])):
@@ -213,13 +214,7 @@ def _network(
         size = sum(block.shape[0] * block.shape[1] for block in layer.first_blocks())
         found[prefix + "linear_1.weight"] = random(size)
         found[prefix + "tp.weight"] = torch.zeros(0)
-        dense(
-            prefix + "edge_mlp",
-            bessels,
-            model["radial_mlp_depth"],
-            model["radial_mlp_width"],
-            layer.radial_columns(),
-        )
+        dense(prefix + "edge_mlp", bessels, *radial, layer.radial_columns())
         size = sum(block.shape[0] * block.shape[1] for block in layer.second_blocks())
         found[prefix + "linear_2.weight"] = random(size)
         found[prefix + "linear_2.output_mask"] = torch.ones(4)

@@ -28,8 +28,8 @@ class SeveralCharges(NetworkModule):
         super().__init__()
         state = dict(state)
         factors = state.pop("charge_factors")[:, list(species)]
-        one_charge = {name: value for name, value in hyper.items() if name != "charge_channels"}
-        self.inner: Any = MACENetwork(one_charge, state, species, **options)
+        inner = {name: value for name, value in hyper.items() if name != "charge_channels"}
+        self.inner: Any = MACENetwork(inner, state, species, **options)
         self.cutoff: float = self.inner.cutoff
         self.rows = len(factors)
         self.factors = torch.nn.Buffer(factors)

@@ -202,7 +202,10 @@ def test_a_run_from_the_command_line(capsys, tmp_path):
     status, out, err = command(capsys, *flags(settings(tmp_path)))
     assert status == 0, err
     folder = tmp_path / "run"
-    assert {path.name for path in folder.iterdir()} == {*output.ALL, ".lock"} - {output.RESPONSE}
+    assert {path.name for path in folder.iterdir()} == {*output.ALL, ".lock"} - {
+        output.RESPONSE,
+        output.INTERPOLATION,
+    }
     assert rows(folder / "equilibration.csv") == 2
     assert frames(folder / "trajectory.dcd") == (3, 3)
     log = read_log(folder / "log.csv")

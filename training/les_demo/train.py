@@ -104,7 +104,7 @@ def register_les() -> None:
 
 def load(path: Path) -> list[dict[str, Any]]:
     """Structures with their neighbour lists."""
-    data = np.load(path)
+    data = dict(np.load(path))  # each access to the file itself would decompress it again
     ends = np.cumsum(data["sizes"].astype(int))
     out = []
     for energy, end, size, group in zip(

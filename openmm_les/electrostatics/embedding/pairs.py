@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Sequence
 import torch
 from torch import nn
 
-from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.cell import inverse_and_volume, nearest_image
 from openmm_les.errors import InputError
 
 #: Separations of this many pairs (float64) stay in a CPU's cache.
@@ -196,7 +196,7 @@ class ScaledPairs(ListedPairs):
         d = positions.index_select(0, self.first) - mm_positions.index_select(0, self.second)
         if self.periodic:
             inverse, _ = inverse_and_volume(cell)
-            d = d - torch.round(d @ inverse) @ cell
+            d = nearest_image(d, cell, inverse)
         r2 = (d * d).sum(dim=1)
         value, slope = self.coulomb(r2, splitting)
         counted, counted_slope = self.counted(r2, splitting)

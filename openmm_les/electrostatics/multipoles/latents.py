@@ -5,6 +5,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from openmm_les.electrostatics import DirectEwald, MeshEwald, PairSum, build_electrostatics
 from openmm_les.electrostatics.multipoles.build import build_multipoles, dense_multipoles
 from openmm_les.electrostatics.multipoles.moments import SiteMoments
 from openmm_les.electrostatics.multipoles.sum import MultipoleSum
@@ -81,6 +82,8 @@ class LatentMultipoles(nn.Module):
         self.layout = layout
         #: Of the highest moments, permanent or induced.
         self.degree = max(multipoles.degree, multipoles.induced_degree)
+        #: Whether there may be dipoles, permanent or induced.
+        self.has_dipoles = max(layout.dipoles, layout.alpha) >= 0
 
     def forward(
         self,
@@ -163,6 +166,13 @@ class LatentMultipoles(nn.Module):
 def latent_multipoles(layout: LatentLayout, **sums: Any) -> LatentMultipoles:
     """The kernel for a model with this layout; `sums` are the arguments of `build_multipoles`."""
     return LatentMultipoles(build_multipoles(**sums, **_degrees(layout)), layout)
+
+
+def electrostatics_for(
+    layout: LatentLayout | None, **sums: Any
+) -> DirectEwald | MeshEwald | PairSum | LatentMultipoles:
+    """The kernel of any model: `latent_multipoles`, or without a layout `build_electrostatics`."""
+    return build_electrostatics(**sums) if layout is None else latent_multipoles(layout, **sums)
 
 
 def dense_latent_multipoles(layout: LatentLayout, les: Mapping[str, Any]) -> LatentMultipoles:

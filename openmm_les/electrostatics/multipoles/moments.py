@@ -75,6 +75,21 @@ def count_indices(degree: int) -> int:
     return (degree + 1) * (degree + 2) * (degree + 3) // 6
 
 
+def places_of_sums(first: int, second: int) -> Tensor:
+    """Places of the sums of all multi-indices up to two degrees, shape [first, second]."""
+    places = {index: place for place, index in enumerate(multi_indices(first + second))}
+    sums = [
+        [places[s[0] + t[0], s[1] + t[1], s[2] + t[2]] for t in multi_indices(second)]
+        for s in multi_indices(first)
+    ]
+    return torch.tensor(sums)
+
+
+def signs(degree: int) -> Tensor:
+    """-1 for the odd ones of the multi-indices up to a degree, 1 for the others."""
+    return torch.tensor([(-1.0) ** sum(index) for index in multi_indices(degree)])
+
+
 def places_in_cube(indices: Tensor, degree: int) -> Tensor:
     """Flat places of the multi-indices up to a degree, listed [m, 3], in a cube of all orders."""
     a, b, c = indices[: count_indices(degree)].unbind(1)
@@ -105,12 +120,7 @@ class MomentAlgebra(nn.Module):
         self.symmetric = nn.Buffer(torch.tensor(symmetric))
         #: Half of the tensor, of which entries off the diagonal are there twice.
         self.shares = nn.Buffer(torch.tensor([0.5 if a == b else 1.0 for a, b in _PAIRS]))
-        places = {index: place for place, index in enumerate(multi_indices(3))}
-        raised = [
-            [places[a + (d == 0), b + (d == 1), c + (d == 2)] for a, b, c in multi_indices(2)]
-            for d in range(3)
-        ]
-        self.raised = nn.Buffer(torch.tensor(raised))
+        self.raised = nn.Buffer(places_of_sums(1, 2)[1:])  # by one along each axis
 
     def coefficients(self, moments: Multipoles, basis: Tensor, degree: int) -> Tensor:
         """Coefficients up to a degree, shape [n, count_indices(degree)], computed in float64."""

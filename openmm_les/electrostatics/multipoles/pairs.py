@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import check_chunk_size
 from openmm_les.electrostatics.multipoles.geometry import Geometry
-from openmm_les.electrostatics.multipoles.moments import count_indices, multi_indices
+from openmm_les.electrostatics.multipoles.moments import count_indices, places_of_sums, signs
 from openmm_les.electrostatics.multipoles.recursion import (
-    HIGHEST,
     boys,
     cartesian_derivatives,
     recursion_steps,
@@ -55,14 +54,8 @@ class PairMultipoles(nn.Module):
         self.chunk_size = chunk_size or 0
         self.pairs_per_chunk = _PAIRS_PER_CHUNK
         self.steps = recursion_steps()
-        places = {index: place for place, index in enumerate(multi_indices(HIGHEST))}
-        combined = [
-            [places[t[0] + s[0], t[1] + s[1], t[2] + s[2]] for s in multi_indices(2)]
-            for t in multi_indices(3)
-        ]
-        self.combined = nn.Buffer(torch.tensor(combined))
-        signs = torch.tensor([(-1.0) ** sum(s) for s in multi_indices(2)])
-        self.signs = nn.Buffer(signs.to(dtype))
+        self.combined = nn.Buffer(places_of_sums(3, 2))
+        self.signs = nn.Buffer(signs(2).to(dtype))
         self.identity = nn.Buffer(torch.eye(3, dtype=torch.float64))
 
     def prepare(self, positions: Tensor, cell: Tensor) -> Geometry:

@@ -20,7 +20,7 @@ class ResponseModule(RespondingSystem):
 
         Latents are as in `Results`, and all is valid only if the status is 0. What charges and
         what dipoles of atoms give to the Born effective charges are two results, [n, 3, 3] [e]; the
-        second is empty for models of charges.
+        second is empty for models without dipoles and polarizabilities.
         """
         atoms = positions.index_select(0, self.order)
         neighbors = self.neighbors(atoms, cell)
@@ -39,7 +39,7 @@ class ResponseModule(RespondingSystem):
         charges = self.physical_charges(latent, terms)
         born = born_charges(charges, torch.stack(moved) + fixed, weights, cell, self.periodic)
         by_dipoles = born[:0]
-        if self.with_moments:
+        if self.with_dipoles:
             axes = self.physical.factor * torch.eye(3, dtype=zero.dtype, device=zero.device)
             rows, fixed = self.weighted(
                 latent, atoms, cell, torch.zeros_like(weights[:3]), axes, axes

@@ -12,13 +12,15 @@ from openmm_les.evaluation.response.polarization import PhysicalCharges
 class RespondingSystem(SystemNetwork):
     """A system with physical charges; the electrostatics `with_moments` are `LatentMultipoles`."""
 
-    __constants__ = ("with_moments",)  # not by annotations, of which TorchScript inherits none
+    # Not by annotations, of which TorchScript inherits none.
+    __constants__ = ("with_moments", "with_dipoles")
 
     def __init__(self, physical: PhysicalCharges, with_moments: bool, **system: Any) -> None:
         super().__init__(**system)
         self.electrostatics: Any = self.electrostatics  # has more than every kernel has
         self.physical: Any = physical
         self.with_moments = with_moments
+        self.with_dipoles = with_moments and self.electrostatics.has_dipoles
 
     def physical_charges(self, latent: Tensor, terms: ElectrostaticTerms) -> Tensor:
         """Those of atoms, permanent and induced, shape [n] [e]."""

@@ -114,9 +114,15 @@ class MACE(Bessel):
         for layer in self.layers:
             vectors = layer.output_lmax >= 1
             if layer.quadrupole_dyads and not (known.quadrupoles and vectors):
-                raise ValueError("expected quadrupole_dyads of models with both, vectors and these")
+                raise ValueError(
+                    "expected quadrupole_dyads only in a model with quadrupoles and in layers "
+                    "with output_lmax of at least 1"
+                )
             if layer.alpha_dyads and not (known.alpha == "anisotropic" and vectors):
-                raise ValueError("expected alpha_dyads of models with vectors and tensors alpha")
+                raise ValueError(
+                    "expected alpha_dyads only in a model with anisotropic alpha and in layers "
+                    "with output_lmax of at least 1"
+                )
         if not all(getattr(known, name) for name in self.squared_moments):
             raise ValueError(
                 f"expected squares of moments in the model, got {self.squared_moments}"

@@ -215,7 +215,7 @@ def final_latents(hyper: Mapping[str, Any], state: State) -> List[FinalLatents]:
     for name, size in parts:
         first: int = getattr(layout, name)
         if first >= 0:
-            scale[first : first + size] = float(scales[name])
+            scale[first : first + size] = float(scales.get(name, 1.0))
     shifts = torch.zeros(layout.rows, len(state["embedding"]), dtype=torch.float64)
     if "atomic_alpha" in state:
         step = 4 if layout.alpha_rows == 9 else 1

@@ -25,9 +25,9 @@ from openmm_les.networks.moments import latent_rows
 from openmm_les.networks.protocol import NetworkModule
 
 #: Parts of the names of tensors whose first axis runs over the elements.
-_PER_SPECIES = ("embedding", "reference_energies", "skip.", "selector.", "weights", "radii") + (
-    "fixed_charges",
-    "atomic_alpha",
+_PER_SPECIES = (
+    *("embedding", "reference_energies", "skip.", "selector.", "weights", "radii"),
+    *("fixed_charges", "atomic_alpha"),
 )
 
 
@@ -94,10 +94,7 @@ class MACENetwork(NetworkModule):
         self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = species_convolution(first_map, lmax)
-        skip = torch.zeros(self.num_species, channels, dtype=torch.float64)
-        if "skip.0" in layers[0]:
-            skip = torch.bmm(state["embedding"].unsqueeze(1), layers[0]["skip.0"]).squeeze(1)
-        self.first_skip = nn.Buffer(skip)
+        self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
@@ -189,3 +186,10 @@ def _first_layer_map(
         )
         out[degree] = torch.einsum("pk,zk,kc->czp", radial, senders, layer[f"mix.{degree}"])
     return out.flatten(0, 2).T
+
+
+def _first_skip(layer: State, embedding: Tensor, channels: int) -> Tensor:
+    """The self-connection of the first layer by species [Z, C]; zeros if it has none."""
+    if "skip.0" not in layer:
+        return embedding.new_zeros(len(embedding), channels)
+    return torch.bmm(embedding.unsqueeze(1), layer["skip.0"]).squeeze(1)

@@ -41,7 +41,8 @@ class MMField:
     #: Of all particles, 0 for the ML atoms, shape (n,) [e].
     charges: FloatArray
     on_bonds: tuple[BondCharge, ...]
-    #: Of the Lennard-Jones sphere that each particle is in, 0 for none, shape (n,) [A].
+    #: Of the Lennard-Jones sphere that each particle is in, 0 for none, shape (n,) [A]; all are 0
+    #: without damping.
     radii: FloatArray
     #: By ML atom and MM particle, of pairs that interact in part or not at all.
     factors: dict[tuple[int, int], float]
@@ -97,7 +98,7 @@ def read_field(
     field = MMField(
         charges=around,
         on_bonds=on_bonds,
-        radii=_radii(system, force, region),
+        radii=_radii(system, force, region) if options.mmDamping == "lj" else np.zeros(number),
         factors=_factors(force, charges, region),
         method=method,
         cutoff=cutoff * ANGSTROM_PER_NM,

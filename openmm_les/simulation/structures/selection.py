@@ -53,8 +53,13 @@ class SelectedRegion:
         return f"{self.atoms} of {self.of} atoms in {shorten(self.residues)}; bonds cut: {bonds}"
 
 
-def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
-    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites."""
+def select(
+    topology: app.Topology, selectors: Iterable[str], *, may_be_all: bool = False
+) -> tuple[int, ...]:
+    """Indices of the atoms that any of the selectors takes, ascending, without virtual sites.
+
+    All atoms are refused, unless they `may_be_all`.
+    """
     real = {atom.index for atom in real_atoms(topology.atoms())}
     chosen: set[int] = set()
     for selector in selectors:
@@ -73,7 +78,7 @@ def select(topology: app.Topology, selectors: Iterable[str]) -> tuple[int, ...]:
                 f"{residue_name(residue)}; select residues, such as "
                 f"{residue_name(residue).split()[1]!r}"
             )
-    if chosen == real:
+    if chosen == real and not may_be_all:
         raise InputError(
             f"ml_region: expected a part of the structure, got all of its {len(real)} atoms; "
             "without ml_region (and force_field) the model describes everything"

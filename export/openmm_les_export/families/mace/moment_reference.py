@@ -130,10 +130,7 @@ class MomentFormulas:
         alpha = switch == "use_atomic_alpha"
         table = self._les.module("atomic_alpha" if alpha else "fixed_charges")
         values = table.value("alpha_dict" if alpha else "charge_dict")
-        # Bohr^3 to e A^2/V.
-        factor = 0.1481847 / 14.3996
-        if not alpha:
-            factor = self._les.number("fixed_atomic_charges_scaling_factor")
+        factor = table.number("normalization_factor")  # of alpha: from Bohr^3 to e A^2/V
         return factor * torch.tensor([float(values[int(number)]) for number in numbers])
 
 

@@ -5,12 +5,8 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.multipoles.moments import count_indices, multi_indices
-from openmm_les.electrostatics.multipoles.recursion import (
-    HIGHEST,
-    cartesian_derivatives,
-    recursion_steps,
-)
+from openmm_les.electrostatics.multipoles.moments import count_indices, places_of_sums, signs
+from openmm_les.electrostatics.multipoles.recursion import cartesian_derivatives, recursion_steps
 
 
 class PairAlgebra(nn.Module):
@@ -23,18 +19,11 @@ class PairAlgebra(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.steps = recursion_steps()
-        places = {index: place for place, index in enumerate(multi_indices(HIGHEST))}
-        combined = [
-            [places[s[0] + t[0], s[1] + t[1], s[2] + t[2]] for t in multi_indices(2)]
-            for s in multi_indices(2)
-        ]
-        self.combined = nn.Buffer(torch.tensor(combined))
-        raised = [
-            [places[a + (d == 0), b + (d == 1), c + (d == 2)] for a, b, c in multi_indices(4)]
-            for d in range(3)
-        ]
-        self.raised = nn.Buffer(torch.tensor(raised))
-        self.signs = nn.Buffer(torch.tensor([(-1.0) ** sum(s) for s in multi_indices(2)]))
+        self.combined = nn.Buffer(places_of_sums(2, 2))
+        #: 1 for each sum and the two that it is the sum of.
+        self.summed = nn.Buffer(nn.functional.one_hot(self.combined).permute(2, 0, 1))
+        self.raised = nn.Buffer(places_of_sums(1, 4)[1:])  # by one along each axis
+        self.signs = nn.Buffer(signs(2))
 
     def turned(self, coefficients: Tensor) -> Tensor:
         """Coefficients of the sites that separations point from, [n, count_indices(...)]."""
@@ -64,9 +53,10 @@ class PairAlgebra(nn.Module):
         weights = sites.t().unsqueeze(2) * sources[:, 0]
         if other > 1:
             outer = sites.t()[:, None, :, None] * sources.t()[None, :, None, :]
-            combined = self.combined[:size, :other].flatten()
-            weights = outer.new_zeros([number] + list(outer.shape[2:]))
-            weights = weights.index_add(0, combined, outer.flatten(0, 1))
+            # A product, since sums by index have no fixed order on a GPU.
+            summed = self.summed[:number, :size, :other].flatten(1).to(outer.dtype)
+            weights = summed @ outer.flatten(2).flatten(0, 1)
+            weights = weights.view([number] + list(outer.shape[2:]))
         found: List[Tensor] = []
         for axis in range(3):
             chosen = self.raised[axis, :number]

@@ -20,7 +20,7 @@ from openmm_les.electrostatics.multipoles.moments import MomentAlgebra, Multipol
 from openmm_les.units import COULOMB_CONSTANT
 
 
-class Around(NamedTuple):
+class SurroundingField(NamedTuple):
     """The surroundings of a region as its sites see them, float64."""
 
     energy: Tensor  #: of the permanent moments, shape [] [eV].
@@ -97,14 +97,14 @@ class MomentCoupling(nn.Module):
         self.identity = nn.Buffer(torch.eye(3, dtype=torch.float64))
 
     @torch.jit.export
-    def around(
+    def field_of_surroundings(
         self,
         permanent: Multipoles,
         positions: Tensor,
         mm_charges: Tensor,
         mm_positions: Tensor,
         cell: Tensor,
-    ) -> Around:
+    ) -> SurroundingField:
         """What the sites see, and the energy of the permanent moments; see `EwaldCoupling`."""
         cell = cell.to(torch.float64)
         inverse = inverse_and_volume(cell)[0] if self.periodic else cell
@@ -126,7 +126,7 @@ class MomentCoupling(nn.Module):
         outgrown = torch.zeros([], dtype=torch.bool, device=positions.device)
         waves: Optional[Waves] = None
         if self.ewald is not None:
-            found = self.ewald.around(frame, permanent)
+            found = self.ewald.field_of_surroundings(frame, permanent)
             energy = energy + found.energy
             derivatives = added(derivatives, found.derivatives)
             outgrown = found.geometry.outgrown
@@ -137,7 +137,7 @@ class MomentCoupling(nn.Module):
             near = self.soft.potential(soft, self.degree)
             near = near + self.soft_scaled.potential(soft, self.degree)
             inducing = added(inducing, self.algebra.cartesian(near, self.identity))
-        return Around(
+        return SurroundingField(
             self.coulomb * energy,
             self._in_volts(derivatives),
             self._in_volts(inducing),
@@ -148,11 +148,11 @@ class MomentCoupling(nn.Module):
 
     @torch.jit.export
     def derive(
-        self, around: Around, permanent: Multipoles, induced: Optional[Multipoles]
+        self, field: SurroundingField, permanent: Multipoles, induced: Optional[Multipoles]
     ) -> MomentTerms:
         """Derivatives of the energy of permanent moments, and of induced ones as if frozen."""
         total = permanent if induced is None else added(permanent, induced)
-        frame = around.frame
+        frame = field.frame
         coefficients = self.algebra.coefficients(total, self.identity, self.degree)
         pulls = self.near.pulls(frame, coefficients, self.degree)
         pulls = sum_of(pulls, self.scaled.pulls(frame, coefficients, self.degree))
@@ -161,8 +161,8 @@ class MomentCoupling(nn.Module):
             coefficients = self.algebra.coefficients(induced, self.identity, self.degree)
             pulls = sum_of(pulls, self.soft.pulls(soft, coefficients, self.degree))
             pulls = sum_of(pulls, self.soft_scaled.pulls(soft, coefficients, self.degree))
-        derivatives = around.derivatives
-        waves = around.waves
+        derivatives = field.derivatives
+        waves = field.waves
         if self.ewald is not None and waves is not None:
             of_waves, more = self.ewald.derive(frame, waves, permanent, induced)
             by_images = self._in_volts(added(of_waves, waves.derivatives, -1.0))

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
-from openmm_les.electrostatics.embedding.moments.coupling import Around, MomentCoupling, MomentTerms
+from openmm_les.electrostatics.embedding.moments.coupling import (
+    MomentCoupling,
+    MomentTerms,
+    SurroundingField,
+)
 from openmm_les.electrostatics.embedding.sites import Sites
 from openmm_les.electrostatics.multipoles import LatentLayout, LatentMultipoles, site_moments
 from openmm_les.electrostatics.multipoles.moments import Multipoles, multipoles_of, traceless
@@ -62,13 +66,13 @@ class EmbeddedMoments(nn.Module):
         with torch.no_grad():
             permanent = self._physical(latents.to(torch.float64))
             places = self.sites.of(positions)
-            around: Around = self.coupling.around(
+            outer: SurroundingField = self.coupling.field_of_surroundings(
                 permanent, places, self.mm_charges, positions[n:], cell
             )
             induced: Optional[Multipoles] = None
             if self.polarizes:
-                shares, potential = self._inducing(latents, around)
-                field = -self.factor * around.inducing.dipoles
+                shares, potential = self._inducing(latents, outer)
+                field = -self.factor * outer.inducing.dipoles
                 alone = self.own(
                     latents,
                     positions[:n],
@@ -86,16 +90,16 @@ class EmbeddedMoments(nn.Module):
             else:
                 alone = self.own(latents, positions[:n], cell)
                 by_latents = alone.potential.to(torch.float64)
-            coupled: MomentTerms = self.coupling.derive(around, permanent, induced)
-            energy = alone.energy + around.energy
+            coupled: MomentTerms = self.coupling.derive(outer, permanent, induced)
+            energy = alone.energy + outer.energy
             nan = torch.full_like(energy, float("nan"))
             gradient = alone.gradient.to(torch.float64) + self.sites.on_atoms(coupled.gradient)
             return ElectrostaticTerms(
-                torch.where(around.outgrown, nan, energy),
+                torch.where(outer.outgrown, nan, energy),
                 by_latents + self._by_latents(coupled.derivatives),
                 torch.cat([gradient, coupled.mm_gradient]),
                 alone.strain + coupled.strain,
-                alone.outgrown | around.outgrown,
+                alone.outgrown | outer.outgrown,
                 alone.induced,
             )
 
@@ -108,9 +112,9 @@ class EmbeddedMoments(nn.Module):
         total = kappa.sum()
         return torch.where(total == 0.0, torch.ones_like(total), total)
 
-    def _inducing(self, latents: Tensor, around: Around) -> Tuple[Tensor, Tensor]:
+    def _inducing(self, latents: Tensor, outer: SurroundingField) -> Tuple[Tensor, Tensor]:
         """Shares of the ML atoms in a charge, and the potential that they respond to [V]."""
-        potential = self.factor * around.inducing.charges
+        potential = self.factor * outer.inducing.charges
         shares = torch.zeros_like(potential)
         if self.conserves:
             kappa = self._kappa(latents)

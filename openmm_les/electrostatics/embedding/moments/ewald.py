@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.embedding.moments.frame import Frame, Pulls, added, sum_of
 from openmm_les.electrostatics.embedding.moments.images import ImageMoments
-from openmm_les.electrostatics.embedding.moments.near import ARRAYS_OF_A_PAIR
+from openmm_les.electrostatics.embedding.moments.near import MEMORY_RATIO
 from openmm_les.electrostatics.embedding.splitting import (
     grid_limits,
     needed_limits,
@@ -62,7 +62,7 @@ class EwaldMoments(nn.Module):
         self.degree = degree
         self.dtype = dtype
         self.algebra = MomentAlgebra()
-        self.images = ImageMoments(max(1, pairs_per_chunk // (2 * ARRAYS_OF_A_PAIR)))
+        self.images = ImageMoments(max(1, pairs_per_chunk // (2 * MEMORY_RATIO)))
         limits = grid_limits(cell, self.reach, margin)
         plane = 8 * (limits[0] + 1) * (limits[1] + 1)
         chunk = chunk_elements and max(1, chunk_elements // plane)
@@ -72,7 +72,7 @@ class EwaldMoments(nn.Module):
     def splitting(self, inverse: Tensor) -> Tensor:
         return splitting_for(inverse, self.reach)
 
-    def around(self, frame: Frame, permanent: Multipoles) -> Waves:
+    def field_of_surroundings(self, frame: Frame, permanent: Multipoles) -> Waves:
         """What the surroundings do at the sites, and the energy of the permanent moments there."""
         geometry, volume = self._geometry(frame)
         own = self._sources(permanent, geometry)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.multipoles.moments import Multipoles
@@ -27,14 +26,6 @@ class Pulls(NamedTuple):
     gradient: Tensor  #: by the positions of the ML sites, shape [n, 3] [e^2/A^2].
     mm_gradient: Tensor  #: by those of the MM charges, shape [m, 3] [e^2/A^2].
     strain: Tensor  #: by e in ``r' = (1 + e) r``, shape [3, 3] [e^2/A].
-
-
-def no_pulls(frame: Frame) -> Pulls:
-    return Pulls(
-        torch.zeros_like(frame.positions),
-        torch.zeros_like(frame.mm_positions),
-        torch.zeros_like(frame.cell),
-    )
 
 
 def sum_of(one: Pulls, other: Pulls) -> Pulls:

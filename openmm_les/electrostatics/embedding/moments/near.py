@@ -5,13 +5,14 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
+from openmm_les.electrostatics.cell import nearest_image
 from openmm_les.electrostatics.embedding.moments.algebra import PairAlgebra
 from openmm_les.electrostatics.embedding.moments.frame import Frame, Pulls
 from openmm_les.electrostatics.embedding.pairs import ListedPairs, ScaledPair
 from openmm_les.electrostatics.multipoles.moments import count_indices
 
-#: A pair of moments has so many more numbers than one of charges.
-ARRAYS_OF_A_PAIR = 8
+#: How much more memory a pair of moments takes than one of charges, of which chunks have a number.
+MEMORY_RATIO = 8
 
 
 class AllMoments(nn.Module):
@@ -30,7 +31,7 @@ class AllMoments(nn.Module):
         self.algebra = PairAlgebra()
         self.periodic = periodic
         self.dtype = dtype
-        self.pairs_per_chunk = max(1, pairs_per_chunk // ARRAYS_OF_A_PAIR)
+        self.pairs_per_chunk = max(1, pairs_per_chunk // MEMORY_RATIO)
 
     def potential(self, frame: Frame, degree: int) -> Tensor:
         """Derivatives of the potential of the MM charges at the sites, [n, count_indices(degree)].
@@ -73,7 +74,7 @@ class AllMoments(nn.Module):
         """Components of the vectors to the sites from some MM charges, [3, n, chunk]."""
         d = frame.positions[:, None] - frame.mm_positions[start:end]
         if self.periodic:
-            d = d - torch.round(d @ frame.inverse) @ frame.cell
+            d = nearest_image(d, frame.cell, frame.inverse)
         return d.permute(2, 0, 1).to(self.dtype)
 
     def _derivatives(self, d: Tensor, splitting: Tensor, degree: int) -> Tensor:
@@ -119,7 +120,7 @@ class ScaledMoments(ListedPairs):
         d = frame.positions.index_select(0, self.first)
         d = d - frame.mm_positions.index_select(0, self.second)
         if self.periodic:
-            d = d - torch.round(d @ frame.inverse) @ frame.cell
+            d = nearest_image(d, frame.cell, frame.inverse)
         return d.t().unsqueeze(2)
 
     def _derivatives(self, d: Tensor, frame: Frame, degree: int) -> Tensor:

@@ -218,9 +218,7 @@ class ElectrostaticEmbedding:
         if self._options.polarization == "none":
             return {}
         radii = self._field.radii
-        if self._options.mmDamping == "none":
-            radii = np.zeros_like(radii)
-        elif not radii.any():
+        if self._options.mmDamping == "lj" and not radii.any():
             raise InputError(
                 "mmDamping='lj': expected Lennard-Jones parameters in the NonbondedForce that has "
                 "the charges, got none; use mmDamping='none'"

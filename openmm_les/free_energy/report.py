@@ -1,0 +1,154 @@
+"""Tables and a page of free energies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from openmm_les.analysis.plotting import Means, draw_matrix, draw_means
+from openmm_les.campaign import html
+from openmm_les.files.writing import write_atomically
+from openmm_les.free_energy.estimate import FRACTIONS, Estimate
+from openmm_les.free_energy.results import Leg, LigandResult
+
+RESULTS, WINDOWS, PAGE = "free-energies.csv", "windows.csv", "free-energies.html"
+_COLUMNS = (
+    *("lambda", "samples left out", "inefficiency", "independent samples"),
+    *("MBAR [kJ/mol]", "error [kJ/mol]", "BAR [kJ/mol]", "TI [kJ/mol]", "overlap with next"),
+)
+_EXPLAINED = (
+    "A correction is the free energy of the model in the place of the force field in the first leg "
+    "minus that in the second. That of a single leg holds a large constant, since a model and a "
+    "force field count energies from zeros of their own; it cancels in the correction."
+)
+
+
+def write(results: Sequence[LigandResult], directory: Path) -> list[Path]:
+    """Write a table of ligands, one of windows, and a page with both and pictures; the files."""
+    contents = {
+        directory / RESULTS: _csv(*_ligands(results)),
+        directory / WINDOWS: _csv(
+            ("ligand", "leg", *_COLUMNS),
+            [
+                (ligand.name, leg.name, *row)
+                for ligand in results
+                for leg in ligand.legs
+                if leg.estimate is not None
+                for row in _windows(leg.estimate)
+            ],
+        ),
+        directory / PAGE: _page(results, directory),
+    }
+    for path, content in contents.items():
+        write_atomically(path, content.encode())
+    return list(contents)
+
+
+def text(results: Sequence[LigandResult]) -> str:
+    """The free energies of all ligands, and what is wrong with them, for the terminal."""
+    lines = []
+    for ligand in results:
+        parts = [f"{leg.name} {_leg_value(leg)}" for leg in ligand.legs]
+        name = f"{ligand.name}: {'; '.join(parts)}"
+        if len(ligand.legs) > 1:
+            name += f"; difference {_with_error(ligand.correction, ligand.error)} kJ/mol"
+        lines.append(f"{name} ({ligand.verdict})")
+        for leg in ligand.legs:
+            lines += [f"  {leg.name}: {problem}" for problem in leg.verdict.problems]
+    return "\n".join(lines)
+
+
+def _ligands(
+    results: Sequence[LigandResult],
+) -> tuple[Sequence[str], list[Sequence[html.Cell]]]:
+    """Head and rows of the table of ligands."""
+    legs = [leg.name for leg in results[0].legs]
+    columns = ["ligand"]
+    for name in legs:
+        columns += [f"{name} [kJ/mol]", f"{name} error [kJ/mol]"]
+    if len(legs) > 1:
+        columns += [f"{legs[0]} - {legs[1]} [kJ/mol]", "error [kJ/mol]"]
+    rows: list[Sequence[html.Cell]] = []
+    for ligand in results:
+        row: list[html.Cell] = [ligand.name]
+        for leg in ligand.legs:
+            found = leg.estimate
+            row += [None, None] if found is None else [found.difference, found.error]
+        if len(legs) > 1:
+            known = math.isfinite(ligand.correction)
+            row += [ligand.correction, ligand.error] if known else [None, None]
+        rows.append([*row, ligand.verdict])
+    return [*columns, "verdict"], rows
+
+
+def _windows(estimate: Estimate) -> list[Sequence[html.Cell]]:
+    """Rows of the table of windows."""
+    overlap = [*map(float, np.diag(estimate.overlap, 1)), None]
+    columns = (estimate.values, estimate.energies, estimate.errors)
+    others = (estimate.by_bar, estimate.by_integration)
+    return [
+        (
+            *map(float, row[:1]),
+            kept.start,
+            kept.inefficiency,
+            kept.count,
+            *map(float, row[1:]),
+            next_,
+        )
+        for kept, next_, *row in zip(estimate.kept, overlap, *columns, *others, strict=True)
+    ]
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[html.Cell]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    return stream.getvalue()
+
+
+def _page(results: Sequence[LigandResult], directory: Path) -> str:
+    table = html.Table(*_ligands(results))
+    sections = [html.Section("Results", [html.Text(_EXPLAINED), table])]
+    for ligand in results:
+        sections += [_section(ligand.name, leg) for leg in ligand.legs]
+    return html.page(f"Free energies {directory.absolute().name}", sections)
+
+
+def _section(ligand: str, leg: Leg) -> html.Section:
+    problems = leg.verdict.problems or ("Reliable: windows overlap, and the result has converged.",)
+    parts: list[html.Text | html.Table | html.Picture] = [html.Text(line) for line in problems]
+    if (found := leg.estimate) is not None:
+        parts.append(html.Table(_COLUMNS, _windows(found)))
+        names = [f"{value:g}" for value in found.values]
+        overlap = draw_matrix(found.overlap, names, ".png", axis="lambda")
+        parts.append(html.Picture(overlap, "how likely samples of the window of a row are in each"))
+        parts.append(html.Picture(_convergence(found), "free energy from parts of the samples"))
+    return html.Section(f"{ligand}, {leg.name}", parts)
+
+
+def _convergence(estimate: Estimate) -> bytes:
+    curves = {
+        name: Means(FRACTIONS, series.energies, series.errors)
+        for name, series in (
+            ("first samples", estimate.forward),
+            ("last samples", estimate.backward),
+        )
+    }
+    return draw_means(curves, ".png", x="part of the samples", y="free energy [kJ/mol]")
+
+
+def _leg_value(leg: Leg) -> str:
+    if leg.estimate is None:
+        return "unknown"
+    return f"{_with_error(leg.estimate.difference, leg.estimate.error)} kJ/mol"
+
+
+def _with_error(value: float, error: float) -> str:
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"

@@ -1,0 +1,1 @@
+"""Replica exchange of temperatures or lambda, with OpenMM's own sampler."""

@@ -1,0 +1,103 @@
+"""The settings of a replica exchange, from one YAML file; imports no torch, no openmm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openmm_les.errors import InputError
+from openmm_les.names import did_you_mean
+from openmm_les.simulation import config as configs
+from openmm_les.simulation import fields, settings_file
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.fields import Number
+
+LAMBDA, TEMPERATURE = "lambda_interpolate", "temperature"
+#: Settings of a run that an exchange has no use for, with what to do.
+_NOT_HERE = {
+    "output": "it is the directory of the exchange",
+    LAMBDA: "give a list of them as lambdas, beside base",
+    "response": "an exchange writes trajectories and energies alone",
+    "trajectory_interval": "frames are written at every exchange, after report_interval steps",
+}
+
+
+class ExchangeSettings(BaseModel):
+    """The states between which replicas are exchanged; see `read_settings`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: dict[str, Any] = Field(
+        description="settings of `openmm-les run`: every replica makes `steps` steps, and exchanges"
+        " follow every `report_interval`"
+    )
+    temperatures: tuple[Number, ...] | None = Field(
+        None, description="a list of temperatures [K], in order, or null"
+    )
+    lambdas: tuple[Number, ...] | None = Field(
+        None, description="a list of numbers from 0 (force field) to 1 (ML/MM), in order, or null"
+    )
+
+    @property
+    def parameter(self) -> str:
+        """What differs between states, by the name of the setting of a run."""
+        return LAMBDA if self.temperatures is None else TEMPERATURE
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Its value in every state."""
+        return self.temperatures or self.lambdas or ()
+
+
+def read_settings(file: Path) -> ExchangeSettings:
+    """Read the YAML file; an InputError names whatever is wrong in it."""
+    known = ExchangeSettings.model_fields
+    try:
+        settings = ExchangeSettings(**settings_file.read(file))
+    except ValidationError as error:
+        details = error.errors()[0]
+        name = str(details["loc"][0])
+        if details["type"] == "extra_forbidden":
+            hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            if name in RunConfig.model_fields:
+                hint = " (a setting of the run belongs below base)"
+            raise InputError(f"{file}: {name}: unknown field{hint}") from None
+        got = "nothing" if details["type"] == "missing" else fields.shown(details["input"])
+        raise InputError(f"{file}: {name}: expected {known[name].description}, got {got}") from None
+    _check(file, settings)
+    return settings
+
+
+def _check(file: Path, settings: ExchangeSettings) -> None:
+    if (settings.temperatures is None) == (settings.lambdas is None):
+        got = "neither" if settings.temperatures is None else "both"
+        raise InputError(f"{file}: temperatures and lambdas: expected one of them, got {got}")
+    values, name = settings.values, "temperatures" if settings.temperatures else "lambdas"
+    if len(values) < 2 or sorted({*values}) != [*values]:
+        got = ", ".join(f"{value:g}" for value in values) or "none"
+        raise InputError(
+            f"{file}: {name}: expected at least two, each higher than the last, got {got}"
+        )
+    for setting in settings.base:
+        if setting in _NOT_HERE:
+            raise InputError(f"{file}: base.{setting}: leave it out; {_NOT_HERE[setting]}")
+    if settings.parameter == TEMPERATURE and TEMPERATURE in settings.base:
+        raise InputError(
+            f"{file}: base.temperature: leave it out; temperatures has those of states"
+        )
+    allowed = ("NVT",) if settings.parameter == TEMPERATURE else ("NVT", "NPT")
+    if (ensemble := str(settings.base.get("ensemble", "NVT")).upper()) not in allowed:
+        raise InputError(
+            f"{file}: base.ensemble: expected {' or '.join(allowed)} with {name}, got {ensemble}; "
+            "OpenMM's exchanges leave out what the volume adds to the energy"
+        )
+
+
+def states_of(settings: ExchangeSettings, file: Path, output: Path) -> list[RunConfig]:
+    """The settings of a run in each state; an InputError for one that is not valid."""
+    return [
+        configs.of_values(settings.base | {settings.parameter: value, "output": output}, file)
+        for value in settings.values
+    ]

@@ -1,0 +1,64 @@
+"""The polarisable model of ``training/polarizable``: what was trained is what runs."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from openmm_les_export import read_model
+from support.conditions import artifact_of
+
+from openmm_les.evaluation.system_model import SystemModel
+
+TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
+MODEL = TRAINING / "les-polar.model"
+OXYGEN_AND_HYDROGENS = [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """The module of the training; it registers names of the les package, which are taken back."""
+    pytest.importorskip("mace", reason="needs mace-torch")
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(TRAINING))
+    import network
+
+    yield network
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in {"les", "network", "train"}:
+            del sys.modules[name]
+
+
+def batch_of(elements, numbers, positions) -> dict[str, torch.Tensor]:
+    """One open structure in the form that the training takes."""
+    species = torch.tensor([elements.index(z) for z in numbers])
+    distance = torch.cdist(positions, positions)
+    near = (distance < 4.5) & ~torch.eye(len(numbers), dtype=torch.bool)
+    return {
+        "positions": positions.requires_grad_(),
+        "node_attrs": torch.nn.functional.one_hot(species, len(elements)).double(),
+        "edge_index": torch.stack(torch.nonzero(near, as_tuple=True)),
+        "batch": torch.zeros(len(numbers), dtype=torch.int64),
+        "ptr": torch.tensor([0, len(numbers)]),
+    }
+
+
+def test_the_energy_that_was_trained_is_the_one_that_runs(network):
+    artifact = artifact_of(read_model(MODEL), MODEL)
+    numbers = [8, 1, 1, 8, 1, 1]
+    second = np.array(OXYGEN_AND_HYDROGENS) @ np.diag([-1.0, -1.0, 1.0]) + [2.9, 0.3, 0.7]
+    r = np.concatenate([OXYGEN_AND_HYDROGENS, second])
+    found = SystemModel(artifact, numbers, periodic=False, precision="double").evaluate(r)
+
+    model = network.load(MODEL)
+    batch = batch_of(network.ELEMENTS, numbers, torch.tensor(r))
+    energy = model.energies(batch).sum()
+    (gradient,) = torch.autograd.grad(energy, batch["positions"])
+    _, charges, alphas = model.latents(batch)
+    assert found.energy == pytest.approx(energy.item(), abs=1e-9 * len(numbers))
+    np.testing.assert_allclose(found.forces, -gradient.numpy(), atol=1e-8)
+    np.testing.assert_allclose(found.moments.charges, charges.detach(), atol=1e-9)
+    np.testing.assert_allclose(found.moments.alpha, alphas.detach(), atol=1e-9)
+    assert (found.moments.alpha > 0).all()
+    assert np.abs(found.moments.induced_dipoles).max() > 1e-4

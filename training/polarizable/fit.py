@@ -1,0 +1,228 @@
+"""Trains the polarisable model on energies and forces, from the demonstration model on.
+
+    python fit.py data.npz ../les_demo/data.npz --output les-polar.model --minutes 30
+
+As the demonstration model was trained, with one more term in the loss: the net force on each
+molecule of a structure with several. Errors within molecules cancel in it, so that it tells charges
+and polarizabilities. A tenth of each file is held out, and all of ACE-THR-NME.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import network
+import numpy as np
+import torch
+from ase.data import covalent_radii
+from scipy.sparse.csgraph import connected_components
+
+demo = network.demo
+KEPT_OUT = "ACE-THR-NME"
+#: Share of the peptides alone that is trained on; they say nothing of what is between molecules.
+SHARE_ALONE = 0.25
+#: Learning rate of the readouts of charges and polarizabilities, over that of all else.
+LATENT_FASTER = 5
+
+
+def molecules(row: dict[str, Any]) -> torch.Tensor:
+    """Number of the molecule that each atom belongs to."""
+    radii = covalent_radii[np.array(network.ELEMENTS)[row["species"]]]
+    r = row["positions"].numpy()
+    distances = np.linalg.norm(r[:, None] - r, axis=2)
+    labels = connected_components(distances < 1.25 * (radii[:, None] + radii))[1]
+    return torch.tensor(labels).long()
+
+
+def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Structures to train on, and those held out: neither these nor their molecules are trained."""
+    generator = np.random.default_rng(3)
+    train, held_out = [], []
+    for path in paths:
+        rows = demo.load(path)
+        for k, row in enumerate(rows):
+            group = row["group"]
+            if neutral and ("ammonium" in group or "formate" in group):
+                continue
+            row["molecules"] = molecules(row)
+            alone = int(row["molecules"].max()) == 0
+            if k < len(rows) // 10 or group == KEPT_OUT:
+                held_out.append(row)
+            elif not alone or generator.random() < SHARE_ALONE:
+                train.append(row)
+    # An ion was put beside molecules that are also there without it: in the same places.
+    places = {tuple(row["positions"][0].tolist()) for row in held_out}
+    return [row for row in train if tuple(row["positions"][0].tolist()) not in places], held_out
+
+
+def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
+    """A batch, with molecules numbered through."""
+    batch = demo.collate(rows, references)
+    first, numbered = 0, []
+    for row in rows:
+        numbered.append(row["molecules"] + first)
+        first += int(row["molecules"].max()) + 1
+    batch["molecules"] = torch.cat(numbered)
+    return batch
+
+
+def predict(
+    model: network.PolarizableMACE, batch: dict[str, torch.Tensor], training: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energies [eV] and forces [eV/A]."""
+    batch["positions"].requires_grad_(True)
+    energies = model.energies(batch)
+    (gradient,) = torch.autograd.grad(energies.sum(), batch["positions"], create_graph=training)
+    return energies, -gradient
+
+
+def net(forces: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Sums over the molecules, shape [m, 3]."""
+    number = int(batch["molecules"].max()) + 1
+    return forces.new_zeros(number, 3).index_add(0, batch["molecules"], forces)
+
+
+def errors(
+    model: network.PolarizableMACE, rows: list[dict[str, Any]], references: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """RMSE of forces and net forces [meV/A] and of energies [meV/atom], over all and by kind."""
+    found: dict[str, list[list[torch.Tensor]]] = {}
+    ordered = sorted(rows, key=lambda row: (kind(row), len(row["species"])))
+    for start in range(0, len(ordered), 32):
+        part = ordered[start : start + 32]
+        batch = collate(part, references)
+        energies, forces = predict(model, batch, training=False)
+        wrong = forces - batch["forces"]
+        per_atom = (energies.detach() - batch["energy"]) / batch["sizes"]
+        for k, row in enumerate(part):
+            own = batch["batch"] == k
+            several = int(row["molecules"].max()) > 0
+            mine = {"molecules": row["molecules"]}
+            between = net(wrong[own], mine) if several else wrong.new_zeros(0, 3)
+            for name in ("all", kind(row)):
+                found.setdefault(name, []).append([wrong[own], between, per_atom[k : k + 1]])
+    names = ("force_rmse_mev_per_a", "net_force_rmse_mev_per_a", "energy_rmse_mev_per_atom")
+    report = {}
+    for group, parts in sorted(found.items()):
+        report[group] = {"structures": float(len(parts))}
+        for name, column in zip(names, zip(*parts, strict=True), strict=True):
+            joined = torch.cat([x.flatten() for x in column])
+            if len(joined):
+                report[group][name] = round(1e3 * float(joined.square().mean().sqrt()), 3)
+    return report
+
+
+def kind(row: dict[str, Any]) -> str:
+    """What a structure consists of."""
+    group = row["group"]
+    if group == KEPT_OUT:
+        return "ACE-THR-NME, never trained on"
+    body = "peptide" if "ACE" in group else "water"
+    body += " and water" if "ACE" in group and "waters" in group else ""
+    ion = next((name for name in ("ammonium", "formate") if name in group), None)
+    return f"{body} and {ion}" if ion else body
+
+
+def refit(
+    model: network.PolarizableMACE, rows: list[dict[str, Any]], references: np.ndarray
+) -> np.ndarray:
+    """Energies of the elements with what the model misses on average [eV]."""
+    counts, missing = [], []
+    for start in range(0, len(rows), 32):
+        batch = collate(rows[start : start + 32], references)
+        with torch.no_grad():
+            missing.append(batch["energy"] - model.energies(batch))
+        total = torch.zeros(len(batch["sizes"]), len(network.ELEMENTS))
+        counts.append(total.index_add(0, batch["batch"], batch["node_attrs"]))
+    added = np.linalg.lstsq(torch.cat(counts).numpy(), torch.cat(missing).numpy(), rcond=None)[0]
+    return references + added.astype(float)
+
+
+def train(
+    model: network.PolarizableMACE,
+    rows: list[dict[str, Any]],
+    references: np.ndarray,
+    arguments: argparse.Namespace,
+) -> network.PolarizableMACE:
+    """Returns the exponential average of the weights at the end."""
+    names = ("les_readouts", "les_alpha_readouts")
+    latent = [p for name, p in model.named_parameters() if name.startswith(names)]
+    others = [p for name, p in model.named_parameters() if not name.startswith(names)]
+    optimizer = torch.optim.Adam([{"params": others}, {"params": latent}], amsgrad=True)
+    average = copy.deepcopy(model)
+    generator = np.random.default_rng(2)
+    begin, step = time.time(), 0
+    done = 0.0
+    while done < 1:
+        order = generator.permutation(len(rows))
+        for start in range(0, len(order), arguments.batch_size):
+            done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
+            for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
+                rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+                group["lr"] = faster * rate
+            batch = collate(
+                [rows[i] for i in order[start : start + arguments.batch_size]], references
+            )
+            energies, forces = predict(model, batch, training=True)
+            wrong = forces - batch["forces"]
+            energy_loss = (((energies - batch["energy"]) / batch["sizes"]) ** 2).mean()
+            loss = (
+                10 * (wrong**2).mean()
+                + (1000 if done > arguments.energies_from else 20) * energy_loss
+            )
+            loss = loss + arguments.net_weight * (net(wrong, batch) ** 2).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            if step % 20 == 0:
+                minutes_now = (time.time() - begin) / 60
+                print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                    slow.lerp_(fast, max(0.005, 1 / (1 + step)))
+            if done >= 1:
+                break
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--start", type=Path, default=Path(demo.__file__).with_name("les-demo.model")
+    )
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--net-weight", type=float, default=300.0, help="of net forces")
+    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
+    parser.add_argument(
+        "--energies-from", type=float, default=0.6, help="share of the time before energies weigh"
+    )
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--validate-every", type=int, default=1, help="of the structures held out")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--refit", action="store_true", help="energies of the elements, before")
+    parser.add_argument("--neutral", action="store_true", help="leave the ions out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows, held_out = read(arguments.data, arguments.neutral)
+    model, references = network.start(arguments.start)
+    print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
+    if arguments.refit:
+        references = refit(model, rows[::6], references)
+    average = train(model, rows, references, arguments)
+    network.save(copy.deepcopy(average), arguments.output, references)
+    report = errors(average, held_out[:: arguments.validate_every], references)
+    report = {"training_structures": len(rows), "validation": report}
+    arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
