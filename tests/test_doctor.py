@@ -21,6 +21,7 @@ EXTRAS = {
     "h5py": "3.11",
     "matplotlib": "3.9",
     "mdtraj": "1.10",
+    "distributed": "2026.8",
     "pymbar": "4.0",
     "mace-torch": "0.3.16",
     "nequip": "0.19.1",
@@ -228,7 +229,12 @@ def test_old_openmm(examined):
 def test_missing_extras_get_their_commands(examined):
     findings = examined()
     extras = {"ase": "ase", "h5py": "analysis", "matplotlib": "analysis", "mdtraj": "analysis"}
-    extras |= {"pymbar": "examples", "mace-torch": "mace", "nequip": "nequip"}
+    extras |= {
+        "distributed": "campaign",
+        "pymbar": "campaign",
+        "mace-torch": "mace",
+        "nequip": "nequip",
+    }
     for package, extra in extras.items():
         assert findings[package].fix == f"pip install 'openmm-les[{extra}]'"
         assert findings[package].status == "warning"

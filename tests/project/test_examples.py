@@ -92,7 +92,16 @@ def test_md_without_matplotlib_still_runs(tmp_path):
 
 def test_examples_name_the_extra_of_what_they_lack(tmp_path):
     """In one line: what the package can do without is imported in a `try` that says so."""
-    needed = {"numpy", "openmm", "openmmml", "openmm_les", "openmm_les_export", "pictures", "torch"}
+    needed = {
+        "numpy",
+        "openmm",
+        "openmmml",
+        "openmm_les",
+        "openmm_les_export",
+        "pictures",
+        "torch",
+        "yaml",
+    }
     for path in EXAMPLES.glob("*.py"):
         names = set()
         for node in ast.parse(path.read_text()).body:
