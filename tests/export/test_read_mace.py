@@ -131,7 +131,7 @@ def test_missing_les_parameter_is_not_guessed(tiny):
 @needs_mace
 def test_nan_weights_are_refused(tiny):
     tiny.root.module("readouts.0.linear").tensor("weight")[0] = float("nan")
-    with pytest.raises(ModelFileError, match="readouts.0.linear.weight: expected finite numbers"):
+    with pytest.raises(ModelFileError, match=r"readouts\.0\.linear\.weight: expected finite"):
         canonical_model(tiny)
 
 

@@ -51,10 +51,10 @@ def moment_readouts(model: Record) -> Readouts:
         if items:
             found[name] = items
     # Tensors have none where the features lack the degrees that they would take.
+    induces = not is_off(model.value("use_induced_dipoles", None))
     isotropic = is_off(model.value("use_anisotropic_polarizability", None))
-    if isotropic and not is_off(model.value("use_induced_dipoles", None)):
-        if "les_alpha_readouts" not in found:
-            raise unsupported("les_alpha_readouts", f"one readout for each of {count}", 0)
+    if induces and isotropic and "les_alpha_readouts" not in found:
+        raise unsupported("les_alpha_readouts", f"one readout for each of {count}", 0)
     return found
 
 
