@@ -18,6 +18,8 @@ from openmm_les.errors import InputError
 Called = TypeVar("Called", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
+#: Global parameter and setting of a run: 0 is the force field, 1 the mixed System.
+LAMBDA = "lambda_interpolate"
 #: Names whose two spellings have different units.
 _UNITS = {"electricField": "V/nm", "electric_field": "V/A"}
 

@@ -13,20 +13,20 @@ from pathlib import Path
 
 from openmm_les import catalog
 from openmm_les.artifact import Artifact
-from openmm_les.campaign.plan import Plan, PlannedRun, planned_runs, table
-from openmm_les.campaign.state import MARKER, RUNS, TABLE
+from openmm_les.campaign.plan import PlannedRun, table
+from openmm_les.campaign.state import MARKER, RUNS, TABLE, read_table
 from openmm_les.errors import InputError, LESError, OutputError
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.reading import Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import shorten
 from openmm_les.simulation.config import CONFIG
+from openmm_les.simulation.fields import LARGEST_SEED
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.runner import check_same_run
 
 _LOCK = ".campaign.lock"
 _FORMAT = 1
-_LARGEST_SEED = 2**31 - 1
 _KIND = Kind(InputError, "output", "output: {file} is damaged: {reason}")
 
 
@@ -50,10 +50,6 @@ class CampaignDirectory:
                     ) from None
             yield
 
-    def prepare(self, plan: Plan, file: Path) -> list[PlannedRun]:
-        """Prepare the runs of a plan, which stands in `file`; see `prepare_runs`."""
-        return self.prepare_runs(lambda seed: planned_runs(plan, seed, file), plan.seed)
-
     def prepare_runs(
         self, plan: Callable[[int], Sequence[PlannedRun]], seed: int | None
     ) -> list[PlannedRun]:
@@ -67,12 +63,13 @@ class CampaignDirectory:
             seed: None for that with which this campaign began, or a new one.
         """
         self._refuse_alien()
-        seed = seed or self._seed() or 1 + secrets.randbelow(_LARGEST_SEED)
+        seed = seed or self._seed() or 1 + secrets.randbelow(LARGEST_SEED)
         runs = [self._placed(run) for run in plan(seed)]
         self._refuse_missing(runs)
         changed = [run for run in runs if not self._is_written(run)]
+        sha256_of, model_of = cache(_sha256), cache(catalog.open_model)
         for run in changed:
-            _check_begun(run)
+            _check_begun(run, sha256_of, model_of)
         with writing(self.path):
             (self.path / RUNS).mkdir(parents=True, exist_ok=True)
         marker = {"format": _FORMAT, "seed": seed}
@@ -108,14 +105,14 @@ class CampaignDirectory:
 
     def _refuse_missing(self, runs: Sequence[PlannedRun]) -> None:
         """A run that has begun must still be in the plan."""
-        folder = self.path / RUNS
         names = {run.name for run in runs}
-        present = sorted(os.listdir(folder)) if folder.is_dir() else []
-        gone = [name for name in present if name not in names and _has_begun(folder / name)]
-        if gone:
+        known = read_table(self.path) if (self.path / TABLE).exists() else []
+        others = (entry for entry in known if entry.name not in names)
+        if gone := [entry.name for entry in others if _has_begun(entry.directory)]:
             raise InputError(
                 f"output: {len(gone)} runs that have begun are not in the plan any more: "
-                f"{shorten(gone)}; put their values back, or remove their directories from {folder}"
+                f"{shorten(gone)}; put their values back, or remove their directories from "
+                f"{self.path / RUNS}"
             )
 
     def _is_written(self, run: PlannedRun) -> bool:
@@ -134,25 +131,20 @@ def _has_begun(directory: Path) -> bool:
         return False
 
 
-def _check_begun(run: PlannedRun) -> None:
+def _check_begun(
+    run: PlannedRun, sha256_of: Callable[[Path], str], model_of: Callable[[str], Artifact]
+) -> None:
     """Refuse other settings for a run that has a checkpoint, except for more steps."""
     checkpoint = RunDirectory(run.config.output).checkpoint()
     if checkpoint is None:
         return
     try:
-        check_same_run(
-            run.config, _sha256(run.config.structure), _model(run.config.model), checkpoint
-        )
+        config = run.config
+        check_same_run(config, sha256_of(config.structure), model_of(config.model), checkpoint)
     except InputError as error:
         raise InputError(f"the run {run.name} has begun, and {error}") from None
 
 
-@cache
 def _sha256(path: Path) -> str:
     with boundary(path, Kind(InputError, "structure", "structure: {file}: {reason}")):
         return hashlib.sha256(read_file(path)).hexdigest()
-
-
-@cache
-def _model(name: str) -> Artifact:
-    return catalog.open_model(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -13,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_les.analysis import formats
+from openmm_les.analysis import formats, pages
+from openmm_les.analysis.means import Statistics, series_statistics
 from openmm_les.analysis.plotting import Means, draw_means
 from openmm_les.analysis.series import QUANTITIES
 from openmm_les.arrays import FloatArray
-from openmm_les.campaign import html
 from openmm_les.campaign.state import RunState, line, read_table, state_of
-from openmm_les.campaign.statistics import Statistics, series_statistics
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Kind, boundary
 from openmm_les.files.writing import write_atomically, writing
@@ -133,23 +130,21 @@ def _drift(state: RunState, columns: dict[str, list[float]]) -> Statistics | Non
 
 
 def _csv(rows: Sequence[Row], present: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     varied = list(rows[0].state.entry.varied)
     columns = ["run", *varied, "repeat", "state", "steps_done", "ns_per_day"]
     for name in present:
         bare, unit = name.split(" [")
         columns += [name, f"{bare} error [{unit}", f"{bare} inefficiency", f"{bare} start"]
-    writer.writerow(columns)
+    lines = []
     for row in rows:
         state, entry = row.state, row.state.entry
         cells: list[object] = [entry.name, *entry.varied.values(), entry.repeat]
         cells += [state.name, state.steps, state.ns_per_day]
         for name in present:
             s = row.values.get(name)
-            cells += [""] * 4 if s is None else [s.mean, s.error, s.inefficiency, s.start]
-        writer.writerow(cells)
-    return text.getvalue()
+            cells += [None] * 4 if s is None else [s.mean, s.error, s.inefficiency, s.start]
+        lines.append(cells)
+    return pages.csv_text(columns, lines)
 
 
 def _picture(rows: Sequence[Row], name: str) -> bytes:
@@ -197,39 +192,39 @@ def _numeric_setting(rows: Sequence[Row]) -> str | None:
 
 def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> str:
     states = [row.state for row in rows]
-    failed: list[Sequence[html.Cell]] = [[s.entry.name, s.error] for s in states if s.error]
-    parts: list[html.Text | html.Table | html.Picture] = [html.Text(f"{line(states)}.")]
+    failed: list[Sequence[pages.Cell]] = [[s.entry.name, s.error] for s in states if s.error]
+    parts: list[pages.Text | pages.Table | pages.Picture] = [pages.Text(f"{line(states)}.")]
     if failed:
-        parts.append(html.Table(["failed run", "message"], failed))
-    sections = [html.Section("Runs", [*parts, _table(rows, list(pictures))])]
+        parts.append(pages.Table(["failed run", "message"], failed))
+    sections = [pages.Section("Runs", [*parts, _table(rows, list(pictures))])]
     if any(row.state.entry.repeat > 1 for row in rows) and pictures:
         explained = "Means of the repetitions, with the standard error that follows from them."
         table = _averages(rows, list(pictures))
-        sections.append(html.Section("Averages", [html.Text(explained), table]))
+        sections.append(pages.Section("Averages", [pages.Text(explained), table]))
     for name, picture in pictures.items():
         bare = name.partition(" [")[0]
         title = bare[:1].upper() + bare[1:]
-        sections.append(html.Section(title, [html.Picture(picture, name)]))
-    return html.page(f"Campaign {directory.absolute().name}", sections)
+        sections.append(pages.Section(title, [pages.Picture(picture, name)]))
+    return pages.page(f"Campaign {directory.absolute().name}", sections)
 
 
-def _table(rows: Sequence[Row], present: Sequence[str]) -> html.Table:
-    lines: list[Sequence[html.Cell]] = []
+def _table(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
+    lines: list[Sequence[pages.Cell]] = []
     for row in rows:
         state = row.state
         values = [_with_error(row.values.get(name)) for name in present]
         lines.append([state.entry.name, state.name, state.steps, state.ns_per_day, *values])
-    return html.Table(["run", "state", "steps", "ns/day", *present], lines)
+    return pages.Table(["run", "state", "steps", "ns/day", *present], lines)
 
 
-def _averages(rows: Sequence[Row], present: Sequence[str]) -> html.Table:
+def _averages(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
     """Means over repetitions, whose spread gives the error."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_label(row.state.entry.varied), []).append(row)
-    lines: list[Sequence[html.Cell]] = []
+    lines: list[Sequence[pages.Cell]] = []
     for label, group in groups.items():
-        cells: list[html.Cell] = [label, len(group)]
+        cells: list[pages.Cell] = [label, len(group)]
         for name in present:
             means = np.array([row.values[name].mean for row in group if name in row.values])
             error = math.nan
@@ -240,7 +235,7 @@ def _averages(rows: Sequence[Row], present: Sequence[str]) -> html.Table:
             )
             cells.append(_with_error(average))
         lines.append(cells)
-    return html.Table(["varied", "runs", *present], lines)
+    return pages.Table(["varied", "runs", *present], lines)
 
 
 def _label(varied: dict[str, str]) -> str:

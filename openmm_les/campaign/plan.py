@@ -5,9 +5,7 @@ Imports neither torch nor openmm.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -16,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from openmm_les.analysis.pages import csv_text
 from openmm_les.errors import InputError
-from openmm_les.names import did_you_mean
 from openmm_les.simulation import config as configs
-from openmm_les.simulation import fields, settings_file
 from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.fields import Integer
+from openmm_les.simulation.fields import LARGEST_SEED, Integer
+from openmm_les.simulation.shared_settings import check_names, read_as
 
-_LARGEST_SEED = 2**31 - 1
 #: Settings that the campaign decides.
-_OWN = ("output",)
+_OWN = {"output": "every run has a directory of its own"}
 #: Settings that the table of runs always has.
 MEASURES = ("equilibration_steps", "steps", "time_step", "seed")
 #: Characters of one value, and of all, in the name of a run.
@@ -54,7 +51,7 @@ class Plan(BaseModel):
         1, ge=1, description="runs with each combination, with seeds of their own"
     )
     seed: Integer | None = Field(
-        None, ge=1, le=_LARGEST_SEED, description="decides all seeds; null: a new one"
+        None, ge=1, le=LARGEST_SEED, description="decides all seeds; null: a new one"
     )
 
 
@@ -70,21 +67,7 @@ class PlannedRun:
 
 def read_plan(file: Path) -> Plan:
     """Read the YAML file of a plan; InputError names whatever is wrong in it."""
-    values = settings_file.read(file)
-    try:
-        plan = Plan(**values)
-    except ValidationError as error:
-        details = error.errors()[0]
-        name = ".".join(map(str, details["loc"]))
-        if details["type"] == "extra_forbidden":
-            near = did_you_mean(name, Plan.model_fields)
-            known = f"; there are {', '.join(Plan.model_fields)}"
-            hint = " (a setting of the runs belongs below base)" if name in _settings() else near
-            raise InputError(f"{file}: {name}: unknown field{hint or known}") from None
-        field = Plan.model_fields[str(details["loc"][0])]
-        wanted = f"{_EXPECTED[str(details['loc'][0])]} ({field.description})"
-        got = fields.shown(details["input"])
-        raise InputError(f"{file}: {name}: expected {wanted}, got {got}") from None
+    plan = read_as(file, Plan, _EXPECTED)
     _check_plan(file, plan)
     return plan
 
@@ -93,13 +76,7 @@ _EXPECTED = {
     "base": "settings by name",
     "vary": "a list of values for each setting",
     "zip": "a list of values for each setting",
-    "repeats": "an integer of at least 1",
-    "seed": f"an integer of at least 1 and at most {_LARGEST_SEED}",
 }
-
-
-def _settings() -> Mapping[str, Any]:
-    return RunConfig.model_fields
 
 
 def _check_plan(file: Path, plan: Plan) -> None:
@@ -107,15 +84,12 @@ def _check_plan(file: Path, plan: Plan) -> None:
     places = {"base": plan.base, "vary": plan.vary, "zip": plan.zip}
     found: dict[str, str] = {}
     for place, given in places.items():
+        check_names(f"{file}: {place}", given, _OWN)
         for name in given:
-            where = f"{file}: {place}.{name}"
-            if name in _OWN:
-                raise InputError(f"{where}: every run has a directory of its own; leave it out")
-            if name not in _settings():
-                near = did_you_mean(name, _settings())
-                raise InputError(f"{where}: unknown setting{near or ' of `openmm-les run`'}")
             if name in found:
-                raise InputError(f"{where}: expected it once, got it in {found[name]}, too")
+                raise InputError(
+                    f"{file}: {place}.{name}: expected it once, got it in {found[name]}, too"
+                )
             found[name] = place
     for place, lists in (("vary", plan.vary), ("zip", plan.zip)):
         for name, values in lists.items():
@@ -193,7 +167,7 @@ def _cut(text: str, length: int) -> str:
 def seed_of(seed: int, name: str) -> int:
     """The seed of the run with a name, of a campaign with a seed."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
+    return 1 + int.from_bytes(digest[:8], "big") % LARGEST_SEED
 
 
 def _text(varied: Mapping[str, Any]) -> str:
@@ -202,12 +176,10 @@ def _text(varied: Mapping[str, Any]) -> str:
 
 def table(runs: Sequence[PlannedRun]) -> str:
     """The runs as CSV: name, varied settings, repetition, and what their state is measured by."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     varied = list(runs[0].varied)
     others = [name for name in MEASURES if name not in varied]
-    writer.writerow(["run", *varied, "repeat", *others])
-    for run in runs:
-        values = [run.varied[name] for name in varied]
-        writer.writerow([run.name, *values, run.repeat, *(getattr(run.config, n) for n in others)])
-    return text.getvalue()
+    rows = (
+        [run.name, *run.varied.values(), run.repeat, *(getattr(run.config, n) for n in others)]
+        for run in runs
+    )
+    return csv_text(["run", *varied, "repeat", *others], rows)

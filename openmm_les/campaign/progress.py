@@ -23,7 +23,6 @@ class CampaignProgress:
     steps: int  #: Done, by all runs
     total: int  #: Of all runs that have not failed
     ns_per_day: float  #: Simulated time of all runs by wall time, since this process began [ns/day]
-    seconds_left: float | None  #: Estimated; None before anything was done
 
 
 class CampaignCallbacks:
@@ -57,18 +56,16 @@ class Survey:
         return states
 
     def progress(self) -> CampaignProgress:
-        """What was done since this survey was made, and what is left."""
+        """What was done, and how fast since this survey was made."""
         states = self.states()
         steps, simulated = self._sums(states)
         seconds = max(time.monotonic() - self._started, 1e-3)
         total = sum(s.total if s.name != "failed" else s.steps for s in states)
-        done = steps - self._before[0]
         return CampaignProgress(
             text=line(states),
             steps=steps,
             total=total,
             ns_per_day=(simulated - self._before[1]) / _PS_PER_NS / seconds * _SECONDS_PER_DAY,
-            seconds_left=(total - steps) / done * seconds if done > 0 else None,
         )
 
     @staticmethod

@@ -23,6 +23,7 @@ from openmm_les.campaign.state import (
     write_failure,
 )
 from openmm_les.errors import OutputError
+from openmm_les.files.writing import writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -61,14 +62,14 @@ def run(
         plan: YAML file, as `read_plan` reads it.
         output: directory of the campaign, on a file system that all workers share.
         client: of a Dask cluster of one's own, in place of `workers` or `scheduler`, which are
-            those of `connect`.
+            those of `connect`. Where a scheduler has no workers yet, runs wait for them.
         callbacks: learns what happens; by default it is logged.
 
     Returns:
         How all runs ended; one that fails does not stop the others.
 
     Raises:
-        InputError: the plan is not valid, differs from what has begun, or there are no workers.
+        InputError: the plan is not valid, or differs from what has begun.
         OutputError: the directory cannot be written, or is not that of a campaign.
         SimulationError: the connection to the scheduler was lost.
     """
@@ -107,7 +108,8 @@ def run_planned(
         failures: dict[str, str] = {}
         if waiting:
             for entry in waiting:
-                (entry.directory / FAILURE).unlink(missing_ok=True)
+                with writing(entry.directory / FAILURE):
+                    (entry.directory / FAILURE).unlink(missing_ok=True)
             with _connected(client, workers, scheduler) as connected:
                 failures = _execute(connected, entries, waiting, callbacks)
         return Result([state_of(entry) for entry in entries], failures)

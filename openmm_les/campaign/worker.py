@@ -104,18 +104,21 @@ def _run(task: Task) -> str:
 
 def _wait(process: subprocess.Popen[str]) -> tuple[str, bool]:
     """What the process said until it ended, and whether it was ended since it was not wanted."""
-    while True:
-        try:
-            return process.communicate(timeout=_GLANCE)[1], False
-        except subprocess.TimeoutExpired:
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=_GLANCE)[1], False
             if not _is_wanted():
                 break
-    process.terminate()
-    try:
-        return process.communicate(timeout=_GRACE)[1], True
-    except subprocess.TimeoutExpired:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_GRACE)[1], True
         process.kill()
         return process.communicate()[1], True
+    except BaseException:  # it must not outlive the lock of its directory
+        process.kill()
+        process.communicate()
+        raise
 
 
 def _give_back() -> NoReturn:

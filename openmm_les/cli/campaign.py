@@ -130,7 +130,7 @@ class Bar(Lines):
                     show_eta=True,
                     file=sys.stderr,
                 )
-                self._bar.pos = self._first = progress.steps
+                self._bar.pos = progress.steps
             self._bar.label, self._bar.length = progress.text, progress.total
             self._bar.update(progress.steps - self._bar.pos, progress.ns_per_day)
 

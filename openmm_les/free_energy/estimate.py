@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from openmm_les.analysis.means import quiet_pymbar, series_statistics
 from openmm_les.arrays import FloatArray
-from openmm_les.campaign.statistics import pymbar, series_statistics
 from openmm_les.errors import InputError
 from openmm_les.units import GAS_CONSTANT
 
@@ -112,15 +112,13 @@ def of_states(reduced: FloatArray, counts: Sequence[int]) -> States:
     )
     if np.diag(nothing.overlap, 1).min() < _NO_OVERLAP:
         return nothing
-    try:
-        with np.errstate(all="ignore"):
-            mbar = pymbar("pymbar").MBAR(
-                reduced, list(counts), solver_protocol=_SOLVERS, initial_f_k=start
-            )
+    with quiet_pymbar() as pymbar, np.errstate(all="ignore"):
+        try:
+            mbar = pymbar.MBAR(reduced, list(counts), solver_protocol=_SOLVERS, initial_f_k=start)
             found = mbar.compute_free_energy_differences()
-        energies, errors = found["Delta_f"][0], found["dDelta_f"][0]
-    except (pymbar("pymbar.utils").ParameterError, np.linalg.LinAlgError):
-        return nothing
+        except (pymbar.utils.ParameterError, np.linalg.LinAlgError):
+            return nothing
+    energies, errors = found["Delta_f"][0], found["dDelta_f"][0]
     if not np.isfinite(energies).all():
         return nothing
     errors = np.where(np.isfinite(errors), errors, np.inf)
@@ -182,24 +180,24 @@ def _independent(differences: FloatArray) -> tuple[Kept, FloatArray]:
     """Samples that count, in order of time."""
     found = series_statistics(differences)
     rest = differences[found.start :]
-    timeseries = pymbar("pymbar.timeseries")
-    chosen = timeseries.subsample_correlated_data(rest, g=max(1.0, found.inefficiency))
+    with quiet_pymbar() as pymbar:
+        chosen = pymbar.timeseries.subsample_correlated_data(rest, g=max(1.0, found.inefficiency))
     samples = rest[list(chosen)]
     return Kept(found.start, found.inefficiency, len(samples)), samples
 
 
 def _by_bar(values: FloatArray, samples: Sequence[FloatArray]) -> FloatArray:
     """Free energies in kT from BAR between neighbours; nan from where it has no solution."""
-    bar, utils, total = pymbar("pymbar").bar, pymbar("pymbar.utils"), [0.0]
-    for (low, before), (high, after) in pairwise(zip(values, samples, strict=True)):
-        step = high - low
-        try:
-            with np.errstate(all="ignore"):
-                work = step * before, -step * after
-                found = bar(*work, compute_uncertainty=False)["Delta_f"]
-            total.append(total[-1] + float(found))
-        except (utils.ParameterError, utils.BoundsError, utils.ConvergenceError):
-            total.append(np.nan)
+    total = [0.0]
+    with quiet_pymbar() as pymbar, np.errstate(all="ignore"):
+        utils = pymbar.utils
+        for (low, before), (high, after) in pairwise(zip(values, samples, strict=True)):
+            work = (high - low) * before, (low - high) * after
+            try:
+                found = pymbar.bar(*work, compute_uncertainty=False)["Delta_f"]
+                total.append(total[-1] + float(found))
+            except (utils.ParameterError, utils.BoundsError, utils.ConvergenceError):
+                total.append(np.nan)
     return np.array(total)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from openmm_les.analysis import pages
 from openmm_les.analysis.plotting import Means, draw_matrix, draw_means
-from openmm_les.campaign import html
 from openmm_les.files.writing import write_atomically
 from openmm_les.free_energy.estimate import FRACTIONS, Estimate
 from openmm_les.free_energy.results import Leg, LigandResult
@@ -31,8 +29,8 @@ _EXPLAINED = (
 def write(results: Sequence[LigandResult], directory: Path) -> list[Path]:
     """Write a table of ligands, one of windows, and a page with both and pictures; the files."""
     contents = {
-        directory / RESULTS: _csv(*_ligands(results)),
-        directory / WINDOWS: _csv(
+        directory / RESULTS: pages.csv_text(*_ligands(results)),
+        directory / WINDOWS: pages.csv_text(
             ("ligand", "leg", *_COLUMNS),
             [
                 (ligand.name, leg.name, *row)
@@ -65,7 +63,7 @@ def text(results: Sequence[LigandResult]) -> str:
 
 def _ligands(
     results: Sequence[LigandResult],
-) -> tuple[Sequence[str], list[Sequence[html.Cell]]]:
+) -> tuple[Sequence[str], list[Sequence[pages.Cell]]]:
     """Head and rows of the table of ligands."""
     legs = [leg.name for leg in results[0].legs]
     columns = ["ligand"]
@@ -73,9 +71,9 @@ def _ligands(
         columns += [f"{name} [kJ/mol]", f"{name} error [kJ/mol]"]
     if len(legs) > 1:
         columns += [f"{legs[0]} - {legs[1]} [kJ/mol]", "error [kJ/mol]"]
-    rows: list[Sequence[html.Cell]] = []
+    rows: list[Sequence[pages.Cell]] = []
     for ligand in results:
-        row: list[html.Cell] = [ligand.name]
+        row: list[pages.Cell] = [ligand.name]
         for leg in ligand.legs:
             found = leg.estimate
             row += [None, None] if found is None else [found.difference, found.error]
@@ -86,7 +84,7 @@ def _ligands(
     return [*columns, "verdict"], rows
 
 
-def _windows(estimate: Estimate) -> list[Sequence[html.Cell]]:
+def _windows(estimate: Estimate) -> list[Sequence[pages.Cell]]:
     """Rows of the table of windows."""
     overlap = [*map(float, np.diag(estimate.overlap, 1)), None]
     columns = (estimate.values, estimate.energies, estimate.errors)
@@ -104,31 +102,26 @@ def _windows(estimate: Estimate) -> list[Sequence[html.Cell]]:
     ]
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[html.Cell]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([columns, *rows])
-    return stream.getvalue()
-
-
 def _page(results: Sequence[LigandResult], directory: Path) -> str:
-    table = html.Table(*_ligands(results))
-    sections = [html.Section("Results", [html.Text(_EXPLAINED), table])]
+    table = pages.Table(*_ligands(results))
+    sections = [pages.Section("Results", [pages.Text(_EXPLAINED), table])]
     for ligand in results:
         sections += [_section(ligand.name, leg) for leg in ligand.legs]
-    return html.page(f"Free energies {directory.absolute().name}", sections)
+    return pages.page(f"Free energies {directory.absolute().name}", sections)
 
 
-def _section(ligand: str, leg: Leg) -> html.Section:
+def _section(ligand: str, leg: Leg) -> pages.Section:
     problems = leg.verdict.problems or ("Reliable: windows overlap, and the result has converged.",)
-    parts: list[html.Text | html.Table | html.Picture] = [html.Text(line) for line in problems]
+    parts: list[pages.Text | pages.Table | pages.Picture] = [pages.Text(line) for line in problems]
     if (found := leg.estimate) is not None:
-        parts.append(html.Table(_COLUMNS, _windows(found)))
+        parts.append(pages.Table(_COLUMNS, _windows(found)))
         names = [f"{value:g}" for value in found.values]
         overlap = draw_matrix(found.overlap, names, ".png", axis="lambda")
-        parts.append(html.Picture(overlap, "how likely samples of the window of a row are in each"))
-        parts.append(html.Picture(_convergence(found), "free energy from parts of the samples"))
-    return html.Section(f"{ligand}, {leg.name}", parts)
+        parts.append(
+            pages.Picture(overlap, "how likely samples of the window of a row are in each")
+        )
+        parts.append(pages.Picture(_convergence(found), "free energy from parts of the samples"))
+    return pages.Section(f"{ligand}, {leg.name}", parts)
 
 
 def _convergence(estimate: Estimate) -> bytes:

@@ -12,10 +12,11 @@ import numpy as np
 
 from openmm_les.campaign.state import MARKER, Entry, read_table, state_of
 from openmm_les.errors import InputError
-from openmm_les.files.reading import Kind, boundary, read_file
+from openmm_les.files.reading import Kind, boundary
 from openmm_les.free_energy.estimate import Estimate, Window, along_lambda
-from openmm_les.free_energy.settings import LAMBDA, LEG, LIGAND
+from openmm_les.free_energy.settings import LEG, LIGAND
 from openmm_les.free_energy.verdict import Verdict, judge
+from openmm_les.names import LAMBDA
 from openmm_les.simulation.config import load
 from openmm_les.simulation.end_energies import FORCE_FIELD_ENERGY, MIXED_ENERGY
 from openmm_les.simulation.output import INTERPOLATION
@@ -110,8 +111,8 @@ def _leg(name: str, entries: Sequence[Entry]) -> Leg:
 def _window(entry: Entry) -> Window:
     value, path = float(entry.varied[LAMBDA]), entry.directory / INTERPOLATION
     with boundary(path, _KIND):
-        if not path.exists() or b"\n" not in read_file(path):
+        is_growing = state_of(entry).name != "finished"
+        if not path.exists() or not (columns := read_log(path, is_growing=is_growing)):
             return Window(value, np.zeros(0))
-        columns = read_log(path, is_growing=state_of(entry).name != "finished")
         ends = [np.array(columns[name]) for name in (MIXED_ENERGY, FORCE_FIELD_ENERGY)]
         return Window(value, ends[0] - ends[1])

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from openmm_les.campaign.plan import PlannedRun, seed_of
 from openmm_les.errors import InputError
-from openmm_les.names import did_you_mean
+from openmm_les.names import LAMBDA
 from openmm_les.simulation import config as configs
-from openmm_les.simulation import fields, settings_file
-from openmm_les.simulation.config import RunConfig
-from openmm_les.simulation.fields import Integer, Number
+from openmm_les.simulation.fields import LARGEST_SEED, Integer, Number
+from openmm_les.simulation.shared_settings import check_names, read_as
 
-#: Columns of the table of runs: whose window it is, and its lambda.
-LIGAND, LEG, LAMBDA = "ligand", "leg", "lambda_interpolate"
+#: Columns of the table of runs beside lambda: whose window it is.
+LIGAND, LEG = "ligand", "leg"
 #: Settings of runs that the windows decide.
-_OWN = ("output", "seed", LAMBDA)
+_OWN = dict.fromkeys(
+    ("output", "seed", LAMBDA), "every window has its own (windows and seed beside base decide)"
+)
+_EXPECTED = {
+    "base": "settings by name",
+    "ligands": "at least one, with legs, with settings by name",
+    "legs": "a list of names",
+    "windows": "an integer or a list of numbers",
+}
 #: Digits of lambda after the point.
 _DIGITS = 6
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 Where = tuple[str, str]  #: A ligand and a leg
+
+
+def _equal(value: Any) -> Any:
+    """Equal windows, where their number is given."""
+    return np.linspace(0.0, 1.0, value).tolist() if type(value) is int else value
 
 
 class FreeEnergySettings(BaseModel):
@@ -46,40 +58,24 @@ class FreeEnergySettings(BaseModel):
         max_length=2,
         description="one leg, or two, of which the result is the first minus the second",
     )
-    windows: Integer | tuple[Number, ...] = Field(
-        9, description="number of equal windows, or a list of values of lambda"
+    windows: Annotated[tuple[Number, ...], BeforeValidator(_equal)] = Field(
+        9,
+        validate_default=True,
+        description="number of equal windows, or a list of values of lambda",
     )
     seed: Integer | None = Field(
-        None, ge=1, le=2**31 - 1, description="decides all seeds; null: a new one"
+        None, ge=1, le=LARGEST_SEED, description="decides all seeds; null: a new one"
     )
 
     @property
     def values(self) -> tuple[float, ...]:
         """Lambda of every window, in order, from 0 to 1."""
-        if isinstance(self.windows, int):
-            return tuple(round(float(x), _DIGITS) for x in np.linspace(0.0, 1.0, self.windows))
         return tuple(sorted(round(x, _DIGITS) for x in self.windows))
 
 
 def read_settings(file: Path) -> FreeEnergySettings:
     """Read the YAML file; an InputError names whatever is wrong in it."""
-    values = settings_file.read(file)
-    known = FreeEnergySettings.model_fields
-    try:
-        settings = FreeEnergySettings(**values)
-    except ValidationError as error:
-        details = error.errors()[0]
-        first = str(details["loc"][0])
-        if details["type"] == "extra_forbidden":
-            hint = did_you_mean(first, known) or f"; there are {', '.join(known)}"
-            if first in RunConfig.model_fields:
-                hint = " (a setting of the runs belongs below base)"
-            raise InputError(f"{file}: {first}: unknown field{hint}") from None
-        name = ".".join(map(str, details["loc"])) if first == "ligands" else first
-        got = "nothing" if details["type"] == "missing" else fields.shown(details["input"])
-        raise InputError(
-            f"{file}: {name}: expected {known[first].description}, got {got}"
-        ) from None
+    settings = read_as(file, FreeEnergySettings, _EXPECTED)
     _check(file, settings)
     return settings
 
@@ -100,7 +96,7 @@ def _check(file: Path, settings: FreeEnergySettings) -> None:
             )
     if len({*settings.legs}) < len(settings.legs):
         raise InputError(f"{file}: legs: expected names that differ, got {settings.legs[0]} twice")
-    _check_names(f"{file}: base", settings.base)
+    check_names(f"{file}: base", settings.base, _OWN)
     for ligand, legs in settings.ligands.items():
         if {*legs} != {*settings.legs}:
             raise InputError(
@@ -108,26 +104,7 @@ def _check(file: Path, settings: FreeEnergySettings) -> None:
                 f"beside ligands says which there are), got {', '.join(legs) or 'none'}"
             )
         for leg, given in legs.items():
-            _check_names(f"{file}: ligands.{ligand}.{leg}", given)
-            ensemble = (settings.base | given).get("ensemble", "NVT")
-            if str(ensemble).upper() == "NVE":
-                raise InputError(
-                    f"{file}: ensemble: expected NVT or NPT, since free energies are those at a "
-                    "temperature, got NVE"
-                )
-
-
-def _check_names(where: str, given: Mapping[str, Any]) -> None:
-    known = RunConfig.model_fields
-    for name in given:
-        if name in _OWN:
-            raise InputError(
-                f"{where}.{name}: every window has its own; leave it out (windows and seed beside "
-                "base decide)"
-            )
-        if name not in known:
-            hint = did_you_mean(name, known) or " of `openmm-les run`"
-            raise InputError(f"{where}.{name}: unknown setting{hint}")
+            check_names(f"{file}: ligands.{ligand}.{leg}", given, _OWN)
 
 
 def planned_windows(
@@ -145,7 +122,13 @@ def planned_windows(
         given = settings.base | settings.ligands[ligand][leg]
         given |= {LAMBDA: value, "seed": seed_of(seed, name)}
         varied = {LIGAND: ligand, LEG: leg, LAMBDA: value}
-        return PlannedRun(name, varied, 1, configs.of_values(given, file))
+        config = configs.of_values(given, file)
+        if config.ensemble == "NVE":
+            raise InputError(
+                f"{file}: ensemble: expected NVT or NPT, since free energies are those at a "
+                "temperature, got NVE"
+            )
+        return PlannedRun(name, varied, 1, config)
 
     def plan(seed: int) -> list[PlannedRun]:
         return [

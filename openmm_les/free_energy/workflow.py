@@ -14,13 +14,13 @@ from openmm_les.campaign.state import MARKER
 from openmm_les.free_energy import report
 from openmm_les.free_energy.results import LigandResult, analyse, read_windows
 from openmm_les.free_energy.settings import (
-    LAMBDA,
     LEG,
     LIGAND,
     Where,
     planned_windows,
     read_settings,
 )
+from openmm_les.names import LAMBDA
 
 if TYPE_CHECKING:
     from distributed import Client

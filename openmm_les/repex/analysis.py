@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from openmm_les.analysis.means import Statistics, series_statistics
 from openmm_les.arrays import FloatArray, IntArray
-from openmm_les.campaign.statistics import Statistics, series_statistics
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.free_energy.estimate import Estimate, Window, along_lambda
+from openmm_les.names import LAMBDA
 from openmm_les.repex.checkpoint import ExchangeCheckpoint
 from openmm_les.repex.exchange import CHECKPOINT, ENERGIES, LOG, REPLICAS, START
-from openmm_les.repex.settings import LAMBDA, TEMPERATURE
+from openmm_les.repex.settings import TEMPERATURE
 from openmm_les.simulation.config import load
 from openmm_les.units import GAS_CONSTANT
 

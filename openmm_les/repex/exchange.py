@@ -19,7 +19,7 @@ from openmm_les import catalog
 from openmm_les import simulation as md
 from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.files.writing import writing
-from openmm_les.plugin.mixed.interpolation import LAMBDA
+from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
 from openmm_les.processes.threads import unmeasured
 from openmm_les.repex.checkpoint import ExchangeCheckpoint, Metadata
@@ -84,15 +84,15 @@ def run(
     steps = max(first.equilibration_steps, first.report_interval)
     start = first.model_copy(update={"steps": steps, "equilibration_steps": 0})
     _refuse_alien(directory)
+    owned = RunDirectory(directory)
     is_new = Summary.read(directory / START / outputs.SUMMARY) is None
     md.run(start, resume=True, callbacks=callbacks if is_new else None)
     fixed = {chosen.parameter: list(chosen.values), "report_interval": first.report_interval}
-    with defer_signals() as stop, RunDirectory(directory).locked(), warn_once(), unmeasured():
+    with defer_signals() as stop, owned.locked(), warn_once(), unmeasured():
         began = Checkpoint.read(directory / START / outputs.CHECKPOINT)
         resolved = RunConfig(**began.resolved)
         structure, hybrid = prepare_hybrid(resolved, read_structure(resolved.structure))
         artifact = catalog.open_model(resolved.model)
-        owned = RunDirectory(directory)
         job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid)
         number = first.steps // first.report_interval
         values = chosen.values

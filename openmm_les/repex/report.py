@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from openmm_les.analysis import pages
 from openmm_les.analysis.plotting import draw_matrix
-from openmm_les.campaign import html
 from openmm_les.files.writing import write_atomically
 from openmm_les.repex import analysis
 from openmm_les.repex.analysis import Exchanges, Mixing
@@ -29,11 +27,9 @@ def write(exchanges: Exchanges, directory: Path) -> tuple[str, list[Path]]:
     """
     mixing = analysis.mixing(exchanges)
     columns, rows = _table(exchanges, mixing)
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([columns, *rows])
     lines = _lines(exchanges, mixing)
     contents = {
-        directory / TABLE: stream.getvalue(),
+        directory / TABLE: pages.csv_text(columns, rows),
         directory / PAGE: _page(exchanges, mixing, directory, columns, rows, lines),
     }
     for path, content in contents.items():
@@ -44,13 +40,15 @@ def write(exchanges: Exchanges, directory: Path) -> tuple[str, list[Path]]:
     return "\n".join([*table, *lines]), list(contents)
 
 
-def _table(exchanges: Exchanges, mixing: Mixing) -> tuple[Sequence[str], list[Sequence[html.Cell]]]:
-    accepted: list[html.Cell] = [*map(float, np.diag(mixing.acceptance, 1)), None]
+def _table(
+    exchanges: Exchanges, mixing: Mixing
+) -> tuple[Sequence[str], list[Sequence[pages.Cell]]]:
+    accepted: list[pages.Cell] = [*map(float, np.diag(mixing.acceptance, 1)), None]
     energies = analysis.energies_of_states(exchanges)
     free = analysis.free_energies(exchanges)
-    rows: list[Sequence[html.Cell]] = []
+    rows: list[Sequence[pages.Cell]] = []
     for k, value in enumerate(exchanges.values):
-        row: list[html.Cell] = [value, energies[k].mean, energies[k].error, accepted[k]]
+        row: list[pages.Cell] = [value, energies[k].mean, energies[k].error, accepted[k]]
         if free is not None:
             row += [float(free.energies[k]), float(free.errors[k])]
         rows.append(row)
@@ -73,7 +71,7 @@ def _page(
     mixing: Mixing,
     directory: Path,
     columns: Sequence[str],
-    rows: Sequence[Sequence[html.Cell]],
+    rows: Sequence[Sequence[pages.Cell]],
     lines: Sequence[str],
 ) -> str:
     names = [f"{value:g}" for value in exchanges.values]
@@ -82,19 +80,19 @@ def _page(
         "Acceptance": (mixing.acceptance, "mean probability to accept an exchange of two states"),
         "Transitions": (mixing.transitions, "from the state of a row to that of a column"),
     }
-    trips: list[Sequence[html.Cell]] = [*enumerate(mixing.round_trips.tolist())]
+    trips: list[Sequence[pages.Cell]] = [*enumerate(mixing.round_trips.tolist())]
     sections = [
-        html.Section("States", [*map(html.Text, lines), html.Table(columns, rows)]),
+        pages.Section("States", [*map(pages.Text, lines), pages.Table(columns, rows)]),
         *(
-            html.Section(title, [html.Picture(draw_matrix(m, names, ".png", axis=label), text)])
+            pages.Section(title, [pages.Picture(draw_matrix(m, names, ".png", axis=label), text)])
             for title, (m, text) in pictures.items()
         ),
-        html.Section("Round trips", [html.Table(("replica", "round trips"), trips)]),
+        pages.Section("Round trips", [pages.Table(("replica", "round trips"), trips)]),
     ]
-    return html.page(f"Replica exchange {directory.absolute().name}", sections)
+    return pages.page(f"Replica exchange {directory.absolute().name}", sections)
 
 
-def _text(cell: html.Cell) -> str:
+def _text(cell: pages.Cell) -> str:
     if isinstance(cell, float):
         return "" if math.isnan(cell) else f"{cell:.5g}"
     return "" if cell is None else str(cell)

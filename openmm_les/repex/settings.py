@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from openmm_les.errors import InputError
-from openmm_les.names import did_you_mean
+from openmm_les.names import LAMBDA
 from openmm_les.simulation import config as configs
-from openmm_les.simulation import fields, settings_file
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import Number
+from openmm_les.simulation.shared_settings import check_names, read_as
 
-LAMBDA, TEMPERATURE = "lambda_interpolate", "temperature"
+TEMPERATURE = "temperature"
 #: Settings of a run that an exchange has no use for, with what to do.
 _NOT_HERE = {
     "output": "it is the directory of the exchange",
@@ -22,6 +22,10 @@ _NOT_HERE = {
     "response": "an exchange writes trajectories and energies alone",
     "trajectory_interval": "frames are written at every exchange, after report_interval steps",
 }
+_OF_STATES = {TEMPERATURE: "temperatures has those of states"}
+_EXPECTED = {"base": "settings by name"} | dict.fromkeys(
+    ("temperatures", "lambdas"), "a list of numbers or null"
+)
 
 
 class ExchangeSettings(BaseModel):
@@ -33,11 +37,9 @@ class ExchangeSettings(BaseModel):
         description="settings of `openmm-les run`: every replica makes `steps` steps, and exchanges"
         " follow every `report_interval`"
     )
-    temperatures: tuple[Number, ...] | None = Field(
-        None, description="a list of temperatures [K], in order, or null"
-    )
+    temperatures: tuple[Number, ...] | None = Field(None, description="of states, in order [K]")
     lambdas: tuple[Number, ...] | None = Field(
-        None, description="a list of numbers from 0 (force field) to 1 (ML/MM), in order, or null"
+        None, description="of states, in order, from 0 (force field) to 1 (ML/MM)"
     )
 
     @property
@@ -53,19 +55,7 @@ class ExchangeSettings(BaseModel):
 
 def read_settings(file: Path) -> ExchangeSettings:
     """Read the YAML file; an InputError names whatever is wrong in it."""
-    known = ExchangeSettings.model_fields
-    try:
-        settings = ExchangeSettings(**settings_file.read(file))
-    except ValidationError as error:
-        details = error.errors()[0]
-        name = str(details["loc"][0])
-        if details["type"] == "extra_forbidden":
-            hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-            if name in RunConfig.model_fields:
-                hint = " (a setting of the run belongs below base)"
-            raise InputError(f"{file}: {name}: unknown field{hint}") from None
-        got = "nothing" if details["type"] == "missing" else fields.shown(details["input"])
-        raise InputError(f"{file}: {name}: expected {known[name].description}, got {got}") from None
+    settings = read_as(file, ExchangeSettings, _EXPECTED)
     _check(file, settings)
     return settings
 
@@ -80,24 +70,21 @@ def _check(file: Path, settings: ExchangeSettings) -> None:
         raise InputError(
             f"{file}: {name}: expected at least two, each higher than the last, got {got}"
         )
-    for setting in settings.base:
-        if setting in _NOT_HERE:
-            raise InputError(f"{file}: base.{setting}: leave it out; {_NOT_HERE[setting]}")
-    if settings.parameter == TEMPERATURE and TEMPERATURE in settings.base:
-        raise InputError(
-            f"{file}: base.temperature: leave it out; temperatures has those of states"
-        )
-    allowed = ("NVT",) if settings.parameter == TEMPERATURE else ("NVT", "NPT")
-    if (ensemble := str(settings.base.get("ensemble", "NVT")).upper()) not in allowed:
-        raise InputError(
-            f"{file}: base.ensemble: expected {' or '.join(allowed)} with {name}, got {ensemble}; "
-            "OpenMM's exchanges leave out what the volume adds to the energy"
-        )
+    refused = _NOT_HERE | (_OF_STATES if settings.parameter == TEMPERATURE else {})
+    check_names(f"{file}: base", settings.base, refused)
 
 
 def states_of(settings: ExchangeSettings, file: Path, output: Path) -> list[RunConfig]:
     """The settings of a run in each state; an InputError for one that is not valid."""
-    return [
+    states = [
         configs.of_values(settings.base | {settings.parameter: value, "output": output}, file)
         for value in settings.values
     ]
+    allowed = ("NVT",) if settings.parameter == TEMPERATURE else ("NVT", "NPT")
+    if (ensemble := states[0].ensemble) not in allowed:
+        raise InputError(
+            f"{file}: base.ensemble: expected {' or '.join(allowed)} where {settings.parameter} "
+            f"differs, got {ensemble}; OpenMM's exchanges leave out what the volume adds to the "
+            "energy"
+        )
+    return states

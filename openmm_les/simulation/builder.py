@@ -19,17 +19,17 @@ from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.capacity import with_headroom
 from openmm_les.evaluation.device import find_device
+from openmm_les.names import LAMBDA
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
-from openmm_les.plugin.mixed.interpolation import LAMBDA
 from openmm_les.simulation.checkpoint import PhaseName
 from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.fields import LARGEST_SEED
 from openmm_les.simulation.hybrid import Hybrid, create_mixed_system
 from openmm_les.simulation.messages import in_run_terms
 from openmm_les.simulation.structures.structure import Structure, with_box
 from openmm_les.units import ANGSTROM_PER_NM
 
-_LARGEST_SEED = 2**31 - 1
 #: OpenMM's own variable for the threads of its CPU platform.
 _THREADS = "OPENMM_CPU_THREADS"
 
@@ -89,7 +89,7 @@ def resolve_config(config: RunConfig) -> RunConfig:
         # A TorchForce runs where its platform does.
         "device": None if backend == "torchforce" else device,
         "platform": platform,
-        "seed": config.seed or 1 + secrets.randbelow(_LARGEST_SEED),
+        "seed": config.seed or 1 + secrets.randbelow(LARGEST_SEED),
     }
     return config.model_copy(update=update)
 
@@ -216,7 +216,7 @@ def _set_seeds(
 def _derive_seed(config: RunConfig, purpose: str, phase: str, step: int) -> int:
     """A seed for one purpose, phase and step; never 0, which is any seed for OpenMM."""
     digest = hashlib.sha256(f"{config.seed}/{purpose}/{phase}/{step}".encode()).digest()
-    return 1 + int.from_bytes(digest[:8], "big") % _LARGEST_SEED
+    return 1 + int.from_bytes(digest[:8], "big") % LARGEST_SEED
 
 
 def _platforms() -> list[str]:

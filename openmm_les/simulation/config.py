@@ -29,6 +29,7 @@ from openmm_les.evaluation.options import Cutoff, EvaluationOptions, Ewald, Prec
 from openmm_les.names import did_you_mean, flag_of, shorten, spellings
 from openmm_les.simulation import fields, settings_file
 from openmm_les.simulation.fields import (
+    LARGEST_SEED,
     Ensemble,
     Integer,
     Number,
@@ -37,6 +38,7 @@ from openmm_les.simulation.fields import (
     Texts,
     evaluation,
 )
+from openmm_les.simulation.region_settings import check_region
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ class RunConfig(BaseModel):
         25, ge=1, description="steps between attempts of the NPT barostat to change the volume"
     )
     seed: Integer | None = Field(
-        None, ge=1, le=2**31 - 1, description="random seed; null: a new one, which is recorded"
+        None, ge=1, le=LARGEST_SEED, description="random seed; null: a new one, which is recorded"
     )
     precision: Precision = evaluation("precision")
     device: str | None = evaluation("device", None)
@@ -230,7 +232,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _region_is_described(self) -> RunConfig:
-        _check_region(self)
+        check_region(self)
         return self
 
     @property
@@ -326,39 +328,6 @@ def _check_multiple(config: RunConfig, name: str, of: str) -> None:
             f"{name}: expected a multiple of {of} ({unit}), such as {near}, got {value}; or give "
             f"another {of}"
         )
-
-
-#: Settings of the force field around a region, of electrostatic embedding, and all of a region.
-_OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
-_OF_ELECTROSTATICS = ("charge_tolerance", "polarization", "mm_damping")
-_OF_REGION = (
-    *("force_field", "system", *_OF_FORCE_FIELD),
-    *("embedding", *_OF_ELECTROSTATICS, "lambda_interpolate"),
-)
-
-
-def _check_region(config: RunConfig) -> None:
-    """A region of the model has a force field around it, and no setting is without effect."""
-
-    def first(names: tuple[str, ...]) -> str | None:
-        known = RunConfig.model_fields
-        return next((n for n in names if getattr(config, n) != known[n].default), None)
-
-    if config.ml_region is None:
-        if name := first(_OF_REGION):
-            raise ValueError(
-                f"{name}: this goes with ml_region; without it the model describes everything"
-            )
-        return
-    if (config.force_field is None) == (config.system is None):
-        got = "neither" if config.system is None else "both"
-        raise ValueError(
-            f"force_field and system: expected one of them for what surrounds ml_region, got {got}"
-        )
-    if config.system and (name := first(_OF_FORCE_FIELD)):
-        raise ValueError(f"{name}: this goes with force_field; a System has its own: leave it out")
-    if config.embedding != "electrostatic" and (name := first(_OF_ELECTROSTATICS)):
-        raise ValueError(f"{name}: this is for embedding: electrostatic")
 
 
 def _absolute(values: Mapping[str, Any], base: Path) -> dict[str, Any]:

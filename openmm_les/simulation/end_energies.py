@@ -7,7 +7,7 @@ from typing import Any
 
 from openmm import app, unit
 
-from openmm_les.plugin.mixed.interpolation import LAMBDA
+from openmm_les.names import LAMBDA
 
 FORCE_FIELD_ENERGY = "Energy of the force field (kJ/mole)"
 MIXED_ENERGY = "Energy of ML/MM (kJ/mole)"

@@ -125,10 +125,15 @@ def summarise(
 
 
 def read_log(path: Path, *, is_growing: bool = False) -> dict[str, list[float]]:
-    """Columns of a file of OpenMM's StateDataReporter; the last row of one that grows may break."""
+    """Columns of a file of OpenMM's StateDataReporter.
+
+    The last row of one that grows may break, and it may have no header yet: then there are none.
+    """
     text = read_file(path).decode()
     if is_growing:
         text = text[: text.rfind("\n") + 1]
+        if not text:
+            return {}
     header, *rows = csv.reader(io.StringIO(text))
     if any(len(row) != len(header) for row in rows):
         raise Damage(f"expected {len(header)} numbers in each row")

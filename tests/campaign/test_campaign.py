@@ -10,11 +10,11 @@ import pytest
 from support.campaigns import BASE, assert_same_as_one_after_another, write_plan
 
 from openmm_les.analysis import formats
+from openmm_les.analysis.means import series_statistics
 from openmm_les.campaign import runner
 from openmm_les.campaign.directory import CampaignDirectory
-from openmm_les.campaign.plan import read_plan
+from openmm_les.campaign.plan import planned_runs, read_plan
 from openmm_les.campaign.state import read_table, state_of
-from openmm_les.campaign.statistics import series_statistics
 from openmm_les.cli import main
 from openmm_les.errors import InputError, OutputError
 from openmm_les.simulation.summary import read_log
@@ -75,6 +75,19 @@ def test_gather(campaign, capsys):
     assert "<td>temperature 280</td>" in page  # the mean of its repetitions
 
 
+def test_gather_while_a_run_has_no_row_yet(copied, capsys):
+    _, directory = copied
+    started = read_table(directory)[0].directory
+    (started / "log.csv").write_text("")
+    (started / "summary.json").unlink()
+    status, _, err = command(capsys, "gather", directory)
+    assert (status, err) == (0, "")
+    with (directory / "results.csv").open() as stream:
+        first, *others = csv.DictReader(stream)
+    assert first["temperature [K]"] == ""
+    assert all(row["temperature [K]"] for row in others)
+
+
 @pytest.fixture
 def copied(campaign, tmp_path):
     """The plan and a copy of the finished campaign, to be changed."""
@@ -85,7 +98,10 @@ def copied(campaign, tmp_path):
 
 
 def prepare(plan, directory):
-    return CampaignDirectory(directory).prepare(read_plan(plan), plan)
+    read = read_plan(plan)
+    return CampaignDirectory(directory).prepare_runs(
+        lambda seed: planned_runs(read, seed, plan), read.seed
+    )
 
 
 def test_more_runs(copied):

@@ -110,6 +110,19 @@ def test_what_is_not_wanted_any_more_ends_in_order(client, tmp_path):
     assert [outcome.error for outcome in execute(client, quick(tmp_path, 2))] == [None, None]
 
 
+def test_no_process_outlives_its_task(monkeypatch, tmp_path):
+    """Not even where Dask fails: the directory is free for another attempt."""
+
+    def fail():
+        raise RuntimeError("no worker")
+
+    monkeypatch.setattr(worker, "_is_wanted", fail)
+    before = children_of(os.getpid())
+    with pytest.raises(RuntimeError, match="no worker"):
+        worker.attempt(long_run(tmp_path / "task", steps=4000), __version__)
+    assert children_of(os.getpid()) == before
+
+
 def test_a_worker_that_retires_hands_its_run_on(client, tmp_path):
     """As at the end of a job in a queue, which is no failure; after a checkpoint."""
     task = long_run(tmp_path / "task")

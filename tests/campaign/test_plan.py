@@ -88,7 +88,7 @@ def test_the_table(tmp_path):
         ({"vary": {"pressure": 1}}, r"vary\.pressure: expected a list of values .*, got 1"),
         ({"vary": {"pressure": []}}, r"vary\.pressure: expected at least one value, got none"),
         ({"vary": {"temprature": [1]}}, r"vary\.temprature: .* did you mean temperature\?"),
-        ({"vary": {"output": ["a"]}}, r"vary\.output: every run has a directory of its own"),
+        ({"vary": {"output": ["a"]}}, r"vary\.output: leave it out; every run has a dir"),
         ({"base": {"seed": 1}, "repeats": 2}, r"base\.seed: runs with the same seed are the same"),
         ({"base": {"friction": 1}, "vary": {"friction": [1]}}, "once, got it in base, too"),
         (

@@ -85,14 +85,29 @@ def test_a_correction(calculation, capsys):
     assert page.count("data:image/png;base64,") == 4
 
 
+def test_a_ligand_that_was_taken_out(calculation, tmp_path):
+    """Its windows are not lost in silence."""
+    shutil.copytree(calculation, tmp_path / "out")
+    before = (tmp_path / "out" / "runs.csv").read_bytes()
+    legs = {leg: {"structure": str(PEPTIDE)} for leg in ("water", "vacuum")}
+    file = written(tmp_path / "settings.yaml", dict.fromkeys(legs, PEPTIDE), ligands={"b": legs})
+    message = "4 runs that have begun are not in the plan any more: ala/water/lambda-0, ala/water"
+    with pytest.raises(InputError, match=message):
+        prepared(file, tmp_path / "out")
+    assert (tmp_path / "out" / "runs.csv").read_bytes() == before
+
+
 def test_windows_that_have_nothing_yet(calculation, tmp_path):
     shutil.copytree(calculation, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "runs" / "ala" / "vacuum" / "lambda-1")
+    begun = tmp_path / "out" / "runs" / "ala" / "water" / "lambda-0"
+    (begun / "summary.json").unlink()
+    (begun / "interpolation.csv").write_text("")
     (ligand,) = free_energy.analyse(tmp_path / "out")
-    assert ligand.legs[1].estimate is None
-    assert ligand.legs[1].verdict.problems == (
-        "no samples yet at lambda 1: run the same command again",
-    )
+    for leg, value in zip(ligand.legs, (0, 1), strict=True):
+        assert leg.estimate is None
+        text = f"no samples yet at lambda {value}: run the same command again"
+        assert leg.verdict.problems == (text,)
     assert np.isnan(ligand.correction)
 
 

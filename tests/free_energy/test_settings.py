@@ -54,26 +54,30 @@ def test_seeds_do_not_depend_on_other_windows(tmp_path):
     [
         ({"windws": 3}, "windws: unknown field; did you mean windows"),
         ({"model": "les-demo"}, r"model: unknown field \(a setting of the runs belongs below base"),
-        ({"ligands": {}}, r"ligands: expected for each ligand the settings of its legs by name, g"),
+        ({"ligands": {}}, r"ligands: expected at least one, with legs, .* got \{\}"),
         ({"windows": 1}, r"windows: expected at least two values of lambda that differ, .* got 0$"),
         ({"windows": [0, 0.5]}, r"from 0 \(the force field\) to 1 \(ML/MM\), got 0, 0.5"),
         ({"windows": [0, 0.5, 0.5, 1]}, "values of lambda that differ"),
-        ({"windows": "many"}, "windows: expected number of equal windows, or a list .* 'many'"),
+        ({"windows": "many"}, "windows: expected an integer or a list of numbers .* got 'many'"),
         ({"legs": ["water"]}, r"ligands.ethanol: expected the legs water \(legs beside ligands"),
         ({"legs": ["a", "a"]}, "legs: expected names that differ, got a twice"),
-        ({"legs": ["a", "b", "c"]}, "legs: expected one leg, or two, of which"),
+        ({"legs": ["a", "b", "c"]}, r"legs: expected a list of names \(one leg, or two, of which"),
         ({"ligands": {"a/b": {}}}, "expected names of ligands and legs of letters, .* got 'a/b'"),
-        ({"base": {"lambda_interpolate": 0.5}}, "base.lambda_interpolate: every window has its"),
-        ({"base": {"seed": 1}}, r"base.seed: every window has its own; leave it out \(windows and"),
+        (
+            {"base": {"lambda_interpolate": 0.5}},
+            "base.lambda_interpolate: leave it out; every",
+        ),
+        ({"base": {"seed": 1}}, r"base.seed: leave it out; every window has its own \(windows and"),
         ({"base": {"temprature": 1}}, "base.temprature: unknown setting; did you mean temperature"),
-        ({"base": {"ensemble": "nve"}}, "ensemble: expected NVT or NPT, .* got NVE"),
-        ({"seed": 0}, "seed: expected decides all seeds"),
+        ({"base": GOOD["base"] | {"ensemble": "nve"}}, "ensemble: expected NVT or NPT, .* got NVE"),
+        ({"seed": 0}, "seed: expected an integer of at least 1 and at most 2147483647 or null"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message):
+    file = written(tmp_path, **changes)
     with pytest.raises(InputError, match=message) as raised:
-        read_settings(written(tmp_path, **changes))
-    assert str(raised.value).startswith(f"{tmp_path / 'settings.yaml'}: ")
+        planned_windows(read_settings(file), file)(1)
+    assert str(raised.value).startswith(f"{file}: ")
 
 
 def test_a_window_that_is_no_valid_run(tmp_path):

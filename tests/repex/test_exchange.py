@@ -15,7 +15,7 @@ from openmm_les import InputError, OutputError
 from openmm_les.cli import main
 from openmm_les.repex import analysis, exchange
 from openmm_les.repex.checkpoint import ExchangeCheckpoint
-from openmm_les.repex.settings import read_settings
+from openmm_les.repex.settings import read_settings, states_of
 
 BASE = {
     "structure": str(PEPTIDE),
@@ -157,17 +157,18 @@ def test_what_changed_is_refused(complete, tmp_path):
     ("changes", "message"),
     [
         ({"temprature": [1]}, "temprature: unknown field; did you mean temperatures"),
-        ({"steps": 5}, r"steps: unknown field \(a setting of the run belongs below base\)"),
+        ({"steps": 5}, r"steps: unknown field \(a setting of the runs belongs below base\)"),
         ({"lambdas": [0, 1]}, "temperatures and lambdas: expected one of them, got both"),
         ({"temperatures": None}, "temperatures and lambdas: expected one of them, got neither"),
         ({"temperatures": [300, 300]}, "expected at least two, each higher than the last, got 300"),
-        ({"temperatures": "hot"}, r"temperatures: expected a list of temperatures \[K\], .* 'hot'"),
+        ({"temperatures": "hot"}, "temperatures: expected a list of numbers or null .* got 'hot'"),
         ({"base": {"temperature": 300}}, "base.temperature: leave it out; temperatures has those"),
         ({"base": {"response": "dipole"}}, "base.response: leave it out; an exchange writes"),
-        ({"base": {"ensemble": "NPT"}}, "base.ensemble: expected NVT with temperatures, got NPT"),
+        ({"base": {"ensemble": "NPT"}}, "base.ensemble: expected NVT where temperature differs"),
         ({"base": {"lambda_interpolate": 1}}, "base.lambda_interpolate: leave it out; give a list"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message):
+    file = written(tmp_path / "settings.yaml", **changes)
     with pytest.raises(InputError, match=message):
-        read_settings(written(tmp_path / "settings.yaml", **changes))
+        states_of(read_settings(file), file, tmp_path)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import openmm
 from openmm import app
 
+from openmm_les.names import LAMBDA
 from openmm_les.plugin.forces import ForceOptions, present
 from openmm_les.plugin.mixed import embeddings, interpolation
 from openmm_les.plugin.mixed.embeddings import EmbeddingOptions, MixedRequest
 from openmm_les.plugin.mixed.force_field import refuse_unsuitable, split_bonded
-from openmm_les.plugin.mixed.interpolation import LAMBDA, Sums
+from openmm_les.plugin.mixed.interpolation import Sums
 from openmm_les.plugin.mixed.links import add_virtual_sites, find_links
 from openmm_les.plugin.mixed.options import MixedOptions
 from openmm_les.plugin.mixed.region import MLRegion

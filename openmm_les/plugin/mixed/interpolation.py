@@ -8,13 +8,11 @@ from collections.abc import Iterable, Sequence
 import openmm
 
 from openmm_les.errors import InputError
-from openmm_les.names import shorten
+from openmm_les.names import LAMBDA, shorten
 from openmm_les.plugin.mixed.region import MLRegion
 
 logger = logging.getLogger(__name__)
 
-#: Global parameter of interpolation: 0 is the force field, 1 the mixed System.
-LAMBDA = "lambda_interpolate"
 NAME = "LES embedding"
 
 _MODEL = f"select({LAMBDA}, {LAMBDA}*term0, sqrt({LAMBDA}))"

@@ -20,7 +20,8 @@ from itertools import combinations
 
 import openmm
 
-from openmm_les.plugin.mixed.interpolation import LAMBDA, Sums
+from openmm_les.names import LAMBDA
+from openmm_les.plugin.mixed.interpolation import Sums
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ import openmm
 from openmm import app
 
 from openmm_les.arrays import FloatArray
+from openmm_les.names import LAMBDA
 from openmm_les.plugin.forces import Region, add_force, backends, install, pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
 from openmm_les.plugin.mixed import nonbonded
 from openmm_les.plugin.mixed.embeddings import EmbeddingOptions, MixedRequest
 from openmm_les.plugin.mixed.geometry import RegionGeometry
-from openmm_les.plugin.mixed.interpolation import LAMBDA, Sums, scaled
+from openmm_les.plugin.mixed.interpolation import Sums, scaled
 from openmm_les.plugin.mixed.links import Link
 from openmm_les.plugin.mixed.region import follow_system
 

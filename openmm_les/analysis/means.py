@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,17 +53,23 @@ def series_statistics(values: ArrayLike) -> Statistics:
     return Statistics(float(rest.mean()), error, inefficiency, start, rest.size)
 
 
-def pymbar(module: str) -> Any:
-    """A module of pymbar, without the general advice that it logs as warnings."""
-    logging.getLogger("pymbar").setLevel(logging.ERROR)
-    return optional(module, "campaign", "statistics need pymbar; install it")
+@contextlib.contextmanager
+def quiet_pymbar() -> Iterator[Any]:
+    """The package pymbar, without the general advice that it logs as warnings, inside the block."""
+    logger = logging.getLogger("pymbar")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield optional("pymbar", "campaign", "statistics need pymbar; install it")
+    finally:
+        logger.setLevel(level)
 
 
 def _equilibration(series: FloatArray) -> tuple[int, float]:
     """Start and statistical inefficiency of the equilibrated part."""
     if series.size < 4 or np.ptp(series) == 0.0:
         return 0, 1.0
-    timeseries = pymbar("pymbar.timeseries")
     skip = max(1, series.size // _STARTS)
-    start, inefficiency, _ = timeseries.detect_equilibration(series, nskip=skip)
+    with quiet_pymbar() as pymbar:
+        start, inefficiency, _ = pymbar.timeseries.detect_equilibration(series, nskip=skip)
     return int(start), float(inefficiency)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from openmm_les.campaign.statistics import series_statistics
+from openmm_les.analysis.means import series_statistics
 from openmm_les.errors import InputError
 
 pytest.importorskip("pymbar", reason="pymbar is not installed (extra `campaign`)")

@@ -3,7 +3,7 @@
 import base64
 from html.parser import HTMLParser
 
-from openmm_les.campaign.html import Picture, Section, Table, Text, page
+from openmm_les.analysis.pages import Picture, Section, Table, Text, csv_text, page
 
 #: Elements without an end.
 VOID = ("meta", "img")
@@ -40,5 +40,10 @@ def test_a_page():
     expected = [("title", "Results <1>"), ("h1", "Results <1>"), ("h2", "All & more")]
     assert [each for each in read.texts if each[0] in ("title", "h1", "h2")] == expected
     assert ("p", "3 < 4") in read.texts
+    assert ("figcaption", 'a "picture"') in read.texts
     (source,) = read.sources
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == b"\x89PNG"
+
+
+def test_csv():
+    assert csv_text(["run", "b, c"], [["a", 0.1], [None, 2]]) == 'run,"b, c"\na,0.1\n,2\n'

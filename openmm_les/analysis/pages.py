@@ -1,10 +1,12 @@
-"""Pages of results: one HTML file that shows tables and pictures without any other file."""
+"""Results as CSV, and as pages: HTML files with tables and pictures that need no other file."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openmm_les import __version__
@@ -19,7 +21,9 @@ th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left
 th { border-bottom-color: #888; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; }
-footer { color: #777; margin-top: 3rem; }
+figure { margin: 1rem 0; }
+footer, figcaption { color: #777; }
+footer { margin-top: 3rem; }
 """
 
 Cell = str | int | float | None
@@ -56,6 +60,13 @@ class Section:
     parts: Sequence[Text | Table | Picture]
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
 def page(title: str, sections: Sequence[Section]) -> str:
     """The HTML of a page; every text is escaped, so none of it is markup."""
     body = [f"<h1>{html.escape(title)}</h1>"]
@@ -76,7 +87,8 @@ def _part(part: Text | Table | Picture) -> str:
     if isinstance(part, Picture):
         data = base64.b64encode(part.png).decode()
         caption = html.escape(part.caption)
-        return f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in part.columns)
     rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in part.rows)
     lines = "\n".join(rows)
