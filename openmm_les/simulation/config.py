@@ -34,6 +34,7 @@ from openmm_les.simulation.fields import (
     Integer,
     Number,
     NumbersByName,
+    OnOrOff,
     Switch,
     Texts,
     evaluation,
@@ -164,6 +165,9 @@ class RunConfig(BaseModel):
     )
     polarization: Literal["none", "mm"] = Field(
         "none", description="mm: the region responds to the charges of the force field"
+    )
+    conserve_induced_charge: OnOrOff = Field(
+        "on", description="the charges that it responds with add up to nothing"
     )
     mm_damping: Literal["none", "lj"] = Field(
         "none", description="lj: it responds to charges as wide as their Lennard-Jones spheres"

@@ -107,6 +107,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 NumbersByName = Annotated[dict[str, float | tuple[float, ...]], BeforeValidator(_numbers_by_name)]
 Ensemble = Annotated[Literal["NVT", "NPT", "NVE"], BeforeValidator(_upper)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+OnOrOff = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
 
 _SAME: Any = object()
 

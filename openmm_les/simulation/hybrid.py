@@ -77,6 +77,7 @@ def create_mixed_system(
             "allowNetCharge": config.charge is not None,
             "chargeTolerance": config.charge_tolerance,
             "polarization": config.polarization,
+            "conserveInducedCharge": config.conserve_induced_charge == "on",
             "mmDamping": config.mm_damping,
         }
     return MLPotential("les", modelPath=artifact.path).createMixedSystem(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 #: Settings of the force field around a region, of electrostatic embedding, and all of a region.
 _OF_FORCE_FIELD = ("nonbonded_method", "nonbonded_cutoff", "constraints")
-_OF_ELECTROSTATICS = ("charge_tolerance", "polarization", "mm_damping")
+_OF_ELECTROSTATICS = ("charge_tolerance", "polarization", "conserve_induced_charge", "mm_damping")
 _OF_REGION = (
     *("force_field", "system", *_OF_FORCE_FIELD),
     *("embedding", *_OF_ELECTROSTATICS, LAMBDA),
