@@ -1,4 +1,4 @@
-"""A peptide that the water around it polarises: ML/MM with a model that has polarizabilities.
+"""A peptide that the water around it polarizes: ML/MM with a model that has polarizabilities.
 
     python 11_polarizable_peptide_in_water.py [--steps 1000] [--padding 0.8]
 
@@ -83,7 +83,7 @@ for polarization in ("mm", "none"):
     integrator.setRandomNumberSeed(1)
     simulations[polarization] = app.Simulation(topology, system, integrator)
 
-# 3. Run the polarisable one.
+# 3. Run the polarizable one.
 simulation = simulations["mm"]
 simulation.context.setPositions(modeller.positions)
 simulation.minimizeEnergy(maxIterations=100)

@@ -92,7 +92,7 @@ def _panels(spectrum: Spectrum) -> dict[str, dict[str, FloatArray]]:
     if spectrum.scattering is not None:
         raman, label = spectrum.scattering, "Raman [$10^{-30}$ cm$^2$/sr / cm$^{-1}$]"
     if raman is not None:
-        found[label] = {"VV": raman.polarised, "VH": raman.depolarised}
+        found[label] = {"VV": raman.polarized, "VH": raman.depolarized}
     if spectrum.power is not None:
         found["vibrational states / cm$^{-1}$"] = {"": spectrum.power}
     return found

@@ -1,6 +1,6 @@
 r"""Raman spectra from time series of the polarizability.
 
-Without a resonance (Placzek), molecules of every orientation scatter a linearly polarised laser as
+Without a resonance (Placzek), molecules of every orientation scatter a linearly polarized laser as
 two correlation functions say: those of the mean $a = \tfrac13 \mathrm{tr}\,\alpha$ of the
 polarizability volume, and of its anisotropy, $\gamma^2 = \tfrac32\, \beta : \beta$ with
 $\beta = \alpha - a$ (McQuarrie, Statistical Mechanics, ch. 21; Thomas et al., Phys. Chem. Chem.
@@ -30,31 +30,31 @@ class Raman:
     """A Raman spectrum of the whole model, as its two independent parts, shape (m,) each."""
 
     isotropic: FloatArray  #: What varies with the mean polarizability
-    #: VH: the analyser is perpendicular to the polarisation of the laser
-    depolarised: FloatArray
+    #: VH: the analyser is perpendicular to the polarization of the laser
+    depolarized: FloatArray
     label: str  #: What this is
     unit: str
 
     @property
     def anisotropic(self) -> FloatArray:
-        """What varies with the anisotropy, in both polarisations of the scattered light."""
-        return np.asarray(7.0 / 3.0 * self.depolarised)
+        """What varies with the anisotropy, in both polarizations of the scattered light."""
+        return np.asarray(7.0 / 3.0 * self.depolarized)
 
     @property
-    def polarised(self) -> FloatArray:
-        """VV: the analyser is parallel to the polarisation of the laser."""
-        return np.asarray(self.isotropic + 4.0 / 3.0 * self.depolarised)
+    def polarized(self) -> FloatArray:
+        """VV: the analyser is parallel to the polarization of the laser."""
+        return np.asarray(self.isotropic + 4.0 / 3.0 * self.depolarized)
 
     @property
     def total(self) -> FloatArray:
         """VV and VH."""
-        return self.polarised + self.depolarised
+        return self.polarized + self.depolarized
 
     def columns(self) -> dict[str, FloatArray]:
         """The spectra by name with unit."""
         every = {
-            "VV": self.polarised,
-            "VH": self.depolarised,
+            "VV": self.polarized,
+            "VH": self.depolarized,
             "Isotropic": self.isotropic,
             "Anisotropic": self.anisotropic,
         }
@@ -62,7 +62,7 @@ class Raman:
 
     def scaled(self, factor: FloatArray, label: str, unit: str) -> Raman:
         """Another quantity, with a factor for each wavenumber."""
-        return Raman(factor * self.isotropic, factor * self.depolarised, label, unit)
+        return Raman(factor * self.isotropic, factor * self.depolarized, label, unit)
 
 
 def raman_activity(
@@ -85,8 +85,8 @@ def raman_activity(
     thermal = units.BOLTZMANN * temperature / units.MASS_ENERGY
     factor = 2.0 * units.LIGHT_SPEED / thermal * correction
     isotropic = 45.0 * factor * transform.density_of_change(mean)
-    depolarised = 4.5 * factor * transform.density_of_change(anisotropy)
-    return Raman(isotropic, depolarised, "Raman Activity", "A^4/u/cm^-1")
+    depolarized = 4.5 * factor * transform.density_of_change(anisotropy)
+    return Raman(isotropic, depolarized, "Raman Activity", "A^4/u/cm^-1")
 
 
 def raman_scattering(
@@ -96,7 +96,7 @@ def raman_scattering(
 
     $\frac{(2\pi)^4 (\tilde\nu_0 - \tilde\nu)^4}{45} \frac{h}{8\pi^2 c \tilde\nu\, (1 - e^{-x})}$
     times the activity, with $x = h c \tilde\nu / k_B T$: of the energy scattered, for a laser that
-    is polarised perpendicular to the plane of scattering.
+    is polarized perpendicular to the plane of scattering.
 
     Args:
         wavenumber: shape (m,) [1/cm].

@@ -61,7 +61,7 @@ QUANTITIES: dict[str, Quantity] = {
     )
 }
 """All quantities that a file can hold, beside step and time. Born effective charges have the axes
-[atom, direction of the polarisation, direction of the displacement]. A polarizability is that of
+[atom, direction of the polarization, direction of the displacement]. A polarizability is that of
 the whole model, as a volume. Charges and atomic dipoles include the induced ones. Velocities are
 multiplied by the square root of the mass, so that a spectrum needs no masses."""
 

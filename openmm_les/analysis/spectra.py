@@ -124,8 +124,8 @@ class Spectrum:
             found["Raman activity (A^4/u)"] = integral(self.wavenumber, self.raman.total)
             places = _peaks(self.raman.total)
             found["strongest Raman bands (cm^-1)"] = self.wavenumber[places].tolist()
-            ratios = self.raman.depolarised[places] / self.raman.polarised[places]
-            found["depolarisation ratios"] = ratios.tolist()
+            ratios = self.raman.depolarized[places] / self.raman.polarized[places]
+            found["depolarization ratios"] = ratios.tolist()
         if self.power is not None:
             found["degrees of freedom"] = integral(self.wavenumber, self.power)
         return found

@@ -38,7 +38,7 @@ def invariants(slope) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("slope", [SYMMETRIC, ANISOTROPIC, SYMMETRIC + ANISOTROPIC])
-def test_a_vibration_has_its_place_activity_and_depolarisation(slope):
+def test_a_vibration_has_its_place_activity_and_depolarization(slope):
     """45 a'^2 + 7 gamma'^2, and 3 gamma^2 / (45 a^2 + 4 gamma^2): 0 to 3/4."""
     mean, anisotropy = invariants(slope)
     spectrum = spectra.compute(vibration((1650.0, slope)), WIDE)
@@ -58,7 +58,7 @@ def test_a_vibration_has_its_place_activity_and_depolarisation(slope):
     assert figures["Raman activity (A^4/u)"] == pytest.approx(scale, rel=5e-3)
     ratio = 3 * anisotropy / (45 * mean + 4 * anisotropy)
     place = np.argmin(np.abs(np.array(figures["strongest Raman bands (cm^-1)"]) - 1650))
-    assert figures["depolarisation ratios"][place] == pytest.approx(ratio, abs=1e-9)
+    assert figures["depolarization ratios"][place] == pytest.approx(ratio, abs=1e-9)
     assert spectrum.infrared is None
     assert spectrum.scattering is None
 
@@ -71,7 +71,7 @@ def test_rotating_the_molecule_changes_nothing():
     other = spectra.compute(TimeSeries("b", series.time, {"polarizability": turned}), WIDE).raman
     scale = found.total.max()
     np.testing.assert_allclose(other.isotropic, found.isotropic, atol=1e-12 * scale)
-    np.testing.assert_allclose(other.depolarised, found.depolarised, atol=1e-12 * scale)
+    np.testing.assert_allclose(other.depolarized, found.depolarized, atol=1e-12 * scale)
 
 
 @pytest.mark.parametrize("wavenumber", [400.0, 3000.0])
@@ -95,7 +95,7 @@ def test_cross_section_of_a_vibration(wavenumber):
         / 45
     )
     near = np.abs(spectrum.wavenumber - wavenumber) < 60
-    parts = (spectrum.scattering.polarised, spectrum.scattering.depolarised)
+    parts = (spectrum.scattering.polarized, spectrum.scattering.depolarized)
     found = [1e-34 * integral(spectrum.wavenumber[near], part[near]) for part in parts]
     np.testing.assert_allclose(found, expected, rtol=5e-3)
     assert np.isnan(parts[0]).sum() == (spectrum.wavenumber < 5.0).sum()

@@ -126,7 +126,7 @@ MULTIPOLES = {
 #: Of all files, and of those that know the elements.
 TABLES = {
     "use_fixed_atomic_charges": "fixed atomic charges",
-    "use_atomic_alpha": "atomic polarisabilities",
+    "use_atomic_alpha": "atomic polarizabilities",
 }
 #: Of what calls the les package.
 CALLER = {

@@ -1,4 +1,4 @@
-"""The polarisable model of ``training/polarizable``: what was trained is what runs."""
+"""The polarizable model of ``training/polarizable``: what was trained is what runs."""
 
 import sys
 from pathlib import Path

@@ -454,9 +454,9 @@ def hidden_energy(system):
             r"system: GBSAOBCForce cannot be combined with ML/MM: implicit solvent has no share",
         ),
         (lambda _: openmm.CustomGBForce(), r"CustomGBForce cannot .*: implicit solvent"),
-        (drude, r"DrudeForce cannot be combined with ML/MM: polarisable force fields"),
-        (lambda _: openmm.AmoebaMultipoleForce(), r"AmoebaMultipoleForce cannot .*: polarisable"),
-        (lambda _: openmm.AmoebaVdwForce(), r"AmoebaVdwForce cannot .*: polarisable"),
+        (drude, r"DrudeForce cannot be combined with ML/MM: polarizable force fields"),
+        (lambda _: openmm.AmoebaMultipoleForce(), r"AmoebaMultipoleForce cannot .*: polarizable"),
+        (lambda _: openmm.AmoebaVdwForce(), r"AmoebaVdwForce cannot .*: polarizable"),
         (lambda _: openmm.ATMForce("u0"), r"ATMForce cannot .*: it holds forces of its own"),
         (
             unknown,

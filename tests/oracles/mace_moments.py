@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from oracles.mace_models import build_model, les_stand_in, quiet, save_model
 
-#: Fixed charges [e] and polarisabilities [Bohr^3] by element.
+#: Fixed charges [e] and polarizabilities [Bohr^3] by element.
 CHARGES = {1: 1, 6: 4, 7: -3, 8: -2}
 ALPHA = {1: 4.5, 6: 11.3, 7: 7.4, 8: 5.3}
 #: Of `ALPHA` to e A^2/V; not what the original code has there, which must not be taken for it.

@@ -1,4 +1,4 @@
-"""Trains the polarisable model on energies and forces, from the demonstration model on.
+"""Trains the polarizable model on energies and forces, from the demonstration model on.
 
     python fit.py data.npz ../les_demo/data.npz --output les-polar.model --minutes 30
 

@@ -1,4 +1,4 @@
-"""Structures and labels for the polarisable model: peptides, water and one ion, GFN2-xTB.
+"""Structures and labels for the polarizable model: peptides, water and one ion, GFN2-xTB.
 
     python structures.py ../les_demo/data.npz data.npz
 

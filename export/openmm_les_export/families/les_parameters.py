@@ -21,7 +21,7 @@ MULTIPOLES = {
     **dict.fromkeys(("use_quad", "use_quads", "use_quadrupole"), "latent quadrupoles"),
     **dict.fromkeys(("use_induced_charge", "use_induced_charges"), "induced charges"),
     **dict.fromkeys(("use_induced_dipole", "use_induced_dipoles"), "induced dipoles"),
-    "use_atomic_alpha": "atomic polarisabilities",
+    "use_atomic_alpha": "atomic polarizabilities",
     "use_fixed_atomic_charges": "fixed atomic charges",
 }
 #: Options of the les package: read elsewhere, idle without one of those above, or without effect,

@@ -41,7 +41,7 @@ _RESTRAINTS = {"CustomCentroidBondForce", "CustomExternalForce", "CustomVolumeFo
 _RESTRAINTS |= {"OrientationRestraintForce", "PlumedForce", "PythonForce", "RGForce", "RMSDForce"}
 _BAROSTATS = {f"MonteCarlo{kind}Barostat" for kind in ("", "Anisotropic", "Flexible", "Membrane")}
 _KEPT = _RESTRAINTS | _BAROSTATS | {"AndersenThermostat", "CMMotionRemover"}
-_POLARISABLE = "polarisable force fields have no terms that could be removed atom by atom"
+_POLARISABLE = "polarizable force fields have no terms that could be removed atom by atom"
 _IMPLICIT = "implicit solvent has no share of the ML region that could be removed"
 _REASONS = {
     "DrudeForce": _POLARISABLE,

@@ -1,6 +1,6 @@
 """Reads what a MACE model says of latent moments: dipoles, quadrupoles, kappa and alpha.
 
-Also values by element, fixed charges and atomic polarisabilities, that its les package adds.
+Also values by element, fixed charges and atomic polarizabilities, that its les package adds.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _symmetric(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def atomic_tables(les: Record, elements: list[int], has_alpha: bool) -> State:
-    """Fixed charges [e] and polarisabilities [e A^2/V] by element, where they are switched on."""
+    """Fixed charges [e] and polarizabilities [e A^2/V] by element, where they are switched on."""
     found = {}
     if not is_off(les.value("use_fixed_atomic_charges", None)):
         table = les.module("fixed_charges")
