@@ -111,11 +111,15 @@ def test_too_few_samples_and_a_drift_are_said():
     few = judge(along_lambda(gaussian(0.5, 40, (0.0, 1.0)), TEMPERATURE))
     assert re.match(r"less than 50 independent .* \(\d+ at 0, \d+ at 1\): run", few.problems[0])
     assert few.new_values == ()
-    # Slow enough to be no start out of equilibrium, which would be left out.
-    drift = KT * np.linspace(0.0, 2.0, 400)
-    windows = [Window(w.value, w.differences + drift) for w in gaussian(0.5, 400, (0.0, 1.0))]
-    found = judge(along_lambda(windows, TEMPERATURE))
-    assert re.search(r"the first half of the samples gives .* run more steps", found.problems[-1])
+    # Less than the spread: no start out of equilibrium, which would be left out.
+    drift = np.where(np.arange(300) < 150, 0.0, 2.0 * KT)
+    windows = gaussian(4.0, 300, np.linspace(0.0, 1.0, 11))
+    moved = [Window(w.value, w.differences + drift) for w in windows]
+    (problem,) = judge(along_lambda(moved, TEMPERATURE)).problems
+    assert re.match(
+        r"the first half of the samples gives -1.* and the last half -1.*: run", problem
+    )
+    assert judge(along_lambda(windows, TEMPERATURE)).problems == ()
 
 
 def test_windows_without_samples_are_refused():
