@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openmm import app
 from openmm_les_export import read_model
 from support.conditions import artifact_of
 
@@ -13,7 +14,7 @@ from openmm_les.evaluation.system_model import SystemModel
 
 TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
 MODEL = TRAINING / "les-polar.model"
-OXYGEN_AND_HYDROGENS = [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]
+PEPTIDE = Path(__file__).parents[2] / "examples" / "alanine_dipeptide.pdb"
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ def batch_of(elements, numbers, positions) -> dict[str, torch.Tensor]:
 
 def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     artifact = artifact_of(read_model(MODEL), MODEL)
-    numbers = [8, 1, 1, 8, 1, 1]
-    second = np.array(OXYGEN_AND_HYDROGENS) @ np.diag([-1.0, -1.0, 1.0]) + [2.9, 0.3, 0.7]
-    r = np.concatenate([OXYGEN_AND_HYDROGENS, second])
+    pdb = app.PDBFile(str(PEPTIDE))
+    numbers = [atom.element.atomic_number for atom in pdb.topology.atoms()]
+    r = 10.0 * np.array(pdb.getPositions(asNumpy=True)._value)
     found = SystemModel(artifact, numbers, periodic=False, precision="double").evaluate(r)
 
     model = network.load(MODEL)
@@ -61,4 +62,4 @@ def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     np.testing.assert_allclose(found.moments.charges, charges.detach(), atol=1e-9)
     np.testing.assert_allclose(found.moments.alpha, alphas.detach(), atol=1e-9)
     assert (found.moments.alpha > 0).all()
-    assert np.abs(found.moments.induced_dipoles).max() > 1e-4
+    assert np.abs(found.moments.induced_dipoles).max() > 1e-3

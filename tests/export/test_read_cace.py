@@ -353,7 +353,7 @@ REFUSED = {
     ),
     "other elements": (_set(REPRESENTATION, "zs", [8, 1]), "index_map"),
     "no LES": (_without_les, "a CACE model without LES"),
-    "not finite": (_not_finite, "got NaN, infinity or more"),
+    "not finite": (_not_finite, "embedding_weights: expected finite numbers"),
     "monomials": (_other_monomials, "expected all monomials of each degree"),
     "products": (_other_products, "expected products of 2 of 10 monomials"),
 }
