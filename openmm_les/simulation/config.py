@@ -75,6 +75,9 @@ class _Origin:
     flags: Mapping[str, Any] = field(default_factory=dict)
 
 
+_UNKNOWN = "unknown field"
+
+
 class RunConfig(BaseModel):
     """What to simulate and how.
 
@@ -186,7 +189,10 @@ class RunConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             every = dict.fromkeys(_explain(details, origin) for details in error.errors())
-            raise InputError(shorten(every, "; ")) from None
+            # Once, and not for each.
+            known = ", ".join(RunConfig.model_fields)
+            hint = f"; there are {known}" if any(map(_is_far, every)) else ""
+            raise InputError(shorten(every, "; ") + hint) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(
@@ -367,6 +373,11 @@ def _relative(path: str, base: Path) -> str:
     return str(Path(path).relative_to(base)) if Path(path).is_relative_to(base) else path
 
 
+def _is_far(explained: str) -> bool:
+    """Whether it is of an unknown field that is like no other."""
+    return explained.endswith(_UNKNOWN)
+
+
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
     """One problem: where, which field, what was expected, what came."""
     if not details["loc"]:  # a check of several fields, with a message of ours
@@ -376,8 +387,7 @@ def _explain(details: ErrorDetails, origin: _Origin) -> str:
     where = name if origin.file is None else f"{origin.file}: {name}"
     where = flag_of(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":
-        near = did_you_mean(name, RunConfig.model_fields)
-        return f"{where}: unknown field{near or '; there are ' + ', '.join(RunConfig.model_fields)}"
+        return f"{where}: {_UNKNOWN}{did_you_mean(name, RunConfig.model_fields)}"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag_of(name)} {metavar(name)}, or {name} in a config file"
     field = RunConfig.model_fields[name]
