@@ -14,6 +14,16 @@ from torch import Tensor
 from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
 
 
+def integers_within(cell: Tensor, k_max: float, n_max: int) -> Tensor:
+    """Integer coordinates of the reciprocal vectors that a sphere may have, int64, [m, 3].
+
+    Their number depends on the box. Opposite vectors are first and last, and so on.
+    """
+    limits: List[int] = largest_indices(cell, k_max).clamp(max=n_max).to(torch.int64).tolist()
+    axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
+    return torch.cartesian_prod(axes[0], axes[1], axes[2])
+
+
 def dense_ewald(
     charges: Tensor,
     positions: Tensor,
@@ -34,9 +44,7 @@ def dense_ewald(
         chunk: vectors processed at a time, to bound memory.
     """
     inverse, volume = inverse_and_volume(cell)
-    limits: List[int] = largest_indices(cell, k_max).clamp(max=n_max).to(torch.int64).tolist()
-    axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
-    integers = torch.cartesian_prod(axes[0], axes[1], axes[2]).to(torch.float64)
+    integers = integers_within(cell, k_max, n_max).to(torch.float64)
     vectors = integers @ (2.0 * math.pi * inverse.t())
     squared = (vectors * vectors).sum(1)
     inside = (squared > 0.0) & (squared <= k_max * k_max)

@@ -5,14 +5,9 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics import PairSum
-from openmm_les.electrostatics.cell import (
-    cutoff_wavenumber,
-    inverse_and_volume,
-    self_energy_coefficient,
-)
+from openmm_les.electrostatics.build import build_electrostatics, reciprocal_kernel
+from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.electrostatics.dense import dense_ewald
-from openmm_les.electrostatics.kernel import UNBOUNDED
 from openmm_les.electrostatics.multipoles import (
     LatentLayout,
     dense_latent_multipoles,
@@ -31,18 +26,11 @@ class AnyCharges(nn.Module):
 
     def __init__(self, les: Mapping[str, Any]) -> None:
         super().__init__()
-        self.sigma, self.prefactor = float(les["sigma"]), float(les["prefactor"])
-        self.k_max = cutoff_wavenumber(float(les["dl"]))
-        self.n_max = int(les.get("n_max") or UNBOUNDED)
-        remove = bool(les["remove_self_interaction"])
-        terms = int(les.get("periodic_self_terms") or 1) if remove else 0
-        self.self_energy = terms * self_energy_coefficient(self.prefactor, self.sigma)
-        self.pairs = PairSum(
-            sigma=self.sigma,
-            prefactor=self.prefactor,
-            remove_self_interaction=remove,
-            dtype=torch.float64,
-        )
+        kernel = reciprocal_kernel(les)
+        self.sigma, self.prefactor = float(les["sigma"]), kernel.prefactor
+        self.k_max, self.n_max = kernel.k_max, kernel.n_max
+        self.self_energy = kernel.self_energy
+        self.pairs: Any = build_electrostatics(les, False, None, torch.float64, num_atoms=1)
 
     def forward(
         self, charges: Tensor, positions: Tensor, cell: Tensor, periodic: bool

@@ -173,6 +173,17 @@ class ListedPairs(nn.Module):
         self.register_buffer("second", torch.tensor([j for _, j in indices], dtype=torch.int64))
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.float64))
 
+    def separations(
+        self,
+        positions: torch.Tensor,
+        mm_positions: torch.Tensor,
+        cell: torch.Tensor,
+        inverse: torch.Tensor,
+    ) -> torch.Tensor:
+        """Vectors from MM to ML atoms [pairs, 3], of nearest images in a periodic box."""
+        d = positions.index_select(0, self.first) - mm_positions.index_select(0, self.second)
+        return nearest_image(d, cell, inverse) if self.periodic else d
+
 
 class ScaledPairs(ListedPairs):
     """The difference that pairs near a bond make: an ML and an MM atom with a scaled interaction.
@@ -193,10 +204,8 @@ class ScaledPairs(ListedPairs):
         splitting: torch.Tensor,
     ) -> PairTerms:
         """What is to be added to `AllPairs`, whose arguments it takes."""
-        d = positions.index_select(0, self.first) - mm_positions.index_select(0, self.second)
-        if self.periodic:
-            inverse, _ = inverse_and_volume(cell)
-            d = nearest_image(d, cell, inverse)
+        inverse = inverse_and_volume(cell)[0] if self.periodic else cell
+        d = self.separations(positions, mm_positions, cell, inverse)
         r2 = (d * d).sum(dim=1)
         value, slope = self.coulomb(r2, splitting)
         counted, counted_slope = self.counted(r2, splitting)

@@ -1,11 +1,12 @@
 """Periodic multipoles for any box without preparation, of the portable module."""
 
-from typing import List, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.cell import inverse_and_volume, largest_indices
+from openmm_les.electrostatics.cell import inverse_and_volume
+from openmm_les.electrostatics.dense import integers_within
 from openmm_les.electrostatics.kernel import ReciprocalKernel
 from openmm_les.electrostatics.multipoles.geometry import Geometry
 from openmm_les.electrostatics.multipoles.moments import count_indices, multi_indices
@@ -40,11 +41,8 @@ class DenseMultipoles(nn.Module):
     def prepare(self, positions: Tensor, cell: Tensor) -> Geometry:
         """Positions as they are, vectors within the cutoff and their weights."""
         inverse, volume = inverse_and_volume(cell)
-        largest = largest_indices(cell, self.k_max).clamp(max=self.n_max)
-        limits: List[int] = largest.to(torch.int64).tolist()
-        axes = [torch.arange(-n, n + 1, device=cell.device) for n in limits]
-        grid = torch.cartesian_prod(axes[0], axes[1], axes[2])
-        grid = grid[grid.shape[0] // 2 + 1 :]  # opposite vectors are first and last, and so on
+        grid = integers_within(cell, self.k_max, self.n_max)
+        grid = grid[grid.shape[0] // 2 + 1 :]
         k, weights, slopes = self.kernel(grid, inverse, volume)
         inside = weights > 0.0
         outgrown = torch.zeros([], dtype=torch.bool, device=cell.device)

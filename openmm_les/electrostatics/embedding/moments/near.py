@@ -117,10 +117,7 @@ class ScaledMoments(ListedPairs):
 
     def _separations(self, frame: Frame) -> Tensor:
         """Components of the vectors of the pairs, [3, pairs, 1]."""
-        d = frame.positions.index_select(0, self.first)
-        d = d - frame.mm_positions.index_select(0, self.second)
-        if self.periodic:
-            d = nearest_image(d, frame.cell, frame.inverse)
+        d = self.separations(frame.positions, frame.mm_positions, frame.cell, frame.inverse)
         return d.t().unsqueeze(2)
 
     def _derivatives(self, d: Tensor, frame: Frame, degree: int) -> Tensor:
