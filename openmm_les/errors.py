@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: What the command line puts before an error.
+ERROR_PREFIX = "openmm-les: error: "
+
 
 def printable(text: str) -> str:
     """Text with control characters, which could steer a terminal, replaced as in ``\\u001b``."""

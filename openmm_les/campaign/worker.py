@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from openmm_les import __version__
-from openmm_les.errors import OutputError, one_line
+from openmm_les.errors import ERROR_PREFIX, OutputError, one_line
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import writing
 from openmm_les.processes import children
@@ -30,7 +30,6 @@ _GLANCE = 0.5
 _GRACE = 60.0
 #: Exit statuses of a process that was asked to stop.
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-_PREFIX = "openmm-les: error: "
 COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 
 
@@ -129,8 +128,8 @@ def _give_back() -> NoReturn:
 
 def _last_message(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no message"]
-    errors = [line for line in lines if line.startswith(_PREFIX)]
-    return one_line((errors or lines)[-1].removeprefix(_PREFIX), 1000)
+    errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    return one_line((errors or lines)[-1].removeprefix(ERROR_PREFIX), 1000)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import click
 
 from openmm_les._version import __version__
 from openmm_les.cli.terminal import PrintableFormatter, echo
-from openmm_les.errors import LESError, SimulationError
+from openmm_les.errors import ERROR_PREFIX, LESError, SimulationError
 from openmm_les.processes.openmp import wait_passively
 
 COMMANDS = (
@@ -85,5 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _report(message: str, status: int, *, debug: bool = False) -> int:
     if debug:
         echo(traceback.format_exc(), err=True, nl=False)
-    echo(f"openmm-les: error: {message}", err=True)
+    echo(f"{ERROR_PREFIX}{message}", err=True)
     return status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ import click
 
 from openmm_les.campaign.progress import CampaignCallbacks, CampaignProgress
 from openmm_les.cli import flags
-from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.cli.terminal import UserPath, command_line, echo, say_how_to_continue
 
 
 @click.group("campaign")
@@ -45,7 +44,7 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     finally:
         callbacks.close()
     echo(result.line())
-    echo(f"collect the results with:  {_words('gather', output)}", err=True)
+    echo(f"collect the results with:  {command_line('campaign', 'gather', output)}", err=True)
     sys.exit(1 if result.failures else 0)
 
 
@@ -90,12 +89,8 @@ def gather(directory: Path) -> None:
         echo(f"wrote {path}")
 
 
-def _words(*words: object) -> str:
-    return shlex.join(["openmm-les", "campaign", *map(str, words)])
-
-
 def _stop(plan: Path, output: Path) -> NoReturn:
-    echo(f"continue with:  {_words('run', plan, '-o', output)}", err=True)
+    say_how_to_continue("campaign", "run", plan, "-o", output)
     sys.exit(128 + signal.SIGINT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from openmm_les.cli import flags
 from openmm_les.cli.campaign import Bar, Lines
-from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.cli.terminal import UserPath, echo, say_how_to_continue
 
 
 @click.group("free-energy")
@@ -48,8 +47,7 @@ def run(
         )
     except KeyboardInterrupt:
         callbacks.close()
-        words = ["openmm-les", "free-energy", "run", str(settings), "-o", str(output)]
-        echo(f"continue with:  {shlex.join(words)}", err=True)
+        say_how_to_continue("free-energy", "run", settings, "-o", output)
         sys.exit(128 + signal.SIGINT)
     finally:
         callbacks.close()

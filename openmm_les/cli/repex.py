@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from openmm_les.cli import flags
 from openmm_les.cli.run import callbacks_of_terminal
-from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.cli.terminal import UserPath, echo, say_how_to_continue
 
 
 @click.group("repex")
@@ -35,8 +34,7 @@ def run(settings: Path, output: Path) -> None:
     try:
         exchange.run(settings, output, callbacks=callbacks)
     except (KeyboardInterrupt, SystemExit) as stop:
-        words = ["openmm-les", "repex", "run", str(settings), "-o", str(output)]
-        echo(f"continue with:  {shlex.join(words)}", err=True)
+        say_how_to_continue("repex", "run", settings, "-o", output)
         sys.exit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT)
     finally:
         callbacks.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import click
 
 from openmm_les.cli import flags
-from openmm_les.cli.terminal import UserPath, echo
+from openmm_les.cli.terminal import UserPath, echo, say_how_to_continue
 from openmm_les.simulation import config as configs
 from openmm_les.simulation.progress import Progress, RunCallbacks
 
@@ -67,8 +65,7 @@ def _print_how_to_resume(settings: configs.RunConfig) -> None:
     file = settings.output / "config.yaml"
     if file.exists():
         path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-        words = ["openmm-les", "run", os.fspath(path), "--resume"]
-        echo(f"continue with:  {shlex.join(words)}", err=True)
+        say_how_to_continue("run", path, "--resume")
 
 
 def callbacks_of_terminal() -> _Lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from openmm_les.files.writing import user_path
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text that may come from a file, with control characters made visible."""
     click.echo(printable(text), err=err, nl=nl)
+
+
+def command_line(*words: object) -> str:
+    """A command of openmm-les as one types it."""
+    return shlex.join(["openmm-les", *map(str, words)])
+
+
+def say_how_to_continue(*words: object) -> None:
+    """Print the command that continues what was stopped."""
+    echo(f"continue with:  {command_line(*words)}", err=True)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -75,6 +75,7 @@ class _Origin:
     flags: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: What is said of a field that is like no other, and the end of it.
 _UNKNOWN = "unknown field"
 
 
@@ -191,7 +192,7 @@ class RunConfig(BaseModel):
             every = dict.fromkeys(_explain(details, origin) for details in error.errors())
             # Once, and not for each.
             known = ", ".join(RunConfig.model_fields)
-            hint = f"; there are {known}" if any(map(_is_far, every)) else ""
+            hint = f"; there are {known}" if any(t.endswith(_UNKNOWN) for t in every) else ""
             raise InputError(shorten(every, "; ") + hint) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -371,11 +372,6 @@ def _absolute_file(value: str, base: Path) -> str:
 
 def _relative(path: str, base: Path) -> str:
     return str(Path(path).relative_to(base)) if Path(path).is_relative_to(base) else path
-
-
-def _is_far(explained: str) -> bool:
-    """Whether it is of an unknown field that is like no other."""
-    return explained.endswith(_UNKNOWN)
 
 
 def _explain(details: ErrorDetails, origin: _Origin) -> str:
