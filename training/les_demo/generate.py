@@ -202,6 +202,21 @@ def structures(generator: np.random.Generator) -> dict[str, list[Atoms]]:
     return groups
 
 
+def save(path, rows, generator) -> None:
+    """Write structures (group, atoms, energy, forces) in random order."""
+    rows = [rows[i] for i in generator.permutation(len(rows))]
+    np.savez_compressed(
+        path,
+        group=np.array([group for group, _, _, _ in rows]),
+        sizes=np.array([len(atoms) for _, atoms, _, _ in rows]).astype(np.int16),
+        numbers=np.concatenate([atoms.numbers for _, atoms, _, _ in rows]).astype(np.int8),
+        positions=np.concatenate([atoms.positions for _, atoms, _, _ in rows]).astype(np.float32),
+        energy=np.array([energy for _, _, energy, _ in rows]),
+        forces=np.concatenate([forces for _, _, _, forces in rows]).astype(np.float32),
+    )
+    print(Counter(group for group, _, _, _ in rows), f"{len(rows)} structures")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
@@ -213,19 +228,7 @@ def main() -> None:
             energy, forces = label(atoms)
             if np.isfinite(energy) and np.abs(forces).max() < LARGEST_FORCE:
                 rows.append((group, atoms, energy, forces))
-    order = generator.permutation(len(rows))
-    rows = [rows[i] for i in order]
-    sizes = np.array([len(atoms) for _, atoms, _, _ in rows])
-    np.savez_compressed(
-        arguments.output,
-        group=np.array([group for group, _, _, _ in rows]),
-        sizes=sizes.astype(np.int16),
-        numbers=np.concatenate([atoms.numbers for _, atoms, _, _ in rows]).astype(np.int8),
-        positions=np.concatenate([atoms.positions for _, atoms, _, _ in rows]).astype(np.float32),
-        energy=np.array([energy for _, _, energy, _ in rows]),
-        forces=np.concatenate([forces for _, _, _, forces in rows]).astype(np.float32),
-    )
-    print(Counter(group for group, _, _, _ in rows), f"{len(rows)} structures")
+    save(arguments.output, rows, generator)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ dipole and no polarizability. ACE-THR-NME stays out, it is kept for the comparis
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -133,17 +132,7 @@ def main() -> None:
         labels = label(atoms, ion)
         if labels is not None:
             rows.append((group, atoms, *labels))
-    rows = [rows[i] for i in generator.permutation(len(rows))]
-    np.savez_compressed(
-        arguments.output,
-        group=np.array([group for group, _, _, _ in rows]),
-        sizes=np.array([len(atoms) for _, atoms, _, _ in rows]).astype(np.int16),
-        numbers=np.concatenate([atoms.numbers for _, atoms, _, _ in rows]).astype(np.int8),
-        positions=np.concatenate([atoms.positions for _, atoms, _, _ in rows]).astype(np.float32),
-        energy=np.array([energy for _, _, energy, _ in rows]),
-        forces=np.concatenate([forces for _, _, _, forces in rows]).astype(np.float32),
-    )
-    print(Counter(group for group, _, _, _ in rows), f"{len(rows)} structures")
+    demo.save(arguments.output, rows, generator)
 
 
 if __name__ == "__main__":
