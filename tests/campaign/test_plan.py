@@ -6,6 +6,7 @@ import io
 import pytest
 import yaml
 from support.campaigns import BASE, write_plan
+from support.documents import blocks
 from support.runs import PEPTIDE, ROOT
 
 from openmm_les.campaign.plan import planned_runs, read_plan, table
@@ -16,6 +17,18 @@ def test_the_plan_in_the_documents():
     plan = ROOT / "examples" / "campaign.yaml"
     assert f"```yaml\n{plan.read_text()}```" in (ROOT / "docs/howto/campaigns.md").read_text()
     assert len(runs_of(plan)) == 6
+
+
+def test_the_plan_in_the_readme(tmp_path):
+    """As its reader types it, in a folder that has the examples; planned, but not run."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (plan,) = (b for b in blocks(ROOT / "README.md") if b.language == "yaml")
+    (tmp_path / "plan.yaml").write_text(plan.code)
+    (commands,) = (b for b in blocks(ROOT / "README.md") if b.elsewhere.endswith("test_plan.py"))
+    assert commands.shell_lines()[0].split()[-3:] == ["plan.yaml", "-o", "campaign"]
+    runs = runs_of(tmp_path / "plan.yaml")
+    assert len(runs) == 3
+    assert all(run.config.structure.is_file() for run in runs)
 
 
 def runs_of(path, seed=5):
