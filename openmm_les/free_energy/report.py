@@ -54,7 +54,7 @@ def text(results: Sequence[LigandResult]) -> str:
         parts = [f"{leg.name} {_leg_value(leg)}" for leg in ligand.legs]
         name = f"{ligand.name}: {'; '.join(parts)}"
         if len(ligand.legs) > 1:
-            name += f"; difference {_with_error(ligand.correction, ligand.error)} kJ/mol"
+            name += f"; difference {_with_error(ligand.correction, ligand.error)}"
         lines.append(f"{name} ({ligand.verdict})")
         for leg in ligand.legs:
             lines += [f"  {leg.name}: {problem}" for problem in leg.verdict.problems]
@@ -138,10 +138,11 @@ def _convergence(estimate: Estimate) -> bytes:
 def _leg_value(leg: Leg) -> str:
     if leg.estimate is None:
         return "unknown"
-    return f"{_with_error(leg.estimate.difference, leg.estimate.error)} kJ/mol"
+    return _with_error(leg.estimate.difference, leg.estimate.error)
 
 
 def _with_error(value: float, error: float) -> str:
     if math.isnan(value):
         return "unknown"
-    return f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"
+    text = f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"
+    return f"{text} kJ/mol"
