@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from openmm_les.simulation.runner import check_same_run
 
 _LOCK = ".campaign.lock"
 _FORMAT = 1
+#: Files that are written at a time: most of the time goes into waiting for the disk.
+_WRITERS = 16
 _KIND = Kind(InputError, "output", "output: {file} is damaged: {reason}")
 
 
@@ -75,10 +78,8 @@ class CampaignDirectory:
         marker = {"format": _FORMAT, "seed": seed}
         write_atomically(self.path / MARKER, (json.dumps(marker) + "\n").encode())
         write_atomically(self.path / TABLE, table(runs).encode())
-        for run in changed:
-            with writing(run.config.output):
-                run.config.output.mkdir(parents=True, exist_ok=True)
-            RunDirectory(run.config.output).write_config(run.config)
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(_write_settings, changed))
         return runs
 
     def _placed(self, run: PlannedRun) -> PlannedRun:
@@ -122,6 +123,12 @@ class CampaignDirectory:
         except (OSError, UnicodeDecodeError):
             return False
         return text == RunDirectory(run.config.output).config_text(run.config)
+
+
+def _write_settings(run: PlannedRun) -> None:
+    with writing(run.config.output):
+        run.config.output.mkdir(parents=True, exist_ok=True)
+    RunDirectory(run.config.output).write_config(run.config)
 
 
 def _has_begun(directory: Path) -> bool:

@@ -5,6 +5,8 @@ Imports neither torch nor openmm, so that the command line can show its help at 
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -269,7 +271,7 @@ class RunConfig(BaseModel):
                 value = _relative(value, base)
             if name in _FILES and value is not None:
                 value = [_relative(path, base) for path in value]
-            lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
+            lines.append(_yaml_line(name, json.dumps(value)))
         return "\n".join(lines) + "\n"
 
 
@@ -323,6 +325,13 @@ def warn_of_units(config: RunConfig) -> None:
             logger.warning(
                 f"{name}: {value:g} {unit} is unusual ({low:g} to {high:g}); the unit is {unit}"
             )
+
+
+@functools.lru_cache(maxsize=1000)  # thousands of runs share most of their settings
+def _yaml_line(name: str, value: str) -> str:
+    """A setting as a file has it; the value is JSON."""
+    line: str = yaml.safe_dump({name: json.loads(value)}, allow_unicode=True, width=10_000)
+    return line.rstrip()
 
 
 def metavar(name: str) -> str:
