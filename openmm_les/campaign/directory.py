@@ -25,6 +25,7 @@ from openmm_les.simulation.config import CONFIG
 from openmm_les.simulation.fields import LARGEST_SEED
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.runner import check_same_run
+from openmm_les.simulation.shared_settings import without_flags
 
 _LOCK = ".campaign.lock"
 _FORMAT = 1
@@ -41,17 +42,29 @@ class CampaignDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes that execute this campaign out."""
+        """Keep other processes that execute this campaign out.
+
+        What was refused before it became a campaign leaves no directory behind.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        lock = self.path / _LOCK
         with contextlib.ExitStack() as held:
             with writing(self.path):
                 try:
-                    held.enter_context(exclusive_lock(self.path / _LOCK))
+                    held.enter_context(exclusive_lock(lock))
                 except Timeout:  # is an OSError
                     raise InputError(
                         f"output: the campaign in {self.path} is executed by another process; "
                         "wait for it, or choose another directory"
                     ) from None
-            yield
+            try:
+                yield
+            finally:
+                if made and not (self.path / MARKER).exists():
+                    with contextlib.suppress(OSError):  # something of the user
+                        lock.unlink()
+                        for path in made:
+                            path.rmdir()
 
     def prepare_runs(
         self, plan: Callable[[int], Sequence[PlannedRun]], seed: int | None
@@ -142,14 +155,14 @@ def _check_begun(
     run: PlannedRun, sha256_of: Callable[[Path], str], model_of: Callable[[str], Artifact]
 ) -> None:
     """Refuse other settings for a run that has a checkpoint, except for more steps."""
-    checkpoint = RunDirectory(run.config.output).checkpoint()
-    if checkpoint is None:
-        return
+    config = run.config
     try:
-        config = run.config
-        check_same_run(config, sha256_of(config.structure), model_of(config.model), checkpoint)
+        checkpoint = RunDirectory(config.output).checkpoint()
+        if checkpoint is not None:
+            check_same_run(config, sha256_of(config.structure), model_of(config.model), checkpoint)
     except InputError as error:
-        raise InputError(f"the run {run.name} has begun, and {error}") from None
+        text = without_flags(str(error), config.output)
+        raise InputError(f"the run {run.name} has begun, and {text}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -14,7 +14,6 @@ from openmm_les.campaign.engine import Outcome, Task, connect, execute
 from openmm_les.campaign.plan import PlannedRun, planned_runs, read_plan
 from openmm_les.campaign.progress import CampaignCallbacks, Pulse, Survey
 from openmm_les.campaign.state import (
-    FAILURE,
     Entry,
     RunState,
     line,
@@ -23,7 +22,6 @@ from openmm_les.campaign.state import (
     write_failure,
 )
 from openmm_les.errors import OutputError
-from openmm_les.files.writing import writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -107,9 +105,6 @@ def run_planned(
         callbacks.message(f"{len(entries)} runs in {directory.path}, {done} of them finished")
         failures: dict[str, str] = {}
         if waiting:
-            for entry in waiting:
-                with writing(entry.directory / FAILURE):
-                    (entry.directory / FAILURE).unlink(missing_ok=True)
             with _connected(client, workers, scheduler) as connected:
                 failures = _execute(connected, entries, waiting, callbacks)
         return Result([state_of(entry) for entry in entries], failures)
@@ -135,7 +130,8 @@ def _execute(
     survey = Survey(entries)
     tasks = [_task(entry) for entry in waiting]
     with Pulse(lambda: callbacks.progress(survey.progress()), _INTERVAL):
-        for number, outcome in enumerate(execute(client, tasks), len(entries) - len(waiting) + 1):
+        outcomes = execute(client, tasks, say=callbacks.message)
+        for number, outcome in enumerate(outcomes, len(entries) - len(waiting) + 1):
             entry = folders[outcome.name]
             if outcome.error is not None:
                 failures[outcome.name] = outcome.error

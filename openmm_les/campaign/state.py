@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Literal
 
 from openmm_les.campaign.plan import MEASURES
-from openmm_les.campaign.worker import LOCK
+from openmm_les.campaign.worker import FAILURE, LOCK
 from openmm_les.errors import InputError
 from openmm_les.files.locks import Timeout, exclusive_lock
-from openmm_les.files.reading import Kind, boundary, read_file
+from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically
 
 #: Files and directories of a campaign; the first marks a directory as one.
 MARKER, TABLE, RUNS = "campaign.json", "runs.csv", "runs"
-#: File in the directory of a run that holds why it failed.
-FAILURE = "failure.json"
 #: Files of a run, by `openmm_les.simulation.output`, which needs OpenMM.
 _SUMMARY, _LOG, _EQUILIBRATION = "summary.json", "log.csv", "equilibration.csv"
 #: Bytes at the end of a log that hold its last row.
 _LAST_ROWS = 4096
-_KIND = Kind(InputError, "campaign", "campaign: {file} is damaged: {reason}")
+_DAMAGED = (
+    "campaign: {file} is damaged ({reason}); remove it: what made the campaign writes it again"
+)
+_KIND = Kind(InputError, "campaign", _DAMAGED)
 
 StateName = Literal["waiting", "running", "stopped", "failed", "finished"]
 
@@ -75,6 +76,8 @@ def read_table(campaign: Path) -> list[Entry]:
         )
     with boundary(path, _KIND):
         rows = list(csv.DictReader(io.StringIO(read_file(path).decode())))
+        if not rows:
+            raise Damage("it has no runs")
         return [_entry(campaign, row) for row in rows]
 
 

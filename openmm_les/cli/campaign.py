@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from openmm_les.campaign.progress import CampaignCallbacks, CampaignProgress
 from openmm_les.cli import flags
-from openmm_les.cli.terminal import UserPath, command_line, echo, say_how_to_continue
+from openmm_les.cli.terminal import UserPath, command_line, echo, resumable
 
 
 @click.group("campaign")
@@ -36,13 +36,8 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     from openmm_les.campaign import runner
 
     callbacks = Bar() if sys.stderr.isatty() else Lines()
-    try:
+    with resumable(), contextlib.closing(callbacks):
         result = runner.run(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
-    except KeyboardInterrupt:
-        callbacks.close()
-        _stop(plan, output)
-    finally:
-        callbacks.close()
     echo(result.line())
     echo(f"collect the results with:  {command_line('campaign', 'gather', output)}", err=True)
     sys.exit(1 if result.failures else 0)
@@ -81,17 +76,17 @@ def gather(directory: Path) -> None:
     """Collect the results of a campaign: a table, pictures, and a page with all of it.
 
     DIRECTORY is that of the campaign. Means are those after equilibration, with errors that take
-    the correlation of the samples into account. Runs that are not finished are marked.
+    the correlation of the samples into account. Runs that are not finished are marked. Exit status
+    1: files of some runs are damaged, and what they hold was left out.
     """
     from openmm_les.campaign.gather import gather as collect
 
-    for path in collect(directory):
+    gathered = collect(directory)
+    for path in gathered.files:
         echo(f"wrote {path}")
-
-
-def _stop(plan: Path, output: Path) -> NoReturn:
-    say_how_to_continue("campaign", "run", plan, "-o", output)
-    sys.exit(128 + signal.SIGINT)
+    if gathered.problems:
+        echo(gathered.line(), err=True)
+        sys.exit(1)
 
 
 class Lines(CampaignCallbacks):

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from openmm_les.simulation.hybrid import prepare_hybrid
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.phase import Job, reported_with_step
 from openmm_les.simulation.progress import Progress, RunCallbacks, warn_once
+from openmm_les.simulation.shared_settings import without_flags
 from openmm_les.simulation.structures.structure import read_structure
 from openmm_les.simulation.summary import Summary, speed
 
@@ -77,17 +78,24 @@ def run(
         OutputError: a file that cannot be written.
         SimulationError: the simulation broke; what it had is kept.
     """
-    callbacks = callbacks or RunCallbacks()
     file, directory = Path(settings), Path(output).absolute()
+    try:
+        return _run(file, directory, callbacks or RunCallbacks())
+    except (InputError, OutputError) as error:  # of the run from which replicas begin, too
+        raise type(error)(without_flags(str(error), directory)) from error
+
+
+def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
     chosen = read_settings(file)
     first, *_ = states = states_of(chosen, file, directory / START)
     steps = max(first.equilibration_steps, first.report_interval)
     start = first.model_copy(update={"steps": steps, "equilibration_steps": 0})
     _refuse_alien(directory)
     owned = RunDirectory(directory)
-    is_new = Summary.read(directory / START / outputs.SUMMARY) is None
-    md.run(start, resume=True, callbacks=callbacks if is_new else None)
     fixed = {chosen.parameter: list(chosen.values), "report_interval": first.report_interval}
+    _refuse_changed(directory, start, first.steps, fixed)
+    is_new = Summary.read(directory / START / outputs.SUMMARY) is None
+    md.run(start, resume=True, callbacks=_Equilibration(callbacks) if is_new else None)
     with defer_signals() as stop, owned.locked(), warn_once(), unmeasured():
         began = Checkpoint.read(directory / START / outputs.CHECKPOINT)
         resolved = RunConfig(**began.resolved)
@@ -102,7 +110,7 @@ def run(
 
 def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig]) -> None:
     """Make all iterations that are left."""
-    job, last = exchange.job, _last_checkpoint(exchange)
+    job, last = exchange.job, ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
     done = 0 if last is None else last.metadata.iteration
     if done >= exchange.iterations:
         job.callbacks.message(f"this exchange is finished: {done} iterations are done")
@@ -205,17 +213,45 @@ def _save(exchange: _Exchange, sampler: app.ReplicaExchangeSampler, wall: float)
     ExchangeCheckpoint(metadata, replicas).write(exchange.directory / CHECKPOINT)
 
 
-def _last_checkpoint(exchange: _Exchange) -> ExchangeCheckpoint | None:
-    """The last checkpoint; an InputError if it is one of other settings."""
-    found = ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
-    if found is not None:
-        for name, value in exchange.settings.items():
-            if (before := found.metadata.settings.get(name)) != value:
-                raise InputError(
-                    f"{name}: this exchange was started with {before}, got {value}; only steps may "
-                    "change: put it back, or choose another output directory"
-                )
-    return found
+class _Equilibration(RunCallbacks):
+    """Calls the steps of the run from which replicas begin what they are here."""
+
+    def __init__(self, callbacks: RunCallbacks) -> None:
+        self._callbacks = callbacks
+
+    def message(self, text: str) -> None:
+        self._callbacks.message(text.replace("production", "equilibration"))
+
+    def progress(self, progress: Progress) -> None:
+        self._callbacks.progress(replace(progress, phase="equilibration"))
+
+
+def _refuse_changed(directory: Path, start: RunConfig, steps: int, fixed: dict[str, Any]) -> None:
+    """Refuse other settings for an exchange that has begun, except for more steps (InputError).
+
+    What does not concern states is left to the run from which replicas begin.
+    """
+    given = fixed | {"equilibration_steps": start.steps}
+    before: dict[str, Any] = {}
+    if (last := ExchangeCheckpoint.read(directory / CHECKPOINT)) is not None:
+        before = last.metadata.settings
+    if (began := RunDirectory(directory / START).checkpoint()) is not None:
+        before = before | {"equilibration_steps": began.requested["steps"]}
+    changed = [
+        f"{name}: this exchange was started with {value}, got {given.get(name)}"
+        for name, value in before.items()
+        if given.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{'; '.join(changed)}; only steps may change: put it back, or choose another output "
+            "directory"
+        )
+    done = 0 if last is None else last.metadata.iteration * start.report_interval
+    if steps < done:
+        raise InputError(
+            f"steps: expected at least the {done} that this exchange has done, got {steps}"
+        )
 
 
 def _refuse_alien(directory: Path) -> None:
@@ -227,8 +263,6 @@ def _refuse_alien(directory: Path) -> None:
             f"output: {directory} has {', '.join(found)}, which no exchange wrote there; choose a "
             "directory of its own"
         )
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
 
 
 def _clear(folder: Path) -> None:

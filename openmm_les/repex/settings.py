@@ -48,9 +48,14 @@ class ExchangeSettings(BaseModel):
         return LAMBDA if self.temperatures is None else TEMPERATURE
 
     @property
+    def lists(self) -> str:
+        """The name of the setting with its values."""
+        return "lambdas" if self.temperatures is None else "temperatures"
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Its value in every state."""
-        return self.temperatures or self.lambdas or ()
+        return (self.lambdas if self.temperatures is None else self.temperatures) or ()
 
 
 def read_settings(file: Path) -> ExchangeSettings:
@@ -64,7 +69,7 @@ def _check(file: Path, settings: ExchangeSettings) -> None:
     if (settings.temperatures is None) == (settings.lambdas is None):
         got = "neither" if settings.temperatures is None else "both"
         raise InputError(f"{file}: temperatures and lambdas: expected one of them, got {got}")
-    values, name = settings.values, "temperatures" if settings.temperatures else "lambdas"
+    values, name = settings.values, settings.lists
     if len(values) < 2 or sorted({*values}) != [*values]:
         got = ", ".join(f"{value:g}" for value in values) or "none"
         raise InputError(

@@ -75,6 +75,7 @@ class _Origin:
 
     file: str | os.PathLike[str] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    is_of_many: bool = False  #: Whether the file has the settings of several runs
 
 
 #: What is said of a field that is like no other, and the end of it.
@@ -293,7 +294,8 @@ def of_values(values: Mapping[str, Any], file: str | os.PathLike[str]) -> RunCon
 
     Errors are those of `RunConfig`, with the name of the file.
     """
-    return RunConfig(_Origin(file), **_absolute(values, Path(file).absolute().parent))
+    origin = _Origin(file, is_of_many=True)
+    return RunConfig(origin, **_absolute(values, Path(file).absolute().parent))
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
@@ -393,6 +395,8 @@ def _explain(details: ErrorDetails, origin: _Origin) -> str:
     where = flag_of(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":
         return f"{where}: {_UNKNOWN}{did_you_mean(name, RunConfig.model_fields)}"
+    if details["type"] == "missing" and origin.is_of_many:
+        return f"{where}: missing; give it below base, or where runs differ"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag_of(name)} {metavar(name)}, or {name} in a config file"
     field = RunConfig.model_fields[name]

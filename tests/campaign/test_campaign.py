@@ -37,8 +37,9 @@ def test_same_bytes_although_workers_were_killed(campaign, tmp_path):
 def test_progress(campaign):
     messages, reports = campaign.messages, campaign.reports
     assert messages[0] == f"6 runs in {campaign.directory}, 0 of them finished"
-    assert [text.split()[0] for text in messages[1:]] == [f"[{n}/6]" for n in range(1, 7)]
-    assert all("finished, " in text and text.endswith(" ns/day") for text in messages[1:])
+    assert messages[1] == "workers: 2, none of them with a GPU"
+    assert [text.split()[0] for text in messages[2:]] == [f"[{n}/6]" for n in range(1, 7)]
+    assert all("finished, " in text and text.endswith(" ns/day") for text in messages[2:])
     assert max(steps for steps, _ in reports) > 0
     assert {total for _, total in reports} == {600}
 

@@ -58,6 +58,7 @@ def test_ctrl_c(plan, tmp_path):
     assert process.returncode == 128 + signal.SIGINT
     assert err.splitlines() == [
         f"24 runs in {output}, 0 of them finished",
+        f"workers: {len(os.sched_getaffinity(0))}, none of them with a GPU",
         f"continue with:  openmm-les campaign run {plan} -o {output}",
     ]
     assert "running" not in {state_of(entry).name for entry in read_table(output)}
