@@ -72,7 +72,7 @@ class _Watch:
     def __init__(self, client: Client, say: Callable[[str], None]) -> None:
         self.with_gpu = False  #: Whether tasks take a GPU, as soon as a worker has one
         self._client, self._say = client, say
-        self._lacking: str | None = None  # not known yet
+        self._seen: object = None
         self._patience = math.inf
 
     def look(self) -> None:
@@ -83,8 +83,8 @@ class _Watch:
         self.with_gpu = self.with_gpu or any(gpus)
         lacking = "a worker with a GPU" if self.with_gpu and not any(gpus) else ""
         lacking = lacking if gpus else "a worker"
-        if lacking != self._lacking:
-            self._lacking, self._patience = lacking, time.monotonic() + _LONG
+        if (seen := (lacking, self.with_gpu)) != self._seen:
+            self._seen, self._patience = seen, time.monotonic() + _LONG
             if lacking:
                 self._say(f"waiting for {lacking} at the scheduler {info['address']}")
             else:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.campaigns import (
+    COMMAND,
     Dask,
     Killer,
     assert_same_as_one_after_another,
@@ -27,7 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KILLS = 20
 #: The scheduler is killed, too, with these.
 WITH_SCHEDULER = (7, 14)
-COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture
