@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from openmm_les.analysis.pages import csv_text
 from openmm_les.errors import InputError
 from openmm_les.simulation import config as configs
+from openmm_les.simulation import settings_file
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import LARGEST_SEED, Integer
 from openmm_les.simulation.shared_settings import check_names, read_as
@@ -34,11 +35,22 @@ _DIGITS = 8
 _MOST = 100_000
 
 
+#: What fields take that are neither numbers nor texts.
+EXPECTED = {
+    "base": "settings by name",
+    "vary": "a list of values for each setting",
+    "zip": "a list of values for each setting",
+    "temperatures": "a list of numbers or null",
+    "lambdas": "a list of numbers or null",
+}
+
+
 class Plan(BaseModel):
     """What a campaign varies; see `read_plan`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    command: Literal["run"] = Field("run", description="what every run is: run or repex")
     base: dict[str, Any] = Field({}, description="settings of `openmm-les run` that all runs share")
     vary: dict[str, list[Any]] = Field(
         {}, description="lists of values, of which every combination is a run"
@@ -66,19 +78,17 @@ class PlannedRun:
 
 def read_plan(file: Path) -> Plan:
     """Read the YAML file of a plan; InputError names whatever is wrong in it."""
-    plan = read_as(file, Plan, _EXPECTED)
-    _check_plan(file, plan)
+    plan = read_as(file, Plan, EXPECTED)
+    check_plan(file, plan)
     return plan
 
 
-_EXPECTED = {
-    "base": "settings by name",
-    "vary": "a list of values for each setting",
-    "zip": "a list of values for each setting",
-}
+def command_of(file: Path) -> str:
+    """The command that every run of a plan is, whatever else is in the file."""
+    return str(settings_file.read(file).get("command", "run"))
 
 
-def _check_plan(file: Path, plan: Plan) -> None:
+def check_plan(file: Path, plan: Plan) -> None:
     """Check what no single run shows: names, lists, how often a setting is given."""
     places = {"base": plan.base, "vary": plan.vary, "zip": plan.zip}
     found: dict[str, str] = {}

@@ -26,6 +26,8 @@ from openmm_les.files.writing import write_atomically
 MARKER, TABLE, RUNS = "campaign.json", "runs.csv", "runs"
 #: Files of a run, by `openmm_les.simulation.output`, which needs OpenMM.
 _SUMMARY, _LOG, _EQUILIBRATION = "summary.json", "log.csv", "equilibration.csv"
+#: The same of an exchange, by `openmm_les.repex.exchange`.
+_EXCHANGES, _START = Path("replicas", "log.csv"), Path("start", "log.csv")
 #: Bytes at the end of a log that hold its last row.
 _LAST_ROWS = 4096
 _DAMAGED = (
@@ -104,8 +106,8 @@ def state_of(entry: Entry) -> RunState:
     done, speed = _finished(directory / _SUMMARY)
     if done >= entry.steps:
         return RunState(entry, "finished", entry.equilibration_steps + entry.steps, speed)
-    produced = _last_step(directory / _LOG)
-    equilibrated = _last_step(directory / _EQUILIBRATION)
+    produced = _last_step(directory / _LOG) or _last_step(directory / _EXCHANGES, column=1)
+    equilibrated = _last_step(directory / _EQUILIBRATION) or _last_step(directory / _START)
     steps = produced + (entry.equilibration_steps if produced else equilibrated)
     if _is_locked(directory / LOCK):
         return RunState(entry, "running", steps, None)
@@ -144,14 +146,14 @@ def _finished(path: Path) -> tuple[int, float]:
         return 0, 0.0
 
 
-def _last_step(path: Path) -> int:
+def _last_step(path: Path, column: int = 0) -> int:
     """Step of the last complete row of a log; 0 without any."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
             stream.seek(max(0, size - _LAST_ROWS))
             lines = stream.read().split(b"\n")[:-1]
-        return int(lines[-1].split(b",")[0])
+        return int(lines[-1].split(b",")[column])
     except (OSError, ValueError, IndexError):
         return 0
 

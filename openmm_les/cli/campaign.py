@@ -30,14 +30,18 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     """Execute all runs of a plan that are not finished.
 
     PLAN is a YAML file with the settings of `openmm-les run` below `base`, and lists of values
-    below `vary` or `zip`. The same command continues a campaign that was stopped, and adds runs
-    where lists have become longer. Exit status 1: some runs failed.
+    below `vary` or `zip`; with `command: repex` each run is a replica exchange. The same command
+    continues a campaign that was stopped, and adds runs where lists have become longer. Exit status
+    1: some runs failed.
     """
     from openmm_les.campaign import runner
+    from openmm_les.campaign.plan import command_of
+    from openmm_les.repex import workflow
 
+    execute = workflow.run if command_of(plan) == "repex" else runner.run
     callbacks = Bar() if sys.stderr.isatty() else Lines()
     with resumable(), contextlib.closing(callbacks):
-        result = runner.run(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
+        result = execute(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
     echo(result.line())
     echo(f"collect the results with:  {command_line('campaign', 'gather', output)}", err=True)
     sys.exit(1 if result.failures else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import time
@@ -18,12 +19,18 @@ from openmm import app, unit
 from openmm_les import catalog
 from openmm_les import simulation as md
 from openmm_les.errors import InputError, OutputError, SimulationError
-from openmm_les.files.writing import writing
+from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
 from openmm_les.processes.threads import unmeasured
 from openmm_les.repex.checkpoint import ExchangeCheckpoint, Metadata
-from openmm_les.repex.settings import TEMPERATURE, read_settings, states_of
+from openmm_les.repex.settings import (
+    TEMPERATURE,
+    States,
+    read_settings,
+    start_of,
+    states_of,
+)
 from openmm_les.simulation import output as outputs
 from openmm_les.simulation.builder import create_simulation, reseed
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
@@ -88,12 +95,10 @@ def run(
 def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
     chosen = read_settings(file)
     first, *_ = states = states_of(chosen, file, directory / START)
-    steps = max(first.equilibration_steps, first.report_interval)
-    start = first.model_copy(update={"steps": steps, "equilibration_steps": 0})
+    start, fixed = start_of(states), _fixed(chosen, first)
     _refuse_alien(directory)
     owned = RunDirectory(directory)
-    fixed = {chosen.parameter: list(chosen.values), "report_interval": first.report_interval}
-    _refuse_changed(directory, start, first.steps, fixed)
+    refuse_changed(chosen, states, directory)
     is_new = Summary.read(directory / START / outputs.SUMMARY) is None
     md.run(start, resume=True, callbacks=_Equilibration(callbacks) if is_new else None)
     with defer_signals() as stop, owned.locked(), warn_once(), unmeasured():
@@ -104,7 +109,9 @@ def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
         job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid)
         number = first.steps // first.report_interval
         values = chosen.values
-        _sample(_Exchange(job, directory, chosen.parameter, values, number, fixed), began, states)
+        exchange = _Exchange(job, directory, chosen.parameter, values, number, fixed)
+        _sample(exchange, began, states)
+        _summarise(exchange)
     return directory / REPLICAS
 
 
@@ -136,6 +143,17 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
         steps = (iteration - done) * job.config.report_interval * len(exchange.values)
         rate = speed(steps * job.config.time_step * 1e-3, wall - before)
         job.callbacks.progress(Progress(_PHASE, iteration, exchange.iterations, rate))
+
+
+def _summarise(exchange: _Exchange) -> None:
+    """Write how many steps each replica has made, and how fast."""
+    config, last = exchange.job.config, ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
+    if last is not None:
+        steps = last.metadata.iteration * config.report_interval
+        picoseconds = len(exchange.values) * steps * config.time_step * 1e-3
+        summary = {"steps": steps, "ns_per_day": speed(picoseconds, last.metadata.wall_seconds)}
+        text = json.dumps(summary) + "\n"
+        write_atomically(exchange.directory / outputs.SUMMARY, text.encode())
 
 
 class _Sampler(app.ReplicaExchangeSampler):  # type: ignore[misc]
@@ -226,12 +244,18 @@ class _Equilibration(RunCallbacks):
         self._callbacks.progress(replace(progress, phase="equilibration"))
 
 
-def _refuse_changed(directory: Path, start: RunConfig, steps: int, fixed: dict[str, Any]) -> None:
-    """Refuse other settings for an exchange that has begun, except for more steps (InputError).
+def _fixed(settings: States, first: RunConfig) -> dict[str, Any]:
+    """What may not change, and is no setting of the run from which replicas begin."""
+    return {settings.parameter: list(settings.values), "report_interval": first.report_interval}
 
-    What does not concern states is left to the run from which replicas begin.
+
+def refuse_changed(settings: States, states: Sequence[RunConfig], directory: Path) -> None:
+    """Refuse other states for an exchange that has begun, and fewer steps (InputError).
+
+    Other settings are left to the run from which replicas begin.
     """
-    given = fixed | {"equilibration_steps": start.steps}
+    first, start = states[0], start_of(states)
+    given = _fixed(settings, first) | {"equilibration_steps": start.steps}
     before: dict[str, Any] = {}
     if (last := ExchangeCheckpoint.read(directory / CHECKPOINT)) is not None:
         before = last.metadata.settings
@@ -248,9 +272,9 @@ def _refuse_changed(directory: Path, start: RunConfig, steps: int, fixed: dict[s
             "directory"
         )
     done = 0 if last is None else last.metadata.iteration * start.report_interval
-    if steps < done:
+    if first.steps < done:
         raise InputError(
-            f"steps: expected at least the {done} that this exchange has done, got {steps}"
+            f"steps: expected at least the {done} that this exchange has done, got {first.steps}"
         )
 
 
