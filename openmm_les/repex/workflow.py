@@ -58,7 +58,7 @@ def run(
         lambda seed: planned_exchanges(planned, seed, file),
         output,
         seed=planned.seed,
-        work=Exchanges(planned, file),
+        work=ExchangeWork(planned, file),
         client=client,
         workers=workers,
         scheduler=scheduler,
@@ -87,7 +87,7 @@ def _settings(states: States, run: PlannedRun) -> ExchangeSettings:
     return ExchangeSettings(base=given, temperatures=states.temperatures, lambdas=states.lambdas)
 
 
-class Exchanges:
+class ExchangeWork:
     """Each run of a campaign is an exchange; implements `Work`."""
 
     def __init__(self, states: States, file: Path) -> None:

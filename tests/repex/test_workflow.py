@@ -13,7 +13,7 @@ from openmm_les.campaign.directory import CampaignDirectory
 from openmm_les.campaign.plan import command_of
 from openmm_les.campaign.state import read_table, state_of
 from openmm_les.repex import exchange
-from openmm_les.repex.workflow import Exchanges, planned_exchanges, read_plan
+from openmm_les.repex.workflow import ExchangeWork, planned_exchanges, read_plan
 
 BASE = {
     "structure": str(PEPTIDE),
@@ -35,7 +35,7 @@ def written(path, base=None, **changes):
 
 def prepare(file, directory):
     plan = read_plan(file)
-    work = Exchanges(plan, file)
+    work = ExchangeWork(plan, file)
     CampaignDirectory(directory, work).prepare_runs(
         lambda seed: planned_exchanges(plan, seed, file), plan.seed
     )
