@@ -20,8 +20,9 @@ th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left
          white-space: nowrap; }
 th { border-bottom-color: #888; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; }
+img { max-width: 100%; height: auto; }
 figure { margin: 1rem 0; }
+@media (max-width: 40rem) { body { padding: 0 .25rem; margin: 0 auto; } }
 footer, figcaption { color: #777; }
 footer { margin-top: 3rem; }
 """
@@ -75,6 +76,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
         body += [_part(part) for part in section.parts]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + f"\n<footer>openmm-les {html.escape(__version__)}</footer>\n</body>\n</html>\n"

@@ -20,7 +20,8 @@ _HALF = FRACTIONS.index(0.5)
 _SOLVERS = ({"method": "adaptive", "options": {"maxiter": 100, "verbose": False}},)
 #: Overlap of neighbours, at rough free energies, below which iterations would only take long.
 _NO_OVERLAP = 1e-6
-_SMALL_NUMBER = 2  #: Least number of samples of a window of which anything can be estimated
+#: Least number of samples of a window of which anything can be estimated.
+SMALL_NUMBER = 2
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ def along_lambda(windows: Sequence[Window], temperature: float) -> Estimate:
     if len(windows) < 2:
         raise InputError(f"windows: expected at least two with samples, got {len(windows)}")
     for window in windows:
-        if len(window.differences) < _SMALL_NUMBER:
+        if len(window.differences) < SMALL_NUMBER:
             raise InputError(
-                f"windows: expected at least {_SMALL_NUMBER} samples at lambda {window.value:g}, "
+                f"windows: expected at least {SMALL_NUMBER} samples at lambda {window.value:g}, "
                 f"got {len(window.differences)}; run more steps"
             )
     kt = GAS_CONSTANT * temperature

@@ -106,7 +106,7 @@ def test_windows_that_have_nothing_yet(calculation, tmp_path):
     (ligand,) = free_energy.analyse(tmp_path / "out")
     for leg, value in zip(ligand.legs, (0, 1), strict=True):
         assert leg.estimate is None
-        text = f"no samples yet at lambda {value}: run the same command again"
+        text = f"too few samples yet at lambda {value}: run the same command again"
         assert leg.verdict.problems == (text,)
     assert np.isnan(ligand.correction)
 

@@ -54,6 +54,12 @@ def test_seeds_do_not_depend_on_other_windows(tmp_path):
     [
         ({"windws": 3}, "windws: unknown field; did you mean windows"),
         ({"model": "les-demo"}, r"model: unknown field \(a setting of the runs belongs below base"),
+        ({"ligands": {7: {}}}, r"ligands\.7: expected a text for this name, got 7, .* in quotes"),
+        ({"legs": [1, 2]}, r"legs\.0: expected a list of texts \(.*, got 1"),
+        (
+            {"ligands": {"a": {"complex": {}, "solvent": {}}}},
+            "structure: missing; give it below base, or where runs differ",
+        ),
         ({"ligands": {}}, r"ligands: expected at least one, with legs, .* got \{\}"),
         ({"windows": 1}, r"windows: expected at least two values of lambda that differ, .* got 0$"),
         ({"windows": [0, 0.5]}, r"from 0 \(the force field\) to 1 \(ML/MM\), got 0, 0.5"),
@@ -61,7 +67,7 @@ def test_seeds_do_not_depend_on_other_windows(tmp_path):
         ({"windows": "many"}, "windows: expected an integer or a list of numbers .* got 'many'"),
         ({"legs": ["water"]}, r"ligands.ethanol: expected the legs water \(legs beside ligands"),
         ({"legs": ["a", "a"]}, "legs: expected names that differ, got a twice"),
-        ({"legs": ["a", "b", "c"]}, r"legs: expected a list of names \(one leg, or two, of which"),
+        ({"legs": ["a", "b", "c"]}, r"legs: expected a list of texts \(one leg, or two, of which"),
         ({"ligands": {"a/b": {}}}, "expected names of ligands and legs of letters, .* got 'a/b'"),
         (
             {"base": {"lambda_interpolate": 0.5}},
