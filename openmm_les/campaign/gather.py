@@ -251,11 +251,10 @@ def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> s
         explained = "Means of the repetitions, with the standard error that follows from them."
         table = _averages(rows, list(pictures))
         sections.append(pages.Section("Averages", [pages.Text(explained), table]))
-    for name, picture in pictures.items():
-        bare = name.partition(" [")[0]
-        title = bare[:1].upper() + bare[1:]
-        sections.append(pages.Section(title, [pages.Picture(picture, name)]))
-    return pages.page(f"Campaign {directory.absolute().name}", sections)
+    if pictures:
+        drawn = [pages.Picture(picture, name) for name, picture in pictures.items()]
+        sections.append(pages.Section("Quantities", drawn))
+    return pages.page(f"Campaign: {directory.absolute().name}", sections)
 
 
 def _table(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:

@@ -87,6 +87,11 @@ class Estimate:
         return float(self.errors[-1])
 
     @property
+    def least_overlap(self) -> float:
+        """The smallest overlap of neighbours, of both directions."""
+        return min(float(np.diag(self.overlap, offset).min()) for offset in (-1, 1))
+
+    @property
     def halves(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """The difference and its error from the first and the last half of the samples [kJ/mol]."""
         first, last = self.forward, self.backward

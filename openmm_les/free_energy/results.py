@@ -58,6 +58,12 @@ class LigandResult:
         return math.hypot(*(leg.estimate.error for leg in self.legs if leg.estimate is not None))
 
     @property
+    def least_overlap(self) -> float:
+        """The smallest overlap of neighbours in any leg; nan where none is known."""
+        found = [leg.estimate.least_overlap for leg in self.legs if leg.estimate is not None]
+        return min(found, default=math.nan)
+
+    @property
     def verdict(self) -> str:
         """The worst verdict of the legs."""
         words = [leg.verdict.word for leg in self.legs]

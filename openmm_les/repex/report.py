@@ -84,20 +84,23 @@ def _page(
 ) -> str:
     names = [f"{value:g}" for value in exchanges.values]
     label = _label(exchanges)
-    pictures = {
-        "Acceptance": (mixing.acceptance, "mean probability to accept an exchange of two states"),
-        "Transitions": (mixing.transitions, "from the state of a row to that of a column"),
-    }
+    pictures = (
+        (mixing.acceptance, "acceptance: mean probability to accept an exchange of two states"),
+        (mixing.transitions, "transitions: from the state of a row to that of a column"),
+    )
     trips: list[Sequence[pages.Cell]] = [*enumerate(mixing.round_trips.tolist())]
     sections = [
         pages.Section("States", [*map(pages.Text, lines), pages.Table(columns, rows)]),
-        *(
-            pages.Section(title, [pages.Picture(draw_matrix(m, names, ".png", axis=label), text)])
-            for title, (m, text) in pictures.items()
+        pages.Section(
+            "Acceptance and transitions",
+            [
+                pages.Picture(draw_matrix(m, names, ".png", axis=label), text)
+                for m, text in pictures
+            ],
         ),
         pages.Section("Round trips", [pages.Table(("replica", "round trips"), trips)]),
     ]
-    return pages.page(f"Replica exchange {directory.absolute().name}", sections)
+    return pages.page(f"Replica exchange: {directory.absolute().name}", sections)
 
 
 def _text(cell: pages.Cell) -> str:

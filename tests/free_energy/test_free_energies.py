@@ -81,8 +81,12 @@ def test_a_correction(calculation, capsys):
     with (calculation / "free-energies.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert float(row["water - vacuum [kJ/mol]"]) == ligand.correction
+    least = min(leg.overlap.diagonal(side).min() for leg in (water, vacuum) for side in (-1, 1))
+    assert float(row["least overlap of neighbours"]) == pytest.approx(least, abs=1e-4)
+    assert f"least overlap {least:.2f} (unreliable)" in out
     page = (calculation / "free-energies.html").read_text()
     assert page.count("data:image/png;base64,") == 4
+    assert f"{ligand.correction:.2f} ± {ligand.error:.2f}</td>" in page
 
 
 def test_a_ligand_that_was_taken_out(calculation, tmp_path):
