@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import yaml
-from support.runs import PEPTIDE, Recorder
+from support.runs import PEPTIDE, ROOT, Recorder
 
 from openmm_les import InputError
 from openmm_les.campaign import runner
@@ -44,6 +44,13 @@ def prepare(file, directory):
 
 def states(entries):
     return [(state.name, state.steps) for state in map(state_of, entries)]
+
+
+def test_the_plan_in_the_documents():
+    plan = ROOT / "examples" / "exchanges.yaml"
+    page = (ROOT / "docs" / "howto" / "replica-exchange.md").read_text()
+    assert f"```yaml\n{plan.read_text()}```" in page
+    assert len(planned_exchanges(read_plan(plan), 1, plan)) == 2
 
 
 def test_exchanges_of_a_campaign(tmp_path):
