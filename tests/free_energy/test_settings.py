@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from support.documents import ROOT
 
 from openmm_les import InputError
 from openmm_les.free_energy.settings import planned_windows, read_settings
@@ -20,6 +21,13 @@ def written(folder, **changes):
     path = folder / "settings.yaml"
     path.write_text(yaml.safe_dump(GOOD | changes, sort_keys=False))
     return path
+
+
+def test_the_series_in_the_documents():
+    file = ROOT / "examples" / "ligand_series.yaml"
+    assert f"```yaml\n{file.read_text()}```" in (ROOT / "docs/howto/free-energies.md").read_text()
+    runs = planned_windows(read_settings(file), file)(7)
+    assert len({run.name for run in runs}) == 18  # three ligands, two legs, three windows
 
 
 def test_windows_of_all_legs_of_all_ligands(tmp_path):
