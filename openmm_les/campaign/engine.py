@@ -57,9 +57,10 @@ def execute(
     watch = _Watch(client, say)
     while left:
         watch.look()
+        watch.take_gpus = watch.take_gpus or watch.has_gpus
         with (
             Pulse(watch.look, _GLANCE),
-            contextlib.closing(_attempts(client, left, retries, watch.with_gpu)) as attempts,
+            contextlib.closing(_attempts(client, left, retries, watch.take_gpus)) as attempts,
         ):
             for number, outcome in attempts:
                 del left[number]
@@ -70,20 +71,24 @@ class _Watch:
     """Looks at the workers of a scheduler, and says what tasks wait for."""
 
     def __init__(self, client: Client, say: Callable[[str], None]) -> None:
-        self.with_gpu = False  #: Whether tasks take a GPU, as soon as a worker has one
+        self.take_gpus = False  #: Whether each task takes a GPU
+        self.has_gpus = False  #: Whether a worker has one
         self._client, self._say = client, say
         self._seen: object = None
         self._patience = math.inf
 
     def look(self) -> None:
-        if self._client.status != "running":  # which ends the tasks
+        try:
+            info = self._client.scheduler_info(n_workers=-1)
+        except Exception:  # whatever a client that loses its scheduler raises; that ends the tasks
             return
-        info = self._client.scheduler_info(n_workers=-1)
+        if self._client.status != "running":  # what it knew before
+            return
         gpus = [bool(each.get("resources", {}).get("GPU")) for each in info["workers"].values()]
-        self.with_gpu = self.with_gpu or any(gpus)
-        lacking = "a worker with a GPU" if self.with_gpu and not any(gpus) else ""
+        self.has_gpus = any(gpus)
+        lacking = "a worker with a GPU" if self.take_gpus and not self.has_gpus else ""
         lacking = lacking if gpus else "a worker"
-        if (seen := (lacking, self.with_gpu)) != self._seen:
+        if (seen := (lacking, self.has_gpus)) != self._seen:
             self._seen, self._patience = seen, time.monotonic() + _LONG
             if lacking:
                 self._say(f"waiting for {lacking} at the scheduler {info['address']}")
@@ -91,7 +96,7 @@ class _Watch:
                 self._say(f"workers: {len(gpus)}, {sum(gpus) or 'none'} of them with a GPU")
         elif lacking and time.monotonic() > self._patience:
             self._patience = math.inf
-            options = "--nthreads 1 --memory-limit 0" + " --resources GPU=1" * self.with_gpu
+            options = "--nthreads 1 --memory-limit 0" + " --resources GPU=1" * self.take_gpus
             self._say(
                 f"still waiting for {lacking}; start one with:  dask worker {info['address']} "
                 f"{options}"

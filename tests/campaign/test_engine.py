@@ -242,12 +242,13 @@ def test_no_worker_with_a_gpu_is_left(monkeypatch, tmp_path):
     with connect(1) as client:
         watch = engine._Watch(client, said.append)
         watch.look()
+        watch.take_gpus = watch.has_gpus
         info = client.scheduler_info(n_workers=-1)
         (known,) = info["workers"].values()
         known["resources"] = {}
         monkeypatch.setattr(client, "scheduler_info", lambda n_workers: info)
         watch.look()
-    assert watch.with_gpu
+    assert not watch.has_gpus
     assert said == [
         "workers: 1, 1 of them with a GPU",
         f"waiting for a worker with a GPU at the scheduler {info['address']}",
