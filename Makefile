@@ -150,6 +150,6 @@ test-dist: $(STAMP)
 	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/project/test_distribution.py
 
 clean:
-	rm -rf $(VENV) $(MINIMAL) $(OLDEST) $(NEQUIP) $(MATGL) demo-output example-output build dist
+	rm -rf $(VENV) $(MINIMAL) $(OLDEST) $(NEQUIP) $(MATGL) $(SAMPLERS) demo-output example-output build dist
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     wait_passively()
     try:
-        status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
+        # Commands print `obj` for those who continue them.
+        status = cli.main(given, prog_name="openmm-les", standalone_mode=False, obj=given)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
