@@ -27,16 +27,37 @@ def test_kernels_equal_the_torch_code():
     run_interpreted(Path(__file__).with_name("interpreted_messages.py"))
 
 
+def arguments(kernel):
+    """Of the two operators, in small."""
+    neighbors = neighbors_of_every_number()
+    harmonics, features, senders = (tensor.float() for tensor in OFF.inputs(neighbors))
+    angular = kernel._angular(harmonics)
+    shared = angular, features, senders, neighbors.indices, neighbors.used
+    weights = kernel.weights, kernel.degrees
+    first = *shared, *weights, kernel.lmax, kernel.tiles
+    sums = message_sums(*first)
+    return first, (
+        [torch.ones_like(s) for s in sums],
+        *shared,
+        neighbors.reverse,
+        *weights,
+        kernel.tiles,
+    )
+
+
+def test_operators_say_what_they_return():
+    sums, gradients = arguments(OFF.convolution(fused=True).float())
+    checks = "test_schema", "test_faketensor"
+    torch.library.opcheck(message_sums, sums, test_utils=checks)
+    torch.library.opcheck(message_gradients, gradients, test_utils=checks)
+
+
 def check_compiled(paths, capability):
     """Of both passes no kernel spills registers, and each has room in shared memory."""
-    neighbors = neighbors_of_every_number()
-    kernel = OFF.convolution(fused=True, paths=paths).float()
-    harmonics, features, senders = (tensor.float() for tensor in OFF.inputs(neighbors))
-    shared = [kernel._angular(harmonics), features, senders, neighbors.indices, neighbors.used]
-    weights, tiles = [kernel.weights, kernel.degrees], kernel.tiles
+    sums, gradients = arguments(OFF.convolution(fused=True, paths=paths).float())
     with compiled_for(capability) as kernels:
-        sums = message_sums._init_fn(*shared, *weights, kernel.lmax, tiles)
-        message_gradients._init_fn(sums, *shared, neighbors.reverse, *weights, tiles)
+        message_sums._init_fn(*sums)
+        message_gradients._init_fn(*gradients)
     for compiled in kernels:
         assert compiled.spilled == 0, compiled
         assert compiled.shared <= SHARED_MEMORY, compiled

@@ -10,7 +10,7 @@ registers alone, and unused slots cost nothing. The gradient by h is the same su
 sender: over its own neighbours j, whose slots `reverse` names, of a R dE/dsums[r, j, c]. So nothing
 is added atomically, and results are the same bits each time.
 
-Products of matrices are of float32 numbers, exactly or of three TF32 parts, never of plain TF32.
+Products of matrices are sums of three products of TF32 parts, which is as good as float32.
 """
 
 from math import isqrt
