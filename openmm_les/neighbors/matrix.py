@@ -28,6 +28,7 @@ class Neighbors(NamedTuple):
     indices: Tensor  #: neighbour of each slot, shape [N, K].
     shifts: Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
     reverse: Tensor  #: flat index of the reverse slot, shape [N * K].
+    used: Tensor  #: how many slots hold neighbours, those before the others, shape [N].
     #: largest number of neighbours any atom has (may exceed K: overflow), shape [].
     largest: Tensor
     coincident: Tensor  #: whether two atoms are at the same place, shape [].
@@ -151,7 +152,15 @@ def neighbor_matrix(
         _fill_shifts(shifts, points, wraps, cell, indices, image, offsets, block)
     shifts = shifts.masked_fill_(~used.unsqueeze(2), 0.0)
     shifts[:, :, 0].masked_fill_(~used, 2.0 * cutoff)
-    return Neighbors(indices, shifts, reverse, found.largest, found.coincident, found.crowded)
+    return Neighbors(
+        indices,
+        shifts,
+        reverse,
+        used.sum(1),
+        found.largest,
+        found.coincident,
+        found.crowded,
+    )
 
 
 def _block_elements(

@@ -62,7 +62,7 @@ def test_kernel_equals_the_definition(few_kernels):
     ]
     kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, few_kernels)
     for module in (kernel, torch.jit.script(kernel)):
-        sums, tape = module(*inputs, matrix.indices)
+        sums, tape = module(*inputs, matrix)
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]
         expected = definition(*leaves, matrix.indices)
         torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)

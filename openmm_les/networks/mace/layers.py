@@ -5,6 +5,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
 from openmm_les.networks.blocks.product_basis import ProductBasis
@@ -201,6 +202,7 @@ class Interaction(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -218,6 +220,7 @@ class Interaction(nn.Module):
             node_lmax,
             few_kernels,
             symbols,
+            fused,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
@@ -231,18 +234,18 @@ class Interaction(nn.Module):
         harmonics: Tensor,
         features: Tensor,
         density: Tensor,
-        neighbors: Tensor,
+        neighbors: Neighbors,
         counts: List[int],
     ) -> Tuple[List[Tensor], Tensor, InteractionTape]:
         """Next node features and readouts, from features of each degree [2l+1, N, C].
 
-        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K];
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and the neighbours;
         for the others see `NodeUpdate`.
         """
         raised: List[Tensor] = []
         for degree in self.degrees:
             raised.append(torch.matmul(nodes[degree].to(self.up.dtype), self.up[degree]))
-        senders = torch.cat(raised).transpose(0, 1).reshape(neighbors.shape[0], -1)
+        senders = torch.cat(raised).transpose(0, 1).reshape(harmonics.shape[0], -1)
         sums, messages = self.convolution(harmonics, features, senders, neighbors)
         skips: List[Tensor] = []
         for degree, skip in enumerate(self.skips):

@@ -58,6 +58,7 @@ class MACENetwork(NetworkModule):
         exact_radial: bool,
         fold: bool,
         few_kernels: bool,
+        fused: bool = False,
         conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class MACENetwork(NetworkModule):
         moments = layer_moments(hyper, state, layers)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
-        options = channels, lmax, fold, few_kernels
+        options = channels, lmax, fold, few_kernels, fused and dtype == torch.float32
         self.interactions = nn.ModuleList(
             Interaction(specs[t], layers[t], outputs[t], *options, moments[t], symbols)
             for t in range(1, len(specs))
@@ -122,7 +123,7 @@ class MACENetwork(NetworkModule):
         layers: List[InteractionTape] = []
         for t, interaction in enumerate(self.interactions):
             nodes, values, layer = interaction(
-                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors.indices, counts
+                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors, counts
             )
             readout = readout + values
             layers.append(layer)
