@@ -12,7 +12,7 @@ from typing import List, NamedTuple, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid, search_cells
@@ -161,6 +161,41 @@ def neighbor_matrix(
         found.coincident,
         found.crowded,
     )
+
+
+class NeighborSearch(nn.Module):
+    """The neighbour matrix of one system; for the arguments see `neighbor_matrix`."""
+
+    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
+
+    def __init__(
+        self,
+        periodic: bool,
+        ranges: Sequence[int],
+        cutoff: float,
+        capacity: int,
+        trim: bool,
+        grid: Optional[CellGrid],
+    ) -> None:
+        super().__init__()
+        self.periodic = periodic
+        self.cutoff = cutoff
+        self.capacity = capacity
+        self.trim = trim
+        self.grid = grid
+        self.offsets = nn.Buffer(image_offsets(ranges))
+
+    def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
+        return neighbor_matrix(
+            positions,
+            cell,
+            self.periodic,
+            self.offsets,
+            self.cutoff,
+            self.capacity,
+            self.trim,
+            grid=self.grid,
+        )
 
 
 def _block_elements(

@@ -141,30 +141,33 @@ def _search_kernel(  # type: ignore[no-untyped-def]
         core = (coincident + error) * (coincident + error)
     number = 0
     same_place = 0
-    for image in range(images):
-        offset = _double(_load_vector(offsets + 3 * image, True))
-        for start in range(0, n, block):
-            atom = start + lane
-            on = (atom < n) & ((atom != row) | (image != images // 2))
-            near, unsure = on, on
-            if screened:
-                other = _load_vector(single + 3 * atom, on)
-                rough = _squared_distance(
-                    rough_own, other, rough_box, offset, _ROUND32, periodic, beyond
-                )
-                near = on & (rough < outer)
-                unsure = near & ((rough >= inner) | (rough < core))
-            if tl.sum(unsure.to(tl.int32), 0) > 0:
-                place = _load_vector(points + 3 * atom, on)
-                squared = _squared_distance(own, place, box, offset, _ROUND64, periodic, beyond)
-                near = on & (squared < cutoff * cutoff)
-                close_by = near & (squared < coincident * coincident)
-                same_place = tl.maximum(same_place, tl.max(close_by.to(tl.int32), 0))
-            found = near.to(tl.int32)
-            slot = number + tl.cumsum(found, 0) - 1
-            target = columns + row.to(tl.int64) * capacity + slot
-            tl.store(target, image * n + atom, mask=near & (slot < capacity))
-            number += tl.sum(found, 0)
+    for start in range(0, images * n, block):
+        column = start + lane
+        image = column // n
+        atom = column - image * n
+        on = (column < images * n) & ((atom != row) | (image != images // 2))
+        offset = own
+        if beyond:
+            offset = _double(_load_vector(offsets + 3 * image, on))
+        near, unsure = on, on
+        if screened:
+            other = _load_vector(single + 3 * atom, on)
+            rough = _squared_distance(
+                rough_own, other, rough_box, offset, _ROUND32, periodic, beyond
+            )
+            near = on & (rough < outer)
+            unsure = near & ((rough >= inner) | (rough < core))
+        if tl.sum(unsure.to(tl.int32), 0) > 0:
+            place = _load_vector(points + 3 * atom, on)
+            squared = _squared_distance(own, place, box, offset, _ROUND64, periodic, beyond)
+            near = on & (squared < cutoff * cutoff)
+            close_by = near & (squared < coincident * coincident)
+            same_place = tl.maximum(same_place, tl.max(close_by.to(tl.int32), 0))
+        found = near.to(tl.int32)
+        slot = number + tl.cumsum(found, 0) - 1
+        target = columns + row.to(tl.int64) * capacity + slot
+        tl.store(target, column, mask=near & (slot < capacity))
+        number += tl.sum(found, 0)
     for start in range(0, capacity, block):
         slot = start + lane
         empty = (slot >= number) & (slot < capacity)
@@ -381,3 +384,27 @@ def _(
     points: Tensor, wraps: Tensor, cell: Tensor, periodic: bool, offsets: Tensor, columns: Tensor, cutoff: float
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty_rows(points, columns.shape[1])
+
+
+class FusedNeighborSearch(NeighborSearch):
+    """The same in kernels: of cells, which large systems have, those behind the search alone."""
+
+    def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
+        never = torch.zeros([], dtype=torch.bool, device=positions.device)
+        grid = self.grid
+        if grid is None:
+            indices, shifts, reverse, used, largest, coincident = (
+                torch.ops.openmm_les.search_neighbors(
+                    positions, cell, self.periodic, self.offsets, self.cutoff, self.capacity
+                )
+            )
+            return Neighbors(indices, shifts, reverse, used, largest, coincident, never)
+        points, wraps = wrapped(positions, cell, self.periodic)
+        found = search_cells(points, cell, self.periodic, grid, self.cutoff, self.capacity, False)
+        offsets = torch.zeros_like(self.offsets[:1])
+        indices, shifts, reverse, used = torch.ops.openmm_les.complete_neighbors(
+            points, wraps, cell, self.periodic, offsets, found.columns, self.cutoff
+        )
+        return Neighbors(
+            indices, shifts, reverse, used, found.largest, found.coincident, found.crowded
+        )
