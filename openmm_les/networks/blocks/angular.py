@@ -147,10 +147,9 @@ def harmonic_couplings(lmax: int) -> List[Tuple[int, int, int, float]]:
     for degree in range(1, lmax + 1):
         coupling = factors[degree] * wigner_3j(degree - 1, 1, degree)
         for component in range(2 * degree + 1):
-            for lower, axis in zip(*np.nonzero(np.abs(coupling[:, :, component]) > 1e-12)):
+            for lower, axis in np.argwhere(np.abs(coupling[:, :, component]) > 1e-12).tolist():
                 factor = float(coupling[lower, axis, component])
-                first = degree**2, (degree - 1) ** 2
-                terms.append((first[0] + component, first[1] + int(lower), int(axis), factor))
+                terms.append((degree**2 + component, (degree - 1) ** 2 + lower, axis, factor))
     return terms
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import harmonic_couplings, parity_permutation
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
-from openmm_les.networks.blocks.radial import TabulatedRadial
 
 #: Slots of one program, and radial features that it has in registers at a time.
 _SLOTS, _FEATURES = 64, 32
@@ -166,9 +165,7 @@ def _slots_kernel(  # type: ignore[no-untyped-def]
         product = factor[term] * values[lower[term]]
         value += product * unit[axis[term]]
         # Euler's theorem: the gradient of r^l Y_l has the couplings of Y_l, l times.
-        weight = tl.load(
-            grad_harmonics + slot * size + place[term], mask=on, other=0.0
-        )
+        weight = tl.load(grad_harmonics + slot * size + place[term], mask=on, other=0.0)
         weight *= degree[term] * product
         if axis[term] == 0:
             grad = (grad[0] + weight, grad[1], grad[2])
@@ -239,9 +236,7 @@ def _atoms_kernel(  # type: ignore[no-untyped-def]
             tl.store(grad_positions + 3 * atom + axis, total)
 
 
-def _new_pairs(
-    indices: Tensor, table: Tensor, lmax: int
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+def _new_pairs(indices: Tensor, table: Tensor, lmax: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     slots, width = indices.shape[0] * indices.shape[1], table.shape[2]
     return (
         table.new_empty([slots, 3]),

@@ -5,16 +5,15 @@ box where the nearest image alone matters, float32 decides first, and float64 on
 rounding could have moved across the cutoff: consumer cards do float64 at 1/64 of the rate.
 """
 
-from typing import List, Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.cells import CellGrid, search_cells
-from openmm_les.neighbors.matrix import Neighbors, NeighborSearch
+from openmm_les.neighbors.matrix import Neighbors, NeighborSearch, neighbor_matrix, wrapped
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 
 #: Atoms that one program of a kernel looks at together.
@@ -135,7 +134,9 @@ def _search_kernel(  # type: ignore[no-untyped-def]
     if screened:
         rough_own = _load_vector(single + 3 * row, True)
         rough_box = (_single(box[0]), _single(box[1]), _single(box[2]))
-        error = _SCREENING_ERROR * (_extent(rough_box[0]) + _extent(rough_box[1]) + _extent(rough_box[2]))
+        error = _SCREENING_ERROR * (
+            _extent(rough_box[0]) + _extent(rough_box[1]) + _extent(rough_box[2])
+        )
         outer = (cutoff + error) * (cutoff + error)
         inner = tl.maximum(cutoff - error, 0.0) * tl.maximum(cutoff - error, 0.0)
         core = (coincident + error) * (coincident + error)
@@ -203,13 +204,15 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
     """One row: its neighbours, shifts and reverse slots. The program behind the last sums up."""
     row = tl.program_id(0)
     if row == n:
-        lane = tl.arange(0, block)
+        one = tl.arange(0, block)
         most = tl.zeros([block], tl.int32)
         any_close = tl.zeros([block], tl.int32)
         for start in range(0, n, block):
-            atom = start + lane
-            most = tl.maximum(most, tl.load(counts + atom, mask=atom < n, other=0))
-            any_close = tl.maximum(any_close, tl.load(close + atom, mask=atom < n, other=0))
+            each = start + one
+            number = tl.load(counts + each, mask=each < n, other=0).to(tl.int32)
+            is_close = tl.load(close + each, mask=each < n, other=0).to(tl.int32)
+            most = tl.maximum(most, number)
+            any_close = tl.maximum(any_close, is_close)
         tl.store(largest, tl.max(most, 0).to(tl.int64))
         tl.store(coincident, tl.max(any_close, 0) > 0)
     else:
@@ -243,7 +246,10 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
         x = tl.where(held, y, y + 2.0 * cutoff)
         if periodic:
             own, other = _load_vector(points + 3 * row, True), _load_vector(points + 3 * atom, held)
-            wrap, wrapped = _load_vector(wraps + 3 * row, True), _load_vector(wraps + 3 * atom, held)
+            wrap, wrapped = (
+                _load_vector(wraps + 3 * row, True),
+                _load_vector(wraps + 3 * atom, held),
+            )
             lattice = (
                 wrapped[0] - wrap[0] - ((own[0] - other[0] + _ROUND64) - _ROUND64),
                 wrapped[1] - wrap[1] - ((own[1] - other[1] + _ROUND64) - _ROUND64),
@@ -370,7 +376,13 @@ def _(
 
 @torch.library.custom_op("openmm_les::complete_neighbors", mutates_args=())
 def complete_neighbors(
-    points: Tensor, wraps: Tensor, cell: Tensor, periodic: bool, offsets: Tensor, columns: Tensor, cutoff: float
+    points: Tensor,
+    wraps: Tensor,
+    cell: Tensor,
+    periodic: bool,
+    offsets: Tensor,
+    columns: Tensor,
+    cutoff: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Indices, shifts, reverse and used of `Neighbors` from the columns [N, K] of a search.
 
@@ -381,30 +393,59 @@ def complete_neighbors(
 
 @complete_neighbors.register_fake
 def _(
-    points: Tensor, wraps: Tensor, cell: Tensor, periodic: bool, offsets: Tensor, columns: Tensor, cutoff: float
+    points: Tensor,
+    wraps: Tensor,
+    cell: Tensor,
+    periodic: bool,
+    offsets: Tensor,
+    columns: Tensor,
+    cutoff: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty_rows(points, columns.shape[1])
 
 
 class FusedNeighborSearch(NeighborSearch):
-    """The same in kernels: of cells, which large systems have, those behind the search alone."""
+    """The same in kernels, but for the search through cells; on a CPU it is the same."""
+
+    def __init__(
+        self,
+        periodic: bool,
+        ranges: Sequence[int],
+        cutoff: float,
+        capacity: int,
+        trim: bool,
+        grid: Optional[CellGrid],
+    ) -> None:
+        super().__init__(periodic, ranges, cutoff, capacity, trim, grid)
+        self.interpreted: bool = triton.knobs.runtime.interpret
 
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
-        never = torch.zeros([], dtype=torch.bool, device=positions.device)
-        grid = self.grid
-        if grid is None:
-            indices, shifts, reverse, used, largest, coincident = (
-                torch.ops.openmm_les.search_neighbors(
-                    positions, cell, self.periodic, self.offsets, self.cutoff, self.capacity
-                )
+        grid, periodic = self.grid, self.periodic
+        if not (positions.is_cuda or self.interpreted):
+            return neighbor_matrix(
+                positions,
+                cell,
+                periodic,
+                self.offsets,
+                self.cutoff,
+                self.capacity,
+                self.trim,
+                grid=grid,
             )
-            return Neighbors(indices, shifts, reverse, used, largest, coincident, never)
-        points, wraps = wrapped(positions, cell, self.periodic)
-        found = search_cells(points, cell, self.periodic, grid, self.cutoff, self.capacity, False)
-        offsets = torch.zeros_like(self.offsets[:1])
-        indices, shifts, reverse, used = torch.ops.openmm_les.complete_neighbors(
-            points, wraps, cell, self.periodic, offsets, found.columns, self.cutoff
+        if grid is not None:
+            points, wraps = wrapped(positions, cell, periodic)
+            found = search_cells(
+                points, cell, periodic, grid, self.cutoff, self.capacity, self.trim
+            )
+            nearest = torch.zeros_like(self.offsets[:1])
+            indices, shifts, reverse, used = torch.ops.openmm_les.complete_neighbors(
+                points, wraps, cell, periodic, nearest, found.columns, self.cutoff
+            )
+            return Neighbors(
+                indices, shifts, reverse, used, found.largest, found.coincident, found.crowded
+            )
+        indices, shifts, reverse, used, largest, coincident = torch.ops.openmm_les.search_neighbors(
+            positions, cell, periodic, self.offsets, self.cutoff, self.capacity
         )
-        return Neighbors(
-            indices, shifts, reverse, used, found.largest, found.coincident, found.crowded
-        )
+        never = torch.zeros([], dtype=torch.bool, device=positions.device)
+        return Neighbors(indices, shifts, reverse, used, largest, coincident, never)

@@ -50,7 +50,7 @@ def _apply_forms(  # type: ignore[no-untyped-def]
     atoms: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Adds what one matrix of forms gives to the values of the outputs, and writes its part of J."""
+    """Writes the part of J that one matrix of forms gives, and adds its values to the outputs."""
     line = tl.arange(0, rows)
     result = tl.zeros([rows, atoms], tl.float32)
     for start in range(0, size, block):
@@ -266,7 +266,9 @@ class FusedProductBasis(nn.Module):
             columns = (of_products == is_cross).nonzero().squeeze(1)
             more_rows = max(16, triton.next_power_of_2(len(rows))) - len(rows)
             more_columns = -len(columns) % _PRODUCTS
-            forms = pad(plain.forms.forms[:, :, rows][..., columns], [0, more_columns, 0, more_rows])
+            forms = pad(
+                plain.forms.forms[:, :, rows][..., columns], [0, more_columns, 0, more_rows]
+            )
             own = pad(products[:, columns], [0, more_columns])
             self.register_buffer(name, forms)
             self.register_buffer(f"{name}_products", own.to(torch.int32))
