@@ -36,9 +36,7 @@ class Molecule:
         result = coupling(self.charges(self.positions), r, *surroundings)
         potential = self.correction.pull_back(result.potential).index_select(0, module.order)
         r = r.index_select(0, module.order)
-        matrix = neighbor_matrix(
-            r, torch.eye(3, dtype=DOUBLE), False, module.offsets, module.cutoff, module.capacity
-        )
+        matrix = module.neighbors(r, torch.eye(3, dtype=DOUBLE))
         energies, _, tape = module.network.short_range(r, matrix, module.species, module.counts)
         nothing = torch.zeros_like(energies)
         pulled, _ = module.network.pull_back(nothing, potential, tape, module.counts)

@@ -140,6 +140,9 @@ def _search_kernel(  # type: ignore[no-untyped-def]
         outer = (cutoff + error) * (cutoff + error)
         inner = tl.maximum(cutoff - error, 0.0) * tl.maximum(cutoff - error, 0.0)
         core = (coincident + error) * (coincident + error)
+    # Bare numbers in comparisons are rounded to float32.
+    limit = tl.full([block], cutoff * cutoff, tl.float64)
+    same = tl.full([block], coincident * coincident, tl.float64)
     number = 0
     same_place = 0
     for start in range(0, images * n, block):
@@ -161,8 +164,8 @@ def _search_kernel(  # type: ignore[no-untyped-def]
         if tl.sum(unsure.to(tl.int32), 0) > 0:
             place = _load_vector(points + 3 * atom, on)
             squared = _squared_distance(own, place, box, offset, _ROUND64, periodic, beyond)
-            near = on & (squared < cutoff * cutoff)
-            close_by = near & (squared < coincident * coincident)
+            near = on & (squared < limit)
+            close_by = near & (squared < same)
             same_place = tl.maximum(same_place, tl.max(close_by.to(tl.int32), 0))
         found = near.to(tl.int32)
         slot = number + tl.cumsum(found, 0) - 1

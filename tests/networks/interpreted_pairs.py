@@ -1,0 +1,142 @@
+"""Kernels of pairs and products in Triton's interpreter; `test_fused_pairs.py` runs this file."""
+
+import numpy as np
+import pytest
+import torch
+from support.fused import PRODUCTS, TABLES, Products, Table, random
+from support.helpers import water_frame
+from support.pairs import CUTOFF, random_box
+from support.triton import patch_interpreter
+
+from openmm_les import artifact as artifacts
+from openmm_les import catalog
+from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
+from openmm_les.electrostatics.build import build_electrostatics
+from openmm_les.neighbors.cells import CellGrid
+from openmm_les.neighbors.matrix import NeighborSearch, image_range
+from openmm_les.networks import build_network
+from openmm_les.networks.fused.neighbors import FusedNeighborSearch
+
+patch_interpreter()
+
+BOXES = {
+    "open": None,
+    "nearest images": np.diag([9.5, 10.0, 11.0]),
+    "triclinic": [[11.0, 0, 0], [3.5, 11.0, 0], [-3.0, 2.5, 11.5]],
+    "many images": np.diag([3.0, 3.1, 3.2]),
+}
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Let fresh memory be NaN, or the largest number."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+
+
+def search(positions, cell, capacity, grid=None):
+    """The matrix by kernels, scripted, which equals that of the torch code."""
+    box = np.zeros((3, 3)) if cell is None else np.array(cell, float)
+    ranges = [0, 0, 0] if cell is None else image_range(box, CUTOFF)
+    arguments = (cell is not None, ranges, CUTOFF, capacity, False, grid)
+    inputs = torch.tensor(positions), torch.tensor(box)
+    found = torch.jit.script(FusedNeighborSearch(*arguments))(*inputs)
+    expected = NeighborSearch(*arguments)(*inputs)
+    for name in found._fields:
+        got, wanted = getattr(found, name), getattr(expected, name)
+        assert got.dtype == wanted.dtype, name
+        if name == "shifts":
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+        else:
+            assert torch.equal(got, wanted), name
+    return found
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_matrix_equals_the_torch_code(name):
+    """With more slots than are needed, among them rows without neighbours, and with fewer."""
+    box = BOXES[name]
+    atoms = random_box(np.eye(3) * 6 if box is None else box, atoms=5 if "many" in name else 9)
+    if box is None:
+        atoms.positions[-1] += 100.0
+    found = search(atoms.positions, box, 100)
+    assert int(found.largest) > 2
+    assert (int(found.used.min()) == 0) == (box is None)
+    overflow = search(atoms.positions, box, int(found.largest) - 1)
+    assert torch.equal(overflow.largest, found.largest)
+
+
+def test_float64_decides_at_the_cutoff():
+    """In a box where float32, which decides first, cannot tell these distances from the cutoff."""
+    for distance in np.nextafter(CUTOFF, 0), CUTOFF, np.nextafter(CUTOFF, 9), CUTOFF * (1 + 1e-8):
+        far = [[0.5, 8.0, 9.0], [0.5 + distance, 8.0, 9.0], [0.5, 8.0 - distance, 9.0]]
+        search(np.array(far), np.diag([12.0, 13.0, 14.0]), 4)
+
+
+def test_what_is_not_finite_has_no_neighbors():
+    positions = random_box(BOXES["nearest images"], atoms=6).positions
+    positions[2], positions[4, 1] = np.nan, np.inf
+    for box in BOXES["nearest images"], None, np.full((3, 3), np.nan):
+        found = search_unequal(positions, box)
+        assert ((found[0] >= 0) & (found[0] < 6)).all()
+        assert ((found[2] >= 0) & (found[2] < 6 * 8)).all()
+
+
+def search_unequal(positions, box):
+    cell = torch.tensor(np.zeros((3, 3)) if box is None else box)
+    offsets = torch.zeros(1, 3, dtype=torch.int64)
+    arguments = torch.tensor(positions), cell, box is not None, offsets, CUTOFF, 8
+    return torch.ops.openmm_les.search_neighbors(*arguments)
+
+
+def test_coincident_atoms_are_reported():
+    atoms = random_box(BOXES["nearest images"], atoms=4)
+    assert not search(atoms.positions, BOXES["nearest images"], 8).coincident
+    atoms.positions[3] = atoms.positions[1] + [0, -20.0, 0]
+    assert search(atoms.positions, BOXES["nearest images"], 8).coincident
+    assert search(atoms.positions - [0, -20.0, 0] * (np.arange(4) == 3)[:, None], None, 8).coincident
+
+
+def test_columns_of_cells_are_completed():
+    box = np.array([[14.0, 0, 0], [2.0, 15.0, 0], [0, -3.0, 16.0]])
+    grid = CellGrid(3, 3, 9, 4, 12, CUTOFF)
+    assert int(search(random_box(box, atoms=20).positions, box, 9, grid).largest) > 2
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_geometry_equals_the_torch_code(name):
+    table: Table = TABLES[name]
+    positions, neighbors, species = table.structure()
+    plain, kernels = table.geometry(fused=False), torch.jit.script(table.geometry(fused=True))
+    *expected, plain_tape = plain(positions, neighbors, species)
+    *got, tape = kernels(positions, neighbors, species)
+    for one, other in zip(got, expected, strict=True):
+        assert_close(one, other, 1e-6)
+    grads = [random(*tensor.shape, seed=i).float() for i, tensor in enumerate(expected)]
+    pulled = kernels.backward(*grads, tape, neighbors.reverse)
+    for one, other in zip(
+        pulled, plain.backward(*grads, plain_tape, neighbors.reverse), strict=True
+    ):
+        assert_close(one, other, 3e-6)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_equal_the_torch_code(name):
+    products: Products = PRODUCTS[name]
+    kernels = torch.jit.script(products.module(fused=True).float())
+    plain = products.module(fused=False)
+    for counts in [2, 0, 1], [17, 3, 5]:
+        sums = random(products.components, products.channels, sum(counts), seed=1)
+        expected, plain_tape = plain(sums, counts)
+        got, tape = kernels(sums.float(), counts)
+        assert_close(got, expected, 1e-6)
+        grad = random(*expected.shape, seed=2)
+        assert_close(
+            kernels.backward(grad.float(), tape), plain.backward(grad, plain_tape), 1e-6
+        )
+
+
+def assert_close(got, expected, tolerance):
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=tolerance * scale)
