@@ -51,6 +51,10 @@ def message_convolution(
         symbols: Wigner 3j symbols.
         fused: take the Triton kernels.
     """
+    if fused:
+        from openmm_les.networks.fused.convolution import FusedConvolution
+
+        return FusedConvolution(radial_weights, paths, mixes, channels, lmax, symbols)
     groups = [[p] for p in range(len(paths))]
     if few_kernels:
         degrees = range(node_lmax + 1)
