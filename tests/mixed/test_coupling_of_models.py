@@ -10,7 +10,6 @@ from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.embedding import build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.neighbors.matrix import neighbor_matrix
 from openmm_les.units import COULOMB_CONSTANT
 
 
