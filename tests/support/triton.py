@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +56,7 @@ class Compiled:
     registers: int  #: of a thread
     spilled: int  #: bytes that a thread has in memory instead of registers
     shared: int  #: shared memory of a program [bytes]
+    ptx: str = field(repr=False)  #: its code
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def compiled_for(capability: int) -> Iterator[list[Compiled]]:
             registers = int(re.search(r"Used (\d+) registers", said).group(1))
             spilled = int(re.search(r"(\d+) bytes spill stores", said).group(1))
             name, shared = self.fn.__name__, kernel.metadata.shared
-            kernels.append(Compiled(name, registers, spilled, shared))
+            kernels.append(Compiled(name, registers, spilled, shared, kernel.asm["ptx"]))
         return kernel
 
     with pytest.MonkeyPatch.context() as patch, triton.knobs.nvidia.scope():
