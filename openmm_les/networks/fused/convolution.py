@@ -10,9 +10,9 @@ from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.fused import messages  # noqa: F401 - registers the operators
 
-#: Slots and channels that a program works on at a time, and its warps. With more of the first two
-#: the kernels need more registers than there are.
-TILES = (16, 32, 4)
+#: Slots and channels that a program works on at a time, its warps, and stages of its loops. With
+#: more of any some kernels need more registers than there are.
+TILES = (16, 32, 4, 2)
 
 
 class FusedConvolution(nn.Module):

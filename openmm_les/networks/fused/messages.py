@@ -10,7 +10,7 @@ registers alone, and unused slots cost nothing. The gradient by h is the same su
 sender: over its own neighbours j, whose slots `reverse` names, of a R dE/dsums[r, j, c]. So nothing
 is added atomically, and results are the same bits each time.
 
-Products of matrices are of float32 numbers, exactly or of three TF32 parts, never of plain TF32.
+Products of matrices are sums of three products of TF32 parts, which is as good as float32.
 """
 
 from math import isqrt
@@ -271,7 +271,7 @@ def _launch_sums(
 ) -> None:
     """`sum_messages` of a path, from [components, N, C] to [components, N, C]."""
     indices, used = neighbors
-    slots, columns, warps = tiles
+    slots, columns, warps, stages = tiles
     sizes = _sizes(path, slots, columns)
     inner, outer = source.shape[0], out.shape[0]
     strides = (path.outer, 1) if reverse is None else (1, path.outer)
@@ -296,6 +296,7 @@ def _launch_sums(
         is_reversed=reverse is not None,
         **sizes,
         num_warps=warps,
+        num_stages=stages,
     )
 
 
@@ -320,7 +321,8 @@ def message_sums(
         indices: those of `Neighbors`, and so are `used` and `reverse`.
         weights: W of all paths [paths, P, C].
         degrees: of sender and sums of the first path, of the second, ...
-        tiles: slots and channels that a program works on at a time, and its warps.
+        tiles: slots and channels that a program works on at a time, its warps, and stages of its
+            loops.
     """
     sums, rows = _new_sums(senders, weights, degrees, lmax), features.flatten(0, 1)
     with torch.cuda.device_of(senders):
@@ -360,7 +362,7 @@ def message_gradients(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """From dE/dsums to dE/d of the first three arguments of `message_sums`."""
     n, k = indices.shape
-    slots, columns, warps = tiles
+    slots, columns, warps, stages = tiles
     rows = features.flatten(0, 1)
     grad_angular, grad_senders = torch.empty_like(angular), torch.zeros_like(senders)
     grad_features = features.new_zeros(features.shape)
@@ -388,6 +390,7 @@ def message_gradients(
                 outer_padded=max(8, triton.next_power_of_2(path.outer)),
                 **_sizes(path, slots, columns),
                 num_warps=warps,
+                num_stages=stages,
             )
             out = _components(grad_senders, path)
             _launch_sums(path, out, grad, angular, rows, (indices, used), reverse, tiles)
