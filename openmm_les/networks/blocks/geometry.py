@@ -1,6 +1,6 @@
 """From positions to what a pair of atoms contributes, and back: harmonics and radial features."""
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class PairGeometry(nn.Module):
         return pull_back_vectors(grad_vectors, tape.vectors, reverse, n)
 
 
-def pair_geometry(radial: nn.Module, lmax: int, num_species: int, fused: bool) -> nn.Module:
+def pair_geometry(radial: nn.Module, lmax: int, num_species: int, fused: bool) -> Any:
     """A `PairGeometry`; `fused`: in kernels, where the radial features are a float32 table."""
     plain = PairGeometry(radial, lmax, num_species)
     if fused and isinstance(radial, TabulatedRadial):

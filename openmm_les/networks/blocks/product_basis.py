@@ -283,7 +283,7 @@ def product_basis(
     few_kernels: bool,
     order: int,
     fused: bool,
-) -> nn.Module:
+) -> Any:
     """A `ProductBasis`; `fused`: in kernels, where it is folded and of order 3."""
     if not (fused and fold and order == 3):
         return ProductBasis(bases, weights, lmax, fold, few_kernels, order)

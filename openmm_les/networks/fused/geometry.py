@@ -21,7 +21,7 @@ from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 #: Slots of one program, and radial features that it has in registers at a time.
 _SLOTS, _FEATURES = 64, 32
 #: Rows of partial sums of the strain that are added at a time.
-_PARTIAL = 32
+_PARTIAL = 64
 
 
 @cache
@@ -104,7 +104,7 @@ def _geometry_kernel(  # type: ignore[no-untyped-def]
         value += factor[term] * values[lower[term]] * unit[axis[term]]
         if complete[term]:
             tl.store(harmonics + slot * size + place[term], value, mask=on)
-            values = values + (value,)
+            values = values + (value,)  # type: ignore[assignment]
             value = tl.zeros([block], tl.float32)
 
     at = distance * inverse_spacing
@@ -174,7 +174,7 @@ def _slots_kernel(  # type: ignore[no-untyped-def]
         else:
             grad = (grad[0], grad[1], grad[2] + weight)
         if complete[term]:
-            values = values + (value,)
+            values = values + (value,)  # type: ignore[assignment]
             value = tl.zeros([block], tl.float32)
 
     along = tl.zeros([block, columns], tl.float32)

@@ -67,11 +67,11 @@ def _apply_forms(  # type: ignore[no-untyped-def]
     for output in tl.static_range(len(values)):
         mine = (target >= output * num_rows) & (target < (output + 1) * num_rows)
         total = values[output] + tl.sum(tl.where(mine[:, None], own, 0.0), 0)
-        totals = totals + (total,)
+        totals = totals + (total,)  # type: ignore[assignment]
     return totals
 
 
-@triton.jit(do_not_specialize=["counts", "num_atoms", "channels"])
+@triton.jit(do_not_specialize=["num_atoms", "channels"])
 def _product_kernel(  # type: ignore[no-untyped-def]
     sums,
     same,
@@ -117,7 +117,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     form = species * channels + channel
     values = ()
     for _ in tl.static_range(outputs):
-        values = values + (tl.zeros([atoms], tl.float32),)
+        values = values + (tl.zeros([atoms], tl.float32),)  # type: ignore[assignment]
     values = _apply_forms(
         sums,
         same + form.to(tl.int64) * same_rows * same_size,
@@ -166,7 +166,8 @@ def _pull_back_kernel(  # type: ignore[no-untyped-def]
     stride = columns.to(tl.int64)
     grads = ()
     for output in tl.static_range(outputs):
-        grads = grads + (tl.load(grad + output * stride + column, mask=on, other=0.0),)
+        value = tl.load(grad + output * stride + column, mask=on, other=0.0)
+        grads = grads + (value,)  # type: ignore[assignment]
     for row in range(1, num_rows):
         total = tl.zeros([block], tl.float32)
         for output in tl.static_range(outputs):
@@ -240,7 +241,7 @@ def _new_sums(jacobian: Tensor) -> Tensor:
 
 
 @product_gradients.register_fake
-def _(grad, jacobian):  # type: ignore[no-untyped-def, no-redef]
+def _(grad, jacobian):  # type: ignore[no-untyped-def]
     return _new_sums(jacobian)
 
 

@@ -101,7 +101,7 @@ class NodeUpdate(nn.Module):
         self.normalizations: Any = nn.ModuleList(normalizations)
         maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
         self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
-        self.product = product_basis(
+        self.product: Any = product_basis(
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,

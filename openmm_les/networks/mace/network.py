@@ -94,7 +94,7 @@ class MACENetwork(NetworkModule):
 
         fused = fused and dtype == torch.float32
         kinds = self.num_species if by_pair else 0
-        self.geometry = pair_geometry(radial, lmax, kinds, fused)
+        self.geometry: Any = pair_geometry(radial, lmax, kinds, fused)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = species_convolution(first_map, lmax)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
@@ -173,7 +173,10 @@ class MACENetwork(NetworkModule):
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
         grad = torch.cat(grad_features, 2)
-        return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
+        gradients: Tuple[Tensor, Tensor] = self.geometry.backward(
+            grad_y, grad, tape.pairs, tape.reverse
+        )
+        return gradients
 
 
 def _first_layer_map(
