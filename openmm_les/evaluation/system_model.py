@@ -31,6 +31,7 @@ from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.engines.compiled import with_engine
 from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.evaluation.engines.torchscript import script
+from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import PhysicalMoments, Response
 from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_moments
@@ -198,6 +199,46 @@ class SystemModel:
                 atoms = self._arranged(array, box)[:n]
                 warn_of_smooth_cutoff(self.artifact, latents[:n], atoms, box)
         return result
+
+    @property
+    def variant(self) -> Variant:
+        """How the model is computed now."""
+        raise NotImplementedError
+
+    @property
+    def decision(self) -> Decision | None:
+        """What was measured and chosen, if `variant` comes from that."""
+        raise NotImplementedError
+
+    def tune(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+        *,
+        seconds: float = 30.0,
+        again: bool = False,
+        candidates: Sequence[Variant] | None = None,
+    ) -> Decision:
+        """Measure which variant is fastest for this system, and use it from now on.
+
+        With ``engine='auto'`` evaluations do this by themselves once they have taken a while. The
+        decision is kept in the user's cache, where later processes find it, and an earlier one is
+        returned at once.
+
+        Args:
+            positions: a structure, as for `evaluate`; another one near it is made from it.
+            cell: as for `evaluate`.
+            electric_field: as for `evaluate`.
+            seconds: for everything together; candidates that are not reached are left out.
+            again: measure even if there is a decision.
+            candidates: what to try beside the plain module. The decision is then not kept.
+
+        Raises:
+            InputError: see `evaluate`; also a model that is in no file.
+            SimulationError: a structure without a valid energy, or no candidate was measured.
+        """
+        raise NotImplementedError
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.

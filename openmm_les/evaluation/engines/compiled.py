@@ -22,7 +22,7 @@ def with_engine(
 ) -> Module:
     """What evaluates `model`, or the same scripted, by the option `engine`."""
     evaluate: Module = scripted.evaluate
-    if engine == "torchscript":
+    if engine != "compile":
         return evaluate
     if device.type == "cpu" and num_pairs > _MOST_PAIRS:
         logger.warning(
