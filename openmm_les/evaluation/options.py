@@ -87,8 +87,8 @@ class EvaluationOptions:
         Option("other inputs of such models by name: a number, or one for each atom"),
     ] = None
     variant: Annotated[
-        Variant | Mapping[str, Any] | None,
-        Option("how to compute the model, in place of what is measured; for engine auto only"),
+        Any,
+        Option("`Variant` to compute the model by, in place of what is measured, for engine auto"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class EvaluationOptions:
             object.__setattr__(self, "device", str(self.device))  # a torch.device, too
         check_options(self)
         object.__setattr__(self, "features", _read_features(self.features))
-        if isinstance(self.variant, Mapping):
+        if self.variant is not None and not isinstance(self.variant, Variant):
             object.__setattr__(self, "variant", Variant.from_json(self.variant))
         if self.variant is not None and self.engine != "auto":
             raise InputError(

@@ -6,13 +6,19 @@ Imports nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from openmm_les.errors import InputError
 
 #: Runners that a file may name. Another one is a function, which only Python code may name.
 RUNNERS = ("torchscript", "compile")
+#: Pair slots up to which few kernels may be faster, on a CPU and on a GPU.
+_FEW_PAIRS = 2**14, 2**17
+#: Elements of the largest temporary tensors that are tried beside the default, likewise.
+_BLOCKS = (2**16, 2**20), (2**21, 2**23, 2**25)
+#: Why a candidate is not used that gives the right numbers.
+SLOWER = "slower"
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,18 @@ class Variant:
     threads: int | None = None  #: of torch on a CPU, to start with; None: measured in the process
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            kind = {"runner": str, "block_elements": int, "threads": int}.get(each.name, bool)
-            is_none = value is None and each.default is None
-            if not is_none and (type(value) is not kind or (kind is int and value < 1)):
-                expected = {str: "a text", int: "an integer of at least 1 or None"}.get(
-                    kind, "True or False"
+        for name in ("few_kernels", "fused", "graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(
+                    f"variant: {name}: expected True or False, got {getattr(self, name)!r}"
                 )
-                raise InputError(f"variant: {each.name}: expected {expected}, got {value!r}")
-        if self.runner not in RUNNERS and ":" not in self.runner:
+        for name in ("block_elements", "threads"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(
+                    f"variant: {name}: expected an integer of at least 1 or None, got {value!r}"
+                )
+        if self.runner not in RUNNERS and ":" not in str(self.runner):
             raise InputError(
                 f"variant: runner: expected {', '.join(map(repr, RUNNERS))} or "
                 f"'package.module:function', got {self.runner!r}"
@@ -68,6 +76,16 @@ class Variant:
     def is_torch_code(self) -> bool:
         """Whether it is TorchScript as written, which needs no comparison before it is used."""
         return self.runner == "torchscript" and not self.fused and not self.graph
+
+    def on(self, kind: str) -> Variant:
+        """The same as far as a kind of device allows, ``'cpu'`` or ``'cuda'``."""
+        on_gpu = kind == "cuda"
+        return replace(
+            self,
+            fused=self.fused and on_gpu,
+            graph=self.graph and on_gpu,
+            threads=self.threads if kind == "cpu" else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON and pickles of saved Systems hold; `from_json` reads them."""
@@ -123,9 +141,7 @@ class Decision:
     @property
     def times(self) -> dict[str, float]:
         """Least time of an evaluation [s] of all that gave the right numbers, by name."""
-        return {
-            each.variant.name: each.seconds for each in self.trials if each.seconds is not None
-        }
+        return {each.variant.name: each.seconds for each in self.trials if each.seconds is not None}
 
     @property
     def dropped(self) -> dict[str, str]:
@@ -133,7 +149,7 @@ class Decision:
         return {each.variant.name: each.reason for each in self.trials if each.reason}
 
     def __str__(self) -> str:
-        """One line, such as ``few kernels 5.1 ms; plain 9.8 ms; compile (takes longer than ...)``."""
+        """One line, such as ``few kernels 5.1 ms; plain 9.8 ms; compile (did not finish ...)``."""
         ordered: Iterable[Trial] = sorted(
             self.trials, key=lambda each: (each.variant != self.variant, each.seconds or 1e9)
         )
@@ -161,3 +177,33 @@ class Decision:
         if not any(each.variant == variant and not each.reason for each in trials):
             raise InputError(f"decision: expected a variant of its trials, got {variant}")
         return decision
+
+
+def candidates(
+    plain: Variant, *, pairs: int, on_gpu: bool, graphs: bool | str, fused: bool
+) -> list[Variant]:
+    """Variants that may be the fastest for a system, in the order of their promise.
+
+    Numbers of threads are measured with each of them, and torch.compile is slower on a CPU.
+
+    Args:
+        plain: what is used unless something is faster; it comes first.
+        pairs: pair slots of the system, atoms times neighbours.
+        on_gpu: whether the device has CUDA graphs and fused kernels.
+        graphs: the option `cudaGraphs`.
+        fused: whether there are fused kernels.
+    """
+    found = [plain]
+    if pairs <= _FEW_PAIRS[on_gpu]:
+        found.append(replace(plain, few_kernels=not plain.few_kernels))
+    found += [replace(plain, block_elements=size) for size in _BLOCKS[on_gpu]]
+    if not on_gpu:
+        return found
+    if fused:
+        found[1:1] = [
+            replace(plain, fused=True),
+            replace(plain, fused=True, few_kernels=not plain.few_kernels),
+        ]
+    if graphs == "auto":
+        found += [replace(each, graph=False) for each in found[:2]]
+    return [*found, replace(plain, runner="compile")]
