@@ -118,7 +118,7 @@ def measure(
                 row = Measurement(way, atoms, start.box is not None, _found(case))
                 each(row)
                 rows.append(asdict(row))
-    return _without_names(
+    return without_names(
         {
             "format": _FORMAT,
             "date": time.strftime("%Y-%m-%d"),
@@ -128,7 +128,9 @@ def measure(
             "precision": precision,
             "time_step_fs": TIME_STEP,
             "rows": rows,
-        }
+        },
+        artifact.path,
+        structure,
     )
 
 
@@ -170,14 +172,19 @@ def _ns_per_day(ms: float) -> float:
     return 86.4 * TIME_STEP / ms
 
 
-def _without_names(value: Any) -> Any:
-    """The same without paths and the names of user and host, such as messages may have."""
+def without_names(value: Any, *paths: Path | None) -> Any:
+    """The same without these paths, others, and the names of user and host.
+
+    Messages may have them. Only the given paths are found where they have spaces.
+    """
     if isinstance(value, dict):
-        return {name: _without_names(entry) for name, entry in value.items()}
+        return {name: without_names(entry, *paths) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_names(entry) for entry in value]
+        return [without_names(entry, *paths) for entry in value]
     if not isinstance(value, str):
         return value
+    for path in paths:
+        value = value.replace(str(path), "PATH") if path else value
     value = _PATH.sub("PATH", value)
     for name, word in ((socket.gethostname(), "HOST"), (_user(), "USER")):
         if name:

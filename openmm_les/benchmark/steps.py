@@ -7,7 +7,7 @@ import logging
 import statistics
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,10 @@ def _system(case: Case, start: Structure) -> tuple[openmm.System, dict[str, Any]
     model = compute.prepare(catalog.open_model(case.model), cell, positions)
     decision = model.tune(positions, cell)
     # Made again, which finds the decision.
-    return potential.createSystem(start.topology, **options), {"decision": asdict(decision)}
+    return potential.createSystem(start.topology, **options), {
+        "variant": decision.variant.name,
+        "decision": decision.to_json(),
+    }
 
 
 def _times(integrator: openmm.Integrator, seconds: float, on_gpu: bool) -> list[float]:

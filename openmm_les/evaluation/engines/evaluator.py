@@ -128,16 +128,11 @@ class Evaluator:
         with torch.inference_mode(), own:
             if self._stream is not None:
                 self._input.copy_(self._host_input, non_blocking=True)
-            if self._graph is None:
-                output = self._threads.run(self._evaluate)
-            else:
-                graph, output = self._graph
-                graph.replay()
-            result = self._to_host(output)
+            result = self._compute()
             status = int(result[0])
             # Otherwise the buffers are too small, and another module will be loaded.
             if status == 0 and not self._is_settled:
-                self._settle(result)
+                result = self._settle(result)
         parts = unpack(result, self._rows)
         charges = parts["charges"]
         if self._rows > 1:
@@ -150,6 +145,14 @@ class Evaluator:
             *parts["energy of the charges"].tolist(),
             status,
         )
+
+    def _compute(self) -> FloatArray:
+        """The present input, by the graph or else the module."""
+        if self._graph is None:
+            return self._to_host(self._threads.run(self._evaluate))
+        graph, output = self._graph
+        graph.replay()
+        return self._to_host(output)
 
     def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
@@ -166,14 +169,15 @@ class Evaluator:
         self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
         return np.array(host.numpy())
 
-    def _settle(self, first: FloatArray) -> None:
+    def _settle(self, first: FloatArray) -> FloatArray:
         """Go over to the replacement and to a graph, each if it gives what the module gives.
 
-        `first` is the result of the module for the present input, which is overwritten.
+        Returns the present input's result by what is used from now on, so that a run that continues
+        here gets the bits of one that was not interrupted; `first` is that of the module.
         """
         self._is_settled = True
         if self._replacement is None and not (self._graphs and self._wants_graph):
-            return
+            return first
         # Ordinary calls come first, so that nothing is compared with itself.
         present = self._input.clone()
         self._input.mul_(_STRETCH)
@@ -189,6 +193,8 @@ class Evaluator:
             self._replace(self._replacement, check)
         if self._graphs and self._wants_graph:
             self._record(check)
+        self._input.copy_(present)
+        return self._compute()
 
     def _replace(self, make: Callable[[], Module], check: Check) -> None:
         before = self._module
