@@ -118,20 +118,18 @@ def measure(
                 row = Measurement(way, atoms, start.box is not None, _found(case))
                 each(row)
                 rows.append(asdict(row))
-    return without_names(
-        {
-            "format": _FORMAT,
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": machine.describe(),
-            "model": _describe(model, artifact),
-            "device": device,
-            "precision": precision,
-            "time_step_fs": TIME_STEP,
-            "rows": rows,
-        },
-        artifact.path,
-        structure,
-    )
+    document = {
+        "format": _FORMAT,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "model": _describe(model, artifact),
+        "device": device,
+        "precision": precision,
+        "time_step_fs": TIME_STEP,
+        "rows": rows,
+    }
+    nameless: dict[str, Any] = without_names(document, artifact.path, structure)
+    return nameless
 
 
 def _found(case: Case) -> dict[str, Any]:

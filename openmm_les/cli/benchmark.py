@@ -14,7 +14,7 @@ from openmm_les.evaluation.options import EvaluationOptions
 
 @click.command("benchmark")
 @click.option("--model", default="les-demo", show_default=True, help="Model name or *.les.pt file.")
-@click.option("--structure", type=UserPath(), help="PDB or mmCIF file; default: water.")
+@click.option("--structure", type=UserPath(), help="PDB or mmCIF file.  [default: water]")
 @click.option(
     "--atoms",
     type=click.IntRange(min=3),
@@ -23,7 +23,11 @@ from openmm_les.evaluation.options import EvaluationOptions
     "10125, too]",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of each."
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="How long to time each row.",
 )
 @flags.with_options(EvaluationOptions, only=("precision", "device"), device=None)
 @click.option("--report", type=UserPath(), help="JSON file to write, for the developers.")
