@@ -34,7 +34,7 @@ def decide(variant) -> None:
     """Put another decision in the place of the one that is in the cache."""
     (file,) = decisions.folder().glob("*.json")
     found = Decision.from_json(json.loads(file.read_text()))
-    trial = replace(found.trials[0], variant=variant, seconds=1e-9)
+    trial = replace(found.trials[0], variant=variant, seconds=1e-9, reason="")
     decisions.keep(replace(found, variant=variant, trials=(*found.trials, trial)))
 
 
