@@ -11,7 +11,7 @@ import logging
 from openmm_les import catalog
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
-from openmm_les.errors import InputError, SimulationError
+from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.engines import decisions
 from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.system_model import SystemModel
@@ -50,11 +50,11 @@ def choose(job: Job, state: State, steps: int) -> Variant | None:
         job.callbacks.message("measuring how the model is computed fastest here")
         try:
             decision = model.tune(positions, cell)
-        except SimulationError as error:
-            logger.warning("the model is computed in the usual way: %s", error)
-            return None
-    if job.stop:
-        job.stop.raise_deferred()
+        except Exception as error:  # a run that works goes on
+            logger.warning("the model is computed in the usual way: %s", one_line(error))
+        if job.stop:
+            job.callbacks.message("stopped while measuring; continuing means starting again")
+            job.stop.raise_deferred()
     if decision is None:
         return None
     job.callbacks.message(f"engine='auto': {decision}")
