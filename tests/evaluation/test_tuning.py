@@ -290,7 +290,7 @@ def test_a_given_variant_is_saved_and_a_decision_is_not(dipeptide_artifact, demo
         assert saved["variant"] == (None if variant is None else variant.to_json())
         model = found.compute.prepare(demo, None, dipeptide(0).positions)
         assert model.variant == (variant or FEW)
-    with pytest.raises(InputError, match="backend: 'torchforce' .* variant needs a PythonForce"):
+    with pytest.raises(InputError, match=r"backend: 'torchforce' .* variant needs a PythonForce"):
         create_system(dipeptide_artifact, dipeptide(0), backend="torchforce", **options)
 
 

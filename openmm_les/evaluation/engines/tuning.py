@@ -52,6 +52,17 @@ _WRONG = "gives other "
 _CODE = "from openmm_les.evaluation.engines.trial import main; main(sys.argv[1])"
 
 
+_attempted: set[Path] = set()
+
+
+def is_first_attempt(system: Mapping[str, Any]) -> bool:
+    """Whether nothing has been tried by itself for such a system in this process, until now."""
+    path = decisions.path_of(system)
+    is_first = path not in _attempted
+    _attempted.add(path)
+    return is_first
+
+
 class Pace:
     """Says once when evaluations have taken so long that measuring pays.
 
