@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"openmm-les": __version__, **{n: version_of(n) for n in _PACKAGES}},
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "gpus": gpus(),
@@ -67,10 +67,15 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def memory(name: str) -> float:
-    """A line of the status of this process, such as ``VmHWM``, its largest memory [MB] (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return float(status[name].split()[0]) / 1024
+    """A line of the status of this process, such as ``VmHWM``, its largest memory [MB].
+
+    0 on systems other than Linux.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        return float(status[name].split()[0]) / 1024
+    return 0.0
 
 
 def forget_peak() -> None:
