@@ -285,7 +285,7 @@ class _Walk:
         def read() -> None:
             for line in stdout:
                 # A library may print while it is imported, and a line may be cut.
-                with suppress(ValueError):
+                with suppress(ValueError, TypeError):
                     lines.put(dict(json.loads(line)))
             lines.put(None)
 
