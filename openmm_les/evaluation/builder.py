@@ -26,6 +26,7 @@ from openmm_les.evaluation.response.module import ResponseModule
 from openmm_les.evaluation.response.polarization import PhysicalCharges
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.blocking import fit_blocks
+from openmm_les.networks.loops import are_available
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class ModuleBuilder:
     geometry: Geometry | None
     to_gpu: bool
     static_shapes: bool
+    python_operators: bool
 
     def __post_init__(self) -> None:
         if self.electric_field:
@@ -83,6 +85,12 @@ class ModuleBuilder:
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
         self._few_kernels = False
         self._electrostatics: nn.Module | None = None
+
+    @property
+    def _loops(self) -> bool:
+        """Whether there are operators of ours that are faster, for shapes that vary."""
+        fits = self.python_operators and not (self.static_shapes or self.for_gpu)
+        return fits and are_available()
 
     @property
     def rows(self) -> int:
@@ -173,6 +181,7 @@ class ModuleBuilder:
                 exact_radial=self.options.precision == "double",
                 fold=True,
                 few_kernels=few,
+                loops=self._loops,
                 conditions=self._conditions,
             ).eval()
         if buffers.inner_slots:

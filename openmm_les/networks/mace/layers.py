@@ -203,6 +203,7 @@ class Interaction(nn.Module):
         fold: bool,
         few_kernels: bool,
         fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -221,6 +222,7 @@ class Interaction(nn.Module):
             few_kernels,
             symbols,
             fused,
+            loops,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(

@@ -59,6 +59,7 @@ class MACENetwork(NetworkModule):
         fold: bool,
         few_kernels: bool,
         fused: bool = False,
+        loops: bool = False,
         conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class MACENetwork(NetworkModule):
         moments = layer_moments(hyper, state, layers)
         self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
-        options = channels, lmax, fold, few_kernels, fused and dtype == torch.float32
+        options = channels, lmax, fold, few_kernels, fused and dtype == torch.float32, loops
         self.interactions = nn.ModuleList(
             Interaction(specs[t], layers[t], outputs[t], *options, moments[t], symbols)
             for t in range(1, len(specs))

@@ -1,0 +1,18 @@
+"""Numba's compiler with the options that all loops have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+#: Sums may be taken in another order, for vector instructions; NaN and infinity stay what they are.
+_FAST = {"contract", "nsz", "arcp", "reassoc"}
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A function as machine code, made at its first call and kept on disk; it needs no GIL."""
+    options: dict[str, Any] = {"fastmath": _FAST, "nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # no folder that can be written
+        return numba.njit(function, **options)
