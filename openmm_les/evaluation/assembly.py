@@ -37,7 +37,7 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary).
+    vary). With `loops` the search is one operator of `openmm_les.neighbors.loops`.
     """
 
     grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
@@ -54,6 +54,7 @@ class SystemNetwork(nn.Module):
         trim: bool,
         grid: Optional[CellGrid],
         num_others: int = 0,
+        loops: bool = False,
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
@@ -75,8 +76,16 @@ class SystemNetwork(nn.Module):
         self.order = nn.Buffer(order)
         self.original = nn.Buffer(torch.argsort(order))
         self.offsets = nn.Buffer(image_offsets(ranges))
+        self.searches: Any = nn.ModuleList(_loop_searches() if loops else [])
 
     def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
+        found: List[Neighbors] = []
+        for search in self.searches:
+            found.append(
+                search(atoms, cell, self.periodic, self.offsets, self.cutoff, self.capacity)
+            )
+        if len(found) > 0:
+            return found[0]
         return neighbor_matrix(
             atoms,
             cell,
@@ -168,6 +177,12 @@ class SpecializedModel(SystemNetwork):
         status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
         strain = strain + long_range.strain
         return self.ordered(Results(energy, forces, charges, strain, long_range.energy, status))
+
+
+def _loop_searches() -> List[nn.Module]:
+    from openmm_les.neighbors.loops import LoopSearch
+
+    return [LoopSearch()]
 
 
 def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:

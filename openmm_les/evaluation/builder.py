@@ -24,9 +24,9 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
 from openmm_les.evaluation.response.polarization import PhysicalCharges
+from openmm_les.loops import are_available
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.blocking import fit_blocks
-from openmm_les.networks.loops import are_available
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +165,7 @@ class ModuleBuilder:
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
             "trim": not self.static_shapes,
+            "loops": self._loops,
             "grid": buffers.grid,
             "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }

@@ -87,7 +87,7 @@ def test_kernel_equals_the_definition(few_kernels):
 def test_loops_equal_the_grouped_products(paths, threads, monkeypatch):
     """With a degree that has no path, and where threads share even the smallest sums."""
     pytest.importorskip("numba")
-    from openmm_les.networks.loops import workers
+    from openmm_les.loops import workers
 
     monkeypatch.setattr(workers, "_FEWEST", 1)
     matrix, inputs = structure()

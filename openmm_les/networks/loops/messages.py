@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openmm_les.loops import workers
+from openmm_les.loops.compiler import compiled
+from openmm_les.loops.operators import operator
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets
 from openmm_les.networks.blocks.tensor_paths import MessageTape
-from openmm_les.networks.loops import workers
-from openmm_les.networks.loops.compiler import compiled
 
 #: Elements of R of the pairs that are processed at a time, which stay in the second cache.
 _BLOCK = 2**18
@@ -143,6 +144,10 @@ def _pull_back_message(
                 grad_h[c] += grad[c] * r[c]
 
 
+@operator(
+    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, "
+    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> Tensor"
+)
 def _sum_messages(
     harmonics: Tensor,
     features: Tensor,
@@ -172,6 +177,10 @@ def _sum_messages(
     return sums
 
 
+@operator(
+    "pull_back_messages(Tensor grad, Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used,"
+    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths) -> (Tensor, Tensor, Tensor)"
+)
 def _pull_back_sums(
     grad_sums: Tensor,
     harmonics: Tensor,
@@ -222,7 +231,7 @@ def _used_slots(used: Tensor, width: int) -> Tuple[Tensor, Any]:
 def _blocks(
     slots: Tensor, features: Tensor, weights: Tensor, nodes: Tensor
 ) -> Iterator[Tuple[Tensor, Tensor, Any]]:
-    """Pairs a block at a time, with their R in a buffer of all blocks, and a buffer for messages."""
+    """Pairs a block at a time, their R in a buffer of all blocks, and a buffer for messages."""
     step = max(1, _BLOCK // weights.shape[1])
     radial = weights.new_empty([min(step, len(slots)), weights.shape[1]])
     buffer = nodes.new_empty([2, *nodes.shape[1:]]).numpy()
@@ -230,19 +239,6 @@ def _blocks(
         own = slots[start : start + step]
         part = radial[: len(own)]
         yield own, torch.mm(features.index_select(0, own), weights, out=part), buffer
-
-
-operators = torch.library.Library("openmm_les", "FRAGMENT")
-operators.define(
-    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, "
-    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> Tensor"
-)
-operators.define(
-    "pull_back_messages(Tensor grad, Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used,"
-    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths) -> (Tensor, Tensor, Tensor)"
-)
-operators.impl("sum_messages", _sum_messages, "CPU")
-operators.impl("pull_back_messages", _pull_back_sums, "CPU")
 
 
 class LoopConvolution(nn.Module):

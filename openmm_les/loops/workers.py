@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def shares(begin: Any, elements: int) -> list[slice]:
     parts = max(1, min(torch.get_num_threads(), pairs * elements // _FEWEST))
     # A thread has all pairs of its atoms.
     ends = begin[np.searchsorted(begin, np.arange(parts + 1) * pairs // parts)].tolist()
-    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 def run(work: Callable[[int, slice], None], parts: Sequence[slice]) -> None:
