@@ -273,3 +273,20 @@ class ProductBasis(nn.Module):
             first = last
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return float(self.order) * out.transpose(0, 1)
+
+
+def product_basis(
+    bases: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lmax: int,
+    fold: bool,
+    few_kernels: bool,
+    order: int,
+    loops: bool = False,
+) -> Any:
+    """The `ProductBasis` of a layer, or with `loops` one for a CPU, which has order 3 alone."""
+    if loops and order == 3:
+        from openmm_les.networks.loops.product_basis import LoopProductBasis
+
+        return LoopProductBasis(bases, weights, lmax)
+    return ProductBasis(bases, weights, lmax, fold, few_kernels, order)

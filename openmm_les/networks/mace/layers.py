@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
-from openmm_les.networks.blocks.product_basis import ProductBasis
+from openmm_les.networks.blocks.product_basis import product_basis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.blocks.weights import State
@@ -89,6 +89,7 @@ class NodeUpdate(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -100,13 +101,14 @@ class NodeUpdate(nn.Module):
         self.normalizations: Any = nn.ModuleList(normalizations)
         maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
         self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
-        self.product = ProductBasis(
+        self.product = product_basis(
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
             few_kernels,
             order=max(3, int(spec["correlation"])),
+            loops=loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -228,7 +230,7 @@ class Interaction(nn.Module):
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, loops, moments)
 
     def forward(
         self,

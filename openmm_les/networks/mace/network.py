@@ -98,7 +98,8 @@ class MACENetwork(NetworkModule):
         self.first = species_convolution(first_map, lmax)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
-        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
+        options = lmax, fold, few_kernels, loops
+        self.first_update = NodeUpdate(specs[0], layers[0], *options, moments[0])
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
         options = channels, lmax, fold, few_kernels, fused and dtype == torch.float32, loops
         self.interactions = nn.ModuleList(
