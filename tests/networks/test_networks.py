@@ -20,6 +20,7 @@ from openmm_les.networks.blocks.product_basis import ProductBasis, product_basis
 from openmm_les.networks.blocks.radial import (
     BesselBasis,
     ExactRadial,
+    TabulatedRadial,
     hidden_radial,
     last_radial,
     tabulate,
@@ -305,6 +306,30 @@ def test_hidden_features_are_compressed_to_rounding(exported):
             assert len(m) < len(v)
             assert (x @ m - y @ v).abs().max() < tolerance * (y @ v).abs().max()
     assert not table(torch.tensor([hyper["cutoff"]], dtype=torch.float64))[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tables", [1, 3])
+def test_a_loop_reads_the_same_from_a_table(tables, dtype):
+    if not are_available():
+        pytest.skip("needs the extra cpu")
+    from openmm_les.networks.loops.radial import LoopRadial
+
+    generator = torch.Generator().manual_seed(2)
+    values, slopes = torch.randn(2, tables, 30, 7, dtype=torch.float64, generator=generator)
+    pairs = torch.arange(5) % tables
+    arguments = values, slopes, 4.5, torch.randperm(4, generator=generator) % tables, dtype
+    distances = torch.tensor([0.0, 1.1, 4.4999, 4.5, 9.0], dtype=dtype)
+    one, other = (
+        torch.jit.script(kind(*arguments))(distances, pairs)
+        for kind in (TabulatedRadial, LoopRadial)
+    )
+    tolerance = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert not other[0][3:].any()
+    assert (
+        LoopRadial(*arguments)(torch.tensor([torch.nan], dtype=dtype), pairs[:1])[0].isnan().all()
+    )
 
 
 def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypatch):

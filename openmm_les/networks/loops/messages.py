@@ -300,12 +300,13 @@ class LoopConvolution(nn.Module):
             self.paths,
             self.rows,
         )
-        out = sums.new_zeros([self.components, self.channels, sums.shape[0]])
+        out = sums.new_zeros([sums.shape[0], self.components, self.channels])
         for degree in range(len(self.degrees)):
             own, mix = self._rows(sums, degree), self._mix(degree)
-            rows = out[self.degrees[degree] : self.degrees[degree] + own.shape[1]]
-            torch.bmm(mix.t().expand(own.shape[1], -1, -1), own.permute(1, 2, 0), out=rows)
-        return out, MessageTape(harmonics, features, senders, neighbors)
+            rows = out[:, self.degrees[degree] : self.degrees[degree] + own.shape[1]]
+            maps = mix.expand(own.shape[1], -1, -1)
+            torch.bmm(own.transpose(0, 1), maps, out=rows.transpose(0, 1))
+        return out.permute(1, 2, 0), MessageTape(harmonics, features, senders, neighbors)
 
     @torch.jit.export
     def backward(

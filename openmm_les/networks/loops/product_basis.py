@@ -91,7 +91,9 @@ class LoopProductBasis(nn.Module):
         super().__init__()
         monomials = list(combinations_with_replacement(range(1 + (lmax + 1) ** 2), 3))
         row_of = {0: 0} | {1 + i: 1 + row for row, i in enumerate(parity_permutation(lmax))}
-        table, derivatives, folded = [], [], []
+        table: List[List[int]] = []
+        derivatives: List[List[int]] = []
+        folded: List[Tensor] = []
         output = 0
         for degree in parity_ordered_degrees(len(bases) - 1):
             basis = bases[degree]
@@ -117,7 +119,8 @@ class LoopProductBasis(nn.Module):
     def forward(self, sums: Tensor, counts: List[int]) -> Tuple[Tensor, List[List[Tensor]]]:
         """See `ProductBasis.forward`; in place of J there are A~ [N, D, C] and the species [N]."""
         species = torch.arange(self.num_species).repeat_interleave(torch.tensor(counts))
-        a = torch.cat([torch.ones_like(sums[:1]), sums]).permute(2, 0, 1).contiguous()
+        a = sums.new_ones([sums.shape[2], 1 + sums.shape[0], sums.shape[1]])
+        a[:, 1:] = sums.permute(2, 0, 1)
         out = torch.ops.openmm_les.product_basis(species, a, self.table, self.weights)
         return out.permute(1, 2, 0), [[a, species]]
 
@@ -125,7 +128,7 @@ class LoopProductBasis(nn.Module):
     def backward(self, grad: Tensor, jacobians: List[List[Tensor]]) -> Tensor:
         """See `ProductBasis.backward`."""
         a, species = jacobians[0]
-        grads = torch.ops.openmm_les.pull_back_products(
+        grads: Tensor = torch.ops.openmm_les.pull_back_products(
             species, a, grad.permute(2, 0, 1).contiguous(), self.derivatives, self.weights
         )
         return grads[:, 1:].permute(1, 2, 0)

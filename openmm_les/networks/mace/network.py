@@ -80,7 +80,7 @@ class MACENetwork(NetworkModule):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
-        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial, loops)
         #: Columns of the radial features: those of each layer and its density, and repulsion.
         self.widths: List[int] = []
         for layer, output in zip(layers, outputs, strict=True):
@@ -98,8 +98,9 @@ class MACENetwork(NetworkModule):
         self.first = species_convolution(first_map, lmax)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
-        options = lmax, fold, few_kernels, loops
-        self.first_update = NodeUpdate(specs[0], layers[0], *options, moments[0])
+        self.first_update = NodeUpdate(
+            specs[0], layers[0], lmax, fold, few_kernels, loops, moments[0]
+        )
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
         options = channels, lmax, fold, few_kernels, fused and dtype == torch.float32, loops
         self.interactions = nn.ModuleList(
