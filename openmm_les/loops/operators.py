@@ -7,11 +7,11 @@ import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_library: Any = torch.library.Library("openmm_les", "FRAGMENT")  # type: ignore[no-untyped-call, unused-ignore]
+_library: Any = torch.library.Library("openmm_les_loops", "FRAGMENT")  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def operator(signature: str) -> Callable[[Function], Function]:
-    """Makes a function of tensors on a CPU ``torch.ops.openmm_les.NAME``.
+    """Makes a function of tensors on a CPU ``torch.ops.openmm_les_loops.NAME``.
 
     `signature` is ``NAME(arguments) -> results`` in torch's notation.
     """

@@ -38,7 +38,7 @@ class LoopSearch(nn.Module):
         capacity: int,
     ) -> Neighbors:
         indices, shifts, reverse, used, largest, coincident, crowded = (
-            torch.ops.openmm_les.neighbor_matrix(
+            torch.ops.openmm_les_loops.neighbor_matrix(
                 positions, cell, periodic, offsets, cutoff, capacity
             )
         )

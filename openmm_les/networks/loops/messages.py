@@ -289,7 +289,7 @@ class LoopConvolution(nn.Module):
         self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
-        sums = torch.ops.openmm_les.sum_messages(
+        sums = torch.ops.openmm_les_loops.sum_messages(
             harmonics,
             features,
             senders,
@@ -320,7 +320,7 @@ class LoopConvolution(nn.Module):
             torch.bmm(
                 rows.transpose(1, 2), mix.t().expand(own.shape[1], -1, -1), out=own.transpose(0, 1)
             )
-        grads: Tuple[Tensor, Tensor, Tensor] = torch.ops.openmm_les.pull_back_messages(
+        grads: Tuple[Tensor, Tensor, Tensor] = torch.ops.openmm_les_loops.pull_back_messages(
             grad_sums,
             tape.harmonics,
             tape.features,

@@ -121,14 +121,14 @@ class LoopProductBasis(nn.Module):
         species = torch.arange(self.num_species).repeat_interleave(torch.tensor(counts))
         a = sums.new_ones([sums.shape[2], 1 + sums.shape[0], sums.shape[1]])
         a[:, 1:] = sums.permute(2, 0, 1)
-        out = torch.ops.openmm_les.product_basis(species, a, self.table, self.weights)
+        out = torch.ops.openmm_les_loops.product_basis(species, a, self.table, self.weights)
         return out.permute(1, 2, 0), [[a, species]]
 
     @torch.jit.export
     def backward(self, grad: Tensor, jacobians: List[List[Tensor]]) -> Tensor:
         """See `ProductBasis.backward`."""
         a, species = jacobians[0]
-        grads: Tensor = torch.ops.openmm_les.pull_back_products(
+        grads: Tensor = torch.ops.openmm_les_loops.pull_back_products(
             species, a, grad.permute(2, 0, 1).contiguous(), self.derivatives, self.weights
         )
         return grads[:, 1:].permute(1, 2, 0)

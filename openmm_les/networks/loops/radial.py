@@ -53,7 +53,7 @@ class LoopRadial(TabulatedRadial):
         first = torch.zeros_like(distances, dtype=torch.int64)
         if self.by_pair and pairs is not None:
             first = self.first_row.index_select(0, pairs)
-        features: Tuple[Tensor, Tensor] = torch.ops.openmm_les.radial_features(
+        features: Tuple[Tensor, Tensor] = torch.ops.openmm_les_loops.radial_features(
             distances, first, self.table, self.last + 1, self.inverse_spacing
         )
         return features
