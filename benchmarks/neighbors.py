@@ -85,9 +85,9 @@ def loops(positions: torch.Tensor, cell: torch.Tensor) -> Call:
 
     box = cell.numpy()
     capacity = with_headroom(largest_number_of_neighbors(positions.numpy(), box, CUTOFF))
-    offsets = image_offsets(image_range(box, CUTOFF, MARGIN))
-    scripted = torch.jit.script(LoopSearch())
-    return lambda: scripted(positions, cell, True, offsets, CUTOFF, capacity)
+    ranges = image_range(box, CUTOFF, MARGIN)
+    scripted = torch.jit.script(LoopSearch(True, ranges, CUTOFF, capacity, True, None))
+    return lambda: scripted(positions, cell)
 
 
 def matscipy(positions: torch.Tensor, cell: torch.Tensor) -> Call:

@@ -14,8 +14,8 @@ from openmm_les.evaluation.status import (
     STATUS_POSITIONS,
     STATUS_RESULT,
 )
-from openmm_les.neighbors.cells import CellGrid, grid_suffices
-from openmm_les.neighbors.matrix import Neighbors, image_offsets, images_suffice, neighbor_matrix
+from openmm_les.neighbors.cells import CellGrid
+from openmm_les.neighbors.matrix import Neighbors, NeighborSearch
 from openmm_les.networks.protocol import Network
 
 
@@ -37,10 +37,9 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary). With `loops` the search is one operator of `openmm_les.neighbors.loops`.
+    vary). `fused` finds neighbours in kernels, like a network that is built with it, and `loops` in
+    loops for a CPU, which need `trim`.
     """
-
-    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class SystemNetwork(nn.Module):
         trim: bool,
         grid: Optional[CellGrid],
         num_others: int = 0,
+        fused: bool = False,
         loops: bool = False,
     ) -> None:
         super().__init__()
@@ -61,13 +61,20 @@ class SystemNetwork(nn.Module):
         self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
-        self.trim = trim
-        self.grid = grid
+        search = NeighborSearch
+        if fused and not trim:
+            from openmm_les.networks.fused.neighbors import FusedNeighborSearch
+
+            search = FusedNeighborSearch
+        if loops and trim:
+            from openmm_les.neighbors.loops import LoopSearch
+
+            search = LoopSearch
+        self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
         # TorchScript does not see constants of the module.
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
         self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
         self.no_result = STATUS_RESULT
-        self.cutoff: float = network.cutoff
         self.num_others = num_others
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
@@ -75,27 +82,6 @@ class SystemNetwork(nn.Module):
         self.species = nn.Buffer(sorted_species)
         self.order = nn.Buffer(order)
         self.original = nn.Buffer(torch.argsort(order))
-        self.offsets = nn.Buffer(image_offsets(ranges))
-        self.searches: Any = nn.ModuleList(_loop_searches() if loops else [])
-
-    def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
-        found: List[Neighbors] = []
-        for search in self.searches:
-            found.append(
-                search(atoms, cell, self.periodic, self.offsets, self.cutoff, self.capacity)
-            )
-        if len(found) > 0:
-            return found[0]
-        return neighbor_matrix(
-            atoms,
-            cell,
-            self.periodic,
-            self.offsets,
-            self.cutoff,
-            self.capacity,
-            self.trim,
-            grid=self.grid,
-        )
 
     def status(
         self,
@@ -111,10 +97,7 @@ class SystemNetwork(nn.Module):
         if self.periodic:
             finite = finite & torch.isfinite(cell).all()
             inverse, _ = inverse_and_volume(cell)
-            outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
-            grid = self.grid
-            if grid is not None:
-                outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
+            outgrown = outgrown | ~self.neighbors.suffices(inverse)
         too_many = neighbors.crowded
         if crowded is not None:
             too_many = too_many | crowded
@@ -177,12 +160,6 @@ class SpecializedModel(SystemNetwork):
         status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
         strain = strain + long_range.strain
         return self.ordered(Results(energy, forces, charges, strain, long_range.energy, status))
-
-
-def _loop_searches() -> List[nn.Module]:
-    from openmm_les.neighbors.loops import LoopSearch
-
-    return [LoopSearch()]
 
 
 def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:

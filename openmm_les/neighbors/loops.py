@@ -11,12 +11,17 @@ from typing import Any, Tuple
 import numpy as np
 import torch
 import vesin
-from torch import Tensor, nn
+from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.loops.compiler import compiled_as_written
 from openmm_les.loops.operators import operator
-from openmm_les.neighbors.matrix import Neighbors, images_suffice, neighbor_matrix
+from openmm_les.neighbors.matrix import (
+    Neighbors,
+    NeighborSearch,
+    images_suffice,
+    neighbor_matrix,
+)
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 
 #: Coordinates beyond which nothing is left to vesin [A].
@@ -25,21 +30,13 @@ _FAR = 1e6
 _FEWEST_ATOMS = 1000
 
 
-class LoopSearch(nn.Module):
-    """`neighbor_matrix` with `trim`, for positions, cells and sizes of the same meaning."""
+class LoopSearch(NeighborSearch):
+    """`NeighborSearch` for a CPU, which always trims."""
 
-    def forward(
-        self,
-        positions: Tensor,
-        cell: Tensor,
-        periodic: bool,
-        offsets: Tensor,
-        cutoff: float,
-        capacity: int,
-    ) -> Neighbors:
+    def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
         indices, shifts, reverse, used, largest, coincident, crowded = (
             torch.ops.openmm_les_loops.neighbor_matrix(
-                positions, cell, periodic, offsets, cutoff, capacity
+                positions, cell, self.periodic, self.offsets, self.cutoff, self.capacity
             )
         )
         return Neighbors(indices, shifts, reverse, used, largest, coincident, crowded)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_les.neighbors.matrix import image_offsets, image_range, neighbor_matrix
+from openmm_les.neighbors.matrix import NeighborSearch, image_range
 
 pytest.importorskip("numba")
 pytest.importorskip("vesin")
@@ -22,7 +22,7 @@ NARROW = np.diag([10.0, 3.5, 10.0])
 def search(request, monkeypatch):
     if request.param == "vesin":
         monkeypatch.setattr(loops, "_FEWEST_ATOMS", 0)
-    return torch.jit.script(loops.LoopSearch())
+    return lambda *arguments: torch.jit.script(loops.LoopSearch(*arguments))
 
 
 def positions(number, scale=10.0):
@@ -59,10 +59,10 @@ def test_equals_the_matrix(search, name, capacity):
     points, cell = STRUCTURES[name]
     periodic = cell is not NO_CELL
     is_box = periodic and np.isfinite(cell).all() and np.linalg.det(cell) > 0
-    offsets = image_offsets(image_range(cell, CUTOFF) if is_box else [0, 0, 0])
-    arguments = torch.tensor(points), torch.tensor(cell), periodic, offsets, CUTOFF, capacity
-    expected = neighbor_matrix(*arguments, trim=True)
-    got = search(*arguments)
+    ranges = image_range(cell, CUTOFF) if is_box else [0, 0, 0]
+    arguments = periodic, ranges, CUTOFF, capacity, True, None
+    inputs = torch.tensor(points), torch.tensor(cell)
+    expected, got = (make(*arguments)(*inputs) for make in (NeighborSearch, search))
     for name, one, other in zip(expected._fields, got, expected, strict=True):
         assert one.dtype == other.dtype, name
         torch.testing.assert_close(one, other, rtol=0.0, atol=0.0, equal_nan=True, msg=name)

@@ -65,10 +65,14 @@ def reversed_slots(values, reverse) -> torch.Tensor:
     return values.view(len(reverse), -1)[reverse].view_as(values)
 
 
-@pytest.mark.parametrize("few_kernels", [False, True])
-def test_kernel_equals_the_definition(few_kernels):
+@pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"fused": True}])
+def test_kernel_equals_the_definition(options):
+    """The operators of fused kernels are torch code on a CPU."""
+    if options.get("fused"):
+        pytest.importorskip("triton", reason="torch for a CPU comes without triton")
     matrix, inputs = structure()
-    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, few_kernels)
+    options = {"few_kernels": False, **options}
+    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, **options)
     for module in (kernel, torch.jit.script(kernel)):
         sums, tape = module(*inputs, matrix)
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]

@@ -57,6 +57,10 @@ def message_convolution(
         from openmm_les.networks.loops.messages import LoopConvolution
 
         return LoopConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, symbols)
+    if fused:
+        from openmm_les.networks.fused.convolution import FusedConvolution
+
+        return FusedConvolution(radial_weights, paths, mixes, channels, lmax, symbols)
     groups = [[p] for p in range(len(paths))]
     if few_kernels:
         degrees = range(node_lmax + 1)

@@ -282,11 +282,16 @@ def product_basis(
     fold: bool,
     few_kernels: bool,
     order: int,
-    loops: bool = False,
+    fused: bool,
+    loops: bool,
 ) -> Any:
-    """The `ProductBasis` of a layer, or with `loops` one for a CPU, which has order 3 alone."""
-    if loops and order == 3:
+    """A `ProductBasis`; in kernels or loops, where it is folded and of order 3."""
+    if loops and fold and order == 3:
         from openmm_les.networks.loops.product_basis import LoopProductBasis
 
         return LoopProductBasis(bases, weights, lmax)
-    return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
+    if not (fused and fold and order == 3):
+        return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
+    from openmm_les.networks.fused.product_basis import FusedProductBasis
+
+    return FusedProductBasis(ProductBasis(bases, weights, lmax, fold, True, order), lmax)

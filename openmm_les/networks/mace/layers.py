@@ -89,6 +89,7 @@ class NodeUpdate(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
         loops: bool,
         moments: Optional[LayerMoments],
     ) -> None:
@@ -101,14 +102,15 @@ class NodeUpdate(nn.Module):
         self.normalizations: Any = nn.ModuleList(normalizations)
         maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
         self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
-        self.product = product_basis(
+        self.product: Any = product_basis(
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
             few_kernels,
-            order=max(3, int(spec["correlation"])),
-            loops=loops,
+            max(3, int(spec["correlation"])),
+            fused,
+            loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -230,7 +232,7 @@ class Interaction(nn.Module):
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, loops, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, loops, moments)
 
     def forward(
         self,
