@@ -282,8 +282,8 @@ def product_basis(
     fold: bool,
     few_kernels: bool,
     order: int,
-    fused: bool,
-    loops: bool,
+    fused: bool = False,
+    loops: bool = False,
 ) -> Any:
     """A `ProductBasis`; in kernels or loops, where it is folded and of order 3."""
     if loops and fold and order == 3:
