@@ -16,6 +16,8 @@ PACKAGES = (
     "torch-pme",
     "matscipy",
     "vesin-torch",
+    "vesin",
+    "numba",
     "openmm-les",
     "openmmtorch",
     "ase",

@@ -37,7 +37,8 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary). `fused` finds neighbours in kernels, like a network that is built with it.
+    vary). `fused` finds neighbours in kernels, like a network that is built with it, and `loops` in
+    loops for a CPU, which need `trim`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SystemNetwork(nn.Module):
         grid: Optional[CellGrid],
         num_others: int = 0,
         fused: bool = False,
+        loops: bool = False,
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
@@ -64,6 +66,10 @@ class SystemNetwork(nn.Module):
             from openmm_les.networks.fused.neighbors import FusedNeighborSearch
 
             search = FusedNeighborSearch
+        if loops and trim:
+            from openmm_les.neighbors.loops import LoopSearch
+
+            search = LoopSearch
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
         # TorchScript does not see constants of the module.
         self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX

@@ -74,6 +74,8 @@ class SystemModel:
             then zeros.
         to_gpu: the module will be moved from the device to a GPU, as that of a TorchForce.
         static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
+        python_operators: the module may call operators that are written in Python; False if it will
+            be saved.
         **changes: single options in place of those in `options`, such as ``precision="double"``.
 
     Attributes:
@@ -99,6 +101,7 @@ class SystemModel:
         geometry: Geometry | None = None,
         to_gpu: bool = False,
         static_shapes: bool = False,
+        python_operators: bool = True,
         **changes: Any,
     ) -> None:
         check_threads()
@@ -112,6 +115,7 @@ class SystemModel:
             "geometry": geometry,
             "to_gpu": to_gpu,
             "static_shapes": static_shapes,
+            "python_operators": python_operators,
         }
         self.artifact = artifact
         self.numbers = [int(z) for z in numbers]

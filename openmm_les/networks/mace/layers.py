@@ -90,6 +90,7 @@ class NodeUpdate(nn.Module):
         fold: bool,
         few_kernels: bool,
         fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -109,6 +110,7 @@ class NodeUpdate(nn.Module):
             few_kernels,
             max(3, int(spec["correlation"])),
             fused,
+            loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -205,6 +207,7 @@ class Interaction(nn.Module):
         fold: bool,
         few_kernels: bool,
         fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -223,12 +226,13 @@ class Interaction(nn.Module):
             few_kernels,
             symbols,
             fused,
+            loops,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, loops, moments)
 
     def forward(
         self,
