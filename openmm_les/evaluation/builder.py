@@ -37,6 +37,7 @@ class Geometry(Protocol):
     """Finds the positions that a model sees among those of other particles."""
 
     num_particles: int
+    exact_particles: list[int]  #: of which every digit of a position matters.
 
     def around(self, model: nn.Module, *, in_field: bool) -> Any:
         """A module for particles from a `SpecializedModel` (or `ModelInField`)."""

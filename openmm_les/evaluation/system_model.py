@@ -37,6 +37,7 @@ from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_mome
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads
+from openmm_les.units import ANGSTROM_AND_EV, Units
 
 __all__ = ["Evaluation", "SystemModel"]
 
@@ -132,6 +133,9 @@ class SystemModel:
             self.options.cudaGraphs,
             extra_inputs,
             self._builder.rows,
+            len(self.numbers),
+            self.options.precision == "single",
+            self._exact_positions(),
         )
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":
@@ -163,6 +167,8 @@ class SystemModel:
         positions: npt.ArrayLike,
         cell: npt.ArrayLike | None = None,
         electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
     ) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
 
@@ -176,6 +182,7 @@ class SystemModel:
                 and the polarizability of `response`. A periodic system feels forces, without a
                 term in its energy and its virial. Induced dipoles are those in the field.
                 ``fieldConvention`` changes this.
+            units: of positions and forces; everything else is in Angstrom, eV and e.
 
         Raises:
             InputError: wrong shapes, a box too small, a field that the model was not made for.
@@ -184,8 +191,9 @@ class SystemModel:
         array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
         with self._lock:
+            evaluate = partial(self._evaluator, units=units)
             energy, forces, latents, virial, les_energy = self._run(
-                self._evaluator, array, box, *field
+                evaluate, array, box, *field, length=units.length
             )
             moments, charges, layout = None, latents, self.artifact.layout
             if layout is not None:
@@ -195,9 +203,28 @@ class SystemModel:
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)
-                atoms = self._arranged(array, box)[:n]
+                atoms = self._arranged(array * units.length, box)[:n]
                 warn_of_smooth_cutoff(self.artifact, latents[:n], atoms, box)
         return result
+
+    def energy_and_forces(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
+    ) -> tuple[float, FloatArray]:
+        """Energy [eV] and forces (n, 3) of `evaluate`, which a GPU sends without the rest."""
+        if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
+            result = self.evaluate(positions, cell, electric_field, units=units)
+            return result.energy, result.forces
+        array, box = self._checked_structure(positions, cell)
+        field = self._checked_field(electric_field)
+        with self._lock:
+            evaluate = partial(self._evaluator, units=units, with_latents=False)
+            energy, forces, *_ = self._run(evaluate, array, box, *field, length=units.length)
+        return energy, forces
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
@@ -278,6 +305,13 @@ class SystemModel:
             *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
+    def _exact_positions(self) -> list[int] | None:
+        """Those that go to a GPU in float64; None if these are many, or rounding would be seen."""
+        if self._geometry is None or self.options.precision == "double":
+            return None
+        exact = self._geometry.exact_particles
+        return exact if 2 * len(exact) < self._num_positions else None
+
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
         if array.shape != (self._num_positions, 3):
@@ -323,8 +357,12 @@ class SystemModel:
         positions: FloatArray,
         cell: FloatArray,
         *extra_inputs: FloatArray,
+        length: float = 1.0,
     ) -> tuple[Any, ...]:
-        """Results without their status, after growing the buffers until the structure fits."""
+        """Results without their status, after growing the buffers until the structure fits.
+
+        Positions are in units of `length` [A].
+        """
         check_threads()
         growable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
@@ -334,8 +372,8 @@ class SystemModel:
                 return tuple(results)
             if bits & ~growable:
                 break
-            arranged = self._arranged(positions, cell)
+            arranged = self._arranged(positions * length, cell)
             self._buffers.grow(bits, arranged, cell if self.periodic else None)
             self.module = self._build()
-        atoms = self._arranged(positions, cell)[: len(self.numbers)]
+        atoms = self._arranged(positions * length, cell)[: len(self.numbers)]
         raise failure(bits & ~growable or bits, atoms, cell if self.periodic else None)
