@@ -46,7 +46,7 @@ class Evaluator:
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
     it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
     `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
-    returns its forces in float32, and positions but the `exact` ones go there in fixed point.
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too.
     """
 
     def __init__(
@@ -111,10 +111,8 @@ class Evaluator:
             if will_record and status == 0:
                 self._record(result)
         parts = self._layout.unpack(result)
-        shape = (self._layout.rows, self._layout.positions)
-        latents = np.zeros(shape)
-        if len(parts["charges"]):
-            latents[:, : self._layout.atoms] = parts["charges"].reshape(self._layout.rows, -1)
+        latents = np.zeros((self._layout.rows, self._layout.positions))
+        latents[:, : self._layout.atoms] = parts["charges"].reshape(self._layout.rows, -1)
         return (
             float(result[1]),
             units.force * parts["forces"].reshape(-1, 3),
@@ -139,7 +137,7 @@ class Evaluator:
         # By an event: waiting for the stream is an error while a thread is in `_refuse_waiting`.
         self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
         self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
-        return self._layout.numbers(host.numpy())
+        return self._layout.numbers(host.numpy(), with_latents)
 
     def _record(self, first: FloatArray) -> None:
         """Use a graph from now on; `first` is the result of the module for the present input."""

@@ -62,26 +62,24 @@ class Layout:
         word = torch.float32 if self.single else torch.float64
         return torch.cat([part.reshape(-1).view(word) for part in parts])
 
-    def numbers(self, packed: npt.NDArray[Any]) -> FloatArray:
-        """The same in a new array, all of it float64; `packed` may end with the forces."""
-        if not self.single:
-            return np.array(packed)
+    def numbers(self, packed: npt.NDArray[Any], with_latents: bool = True) -> FloatArray:
+        """The same in a new array, all of it float64; without latents these are zero there."""
         end = self.size_of_forces
-        begin = end - 3 * self.positions
-        head, forces, latents = np.split(packed, [begin, end])
-        return np.concatenate([head.view(np.float64), forces, latents.view(np.float64)])
+        head, forces, latents = np.split(packed, [end - 3 * self.positions, end])
+        if self.single:
+            head, latents = head.view(np.float64), latents.view(np.float64)
+        latents = latents if with_latents else np.zeros(self.rows * self.atoms)
+        return np.concatenate([head, forces, latents])
 
     def unpack(self, numbers: FloatArray) -> dict[str, FloatArray]:
-        """Parts of `numbers`, each in one dimension; where latents are missing they are empty."""
+        """Parts of `numbers`, each in one dimension."""
         forces, latents = 3 * self.positions, self.rows * self.atoms
-        others = len(numbers) - _SCALARS - _STRAIN - forces
-        latents = latents if others >= latents else 0
         parts, begin = {}, 0
         for name, size in (
             ("status", 1),
             ("energy", 1),
             ("strain derivative", _STRAIN),
-            ("energy of the charges", others - latents),
+            ("energy of the charges", len(numbers) - _SCALARS - _STRAIN - forces - latents),
             ("forces", forces),
             ("charges", latents),
         ):
