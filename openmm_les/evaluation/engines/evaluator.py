@@ -2,6 +2,9 @@
 
 A graph launches hundreds of kernels at once, with the shapes and addresses of the recording:
 modules for a GPU do the same work for every structure, and read nothing back.
+
+Torch code as it is written runs first. Compiled code, fused kernels and graphs take its place only
+after they have given the same numbers.
 """
 
 from __future__ import annotations
@@ -17,22 +20,22 @@ import torch
 from torch import Tensor
 
 from openmm_les.arrays import FloatArray
-from openmm_les.errors import SimulationError
+from openmm_les.errors import SimulationError, one_line
 from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.engines.inputs import Inputs
 from openmm_les.evaluation.engines.packing import Layout, compare
+from openmm_les.evaluation.engines.runners import Module
 from openmm_les.processes.threads import Threads
 from openmm_les.units import ANGSTROM_AND_EV, Units
 
 logger = logging.getLogger(__name__)
 
-#: From positions, cell and extra inputs to what `pack` takes.
-Module = Callable[..., tuple[Tensor, ...]]
-
 #: Calls before the recording, in which libraries set themselves up.
 _WARM_UP = 3
-#: A graph is compared with its module for two structures, of which one is larger by this factor.
+#: Results are compared for two structures, of which one is larger by this factor.
 _STRETCH = 1.002
+#: Raises if what evaluates the present input does not give what the module gives.
+Check = Callable[[Callable[[], Tensor]], None]
 #: Torch records one graph at a time.
 _recording = threading.Lock()
 
@@ -47,6 +50,10 @@ class Evaluator:
     it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
     `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
     returns its forces in float32, and positions but the `exact` ones go there in float32 too.
+
+    Attributes:
+        dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
+            too.
     """
 
     def __init__(
@@ -78,12 +85,39 @@ class Evaluator:
             )
         self._inputs = Inputs(num_atoms, device, extra_inputs, exact if on_gpu else None)
         self._module: Module | None = None
+        self._replacement: Callable[[], Module] | None = None
+        self._wants_graph = True
+        self._is_settled = False
         self._graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self._what = ""
+        self.dropped: dict[str, str] = {}
 
-    def load(self, module: Module) -> None:
-        """Evaluate this module from now on, in place of the last one and its graph."""
-        self._module = module
-        self._graph = None
+    @property
+    def threads(self) -> int | None:
+        """Torch's threads in an evaluation on a CPU, once they have been chosen."""
+        return self._threads.chosen
+
+    def load(
+        self,
+        module: Module,
+        replacement: Callable[[], Module] | None = None,
+        *,
+        graph: bool = True,
+        threads: int | None = None,
+        what: str = "engine",
+    ) -> None:
+        """Evaluate this module from now on, in place of the last one and its graph.
+
+        Args:
+            module: torch code as it is written.
+            replacement: makes what computes the same faster, as messages call it `what`.
+            graph: whether a graph is wanted, where `graphs` allows one.
+            threads: the number of torch's threads to start with; None: measured.
+        """
+        self._module, self._graph = module, None
+        self._replacement = None if "replacement" in self.dropped else replacement
+        self._wants_graph, self._is_settled, self._what = graph, False, what
+        self._threads.start_with(threads)
 
     def __call__(
         self, *inputs: FloatArray, units: Units = ANGSTROM_AND_EV, with_latents: bool = True
@@ -105,11 +139,11 @@ class Evaluator:
             else:
                 graph, output = self._graph
                 graph.replay()
-            will_record = bool(self._graphs) and self._graph is None
-            result = self._to_host(output, with_latents or will_record)
+            result = self._to_host(output, with_latents or not self._is_settled)
             status = int(result[0])
-            if will_record and status == 0:
-                self._record(result)
+            # Otherwise the buffers are too small, and another module will be loaded.
+            if status == 0 and not self._is_settled:
+                self._settle(result)
         parts = self._layout.unpack(result)
         latents = np.zeros((self._layout.rows, self._layout.positions))
         latents[:, : self._layout.atoms] = parts["charges"].reshape(self._layout.rows, -1)
@@ -139,11 +173,46 @@ class Evaluator:
         self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
         return self._layout.numbers(host.numpy(), with_latents)
 
-    def _record(self, first: FloatArray) -> None:
-        """Use a graph from now on; `first` is the result of the module for the present input."""
+    def _settle(self, first: FloatArray) -> None:
+        """Go over to the replacement and to a graph, each if it gives what the module gives.
+
+        `first` is the result of the module for the present input, which is overwritten.
+        """
+        self._is_settled = True
+        if self._replacement is None and not (self._graphs and self._wants_graph):
+            return
+        # Ordinary calls come first, so that nothing is compared with itself.
+        inputs = self._inputs.numbers
+        present = inputs.clone()
+        inputs.mul_(_STRETCH)
+        expected = [first, self._to_host(self._evaluate())]
+
+        def check(evaluate: Callable[[], Tensor]) -> None:
+            inputs.copy_(present)
+            for result in expected:
+                compare(result, self._to_host(evaluate()), layout=self._layout)
+                inputs.mul_(_STRETCH)
+
+        if self._replacement is not None:
+            self._replace(self._replacement, check)
+        if self._graphs and self._wants_graph:
+            self._record(check)
+
+    def _replace(self, make: Callable[[], Module], check: Check) -> None:
+        before = self._module
+        try:
+            self._module = make()
+            check(self._evaluate)
+        except Exception as error:  # whatever a compiler or a version of torch may raise
+            self._module = before
+            reason = self.dropped["replacement"] = one_line(_first_line(error))
+            logger.warning("%s does not work here, using TorchScript: %s", self._what, reason)
+
+    def _record(self, check: Check) -> None:
+        """Use a graph from now on, unless `check` of it raises."""
         try:
             with _recording:
-                self._graph = self._capture(first)
+                self._graph = self._capture(check)
         except RuntimeError as error:  # torch has no narrower class for what CUDA refuses
             reason = _reason(error)
             if self._graphs is True:
@@ -152,18 +221,13 @@ class Evaluator:
                     "use cudaGraphs='auto' to go on without"
                 ) from error
             self._graphs = False
+            self.dropped["graph"] = reason
             logger.warning("cudaGraphs='auto': goes on without CUDA graphs (%s)", reason)
         # The graph has its own copy of the memory that the ordinary calls used.
         torch.cuda.empty_cache()
 
-    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Record the module and compare; overwrites the input."""
+    def _capture(self, check: Check) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Ordinary calls come first, so that nothing is compared with itself.
-        inputs = self._inputs.numbers
-        present = inputs.clone()
-        inputs.mul_(_STRETCH)
-        expected = [first, self._to_host(self._evaluate())]
         for _ in range(_WARM_UP):
             self._evaluate()
         with _refuse_waiting():
@@ -171,11 +235,12 @@ class Evaluator:
         # Other threads, such as OpenMM's, may allocate memory meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             output = self._evaluate()
-        inputs.copy_(present)
-        for result in expected:
+
+        def replay() -> Tensor:
             graph.replay()
-            compare(result, self._to_host(output), layout=self._layout)
-            inputs.mul_(_STRETCH)
+            return output
+
+        check(replay)
         return graph, output
 
 
@@ -192,6 +257,10 @@ def _refuse_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _reason(error: RuntimeError) -> str:

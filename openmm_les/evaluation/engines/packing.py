@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +99,13 @@ def compare(
 ) -> None:
     """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
     layout = layout or Layout.of(expected, rows)
-    others = layout.unpack(got)
-    for name, one in layout.unpack(expected).items():
-        other = others[name]
+    compare_parts(layout.unpack(expected), layout.unpack(got))
+
+
+def compare_parts(expected: Mapping[str, FloatArray], got: Mapping[str, FloatArray]) -> None:
+    """The same for results by name."""
+    for name, one in expected.items():
+        other = got[name]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)
         if not np.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):
             raise RuntimeError(

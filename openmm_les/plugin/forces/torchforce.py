@@ -58,6 +58,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
             options.evaluation,
             device="cpu",
             engine="torchscript",
+            variant=None,
             maxNeighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
             cudaGraphs="auto",
         ),
