@@ -213,7 +213,10 @@ def test_mm_positions_cross_in_half_the_bytes(monkeypatch):
     assert up < 4 * 3 * n + 8 * (3 * 30 + 10)
     assert down < 4 * 3 * n + 8 * (30 + 12)
     assert got.energy == pytest.approx(expected.energy, abs=1e-6)
-    np.testing.assert_allclose(got.forces, expected.forces, rtol=FLOAT32, atol=1e-6)
+    # On the region's atoms a network in float32 rounds as much, whatever the difference is.
+    np.testing.assert_allclose(got.forces, expected.forces, rtol=FLOAT32, atol=3e-6)
+    others = np.setdiff1d(np.arange(n), exact)
+    np.testing.assert_allclose(got.forces[others], expected.forces[others], rtol=FLOAT32, atol=5e-7)
     np.testing.assert_allclose(got.charges, expected.charges, rtol=0, atol=1e-7)
     assert got.charges.shape == (n,)
     positions[-1] = np.nan
