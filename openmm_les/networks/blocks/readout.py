@@ -29,7 +29,8 @@ class Readout(nn.Module):
         if not self.nonlinear:
             return x, x
         s = torch.sigmoid(x)
-        return (x * s) @ self.outer, s * (1.0 + x * (1.0 - s))
+        y = x * s
+        return y @ self.outer, torch.addcmul(s + y, y, s, value=-1.0)
 
     @torch.jit.export
     def backward(self, grad: Tensor, slopes: Tensor) -> Tensor:
