@@ -429,7 +429,9 @@ class SystemModel:
 
     def _tune_quietly(self, structure: Structure) -> None:
         try:
-            self._tune(structure, tuning.BUDGET_S)
+            system = self._system()
+            if tuning.is_first_attempt(system) or decisions.find(system):
+                self._tune(structure, tuning.BUDGET_S)
         except Exception as error:  # a run that works goes on
             logger.warning("engine='auto': goes on as before, since %s", one_line(error))
 

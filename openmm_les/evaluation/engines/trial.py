@@ -23,7 +23,7 @@ import torch
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import one_line
 from openmm_les.evaluation.engines.packing import compare_parts
-from openmm_les.evaluation.engines.variant import SLOWER, Variant
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import unmeasured
 
@@ -108,7 +108,6 @@ class _Race:
         fastest = min(self._times.values(), default=0.0)
         for index in [i for i in self.models if self._times[i] > _TOO_SLOW * fastest]:
             del self.models[index]
-            self.say(of=index, reason=SLOWER)
 
 
 def _try_each(task: Task, race: _Race) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from openmm_les.errors import InputError, SimulationError, one_line
 from openmm_les.evaluation.engines import decisions
 from openmm_les.evaluation.engines.trial import Structure, Task
-from openmm_les.evaluation.engines.variant import SLOWER, Decision, Trial
+from openmm_les.evaluation.engines.variant import NOT_FASTER, Decision, Trial
 from openmm_les.processes.children import ending, start_bound
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,17 @@ _STRETCH, _DISPLACEMENT = 1.002, 0.01
 #: What comes first when numbers differ, see `compare` in `packing`.
 _WRONG = "gives other "
 _CODE = "from openmm_les.evaluation.engines.trial import main; main(sys.argv[1])"
+
+
+_attempted: set[Path] = set()
+
+
+def is_first_attempt(system: Mapping[str, Any]) -> bool:
+    """Whether nothing has been tried by itself for such a system in this process, until now."""
+    path = decisions.path_of(system)
+    is_first = path not in _attempted
+    _attempted.add(path)
+    return is_first
 
 
 class Pace:
@@ -98,10 +109,12 @@ def try_candidates(task: Task) -> list[Trial]:
         Trial(each, None, f"not reached within {task.seconds:g} s") for each in task.candidates
     ]
     end = time.monotonic() + task.seconds
+    limit = _SHARE * task.seconds
     rest = list(range(len(trials)))
     with tempfile.TemporaryDirectory(prefix="openmm-les-") as folder:
         while rest and (left := end - time.monotonic()) > 0:
-            culprit = _Walk(Path(folder), replace(task, order=rest, seconds=left), trials).run()
+            left_over = replace(task, order=rest, seconds=left)
+            culprit = _Walk(Path(folder), left_over, limit, trials).run()
             if culprit is None or culprit == 0:
                 break
             # The best one goes with the rest, to be measured beside them.
@@ -150,8 +163,11 @@ def _tried(task: Task, system: Mapping[str, Any]) -> Decision:
     trials = try_candidates(task)
     best = fastest(trials)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    used = tuple(replace(each, reason="") if each is best else each for each in trials)
-    decision = Decision(best.variant, used, system, made)
+    said = tuple(
+        replace(each, reason=NOT_FASTER) if _is_usable(each) and each is not best else each
+        for each in trials
+    )
+    decision = Decision(best.variant, said, system, made)
     logger.info("engine='auto': %s", decision)
     return decision
 
@@ -177,14 +193,17 @@ def two_structures(structure: Structure) -> list[Structure]:
 
 
 def _is_usable(trial: Trial) -> bool:
-    return trial.seconds is not None and trial.reason in ("", SLOWER)
+    return trial.seconds is not None and not trial.reason
 
 
 class _Walk:
-    """One child process that walks through the candidates; fills `trials` as far as it comes."""
+    """One child process that walks through the candidates; fills `trials` as far as it comes.
 
-    def __init__(self, folder: Path, task: Task, trials: list[Trial]) -> None:
-        self._folder, self._task, self._trials = folder, task, trials
+    One candidate may take so many seconds as `limit` says, the last one all that is left.
+    """
+
+    def __init__(self, folder: Path, task: Task, limit: float, trials: list[Trial]) -> None:
+        self._folder, self._task, self._limit, self._trials = folder, task, limit, trials
         self._begin = time.monotonic()
 
     def run(self) -> int | None:
@@ -217,7 +236,7 @@ class _Walk:
         now = time.monotonic()
         left = self._begin + self._task.seconds - now
         if current not in (None, 0, self._task.order[-1]):
-            left = min(left, since + _SHARE * self._task.seconds - now)
+            left = min(left, since + self._limit - now)
         return max(left, 0.0)
 
     def _note(self, said: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ _FEW_PAIRS = 2**14, 2**17
 #: Elements of the largest temporary tensors that are tried beside the default, likewise.
 _BLOCKS = (2**16, 2**20), (2**21, 2**23, 2**25)
 #: Why a candidate is not used that gives the right numbers.
-SLOWER = "slower"
+NOT_FASTER = "not faster"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Trial:
         parts = [
             self.variant.name,
             "" if self.seconds is None else f"{1e3 * self.seconds:.3g} ms",
-            f"({self.reason})" if self.reason else "",
+            f"({self.reason})" if self.reason not in ("", NOT_FASTER) else "",
         ]
         return " ".join(filter(None, parts))
 
