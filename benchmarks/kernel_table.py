@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,24 @@ _DIRECT = 2000
 _COLUMNS = ("launches", "bytes", "float32", "float64")
 
 
-def row(artifact: Any, structure: Any, operations: int) -> dict[str, Any]:
+def modules_of(model: Any) -> dict[str, Any]:
+    """Scripted modules of a `SystemModel`: torch code, and with fused kernels if it has any."""
+    found = {"torch code": model.module}
+    if hasattr(model, "variant"):
+        from openmm_les.evaluation.engines.torchscript import script
+
+        found["fused"] = script(model._builder.model(replace(model.variant, fused=True)))
+    return found
+
+
+def counts_of(artifact: Any, structure: Any, operations: int) -> list[dict[str, Any]]:
     """Counts of one structure, and of the operations with most float64 arithmetic."""
     from step.fake_gpu import tally
 
-    from openmm_les.evaluation.engines.packing import pack
+    from openmm_les.evaluation.engines import packing
     from openmm_les.evaluation.system_model import SystemModel
 
-    is_periodic = bool(structure.pbc.all())
+    is_periodic, n = bool(structure.pbc.all()), len(structure)
     model = SystemModel(
         artifact,
         structure.numbers.tolist(),
@@ -42,16 +53,22 @@ def row(artifact: Any, structure: Any, operations: int) -> dict[str, Any]:
         to_gpu=True,
         static_shapes=True,
         engine="torchscript",
-        ewald="direct" if len(structure) <= _DIRECT else "mesh",
+        ewald="direct" if n <= _DIRECT else "mesh",
     )
-    module: Any = model.module
-    counted = tally(
-        lambda *inputs: pack(module.evaluate(*inputs)), module, [structure.positions.shape, (3, 3)]
-    )
-    found: dict[str, Any] = {"atoms": len(structure), "slots": model.capacity}
-    found |= {name: counted.total[name] for name in _COLUMNS}
-    most = sorted(counted.by_operation.items(), key=lambda item: -item[1]["float64"])
-    return found | {"most float64": {name: dict(counts) for name, counts in most[:operations]}}
+    pack = packing.pack
+    if hasattr(packing, "Layout"):
+        pack = packing.Layout(n, n, single=True).pack
+    found = []
+    for way, module in modules_of(model).items():
+        shapes = [structure.positions.shape, (3, 3)]
+        counted = tally(lambda *x, module=module: pack(module.evaluate(*x)), module, shapes)
+        most = sorted(counted.by_operation.items(), key=lambda item: -item[1]["float64"])
+        found.append(
+            {"way": way, "atoms": n, "slots": model.capacity}
+            | {name: counted.total[name] for name in _COLUMNS}
+            | {"most float64": {name: dict(counts) for name, counts in most[:operations]}}
+        )
+    return found
 
 
 def rows(atoms: list[int], operations: int) -> list[dict[str, Any]]:
@@ -67,7 +84,9 @@ def rows(atoms: list[int], operations: int) -> list[dict[str, Any]]:
         path = Path(folder) / "random.model"
         torch.save(random_maceles_off(), path)
         artifact = Artifact.unsaved(read_model(path), path)
-    return [row(artifact, systems.structure(n), operations) for n in atoms]
+    return [
+        counts for n in atoms for counts in counts_of(artifact, systems.structure(n), operations)
+    ]
 
 
 def in_tree(path: Path, options: list[str]) -> list[dict[str, Any]]:
@@ -80,11 +99,12 @@ def in_tree(path: Path, options: list[str]) -> list[dict[str, Any]]:
 
 
 def line(name: str, counts: dict[str, Any]) -> str:
-    size = f"{counts['atoms']:>6} ({counts['slots']})"
-    return (
-        f"{name:<12} {size:<12} {counts['launches']:>8} {counts['bytes'] / 1e9:>9.3f} "
-        f"{counts['float32'] / 1e9:>9.3f} {counts['float64'] / 1e9:>9.4f}"
-    )
+    size = f"{counts['atoms']} ({counts['slots']})"
+    text = f"{name:<8} {counts['way']:<11} {size:<12} {counts['launches']:>8}"
+    text += f" {counts['bytes'] / 1e9:>9.3f}"
+    if counts["way"] == "fused":  # whose arithmetic is not known
+        return text
+    return f"{text} {counts['float32'] / 1e9:>9.3f} {counts['float64'] / 1e9:>9.4f}"
 
 
 def main() -> None:

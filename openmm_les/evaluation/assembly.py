@@ -14,8 +14,8 @@ from openmm_les.evaluation.status import (
     STATUS_POSITIONS,
     STATUS_RESULT,
 )
-from openmm_les.neighbors.cells import CellGrid, grid_suffices
-from openmm_les.neighbors.matrix import Neighbors, image_offsets, images_suffice, neighbor_matrix
+from openmm_les.neighbors.cells import CellGrid
+from openmm_les.neighbors.matrix import Neighbors, NeighborSearch
 from openmm_les.networks.protocol import Network
 
 
@@ -37,10 +37,8 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary).
+    vary). `fused` finds neighbours in kernels, like a network that is built with it.
     """
-
-    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
 
     def __init__(
         self,
@@ -54,19 +52,23 @@ class SystemNetwork(nn.Module):
         trim: bool,
         grid: Optional[CellGrid],
         num_others: int = 0,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
         self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
-        self.trim = trim
-        self.grid = grid
+        search = NeighborSearch
+        if fused and not trim:
+            from openmm_les.networks.fused.neighbors import FusedNeighborSearch
+
+            search = FusedNeighborSearch
+        self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
         # In the order of `status`. TorchScript does not see constants of the module.
         bits = [STATUS_OVERFLOW, STATUS_BOX, STATUS_POSITIONS, STATUS_COINCIDENT]
         self.bits = nn.Buffer(torch.tensor(bits))
         self.no_result = STATUS_RESULT
-        self.cutoff: float = network.cutoff
         self.num_others = num_others
         sorted_species = species[order]
         order = torch.cat([order, torch.arange(len(order), len(order) + num_others)])
@@ -74,19 +76,6 @@ class SystemNetwork(nn.Module):
         self.species = nn.Buffer(sorted_species)
         self.order = nn.Buffer(order)
         self.original = nn.Buffer(torch.argsort(order))
-        self.offsets = nn.Buffer(image_offsets(ranges))
-
-    def neighbors(self, atoms: Tensor, cell: Tensor) -> Neighbors:
-        return neighbor_matrix(
-            atoms,
-            cell,
-            self.periodic,
-            self.offsets,
-            self.cutoff,
-            self.capacity,
-            self.trim,
-            grid=self.grid,
-        )
 
     def status(
         self,
@@ -102,10 +91,7 @@ class SystemNetwork(nn.Module):
         if self.periodic:
             zero = zero + zero_if_finite(cell)
             inverse, _ = inverse_and_volume(cell)
-            outgrown = outgrown | ~images_suffice(inverse, self.offsets, self.cutoff)
-            grid = self.grid
-            if grid is not None:
-                outgrown = outgrown | ~grid_suffices(inverse, grid, self.cutoff)
+            outgrown = outgrown | ~self.neighbors.suffices(inverse)
         too_many = neighbors.crowded
         if crowded is not None:
             too_many = too_many | crowded

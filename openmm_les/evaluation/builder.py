@@ -154,7 +154,8 @@ class ModuleBuilder:
         """Energy and forces, on the device of the options; graph and threads are for others."""
         # Code that is compiled or recorded is made for the shapes that it has seen.
         self._is_static = self.static_shapes or variant.runner != "torchscript"
-        parts = {**self._parts(), "network": self._fitting_network(variant)}
+        network = self._fitting_network(variant)
+        parts = {**self._parts(), "network": network, "fused": variant.fused}
         if self.electric_field:
             convention = self.options.fieldConvention
             model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)

@@ -65,7 +65,7 @@ def other_artifact(l2_artifact):
 def test_nothing_waits_for_the_gpu(demo, name, precision, record_property):
     structure, ewald = SYSTEMS[name]
     model = model_for(demo, structure(), ewald, precision=precision)
-    assert (model.module.grid is not None) == ("cells" in name)
+    assert (model.module.neighbors.grid is not None) == ("cells" in name)
     check_on_fake_gpu(model, record_property)
 
 

@@ -49,8 +49,11 @@ def definition(harmonics, features, senders, neighbors) -> torch.Tensor:
     return sums
 
 
-@pytest.mark.parametrize("few_kernels", [False, True])
-def test_kernel_equals_the_definition(few_kernels):
+@pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"fused": True}])
+def test_kernel_equals_the_definition(options):
+    """The operators of fused kernels are torch code on a CPU."""
+    if options.get("fused"):
+        pytest.importorskip("triton", reason="torch for a CPU comes without triton")
     positions, no_cell = random(7, 3, seed=9), torch.zeros(3, 3, dtype=torch.float64)
     matrix = neighbor_matrix(positions, no_cell, False, image_offsets([0, 0, 0]), 2.0, 0)
     slots = tuple(matrix.indices.shape)
@@ -60,9 +63,10 @@ def test_kernel_equals_the_definition(few_kernels):
         random(*slots, FEATURES, seed=11) * used,  # radial features are zero in unused slots
         random(7, (NODE_LMAX + 1) ** 2 * CHANNELS, seed=12),
     ]
-    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, few_kernels)
+    options = {"few_kernels": False, **options}
+    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, **options)
     for module in (kernel, torch.jit.script(kernel)):
-        sums, tape = module(*inputs, matrix.indices)
+        sums, tape = module(*inputs, matrix)
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]
         expected = definition(*leaves, matrix.indices)
         torch.testing.assert_close(sums, expected.detach(), rtol=1e-12, atol=1e-12)

@@ -1,6 +1,7 @@
 """The inference network: every shape of MACE, gradients, tables, smoothness."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from oracles.mace_models import synthetic_model
 from support.gradients import check_finite_differences, system_for
 from support.helpers import DIPEPTIDE_MODEL, dipeptide, water_frame
 
+from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network
@@ -350,4 +352,13 @@ def test_product_basis_refuses_a_basis_of_another_size():
     with pytest.raises(ValueError, match="expected 969 monomials of 17 variables, got 5"):
         ProductBasis(
             [torch.zeros(1, 1, 5).double()], [torch.zeros(1, 1, 2).double()], 3, True, False
+        )
+
+
+def test_fused_kernels_need_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # which is what a missing package looks like
+    canonical = artifacts.load(catalog.artifact_path("les-demo")).canonical
+    with pytest.raises(InputError, match="fused: expected the package triton for fused=True"):
+        build_network(
+            canonical, [0], dtype=torch.float32, exact_radial=False, fold=True, fused=True
         )

@@ -273,3 +273,20 @@ class ProductBasis(nn.Module):
             first = last
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return float(self.order) * out.transpose(0, 1)
+
+
+def product_basis(
+    bases: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lmax: int,
+    fold: bool,
+    few_kernels: bool,
+    order: int,
+    fused: bool,
+) -> Any:
+    """A `ProductBasis`; `fused`: in kernels, where it is folded and of order 3."""
+    if not (fused and fold and order == 3):
+        return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
+    from openmm_les.networks.fused.product_basis import FusedProductBasis
+
+    return FusedProductBasis(ProductBasis(bases, weights, lmax, fold, True, order), lmax)

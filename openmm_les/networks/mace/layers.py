@@ -5,9 +5,10 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
-from openmm_les.networks.blocks.product_basis import ProductBasis
+from openmm_les.networks.blocks.product_basis import product_basis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.blocks.weights import State
@@ -88,6 +89,7 @@ class NodeUpdate(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -99,13 +101,14 @@ class NodeUpdate(nn.Module):
         self.normalizations: Any = nn.ModuleList(normalizations)
         maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
         self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
-        self.product = ProductBasis(
+        self.product: Any = product_basis(
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
             few_kernels,
-            order=max(3, int(spec["correlation"])),
+            max(3, int(spec["correlation"])),
+            fused,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -205,6 +208,7 @@ class Interaction(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -222,12 +226,13 @@ class Interaction(nn.Module):
             node_lmax,
             few_kernels,
             symbols,
+            fused,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, moments)
 
     def forward(
         self,
@@ -235,18 +240,18 @@ class Interaction(nn.Module):
         harmonics: Tensor,
         features: Tensor,
         density: Tensor,
-        neighbors: Tensor,
+        neighbors: Neighbors,
         counts: List[int],
     ) -> Tuple[List[Tensor], Tensor, InteractionTape]:
         """Next node features and readouts, from features of each degree [2l+1, N, C].
 
-        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K];
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and the neighbours;
         for the others see `NodeUpdate`.
         """
         raised: List[Tensor] = []
         for degree in self.degrees:
             raised.append(torch.matmul(nodes[degree].to(self.up.dtype), self.up[degree]))
-        senders = torch.cat(raised).transpose(0, 1).reshape(neighbors.shape[0], -1)
+        senders = torch.cat(raised).transpose(0, 1).reshape(harmonics.shape[0], -1)
         sums, messages = self.convolution(harmonics, features, senders, neighbors)
         skips: List[Tensor] = []
         for degree, skip in enumerate(self.skips):

@@ -185,14 +185,14 @@ class Interaction(nn.Module):
         nodes: List[Tensor],
         harmonics: Tensor,
         features: Tensor,
-        neighbors: Tensor,
+        neighbors: Neighbors,
         counts: List[int],
     ) -> Tuple[List[Tensor], InteractionTape]:
         """Next node features [2l+1, N, C], float64, from those of each slot.
 
-        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K].
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and the neighbours.
         """
-        n = neighbors.shape[0]
+        n = harmonics.shape[0]
         raised: List[Tensor] = []
         for slot, up in enumerate(self.ups):
             raised.append(up(nodes[slot].to(harmonics.dtype)).transpose(0, 1).reshape(n, -1))
@@ -340,7 +340,7 @@ class NequIPNetwork(NetworkModule):
         entering = nodes
         for t, interaction in enumerate(self.interactions):
             entering = nodes
-            nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors.indices, counts)
+            nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors, counts)
             layers.append(layer)
         energies, charges, heads = self.heads(nodes[0][0])
         latents, readouts = self.latents(charges, entering, species)
