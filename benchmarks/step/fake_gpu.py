@@ -1,11 +1,12 @@
 """What a step does on a GPU that is not there: kernels, traffic and arithmetic, by operation.
 
 Fake tensors have a shape, a type and a device, but no data. Every operation of ATen counts as one
-kernel, apart from those that only look at memory in another way or make room; our own operators are
-as many as they launch, and their arithmetic is not counted. An operation reads and writes each of its elements once, of a gather those that it takes. A product of matrices takes 2 m n k
+kernel, apart from those that only look at memory in another way or make room. It reads and writes
+each of its elements once, of a gather those that it takes. A product of matrices takes 2 m n k
 floating-point operations, a Fourier transform 5 n log2 n, a sum one an element read, and all others
 one an element written; so does the conversion from or to float64, which runs at the rate of
-float64 arithmetic.
+float64 arithmetic. Our own operators are as many kernels as they launch, and read and write each of
+their tensors once; what they compute is not known here.
 """
 
 import math
