@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -129,7 +129,7 @@ class ModuleBuilder:
             pairs=self.pairs,
             on_gpu=self.device.type == "cuda",
             graphs=self.options.cudaGraphs,
-            fused="fused" in inspect.signature(build_network).parameters,
+            fused=self.options.precision == "single" and find_spec("triton") is not None,
         )
 
     def system(self) -> dict[str, Any]:

@@ -384,7 +384,8 @@ class SystemModel:
         options, plain = self.options, self._builder.plain()
         given: Variant | None = options.variant
         if given is not None:
-            return given.on(self._device.type)
+            graph = given.graph and options.cudaGraphs is not False
+            return replace(given, graph=graph).on(self._device.type)
         if options.engine == "compile" and can_compile(self._device, self._builder.pairs):
             return replace(plain, runner="compile")
         if options.engine == "auto":

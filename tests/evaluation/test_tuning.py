@@ -13,6 +13,7 @@ import torch
 from support.contexts import create_system
 from support.gradients import assert_same_results
 from support.helpers import dipeptide, water_frame
+from support.mixed import classical, embedded, peptide_in_water
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -85,6 +86,20 @@ def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, ca
     assert reasons["hangs"].startswith("did not finish in 8")
     assert "support.engines:hangs (did not finish in 8" in str(decision)
     assert not decisions.folder().exists()  # others would not find these candidates
+
+
+def test_candidates_are_given_all_that_the_model_has():
+    """MM charges, order of particles, box: without them shapes would not fit."""
+    structure = peptide_in_water()
+    few = structure.only(structure.peptide + structure.waters(30))
+    system = embedded(few, classical(few), few.peptide, precision="single")
+    (found,) = models_in(system)
+    positions = 10.0 * few.positions
+    cell = 10.0 * np.array([[x._value for x in v] for v in system.getDefaultPeriodicBoxVectors()])
+    model = found.compute.prepare(found.compute.artifact(), cell, positions)
+    decision = model.tune(positions, cell, seconds=SECONDS, candidates=[FEW])
+    assert set(decision.times) == {"plain", "few kernels"}
+    assert decision.system["others"] > decision.system["atoms"]
 
 
 def test_the_plain_module_wins_unless_another_one_is_clearly_faster():
@@ -290,7 +305,7 @@ def test_a_given_variant_is_saved_and_a_decision_is_not(dipeptide_artifact, demo
         assert saved["variant"] == (None if variant is None else variant.to_json())
         model = found.compute.prepare(demo, None, dipeptide(0).positions)
         assert model.variant == (variant or FEW)
-    with pytest.raises(InputError, match="backend: 'torchforce' .* variant needs a PythonForce"):
+    with pytest.raises(InputError, match=r"backend: 'torchforce' .* variant needs a PythonForce"):
         create_system(dipeptide_artifact, dipeptide(0), backend="torchforce", **options)
 
 
