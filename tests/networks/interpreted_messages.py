@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.messages import LAYERS, is_used, neighbors_of_every_number, random
+from support.fused import random
+from support.messages import LAYERS, is_used, neighbors_of_every_number
 from support.triton import patch_interpreter
 
 patch_interpreter()

@@ -140,5 +140,4 @@ def test_a_gpu_launches_few_kernels(size):
     assert {name: calls[f"openmm_les.{name}.default"] for name in expected} == expected
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
     plain, fused = launches(traced[0]), launches(traced[1]) + more
-    print(size, plain, fused)
     assert fused < plain - (150 if grid is None else 80)

@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from support.fused import random
 
 from openmm_les.neighbors.matrix import Neighbors, image_offsets, neighbor_matrix
 from openmm_les.networks.blocks.convolution import message_convolution
-
-
-def random(*shape, seed) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
 #: Slots of one program, and radial features that it has in registers at a time.
 _SLOTS, _FEATURES = 64, 32
 #: Rows of partial sums of the strain that are added at a time.
-_PARTIAL = 32
+_PARTIAL = 64
 
 
 @cache

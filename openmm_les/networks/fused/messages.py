@@ -297,6 +297,7 @@ def _launch_sums(
         **sizes,
         num_warps=warps,
         num_stages=stages,
+        maxnreg=168,  # three programs of four warps share a multiprocessor
     )
 
 

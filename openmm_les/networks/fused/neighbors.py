@@ -10,7 +10,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmm_les.neighbors.cells import CellGrid, search_cells
 from openmm_les.neighbors.matrix import Neighbors, NeighborSearch, neighbor_matrix, wrapped
@@ -421,6 +421,7 @@ class FusedNeighborSearch(NeighborSearch):
     ) -> None:
         super().__init__(periodic, ranges, cutoff, capacity, trim, grid)
         self.interpreted: bool = triton.knobs.runtime.interpret
+        self.never = nn.Buffer(torch.tensor(False))
 
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
         grid, periodic = self.grid, self.periodic
@@ -450,5 +451,4 @@ class FusedNeighborSearch(NeighborSearch):
         indices, shifts, reverse, used, largest, coincident = torch.ops.openmm_les.search_neighbors(
             positions, cell, periodic, self.offsets, self.cutoff, self.capacity
         )
-        never = torch.zeros([], dtype=torch.bool, device=positions.device)
-        return Neighbors(indices, shifts, reverse, used, largest, coincident, never)
+        return Neighbors(indices, shifts, reverse, used, largest, coincident, self.never)

@@ -71,7 +71,7 @@ def _apply_forms(  # type: ignore[no-untyped-def]
     return totals
 
 
-@triton.jit(do_not_specialize=["counts", "num_atoms", "channels"])
+@triton.jit(do_not_specialize=["num_atoms", "channels"])
 def _product_kernel(  # type: ignore[no-untyped-def]
     sums,
     same,
