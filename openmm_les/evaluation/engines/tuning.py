@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 #: For everything together [s].
 BUDGET_S = 30.0
-#: What evaluations have taken before anything is tried [s], and the variable that changes it.
-_AFTER_S, _VARIABLE = 10.0, "OPENMM_LES_TUNE_AFTER"
-#: Evaluations without which no two candidates are compared.
-_EVALUATIONS = 20
 #: Part of it that one candidate may take.
 _SHARE = 1 / 3
+#: Evaluations without which no two candidates are compared.
+_EVALUATIONS = 20
+#: What evaluations have taken before anything is tried [s], and the variable that changes it.
+_AFTER_S, _VARIABLE = 10.0, "OPENMM_LES_TUNE_AFTER"
 #: What is faster than the plain module by less than this is not worth a change.
 _WORTH = 0.95
 #: The second structure is the first one, larger by a factor and with displaced atoms [A].
@@ -50,7 +50,6 @@ _STRETCH, _DISPLACEMENT = 1.002, 0.01
 #: What comes first when numbers differ, see `compare` in `packing`.
 _WRONG = "gives other "
 _CODE = "from openmm_les.evaluation.engines.trial import main; main(sys.argv[1])"
-
 
 _attempted: set[Path] = set()
 
@@ -105,9 +104,8 @@ def try_candidates(task: Task) -> list[Trial]:
     Raises:
         SimulationError: the plain module, the first candidate, could not be measured.
     """
-    trials = [
-        Trial(each, None, f"not reached within {task.seconds:g} s") for each in task.candidates
-    ]
+    unreached = f"not reached within {task.seconds:g} s"
+    trials = [Trial(each, None, unreached) for each in task.candidates]
     end = time.monotonic() + task.seconds
     limit = _SHARE * task.seconds
     rest = list(range(len(trials)))
@@ -120,8 +118,7 @@ def try_candidates(task: Task) -> list[Trial]:
             # The best one goes with the rest, to be measured beside them.
             measured = [i for i, each in enumerate(trials) if _is_usable(each)]
             best = sorted(measured, key=lambda i: trials[i].seconds or 0.0)[:1]
-            untried = rest[rest.index(culprit) + 1 :]
-            untried = [i for i in untried if trials[i].seconds is None and i not in best]
+            untried = [i for i in rest if trials[i].reason == unreached]
             rest = sorted({0, *best, *untried}) if untried else []
     for each in trials:
         if each.reason.startswith(_WRONG):
@@ -160,6 +157,9 @@ def decide(
 
 
 def _tried(task: Task, system: Mapping[str, Any]) -> Decision:
+    logger.info(
+        "trying %d ways to compute the model, for at most %g s", len(task.candidates), task.seconds
+    )
     trials = try_candidates(task)
     best = fastest(trials)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -284,7 +284,9 @@ class _Walk:
 
         def read() -> None:
             for line in stdout:
-                lines.put(json.loads(line))
+                # A library may print while it is imported, and a line may be cut.
+                with suppress(ValueError, TypeError):
+                    lines.put(dict(json.loads(line)))
             lines.put(None)
 
         reader = threading.Thread(target=read, daemon=True)
