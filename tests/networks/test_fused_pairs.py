@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from openmm_les_export import read_model
+from oracles.nequip_models import synthetic_nequip
 from support.fused import PRODUCTS, TABLES, random
 from support.structures import waters
 from support.tracing import by_name, launches, trace_on_fake_gpu
@@ -102,35 +104,36 @@ def test_products_fit_a_gpu(name, capability):
     check_compiled(kernels, {"_product_kernel", "_pull_back_kernel"})
 
 
+def scripted(model, atoms, fused, grid=None):
+    """A model of water, scripted."""
+    box, species = atoms.cell.array, torch.tensor(atoms.numbers == 8).long()
+    network = build_network(
+        model.canonical,
+        [model.elements.index(z) for z in (1, 8)],
+        dtype=torch.float32,
+        exact_radial=False,
+        fold=True,
+        few_kernels=True,
+        fused=fused,
+    )
+    les, n = model.canonical.les, len(atoms)
+    kernel = build_electrostatics(les, True, torch.tensor(box), torch.float32, num_atoms=n)
+    order = order_by_species(species)
+    arguments = network, kernel, species, order, True, [0, 0, 0], 60, False, grid
+    return torch.jit.script(SpecializedModel(*arguments, fused=fused).eval())
+
+
 @pytest.mark.parametrize("size", ["all pairs", "cells"])
 def test_a_gpu_launches_few_kernels(size):
-    """Of a whole model, scripted, on CUDA tensors without data."""
+    """Of a whole model, on CUDA tensors without data."""
     model = artifacts.load(catalog.artifact_path("les-demo"))
     atoms = waters(3, 3, 2) if size == "all pairs" else waters(6, 6, 6)
     n, box = len(atoms), atoms.cell.array
-    species = torch.tensor(atoms.numbers == 8).long()
     grid = choose_grid(n, model.cutoff, box, atoms.positions, 50) if size == "cells" else None
     traced = []
     for fused in False, True:
-        network = build_network(
-            model.canonical,
-            [model.elements.index(z) for z in (1, 8)],
-            dtype=torch.float32,
-            exact_radial=False,
-            fold=True,
-            few_kernels=True,
-            fused=fused,
-        )
-        cell = torch.tensor(box)
-        les = model.canonical.les
-        kernel = build_electrostatics(les, True, cell, torch.float32, num_atoms=n)
-        system = SpecializedModel(
-            *(network, kernel, species, order_by_species(species), True, [0, 0, 0], 60),
-            *(False, grid),
-            fused=fused,
-        )
-        scripted = torch.jit.script(system.eval())
-        operations, results = trace_on_fake_gpu(scripted, (n, 3), (3, 3))
+        system = scripted(model, atoms, fused, grid)
+        operations, results = trace_on_fake_gpu(system, (n, 3), (3, 3))
         assert [tuple(result.shape) for result in results] == [(), (n, 3), (n,), (3, 3), ()]
         traced.append(operations)
     calls = by_name(traced[1])
@@ -141,3 +144,13 @@ def test_a_gpu_launches_few_kernels(size):
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
     plain, fused = launches(traced[0]), launches(traced[1]) + more
     assert fused < plain - (150 if grid is None else 80)
+
+
+def test_nequip_has_the_same_geometry(tmp_path):
+    path, les = tmp_path / "x.ckpt", {"norm_factor": 9.05, "self_interaction": "removed"}
+    model = artifacts.Artifact.unsaved(read_model(synthetic_nequip(path), **les), path)
+    atoms = waters(3, 3, 2)
+    operations, _ = trace_on_fake_gpu(scripted(model, atoms, True), (len(atoms), 3), (3, 3))
+    calls = by_name(operations)
+    assert calls["openmm_les.pair_geometry.default"] == 1
+    assert calls["openmm_les.pair_gradients.default"] == 1

@@ -297,7 +297,6 @@ def _launch_sums(
         **sizes,
         num_warps=warps,
         num_stages=stages,
-        maxnreg=168,  # three programs of four warps share a multiprocessor
     )
 
 

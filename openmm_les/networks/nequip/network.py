@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
 from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
-from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
+from openmm_les.networks.blocks.geometry import PairTape, pair_geometry
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
@@ -297,6 +297,7 @@ class NequIPNetwork(NetworkModule):
         dtype: torch.dtype,
         exact_radial: bool,
         few_kernels: bool = False,
+        fused: bool = False,
         **_: bool,
     ) -> None:
         super().__init__()
@@ -311,7 +312,7 @@ class NequIPNetwork(NetworkModule):
         radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
-        self.geometry = PairGeometry(radial, lmax)
+        self.geometry: Any = pair_geometry(radial, lmax, 0, fused and dtype == torch.float32)
         columns = max(column_counts(specs[0]["outputs"]))
         first = outputs[0].T.reshape(lmax + 1, columns, len(species), self.widths[0])
         self.first = FirstLayer(specs[0], first, lmax)
@@ -374,7 +375,10 @@ class NequIPNetwork(NetworkModule):
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
         grad = torch.cat(grad_features, 2)
-        return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
+        gradients: Tuple[Tensor, Tensor] = self.geometry.backward(
+            grad_y, grad, tape.pairs, tape.reverse
+        )
+        return gradients
 
 
 def _first_layer_map(spec: Spec, layer: State, embedding: Tensor, lmax: int) -> Tensor:
