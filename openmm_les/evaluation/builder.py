@@ -40,6 +40,7 @@ class Geometry(Protocol):
     """Finds the positions that a model sees among those of other particles."""
 
     num_particles: int
+    exact_particles: list[int]  #: of which every digit of a position matters.
 
     def around(self, model: nn.Module, *, in_field: bool) -> Any:
         """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
@@ -161,10 +162,8 @@ class ModuleBuilder:
         """Energy and forces, on the device of the options; graph and threads are for others."""
         # Code that is compiled or recorded is made for the shapes that it has seen.
         self._is_static = self.static_shapes or variant.runner != "torchscript"
-        parts = self._parts() | {
-            "network": self._fitting_network(variant),
-            "fused": variant.fused,
-        }
+        network = self._fitting_network(variant)
+        parts = {**self._parts(), "network": network, "fused": variant.fused}
         if self.electric_field:
             convention = self.options.fieldConvention
             model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)

@@ -248,7 +248,8 @@ def replicated_water() -> Atoms:
 
 
 def model_of(path, atoms: Atoms, **options) -> SystemModel:
-    options = {"positions": atoms.positions, "precision": "single"} | options
+    # Modules whose shapes vary may search in loops.
+    options = {"positions": atoms.positions, "precision": "single", "static_shapes": True} | options
     cell = atoms.cell.array if atoms.pbc.all() else None
     return SystemModel(
         artifacts.load(path), atoms.numbers, periodic=cell is not None, cell=cell, **options

@@ -122,7 +122,9 @@ class NodeUpdate(nn.Module):
     def forward(
         self, sums: Tensor, density: Tensor, skips: List[Tensor], counts: List[int]
     ) -> Tuple[List[Tensor], Tensor, UpdateTape]:
-        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more], float64.
+        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more].
+
+        These are float64, but for features that no readout reads and nothing is added to.
 
         Takes A [S, C, N], what each slot adds to the density [N, K, 1] ([N, K, 0] without one), and
         self-connections of the first degrees [2l+1, N, C].
@@ -139,9 +141,11 @@ class NodeUpdate(nn.Module):
         for degree in self.degrees:
             size = 2 * degree + 1
             rows = products[first : first + size].transpose(1, 2)
-            node = torch.matmul(rows, self.output[degree]).to(torch.float64)
+            node = torch.matmul(rows, self.output[degree])
             if degree < len(skips):
                 node = node + skips[degree]
+            elif degree == 0 or len(self.moments) > 0:
+                node = node.to(torch.float64)
             nodes[degree] = node
             first += size
         readout, slopes = self.readout(nodes[0][0])
@@ -280,8 +284,7 @@ class Interaction(nn.Module):
         first = 0
         for degree in self.degrees:
             size = 2 * degree + 1
-            grad_node = torch.matmul(senders[first : first + size], self.up[degree].t())
-            grads[degree] = grad_node.to(torch.float64)
+            grads[degree] = torch.matmul(senders[first : first + size], self.up[degree].t())
             first += size
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)
