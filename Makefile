@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce]' \
+	$(BIN)/python -m pip install --quiet -e '.[cpu,examples,mace,torchforce]' \
 	    --group test --group lint --group release
 	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)
@@ -150,6 +150,6 @@ test-dist: $(STAMP)
 	OPENMM_LES_DIST=dist TORCH='$(TORCH)' $(BIN)/python -m pytest tests/project/test_distribution.py
 
 clean:
-	rm -rf $(VENV) $(MINIMAL) $(OLDEST) $(NEQUIP) $(MATGL) demo-output example-output build dist
+	rm -rf $(VENV) $(MINIMAL) $(OLDEST) $(NEQUIP) $(MATGL) $(SAMPLERS) demo-output example-output build dist
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -100,7 +100,7 @@ def graphs(visit: Visit) -> None:
             found.setdefault("allocated_MB", []).append(torch.cuda.memory_allocated() / 2**20)
     with visit.piece("failed_capture") as found:
         model = system_model(artifact, structure, device=visit.device, cuda_graphs="auto")
-        model.module.trim = True  # reads back how many neighbours there are
+        model.module.neighbors.trim = True  # reads back how many neighbours there are
         result = model.evaluate(structure.positions)
         found |= errors(model.evaluate(structure.positions), reference(1.0), "single")
         block = torch.empty(2**26, device=visit.device)

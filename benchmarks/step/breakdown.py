@@ -10,7 +10,6 @@ import torch
 
 from openmm_les import artifact
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.neighbors.matrix import neighbor_matrix
 from step.steps import Case
 
 _WARM_UP = 3
@@ -47,7 +46,6 @@ class Parts:
         self._device, self._clock = case.device, clock
         self._module: Any = model.module
         self.network: Any = self._module.network if scripted else model.network
-        self._search = torch.jit.script(neighbor_matrix)
         positions = torch.from_numpy(atoms.positions).to(case.device)
         self._positions = positions.index_select(0, self._module.order)
         self._cell = torch.from_numpy(np.ascontiguousarray(atoms.cell.array)).to(case.device)
@@ -57,16 +55,7 @@ class Parts:
         """One run [ms]."""
         module, positions, cell = self._module, self._positions, self._cell
         stamps = [self._now()]
-        neighbors = self._search(
-            positions,
-            cell,
-            module.periodic,
-            module.offsets,
-            module.cutoff,
-            module.capacity,
-            module.trim,
-            grid=module.grid,
-        )
+        neighbors = module.neighbors(positions, cell)
         stamps.append(self._now())
         energies, charges, tape = self.network.short_range(
             positions, neighbors, module.species, module.counts

@@ -7,6 +7,7 @@ at all. Rows can be removed from the end, so that a resumed simulation continues
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import warnings
@@ -41,9 +42,13 @@ class CSVFile(SeriesFile):
         with self.path.open(newline="", encoding="utf-8-sig") as stream:
             return is_series(_columns(stream))
 
-    def read(self) -> TimeSeries:
+    def read(self, *, is_growing: bool = False) -> TimeSeries:
         source = str(self.path)
-        with self.path.open(newline="", encoding="utf-8-sig") as stream:
+        with self.path.open(newline="", encoding="utf-8-sig") as file:
+            stream: IO[str] = file
+            if is_growing:  # its last row may break
+                stream = io.StringIO(file.read())
+                stream.truncate(stream.getvalue().rfind("\n") + 1)
             columns = _columns(stream)
             start = stream.tell()
             line = stream.readline()

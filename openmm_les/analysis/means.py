@@ -53,6 +53,14 @@ def series_statistics(values: ArrayLike) -> Statistics:
     return Statistics(float(rest.mean()), error, inefficiency, start, rest.size)
 
 
+def inefficiency_of(values: FloatArray) -> float:
+    """Statistical inefficiency of a series [n] in equilibrium: values for each independent one."""
+    if values.size < 4 or np.ptp(values) == 0.0:
+        return 1.0
+    with quiet_pymbar() as pymbar:
+        return float(pymbar.timeseries.statistical_inefficiency(values))
+
+
 @contextlib.contextmanager
 def quiet_pymbar() -> Iterator[Any]:
     """The package pymbar, without the general advice that it logs as warnings, inside the block."""

@@ -16,12 +16,13 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; marg
        padding: 0 1rem; }
 h1, h2 { font-weight: 600; line-height: 1.2; }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left;
-         white-space: nowrap; }
-th { border-bottom-color: #888; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; }
-figure { margin: 1rem 0; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left; }
+td { white-space: nowrap; }
+th { border-bottom-color: #888; vertical-align: bottom; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+img { max-width: 100%; height: auto; }
+figure { display: inline-block; vertical-align: top; max-width: min(100%, 33rem); margin: .5rem 0; }
+@media (max-width: 40rem) { body { padding: 0 .25rem; margin: 0 auto; } }
 footer, figcaption { color: #777; }
 footer { margin-top: 3rem; }
 """
@@ -75,6 +76,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
         body += [_part(part) for part in section.parts]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + f"\n<footer>openmm-les {html.escape(__version__)}</footer>\n</body>\n</html>\n"
@@ -89,10 +91,16 @@ def _part(part: Text | Table | Picture) -> str:
         caption = html.escape(part.caption)
         image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in part.columns)
+    cells = zip(*part.rows, strict=True) if part.rows else ((),) * len(part.columns)
+    head = "".join(map(_head, part.columns, cells))
     rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in part.rows)
     lines = "\n".join(rows)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+
+
+def _head(name: str, cells: Sequence[Cell]) -> str:
+    kind = ' class="number"' if any(isinstance(cell, int | float) for cell in cells) else ""
+    return f"<th{kind}>{html.escape(name)}</th>"
 
 
 def _cell(value: Cell) -> str:

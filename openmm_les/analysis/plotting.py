@@ -149,7 +149,7 @@ def draw_means(
     `x` and `y` are labels of the axes.
     """
     pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(8.0, 4.5), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(6.0, 3.8), layout="constrained")
     for name, curve in curves.items():
         errors = np.asarray(curve.error, dtype=np.float64)
         errors = np.where(np.isfinite(errors), errors, 0.0)

@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from openmm_les import catalog
-from openmm_les.artifact import Artifact
 from openmm_les.campaign.plan import PlannedRun, table
 from openmm_les.campaign.state import MARKER, RUNS, TABLE, read_table
-from openmm_les.errors import InputError, LESError, OutputError
+from openmm_les.campaign.work import Runs, Work
+from openmm_les.errors import InputError, OutputError
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.reading import Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import shorten
-from openmm_les.simulation.config import CONFIG
 from openmm_les.simulation.fields import LARGEST_SEED
-from openmm_les.simulation.output import RunDirectory
-from openmm_les.simulation.runner import check_same_run
 
 _LOCK = ".campaign.lock"
 _FORMAT = 1
+#: Files that are written at a time: most of the time goes into waiting for the disk.
+_WRITERS = 16
 _KIND = Kind(InputError, "output", "output: {file} is damaged: {reason}")
 
 
 class CampaignDirectory:
     """Where a campaign is, on a file system that all its workers share."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, work: Work | None = None) -> None:
         self.path = path.absolute()
+        self.work = work or Runs()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes that execute this campaign out."""
+        """Keep other processes that execute this campaign out.
+
+        What was refused before it became a campaign leaves no directory behind.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        lock = self.path / _LOCK
         with contextlib.ExitStack() as held:
             with writing(self.path):
                 try:
-                    held.enter_context(exclusive_lock(self.path / _LOCK))
+                    held.enter_context(exclusive_lock(lock))
                 except Timeout:  # is an OSError
                     raise InputError(
                         f"output: the campaign in {self.path} is executed by another process; "
                         "wait for it, or choose another directory"
                     ) from None
-            yield
+            try:
+                yield
+            finally:
+                if made and not (self.path / MARKER).exists():
+                    with contextlib.suppress(OSError):  # something of the user
+                        lock.unlink()
+                        for path in made:
+                            path.rmdir()
 
     def prepare_runs(
         self, plan: Callable[[int], Sequence[PlannedRun]], seed: int | None
@@ -66,19 +76,16 @@ class CampaignDirectory:
         seed = seed or self._seed() or 1 + secrets.randbelow(LARGEST_SEED)
         runs = [self._placed(run) for run in plan(seed)]
         self._refuse_missing(runs)
-        changed = [run for run in runs if not self._is_written(run)]
-        sha256_of, model_of = cache(_sha256), cache(catalog.open_model)
+        changed = [run for run in runs if not self.work.is_written(run)]
         for run in changed:
-            _check_begun(run, sha256_of, model_of)
+            self.work.check_begun(run)
         with writing(self.path):
             (self.path / RUNS).mkdir(parents=True, exist_ok=True)
         marker = {"format": _FORMAT, "seed": seed}
         write_atomically(self.path / MARKER, (json.dumps(marker) + "\n").encode())
         write_atomically(self.path / TABLE, table(runs).encode())
-        for run in changed:
-            with writing(run.config.output):
-                run.config.output.mkdir(parents=True, exist_ok=True)
-            RunDirectory(run.config.output).write_config(run.config)
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(self.work.write, changed))
         return runs
 
     def _placed(self, run: PlannedRun) -> PlannedRun:
@@ -108,43 +115,9 @@ class CampaignDirectory:
         names = {run.name for run in runs}
         known = read_table(self.path) if (self.path / TABLE).exists() else []
         others = (entry for entry in known if entry.name not in names)
-        if gone := [entry.name for entry in others if _has_begun(entry.directory)]:
+        if gone := [entry.name for entry in others if self.work.has_begun(entry.directory)]:
             raise InputError(
                 f"output: {len(gone)} runs that have begun are not in the plan any more: "
                 f"{shorten(gone)}; put their values back, or remove their directories from "
                 f"{self.path / RUNS}"
             )
-
-    def _is_written(self, run: PlannedRun) -> bool:
-        """Whether the settings of a run are in its directory already."""
-        try:
-            text = (run.config.output / CONFIG).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return False
-        return text == RunDirectory(run.config.output).config_text(run.config)
-
-
-def _has_begun(directory: Path) -> bool:
-    try:
-        return bool(RunDirectory(directory).existing())
-    except LESError:  # something of the user
-        return False
-
-
-def _check_begun(
-    run: PlannedRun, sha256_of: Callable[[Path], str], model_of: Callable[[str], Artifact]
-) -> None:
-    """Refuse other settings for a run that has a checkpoint, except for more steps."""
-    checkpoint = RunDirectory(run.config.output).checkpoint()
-    if checkpoint is None:
-        return
-    try:
-        config = run.config
-        check_same_run(config, sha256_of(config.structure), model_of(config.model), checkpoint)
-    except InputError as error:
-        raise InputError(f"the run {run.name} has begun, and {error}") from None
-
-
-def _sha256(path: Path) -> str:
-    with boundary(path, Kind(InputError, "structure", "structure: {file}: {reason}")):
-        return hashlib.sha256(read_file(path)).hexdigest()

@@ -6,13 +6,18 @@ the directory of its task, from which the next one resumes.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openmm_les import __version__
 from openmm_les.campaign import worker
 from openmm_les.campaign.cluster import connect
+from openmm_les.campaign.progress import Pulse
 from openmm_les.campaign.worker import Outcome, Task
 from openmm_les.errors import SimulationError, one_line
 
@@ -21,54 +26,131 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Task", "connect", "execute"]
 
+logger = logging.getLogger(__name__)
 
-def execute(client: Client, tasks: Sequence[Task], *, retries: int = 2) -> Iterator[Outcome]:
+#: Time between looks at the workers [s].
+_GLANCE = 5.0
+#: Time without a worker after which it is said how to start one [s].
+_LONG = 30.0
+_GPU = {"GPU": 1}
+
+
+def execute(
+    client: Client,
+    tasks: Sequence[Task],
+    *,
+    retries: int = 2,
+    say: Callable[[str], None] = logger.info,
+) -> Iterator[Outcome]:
     """Execute tasks side by side; yields how each ended, in order of completion.
 
     A command that fails with a message is not repeated. One whose worker is lost always is, and one
-    whose process crashes, `retries` times. Where workers have the resource GPU each task takes one.
-    Tasks that were not yielded when the iterator is closed are cancelled.
+    whose process crashes, `retries` times. Where workers have the resource GPU each task takes one;
+    once such a worker joins, all tasks that are left are handed to those with a GPU. `say` gets a
+    line about the workers that there are or that tasks wait for, also from another thread. Tasks
+    that were not yielded when the iterator is closed are cancelled.
 
     Raises:
         SimulationError: the connection to the scheduler was lost.
     """
+    left = dict(enumerate(tasks))
+    watch = _Watch(client, say)
+    while left:
+        watch.look()
+        watch.take_gpus = watch.take_gpus or watch.has_gpus
+        with (
+            Pulse(watch.look, _GLANCE),
+            contextlib.closing(_attempts(client, left, retries, watch.take_gpus)) as attempts,
+        ):
+            for number, outcome in attempts:
+                del left[number]
+                yield outcome
+
+
+class _Watch:
+    """Looks at the workers of a scheduler, and says what tasks wait for."""
+
+    def __init__(self, client: Client, say: Callable[[str], None]) -> None:
+        self.take_gpus = False  #: Whether each task takes a GPU
+        self.has_gpus = False  #: Whether a worker has one
+        self._client, self._say = client, say
+        self._seen: object = None
+        self._patience = math.inf
+
+    def look(self) -> None:
+        try:
+            info = self._client.scheduler_info(n_workers=-1)
+        except Exception:  # whatever a client that loses its scheduler raises; that ends the tasks
+            return
+        if self._client.status != "running":  # what it knew before
+            return
+        gpus = [bool(each.get("resources", {}).get("GPU")) for each in info["workers"].values()]
+        self.has_gpus = any(gpus)
+        lacking = "a worker with a GPU" if self.take_gpus and not self.has_gpus else ""
+        lacking = lacking if gpus else "a worker"
+        if (seen := (lacking, self.has_gpus)) != self._seen:
+            self._seen, self._patience = seen, time.monotonic() + _LONG
+            if lacking:
+                self._say(f"waiting for {lacking} at the scheduler {info['address']}")
+            else:
+                self._say(f"workers: {len(gpus)}, {sum(gpus) or 'none'} of them with a GPU")
+        elif lacking and time.monotonic() > self._patience:
+            self._patience = math.inf
+            options = "--nthreads 1 --memory-limit 0" + " --resources GPU=1" * self.take_gpus
+            self._say(
+                f"still waiting for {lacking}; start one with:  dask worker {info['address']} "
+                f"{options}"
+            )
+
+
+def _attempts(
+    client: Client, tasks: Mapping[int, Task], retries: int, with_gpu: bool
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Outcomes of tasks by their numbers.
+
+    It ends with the last one, or before if tasks do not take GPUs and a worker with one joins.
+    """
     from distributed import as_completed
 
-    if not tasks:
-        return
     address = client.scheduler_info()["address"]
-    futures = client.map(
+    futures: list[Any] = client.map(
         worker.attempt,
-        list(tasks),
+        list(tasks.values()),
         expected=__version__,
-        key=[f"{task.name}-{uuid.uuid4().hex}" for task in tasks],
+        key=[f"{task.name}-{uuid.uuid4().hex}" for task in tasks.values()],
         pure=False,
         retries=retries,
-        resources=_resources(client),
+        resources=_GPU if with_gpu else None,
     )
-    names = {future.key: task.name for future, task in zip(futures, tasks, strict=True)}
+    numbers = {future.key: number for future, number in zip(futures, tasks, strict=True)}
+    names = {number: task.name for number, task in tasks.items()}
+    if not with_gpu:  # done when a worker with a GPU has joined
+        futures.append(client.submit(worker.version, pure=False, priority=1, resources=_GPU))
     waiting = as_completed(futures, loop=client.loop)
     del futures  # those that are done are forgotten, here and by the scheduler
     try:
-        for future in waiting:
-            name = names.pop(future.key)
+        while numbers:
+            future = next(waiting)
             if future.status == "cancelled":
                 raise SimulationError(
                     f"the connection to the scheduler {address} was lost; the same command "
                     "continues every run where it was ended"
                 )
-            if future.status == "finished":
-                yield future.result()
-            else:
-                yield Outcome(name, _reason(future.exception()), 0.0)
+            if future.key in numbers:
+                number = numbers.pop(future.key)
+                yield number, _outcome(names[number], future)
+            elif future.status == "finished":
+                return
             del future
     finally:
         client.cancel(list(waiting.futures), force=True)
 
 
-def _resources(client: Client) -> dict[str, Any] | None:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return {"GPU": 1} if any(each.get("resources", {}).get("GPU") for each in workers) else None
+def _outcome(name: str, future: Any) -> Outcome:
+    if future.status == "finished":
+        outcome: Outcome = future.result()
+        return outcome
+    return Outcome(name, _reason(future.exception()), 0.0)
 
 
 def _reason(error: BaseException) -> str:

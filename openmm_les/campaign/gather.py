@@ -6,13 +6,18 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from openmm_les.analysis import formats, pages
-from openmm_les.analysis.means import Statistics, series_statistics
+from openmm_les.analysis.means import (
+    Statistics,
+    inefficiency_of,
+    quiet_pymbar,
+    series_statistics,
+)
 from openmm_les.analysis.plotting import Means, draw_means
 from openmm_les.analysis.series import QUANTITIES
 from openmm_les.arrays import FloatArray
@@ -20,6 +25,7 @@ from openmm_les.campaign.state import RunState, line, read_table, state_of
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Kind, boundary
 from openmm_les.files.writing import write_atomically, writing
+from openmm_les.names import shorten
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import unit_of
 from openmm_les.simulation.output import LOG, RESPONSE, SUMMARY
@@ -36,13 +42,17 @@ _COLUMNS = {
     "total energy [kJ/mol]": "Total Energy (kJ/mole)",
     "temperature [K]": "Temperature (K)",
 }
+_DRIFT_OF = "total energy [kJ/mol]"
 #: Quantities that only a barostat changes.
 _OF_BOX = ("density [g/mL]", "volume [nm^3]")
 _DIPOLE, _DRIFT = f"dipole [{QUANTITIES['dipole'].unit}]", "energy drift [meV/atom/ps]"
 _MEV = 1000.0 / KJ_PER_MOL_PER_EV
 #: Names along an axis; more are numbers.
 _MOST_TICKS = 40
-_LOG_KIND = Kind(InputError, "campaign", "campaign: {file} is not the log of a run: {reason}")
+#: Characters of such a name.
+_LONGEST_TICK = 40
+_LOG_KIND = Kind(InputError, "log", "{file} is not the log of a run: {reason}")
+_RESPONSE_KIND = Kind(InputError, "response", "{file} is not a table of numbers: {reason}")
 
 
 @dataclass(frozen=True)
@@ -50,20 +60,37 @@ class Row:
     """The results of one run."""
 
     state: RunState
-    values: dict[str, Statistics]  #: By name and unit of the quantity
+    values: dict[str, Statistics] = field(default_factory=dict)  #: By name and unit
+    problems: list[str] = field(default_factory=list)  #: Why quantities were left out
 
 
-def gather(campaign: str | os.PathLike[str]) -> list[Path]:
+@dataclass(frozen=True)
+class Gathered:
+    """What `gather` has done."""
+
+    files: list[Path]
+    problems: dict[str, str]  #: What is wrong with the files of runs, by name
+
+    def line(self) -> str:
+        """One line for the terminal; empty where nothing is wrong."""
+        if not self.problems:
+            return ""
+        each = shorten((f"{name}: {text}" for name, text in self.problems.items()), "; ")
+        return f"quantities of {len(self.problems)} runs, whose files are damaged, left out: {each}"
+
+
+def gather(campaign: str | os.PathLike[str]) -> Gathered:
     """Write ``results.csv``, pictures and ``index.html`` into the directory of a campaign.
 
-    Runs that are not finished count with what they have. Returns the files.
+    Runs that are not finished count with what they have, those with a damaged file with the rest.
 
     Raises:
-        InputError: it is no campaign, pymbar or matplotlib are missing, or a log is damaged.
+        InputError: it is no campaign, or pymbar or matplotlib are missing.
         OutputError: the files cannot be written.
     """
     directory = Path(campaign)
-    rows = [Row(state, _values(state)) for state in map(state_of, read_table(directory))]
+    with quiet_pymbar():  # which is missing or not before files are found to be damaged
+        rows = [_row(state) for state in map(state_of, read_table(directory))]
     names = [*_COLUMNS, _DIPOLE, _DRIFT]
     present = [name for name in names if any(name in row.values for row in rows)]
     pictures = {name: _picture(rows, name) for name in present}
@@ -77,41 +104,55 @@ def gather(campaign: str | os.PathLike[str]) -> list[Path]:
     contents[directory / PAGE] = _page(directory, rows, pictures).encode()
     for path, content in contents.items():
         write_atomically(path, content)
-    return list(contents)
+    return Gathered(list(contents), _problems(rows))
 
 
-def _values(state: RunState) -> dict[str, Statistics]:
-    log = state.entry.directory / LOG
-    if not log.exists():
-        return {}
-    with boundary(log, _LOG_KIND):
-        columns = read_log(log, is_growing=state.name != "finished")
-    found = {}
+def _problems(rows: Sequence[Row]) -> dict[str, str]:
+    return {row.state.entry.name: "; ".join(row.problems) for row in rows if row.problems}
+
+
+def _row(state: RunState) -> Row:
+    row = Row(state)
+    for file, kind, read in (
+        (LOG, _LOG_KIND, _of_log),
+        (RESPONSE, _RESPONSE_KIND, _of_response),
+    ):
+        path = state.entry.directory / file
+        if path.exists():
+            try:
+                with boundary(path, kind):
+                    read(row, path)
+            except InputError as error:
+                row.problems.append(str(error))
+    return row
+
+
+def _of_log(row: Row, path: Path) -> None:
+    columns = read_log(path, is_growing=row.state.name != "finished")
     for name, column in _COLUMNS.items():
         series = columns.get(column, [])
-        if series and not (name in _OF_BOX and len(set(series)) == 1):
-            found[name] = series_statistics(series)
-    if (dipole := _dipole(state)) is not None:
-        found[_DIPOLE] = series_statistics(dipole)
-    if (drift := _drift(state, columns)) is not None:
-        found[_DRIFT] = drift
-    return found
+        if not series or (name in _OF_BOX and len(set(series)) == 1):
+            continue
+        if np.isfinite(series).all():
+            row.values[name] = series_statistics(series)
+        else:
+            row.problems.append(f"{path}: expected finite numbers in {column}, got NaN or infinity")
+    if _DRIFT_OF in row.values and (drift := _drift(row.state, columns)) is not None:
+        row.values[_DRIFT] = drift
 
 
-def _dipole(state: RunState) -> FloatArray | None:
-    """Length of the dipole, shape (n,); None where it was not written."""
-    path = state.entry.directory / RESPONSE
-    if state.name == "running" or not path.exists():  # its last row may not be complete
-        return None
-    series = formats.read(path)
-    if "dipole" not in series.values or len(series.time) == 0:
-        return None
-    length: FloatArray = np.linalg.norm(series.get("dipole"), axis=1)
-    return length
+def _of_response(row: Row, path: Path) -> None:
+    """The length of the dipole, where it was written."""
+    series = formats.CSVFile(path).read(is_growing=row.state.name != "finished")
+    if "dipole" in series.values and len(series.time):
+        row.values[_DIPOLE] = series_statistics(np.linalg.norm(series.get("dipole"), axis=1))
 
 
 def _drift(state: RunState, columns: dict[str, list[float]]) -> Statistics | None:
-    """Slope of the total energy of a finished run without a thermostat, and its error."""
+    """Slope of the total energy of a finished run without a thermostat, and its error.
+
+    The error takes into account that what deviates from the line is correlated.
+    """
     try:
         summary = json.loads((state.entry.directory / SUMMARY).read_bytes())
         atoms, ensemble = int(summary["atoms"]), summary["config"]["ensemble"]
@@ -122,11 +163,13 @@ def _drift(state: RunState, columns: dict[str, list[float]]) -> Statistics | Non
         return None
     energy = np.array(columns["Total Energy (kJ/mole)"]) * _MEV / atoms
     slope, offset = np.polyfit(time, energy, 1)
-    error = math.nan
+    residual = energy - slope * time - offset
+    inefficiency, error = inefficiency_of(residual), math.nan
     if len(time) > 2:
-        residual = float(((energy - slope * time - offset) ** 2).sum()) / (len(time) - 2)
-        error = math.sqrt(residual / float(((time - time.mean()) ** 2).sum()))
-    return Statistics(float(slope), error, 1.0, 0, len(time))
+        variance = float((residual**2).sum()) / (len(time) - 2)
+        spread = float(((time - time.mean()) ** 2).sum())
+        error = math.sqrt(inefficiency * variance / spread)
+    return Statistics(float(slope), error, inefficiency, 0, len(time))
 
 
 def _csv(rows: Sequence[Row], present: Sequence[str]) -> str:
@@ -163,7 +206,7 @@ def _picture(rows: Sequence[Row], name: str) -> bytes:
             values.append(value)
     ticks = None
     if axis is None and len(with_value) <= _MOST_TICKS:
-        ticks = [row.state.entry.name for row in with_value]
+        ticks = [_tick(row.state.entry.name) for row in with_value]
     return draw_means(
         {label: Means(*values) for label, values in curves.items()},
         ".png",
@@ -171,6 +214,11 @@ def _picture(rows: Sequence[Row], name: str) -> bytes:
         y=name,
         ticks=ticks,
     )
+
+
+def _tick(name: str) -> str:
+    """The end of a name, which tells runs apart; a long one leaves no room for the picture."""
+    return name if len(name) <= _LONGEST_TICK else f"...{name[3 - _LONGEST_TICK :]}"
 
 
 def _with_unit(setting: str) -> str:
@@ -196,16 +244,17 @@ def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> s
     parts: list[pages.Text | pages.Table | pages.Picture] = [pages.Text(f"{line(states)}.")]
     if failed:
         parts.append(pages.Table(["failed run", "message"], failed))
+    if problems := _problems(rows):
+        parts.append(pages.Table(["run", "left out, since files are damaged"], [*problems.items()]))
     sections = [pages.Section("Runs", [*parts, _table(rows, list(pictures))])]
     if any(row.state.entry.repeat > 1 for row in rows) and pictures:
         explained = "Means of the repetitions, with the standard error that follows from them."
         table = _averages(rows, list(pictures))
         sections.append(pages.Section("Averages", [pages.Text(explained), table]))
-    for name, picture in pictures.items():
-        bare = name.partition(" [")[0]
-        title = bare[:1].upper() + bare[1:]
-        sections.append(pages.Section(title, [pages.Picture(picture, name)]))
-    return pages.page(f"Campaign {directory.absolute().name}", sections)
+    if pictures:
+        drawn = [pages.Picture(picture, name) for name, picture in pictures.items()]
+        sections.append(pages.Section("Quantities", drawn))
+    return pages.page(f"Campaign: {directory.absolute().name}", sections)
 
 
 def _table(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
@@ -224,18 +273,24 @@ def _averages(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
         groups.setdefault(_label(row.state.entry.varied), []).append(row)
     lines: list[Sequence[pages.Cell]] = []
     for label, group in groups.items():
-        cells: list[pages.Cell] = [label, len(group)]
+        with_values = [row for row in group if row.values]
+        cells: list[pages.Cell] = [label, len(with_values)]
         for name in present:
-            means = np.array([row.values[name].mean for row in group if name in row.values])
-            error = math.nan
-            if len(means) > 1:
-                error = float(means.std(ddof=1)) / math.sqrt(len(means))
-            average = (
-                Statistics(float(means.mean()), error, 1.0, 0, len(means)) if len(means) else None
-            )
-            cells.append(_with_error(average))
+            means = np.array([row.values[name].mean for row in with_values if name in row.values])
+            cells.append(_average(means) + _of_fewer(len(means), len(with_values)))
         lines.append(cells)
-    return pages.Table(["varied", "runs", *present], lines)
+    return pages.Table(["varied", "runs with results", *present], lines)
+
+
+def _average(means: FloatArray) -> str:
+    if not len(means):
+        return ""
+    error = float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return _with_error(Statistics(float(means.mean()), error, 1.0, 0, len(means)))
+
+
+def _of_fewer(number: int, all_of_them: int) -> str:
+    return f" (of {number})" if 0 < number < all_of_them else ""
 
 
 def _label(varied: dict[str, str]) -> str:

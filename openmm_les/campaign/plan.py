@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from openmm_les.analysis.pages import csv_text
 from openmm_les.errors import InputError
 from openmm_les.simulation import config as configs
+from openmm_les.simulation import settings_file
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import LARGEST_SEED, Integer
 from openmm_les.simulation.shared_settings import check_names, read_as
@@ -29,10 +29,20 @@ _OWN = {"output": "every run has a directory of its own"}
 MEASURES = ("equilibration_steps", "steps", "time_step", "seed")
 #: Characters of one value, and of all, in the name of a run.
 _LONGEST_LABEL, _LONGEST_NAME = 60, 200
-#: What hashes add to a name that is too long.
+#: Digits of a hash, in a name that has not all of a value.
 _DIGITS = 8
 #: Most runs, beyond which a list was certainly meant otherwise.
 _MOST = 100_000
+
+
+#: What fields take that are neither numbers nor texts.
+EXPECTED = {
+    "base": "settings by name",
+    "vary": "a list of values for each setting",
+    "zip": "a list of values for each setting",
+    "temperatures": "a list of numbers or null",
+    "lambdas": "a list of numbers or null",
+}
 
 
 class Plan(BaseModel):
@@ -40,6 +50,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    command: Literal["run"] = Field("run", description="what every run is: run or repex")
     base: dict[str, Any] = Field({}, description="settings of `openmm-les run` that all runs share")
     vary: dict[str, list[Any]] = Field(
         {}, description="lists of values, of which every combination is a run"
@@ -67,19 +78,17 @@ class PlannedRun:
 
 def read_plan(file: Path) -> Plan:
     """Read the YAML file of a plan; InputError names whatever is wrong in it."""
-    plan = read_as(file, Plan, _EXPECTED)
-    _check_plan(file, plan)
+    plan = read_as(file, Plan, EXPECTED)
+    check_plan(file, plan)
     return plan
 
 
-_EXPECTED = {
-    "base": "settings by name",
-    "vary": "a list of values for each setting",
-    "zip": "a list of values for each setting",
-}
+def command_of(file: Path) -> str:
+    """The command that every run of a plan is, whatever else is in the file."""
+    return str(settings_file.read(file).get("command", "run"))
 
 
-def _check_plan(file: Path, plan: Plan) -> None:
+def check_plan(file: Path, plan: Plan) -> None:
     """Check what no single run shows: names, lists, how often a setting is given."""
     places = {"base": plan.base, "vary": plan.vary, "zip": plan.zip}
     found: dict[str, str] = {}
@@ -113,18 +122,26 @@ def planned_runs(plan: Plan, seed: int, file: Path) -> list[PlannedRun]:
     is not valid, and for values that occur twice.
     """
     runs: dict[str, PlannedRun] = {}
+    same: dict[str, PlannedRun] = {}  # by all settings but the seed, which follows from the name
     for varied in _combinations(plan):
         for repeat in range(1, plan.repeats + 1):
             name = _name_of(varied, repeat)
-            if (other := runs.get(name)) is not None:
+            if name in runs:  # such as a_model-b and c, or a and b_model-c
+                name = _hashed(f"{name} {varied}", _LONGEST_NAME)
+            values = plan.base | varied
+            has_seed = values.get("seed") is not None
+            config = configs.of_values(values, file)
+            if not has_seed:
+                config = config.model_copy(update={"seed": seed_of(seed, name)})
+            run = PlannedRun(name, varied, repeat, config)
+            exclude = None if has_seed else {"seed"}
+            other = same.setdefault(f"{config.model_dump_json(exclude=exclude)} {repeat}", run)
+            if other is not run:
                 raise InputError(
                     f"{file}: expected values that differ, got {_text(other.varied)} and "
-                    f"{_text(varied)}, which are the run {name}"
+                    f"{_text(varied)}, which are the same run"
                 )
-            values = plan.base | varied
-            if values.get("seed") is None:
-                values["seed"] = seed_of(seed, name)
-            runs[name] = PlannedRun(name, varied, repeat, configs.of_values(values, file))
+            runs[name] = run
             if len(runs) > _MOST:
                 raise InputError(f"{file}: expected at most {_MOST} runs, got more")
     return list(runs.values())
@@ -141,11 +158,11 @@ def _name_of(varied: Mapping[str, Any], repeat: int) -> str:
     # In any order of the file.
     parts = [f"{name}-{_label(varied[name])}" for name in RunConfig.model_fields if name in varied]
     name = "_".join([*parts, f"repeat-{repeat}"])
-    return name if len(name) <= _LONGEST_NAME else _cut(name, _LONGEST_NAME)
+    return name if len(name) <= _LONGEST_NAME else _hashed(name, _LONGEST_NAME)
 
 
 def _label(value: Any) -> str:
-    """A value in the name of a directory."""
+    """A value in the name of a directory; values that differ have labels that do."""
     if isinstance(value, list):
         text = "+".join(map(_label, value))
     elif isinstance(value, dict):
@@ -155,13 +172,15 @@ def _label(value: Any) -> str:
     elif isinstance(value, int | float):
         text = f"{value:g}" if float(f"{value:g}") == value else str(value)
     else:
-        text = os.path.splitext(str(value))[0] if "." in str(value) else str(value)
-        text = re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.") or "empty"
-    return text if len(text) <= _LONGEST_LABEL else _cut(text, _LONGEST_LABEL)
+        text = str(value)
+    is_whole = len(text) <= _LONGEST_LABEL and re.fullmatch(r"[A-Za-z0-9_.+-]+", text)
+    return text if is_whole else _hashed(text, _LONGEST_LABEL)
 
 
-def _cut(text: str, length: int) -> str:
-    return f"{text[: length - _DIGITS - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
+def _hashed(text: str, length: int) -> str:
+    """What a name can have of a text, and a hash of all of it."""
+    shown = re.sub(r"[^A-Za-z0-9_.+]+", "-", text)[: length - _DIGITS - 1].strip("-.")
+    return "-".join(filter(None, (shown, hashlib.sha256(text.encode()).hexdigest()[:_DIGITS])))
 
 
 def seed_of(seed: int, name: str) -> int:

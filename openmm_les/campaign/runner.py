@@ -14,7 +14,6 @@ from openmm_les.campaign.engine import Outcome, Task, connect, execute
 from openmm_les.campaign.plan import PlannedRun, planned_runs, read_plan
 from openmm_les.campaign.progress import CampaignCallbacks, Pulse, Survey
 from openmm_les.campaign.state import (
-    FAILURE,
     Entry,
     RunState,
     line,
@@ -22,8 +21,8 @@ from openmm_les.campaign.state import (
     state_of,
     write_failure,
 )
+from openmm_les.campaign.work import Work
 from openmm_les.errors import OutputError
-from openmm_les.files.writing import writing
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -91,14 +90,18 @@ def run_planned(
     output: str | os.PathLike[str],
     *,
     seed: int | None = None,
+    work: Work | None = None,
     client: Client | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     callbacks: CampaignCallbacks | None = None,
 ) -> Result:
-    """Execute the runs that `plan` gives for a seed; see `run`."""
+    """Execute the runs that `plan` gives for a seed; see `run`.
+
+    `work` says what each of them is; one of `openmm-les run` if it is left out.
+    """
     callbacks = callbacks or CampaignCallbacks()
-    directory = CampaignDirectory(Path(output))
+    directory = CampaignDirectory(Path(output), work)
     with directory.locked():
         directory.prepare_runs(plan, seed)
         entries = read_table(directory.path)
@@ -107,11 +110,8 @@ def run_planned(
         callbacks.message(f"{len(entries)} runs in {directory.path}, {done} of them finished")
         failures: dict[str, str] = {}
         if waiting:
-            for entry in waiting:
-                with writing(entry.directory / FAILURE):
-                    (entry.directory / FAILURE).unlink(missing_ok=True)
             with _connected(client, workers, scheduler) as connected:
-                failures = _execute(connected, entries, waiting, callbacks)
+                failures = _execute(connected, directory.work, entries, waiting, callbacks)
         return Result([state_of(entry) for entry in entries], failures)
 
 
@@ -127,15 +127,20 @@ def _connected(
 
 
 def _execute(
-    client: Client, entries: list[Entry], waiting: list[Entry], callbacks: CampaignCallbacks
+    client: Client,
+    work: Work,
+    entries: list[Entry],
+    waiting: list[Entry],
+    callbacks: CampaignCallbacks,
 ) -> dict[str, str]:
     """Execute the runs that are waiting; returns why some failed."""
     failures: dict[str, str] = {}
     folders = {entry.name: entry for entry in waiting}
     survey = Survey(entries)
-    tasks = [_task(entry) for entry in waiting]
+    tasks = [Task(each.name, work.command(each.directory), each.directory) for each in waiting]
     with Pulse(lambda: callbacks.progress(survey.progress()), _INTERVAL):
-        for number, outcome in enumerate(execute(client, tasks), len(entries) - len(waiting) + 1):
+        outcomes = execute(client, tasks, say=callbacks.message)
+        for number, outcome in enumerate(outcomes, len(entries) - len(waiting) + 1):
             entry = folders[outcome.name]
             if outcome.error is not None:
                 failures[outcome.name] = outcome.error
@@ -151,10 +156,6 @@ def _record(entry: Entry, error: str) -> None:
         raise OutputError(
             f"{problem}; make room: the same command continues every run where it was ended"
         ) from problem
-
-
-def _task(entry: Entry) -> Task:
-    return Task(entry.name, ("run", str(entry.directory), "--resume"), entry.directory)
 
 
 def _ended(entry: Entry, outcome: Outcome) -> str:

@@ -16,21 +16,24 @@ from pathlib import Path
 from typing import Literal
 
 from openmm_les.campaign.plan import MEASURES
-from openmm_les.campaign.worker import LOCK
+from openmm_les.campaign.worker import FAILURE, LOCK
 from openmm_les.errors import InputError
 from openmm_les.files.locks import Timeout, exclusive_lock
-from openmm_les.files.reading import Kind, boundary, read_file
+from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically
 
 #: Files and directories of a campaign; the first marks a directory as one.
 MARKER, TABLE, RUNS = "campaign.json", "runs.csv", "runs"
-#: File in the directory of a run that holds why it failed.
-FAILURE = "failure.json"
 #: Files of a run, by `openmm_les.simulation.output`, which needs OpenMM.
 _SUMMARY, _LOG, _EQUILIBRATION = "summary.json", "log.csv", "equilibration.csv"
+#: The same of an exchange, by `openmm_les.repex.exchange`.
+_EXCHANGES, _START = Path("replicas", "log.csv"), Path("start", "log.csv")
 #: Bytes at the end of a log that hold its last row.
 _LAST_ROWS = 4096
-_KIND = Kind(InputError, "campaign", "campaign: {file} is damaged: {reason}")
+_DAMAGED = (
+    "campaign: {file} is damaged ({reason}); remove it: what made the campaign writes it again"
+)
+_KIND = Kind(InputError, "campaign", _DAMAGED)
 
 StateName = Literal["waiting", "running", "stopped", "failed", "finished"]
 
@@ -75,6 +78,8 @@ def read_table(campaign: Path) -> list[Entry]:
         )
     with boundary(path, _KIND):
         rows = list(csv.DictReader(io.StringIO(read_file(path).decode())))
+        if not rows:
+            raise Damage("it has no runs")
         return [_entry(campaign, row) for row in rows]
 
 
@@ -101,8 +106,8 @@ def state_of(entry: Entry) -> RunState:
     done, speed = _finished(directory / _SUMMARY)
     if done >= entry.steps:
         return RunState(entry, "finished", entry.equilibration_steps + entry.steps, speed)
-    produced = _last_step(directory / _LOG)
-    equilibrated = _last_step(directory / _EQUILIBRATION)
+    produced = _last_step(directory / _LOG) or _last_step(directory / _EXCHANGES, column=1)
+    equilibrated = _last_step(directory / _EQUILIBRATION) or _last_step(directory / _START)
     steps = produced + (entry.equilibration_steps if produced else equilibrated)
     if _is_locked(directory / LOCK):
         return RunState(entry, "running", steps, None)
@@ -141,14 +146,14 @@ def _finished(path: Path) -> tuple[int, float]:
         return 0, 0.0
 
 
-def _last_step(path: Path) -> int:
+def _last_step(path: Path, column: int = 0) -> int:
     """Step of the last complete row of a log; 0 without any."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
             stream.seek(max(0, size - _LAST_ROWS))
             lines = stream.read().split(b"\n")[:-1]
-        return int(lines[-1].split(b",")[0])
+        return int(lines[-1].split(b",")[column])
     except (OSError, ValueError, IndexError):
         return 0
 

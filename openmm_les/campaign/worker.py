@@ -19,11 +19,14 @@ from openmm_les.errors import ERROR_PREFIX, OutputError, one_line
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.writing import writing
 from openmm_les.processes import children
+from openmm_les.simulation.shared_settings import without_flags
 
 #: File in the directory of a task with what its processes said.
 MESSAGES = "messages.txt"
 #: File in it that is locked while a task works there.
 LOCK = ".task.lock"
+#: File in it that says why its last attempt failed, until the next one begins.
+FAILURE = "failure.json"
 #: Time between looks at whether a task is still wanted [s].
 _GLANCE = 0.5
 #: Time to end in order, with a checkpoint [s].
@@ -82,6 +85,8 @@ def attempt(task: Task, expected: str) -> Outcome:
     else:
         try:
             with _alone(task.directory):
+                with writing(task.directory / FAILURE):
+                    (task.directory / FAILURE).unlink(missing_ok=True)
                 error = _run(task)
         except OutputError as problem:
             error = one_line(problem)
@@ -98,7 +103,7 @@ def _run(task: Task) -> str:
         _give_back()
     if process.returncode < 0:
         raise Crashed(children.ending(process.returncode, output))
-    return "" if process.returncode == 0 else _last_message(output)
+    return "" if process.returncode == 0 else without_flags(_last_message(output), task.directory)
 
 
 def _wait(process: subprocess.Popen[str]) -> tuple[str, bool]:

@@ -18,6 +18,7 @@ from openmm_les.errors import ERROR_PREFIX, LESError, SimulationError
 from openmm_les.processes.openmp import wait_passively
 
 COMMANDS = (
+    "benchmark",
     "campaign",
     "doctor",
     "export",
@@ -27,6 +28,7 @@ COMMANDS = (
     "repex",
     "run",
     "spectrum",
+    "tune",
     "validate",
 )
 
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     wait_passively()
     try:
-        status = cli.main(given, prog_name="openmm-les", standalone_mode=False)
+        # Commands print `obj` for those who continue them.
+        status = cli.main(given, prog_name="openmm-les", standalone_mode=False, obj=given)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)

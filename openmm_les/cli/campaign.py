@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from openmm_les.campaign.progress import CampaignCallbacks, CampaignProgress
 from openmm_les.cli import flags
-from openmm_les.cli.terminal import UserPath, command_line, echo, say_how_to_continue
+from openmm_les.cli.terminal import UserPath, command_line, echo, resumable
 
 
 @click.group("campaign")
@@ -30,19 +30,18 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     """Execute all runs of a plan that are not finished.
 
     PLAN is a YAML file with the settings of `openmm-les run` below `base`, and lists of values
-    below `vary` or `zip`. The same command continues a campaign that was stopped, and adds runs
-    where lists have become longer. Exit status 1: some runs failed.
+    below `vary` or `zip`; with `command: repex` each run is a replica exchange. The same command
+    continues a campaign that was stopped, and adds runs where lists have become longer. Exit status
+    1: some runs failed.
     """
     from openmm_les.campaign import runner
+    from openmm_les.campaign.plan import command_of
+    from openmm_les.repex import workflow
 
+    execute = workflow.run if command_of(plan) == "repex" else runner.run
     callbacks = Bar() if sys.stderr.isatty() else Lines()
-    try:
-        result = runner.run(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
-    except KeyboardInterrupt:
-        callbacks.close()
-        _stop(plan, output)
-    finally:
-        callbacks.close()
+    with resumable(), contextlib.closing(callbacks):
+        result = execute(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
     echo(result.line())
     echo(f"collect the results with:  {command_line('campaign', 'gather', output)}", err=True)
     sys.exit(1 if result.failures else 0)
@@ -81,17 +80,17 @@ def gather(directory: Path) -> None:
     """Collect the results of a campaign: a table, pictures, and a page with all of it.
 
     DIRECTORY is that of the campaign. Means are those after equilibration, with errors that take
-    the correlation of the samples into account. Runs that are not finished are marked.
+    the correlation of the samples into account. Runs that are not finished are marked. Exit status
+    1: files of some runs are damaged, and what they hold was left out.
     """
     from openmm_les.campaign.gather import gather as collect
 
-    for path in collect(directory):
+    gathered = collect(directory)
+    for path in gathered.files:
         echo(f"wrote {path}")
-
-
-def _stop(plan: Path, output: Path) -> NoReturn:
-    say_how_to_continue("campaign", "run", plan, "-o", output)
-    sys.exit(128 + signal.SIGINT)
+    if gathered.problems:
+        echo(gathered.line(), err=True)
+        sys.exit(1)
 
 
 class Lines(CampaignCallbacks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import click
 
 from openmm_les.cli import flags
 from openmm_les.cli.campaign import Bar, Lines
-from openmm_les.cli.terminal import UserPath, echo, say_how_to_continue
+from openmm_les.cli.terminal import UserPath, echo, resumable
 
 
 @click.group("free-energy")
@@ -36,7 +36,7 @@ def run(
     from openmm_les.free_energy import report, workflow
 
     callbacks = Bar() if sys.stderr.isatty() else Lines()
-    try:
+    with resumable(), contextlib.closing(callbacks):
         found = workflow.run(
             settings,
             output,
@@ -45,12 +45,6 @@ def run(
             scheduler=scheduler,
             callbacks=callbacks,
         )
-    except KeyboardInterrupt:
-        callbacks.close()
-        say_how_to_continue("free-energy", "run", settings, "-o", output)
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        callbacks.close()
     echo(report.text(found.results))
     echo(found.windows.line(), err=True)
     for path in found.files:

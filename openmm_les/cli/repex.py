@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
+import contextlib
 from pathlib import Path
 
 import click
 
 from openmm_les.cli import flags
 from openmm_les.cli.run import callbacks_of_terminal
-from openmm_les.cli.terminal import UserPath, echo, say_how_to_continue
+from openmm_les.cli.terminal import UserPath, echo, resumable
 
 
 @click.group("repex")
@@ -31,13 +30,8 @@ def run(settings: Path, output: Path) -> None:
     from openmm_les.repex import exchange
 
     callbacks = callbacks_of_terminal()
-    try:
+    with resumable(), contextlib.closing(callbacks):
         exchange.run(settings, output, callbacks=callbacks)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        say_how_to_continue("repex", "run", settings, "-o", output)
-        sys.exit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT)
-    finally:
-        callbacks.close()
     _report(output)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -26,6 +31,23 @@ def command_line(*words: object) -> str:
 def say_how_to_continue(*words: object) -> None:
     """Print the command that continues what was stopped."""
     echo(f"continue with:  {command_line(*words)}", err=True)
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """End a command in order on Ctrl-C and SIGTERM, and print it: given again, it continues."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        say_how_to_continue(*click.get_current_context().find_root().obj)
+        sys.exit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -26,6 +26,7 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
 from openmm_les.evaluation.response.polarization import PhysicalCharges
+from openmm_les.loops import are_available
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.blocking import fit_blocks, limit_blocks
 
@@ -39,6 +40,7 @@ class Geometry(Protocol):
     """Finds the positions that a model sees among those of other particles."""
 
     num_particles: int
+    exact_particles: list[int]  #: of which every digit of a position matters.
 
     def around(self, model: nn.Module, *, in_field: bool) -> Any:
         """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
@@ -61,6 +63,7 @@ class ModuleBuilder:
     geometry: Geometry | None
     to_gpu: bool
     static_shapes: bool
+    python_operators: bool
 
     def __post_init__(self) -> None:
         if self.electric_field:
@@ -83,9 +86,15 @@ class ModuleBuilder:
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
-        self._network_of = Variant()  #: what `network` was built for
+        self._network_of: tuple[Any, ...] = ()  #: what `network` was built for
         self._is_static = self.static_shapes
         self._electrostatics: nn.Module | None = None
+
+    @property
+    def _loops(self) -> bool:
+        """Whether there are operators of ours that are faster, for shapes that vary."""
+        fits = self.python_operators and not (self._is_static or self.for_gpu)
+        return fits and are_available()
 
     @property
     def rows(self) -> int:
@@ -153,7 +162,8 @@ class ModuleBuilder:
         """Energy and forces, on the device of the options; graph and threads are for others."""
         # Code that is compiled or recorded is made for the shapes that it has seen.
         self._is_static = self.static_shapes or variant.runner != "torchscript"
-        parts = {**self._parts(), "network": self._fitting_network(variant)}
+        network = self._fitting_network(variant)
+        parts = {**self._parts(), "network": network, "fused": variant.fused}
         if self.electric_field:
             convention = self.options.fieldConvention
             model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)
@@ -208,13 +218,14 @@ class ModuleBuilder:
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
             "trim": not self._is_static,
+            "loops": self._loops,
             "grid": buffers.grid,
             "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }
 
     def _fitting_network(self, variant: Variant) -> Any:
         """The network of a variant: `network`, unless its kernels are fused."""
-        built_for = Variant(few_kernels=variant.few_kernels, block_elements=variant.block_elements)
+        built_for = variant.few_kernels, variant.block_elements, self._loops
         if variant.fused:
             network = self._build_network(variant)
         else:
@@ -235,6 +246,7 @@ class ModuleBuilder:
             exact_radial=self.options.precision == "double",
             fold=True,
             few_kernels=variant.few_kernels,
+            loops=self._loops,
             conditions=self._conditions,
             **more,
         ).eval()

@@ -42,6 +42,7 @@ from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_mome
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads, is_measuring
+from openmm_les.units import ANGSTROM_AND_EV, Units
 
 __all__ = ["Evaluation", "SystemModel"]
 
@@ -74,6 +75,8 @@ class SystemModel:
             then zeros.
         to_gpu: the module will be moved from the device to a GPU, as that of a TorchForce.
         static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
+        python_operators: the module may call operators that are written in Python; False if it will
+            be saved.
         **changes: single options in place of those in `options`, such as ``precision="double"``.
 
     Attributes:
@@ -99,6 +102,7 @@ class SystemModel:
         geometry: Geometry | None = None,
         to_gpu: bool = False,
         static_shapes: bool = False,
+        python_operators: bool = True,
         **changes: Any,
     ) -> None:
         check_threads()
@@ -112,6 +116,7 @@ class SystemModel:
             "geometry": geometry,
             "to_gpu": to_gpu,
             "static_shapes": static_shapes,
+            "python_operators": python_operators,
         }
         self.artifact = artifact
         self.numbers = [int(z) for z in numbers]
@@ -139,6 +144,9 @@ class SystemModel:
             self.options.cudaGraphs,
             extra_inputs,
             self._builder.rows,
+            len(self.numbers),
+            self.options.precision == "single",
+            self._exact_positions(),
         )
         self._decision: Decision | None = None
         self._pace = tuning.Pace()
@@ -172,6 +180,8 @@ class SystemModel:
         positions: npt.ArrayLike,
         cell: npt.ArrayLike | None = None,
         electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
     ) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
 
@@ -185,6 +195,7 @@ class SystemModel:
                 and the polarizability of `response`. A periodic system feels forces, without a
                 term in its energy and its virial. Induced dipoles are those in the field.
                 ``fieldConvention`` changes this.
+            units: of positions and forces; everything else is in Angstrom, eV and e.
 
         Raises:
             InputError: wrong shapes, a box too small, a field that the model was not made for.
@@ -193,10 +204,7 @@ class SystemModel:
         array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
         with self._lock:
-            begin = time.perf_counter()
-            energy, forces, latents, virial, les_energy = self._run(
-                self._evaluator, array, box, *field
-            )
+            energy, forces, latents, virial, les_energy = self._step(array, box, field, units)
             moments, charges, layout = None, latents, self.artifact.layout
             if layout is not None:
                 moments = latent_moments(latents, layout)
@@ -205,11 +213,27 @@ class SystemModel:
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)
-                atoms = self._arranged(array, box)[:n]
+                atoms = self._arranged(array * units.length, box)[:n]
                 warn_of_smooth_cutoff(self.artifact, latents[:n], atoms, box)
-            if self._may_tune and self._pace.is_time_to_tune(time.perf_counter() - begin):
-                self._tune_quietly(self._structure(array, box, field))
         return result
+
+    def energy_and_forces(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
+    ) -> tuple[float, FloatArray]:
+        """Energy [eV] and forces (n, 3) of `evaluate`, which a GPU sends without the rest."""
+        if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
+            result = self.evaluate(positions, cell, electric_field, units=units)
+            return result.energy, result.forces
+        array, box = self._checked_structure(positions, cell)
+        field = self._checked_field(electric_field)
+        with self._lock:
+            energy, forces, *_ = self._step(array, box, field, units, with_latents=False)
+        return energy, forces
 
     @property
     def variant(self) -> Variant:
@@ -432,6 +456,13 @@ class SystemModel:
             *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
 
+    def _exact_positions(self) -> list[int] | None:
+        """Those that go to a GPU in float64; None if these are many, or rounding would be seen."""
+        if self._geometry is None or self.options.precision == "double":
+            return None
+        exact = self._geometry.exact_particles
+        return exact if 2 * len(exact) < self._num_positions else None
+
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
         if array.shape != (self._num_positions, 3):
@@ -477,14 +508,34 @@ class SystemModel:
         """The arguments of `evaluate`."""
         return positions, cell if self.periodic else None, field[0] if field else None
 
+    def _step(
+        self,
+        positions: FloatArray,
+        cell: FloatArray,
+        field: list[FloatArray],
+        units: Units,
+        with_latents: bool = True,
+    ) -> tuple[Any, ...]:
+        """Results of the evaluator, which count for when to measure variants."""
+        begin = time.perf_counter()
+        evaluate = partial(self._evaluator, units=units, with_latents=with_latents)
+        results = self._run(evaluate, positions, cell, *field, length=units.length)
+        if self._may_tune and self._pace.is_time_to_tune(time.perf_counter() - begin):
+            self._tune_quietly(self._structure(positions * units.length, cell, field))
+        return results
+
     def _run(
         self,
         module: Callable[..., tuple[Any, ...]],
         positions: FloatArray,
         cell: FloatArray,
         *extra_inputs: FloatArray,
+        length: float = 1.0,
     ) -> tuple[Any, ...]:
-        """Results without their status, after growing the buffers until the structure fits."""
+        """Results without their status, after growing the buffers until the structure fits.
+
+        Positions are in units of `length` [A].
+        """
         check_threads()
         if self._decision is not None and not is_measuring():
             self.module = self._build()
@@ -496,8 +547,8 @@ class SystemModel:
                 return tuple(results)
             if bits & ~growable:
                 break
-            arranged = self._arranged(positions, cell)
+            arranged = self._arranged(positions * length, cell)
             self._buffers.grow(bits, arranged, cell if self.periodic else None)
             self.module = self._build()
-        atoms = self._arranged(positions, cell)[: len(self.numbers)]
+        atoms = self._arranged(positions * length, cell)[: len(self.numbers)]
         raise failure(bits & ~growable or bits, atoms, cell if self.periodic else None)

@@ -20,7 +20,8 @@ _HALF = FRACTIONS.index(0.5)
 _SOLVERS = ({"method": "adaptive", "options": {"maxiter": 100, "verbose": False}},)
 #: Overlap of neighbours, at rough free energies, below which iterations would only take long.
 _NO_OVERLAP = 1e-6
-_SMALL_NUMBER = 2  #: Least number of samples of a window of which anything can be estimated
+#: Least number of samples of a window of which anything can be estimated.
+SMALL_NUMBER = 2
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Estimate:
         return float(self.errors[-1])
 
     @property
+    def least_overlap(self) -> float:
+        """The smallest overlap of neighbours, of both directions."""
+        return min(float(np.diag(self.overlap, offset).min()) for offset in (-1, 1))
+
+    @property
     def halves(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """The difference and its error from the first and the last half of the samples [kJ/mol]."""
         first, last = self.forward, self.backward
@@ -133,9 +139,9 @@ def along_lambda(windows: Sequence[Window], temperature: float) -> Estimate:
     if len(windows) < 2:
         raise InputError(f"windows: expected at least two with samples, got {len(windows)}")
     for window in windows:
-        if len(window.differences) < _SMALL_NUMBER:
+        if len(window.differences) < SMALL_NUMBER:
             raise InputError(
-                f"windows: expected at least {_SMALL_NUMBER} samples at lambda {window.value:g}, "
+                f"windows: expected at least {SMALL_NUMBER} samples at lambda {window.value:g}, "
                 f"got {len(window.differences)}; run more steps"
             )
     kt = GAS_CONSTANT * temperature

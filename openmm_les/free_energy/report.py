@@ -19,6 +19,8 @@ _COLUMNS = (
     *("lambda", "samples left out", "inefficiency", "independent samples"),
     *("MBAR [kJ/mol]", "error [kJ/mol]", "BAR [kJ/mol]", "TI [kJ/mol]", "overlap with next"),
 )
+#: How far a result can be trusted.
+_TRUST = ("least overlap of neighbours", "verdict")
 _EXPLAINED = (
     "A correction is the free energy of the model in the place of the force field in the first leg "
     "minus that in the second. That of a single leg holds a large constant, since a model and a "
@@ -54,7 +56,9 @@ def text(results: Sequence[LigandResult]) -> str:
         parts = [f"{leg.name} {_leg_value(leg)}" for leg in ligand.legs]
         name = f"{ligand.name}: {'; '.join(parts)}"
         if len(ligand.legs) > 1:
-            name += f"; difference {_with_error(ligand.correction, ligand.error)} kJ/mol"
+            name += f"; difference {_with_error(ligand.correction, ligand.error)}"
+        if not math.isnan(ligand.least_overlap):
+            name += f"; least overlap {ligand.least_overlap:.2f}"
         lines.append(f"{name} ({ligand.verdict})")
         for leg in ligand.legs:
             lines += [f"  {leg.name}: {problem}" for problem in leg.verdict.problems]
@@ -70,7 +74,7 @@ def _ligands(
     for name in legs:
         columns += [f"{name} [kJ/mol]", f"{name} error [kJ/mol]"]
     if len(legs) > 1:
-        columns += [f"{legs[0]} - {legs[1]} [kJ/mol]", "error [kJ/mol]"]
+        columns += [_difference(legs), "error [kJ/mol]"]
     rows: list[Sequence[pages.Cell]] = []
     for ligand in results:
         row: list[pages.Cell] = [ligand.name]
@@ -80,8 +84,30 @@ def _ligands(
         if len(legs) > 1:
             known = math.isfinite(ligand.correction)
             row += [ligand.correction, ligand.error] if known else [None, None]
-        rows.append([*row, ligand.verdict])
-    return [*columns, "verdict"], rows
+        rows.append([*row, *_trust(ligand)])
+    return [*columns, *_TRUST], rows
+
+
+def _short_table(results: Sequence[LigandResult]) -> pages.Table:
+    """The table of ligands with values and errors together, for those who read it."""
+    legs = [leg.name for leg in results[0].legs]
+    columns = [f"{name} [kJ/mol]" for name in legs] + [_difference(legs)] * (len(legs) > 1)
+    rows: list[Sequence[pages.Cell]] = []
+    for ligand in results:
+        values = [_leg_value(leg) for leg in ligand.legs]
+        values += [_with_error(ligand.correction, ligand.error)] * (len(legs) > 1)
+        shown = [value.removesuffix(" kJ/mol").replace("+-", "±") for value in values]
+        rows.append([ligand.name, *shown, *_trust(ligand)])
+    return pages.Table(["ligand", *columns, *_TRUST], rows)
+
+
+def _difference(legs: Sequence[str]) -> str:
+    return f"{' - '.join(legs)} [kJ/mol]"
+
+
+def _trust(ligand: LigandResult) -> tuple[pages.Cell, pages.Cell]:
+    least = ligand.least_overlap
+    return None if math.isnan(least) else round(least, 4), ligand.verdict
 
 
 def _windows(estimate: Estimate) -> list[Sequence[pages.Cell]]:
@@ -103,11 +129,10 @@ def _windows(estimate: Estimate) -> list[Sequence[pages.Cell]]:
 
 
 def _page(results: Sequence[LigandResult], directory: Path) -> str:
-    table = pages.Table(*_ligands(results))
-    sections = [pages.Section("Results", [pages.Text(_EXPLAINED), table])]
+    sections = [pages.Section("Results", [pages.Text(_EXPLAINED), _short_table(results)])]
     for ligand in results:
         sections += [_section(ligand.name, leg) for leg in ligand.legs]
-    return pages.page(f"Free energies {directory.absolute().name}", sections)
+    return pages.page(f"Free energies: {directory.absolute().name}", sections)
 
 
 def _section(ligand: str, leg: Leg) -> pages.Section:
@@ -138,10 +163,11 @@ def _convergence(estimate: Estimate) -> bytes:
 def _leg_value(leg: Leg) -> str:
     if leg.estimate is None:
         return "unknown"
-    return f"{_with_error(leg.estimate.difference, leg.estimate.error)} kJ/mol"
+    return _with_error(leg.estimate.difference, leg.estimate.error)
 
 
 def _with_error(value: float, error: float) -> str:
     if math.isnan(value):
         return "unknown"
-    return f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"
+    text = f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"
+    return f"{text} kJ/mol"

@@ -26,7 +26,7 @@ _OWN = dict.fromkeys(
 _EXPECTED = {
     "base": "settings by name",
     "ligands": "at least one, with legs, with settings by name",
-    "legs": "a list of names",
+    "legs": "a list of texts",
     "windows": "an integer or a list of numbers",
 }
 #: Digits of lambda after the point.

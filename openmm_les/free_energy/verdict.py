@@ -46,7 +46,8 @@ def judge(estimate: Estimate) -> Verdict:
         new += between
         text = f"overlap of lambda {low:g} and {high:g} is {overlap:.2g}, less than {LEAST_OVERLAP}"
         names = ", ".join(f"{value:g}" for value in between)
-        problems.append(f"{text}: add windows at {names}" if between else text)
+        what = f"add windows at {names}" if between else "no window fits between them"
+        problems.append(f"{text}: {what}")
     few = [
         f"{kept.count} at {value:g}"
         for value, kept in zip(estimate.values, estimate.kept, strict=True)

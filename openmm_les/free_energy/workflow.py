@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from openmm_les.campaign.progress import CampaignCallbacks
 from openmm_les.campaign.runner import Result, run_planned
-from openmm_les.campaign.state import MARKER
+from openmm_les.campaign.state import MARKER, TABLE
 from openmm_les.free_energy import report
 from openmm_les.free_energy.results import LigandResult, analyse, read_windows
 from openmm_les.free_energy.settings import (
@@ -90,7 +90,7 @@ def run(
 def _windows_in(directory: Path) -> dict[Where, Sequence[float]]:
     """Lambda of the windows that a directory has."""
     found: dict[Where, Sequence[float]] = {}
-    if (directory / MARKER).exists():
+    if (directory / MARKER).exists() and (directory / TABLE).exists():
         for entry in read_windows(directory):
             where = entry.varied[LIGAND], entry.varied[LEG]
             found[where] = (*found.get(where, ()), float(entry.varied[LAMBDA]))

@@ -7,15 +7,21 @@ over "who has me as neighbour" are gathers.
 """
 
 import math
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openmm_les.electrostatics.cell import inverse_and_volume
-from openmm_les.neighbors.cells import CellGrid, box_heights, choose_grid, search_cells
+from openmm_les.neighbors.cells import (
+    CellGrid,
+    box_heights,
+    choose_grid,
+    grid_suffices,
+    search_cells,
+)
 from openmm_les.neighbors.search import cartesian, search_pairs
 
 #: Temporary arrays of the pair search are kept to about this many elements, on a CPU and on a GPU.
@@ -28,6 +34,7 @@ class Neighbors(NamedTuple):
     indices: Tensor  #: neighbour of each slot, shape [N, K].
     shifts: Tensor  #: pair vector is r_i - r_j + shift, shape [N, K, 3] [A], float64.
     reverse: Tensor  #: flat index of the reverse slot, shape [N * K].
+    used: Tensor  #: how many slots hold neighbours, those before the others, shape [N].
     #: largest number of neighbours any atom has (may exceed K: overflow), shape [].
     largest: Tensor
     coincident: Tensor  #: whether two atoms are at the same place, shape [].
@@ -75,6 +82,16 @@ def images_suffice(inverse: Tensor, offsets: Tensor, cutoff: float) -> Tensor:
     heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
     ranges = offsets.amax(0).to(torch.float64)
     return ((ranges + 0.5) * heights >= cutoff).all()
+
+
+def wrapped(positions: Tensor, cell: Tensor, periodic: bool) -> Tuple[Tensor, Tensor]:
+    """Wrapped fractional coordinates and what wrapping took away, or positions and zeros."""
+    if not periodic:
+        return positions, torch.zeros_like(positions)
+    inverse, _ = inverse_and_volume(cell)
+    fractional = positions @ inverse
+    wraps = torch.floor(fractional)
+    return fractional - wraps, wraps
 
 
 def _reverse_slots(
@@ -125,12 +142,7 @@ def neighbor_matrix(
         grid: cells to search, from `choose_grid`; None compares every pair. The box must be one for
             which `grid_suffices`, which also means that no image but the nearest matters.
     """
-    points, wraps = positions, torch.zeros_like(positions)
-    if periodic:
-        inverse, _ = inverse_and_volume(cell)
-        fractional = positions @ inverse
-        wraps = torch.floor(fractional)
-        points = fractional - wraps
+    points, wraps = wrapped(positions, cell, periodic)
     block = _block_elements(positions)
     if grid is not None:
         offsets = torch.zeros(1, 3, dtype=torch.int64, device=positions.device)
@@ -151,7 +163,59 @@ def neighbor_matrix(
         _fill_shifts(shifts, points, wraps, cell, indices, image, offsets, block)
     shifts = shifts.masked_fill_(~used.unsqueeze(2), 0.0)
     shifts[:, :, 0].masked_fill_(~used, 2.0 * cutoff)
-    return Neighbors(indices, shifts, reverse, found.largest, found.coincident, found.crowded)
+    return Neighbors(
+        indices,
+        shifts,
+        reverse,
+        used.sum(1),
+        found.largest,
+        found.coincident,
+        found.crowded,
+    )
+
+
+class NeighborSearch(nn.Module):
+    """The neighbour matrix of one system; for the arguments see `neighbor_matrix`."""
+
+    grid: Optional[CellGrid]  # TorchScript would take it for a plain tuple
+
+    def __init__(
+        self,
+        periodic: bool,
+        ranges: Sequence[int],
+        cutoff: float,
+        capacity: int,
+        trim: bool,
+        grid: Optional[CellGrid],
+    ) -> None:
+        super().__init__()
+        self.periodic = periodic
+        self.cutoff = cutoff
+        self.capacity = capacity
+        self.trim = trim
+        self.grid = grid
+        self.offsets = nn.Buffer(image_offsets(ranges))
+
+    def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
+        return neighbor_matrix(
+            positions,
+            cell,
+            self.periodic,
+            self.offsets,
+            self.cutoff,
+            self.capacity,
+            self.trim,
+            grid=self.grid,
+        )
+
+    @torch.jit.export
+    def suffices(self, inverse: Tensor) -> Tensor:
+        """Whether images and cells are enough for a box, given its inverse [3, 3]; shape []."""
+        suffices = images_suffice(inverse, self.offsets, self.cutoff)
+        grid = self.grid
+        if grid is not None:
+            suffices = suffices & grid_suffices(inverse, grid, self.cutoff)
+        return suffices
 
 
 def _block_elements(

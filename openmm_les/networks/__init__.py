@@ -32,6 +32,8 @@ def build_network(
     exact_radial: bool,
     fold: bool,
     few_kernels: bool = False,
+    fused: bool = False,
+    loops: bool = False,
     conditions: Sequence[Sequence[float]] | None = None,
 ) -> Network[Any]:
     """The short-range network of a model's family.
@@ -42,9 +44,17 @@ def build_network(
         fold: spend memory on products of weights to save time at each call.
         few_kernels: do more arithmetic in fewer kernels, for systems so small that launches cost
             more; needs `fold`.
+        fused: compute in kernels of `openmm_les.networks.fused` what there are some for in the
+            family and dtype. They are Python operators, which no saved script can hold.
+        loops: compute in loops of `openmm_les.networks.loops`, for a CPU, what there are some for
+            in the family. They are Python operators, too.
         conditions: values of the model's conditions for each of `species`, which may then name an
             element several times; None: those of `neutral_conditions`.
     """
+    if fused:
+        from openmm_les.networks.fused import require_triton
+
+        require_triton()
     more: dict[str, Any] = {}
     if known := conditions_of(canonical.hyper):
         import torch
@@ -59,6 +69,8 @@ def build_network(
         exact_radial=exact_radial,
         fold=fold,
         few_kernels=few_kernels,
+        fused=fused,
+        loops=loops,
         **more,
     )
     stated = latent_rows(canonical.hyper)

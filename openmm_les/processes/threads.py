@@ -30,6 +30,8 @@ _TOO_SLOW = 2.0
 _MAX_SECONDS = 20.0
 #: Measure again after so many evaluations in a row that are so many times slower than before.
 _IN_A_ROW, _SLOWER = 3, 5.0
+#: Or so many times slower than fewer threads were: another program may have come to want the cores.
+_LOST = 1.2
 
 _measuring = True
 
@@ -136,7 +138,9 @@ class Threads:
     def _watch(self, seconds: float) -> None:
         assert self._chosen is not None
         typical = self._typical(self._chosen)
-        self._slow_ones = self._slow_ones + 1 if seconds > _SLOWER * typical else 0
+        fewer = [self._typical(n) for n, times in self._times.items() if n < self._chosen and times]
+        limit = min([_SLOWER * typical, *(_LOST * time for time in fewer)])
+        self._slow_ones = self._slow_ones + 1 if seconds > limit else 0
         if self._slow_ones == _IN_A_ROW:
             logger.info(
                 f"evaluations take {1e3 * seconds:.3g} ms instead of {1e3 * typical:.3g} ms: "

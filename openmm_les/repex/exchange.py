@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ import openmm
 from openmm import app, unit
 
 from openmm_les import catalog
-from openmm_les import simulation as md
 from openmm_les.errors import InputError, OutputError, SimulationError
-from openmm_les.files.writing import writing
+from openmm_les.evaluation.engines.variant import Variant
+from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
 from openmm_les.processes.threads import unmeasured
 from openmm_les.repex.checkpoint import ExchangeCheckpoint, Metadata
-from openmm_les.repex.settings import TEMPERATURE, read_settings, states_of
+from openmm_les.repex.settings import (
+    TEMPERATURE,
+    States,
+    read_settings,
+    start_of,
+    states_of,
+)
 from openmm_les.simulation import output as outputs
+from openmm_les.simulation import runner
 from openmm_les.simulation.builder import create_simulation, reseed
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig
@@ -32,6 +40,7 @@ from openmm_les.simulation.hybrid import prepare_hybrid
 from openmm_les.simulation.output import RunDirectory
 from openmm_les.simulation.phase import Job, reported_with_step
 from openmm_les.simulation.progress import Progress, RunCallbacks, warn_once
+from openmm_les.simulation.shared_settings import without_flags
 from openmm_les.simulation.structures.structure import read_structure
 from openmm_les.simulation.summary import Summary, speed
 
@@ -77,32 +86,45 @@ def run(
         OutputError: a file that cannot be written.
         SimulationError: the simulation broke; what it had is kept.
     """
-    callbacks = callbacks or RunCallbacks()
     file, directory = Path(settings), Path(output).absolute()
+    try:
+        return _run(file, directory, callbacks or RunCallbacks())
+    except (InputError, OutputError) as error:  # of the run from which replicas begin, too
+        raise type(error)(without_flags(str(error), directory)) from error
+
+
+def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
     chosen = read_settings(file)
     first, *_ = states = states_of(chosen, file, directory / START)
-    steps = max(first.equilibration_steps, first.report_interval)
-    start = first.model_copy(update={"steps": steps, "equilibration_steps": 0})
+    start, fixed = start_of(states), _fixed(chosen, first)
     _refuse_alien(directory)
     owned = RunDirectory(directory)
+    refuse_changed(chosen, states, directory)
     is_new = Summary.read(directory / START / outputs.SUMMARY) is None
-    md.run(start, resume=True, callbacks=callbacks if is_new else None)
-    fixed = {chosen.parameter: list(chosen.values), "report_interval": first.report_interval}
+    runner.run(
+        start,
+        resume=True,
+        callbacks=_Equilibration(callbacks) if is_new else None,
+        more_steps=first.steps * len(chosen.values),
+    )
     with defer_signals() as stop, owned.locked(), warn_once(), unmeasured():
         began = Checkpoint.read(directory / START / outputs.CHECKPOINT)
         resolved = RunConfig(**began.resolved)
         structure, hybrid = prepare_hybrid(resolved, read_structure(resolved.structure))
         artifact = catalog.open_model(resolved.model)
-        job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid)
+        variant = None if began.variant is None else Variant.from_json(began.variant)
+        job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid, variant)
         number = first.steps // first.report_interval
         values = chosen.values
-        _sample(_Exchange(job, directory, chosen.parameter, values, number, fixed), began, states)
+        exchange = _Exchange(job, directory, chosen.parameter, values, number, fixed)
+        _sample(exchange, began, states)
+        _summarise(exchange)
     return directory / REPLICAS
 
 
 def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig]) -> None:
     """Make all iterations that are left."""
-    job, last = exchange.job, _last_checkpoint(exchange)
+    job, last = exchange.job, ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
     done = 0 if last is None else last.metadata.iteration
     if done >= exchange.iterations:
         job.callbacks.message(f"this exchange is finished: {done} iterations are done")
@@ -110,7 +132,14 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
     box = None if began.box is None else np.array(began.box)
     seed = (_PHASE, done)
     simulation = create_simulation(
-        job.config, job.structure, job.artifact, states[0].ensemble, box, seed, job.hybrid
+        job.config,
+        job.structure,
+        job.artifact,
+        states[0].ensemble,
+        box,
+        seed,
+        job.hybrid,
+        job.variant,
     )
     sampler, reporter = _sampler(exchange, simulation, began, last)
     sampler.reporters.append(reporter)
@@ -128,6 +157,17 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
         steps = (iteration - done) * job.config.report_interval * len(exchange.values)
         rate = speed(steps * job.config.time_step * 1e-3, wall - before)
         job.callbacks.progress(Progress(_PHASE, iteration, exchange.iterations, rate))
+
+
+def _summarise(exchange: _Exchange) -> None:
+    """Write how many steps each replica has made, and how fast."""
+    config, last = exchange.job.config, ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
+    if last is not None:
+        steps = last.metadata.iteration * config.report_interval
+        picoseconds = len(exchange.values) * steps * config.time_step * 1e-3
+        summary = {"steps": steps, "ns_per_day": speed(picoseconds, last.metadata.wall_seconds)}
+        text = json.dumps(summary) + "\n"
+        write_atomically(exchange.directory / outputs.SUMMARY, text.encode())
 
 
 class _Sampler(app.ReplicaExchangeSampler):  # type: ignore[misc]
@@ -205,17 +245,51 @@ def _save(exchange: _Exchange, sampler: app.ReplicaExchangeSampler, wall: float)
     ExchangeCheckpoint(metadata, replicas).write(exchange.directory / CHECKPOINT)
 
 
-def _last_checkpoint(exchange: _Exchange) -> ExchangeCheckpoint | None:
-    """The last checkpoint; an InputError if it is one of other settings."""
-    found = ExchangeCheckpoint.read(exchange.directory / CHECKPOINT)
-    if found is not None:
-        for name, value in exchange.settings.items():
-            if (before := found.metadata.settings.get(name)) != value:
-                raise InputError(
-                    f"{name}: this exchange was started with {before}, got {value}; only steps may "
-                    "change: put it back, or choose another output directory"
-                )
-    return found
+class _Equilibration(RunCallbacks):
+    """Calls the steps of the run from which replicas begin what they are here."""
+
+    def __init__(self, callbacks: RunCallbacks) -> None:
+        self._callbacks = callbacks
+
+    def message(self, text: str) -> None:
+        self._callbacks.message(text.replace("production", "equilibration"))
+
+    def progress(self, progress: Progress) -> None:
+        self._callbacks.progress(replace(progress, phase="equilibration"))
+
+
+def _fixed(settings: States, first: RunConfig) -> dict[str, Any]:
+    """What may not change, and is no setting of the run from which replicas begin."""
+    return {settings.parameter: list(settings.values), "report_interval": first.report_interval}
+
+
+def refuse_changed(settings: States, states: Sequence[RunConfig], directory: Path) -> None:
+    """Refuse other states for an exchange that has begun, and fewer steps (InputError).
+
+    Other settings are left to the run from which replicas begin.
+    """
+    first, start = states[0], start_of(states)
+    given = _fixed(settings, first) | {"equilibration_steps": start.steps}
+    before: dict[str, Any] = {}
+    if (last := ExchangeCheckpoint.read(directory / CHECKPOINT)) is not None:
+        before = last.metadata.settings
+    if (began := RunDirectory(directory / START).checkpoint()) is not None:
+        before = before | {"equilibration_steps": began.requested["steps"]}
+    changed = [
+        f"{name}: this exchange was started with {value}, got {given.get(name)}"
+        for name, value in before.items()
+        if given.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{'; '.join(changed)}; only steps may change: put it back, or choose another output "
+            "directory"
+        )
+    done = 0 if last is None else last.metadata.iteration * start.report_interval
+    if first.steps < done:
+        raise InputError(
+            f"steps: expected at least the {done} that this exchange has done, got {first.steps}"
+        )
 
 
 def _refuse_alien(directory: Path) -> None:
@@ -227,8 +301,6 @@ def _refuse_alien(directory: Path) -> None:
             f"output: {directory} has {', '.join(found)}, which no exchange wrote there; choose a "
             "directory of its own"
         )
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
 
 
 def _clear(folder: Path) -> None:

@@ -13,6 +13,8 @@ from openmm_les.analysis.plotting import draw_matrix
 from openmm_les.files.writing import write_atomically
 from openmm_les.repex import analysis
 from openmm_les.repex.analysis import Exchanges, Mixing
+from openmm_les.simulation.config import RunConfig
+from openmm_les.simulation.fields import unit_of
 
 TABLE, PAGE = "states.csv", "exchange.html"
 _COLUMNS = ("potential energy [kJ/mol]", "error [kJ/mol]", "accepted with next")
@@ -53,7 +55,13 @@ def _table(
             row += [float(free.energies[k]), float(free.errors[k])]
         rows.append(row)
     more = () if free is None else _OF_LAMBDA
-    return (exchanges.parameter, *_COLUMNS, *more), rows
+    return (_label(exchanges), *_COLUMNS, *more), rows
+
+
+def _label(exchanges: Exchanges) -> str:
+    """What differs between states, with its unit."""
+    unit = unit_of(RunConfig.model_fields[exchanges.parameter])
+    return exchanges.parameter + ("" if unit is None else f" [{unit}]")
 
 
 def _lines(exchanges: Exchanges, mixing: Mixing) -> list[str]:
@@ -75,21 +83,24 @@ def _page(
     lines: Sequence[str],
 ) -> str:
     names = [f"{value:g}" for value in exchanges.values]
-    label = exchanges.parameter
-    pictures = {
-        "Acceptance": (mixing.acceptance, "mean probability to accept an exchange of two states"),
-        "Transitions": (mixing.transitions, "from the state of a row to that of a column"),
-    }
+    label = _label(exchanges)
+    pictures = (
+        (mixing.acceptance, "acceptance: mean probability to accept an exchange of two states"),
+        (mixing.transitions, "transitions: from the state of a row to that of a column"),
+    )
     trips: list[Sequence[pages.Cell]] = [*enumerate(mixing.round_trips.tolist())]
     sections = [
         pages.Section("States", [*map(pages.Text, lines), pages.Table(columns, rows)]),
-        *(
-            pages.Section(title, [pages.Picture(draw_matrix(m, names, ".png", axis=label), text)])
-            for title, (m, text) in pictures.items()
+        pages.Section(
+            "Acceptance and transitions",
+            [
+                pages.Picture(draw_matrix(m, names, ".png", axis=label), text)
+                for m, text in pictures
+            ],
         ),
         pages.Section("Round trips", [pages.Table(("replica", "round trips"), trips)]),
     ]
-    return pages.page(f"Replica exchange {directory.absolute().name}", sections)
+    return pages.page(f"Replica exchange: {directory.absolute().name}", sections)
 
 
 def _text(cell: pages.Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,11 @@ _EXPECTED = {"base": "settings by name"} | dict.fromkeys(
 )
 
 
-class ExchangeSettings(BaseModel):
-    """The states between which replicas are exchanged; see `read_settings`."""
+class States(BaseModel):
+    """What differs between the states."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: dict[str, Any] = Field(
-        description="settings of `openmm-les run`: every replica makes `steps` steps, and exchanges"
-        " follow every `report_interval`"
-    )
     temperatures: tuple[Number, ...] | None = Field(None, description="of states, in order [K]")
     lambdas: tuple[Number, ...] | None = Field(
         None, description="of states, in order, from 0 (force field) to 1 (ML/MM)"
@@ -48,30 +45,51 @@ class ExchangeSettings(BaseModel):
         return LAMBDA if self.temperatures is None else TEMPERATURE
 
     @property
+    def lists(self) -> str:
+        """The name of the setting with its values."""
+        return "lambdas" if self.temperatures is None else "temperatures"
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Its value in every state."""
-        return self.temperatures or self.lambdas or ()
+        return (self.lambdas if self.temperatures is None else self.temperatures) or ()
+
+    def check(self, file: Path, places: Mapping[str, Iterable[str]]) -> None:
+        """Check the values, and the names of settings at `places` in the file (InputError)."""
+        if (self.temperatures is None) == (self.lambdas is None):
+            got = "neither" if self.temperatures is None else "both"
+            raise InputError(f"{file}: temperatures and lambdas: expected one of them, got {got}")
+        values = self.values
+        if len(values) < 2 or sorted({*values}) != [*values]:
+            got = ", ".join(f"{value:g}" for value in values) or "none"
+            raise InputError(
+                f"{file}: {self.lists}: expected at least two, each higher than the last, got {got}"
+            )
+        refused = _NOT_HERE | (_OF_STATES if self.parameter == TEMPERATURE else {})
+        for place, names in places.items():
+            check_names(f"{file}: {place}", names, refused)
+
+
+class ExchangeSettings(States):
+    """The states between which replicas are exchanged; see `read_settings`."""
+
+    base: dict[str, Any] = Field(
+        description="settings of `openmm-les run`: every replica makes `steps` steps, and exchanges"
+        " follow every `report_interval`"
+    )
 
 
 def read_settings(file: Path) -> ExchangeSettings:
     """Read the YAML file; an InputError names whatever is wrong in it."""
     settings = read_as(file, ExchangeSettings, _EXPECTED)
-    _check(file, settings)
+    settings.check(file, {"base": settings.base})
     return settings
 
 
-def _check(file: Path, settings: ExchangeSettings) -> None:
-    if (settings.temperatures is None) == (settings.lambdas is None):
-        got = "neither" if settings.temperatures is None else "both"
-        raise InputError(f"{file}: temperatures and lambdas: expected one of them, got {got}")
-    values, name = settings.values, "temperatures" if settings.temperatures else "lambdas"
-    if len(values) < 2 or sorted({*values}) != [*values]:
-        got = ", ".join(f"{value:g}" for value in values) or "none"
-        raise InputError(
-            f"{file}: {name}: expected at least two, each higher than the last, got {got}"
-        )
-    refused = _NOT_HERE | (_OF_STATES if settings.parameter == TEMPERATURE else {})
-    check_names(f"{file}: base", settings.base, refused)
+def start_of(states: Sequence[RunConfig]) -> RunConfig:
+    """The run from which all replicas begin: the equilibration of the first state."""
+    steps = max(states[0].equilibration_steps, states[0].report_interval)
+    return states[0].model_copy(update={"steps": steps, "equilibration_steps": 0})
 
 
 def states_of(settings: ExchangeSettings, file: Path, output: Path) -> list[RunConfig]:

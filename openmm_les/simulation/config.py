@@ -5,6 +5,8 @@ Imports neither torch nor openmm, so that the command line can show its help at 
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -73,6 +75,7 @@ class _Origin:
 
     file: str | os.PathLike[str] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    is_of_many: bool = False  #: Whether the file has the settings of several runs
 
 
 #: What is said of a field that is like no other, and the end of it.
@@ -126,6 +129,11 @@ class RunConfig(BaseModel):
     )
     precision: Precision = evaluation("precision")
     device: str | None = evaluation("device", None)
+    engine: Literal["auto", "torchscript"] = Field(
+        "auto",
+        description="auto: the way to compute the model that was measured to be fastest here;"
+        " torchscript: the usual one",
+    )
     backend: Literal["auto", "pythonforce", "torchforce"] = Field(
         "auto", description="how OpenMM calls the model"
     )
@@ -269,7 +277,7 @@ class RunConfig(BaseModel):
                 value = _relative(value, base)
             if name in _FILES and value is not None:
                 value = [_relative(path, base) for path in value]
-            lines.append(yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip())
+            lines.append(_yaml_line(name, json.dumps(value)))
         return "\n".join(lines) + "\n"
 
 
@@ -291,7 +299,8 @@ def of_values(values: Mapping[str, Any], file: str | os.PathLike[str]) -> RunCon
 
     Errors are those of `RunConfig`, with the name of the file.
     """
-    return RunConfig(_Origin(file), **_absolute(values, Path(file).absolute().parent))
+    origin = _Origin(file, is_of_many=True)
+    return RunConfig(origin, **_absolute(values, Path(file).absolute().parent))
 
 
 def draft(file: str | os.PathLike[str] | None, flags: Mapping[str, Any]) -> str:
@@ -323,6 +332,13 @@ def warn_of_units(config: RunConfig) -> None:
             logger.warning(
                 f"{name}: {value:g} {unit} is unusual ({low:g} to {high:g}); the unit is {unit}"
             )
+
+
+@functools.lru_cache(maxsize=1000)  # thousands of runs share most of their settings
+def _yaml_line(name: str, value: str) -> str:
+    """A setting as a file has it; the value is JSON."""
+    line: str = yaml.safe_dump({name: json.loads(value)}, allow_unicode=True, width=10_000)
+    return line.rstrip()
 
 
 def metavar(name: str) -> str:
@@ -384,6 +400,8 @@ def _explain(details: ErrorDetails, origin: _Origin) -> str:
     where = flag_of(name) if name in origin.flags else where
     if details["type"] == "extra_forbidden":
         return f"{where}: {_UNKNOWN}{did_you_mean(name, RunConfig.model_fields)}"
+    if details["type"] == "missing" and origin.is_of_many:
+        return f"{where}: missing; give it below base, or where runs differ"
     if details["type"] == "missing":
         return f"{where}: missing; give {flag_of(name)} {metavar(name)}, or {name} in a config file"
     field = RunConfig.model_fields[name]

@@ -39,8 +39,12 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read(file: Path) -> dict[str, Any]:
-    """The settings in a file, by name."""
+def read(
+    file: Path,
+    example: str = "steps: 1000",
+    hint: str = "`openmm-les run --print-config` shows a complete file",
+) -> dict[str, Any]:
+    """The settings in a file, by name; `example` and `hint` say what belongs there."""
     with boundary(file, _KIND):
         try:
             content = yaml.load(read_file(file), Loader=_Loader)
@@ -53,7 +57,7 @@ def read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise InputError(
-            f"config: expected lines such as 'steps: 1000' in {file}, got a "
-            f"{type(content).__name__}; `openmm-les run --print-config` shows a complete file"
+            f"config: expected lines such as '{example}' in {file}, got a "
+            f"{type(content).__name__}; {hint}"
         )
     return {str(name): value for name, value in content.items()}

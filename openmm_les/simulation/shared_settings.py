@@ -5,6 +5,7 @@ Imports neither torch nor openmm.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,12 @@ from openmm_les.simulation.config import RunConfig
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+#: What pydantic calls the name of a value, as the place of an error.
+_KEY = "[key]"
+#: Advice of `openmm-les run` with flags that commands for several runs do not have.
+_START_AGAIN = re.compile("start again with --overwrite(, which deletes them)?")
+_CONTINUE = re.compile("then continue with openmm-les run .* --resume")
+
 
 def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> Settings:
     """Read a file; an InputError names the first field that is wrong.
@@ -27,12 +34,18 @@ def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> S
         model: its fields, with descriptions.
         expected: what those take that are neither numbers nor texts, by name.
     """
+    known = model.model_fields
+    given = settings_file.read(file, example="base: ...", hint=f"there are {', '.join(known)}")
     try:
-        return model(**settings_file.read(file))
+        return model(**given)
     except ValidationError as error:
         details = error.errors()[0]
     first, name = str(details["loc"][0]), ".".join(map(str, details["loc"]))
-    known = model.model_fields
+    if details["loc"][-1] == _KEY:
+        raise InputError(
+            f"{file}: {name.removesuffix(f'.{_KEY}')}: expected a text for this name, got "
+            f"{fields.shown(details['input'])}, as YAML reads it: put it in quotes"
+        )
     if details["type"] == "extra_forbidden":
         hint = did_you_mean(first, known) or f"; there are {', '.join(known)}"
         if first in RunConfig.model_fields:
@@ -41,6 +54,12 @@ def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> S
     wanted = f"{expected.get(first) or fields.expected(known[first])} ({known[first].description})"
     got = "nothing" if details["type"] == "missing" else fields.shown(details["input"])
     raise InputError(f"{file}: {name}: expected {wanted}, got {got}")
+
+
+def without_flags(message: str, directory: Path) -> str:
+    """A message about the run in a directory, with advice for commands that have several runs."""
+    message = _START_AGAIN.sub(lambda _: f"remove {directory}: it is then started again", message)
+    return _CONTINUE.sub("the same command continues it", message)
 
 
 def check_names(where: str, given: Iterable[str], refused: Mapping[str, str]) -> None:

@@ -34,7 +34,9 @@ class Reader(HTMLParser):
 def test_a_page():
     table = Table(["run", "energy [eV]"], [["<a>", 1.2345678], ["b & c", None], ["d", 7]])
     parts = [Text("3 < 4"), table, Picture(b"\x89PNG", 'a "picture"')]
-    read = Reader(page("Results <1>", [Section("All & more", parts)]))
+    content = page("Results <1>", [Section("All & more", parts)])
+    assert '<th>run</th><th class="number">energy [eV]</th>' in content  # above its numbers
+    read = Reader(content)
     cells = [text for tag, text in read.texts if tag in ("th", "td")]
     assert cells == ["run", "energy [eV]", "<a>", "1.2346", "b & c", "d", "7"]
     expected = [("title", "Results <1>"), ("h1", "Results <1>"), ("h2", "All & more")]

@@ -3,18 +3,30 @@
 import csv
 import json
 import math
+import os
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from support.campaigns import BASE, assert_same_as_one_after_another, write_plan
+from support.campaigns import (
+    BASE,
+    COMMAND,
+    assert_same_as_one_after_another,
+    prepare,
+    python_path,
+    wait_until,
+    write_plan,
+)
 
 from openmm_les.analysis import formats
 from openmm_les.analysis.means import series_statistics
-from openmm_les.campaign import runner
+from openmm_les.campaign import cluster, runner
 from openmm_les.campaign.directory import CampaignDirectory
-from openmm_les.campaign.plan import planned_runs, read_plan
-from openmm_les.campaign.state import read_table, state_of
+from openmm_les.campaign.state import read_table, state_of, write_failure
 from openmm_les.cli import main
 from openmm_les.errors import InputError, OutputError
 from openmm_les.simulation.summary import read_log
@@ -37,8 +49,10 @@ def test_same_bytes_although_workers_were_killed(campaign, tmp_path):
 def test_progress(campaign):
     messages, reports = campaign.messages, campaign.reports
     assert messages[0] == f"6 runs in {campaign.directory}, 0 of them finished"
-    assert [text.split()[0] for text in messages[1:]] == [f"[{n}/6]" for n in range(1, 7)]
-    assert all("finished, " in text and text.endswith(" ns/day") for text in messages[1:])
+    assert messages[1] == "workers: 2, none of them with a GPU"
+    ended = [text for text in messages if text.startswith("[")]  # others: workers were killed
+    assert [text.split()[0] for text in ended] == [f"[{n}/6]" for n in range(1, 7)]
+    assert all("finished, " in text and text.endswith(" ns/day") for text in ended)
     assert max(steps for steps, _ in reports) > 0
     assert {total for _, total in reports} == {600}
 
@@ -95,13 +109,6 @@ def copied(campaign, tmp_path):
     plan = tmp_path / "plan.yaml"
     shutil.copy(campaign.plan, plan)
     return plan, tmp_path / "out"
-
-
-def prepare(plan, directory):
-    read = read_plan(plan)
-    return CampaignDirectory(directory).prepare_runs(
-        lambda seed: planned_runs(read, seed, plan), read.seed
-    )
 
 
 def test_more_runs(copied):
@@ -166,6 +173,53 @@ def test_a_directory_of_something_else(tmp_path, capsys):
     status, _, err = command(capsys, "status", tmp_path)
     assert status == 2
     assert "expected the directory of a campaign, with campaign.json and runs.csv, got" in err
+
+
+def test_a_plan_that_is_refused_leaves_nothing_behind(tmp_path):
+    plan = write_plan(tmp_path / "plan.yaml", vary={"temperature": [300, -1]})
+    with pytest.raises(InputError, match="temperature: expected a bare number above 0"):
+        runner.run(plan, tmp_path / "far" / "out", workers=1)
+    assert not (tmp_path / "far").exists()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").touch()
+    with pytest.raises(InputError, match="temperature"):
+        runner.run(plan, tmp_path / "far" / "out", workers=1)
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["file"]
+
+
+def test_a_failure_is_known_while_no_scheduler_answers(tmp_path, monkeypatch):
+    plan = write_plan(tmp_path / "plan.yaml")
+    prepare(plan, tmp_path / "out")
+    (entry,) = read_table(tmp_path / "out")
+    write_failure(entry.directory, "unstable")
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.1)
+    with pytest.raises(InputError, match=r"no answer from tcp://127\.0\.0\.1:1"):
+        runner.run(plan, tmp_path / "out", scheduler="tcp://127.0.0.1:1")
+    assert (state_of(entry).name, state_of(entry).error) == ("failed", "unstable")
+
+
+def test_sigterm_ends_as_ctrl_c(tmp_path):
+    """The command is printed as it was given, and workers leave nothing behind."""
+    scratch, output = tmp_path / "scratch", tmp_path / "out"
+    plan = write_plan(tmp_path / "plan.yaml", base={"steps": 100_000})
+    arguments = ["campaign", "run", str(plan), f"--output={output}", "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env=os.environ | python_path() | {"DASK_TEMPORARY_DIRECTORY": str(scratch)},
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        wait_until(lambda: list(output.glob("runs/*/checkpoint.zip")))
+        process.terminate()
+        _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.splitlines()[1:] == [
+        "workers: 1, none of them with a GPU",
+        f"continue with:  openmm-les {shlex.join(arguments)}",
+    ]
+    assert not [path for path in scratch.rglob("worker-*") if path.is_dir()]
+    (entry,) = read_table(output)
+    assert state_of(entry).name == "stopped"
 
 
 def test_two_at_a_time(tmp_path):

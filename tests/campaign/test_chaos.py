@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.campaigns import (
+    COMMAND,
     Dask,
     Killer,
     assert_same_as_one_after_another,
@@ -27,7 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KILLS = 20
 #: The scheduler is killed, too, with these.
 WITH_SCHEDULER = (7, 14)
-COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def test_ctrl_c(plan, tmp_path):
     assert process.returncode == 128 + signal.SIGINT
     assert err.splitlines() == [
         f"24 runs in {output}, 0 of them finished",
+        f"workers: {len(os.sched_getaffinity(0))}, none of them with a GPU",
         f"continue with:  openmm-les campaign run {plan} -o {output}",
     ]
     assert "running" not in {state_of(entry).name for entry in read_table(output)}

@@ -11,9 +11,10 @@ from support.campaigns import Dask, children_of, wait_until
 from support.runs import flags, rows, settings
 
 from openmm_les import __version__
-from openmm_les.campaign import cluster, worker
+from openmm_les.campaign import cluster, engine, worker
 from openmm_les.campaign.engine import Task, connect, execute
 from openmm_les.errors import InputError, SimulationError
+from openmm_les.simulation.output import _MARKER
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,101 @@ def test_workers_with_gpus(monkeypatch, tmp_path):
         workers = client.scheduler_info()["workers"].values()
         assert [each["resources"] for each in workers] == [{"GPU": 1}] * 3
         assert [outcome.error for outcome in execute(client, quick(tmp_path, 3))] == [None] * 3
+
+
+#: Ends in its second attempt, in place of a command of some hours.
+TWICE = """
+import pathlib, time
+attempts = pathlib.Path("attempts")
+attempts.write_text((attempts.read_text() if attempts.exists() else "") + "x")
+while attempts.read_text() == "x":
+    time.sleep(0.02)
+"""
+
+
+def test_workers_that_come_later(monkeypatch, tmp_path):
+    """What tasks wait for is said; those that are left go to the first worker with a GPU."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(engine, "_GLANCE", 0.05)
+    monkeypatch.setattr(engine, "_LONG", 0.2)
+    monkeypatch.setattr(worker, "COMMAND", TWICE)
+    said = []
+    with (
+        cluster._silent(),
+        distributed.SpecCluster(
+            scheduler={
+                "cls": distributed.Scheduler,
+                "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0},
+            }
+        ) as workers,
+        distributed.Client(workers, set_as_default=False) as client,
+    ):
+
+        def add(name, **resources):
+            options = {"nthreads": 1, "memory_limit": None, "dashboard": False}
+            options |= {"resources": resources, "local_directory": str(tmp_path)}
+            workers.worker_spec[name] = {"cls": distributed.Worker, "options": options}
+            workers.loop.add_callback(workers._correct_state)
+
+        task = Task("twice", (), tmp_path / "task")
+        outcomes, thread = in_background(client, task, say=said.append)
+        wait_until(lambda: len(said) == 2)
+        add("a")
+        wait_until((tmp_path / "task" / "attempts").exists)
+        add("b", GPU=1)
+        thread.join()
+        assert [outcome.error for outcome in outcomes] == [None]
+        address = client.scheduler_info()["address"]
+    assert said == [
+        f"waiting for a worker at the scheduler {address}",
+        f"still waiting for a worker; start one with:  dask worker {address} --nthreads 1 "
+        "--memory-limit 0",
+        "workers: 1, none of them with a GPU",
+        "workers: 2, 1 of them with a GPU",
+    ]
+
+
+def test_no_worker_with_a_gpu_is_left(monkeypatch, tmp_path):
+    """Tasks that take GPUs do not go to others, and it is said why they wait."""
+    monkeypatch.setattr(engine, "_GLANCE", 0.05)
+    said = []
+    monkeypatch.setattr(cluster, "_visible_devices", lambda: ["0"])
+    with connect(1) as client:
+        watch = engine._Watch(client, said.append)
+        watch.look()
+        watch.take_gpus = watch.has_gpus
+        info = client.scheduler_info(n_workers=-1)
+        (known,) = info["workers"].values()
+        known["resources"] = {}
+        monkeypatch.setattr(client, "scheduler_info", lambda n_workers: info)
+        watch.look()
+    assert not watch.has_gpus
+    assert said == [
+        "workers: 1, 1 of them with a GPU",
+        f"waiting for a worker with a GPU at the scheduler {info['address']}",
+    ]
+
+
+def test_why_an_attempt_failed_is_kept_until_the_next_begins(tmp_path):
+    task = quick(tmp_path, 1)[0]
+    task.directory.mkdir()
+    record = task.directory / worker.FAILURE
+    record.write_text("{}")
+    assert worker.attempt(task, "0.0.1").error.startswith("expected a worker with")
+    assert record.exists()
+    assert worker.attempt(task, __version__).error is None
+    assert not record.exists()
+
+
+def test_advice_is_for_the_command_of_the_campaign(tmp_path):
+    """Not for `openmm-les run`, whose flags others do not have."""
+    task = long_run(tmp_path / "task")
+    (tmp_path / "task" / "run").mkdir()
+    (tmp_path / "task" / "run" / "checkpoint.zip").write_bytes(b"")
+    (tmp_path / "task" / "run" / "config.yaml").write_text(_MARKER)
+    error = worker.attempt(task, __version__).error
+    assert "is damaged" in error
+    assert error.endswith(f"remove {tmp_path / 'task'}: it is then started again")
 
 
 def test_gpus_that_this_process_may_use(monkeypatch):

@@ -2,20 +2,36 @@
 
 import csv
 import io
+import math
+import re
 
 import pytest
 import yaml
 from support.campaigns import BASE, write_plan
+from support.documents import blocks
 from support.runs import PEPTIDE, ROOT
 
 from openmm_les.campaign.plan import planned_runs, read_plan, table
 from openmm_les.errors import InputError
+from openmm_les.simulation.config import RunConfig
 
 
 def test_the_plan_in_the_documents():
     plan = ROOT / "examples" / "campaign.yaml"
     assert f"```yaml\n{plan.read_text()}```" in (ROOT / "docs/howto/campaigns.md").read_text()
     assert len(runs_of(plan)) == 6
+
+
+def test_the_plan_in_the_readme(tmp_path):
+    """As its reader types it, in a folder that has the examples; planned, but not run."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (plan,) = (b for b in blocks(ROOT / "README.md") if b.language == "yaml")
+    (tmp_path / "plan.yaml").write_text(plan.code)
+    (commands,) = (b for b in blocks(ROOT / "README.md") if b.elsewhere.endswith("test_plan.py"))
+    assert commands.shell_lines()[0].split()[-3:] == ["plan.yaml", "-o", "campaign"]
+    runs = runs_of(tmp_path / "plan.yaml")
+    assert len(runs) == 3
+    assert all(run.config.structure.is_file() for run in runs)
 
 
 def runs_of(path, seed=5):
@@ -59,9 +75,43 @@ def test_paths_lists_and_switches_in_names(tmp_path):
     )
     runs = runs_of(plan)
     assert len(runs) == 8
-    assert runs[0].name == "structure-a-in-water_response-dipole+charges_cuda_graphs-on_repeat-1"
+    start, end = "structure-a-in-water.pdb-", "_response-dipole+charges_cuda_graphs-on_repeat-1"
+    assert re.fullmatch(f"{re.escape(start)}[0-9a-f]{{8}}{re.escape(end)}", runs[0].name)
     assert runs[0].config.structure == tmp_path / "a" / "in water.pdb"
     assert "response-None" in runs[-1].name
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        {"structure": ["ä.pdb", "ö.pdb", "水.pdb", "-.pdb", "pdb"]},
+        {"structure": ["a/b.pdb", "a-b.pdb", "a b.pdb", "a_b.pdb", "a-b.cif", "a/b"]},
+        {"structure": ["x" * 300 + "1.pdb", "x" * 300 + "2.pdb", "x" * 300 + "ä"]},
+        {"ml_region": [["a", "b"], ["a+b"], ["a b"]], "force_field": [["c.xml"]]},
+        {"structure": ["a_model-b", "a"], "model": ["c", "b_model-c"]},
+    ],
+)
+def test_values_that_differ_have_names_that_do(tmp_path, vary):
+    """Whatever the values; names do not depend on the order of lists."""
+    runs = runs_of(write_plan(tmp_path / "plan.yaml", vary=vary, repeats=2))
+    names = {run.name for run in runs}
+    assert len(names) == len(runs) == 2 * math.prod(map(len, vary.values()))
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]{1,200}", name) for name in names)
+    if len(vary) == 1:
+        turned = {name: values[::-1] for name, values in vary.items()}
+        plan = write_plan(tmp_path / "plan.yaml", vary=turned, repeats=2)
+        assert {run.name: run.config for run in runs_of(plan)} == {r.name: r.config for r in runs}
+
+
+def test_settings_that_runs_share_become_text_once(tmp_path, monkeypatch):
+    """Thousands of runs are planned in seconds."""
+    dump, made = yaml.safe_dump, []
+    monkeypatch.setattr("yaml.safe_dump", lambda v, **how: made.append(v) or dump(v, **how))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("base: {structure: a.pdb, model: les-demo, friction: 2.125}\nrepeats: 30\n")
+    for run in runs_of(plan):
+        run.config.to_yaml(tmp_path)
+    assert len(made) < 30 + len(RunConfig.model_fields) + 1
 
 
 def test_long_names_are_cut(tmp_path):

@@ -65,7 +65,7 @@ def other_artifact(l2_artifact):
 def test_nothing_waits_for_the_gpu(demo, name, precision, record_property):
     structure, ewald = SYSTEMS[name]
     model = model_for(demo, structure(), ewald, precision=precision)
-    assert (model.module.grid is not None) == ("cells" in name)
+    assert (model.module.neighbors.grid is not None) == ("cells" in name)
     check_on_fake_gpu(model, record_property)
 
 
@@ -219,6 +219,7 @@ def test_torchforce_reads_only_before_it_is_recorded(demo, kind, name, dtype):
 def test_torchforce_without_graphs_always_reads(demo):
     module, n = torchforce_module(demo, OpenTorchForce, "open", warm_up=0)
     module.calls = 1000
+    assert len(list(waiting_nodes(torch.jit.freeze(module.eval()).inlined_graph))) == 1
     with pytest.raises(NotCapturableError, match=READS):
         trace_on_fake_gpu(module, (n, 3))
 

@@ -147,7 +147,7 @@ def test_errors_come_through_a_graph(dipeptide_artifact):
 def test_a_module_that_waits_cannot_be_recorded(dipeptide_artifact, caplog, choice):
     atoms = dipeptide(0)
     model = model_of(dipeptide_artifact, atoms, cuda_graphs=choice)
-    model.module.trim = True
+    model.module.neighbors.trim = True
     if choice is True:
         with pytest.raises(SimulationError, match="cudaGraphs=True: this model cannot be recorded"):
             model.evaluate(atoms.positions)
@@ -174,7 +174,7 @@ model = SystemModel(
     positions=atoms.positions,
     device="cuda",
 )
-model.module.trim = True
+model.module.neighbors.trim = True
 torch.cuda.graph = None  # nothing is recorded of what waits for the GPU
 for _ in range(3):
     model.evaluate(atoms.positions)

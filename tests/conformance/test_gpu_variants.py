@@ -117,7 +117,7 @@ def test_cells_in_blocks_wait_for_nothing(demo, monkeypatch):
     monkeypatch.setattr(cells, "FEWEST_ATOMS_GPU", cells.FEWEST_ATOMS)
     with variant(False, 1_500_000):
         model = model_for(demo, waters(6, 6, 6), "mesh")
-    assert model.module.grid is not None
+    assert model.module.neighbors.grid is not None
     assert traced(model) > 200
 
 

@@ -81,8 +81,12 @@ def test_a_correction(calculation, capsys):
     with (calculation / "free-energies.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert float(row["water - vacuum [kJ/mol]"]) == ligand.correction
+    least = min(leg.overlap.diagonal(side).min() for leg in (water, vacuum) for side in (-1, 1))
+    assert float(row["least overlap of neighbours"]) == pytest.approx(least, abs=1e-4)
+    assert f"least overlap {least:.2f} (unreliable)" in out
     page = (calculation / "free-energies.html").read_text()
     assert page.count("data:image/png;base64,") == 4
+    assert f"{ligand.correction:.2f} ± {ligand.error:.2f}</td>" in page
 
 
 def test_a_ligand_that_was_taken_out(calculation, tmp_path):
@@ -106,7 +110,7 @@ def test_windows_that_have_nothing_yet(calculation, tmp_path):
     (ligand,) = free_energy.analyse(tmp_path / "out")
     for leg, value in zip(ligand.legs, (0, 1), strict=True):
         assert leg.estimate is None
-        text = f"no samples yet at lambda {value}: run the same command again"
+        text = f"too few samples yet at lambda {value}: run the same command again"
         assert leg.verdict.problems == (text,)
     assert np.isnan(ligand.correction)
 

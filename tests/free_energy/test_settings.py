@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from support.documents import ROOT
 
 from openmm_les import InputError
 from openmm_les.free_energy.settings import planned_windows, read_settings
@@ -20,6 +21,13 @@ def written(folder, **changes):
     path = folder / "settings.yaml"
     path.write_text(yaml.safe_dump(GOOD | changes, sort_keys=False))
     return path
+
+
+def test_the_series_in_the_documents():
+    file = ROOT / "examples" / "ligand_series.yaml"
+    assert f"```yaml\n{file.read_text()}```" in (ROOT / "docs/howto/free-energies.md").read_text()
+    runs = planned_windows(read_settings(file), file)(7)
+    assert len({run.name for run in runs}) == 18  # three ligands, two legs, three windows
 
 
 def test_windows_of_all_legs_of_all_ligands(tmp_path):
@@ -54,6 +62,12 @@ def test_seeds_do_not_depend_on_other_windows(tmp_path):
     [
         ({"windws": 3}, "windws: unknown field; did you mean windows"),
         ({"model": "les-demo"}, r"model: unknown field \(a setting of the runs belongs below base"),
+        ({"ligands": {7: {}}}, r"ligands\.7: expected a text for this name, got 7, .* in quotes"),
+        ({"legs": [1, 2]}, r"legs\.0: expected a list of texts \(.*, got 1"),
+        (
+            {"ligands": {"a": {"complex": {}, "solvent": {}}}},
+            "structure: missing; give it below base, or where runs differ",
+        ),
         ({"ligands": {}}, r"ligands: expected at least one, with legs, .* got \{\}"),
         ({"windows": 1}, r"windows: expected at least two values of lambda that differ, .* got 0$"),
         ({"windows": [0, 0.5]}, r"from 0 \(the force field\) to 1 \(ML/MM\), got 0, 0.5"),
@@ -61,7 +75,7 @@ def test_seeds_do_not_depend_on_other_windows(tmp_path):
         ({"windows": "many"}, "windows: expected an integer or a list of numbers .* got 'many'"),
         ({"legs": ["water"]}, r"ligands.ethanol: expected the legs water \(legs beside ligands"),
         ({"legs": ["a", "a"]}, "legs: expected names that differ, got a twice"),
-        ({"legs": ["a", "b", "c"]}, r"legs: expected a list of names \(one leg, or two, of which"),
+        ({"legs": ["a", "b", "c"]}, r"legs: expected a list of texts \(one leg, or two, of which"),
         ({"ligands": {"a/b": {}}}, "expected names of ligands and legs of letters, .* got 'a/b'"),
         (
             {"base": {"lambda_interpolate": 0.5}},

@@ -10,7 +10,6 @@ from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.embedding import build_coupling
 from openmm_les.electrostatics.embedding.charges import ChargeCorrection
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.neighbors.matrix import neighbor_matrix
 from openmm_les.units import COULOMB_CONSTANT
 
 
@@ -36,9 +35,7 @@ class Molecule:
         result = coupling(self.charges(self.positions), r, *surroundings)
         potential = self.correction.pull_back(result.potential).index_select(0, module.order)
         r = r.index_select(0, module.order)
-        matrix = neighbor_matrix(
-            r, torch.eye(3, dtype=DOUBLE), False, module.offsets, module.cutoff, module.capacity
-        )
+        matrix = module.neighbors(r, torch.eye(3, dtype=DOUBLE))
         energies, _, tape = module.network.short_range(r, matrix, module.species, module.counts)
         nothing = torch.zeros_like(energies)
         pulled, _ = module.network.pull_back(nothing, potential, tape, module.counts)

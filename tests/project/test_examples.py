@@ -12,6 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from openmm import app
+from support import mixed
+
+from openmm_les import free_energy
 
 pytestmark = pytest.mark.documents
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,3 +272,55 @@ def test_free_energy_of_the_model(tmp_path):
     correction, error, *_ = numbers(out[out.index("The model changes") :])
     assert abs(correction) < 80
     assert 0 < error < 40
+
+
+@pytest.mark.skipif(find_spec("openmmtools") is None, reason="needs the data of openmmtools")
+def test_series_of_ligands(tmp_path):
+    """One of the ligands in both legs, as the settings of the series have it but for the times."""
+    for package in ("distributed", "matplotlib", "pymbar"):
+        pytest.importorskip(package)
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    folder = tmp_path / "examples" / "ligand-series"
+    script = tmp_path / "examples" / "12_series_of_ligands.py"
+    options = ["--ligands", "benzene", "--padding", 0.1, "--iterations", 40, "--steps", 0]
+    out = run(script, *options, folder=tmp_path)
+    assert "benzene-complex.pdb: " in out
+    assert_same_terms(folder / "ligands.xml")
+
+    settings = tmp_path / "examples" / "ligand_series.yaml"
+    given = yaml.safe_load(settings.read_text())
+    assert [*given["ligands"]] == ["benzene", "toluene", "p-xylene"]
+    given["base"] |= {"steps": 16, "equilibration_steps": 0, "report_interval": 2}
+    given |= {"windows": 2, "ligands": {"benzene": given["ligands"]["benzene"]}}
+    settings.write_text(yaml.safe_dump(given))
+    found = free_energy.run(settings, tmp_path / "out", workers=2)
+    assert found.windows.failures == {}
+    (benzene,) = found.results
+    assert [leg.name for leg in benzene.legs] == ["complex", "solvent"]
+    for leg in benzene.legs:
+        np.testing.assert_allclose(leg.estimate.overlap.sum(axis=1), 1.0)
+        assert leg.estimate.by_bar[-1] == pytest.approx(leg.estimate.difference, abs=0.01)
+    assert abs(benzene.correction) < 200
+    page = (tmp_path / "out" / "free-energies.html").read_text()
+    assert page.count("how likely samples") == 4  # a caption and a description for each leg
+
+
+def assert_same_terms(xml) -> None:
+    """Every term of the ligands' energies is that of their prmtop files."""
+    data = Path(find_spec("openmmtools").origin).parent / "data"
+    field = app.ForceField("amber14-all.xml", "amber14/tip3p.xml", str(xml))
+    for name in ("benzene-toluene-implicit/receptor", "benzene-toluene-implicit/solvent",
+                 "T4-lysozyme-L99A-implicit/ligand"):  # fmt: skip
+        prmtop = app.AmberPrmtopFile(str(data / f"{name}.prmtop"))
+        positions = app.PDBFile(str(data / f"{name}.pdb")).getPositions(asNumpy=True)
+        noise = np.random.default_rng(0).normal(scale=0.01, size=positions.shape)
+        energies = []
+        for system in (prmtop.createSystem(), field.createSystem(prmtop.topology)):
+            for group, force in enumerate(system.getForces()):
+                force.setForceGroup(group)
+            made = mixed.context(system, positions._value + noise)
+            energies.append(
+                {f.getName(): mixed.energy(made, {f.getForceGroup()}) for f in system.getForces()}
+            )
+        assert energies[0]["PeriodicTorsionForce"] > 1.0
+        assert energies[0] == pytest.approx(energies[1], abs=1e-5)

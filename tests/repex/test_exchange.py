@@ -1,5 +1,6 @@
 """Replica exchange of alanine dipeptide, stopped, continued, extended, refused."""
 
+import json
 import shutil
 import signal
 
@@ -11,8 +12,11 @@ from openmmml import MLPotential
 from support.mixed import context
 from support.runs import PEPTIDE, TIP3P, Recorder
 
-from openmm_les import InputError, OutputError
+from openmm_les import InputError, OutputError, catalog
 from openmm_les.cli import main
+from openmm_les.evaluation.engines import decisions
+from openmm_les.evaluation.engines.variant import Decision, Trial, Variant
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.repex import analysis, exchange
 from openmm_les.repex.checkpoint import ExchangeCheckpoint
 from openmm_les.repex.settings import read_settings, states_of
@@ -42,7 +46,10 @@ def written(path, base=None, **changes):
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exchange")
-    exchange.run(written(folder / "settings.yaml"), folder / "out")
+    recorder = Recorder()
+    exchange.run(written(folder / "settings.yaml"), folder / "out", callbacks=recorder)
+    assert {phase for phase, _ in recorder.steps} == {"equilibration", "exchange"}
+    assert not any("production" in message for message in recorder.messages)
     return folder / "out"
 
 
@@ -101,11 +108,33 @@ def test_more_steps_and_a_report(complete, tmp_path, capsys):
     assert stopped.value.code == 0, captured.err
     lines = captured.out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["temperature", "300", "320", "350"]
+    assert lines[0].startswith("temperature [K]  potential energy [kJ/mol]")
     assert lines[4].startswith("3 replicas, 8 iterations, 0.04 ps each, ")
     page = (tmp_path / "out" / "exchange.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     before, now = (analysis.read(path) for path in (complete, tmp_path / "out"))
     np.testing.assert_array_equal(now.states[:6], before.states)
+
+
+def test_the_engine_of_its_start_stays(complete, tmp_path, monkeypatch):
+    """Whatever has been decided about it when the exchange continues."""
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
+    pdb = app.PDBFile(str(PEPTIDE))
+    numbers = [atom.element.atomic_number for atom in pdb.topology.atoms()]
+    positions = pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    options = {"periodic": False, "positions": positions, "precision": "double"}
+    system = SystemModel(catalog.open_model("les-demo"), numbers, **options)._system()
+    few = Variant(few_kernels=True)
+    for name in ("whole", "part"):
+        decisions.keep(Decision(few, (Trial(few, 1.0),), system))
+        steps = 60 if name == "whole" else 30
+        settings = written(tmp_path / "settings.yaml", {"steps": steps})
+        exchange.run(settings, tmp_path / name)
+    decisions.forget()
+    exchange.run(written(tmp_path / "settings.yaml"), tmp_path / "part")
+    assert_same(tmp_path / "part", tmp_path / "whole")
+    energies = [folder / "replicas" / "energy.csv" for folder in (complete, tmp_path / "whole")]
+    assert energies[0].read_bytes() != energies[1].read_bytes()
 
 
 def test_lambdas(tmp_path):
@@ -143,6 +172,24 @@ def test_what_changed_is_refused(complete, tmp_path):
         temperatures=[300, 330, 350],
     )
     refuse("precision: this run was started with double, got single", base={"precision": "single"})
+    refuse(
+        "equilibration_steps: this exchange was started with 10, got 30; only steps may change",
+        base={"equilibration_steps": 30},
+    )
+    refuse(
+        "steps: expected at least the 60 that this exchange has done, got 40", base={"steps": 40}
+    )
+    summary = tmp_path / "out" / "start" / "summary.json"
+    assert json.loads(summary.read_bytes())["steps"] == 10
+    begun = tmp_path / "begun"
+    shutil.copytree(complete / "start", begun / "start")
+    with pytest.raises(InputError, match="equilibration_steps: this exchange was started with 10"):
+        exchange.run(written(tmp_path / "s.yaml", {"equilibration_steps": 20}), begun)
+    checkpoint = tmp_path / "out" / "start" / "checkpoint.zip"
+    good = checkpoint.read_bytes()
+    checkpoint.write_bytes(b"")
+    refuse(f"is damaged .*; remove {tmp_path / 'out'}: it is then started again")
+    checkpoint.write_bytes(good)
     checkpoint = tmp_path / "out" / "checkpoint.zip"
     checkpoint.write_bytes(checkpoint.read_bytes().replace(b"<State ", b"<Force "))
     refuse("checkpoint: .*checkpoint.zip is damaged")
@@ -161,6 +208,8 @@ def test_what_changed_is_refused(complete, tmp_path):
         ({"lambdas": [0, 1]}, "temperatures and lambdas: expected one of them, got both"),
         ({"temperatures": None}, "temperatures and lambdas: expected one of them, got neither"),
         ({"temperatures": [300, 300]}, "expected at least two, each higher than the last, got 300"),
+        ({"temperatures": []}, "temperatures: expected at least two, .* than the last, got none"),
+        ({"temperatures": None, "lambdas": []}, "lambdas: expected at least two, .* got none"),
         ({"temperatures": "hot"}, "temperatures: expected a list of numbers or null .* got 'hot'"),
         ({"base": {"temperature": 300}}, "base.temperature: leave it out; temperatures has those"),
         ({"base": {"response": "dipole"}}, "base.response: leave it out; an exchange writes"),

@@ -12,8 +12,11 @@ import yaml
 from support.runs import PEPTIDE, assert_same_run
 
 from openmm_les import simulation as md
+from openmm_les.campaign.directory import CampaignDirectory
+from openmm_les.campaign.plan import planned_runs, read_plan
 from openmm_les.campaign.state import read_table, state_of
 
+COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 BASE = {
     "structure": str(PEPTIDE),
     "model": "les-demo",
@@ -32,6 +35,14 @@ def write_plan(path, *, base=None, **fields):
     shared = {name: value for name, value in BASE.items() if name not in lists} | (base or {})
     path.write_text(yaml.safe_dump({"base": shared, "seed": 5} | fields, sort_keys=False))
     return path
+
+
+def prepare(plan, directory):
+    """Write the table of runs and their settings, as `campaign run` does before it executes."""
+    read = read_plan(plan)
+    return CampaignDirectory(directory).prepare_runs(
+        lambda seed: planned_runs(read, seed, plan), read.seed
+    )
 
 
 def assert_same_as_one_after_another(campaign, folder) -> None:

@@ -77,6 +77,15 @@ def keep(decision: Decision) -> None:
         logger.info("engine='auto': the decision is not kept: %s", error)
 
 
+def forget() -> int:
+    """Remove all decisions; returns how many there were."""
+    files = list(folder().glob("*.json"))
+    for path in files:
+        with writing(path):
+            path.unlink(missing_ok=True)
+    return len(files)
+
+
 @contextlib.contextmanager
 def one_at_a_time(system: Mapping[str, Any], seconds: float) -> Iterator[None]:
     """Wait until no other process measures for this system, for so many seconds at most.

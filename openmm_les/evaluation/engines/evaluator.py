@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,9 +22,11 @@ from torch import Tensor
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError, one_line
 from openmm_les.evaluation.engines.arithmetic import as_written
-from openmm_les.evaluation.engines.packing import compare, pack, packed_size, unpack
+from openmm_les.evaluation.engines.inputs import Inputs
+from openmm_les.evaluation.engines.packing import Layout, compare
 from openmm_les.evaluation.engines.runners import Module
 from openmm_les.processes.threads import Threads
+from openmm_les.units import ANGSTROM_AND_EV, Units
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,9 @@ class Evaluator:
     device and one back through pinned memory. After a first, ordinary call the module is recorded,
     and the graph compared with ordinary calls. With `graphs` ``'auto'`` a module that cannot be
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
-    it takes besides positions and cell, and it returns `rows` latent numbers for each atom.
+    it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
+    `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too.
 
     Attributes:
         dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
@@ -60,25 +63,27 @@ class Evaluator:
         graphs: bool | str = "auto",
         extra_inputs: Sequence[tuple[int, ...]] = (),
         rows: int = 1,
+        num_latent: int | None = None,
+        single: bool = False,
+        exact: Sequence[int] | None = None,
     ) -> None:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._threads = Threads(device)
         self._stream: torch.cuda.Stream | None = None
         self._done: torch.cuda.Event | None = None
+        self._layout = Layout(
+            num_atoms, num_atoms if num_latent is None else num_latent, rows, single and on_gpu
+        )
         if on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
-        shapes = [(num_atoms, 3), (3, 3), *extra_inputs]
-        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
-        self._host_input = _buffer(ends[-1], pinned=on_gpu)
-        self._host_output = _buffer(packed_size(num_atoms, rows), pinned=on_gpu)
-        self._input = self._host_input.to(device)
-        self._inputs = [
-            self._input[end - math.prod(shape) : end].view(shape)
-            for end, shape in zip(ends, shapes, strict=True)
-        ]
-        self._rows = rows
+            self._host_output = torch.zeros(
+                self._layout.size,
+                dtype=torch.float32 if self._layout.single else torch.float64,
+                pin_memory=True,
+            )
+        self._inputs = Inputs(num_atoms, device, extra_inputs, exact if on_gpu else None)
         self._module: Module | None = None
         self._replacement: Callable[[], Module] | None = None
         self._wants_graph = True
@@ -114,81 +119,90 @@ class Evaluator:
         self._wants_graph, self._is_settled, self._what = graph, False, what
         self._threads.start_with(threads)
 
-    def __call__(self, *inputs: FloatArray) -> tuple[Any, ...]:
-        """Evaluate the module for positions and lattice vectors in rows [A], and extra inputs.
+    def __call__(
+        self, *inputs: FloatArray, units: Units = ANGSTROM_AND_EV, with_latents: bool = True
+    ) -> tuple[Any, ...]:
+        """Evaluate the module for positions, lattice vectors in rows [A], and extra inputs.
 
-        Returns energy [eV], forces (n, 3) [eV/A], latents (n,) or (n, rows), dE/dstrain
-        (3, 3) [eV], the energy of the charges [eV] where the module returns it, and status.
+        Returns energy [eV], forces (n, 3), latents (n,) or (n, rows), dE/dstrain (3, 3) [eV], the
+        energy of the charges [eV] where the module returns it, and status. Positions and forces are
+        in `units`. A GPU keeps the latents to itself if they are not asked for: they are then zero.
         """
-        np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
         own: Any = contextlib.nullcontext()
         if self._stream is not None:
             own = torch.cuda.stream(self._stream)
         # Inference mode also saves the book-keeping for views, a tenth of a small step.
         with torch.inference_mode(), own:
-            if self._stream is not None:
-                self._input.copy_(self._host_input, non_blocking=True)
-            if self._graph is None:
-                output = self._threads.run(self._evaluate)
-            else:
-                graph, output = self._graph
-                graph.replay()
-            result = self._to_host(output)
+            self._inputs.send(*inputs, length=units.length)
+            result = self._compute(with_latents or not self._is_settled)
             status = int(result[0])
             # Otherwise the buffers are too small, and another module will be loaded.
             if status == 0 and not self._is_settled:
-                self._settle(result)
-        parts = unpack(result, self._rows)
-        charges = parts["charges"]
-        if self._rows > 1:
-            charges = charges.reshape(self._rows, -1).T
+                result = self._settle(result)
+        parts = self._layout.unpack(result)
+        latents = np.zeros((self._layout.rows, self._layout.positions))
+        latents[:, : self._layout.atoms] = parts["charges"].reshape(self._layout.rows, -1)
         return (
             float(result[1]),
-            parts["forces"].reshape(-1, 3),
-            charges,
+            units.force * parts["forces"].reshape(-1, 3),
+            latents.T if self._layout.rows > 1 else latents[0],
             parts["strain derivative"].reshape(3, 3),
             *parts["energy of the charges"].tolist(),
             status,
         )
 
+    def _compute(self, with_latents: bool = True) -> FloatArray:
+        """The present input, by the graph or else the module."""
+        if self._graph is None:
+            return self._to_host(self._threads.run(self._evaluate), with_latents)
+        graph, output = self._graph
+        graph.replay()
+        return self._to_host(output, with_latents)
+
     def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
         with as_written():
-            return pack(self._module(*self._inputs))
+            return self._layout.pack(self._module(*self._inputs.tensors()))
 
-    def _to_host(self, output: Tensor) -> FloatArray:
+    def _to_host(self, output: Tensor, with_latents: bool = True) -> FloatArray:
+        """What `Layout.pack` returned, in float64, in memory of its own."""
         if self._done is None:
-            return np.asarray(output.numpy())
-        host = self._host_output[: len(output)]
-        host.copy_(output, non_blocking=True)
+            return self._layout.numbers(output.numpy())
+        size = len(output) if with_latents else self._layout.size_of_forces
+        host = self._host_output[:size]
+        host.copy_(output[:size], non_blocking=True)
         # By an event: waiting for the stream is an error while a thread is in `_refuse_waiting`.
         self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
         self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
-        return np.array(host.numpy())
+        return self._layout.numbers(host.numpy(), with_latents)
 
-    def _settle(self, first: FloatArray) -> None:
+    def _settle(self, first: FloatArray) -> FloatArray:
         """Go over to the replacement and to a graph, each if it gives what the module gives.
 
-        `first` is the result of the module for the present input, which is overwritten.
+        Returns the present input's result by what is used from now on, so that a run that continues
+        here gets the bits of one that was not interrupted; `first` is that of the module.
         """
         self._is_settled = True
         if self._replacement is None and not (self._graphs and self._wants_graph):
-            return
+            return first
         # Ordinary calls come first, so that nothing is compared with itself.
-        present = self._input.clone()
-        self._input.mul_(_STRETCH)
+        inputs = self._inputs.numbers
+        present = inputs.clone()
+        inputs.mul_(_STRETCH)
         expected = [first, self._to_host(self._evaluate())]
 
         def check(evaluate: Callable[[], Tensor]) -> None:
-            self._input.copy_(present)
+            inputs.copy_(present)
             for result in expected:
-                compare(result, self._to_host(evaluate()), self._rows)
-                self._input.mul_(_STRETCH)
+                compare(result, self._to_host(evaluate()), layout=self._layout)
+                inputs.mul_(_STRETCH)
 
         if self._replacement is not None:
             self._replace(self._replacement, check)
         if self._graphs and self._wants_graph:
             self._record(check)
+        inputs.copy_(present)
+        return self._compute()
 
     def _replace(self, make: Callable[[], Module], check: Check) -> None:
         before = self._module
@@ -261,7 +275,3 @@ def _reason(error: RuntimeError) -> str:
     lines = [line for line in str(error.__context__ or error).splitlines() if line.strip()]
     # TorchScript prints the place before this line, CUDA how to debug after it.
     return next((line for line in lines if "Error: " in line), next(iter(lines), "no message"))
-
-
-def _buffer(size: int, *, pinned: bool) -> Tensor:
-    return torch.zeros(size, dtype=torch.float64, pin_memory=pinned)

@@ -7,7 +7,7 @@ Real harmonics of degree l are ordered m = -l..l with the y axis as polar axis, 
 from collections.abc import Callable
 from functools import cache
 from math import factorial, sqrt
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,23 @@ def _recursion_factors(lmax: int) -> List[float]:
         coupling = wigner_3j(degree - 1, 1, degree)[degree - 1, 1, degree]
         factors.append(sqrt(2 * degree + 1) / (sqrt(2 * degree - 1) * coupling))
     return factors
+
+
+def harmonic_couplings(lmax: int) -> List[Tuple[int, int, int, float]]:
+    """What harmonics are made of: Y_a = sum of f Y_b u_i over the terms (a, b, i, f) of a, Y_0 = 1.
+
+    Components are in natural order, those of a degree after all that they are made of, and
+    l f Y_b is what the term adds to the gradient of the solid harmonic r^l Y_a along axis i.
+    """
+    factors = _recursion_factors(lmax)
+    terms = []
+    for degree in range(1, lmax + 1):
+        coupling = factors[degree] * wigner_3j(degree - 1, 1, degree)
+        for component in range(2 * degree + 1):
+            for lower, axis in np.argwhere(np.abs(coupling[:, :, component]) > 1e-12).tolist():
+                factor = float(coupling[lower, axis, component])
+                terms.append((degree**2 + component, (degree - 1) ** 2 + lower, axis, factor))
+    return terms
 
 
 class _Raise(nn.Module):

@@ -8,6 +8,7 @@ from typing import List, Protocol, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.tensor_paths import MessageTape, MixedPathGroup, NeighborSums
 
@@ -16,7 +17,7 @@ class Convolution(Protocol):
     """A kernel: an ``nn.Module`` for TorchScript with these methods."""
 
     def __call__(
-        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """A of shape [S, C, N], parity order, and the inputs, which `MessageTape` describes."""
         ...
@@ -37,6 +38,8 @@ def message_convolution(
     node_lmax: int,
     few_kernels: bool,
     symbols: Symbols = wigner_3j,
+    fused: bool = False,
+    loops: bool = False,
 ) -> Convolution:
     """The kernel for a layer.
 
@@ -47,7 +50,17 @@ def message_convolution(
         few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
             from one node degree form a group; otherwise every path is one.
         symbols: Wigner 3j symbols.
+        fused: take the Triton kernels.
+        loops: take loops over pairs, for a CPU.
     """
+    if loops:
+        from openmm_les.networks.loops.messages import LoopConvolution
+
+        return LoopConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, symbols)
+    if fused:
+        from openmm_les.networks.fused.convolution import FusedConvolution
+
+        return FusedConvolution(radial_weights, paths, mixes, channels, lmax, symbols)
     groups = [[p] for p in range(len(paths))]
     if few_kernels:
         degrees = range(node_lmax + 1)
@@ -98,11 +111,11 @@ class GroupedConvolution(nn.Module):
         self.sums = NeighborSums(members)
 
     def forward(
-        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
         sums, tape = self.sums(harmonics, features, senders, neighbors)
-        out = senders.new_zeros([self.components, self.channels, neighbors.shape[0]])
+        out = senders.new_zeros([self.components, self.channels, senders.shape[0]])
         for g, group in enumerate(self.sums.groups):
             group.mix(sums[g], out)
         return out, tape

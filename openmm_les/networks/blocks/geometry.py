@@ -1,6 +1,6 @@
 """From positions to what a pair of atoms contributes, and back: harmonics and radial features."""
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import SphericalHarmonics
 from openmm_les.networks.blocks.blocking import block_size
+from openmm_les.networks.blocks.radial import TabulatedRadial
 
 
 class PairTape(NamedTuple):
@@ -112,3 +113,13 @@ class PairGeometry(nn.Module):
         grad_vectors = (grad_unit - radial * tape.unit) / tape.distances
         grad_vectors = grad_vectors + grad_distance * tape.unit
         return pull_back_vectors(grad_vectors, tape.vectors, reverse, n)
+
+
+def pair_geometry(radial: nn.Module, lmax: int, num_species: int, fused: bool) -> Any:
+    """A `PairGeometry`; `fused`: in kernels, where the radial features are a float32 table."""
+    plain = PairGeometry(radial, lmax, num_species)
+    if fused and isinstance(radial, TabulatedRadial):
+        from openmm_les.networks.fused.geometry import FusedPairGeometry
+
+        return FusedPairGeometry(plain, lmax)
+    return plain

@@ -273,3 +273,25 @@ class ProductBasis(nn.Module):
             first = last
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return float(self.order) * out.transpose(0, 1)
+
+
+def product_basis(
+    bases: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lmax: int,
+    fold: bool,
+    few_kernels: bool,
+    order: int,
+    fused: bool = False,
+    loops: bool = False,
+) -> Any:
+    """A `ProductBasis`; in kernels or loops, where it is folded and of order 3."""
+    if loops and fold and order == 3:
+        from openmm_les.networks.loops.product_basis import LoopProductBasis
+
+        return LoopProductBasis(bases, weights, lmax)
+    if not (fused and fold and order == 3):
+        return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
+    from openmm_les.networks.fused.product_basis import FusedProductBasis
+
+    return FusedProductBasis(ProductBasis(bases, weights, lmax, fold, True, order), lmax)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
 from openmm_les.networks.blocks.geometry import collect
@@ -21,7 +22,7 @@ class MessageTape(NamedTuple):
     harmonics: Tensor  #: Y of shape [N, K, S].
     features: Tensor  #: phi of shape [N, K, P].
     senders: Tensor  #: node features h of shape [N, n_node].
-    neighbors: Tensor  #: neighbour indices [N, K].
+    neighbors: Neighbors
 
 
 class PathGroup(nn.Module):
@@ -223,11 +224,12 @@ class NeighborSums(nn.Module):
         return buffers
 
     def forward(
-        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Tensor
+        self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[List[Tensor], MessageTape]:
         """The sums of each group, [N, rows, C]."""
-        n, k = neighbors.shape[0], neighbors.shape[1]
-        step = min(n, self._block_size(neighbors))
+        indices = neighbors.indices
+        n, k = indices.shape[0], indices.shape[1]
+        step = min(n, self._block_size(indices))
         work = self._workspace(senders, 2, step * k)
         gathered = senders.new_empty([step * k * senders.shape[1]])
         sums: List[Tensor] = []
@@ -236,7 +238,7 @@ class NeighborSums(nn.Module):
         for start in range(0, n, step):
             end = min(n, start + step)
             nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
+            own = indices[start:end].reshape(-1)
             torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
             for g, member in enumerate(self.groups):
                 y, phi = harmonics[start:end], features[start:end]
@@ -249,16 +251,17 @@ class NeighborSums(nn.Module):
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """From dE/dsums of each group to dE/d of (Y, phi, h)."""
         harmonics, features, senders, neighbors = tape
-        n, k = neighbors.shape[0], neighbors.shape[1]
+        indices = neighbors.indices
+        n, k = indices.shape[0], indices.shape[1]
         grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)
         grad_nodes = senders.new_zeros([n, k, senders.shape[1]])
-        step = min(n, self._block_size(neighbors))
+        step = min(n, self._block_size(indices))
         work = self._workspace(senders, 3, step * k)
         gathered = senders.new_empty([step * k * senders.shape[1]])
         for start in range(0, n, step):
             end = min(n, start + step)
             nodes = prefix_view(gathered, [end - start, k, senders.shape[1]])
-            own = neighbors[start:end].reshape(-1)
+            own = indices[start:end].reshape(-1)
             torch.index_select(senders, 0, own, out=nodes.flatten(0, 1))
             for g, member in enumerate(self.groups):
                 member.backward(

@@ -5,9 +5,10 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, parity_ordered_degrees
 from openmm_les.networks.blocks.convolution import Convolution, message_convolution
-from openmm_les.networks.blocks.product_basis import ProductBasis
+from openmm_les.networks.blocks.product_basis import product_basis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.blocks.weights import State
@@ -88,6 +89,8 @@ class NodeUpdate(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -99,13 +102,15 @@ class NodeUpdate(nn.Module):
         self.normalizations: Any = nn.ModuleList(normalizations)
         maps = [state[f"selector.{d}"] for d in range(lmax + 1) if f"selector.{d}" in state]
         self.selectors = nn.ModuleList([SpeciesMixing(maps)] if maps else [])
-        self.product = ProductBasis(
+        self.product: Any = product_basis(
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
             fold,
             few_kernels,
-            order=max(3, int(spec["correlation"])),
+            max(3, int(spec["correlation"])),
+            fused,
+            loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -117,7 +122,9 @@ class NodeUpdate(nn.Module):
     def forward(
         self, sums: Tensor, density: Tensor, skips: List[Tensor], counts: List[int]
     ) -> Tuple[List[Tensor], Tensor, UpdateTape]:
-        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more], float64.
+        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more].
+
+        These are float64, but for features that no readout reads and nothing is added to.
 
         Takes A [S, C, N], what each slot adds to the density [N, K, 1] ([N, K, 0] without one), and
         self-connections of the first degrees [2l+1, N, C].
@@ -134,9 +141,11 @@ class NodeUpdate(nn.Module):
         for degree in self.degrees:
             size = 2 * degree + 1
             rows = products[first : first + size].transpose(1, 2)
-            node = torch.matmul(rows, self.output[degree]).to(torch.float64)
+            node = torch.matmul(rows, self.output[degree])
             if degree < len(skips):
                 node = node + skips[degree]
+            elif degree == 0 or len(self.moments) > 0:
+                node = node.to(torch.float64)
             nodes[degree] = node
             first += size
         readout, slopes = self.readout(nodes[0][0])
@@ -201,6 +210,8 @@ class Interaction(nn.Module):
         lmax: int,
         fold: bool,
         few_kernels: bool,
+        fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -218,12 +229,14 @@ class Interaction(nn.Module):
             node_lmax,
             few_kernels,
             symbols,
+            fused,
+            loops,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, loops, moments)
 
     def forward(
         self,
@@ -231,18 +244,18 @@ class Interaction(nn.Module):
         harmonics: Tensor,
         features: Tensor,
         density: Tensor,
-        neighbors: Tensor,
+        neighbors: Neighbors,
         counts: List[int],
     ) -> Tuple[List[Tensor], Tensor, InteractionTape]:
         """Next node features and readouts, from features of each degree [2l+1, N, C].
 
-        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K];
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and the neighbours;
         for the others see `NodeUpdate`.
         """
         raised: List[Tensor] = []
         for degree in self.degrees:
             raised.append(torch.matmul(nodes[degree].to(self.up.dtype), self.up[degree]))
-        senders = torch.cat(raised).transpose(0, 1).reshape(neighbors.shape[0], -1)
+        senders = torch.cat(raised).transpose(0, 1).reshape(harmonics.shape[0], -1)
         sums, messages = self.convolution(harmonics, features, senders, neighbors)
         skips: List[Tensor] = []
         for degree, skip in enumerate(self.skips):
@@ -271,8 +284,7 @@ class Interaction(nn.Module):
         first = 0
         for degree in self.degrees:
             size = 2 * degree + 1
-            grad_node = torch.matmul(senders[first : first + size], self.up[degree].t())
-            grads[degree] = grad_node.to(torch.float64)
+            grads[degree] = torch.matmul(senders[first : first + size], self.up[degree].t())
             first += size
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)

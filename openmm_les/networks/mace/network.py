@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import rounded_wigner_3j, wigner_3j
-from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
+from openmm_les.networks.blocks.geometry import PairTape, pair_geometry
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
@@ -58,6 +58,8 @@ class MACENetwork(NetworkModule):
         exact_radial: bool,
         fold: bool,
         few_kernels: bool,
+        fused: bool = False,
+        loops: bool = False,
         conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class MACENetwork(NetworkModule):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
-        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial, loops)
         #: Columns of the radial features: those of each layer and its density, and repulsion.
         self.widths: List[int] = []
         for layer, output in zip(layers, outputs, strict=True):
@@ -91,16 +93,18 @@ class MACENetwork(NetworkModule):
             radial = WithRepulsion(radial, repulsion)
             self.widths.append(1)
 
-        self.geometry = PairGeometry(radial, lmax, self.num_species if by_pair else 0)
+        fused = fused and dtype == torch.float32
+        kinds = self.num_species if by_pair else 0
+        self.geometry: Any = pair_geometry(radial, lmax, kinds, fused)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = species_convolution(first_map, lmax)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
-        self.first_update = NodeUpdate(specs[0], layers[0], lmax, fold, few_kernels, moments[0])
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
-        options = channels, lmax, fold, few_kernels
+        options = lmax, fold, few_kernels, fused, loops
+        self.first_update = NodeUpdate(specs[0], layers[0], *options, moments[0])
         self.interactions = nn.ModuleList(
-            Interaction(specs[t], layers[t], outputs[t], *options, moments[t], symbols)
+            Interaction(specs[t], layers[t], outputs[t], channels, *options, moments[t], symbols)
             for t in range(1, len(specs))
         )
         self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
@@ -122,7 +126,7 @@ class MACENetwork(NetworkModule):
         layers: List[InteractionTape] = []
         for t, interaction in enumerate(self.interactions):
             nodes, values, layer = interaction(
-                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors.indices, counts
+                nodes, harmonics, columns[2 * t + 2], columns[2 * t + 3], neighbors, counts
             )
             readout = readout + values
             layers.append(layer)
@@ -170,7 +174,10 @@ class MACENetwork(NetworkModule):
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
         grad = torch.cat(grad_features, 2)
-        return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
+        gradients: Tuple[Tensor, Tensor] = self.geometry.backward(
+            grad_y, grad, tape.pairs, tape.reverse
+        )
+        return gradients
 
 
 def _first_layer_map(

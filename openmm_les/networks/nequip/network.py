@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
 from openmm_les.networks.blocks.dense import Dense, EnergyAndCharge, HeadsTape
-from openmm_les.networks.blocks.geometry import PairGeometry, PairTape
+from openmm_les.networks.blocks.geometry import PairTape, pair_geometry
 from openmm_les.networks.blocks.radial import last_radial, radial_features
 from openmm_les.networks.blocks.readout import SpeciesLinear
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
@@ -185,14 +185,14 @@ class Interaction(nn.Module):
         nodes: List[Tensor],
         harmonics: Tensor,
         features: Tensor,
-        neighbors: Tensor,
+        neighbors: Neighbors,
         counts: List[int],
     ) -> Tuple[List[Tensor], InteractionTape]:
         """Next node features [2l+1, N, C], float64, from those of each slot.
 
-        Takes Y [N, K, S], radial features of this layer [N, K, P], and neighbour indices [N, K].
+        Takes Y [N, K, S], radial features of this layer [N, K, P], and the neighbours.
         """
-        n = neighbors.shape[0]
+        n = harmonics.shape[0]
         raised: List[Tensor] = []
         for slot, up in enumerate(self.ups):
             raised.append(up(nodes[slot].to(harmonics.dtype)).transpose(0, 1).reshape(n, -1))
@@ -297,6 +297,7 @@ class NequIPNetwork(NetworkModule):
         dtype: torch.dtype,
         exact_radial: bool,
         few_kernels: bool = False,
+        fused: bool = False,
         **_: bool,
     ) -> None:
         super().__init__()
@@ -311,7 +312,7 @@ class NequIPNetwork(NetworkModule):
         radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
-        self.geometry = PairGeometry(radial, lmax)
+        self.geometry: Any = pair_geometry(radial, lmax, 0, fused and dtype == torch.float32)
         columns = max(column_counts(specs[0]["outputs"]))
         first = outputs[0].T.reshape(lmax + 1, columns, len(species), self.widths[0])
         self.first = FirstLayer(specs[0], first, lmax)
@@ -340,7 +341,7 @@ class NequIPNetwork(NetworkModule):
         entering = nodes
         for t, interaction in enumerate(self.interactions):
             entering = nodes
-            nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors.indices, counts)
+            nodes, layer = interaction(nodes, harmonics, by_layer[t + 1], neighbors, counts)
             layers.append(layer)
         energies, charges, heads = self.heads(nodes[0][0])
         latents, readouts = self.latents(charges, entering, species)
@@ -374,7 +375,10 @@ class NequIPNetwork(NetworkModule):
         for other in grad_harmonics:
             grad_y = grad_y.add_(other)
         grad = torch.cat(grad_features, 2)
-        return self.geometry.backward(grad_y, grad, tape.pairs, tape.reverse)
+        gradients: Tuple[Tensor, Tensor] = self.geometry.backward(
+            grad_y, grad, tape.pairs, tape.reverse
+        )
+        return gradients
 
 
 def _first_layer_map(spec: Spec, layer: State, embedding: Tensor, lmax: int) -> Tensor:

@@ -30,7 +30,7 @@ class PairNetwork(NetworkModule):
         dtype: torch.dtype,
         exact_radial: bool,
         fold: bool,
-        few_kernels: bool = False,
+        **_: bool,
     ) -> None:
         super().__init__()
         self.cutoff: float = hyper["cutoff"]

@@ -1,0 +1,126 @@
+"""Triton kernels of the convolution, on machines without a GPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="torch for a CPU comes without triton")
+
+from support.capture import SYSTEMS, model_for
+from support.messages import LAYERS, neighbors_of_every_number
+from support.tracing import Watch, by_name, launches, trace_on_fake_gpu
+from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
+
+from openmm_les import artifact as artifacts
+from openmm_les import catalog
+from openmm_les.networks import build_network
+from openmm_les.networks.fused.convolution import FusedConvolution
+from openmm_les.networks.fused.messages import message_gradients, message_sums
+
+OFF = LAYERS["maceles-off"]
+#: Which needs the most registers.
+LARGEST = (1, 2, 3)
+
+
+def test_kernels_equal_the_torch_code():
+    run_interpreted(Path(__file__).with_name("interpreted_messages.py"))
+
+
+def arguments(kernel):
+    """Of the two operators, in small."""
+    neighbors = neighbors_of_every_number()
+    harmonics, features, senders = (tensor.float() for tensor in OFF.inputs(neighbors))
+    angular = kernel._angular(harmonics)
+    shared = angular, features, senders, neighbors.indices, neighbors.used
+    weights = kernel.weights, kernel.degrees
+    first = *shared, *weights, kernel.lmax, kernel.tiles
+    sums = message_sums(*first)
+    return first, (
+        [torch.ones_like(s) for s in sums],
+        *shared,
+        neighbors.reverse,
+        *weights,
+        kernel.tiles,
+    )
+
+
+def test_operators_say_what_they_return():
+    sums, gradients = arguments(OFF.convolution(fused=True).float())
+    checks = "test_schema", "test_faketensor"
+    torch.library.opcheck(message_sums, sums, test_utils=checks)
+    torch.library.opcheck(message_gradients, gradients, test_utils=checks)
+
+
+def check_compiled(paths, capability):
+    """No kernel of both passes spills registers, lacks shared memory, or is waited for."""
+    sums, gradients = arguments(OFF.convolution(fused=True, paths=paths).float())
+    with Watch("cpu"), compiled_for(capability) as kernels:
+        message_sums._init_fn(*sums)
+        message_gradients._init_fn(*gradients)
+    for compiled in kernels:
+        assert compiled.spilled == 0, compiled
+        assert compiled.shared <= SHARED_MEMORY, compiled
+    return kernels
+
+
+@pytest.mark.parametrize("capability", [89])
+def test_largest_kernels_fit_a_gpu(capability):
+    assert len(check_compiled([LARGEST], capability)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", TARGETS)
+def test_all_kernels_fit_a_gpu(capability):
+    assert len(check_compiled(OFF.paths, capability)) == 24
+
+
+# ------------------------------------------------------------------ in a network
+
+
+def demo_model(fused, dtype=torch.float32):
+    """The bundled model of a small system, as it runs on a GPU, and how many kernels are fused."""
+    structure, ewald = SYSTEMS["direct sum"]
+    model = model_for(artifacts.load(catalog.artifact_path("les-demo")), structure(), ewald)
+    network = build_network(
+        model.artifact.canonical,
+        model._builder._present,
+        dtype=dtype,
+        exact_radial=False,
+        fold=True,
+        fused=fused,
+    ).eval()
+    model._builder.network = network
+    model.module = model._build()
+    return model, sum(isinstance(part, FusedConvolution) for part in network.modules())
+
+
+def test_a_network_with_kernels_is_the_same():
+    """On a CPU, where operators are torch code, called from a script."""
+    (plain, none), (fused, one) = demo_model(False), demo_model(True)
+    assert (none, one) == (0, 1)
+    structure, _ = SYSTEMS["direct sum"]
+    atoms = structure()
+    inputs = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
+    for got, expected in zip(fused.module(*inputs), plain.module(*inputs), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_with_kernels_waits_for_nothing():
+    counts = []
+    for fused in (False, True):
+        model, _ = demo_model(fused)
+        shapes = (len(model.numbers), 3), (3, 3)
+        operations, (energy, forces, *_) = trace_on_fake_gpu(model.module, *shapes)
+        assert energy.is_cuda
+        assert forces.shape == shapes[0]
+        names = by_name(operations)
+        for operator in ("message_sums", "message_gradients"):
+            assert names[f"openmm_les.{operator}.default"] == int(fused)
+        counts.append(launches(operations))
+    assert counts[1] < counts[0]
+
+
+def test_kernels_are_of_single_precision():
+    _, kernels = demo_model(True, torch.float64)
+    assert kernels == 0

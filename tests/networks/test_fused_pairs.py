@@ -1,0 +1,156 @@
+"""Triton kernels of pairs and products, on machines without a GPU."""
+
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from openmm_les_export import read_model
+from oracles.nequip_models import synthetic_nequip
+from support.fused import PRODUCTS, TABLES, random
+from support.structures import waters
+from support.tracing import by_name, launches, trace_on_fake_gpu
+from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
+
+from openmm_les import artifact as artifacts
+from openmm_les import catalog
+from openmm_les.electrostatics.build import build_electrostatics
+from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
+from openmm_les.neighbors.cells import choose_grid
+from openmm_les.neighbors.matrix import image_offsets
+from openmm_les.neighbors.search import COINCIDENT_DISTANCE
+from openmm_les.networks import build_network
+from openmm_les.networks.fused.geometry import pair_geometry, pair_gradients
+from openmm_les.networks.fused.neighbors import complete_neighbors, search_neighbors
+from openmm_les.networks.fused.product_basis import product_basis, product_gradients
+
+#: A cutoff whose square is no float32 [A].
+CUTOFF = 5.3
+#: Kernels that one call of an operator launches.
+KERNELS = {
+    "search_neighbors": 3,
+    "complete_neighbors": 1,
+    "pair_geometry": 1,
+    "pair_gradients": 2,
+    "product_basis": 1,
+    "product_gradients": 1,
+}
+_ON_ALL = [
+    pytest.param(capability, marks=[] if capability == 89 else pytest.mark.slow)
+    for capability in TARGETS
+]
+
+
+def test_kernels_equal_the_torch_code():
+    run_interpreted(Path(__file__).with_name("interpreted_pairs.py"))
+
+
+def check_compiled(kernels, names):
+    """No kernel spills registers, and each has room in shared memory."""
+    assert {kernel.name for kernel in kernels} == names
+    for compiled in kernels:
+        assert compiled.spilled == 0, compiled
+        assert compiled.shared <= SHARED_MEMORY, compiled
+
+
+@pytest.mark.parametrize("capability", _ON_ALL)
+def test_search_fits_a_gpu(capability):
+    n, capacity = 50, 56
+    positions, cell = random(n, 3, seed=0), random(3, 3, seed=1)
+    columns = torch.zeros(n, capacity, dtype=torch.int64)
+    with compiled_for(capability) as kernels:
+        for periodic, ranges in (True, [0, 0, 0]), (True, [1, 1, 1]), (False, [0, 0, 0]):
+            search_neighbors(positions, cell, periodic, image_offsets(ranges), CUTOFF, capacity)
+        nearest = image_offsets([0, 0, 0])
+        complete_neighbors(positions, positions, cell, True, nearest, columns, CUTOFF)
+    check_compiled(kernels, {"_wrap_kernel", "_search_kernel", "_finish_kernel"})
+    searches = [kernel.ptx for kernel in kernels if kernel.name == "_search_kernel"]
+    assert len(searches) == 3
+    for limit in CUTOFF, COINCIDENT_DISTANCE:
+        # The interpreter would not notice if it were rounded to float32.
+        exact = "0d" + struct.pack(">d", limit * limit).hex()
+        assert all(exact in ptx.lower() for ptx in searches)
+
+
+@pytest.mark.parametrize("capability", _ON_ALL)
+def test_geometry_fits_a_gpu(capability):
+    table = TABLES["maceles-off"]
+    n, capacity = 50, 56
+    positions, shifts = random(n, 3, seed=0), random(n, capacity, 3, seed=1)
+    indices = torch.zeros(n, capacity, dtype=torch.int64)
+    rows, species = torch.zeros(2048, 4, table.width), indices[:, 0].contiguous()
+    with compiled_for(capability) as kernels:
+        for num_species in 0, 3:
+            vectors, harmonics, features, slopes = pair_geometry(
+                *(positions, indices, shifts, species, rows, species),
+                *(table.lmax, num_species, 1.0, 2047),
+            )
+        harmonics, features = harmonics.view(n, capacity, -1), features.view(n, capacity, -1)
+        pair_gradients(harmonics, features, vectors, slopes, indices.view(-1), table.lmax)
+    check_compiled(kernels, {"_geometry_kernel", "_slots_kernel", "_atoms_kernel"})
+
+
+@pytest.mark.parametrize("capability", _ON_ALL)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_fit_a_gpu(name, capability):
+    products = PRODUCTS[name]
+    module = products.module(fused=True).float()
+    sums = torch.zeros(products.components, products.channels, 1029)
+    forms = [module.same, module.cross, module.same_products, module.cross_products]
+    forms += [module.same_targets, module.cross_targets]
+    with compiled_for(capability) as kernels:
+        out, jacobian = product_basis(sums, forms, [686, 342, 1], module.outputs)
+        product_gradients(out, jacobian)
+    check_compiled(kernels, {"_product_kernel", "_pull_back_kernel"})
+
+
+def scripted(model, atoms, fused, grid=None):
+    """A model of water, scripted."""
+    box, species = atoms.cell.array, torch.tensor(atoms.numbers == 8).long()
+    network = build_network(
+        model.canonical,
+        [model.elements.index(z) for z in (1, 8)],
+        dtype=torch.float32,
+        exact_radial=False,
+        fold=True,
+        few_kernels=True,
+        fused=fused,
+    )
+    les, n = model.canonical.les, len(atoms)
+    kernel = build_electrostatics(les, True, torch.tensor(box), torch.float32, num_atoms=n)
+    order = order_by_species(species)
+    arguments = network, kernel, species, order, True, [0, 0, 0], 60, False, grid
+    return torch.jit.script(SpecializedModel(*arguments, fused=fused).eval())
+
+
+@pytest.mark.parametrize("size", ["all pairs", "cells"])
+def test_a_gpu_launches_few_kernels(size):
+    """Of a whole model, on CUDA tensors without data."""
+    model = artifacts.load(catalog.artifact_path("les-demo"))
+    atoms = waters(3, 3, 2) if size == "all pairs" else waters(6, 6, 6)
+    n, box = len(atoms), atoms.cell.array
+    grid = choose_grid(n, model.cutoff, box, atoms.positions, 50) if size == "cells" else None
+    traced = []
+    for fused in False, True:
+        system = scripted(model, atoms, fused, grid)
+        operations, results = trace_on_fake_gpu(system, (n, 3), (3, 3))
+        assert [tuple(result.shape) for result in results] == [(), (n, 3), (n,), (3, 3), ()]
+        traced.append(operations)
+    calls = by_name(traced[1])
+    search = "complete_neighbors" if grid else "search_neighbors"
+    once = {search, "pair_geometry", "pair_gradients"}
+    expected = dict.fromkeys(once, 1) | {"product_basis": 2, "product_gradients": 2}
+    assert {name: calls[f"openmm_les.{name}.default"] for name in expected} == expected
+    more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
+    plain, fused = launches(traced[0]), launches(traced[1]) + more
+    assert fused < plain - (150 if grid is None else 80)
+
+
+def test_nequip_has_the_same_geometry(tmp_path):
+    path, les = tmp_path / "x.ckpt", {"norm_factor": 9.05, "self_interaction": "removed"}
+    model = artifacts.Artifact.unsaved(read_model(synthetic_nequip(path), **les), path)
+    atoms = waters(3, 3, 2)
+    operations, _ = trace_on_fake_gpu(scripted(model, atoms, True), (len(atoms), 3), (3, 3))
+    calls = by_name(operations)
+    assert calls["openmm_les.pair_geometry.default"] == 1
+    assert calls["openmm_les.pair_gradients.default"] == 1
