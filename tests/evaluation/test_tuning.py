@@ -123,6 +123,8 @@ def test_candidates_of_devices():
     on_cpu = candidates(Variant(), **{**given, "on_gpu": False})
     assert all(each.is_torch_code for each in on_cpu)
     assert FEW in on_cpu
+    small = candidates(Variant(), **{**given, "on_gpu": False, "pairs": 500})
+    assert small == [Variant(), FEW]  # of which there is one block
 
 
 def test_names_and_values_of_variants():
@@ -175,7 +177,7 @@ def test_two_processes_measure_once_and_a_third_knows(demo):
     first, second = (Decision.from_json(json.loads(output)) for output, _ in done)
     assert first == second
     assert sum("engine='auto': " in errors for _, errors in done) == 1
-    assert len(first.times) == len(first.trials) > 3
+    assert set(first.times) == {"plain", "few kernels"}
     assert set(first.dropped.values()) == {NOT_FASTER}
     model = model_of(demo)
     assert model.decision == first

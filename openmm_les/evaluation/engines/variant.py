@@ -15,7 +15,9 @@ from openmm_les.errors import InputError
 RUNNERS = ("torchscript", "compile")
 #: Pair slots up to which few kernels may be faster, on a CPU and on a GPU.
 _FEW_PAIRS = 2**14, 2**17
-#: Elements of the largest temporary tensors that are tried beside the default, likewise.
+#: Pair slots from which there may be several blocks.
+_SEVERAL_BLOCKS = 2**12
+#: Elements of the largest temporary tensors that are tried beside the default, on a CPU and a GPU.
 _BLOCKS = (2**16, 2**20), (2**21, 2**23, 2**25)
 #: Why a candidate is not used that gives the right numbers.
 NOT_FASTER = "not faster"
@@ -196,7 +198,8 @@ def candidates(
     found = [plain]
     if pairs <= _FEW_PAIRS[on_gpu]:
         found.append(replace(plain, few_kernels=not plain.few_kernels))
-    found += [replace(plain, block_elements=size) for size in _BLOCKS[on_gpu]]
+    if pairs >= _SEVERAL_BLOCKS:
+        found += [replace(plain, block_elements=size) for size in _BLOCKS[on_gpu]]
     if not on_gpu:
         return found
     if fused:
