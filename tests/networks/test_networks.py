@@ -144,10 +144,16 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
         atoms.positions, atoms.numbers, atoms.cell.array if atoms.pbc.all() else None
     )
     n = len(atoms)
-    # In single precision five such crystals scatter by up to 1.1e-6 eV an atom.
-    limits = [("double", 1e-9, 1e-8, 1e-9), ("single", 2e-6, 1e-4, 1e-5)]
-    for precision, energy, force, charge in limits[: 1 + (shape in _IN_SINGLE)]:
-        model = system_for(artifact, atoms, precision)
+    # In single precision five such crystals scatter by 0.6e-6 eV an atom by torch code and by 0.5e-6
+    # by loops, and this one is 1.1e-6 off by loops; with their sums in float64, which takes 5 % more
+    # time, it is 0.7e-6.
+    limits = [
+        ("double", "auto", 1e-9, 1e-8, 1e-9),
+        ("single", "torchscript", 1e-6, 1e-4, 1e-5),
+        ("single", "auto", 2e-6, 1e-4, 1e-5),
+    ]
+    for precision, engine, energy, force, charge in limits[: 3 if shape in _IN_SINGLE else 1]:
+        model = system_for(artifact, atoms, precision, engine=engine)
         got = model.evaluate(atoms.positions)
         assert abs(got.energy + model.reference_energy - reference.energy) / n < energy
         np.testing.assert_allclose(got.forces, reference.forces, rtol=0, atol=force)
