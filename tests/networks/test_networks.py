@@ -144,9 +144,9 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
         atoms.positions, atoms.numbers, atoms.cell.array if atoms.pbc.all() else None
     )
     n = len(atoms)
-    # In single precision five such crystals scatter by 0.6e-6 eV an atom by torch code and by 0.5e-6
-    # by loops, and this one is 1.1e-6 off by loops; with their sums in float64, which takes 5 % more
-    # time, it is 0.7e-6.
+    # In single precision five such crystals scatter by 0.6e-6 eV an atom by torch code and by
+    # 0.5e-6 by loops, of which this one is 1.1e-6. Sums of messages in float64 make that 0.7e-6,
+    # and take the loops that add them 12 to 18 % more time.
     limits = [
         ("double", "auto", 1e-9, 1e-8, 1e-9),
         ("single", "torchscript", 1e-6, 1e-4, 1e-5),
