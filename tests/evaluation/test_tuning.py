@@ -346,10 +346,17 @@ def test_short_runs_and_slow_evaluations_are_left_alone(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("OPENMM_LES_TUNE_AFTER", "10")
     pace = tuning.Pace()
+    assert not pace.is_time_to_tune(40.0)  # compiles code
     assert [pace.is_time_to_tune(1.0) for _ in range(12)] == [False] * 9 + [True] + [False] * 2
-    assert not tuning.Pace().is_time_to_tune(11.0)
-    assert "an evaluation takes 11 s, too long to try others in 30 s" in caplog.text
-    monkeypatch.setenv("OPENMM_LES_TUNE_AFTER", "soon")
+    pace = tuning.Pace()
+    assert [pace.is_time_to_tune(seconds) for seconds in (20.0, 11.0, 11.0)] == [False] * 3
+    assert caplog.text.count("an evaluation takes 11 s, too long to try others in 30 s") == 1
+    assert pace.is_time_to_tune(1.0)  # those before made larger buffers
+
+
+@pytest.mark.parametrize("given", ["soon", "", "nan"])
+def test_a_time_that_is_none(monkeypatch, given):
+    monkeypatch.setenv("OPENMM_LES_TUNE_AFTER", given)
     with pytest.raises(InputError, match="OPENMM_LES_TUNE_AFTER: expected a number of seconds"):
         tuning.Pace()
 
