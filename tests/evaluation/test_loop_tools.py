@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from openmm_les.loops import are_available
+from openmm_les.networks.kernels import obstacle
 
-if not are_available():
+if obstacle("numba"):
     pytest.skip("needs the extra cpu", allow_module_level=True)
 
-from openmm_les.loops.compiler import compiled
-from openmm_les.loops.operators import operator, stoppable
+from openmm_les.networks.kernels.numba.compiler import compiled
+from openmm_les.networks.kernels.numba.operators import operator, stoppable
 
 
 def _double(values):

@@ -14,7 +14,8 @@ from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.neighbors.cells import CellGrid
 from openmm_les.neighbors.matrix import NeighborSearch, image_range
 from openmm_les.networks import build_network
-from openmm_les.networks.fused.neighbors import FusedNeighborSearch
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
 
 patch_interpreter()
 
@@ -102,7 +103,7 @@ def test_columns_of_cells_are_completed():
 def test_geometry_equals_the_torch_code(name):
     table: Table = TABLES[name]
     positions, neighbors, species = table.structure()
-    plain, kernels = table.geometry(fused=False), torch.jit.script(table.geometry(fused=True))
+    plain, kernels = table.geometry("torch"), torch.jit.script(table.geometry("triton"))
     *expected, plain_tape = plain(positions, neighbors, species)
     *got, tape = kernels(positions, neighbors, species)
     # The distance is rounded to float32, and features change with it.
@@ -119,8 +120,8 @@ def test_geometry_equals_the_torch_code(name):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_equal_the_torch_code(name):
     products: Products = PRODUCTS[name]
-    kernels = torch.jit.script(products.module(fused=True).float())
-    plain = products.module(fused=False)
+    kernels = torch.jit.script(products.module("triton").float())
+    plain = products.module("torch")
     for counts in [2, 0, 1], [17, 3, 5]:
         sums = random(products.components, products.channels, sum(counts), seed=1)
         expected, plain_tape = plain(sums, counts)
@@ -142,22 +143,16 @@ def test_network_equals_the_torch_code():
     positions = torch.tensor([[0.0, 0, 0.1], [0.8, 0, -0.5], [0.1, 1.9, 0.2]], dtype=torch.float64)
     cell = torch.zeros_like(positions)
 
-    def system(dtype, fused):
-        network = build_network(
-            model.canonical,
-            [model.elements.index(1)],
-            dtype=dtype,
-            exact_radial=dtype == torch.float64,
-            fold=True,
-            fused=fused,
-        )
+    def system(dtype, kernels):
+        form = Form(dtype, exact_radial=dtype == torch.float64, kernels=kernels)
+        network = build_network(model.canonical, [model.elements.index(1)], form)
         electrostatics = build_electrostatics(model.canonical.les, False, None, dtype, num_atoms=3)
         order = order_by_species(species)
         arguments = network, electrostatics, species, order, False, [0, 0, 0], 4, False, None
-        return SpecializedModel(*arguments, fused=fused).eval()
+        return SpecializedModel(*arguments, kernels=kernels).eval()
 
-    single, fused = system(torch.float32, False), system(torch.float32, True)
-    double = system(torch.float64, False)
+    single, fused = system(torch.float32, "torch"), system(torch.float32, "triton")
+    double = system(torch.float64, "torch")
     expected, got = single(positions, cell), torch.jit.script(fused)(positions, cell)
     for one, other in zip(got, expected, strict=True):
         assert_close(one, other, 3e-6)
