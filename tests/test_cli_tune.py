@@ -7,7 +7,8 @@ import pytest
 from support.helpers import ROOT
 
 from openmm_les.cli import main
-from openmm_les.evaluation.engines import decisions
+from openmm_les.evaluation.engines import decisions, tuning
+from openmm_les.evaluation.engines.variant import Trial
 
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
 
@@ -31,7 +32,8 @@ def test_a_structure_then_a_run_of_it(capsys, tmp_path, monkeypatch):
     assert lines[0].endswith("chosen")
     assert any(line.startswith("plain") for line in lines)
     (file,) = decisions.folder().glob("*.json")
-    assert str(decisions.folder()) in err
+    assert err.endswith(f"kept in {decisions.folder()}\n")
+    assert "could not" not in err
     kept = file.read_bytes()
 
     settings = f"structure: {PEPTIDE.name}\nmodel: les-demo\ndevice: cpu\n"
@@ -44,6 +46,18 @@ def test_a_structure_then_a_run_of_it(capsys, tmp_path, monkeypatch):
     status, text, _ = tune(capsys, "--forget")
     assert (status, text) == (0, f"removed 1 choice from {decisions.folder()}\n")
     assert not list(decisions.folder().glob("*.json"))
+
+
+def test_a_cache_that_cannot_be_written(capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(
+        tuning, "try_candidates", lambda task: [Trial(each, 1.0) for each in task.candidates]
+    )
+    status, table, err = tune(capsys, PEPTIDE, "--model", "les-demo", "--device", "cpu")
+    assert status == 0, err
+    assert "chosen" in table
+    assert err.endswith(f"could not be kept in {decisions.folder()}\n")
 
 
 def test_refusals(capsys, tmp_path):

@@ -16,7 +16,7 @@ from openmm_les import __version__
 from openmm_les.evaluation.engines.arithmetic import reduced_precision
 from openmm_les.versions import version_of
 
-_PACKAGES = ("torch", "triton", "openmm", "openmmml", "openmmtorch", "numpy")
+_PACKAGES = ("torch", "triton", "numba", "vesin", "openmm", "openmmml", "openmmtorch", "numpy")
 #: Variables that change how fast or how exact libraries compute.
 _VARIABLES = (
     *("CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),

@@ -59,7 +59,8 @@ def command(
         echo(json.dumps(decision.to_json(), indent=2))
         return
     echo(_table(decision))
-    echo(f"kept in {decisions.folder()}", err=True)
+    is_kept = decisions.find(decision.system) is not None
+    echo(f"{'kept' if is_kept else 'could not be kept'} in {decisions.folder()}", err=True)
 
 
 def _table(decision: Decision) -> str:

@@ -40,6 +40,7 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import PhysicalMoments, Response
 from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_moments
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
+from openmm_les.networks.kernels.numba.operators import stoppable
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import Threads, is_measuring
 from openmm_les.units import ANGSTROM_AND_EV, Units
@@ -454,7 +455,7 @@ class SystemModel:
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         if self._response_module is None:
             self._response_module = script(self._builder.response())
-        with torch.inference_mode(), as_written():
+        with stoppable(), torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self._device) for array in (positions, cell)]
             module = self._response_module
             *results, status = self._response_threads.run(lambda: module(*inputs))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -33,23 +34,30 @@ _IN_A_ROW, _SLOWER = 3, 5.0
 #: Or so many times slower than fewer threads were: another program may have come to want the cores.
 _LOST = 1.2
 
-_measuring = True
+#: How many blocks of `unmeasured` there are now, in all threads: forces may run in any.
+_unmeasured = 0
+_guard = threading.Lock()
 
 
 @contextlib.contextmanager
 def unmeasured() -> Iterator[None]:
-    """Use the number of threads that torch is set to, on which the last bits of results depend."""
-    global _measuring
-    before, _measuring = _measuring, False
+    """Use the number of threads that torch is set to, on which the last bits of results depend.
+
+    It holds for the whole process until the last of several threads leaves its block.
+    """
+    global _unmeasured
+    with _guard:
+        _unmeasured += 1
     try:
         yield
     finally:
-        _measuring = before
+        with _guard:
+            _unmeasured -= 1
 
 
 def is_measuring() -> bool:
     """Whether anything may be chosen by how long it takes; not inside of `unmeasured`."""
-    return _measuring
+    return not _unmeasured
 
 
 class Threads:
@@ -82,7 +90,7 @@ class Threads:
         most = torch.get_num_threads()
         if most == 1 or not self._on_cpu:
             return evaluate()
-        if not _measuring:
+        if not is_measuring():
             with _torch_threads(min(self._start or most, most), most):
                 return evaluate()
         if most != self._most:  # changed by the user

@@ -30,6 +30,7 @@ from openmm_les.simulation.hybrid import Hybrid, create_mixed_system
 from openmm_les.simulation.messages import in_run_terms
 from openmm_les.simulation.structures.structure import Structure, with_box
 from openmm_les.units import ANGSTROM_PER_NM
+from openmm_les.versions import version_of
 
 #: OpenMM's own variable for the threads of its CPU platform.
 _THREADS = "OPENMM_CPU_THREADS"
@@ -201,6 +202,8 @@ def environment() -> dict[str, Any]:
         "openmm-les": __version__,
         "openmm": openmm.version.version,
         "torch": torch.__version__,
+        "numba": version_of("numba"),
+        "vesin": version_of("vesin"),
         "torch threads": torch.get_num_threads(),
         _THREADS: os.environ.get(_THREADS),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -413,3 +413,23 @@ def test_kernels_that_are_not_there(kernels, dtype, package, message, monkeypatc
     with pytest.raises(InputError, match=f"^kernels: {message}"):
         Form(dtype, kernels=kernels)
     kernel_choice._numba_works.cache_clear()
+
+
+def test_packages_that_would_not_do(monkeypatch, caplog):
+    """Loops that are not compiled would take hours; an older vesin has other arguments."""
+    numba, vesin = pytest.importorskip("numba"), pytest.importorskip("vesin")
+
+    def older(cutoff, full_list):
+        raise AssertionError
+
+    for where, name, value, said in (
+        (numba.config, "DISABLE_JIT", 1, "NUMBA_DISABLE_JIT is set"),
+        (vesin, "NeighborList", older, "unexpected keyword argument 'n_threads'"),
+    ):
+        kernel_choice._numba_works.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, value)
+            assert kernel_choice.obstacle("numba")
+        assert said in caplog.text
+    kernel_choice._numba_works.cache_clear()
+    assert not kernel_choice.obstacle("numba")

@@ -13,7 +13,7 @@ from support.helpers import ROOT, dipeptide
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.processes.threads import Threads, unmeasured
+from openmm_les.processes.threads import Threads, is_measuring, unmeasured
 
 CPU = torch.device("cpu")
 
@@ -124,6 +124,16 @@ def test_nothing_is_measured_where_there_is_no_choice(torch_threads):
     machine = Machine({1: 1.0}.get)
     machine.run(10)
     assert set(machine.used) == {1}
+
+
+def test_it_is_measured_again_after_the_last_of_several_threads():
+    first, second = unmeasured(), unmeasured()  # as of two threads that overlap
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not is_measuring()
+    second.__exit__(None, None, None)
+    assert is_measuring()
 
 
 def test_errors_leave_the_threads_as_they_were(torch_threads):

@@ -57,7 +57,7 @@ def find(system: Mapping[str, Any]) -> Decision | None:
         decision = Decision.from_json(parse_json(read_file(path)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LESError) as error:
+    except (OSError, ValueError, RecursionError, LESError) as error:
         logger.info("engine='auto': %s cannot be read (%s); it will be replaced", path, error)
         return None
     if decision.system != dict(system):

@@ -25,6 +25,7 @@ from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.engines.inputs import Inputs
 from openmm_les.evaluation.engines.packing import Layout, compare
 from openmm_les.evaluation.engines.runners import Module
+from openmm_les.networks.kernels.numba.operators import stoppable
 from openmm_les.processes.threads import Threads
 from openmm_les.units import ANGSTROM_AND_EV, Units
 
@@ -161,7 +162,7 @@ class Evaluator:
 
     def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
-        with as_written():
+        with stoppable(), as_written():
             return self._layout.pack(self._module(*self._inputs.tensors()))
 
     def _to_host(self, output: Tensor, with_latents: bool = True) -> FloatArray:

@@ -77,25 +77,32 @@ class Pace:
         try:
             self._left = float(given)
         except ValueError:
-            raise InputError(
-                f"{_VARIABLE}: expected a number of seconds or inf, got {given!r}"
-            ) from None
+            self._left = math.nan
+        if math.isnan(self._left):
+            raise InputError(f"{_VARIABLE}: expected a number of seconds or inf, got {given!r}")
+        self._least: float | None = None
+        self._is_over = self._has_said = False
 
     def is_time_to_tune(self, seconds: float) -> bool:
         """Count another evaluation, which took so many seconds."""
-        self._left -= seconds
-        if not self._left <= 0.0:
+        if self._is_over:
             return False
-        self._left = math.inf
-        if _EVALUATIONS * seconds > BUDGET_S:
+        # The first one, which may compile code for longer than that, is not counted.
+        self._left -= 0.0 if self._least is None else seconds
+        self._least = min(seconds, self._least or seconds)
+        if self._left > 0.0:
+            return False
+        if _EVALUATIONS * self._least <= BUDGET_S:
+            self._is_over = True
+        elif not self._has_said:
+            self._has_said = True
             logger.info(
                 "engine='auto': an evaluation takes %.2g s, too long to try others in %g s; "
                 "'openmm-les tune' may take longer",
-                seconds,
+                self._least,
                 BUDGET_S,
             )
-            return False
-        return True
+        return self._is_over
 
 
 def try_candidates(task: Task) -> list[Trial]:

@@ -121,6 +121,12 @@ class Trial:
     #: Why it is not used, such as ``gives other forces than ...``; empty if it may be.
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise InputError(f"trial: reason: expected a text, got {self.reason!r}")
+        if self.seconds is not None and not (type(self.seconds) is float and self.seconds >= 0.0):
+            raise InputError(f"trial: seconds: expected a time or None, got {self.seconds!r}")
+
     def __str__(self) -> str:
         parts = [
             self.variant.name,

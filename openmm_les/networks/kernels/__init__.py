@@ -65,9 +65,13 @@ def _numba_works() -> bool:
     if find_spec("numba") is None or find_spec("vesin") is None:
         return False
     try:
-        import numba  # noqa: F401
-        import vesin  # noqa: F401
-    except (ImportError, OSError) as error:  # such as a NumPy newer than Numba knows
+        import numba
+        import vesin
+
+        vesin.NeighborList(cutoff=1.0, full_list=False, n_threads=1)  # not in older versions
+        if numba.config.DISABLE_JIT:
+            raise ImportError("NUMBA_DISABLE_JIT is set")
+    except Exception as error:  # such as a NumPy newer than Numba knows
         logger.warning("the extra 'cpu' is not used, since it does not work here: %s", error)
         return False
     return True

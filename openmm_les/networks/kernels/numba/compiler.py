@@ -1,9 +1,13 @@
 """Numba's compiler with the options that all loops have."""
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numba
+
+logger = logging.getLogger(__name__)
 
 #: Sums may be taken in another order, for vector instructions; NaN and infinity stay what they are.
 _REORDERED = {"contract", "nsz", "arcp", "reassoc"}
@@ -25,6 +29,43 @@ def compiled_as_written(function: Callable[..., Any]) -> Any:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(function, cache=True, **options)
+        made = numba.njit(function, cache=True, **options)
     except RuntimeError:  # no folder that can be written
         return numba.njit(function, **options)
+    made._cache = _Cache(made._cache)
+    return made
+
+
+class _Cache:
+    """Numba's cache of a function, whose errors would otherwise end the computation."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """The machine code, or None; what cannot be read is thrown away."""
+        try:
+            return self._cache.load_overload(*arguments)
+        except Exception as error:  # damaged pickles raise whatever they like
+            self._note("read", error)
+            with suppress(OSError):
+                self._cache.flush()
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep the machine code for other processes, if there is room for it."""
+        try:
+            self._cache.save_overload(*arguments)
+        except OSError as error:
+            self._note("written", error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        logger.info(
+            "compiled loops in %s cannot be %s (%s); they are compiled again",
+            self._cache.cache_path,
+            what,
+            error,
+        )
