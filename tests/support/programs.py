@@ -1,0 +1,46 @@
+"""Programs as a user starts them, in processes that begin with large packages imported.
+
+Importing torch and OpenMM takes longer than most of what these programs do. Nothing of this project
+is imported before, so that a program still has to import all that it uses.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["torch", "openmm.app", "openmmml", "ase.io"])
+
+
+def run_program(path, *arguments, folder) -> subprocess.CompletedProcess[str]:
+    """What ``python PATH ARGUMENTS`` in a folder printed, and its exit status."""
+    command = [os.path.abspath(path), *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as kept:
+        texts = [Path(kept) / name for name in ("stdout", "stderr")]
+        process = _FORKSERVER.Process(target=_main, args=(command, folder, dict(os.environ), texts))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(
+            command, process.exitcode, *(text.read_text() for text in texts)
+        )
+
+
+def _main(command, folder, environment, texts) -> None:
+    for number, text in enumerate(texts, 1):
+        os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = command
+    sys.path.insert(0, os.path.dirname(command[0]))
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()  # as at the end of any other process
