@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	@echo "Making $(VENV), once: some minutes and 8 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[examples,mace,torchforce]' \
+	$(BIN)/python -m pip install --quiet -e '.[cpu,examples,mace,torchforce]' \
 	    --group test --group lint --group release
 	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)

@@ -2,9 +2,10 @@
 
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from openmm_les.benchmark.machine import cpu_name, memory
+from openmm_les.versions import version_of
 
 PACKAGES = (
     "torch",
@@ -15,6 +16,8 @@ PACKAGES = (
     "torch-pme",
     "matscipy",
     "vesin-torch",
+    "vesin",
+    "numba",
     "openmm-les",
     "openmmtorch",
     "ase",
@@ -27,27 +30,19 @@ PACKAGES = (
 
 def environment(threads: int) -> dict[str, Any]:
     """Date, hardware and versions; a package that is not installed is None."""
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        models = [line for line in lines if line.startswith("model name")]
-        cpu = models[0].split(":", 1)[1].strip() if models else cpu
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "gpu": _gpu(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
     }
 
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far [MB] (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return float(status["VmHWM"].split()[0]) / 1024
+    return memory("VmHWM")
 
 
 def _gpu() -> str | None:
@@ -57,10 +52,3 @@ def _gpu() -> str | None:
     if not torch.cuda.is_available():
         return None
     return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""The search for neighbours: cells, all pairs, and peers.
+"""The search for neighbours: cells, all pairs, loops (extra ``cpu``), and peers.
 
     python benchmarks/neighbors.py [--threads 1] [--quick]
 
@@ -80,6 +80,16 @@ def all_pairs(positions: torch.Tensor, cell: torch.Tensor) -> Call:
     return ours(positions, cell, False)
 
 
+def loops(positions: torch.Tensor, cell: torch.Tensor) -> Call:
+    from openmm_les.neighbors.loops import LoopSearch
+
+    box = cell.numpy()
+    capacity = with_headroom(largest_number_of_neighbors(positions.numpy(), box, CUTOFF))
+    ranges = image_range(box, CUTOFF, MARGIN)
+    scripted = torch.jit.script(LoopSearch(True, ranges, CUTOFF, capacity, True, None))
+    return lambda: scripted(positions, cell)
+
+
 def matscipy(positions: torch.Tensor, cell: torch.Tensor) -> Call:
     from ase import Atoms
     from matscipy.neighbours import neighbour_list
@@ -95,7 +105,13 @@ def vesin(positions: torch.Tensor, cell: torch.Tensor) -> Call:
     return lambda: search.compute(positions, cell, True, "ijS")
 
 
-METHODS = {"all pairs": all_pairs, "cells": cells, "matscipy": matscipy, "vesin-torch": vesin}
+METHODS = {
+    "all pairs": all_pairs,
+    "cells": cells,
+    "loops": loops,
+    "matscipy": matscipy,
+    "vesin-torch": vesin,
+}
 
 
 def time_of(call: Call) -> tuple[float, int]:
@@ -150,7 +166,8 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(run_case(arguments.case[0], int(arguments.case[1]))))
         return
-    names = [name for name in METHODS if name != "vesin-torch" or find_spec("vesin_torch")]
+    needed = {"vesin-torch": "vesin_torch", "loops": "numba"}
+    names = [name for name in METHODS if find_spec(needed.get(name, "torch"))]
     rows = []
     for number in REPEATS:
         if arguments.quick and number > 1536:

@@ -4,6 +4,7 @@ From `openmm.unit`, but for the permittivity of the vacuum and Planck's constant
 """
 
 import math
+from typing import NamedTuple
 
 from openmm import unit
 
@@ -19,6 +20,18 @@ FORCE_PER_EV_PER_ANGSTROM: float = KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM
 VOLT_PER_ANGSTROM_PER_VOLT_PER_NM: float = (1.0 * unit.volt / unit.nanometer).value_in_unit(
     unit.volt / unit.angstrom
 )
+
+
+class Units(NamedTuple):
+    """Units of positions and forces that somebody hands over and gets back."""
+
+    length: float  #: Angstrom in one.
+    force: float  #: how many are one eV/A.
+
+
+ANGSTROM_AND_EV = Units(1.0, 1.0)
+#: Positions in nm, forces in kJ/mol/nm.
+OPENMM_UNITS = Units(ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM)
 
 _PERMITTIVITY = 8.8541878128e-12 * unit.farad / unit.meter  # CODATA 2018, as in OpenMM's kernels
 

@@ -71,6 +71,10 @@ openmm.Platform.getPlatform("CPU").setPropertyDefaultValue("Threads", "1")
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENMM_CPU_THREADS"] = "1"  # of child processes too
 
 
+# No test waits for what another one was too slow for.
+os.environ["OPENMM_LES_TUNE_AFTER"] = "inf"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Tests neither read nor fill the user's cache."""

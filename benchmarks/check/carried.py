@@ -124,14 +124,14 @@ class Carried:
 
 
 def system_model(artifact: artifacts.Artifact, structure: Structure, **options: Any) -> SystemModel:
-    """A `SystemModel` of a structure, whose capacities fit it."""
+    """A `SystemModel` of a structure, whose capacities fit it; by default of the plain engine."""
     return SystemModel(
         artifact,
         structure.numbers.tolist(),
         periodic=structure.cell is not None,
         cell=structure.cell,
         positions=structure.positions,
-        **options,
+        **{"engine": "torchscript", **options},
     )
 
 

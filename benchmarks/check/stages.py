@@ -29,12 +29,13 @@ class Stage:
 STAGES = (
     Stage("machine", "machine:versions_and_ceilings", 25),
     Stage("contexts", "contexts:probes", 25),
-    Stage("correctness", "correctness:against_references", 100),
+    Stage("correctness", "correctness:against_references", 90),
+    Stage("engine", "engine:decisions", 40),
     Stage("graphs", "correctness:graphs", 50),
-    Stage("platforms", "platforms:embeddings_and_precisions", 70),
+    Stage("platforms", "platforms:embeddings_and_precisions", 60),
     Stage("drift", "platforms:drift", 25),
     Stage("torchforce", "correctness:torchforce_module", 30),
-    Stage("timings", "timings:steps", 75),
+    Stage("timings", "timings:steps", 60),
     Stage("triton", "timings:triton_products", 15),
 )
 

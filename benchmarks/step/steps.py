@@ -1,6 +1,5 @@
 """MD steps of OpenMM and of ASE behind one interface."""
 
-import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 from openmm import unit
 
+from openmm_les.benchmark.steps import platform_for
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM
 from step.systems import load
 
@@ -80,12 +80,3 @@ class ASESteps:
         self._atoms.calc.reset()
         forces: np.ndarray = self._atoms.get_forces()
         return forces
-
-
-@functools.cache
-def platform_for(device: str) -> openmm.Platform:
-    """The platform whose own share of a step is the least."""
-    indices = range(openmm.Platform.getNumPlatforms())
-    names = {openmm.Platform.getPlatform(i).getName() for i in indices}
-    fastest = ["CUDA", "OpenCL", "Reference"] if device.startswith("cuda") else ["Reference"]
-    return openmm.Platform.getPlatformByName(next(name for name in fastest if name in names))

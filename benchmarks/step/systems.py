@@ -5,10 +5,10 @@ from typing import Any
 
 import ase.io
 import numpy as np
-import openmm
 from ase import Atoms
-from ewald_systems import water
 from openmm import Vec3, app, unit
+
+from openmm_les.benchmark.water import water_box
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -57,50 +57,21 @@ def _dipeptide() -> Atoms:
 
 
 def _water(edge: int) -> Atoms:
-    """`edge`**3 molecules: a lattice with random orientations, relaxed with TIP3P."""
-    _, positions, cell = water((edge, edge, edge))
-    atoms = Atoms("OHH" * edge**3, positions.numpy(), cell=cell.numpy(), pbc=True)
-    topology = topology_of(atoms, residue="HOH", size=3)
-    shortest = float(cell.diagonal().min())
-    system = app.ForceField("tip3p.xml").createSystem(
-        topology,
-        nonbondedMethod=app.PME,
-        nonbondedCutoff=min(9.0, 0.49 * shortest) * unit.angstrom,
-        rigidWater=False,
-    )
-    platform = openmm.Platform.getPlatformByName("CPU")
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
-    context.setPositions(atoms.positions * 0.1)
-    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=50)
-    atoms.positions = 10.0 * context.getState(positions=True).getPositions(asNumpy=True)._value
-    return atoms
+    """`edge`**3 molecules at the density of the liquid."""
+    topology, positions = water_box(edge)
+    cell = topology.getPeriodicBoxVectors().value_in_unit(unit.angstrom)
+    return Atoms("OHH" * edge**3, 10.0 * positions, cell=np.array(cell), pbc=True)
 
 
-def topology_of(atoms: Atoms, residue: str = "MOL", size: int | None = None) -> app.Topology:
-    """Topology with residues of `size` atoms (None: one residue).
-
-    Only water gets bonds: a potential for all atoms needs none.
-    """
+def topology_of(atoms: Atoms) -> app.Topology:
+    """Topology with one residue and no bonds: a potential for all atoms needs none."""
     topology = app.Topology()
-    chain = topology.addChain()
-    symbols = atoms.get_chemical_symbols()
-    size = size or len(symbols)
-    for start in range(0, len(symbols), size):
-        group = topology.addResidue(residue, chain)
-        members = [
-            topology.addAtom(_name(i, symbol), app.Element.getBySymbol(symbol), group)
-            for i, symbol in enumerate(symbols[start : start + size])
-        ]
-        if residue == "HOH":
-            for hydrogen in members[1:]:
-                topology.addBond(members[0], hydrogen)
+    residue = topology.addResidue("MOL", topology.addChain())
+    for i, symbol in enumerate(atoms.get_chemical_symbols()):
+        topology.addAtom(f"{symbol}{i}", app.Element.getBySymbol(symbol), residue)
     if atoms.pbc.all():
         topology.setPeriodicBoxVectors([Vec3(*v) for v in atoms.cell.array] * unit.angstrom)
     return topology
-
-
-def _name(i: int, symbol: str) -> str:
-    return symbol if symbol == "O" else f"{symbol}{i}"
 
 
 def save(atoms: Atoms, path: Path) -> None:

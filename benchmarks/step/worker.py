@@ -4,7 +4,6 @@ Reads commands from standard input, one JSON array of name and arguments a line,
 with a line of JSON. So several such processes can be measured in turns.
 """
 
-import contextlib
 import json
 import os
 import resource
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from openmm_les.benchmark.machine import forget_peak, memory
 
 #: Steps are timed in blocks of about this length, at whose end a GPU is waited for [s].
 _BLOCK = 0.02
@@ -43,10 +44,10 @@ class Worker:
             from mace.calculators import MACECalculator  # noqa: F401 - the same
         torch.set_num_threads(self._case.threads)
         self._on_gpu = self._case.device.startswith("cuda")
-        self._memory_before = _memory("VmRSS")
-        _forget_peak()
+        self._memory_before = memory("VmRSS")
+        forget_peak()
         if not self._on_gpu:
-            limit = int(2**20 * (_memory("VmData") + settings["memory_mb"]))
+            limit = int(2**20 * (memory("VmData") + settings["memory_mb"]))
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     def prepare(self, forces: str) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class Worker:
             import torch
 
             return torch.cuda.max_memory_allocated() / 2**20
-        return _memory("VmHWM") - self._memory_before
+        return memory("VmHWM") - self._memory_before
 
     def kernels(self) -> int:
         from step.kernels import count
@@ -133,19 +134,6 @@ class Worker:
 
             torch.cuda.synchronize()
         return time.perf_counter() - start
-
-
-def _memory(name: str) -> float:
-    """A line of the process' status [MB]."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return float(status[name].split()[0]) / 1024
-
-
-def _forget_peak() -> None:
-    """Lets the largest resident memory start again from what there is."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:

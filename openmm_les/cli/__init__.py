@@ -18,6 +18,7 @@ from openmm_les.errors import ERROR_PREFIX, LESError, SimulationError
 from openmm_les.processes.openmp import wait_passively
 
 COMMANDS = (
+    "benchmark",
     "campaign",
     "doctor",
     "export",
@@ -27,6 +28,7 @@ COMMANDS = (
     "repex",
     "run",
     "spectrum",
+    "tune",
     "validate",
 )
 

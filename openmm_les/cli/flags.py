@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,12 +52,16 @@ def with_options(
     return decorate
 
 
-def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
-    """Give a command a flag for each field of a model, which it gets as text, or None."""
+def with_settings(
+    model: type[BaseModel], *, only: tuple[str, ...] | None = None
+) -> Callable[[Command], Command]:
+    """Give a command a flag for each field of a model, or some, which it gets as text, or None."""
     from openmm_les.simulation import fields
 
     def decorate(function: Command) -> Command:
         for name, field in reversed(model.model_fields.items()):
+            if only is not None and name not in only:
+                continue
             rules: dict[str, Any] = {}
             if fields.is_list(field):
                 rules = {"multiple": True, "callback": _joined}
@@ -71,6 +75,15 @@ def with_settings(model: type[BaseModel]) -> Callable[[Command], Command]:
         return function
 
     return decorate
+
+
+def given(fields: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The settings that flags of `with_settings` state; null is None, as in files."""
+    return {
+        name: None if value == "null" else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def _joined(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:

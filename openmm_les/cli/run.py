@@ -38,11 +38,7 @@ def command(
     one directory, with a checkpoint at every report: with --resume the same command starts a run,
     continues a killed one bit by bit, and leaves a finished one alone.
     """
-    given = {
-        name: None if value == "null" else value  # as in files
-        for name, value in fields.items()
-        if value is not None
-    }
+    given = flags.given(fields)
     if print_config:
         echo(configs.draft(config, given), nl=False)
         return

@@ -25,6 +25,7 @@ Status = Literal["ok", "warning", "error"]
 
 #: What is missing without each extra; others have no package of their own, or are for developers.
 _WITHOUT = {
+    "cpu": "MACE-LES models are slower on a CPU",
     "ase": "no ASE calculator",
     "analysis": "no pictures, no HDF5 files, no selections in MDTraj's language",
     "campaign": "no campaigns of many runs, no statistical errors",

@@ -37,7 +37,8 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary). `fused` finds neighbours in kernels, like a network that is built with it.
+    vary). `fused` finds neighbours in kernels, like a network that is built with it, and `loops` in
+    loops for a CPU, which need `trim`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SystemNetwork(nn.Module):
         grid: Optional[CellGrid],
         num_others: int = 0,
         fused: bool = False,
+        loops: bool = False,
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
@@ -64,10 +66,14 @@ class SystemNetwork(nn.Module):
             from openmm_les.networks.fused.neighbors import FusedNeighborSearch
 
             search = FusedNeighborSearch
+        if loops and trim:
+            from openmm_les.neighbors.loops import LoopSearch
+
+            search = LoopSearch
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
-        # TorchScript does not see constants of the module.
-        self.overflow, self.box = STATUS_OVERFLOW, STATUS_BOX
-        self.not_finite, self.coincident = STATUS_POSITIONS, STATUS_COINCIDENT
+        # In the order of `status`. TorchScript does not see constants of the module.
+        bits = [STATUS_OVERFLOW, STATUS_BOX, STATUS_POSITIONS, STATUS_COINCIDENT]
+        self.bits = nn.Buffer(torch.tensor(bits))
         self.no_result = STATUS_RESULT
         self.num_others = num_others
         sorted_species = species[order]
@@ -87,32 +93,29 @@ class SystemNetwork(nn.Module):
         broken: Tensor,
     ) -> Tensor:
         """The status [], from `Network.outgrown` (`crowded`), other buffers and broken results."""
-        finite = torch.isfinite(positions).all()
+        zero = zero_if_finite(positions)
         if self.periodic:
-            finite = finite & torch.isfinite(cell).all()
+            zero = zero + zero_if_finite(cell)
             inverse, _ = inverse_and_volume(cell)
             outgrown = outgrown | ~self.neighbors.suffices(inverse)
         too_many = neighbors.crowded
         if crowded is not None:
             too_many = too_many | crowded
-        status = (
-            self.overflow * ((neighbors.largest > self.capacity) | (too_many & finite))
-            + self.box * outgrown
-            + self.not_finite * ~finite
-            + self.coincident * neighbors.coincident
-        )
+        overflow = (neighbors.largest > self.capacity) | (too_many & (zero == 0.0))
+        found = torch.stack([overflow, outgrown, zero != 0.0, neighbors.coincident])
+        status = (found * self.bits).sum()
         return status + self.no_result * (broken & (status == 0))
 
     def ordered(self, results: Results) -> Results:
         """Results for sorted atoms in the order of the system, NaN unless the status is 0."""
-        zero = torch.zeros_like(results.energy)
-        poison = torch.where(results.status == 0, zero, torch.full_like(zero, float("nan")))
+        valid = results.status == 0
+        one = valid / valid  # or NaN
         return Results(
-            results.energy + poison,
-            results.forces.index_select(0, self.original) + poison,
+            results.energy * one,
+            results.forces.index_select(0, self.original) * one,
             results.charges.index_select(-1, self.original),
             results.strain,
-            results.charge_energy + poison,
+            results.charge_energy * one,
             results.status,
         )
 
@@ -149,11 +152,16 @@ class SpecializedModel(SystemNetwork):
             charges = torch.nn.functional.pad(charges, [0, self.num_others])
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
         energy, forces = energies.sum() + long_range.energy, -(pulled + long_range.gradient)
-        broken = ~(torch.isfinite(energy) & torch.isfinite(forces).all())
+        broken = zero_if_finite(forces) + 0.0 * energy != 0.0
         crowded = self.network.outgrown(tape)
         status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
         strain = strain + long_range.strain
         return self.ordered(Results(energy, forces, charges, strain, long_range.energy, status))
+
+
+def zero_if_finite(values: Tensor) -> Tensor:
+    """NaN if any number is not finite, shape []; in fewer kernels than `torch.isfinite` takes."""
+    return (0.0 * values).sum()
 
 
 def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:

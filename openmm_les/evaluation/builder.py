@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -20,12 +21,14 @@ from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.capacity import BOX_GROWTH, Buffers
 from openmm_les.evaluation.checks import check_sign, check_single_charge
 from openmm_les.evaluation.conditions import kinds_of_atoms
+from openmm_les.evaluation.engines.variant import Variant, candidates
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
 from openmm_les.evaluation.response.polarization import PhysicalCharges
+from openmm_les.loops import are_available
 from openmm_les.networks import build_network
-from openmm_les.networks.blocks.blocking import fit_blocks
+from openmm_les.networks.blocks.blocking import fit_blocks, limit_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class Geometry(Protocol):
     """Finds the positions that a model sees among those of other particles."""
 
     num_particles: int
+    exact_particles: list[int]  #: of which every digit of a position matters.
 
     def around(self, model: nn.Module, *, in_field: bool) -> Any:
         """A module for particles from a `SpecializedModel` (or `ModelInField`)."""
@@ -59,6 +63,7 @@ class ModuleBuilder:
     geometry: Geometry | None
     to_gpu: bool
     static_shapes: bool
+    python_operators: bool
 
     def __post_init__(self) -> None:
         if self.electric_field:
@@ -68,7 +73,7 @@ class ModuleBuilder:
         self.device = torch.device(self.options.device or "cpu")
         on_gpu = self.device.type != "cpu"
         self.for_gpu = on_gpu or self.to_gpu  #: whether the modules will run on a GPU
-        self.static_shapes |= on_gpu or self.options.engine == "compile"
+        self.static_shapes |= on_gpu
         known = {z: i for i, z in enumerate(self.artifact.elements)}
         atoms = kinds_of_atoms(self.artifact, self.numbers, self.options.conditions)
         kinds = sorted(set(atoms))
@@ -81,8 +86,15 @@ class ModuleBuilder:
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
-        self._few_kernels = False
+        self._network_of: tuple[Any, ...] = ()  #: what `network` was built for
+        self._is_static = self.static_shapes
         self._electrostatics: nn.Module | None = None
+
+    @property
+    def _loops(self) -> bool:
+        """Whether there are operators of ours that are faster, for shapes that vary."""
+        fits = self.python_operators and not (self._is_static or self.for_gpu)
+        return fits and are_available()
 
     @property
     def rows(self) -> int:
@@ -101,11 +113,57 @@ class ModuleBuilder:
             self.artifact.canonical.hyper.get("inner_cutoff"),
         )
 
-    def model(self, buffers: Buffers) -> Any:
-        """Energy and forces, on the device of the options."""
+    def fit(self, buffers: Buffers) -> None:
+        """Make modules for these buffers from now on."""
+        self._sizes = buffers
         self._electrostatics = self._build_electrostatics(buffers)
-        self._fit_network(buffers)
-        parts = self._parts(buffers)
+
+    @property
+    def pairs(self) -> int:
+        """Pair slots."""
+        return len(self._species) * self._sizes.capacity
+
+    def plain(self) -> Variant:
+        """How modules are computed where nothing has been measured."""
+        return Variant(
+            few_kernels=self.for_gpu and self.pairs <= _FEW_PAIRS,
+            graph=self.device.type == "cuda" and self.options.cudaGraphs is not False,
+        )
+
+    def candidates(self) -> list[Variant]:
+        """What may be the fastest, the plain variant first."""
+        return candidates(
+            self.plain(),
+            pairs=self.pairs,
+            on_gpu=self.device.type == "cuda",
+            graphs=self.options.cudaGraphs,
+            fused=self.options.precision == "single" and find_spec("triton") is not None,
+        )
+
+    def system(self) -> dict[str, Any]:
+        """What the time of an evaluation depends on, beside device and versions; sizes roughly."""
+        others = len(self.surroundings.charges) if self.surroundings else 0
+        particles = self.geometry.num_particles if self.geometry else 0
+        return {
+            "artifact": self.artifact.sha256,
+            "precision": self.options.precision,
+            "periodic": self.periodic,
+            "electrostatics": type(self._electrostatics).__name__,
+            "electric field": self.electric_field,
+            "cudaGraphs": self.options.cudaGraphs,
+            "cells": self._sizes.grid is not None,
+            # The number of binary digits: systems of one class differ by a factor of two at most.
+            "atoms": len(self._species).bit_length(),
+            "pairs": self.pairs.bit_length(),
+            "others": max(others, particles).bit_length(),
+        }
+
+    def model(self, variant: Variant) -> Any:
+        """Energy and forces, on the device of the options; graph and threads are for others."""
+        # Code that is compiled or recorded is made for the shapes that it has seen.
+        self._is_static = self.static_shapes or variant.runner != "torchscript"
+        network = self._fitting_network(variant)
+        parts = {**self._parts(), "network": network, "fused": variant.fused}
         if self.electric_field:
             convention = self.options.fieldConvention
             model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)
@@ -114,13 +172,15 @@ class ModuleBuilder:
         if self.geometry is not None:
             model = self.geometry.around(model, in_field=self.electric_field)
         model = model.eval().to(self.device)
-        if self.for_gpu:
+        if variant.block_elements is not None:
+            limit_blocks(model, [variant.block_elements] * 2)
+        elif self.for_gpu:
             fit_blocks(model, self.device)
         return model
 
-    def response(self, buffers: Buffers) -> ResponseModule:
+    def response(self) -> ResponseModule:
         """Latents and Born effective charges, with network and kernel of the last `model`."""
-        response = ResponseModule(**self._physical_parts, **self._parts(buffers))
+        response = ResponseModule(**self._physical_parts, **self._parts())
         return response.eval().to(self.device)
 
     @cached_property
@@ -147,7 +207,8 @@ class ModuleBuilder:
         with_moments = self.artifact.layout is not None
         return {"physical": self.physical_charges, "with_moments": with_moments}
 
-    def _parts(self, buffers: Buffers) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Any]:
+        buffers = self._sizes
         return {
             "electrostatics": self._electrostatics,
             "network": self.network,
@@ -156,28 +217,39 @@ class ModuleBuilder:
             "periodic": self.periodic,
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
-            "trim": not self.static_shapes,
+            "trim": not self._is_static,
+            "loops": self._loops,
             "grid": buffers.grid,
             "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }
 
-    def _fit_network(self, buffers: Buffers) -> None:
-        """Build the network in the variant for the present capacity, if it is not that one."""
-        few = self.for_gpu and len(self._species) * buffers.capacity <= _FEW_PAIRS
-        if self.network is None or few != self._few_kernels:
-            self._few_kernels = few
-            self.network = build_network(
-                self.artifact.canonical,
-                self._present,
-                dtype=self._dtype,
-                exact_radial=self.options.precision == "double",
-                fold=True,
-                few_kernels=few,
-                conditions=self._conditions,
-            ).eval()
-        if buffers.inner_slots:
+    def _fitting_network(self, variant: Variant) -> Any:
+        """The network of a variant: `network`, unless its kernels are fused."""
+        built_for = variant.few_kernels, variant.block_elements, self._loops
+        if variant.fused:
+            network = self._build_network(variant)
+        else:
+            if self.network is None or built_for != self._network_of:
+                self.network, self._network_of = self._build_network(variant), built_for
+            network = self.network
+        if self._sizes.inner_slots:
             # Without static shapes as many as each structure needs.
-            self.network.reserve(buffers.inner_slots if self.static_shapes else 0)
+            network.reserve(self._sizes.inner_slots if self._is_static else 0)
+        return network
+
+    def _build_network(self, variant: Variant) -> Any:
+        more: dict[str, Any] = {"fused": True} if variant.fused else {}
+        return build_network(
+            self.artifact.canonical,
+            self._present,
+            dtype=self._dtype,
+            exact_radial=self.options.precision == "double",
+            fold=True,
+            few_kernels=variant.few_kernels,
+            loops=self._loops,
+            conditions=self._conditions,
+            **more,
+        ).eval()
 
     def _build_electrostatics(self, buffers: Buffers) -> nn.Module:
         """The model's own electrostatics, among MM charges if there are any."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.device import find_device
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.names import Option, check_options, described, read_arguments
 from openmm_les.networks.conditions import OPTIONS, option_of
 
@@ -46,9 +47,9 @@ class EvaluationOptions:
     )
     device: Device = "cpu"
     engine: Annotated[
-        Literal["torchscript", "compile"],
-        Option("what runs the model; compile: code that torch.compile makes for the system"),
-    ] = "torchscript"
+        Literal["auto", "torchscript", "compile"],
+        Option("what runs the model; auto: what is fastest here, as measured"),
+    ] = "auto"
     maxNeighbors: Annotated[
         int | None,
         Option("slots for each atom's neighbours; None: from the structure", limits=(1, None)),
@@ -85,12 +86,22 @@ class EvaluationOptions:
         Mapping[str, Any] | None,
         Option("other inputs of such models by name: a number, or one for each atom"),
     ] = None
+    variant: Annotated[
+        Any,
+        Option("`Variant` to compute the model by, in place of what is measured, for engine auto"),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.device is not None:
             object.__setattr__(self, "device", str(self.device))  # a torch.device, too
         check_options(self)
         object.__setattr__(self, "features", _read_features(self.features))
+        if self.variant is not None and not isinstance(self.variant, Variant):
+            object.__setattr__(self, "variant", Variant.from_json(self.variant))
+        if self.variant is not None and self.engine != "auto":
+            raise InputError(
+                f"variant: expected none beside engine={self.engine!r}; leave out one of them"
+            )
         for name, option in OPTIONS.items():
             if getattr(self, option) is not None and name in (self.features or {}):
                 raise InputError(f"{option}: it is given a second time, as features[{name!r}]")

@@ -4,7 +4,9 @@ So everything that runs per step has static shapes. What does not fit any more i
 status, never truncated.
 """
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,7 @@ import torch
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.electrostatics.embedding import Surroundings
-from openmm_les.errors import InputError
+from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.builder import Geometry, ModuleBuilder
 from openmm_les.evaluation.capacity import checked_cell
 from openmm_les.evaluation.checks import (
@@ -27,18 +29,24 @@ from openmm_les.evaluation.checks import (
     warn_of_smooth_cutoff,
 )
 from openmm_les.evaluation.diagnosis import failure
+from openmm_les.evaluation.engines import decisions, tuning
 from openmm_les.evaluation.engines.arithmetic import as_written
-from openmm_les.evaluation.engines.compiled import with_engine
 from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.engines.runners import Module, can_compile, run_by
 from openmm_les.evaluation.engines.torchscript import script
+from openmm_les.evaluation.engines.trial import Structure, Task
+from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import PhysicalMoments, Response
 from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_moments
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
 from openmm_les.processes.forks import check_threads
-from openmm_les.processes.threads import Threads
+from openmm_les.processes.threads import Threads, is_measuring
+from openmm_les.units import ANGSTROM_AND_EV, Units
 
 __all__ = ["Evaluation", "SystemModel"]
+
+logger = logging.getLogger(__name__)
 
 #: Buffers made for a structure fit it; needing more attempts than two would be an error of ours.
 _ATTEMPTS = 3
@@ -67,6 +75,8 @@ class SystemModel:
             then zeros.
         to_gpu: the module will be moved from the device to a GPU, as that of a TorchForce.
         static_shapes: the same work for every structure, as a CUDA graph needs; always on a GPU.
+        python_operators: the module may call operators that are written in Python; False if it will
+            be saved.
         **changes: single options in place of those in `options`, such as ``precision="double"``.
 
     Attributes:
@@ -92,6 +102,7 @@ class SystemModel:
         geometry: Geometry | None = None,
         to_gpu: bool = False,
         static_shapes: bool = False,
+        python_operators: bool = True,
         **changes: Any,
     ) -> None:
         check_threads()
@@ -105,6 +116,7 @@ class SystemModel:
             "geometry": geometry,
             "to_gpu": to_gpu,
             "static_shapes": static_shapes,
+            "python_operators": python_operators,
         }
         self.artifact = artifact
         self.numbers = [int(z) for z in numbers]
@@ -132,7 +144,12 @@ class SystemModel:
             self.options.cudaGraphs,
             extra_inputs,
             self._builder.rows,
+            len(self.numbers),
+            self.options.precision == "single",
+            self._exact_positions(),
         )
+        self._decision: Decision | None = None
+        self._pace = tuning.Pace()
         self.module = self._build()
         if box is not None and self.options.lesCutoff == "hard":
             warn_of_edges(box, float(artifact.canonical.les["dl"]))
@@ -163,6 +180,8 @@ class SystemModel:
         positions: npt.ArrayLike,
         cell: npt.ArrayLike | None = None,
         electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
     ) -> Evaluation:
         """Energy and forces of a structure; capacities grow where the structure needs it.
 
@@ -176,6 +195,7 @@ class SystemModel:
                 and the polarizability of `response`. A periodic system feels forces, without a
                 term in its energy and its virial. Induced dipoles are those in the field.
                 ``fieldConvention`` changes this.
+            units: of positions and forces; everything else is in Angstrom, eV and e.
 
         Raises:
             InputError: wrong shapes, a box too small, a field that the model was not made for.
@@ -184,9 +204,7 @@ class SystemModel:
         array, box = self._checked_structure(positions, cell)
         field = self._checked_field(electric_field)
         with self._lock:
-            energy, forces, latents, virial, les_energy = self._run(
-                self._evaluator, array, box, *field
-            )
+            energy, forces, latents, virial, les_energy = self._step(array, box, field, units)
             moments, charges, layout = None, latents, self.artifact.layout
             if layout is not None:
                 moments = latent_moments(latents, layout)
@@ -195,9 +213,89 @@ class SystemModel:
             if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
                 self._has_warned_of_cutoff = True
                 n = len(self.numbers)
-                atoms = self._arranged(array, box)[:n]
+                atoms = self._arranged(array * units.length, box)[:n]
                 warn_of_smooth_cutoff(self.artifact, latents[:n], atoms, box)
         return result
+
+    def energy_and_forces(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+        *,
+        units: Units = ANGSTROM_AND_EV,
+    ) -> tuple[float, FloatArray]:
+        """Energy [eV] and forces (n, 3) of `evaluate`, which a GPU sends without the rest."""
+        if self.options.lesCutoff == "smooth" and not self._has_warned_of_cutoff:
+            result = self.evaluate(positions, cell, electric_field, units=units)
+            return result.energy, result.forces
+        array, box = self._checked_structure(positions, cell)
+        field = self._checked_field(electric_field)
+        with self._lock:
+            energy, forces, *_ = self._step(array, box, field, units, with_latents=False)
+        return energy, forces
+
+    @property
+    def variant(self) -> Variant:
+        """How the model is computed now; compiled code and graphs after the first evaluation."""
+        dropped = self.dropped
+        used = replace(self._variant, threads=self._evaluator.threads or self._variant.threads)
+        if "replacement" in dropped:
+            used = replace(used, runner="torchscript", fused=False)
+        return replace(used, graph=used.graph and "graph" not in dropped)
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Why parts of a variant that was wanted are not used, by the name of the part."""
+        return self._evaluator.dropped
+
+    @property
+    def decision(self) -> Decision | None:
+        """What was measured and chosen, if `variant` comes from that."""
+        return self._decision
+
+    def tune(
+        self,
+        positions: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        electric_field: npt.ArrayLike | None = None,
+        *,
+        seconds: float = 30.0,
+        again: bool = False,
+        candidates: Sequence[Variant] | None = None,
+    ) -> Decision:
+        """Measure which variant is fastest for this system, and use it from now on.
+
+        With ``engine='auto'`` evaluations do this by themselves once they have taken a while. The
+        decision is kept in the user's cache, where later processes find it, and an earlier one is
+        returned at once.
+
+        Args:
+            positions: a structure, as for `evaluate`; another one near it is made from it.
+            cell: as for `evaluate`.
+            electric_field: as for `evaluate`.
+            seconds: for everything together; candidates that are not reached are left out.
+            again: measure even if there is a decision.
+            candidates: what to try beside the plain module. The decision is then not kept.
+
+        Raises:
+            InputError: see `evaluate`; also a variant that was given, or a model without a file.
+            SimulationError: a structure without a valid energy, or nothing could be measured.
+        """
+        if self.options.engine != "auto" or self.options.variant is not None:
+            raise InputError(
+                f"engine: expected 'auto' without a variant, got engine={self.options.engine!r} "
+                f"and variant={self.options.variant}; leave out both to measure"
+            )
+        if not self.artifact.sha256:
+            raise InputError(f"modelPath: expected a file, {self.artifact.path} is not written yet")
+        structure = self._checked_structure(positions, cell)
+        field = self._checked_field(electric_field)
+        with self._lock:
+            self._run(self._evaluator, *structure, *field)  # makes buffers that fit
+            self._tune(self._structure(*structure, field), seconds, again, candidates)
+        assert self._decision is not None
+        return self._decision
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
@@ -262,21 +360,108 @@ class SystemModel:
 
     def _build(self) -> "torch.jit.ScriptModule":
         """Modules for the present buffers; the one for energies is loaded and returned."""
-        model = self._builder.model(self._buffers)
+        self._builder.fit(self._buffers)
+        self._variant = variant = self._chosen_variant()
+        model = self._builder.model(replace(variant, fused=False))
         scripted = script(model)
-        pairs = len(self.numbers) * self.capacity
-        self._evaluator.load(with_engine(self.options.engine, model, scripted, self._device, pairs))
+
+        def replacement() -> Module:
+            other = self._builder.model(variant) if variant.fused else model
+            if variant.runner == "torchscript":
+                fused: Module = script(other).evaluate
+                return fused
+            return run_by(variant.runner, other.evaluate)
+
+        engine = self.options.engine
+        self._evaluator.load(
+            scripted.evaluate,
+            replacement if variant.fused or variant.runner != "torchscript" else None,
+            graph=variant.graph,
+            threads=variant.threads,
+            what=f"engine={engine!r}" + (f" ({variant.name})" if engine == "auto" else ""),
+        )
         self._response_module: torch.jit.ScriptModule | None = None
         return scripted
 
+    def _chosen_variant(self) -> Variant:
+        """How to compute modules for the present buffers."""
+        options, plain = self.options, self._builder.plain()
+        given: Variant | None = options.variant
+        if given is not None:
+            graph = given.graph and options.cudaGraphs is not False
+            return replace(given, graph=graph).on(self._device.type)
+        if options.engine == "compile" and can_compile(self._device, self._builder.pairs):
+            return replace(plain, runner="compile")
+        if options.engine == "auto":
+            self._decision = self._known_decision()
+        return plain if self._decision is None else self._decision.variant
+
+    def _known_decision(self) -> Decision | None:
+        """The decision for the present buffers, or that for earlier ones if there is none."""
+        if not is_measuring():
+            return None
+        system, known = self._system(), self._decision
+        if known is not None and known.system == system:
+            return known
+        return decisions.find(system) or known
+
+    def _system(self) -> dict[str, Any]:
+        """What a decision holds for."""
+        return {**decisions.machine(self._device), **self._builder.system()}
+
+    def _tune(
+        self,
+        structure: Structure,
+        seconds: float,
+        again: bool = False,
+        candidates: Sequence[Variant] | None = None,
+    ) -> None:
+        """Find the fastest variant, and use it."""
+        make, arguments = self.__reduce__()
+        plain = self._builder.plain()
+        others = self._builder.candidates() if candidates is None else candidates
+        task = Task(
+            make,
+            arguments,
+            tuning.two_structures(structure),
+            [plain, *(each for each in others if each != plain)],
+            torch.get_num_threads(),
+            seconds,
+        )
+        keep = candidates is None
+        self._decision = tuning.decide(task, self._system(), again=again, keep=keep)
+        self.module = self._build()
+
+    def _tune_quietly(self, structure: Structure) -> None:
+        try:
+            system = self._system()
+            if tuning.is_first_attempt(system) or decisions.find(system):
+                self._tune(structure, tuning.BUDGET_S)
+        except Exception as error:  # a run that works goes on
+            logger.warning("engine='auto': goes on as before, since %s", one_line(error))
+
+    @property
+    def _may_tune(self) -> bool:
+        """Whether evaluations may look for a faster variant by themselves."""
+        is_open = self.options.engine == "auto" and self.options.variant is None
+        has_file = bool(self.artifact.sha256)
+        return is_open and has_file and self._decision is None and is_measuring()
+
     def _respond(self, positions: FloatArray, cell: FloatArray) -> tuple[Any, ...]:
         if self._response_module is None:
-            self._response_module = script(self._builder.response(self._buffers))
+            self._response_module = script(self._builder.response())
         with torch.inference_mode(), as_written():
             inputs = [torch.tensor(array, device=self._device) for array in (positions, cell)]
             module = self._response_module
             *results, status = self._response_threads.run(lambda: module(*inputs))
         return *(result.cpu().numpy() for result in results), int(status)
+
+    def _exact_positions(self) -> list[int] | None:
+        """Those that go to a GPU in float64; None if these are many, or rounding would be seen."""
+        if self._geometry is None or self.options.precision == "double":
+            return None
+        exact = self._geometry.exact_particles
+        return exact if 2 * len(exact) < self._num_positions else None
 
     def _checked_positions(self, positions: npt.ArrayLike) -> FloatArray:
         array = np.asarray(positions, dtype=np.float64)
@@ -317,15 +502,43 @@ class SystemModel:
             raise InputError(f"electric_field: expected three components [V/A], got {field!r}")
         return [array]
 
+    def _structure(
+        self, positions: FloatArray, cell: FloatArray, field: list[FloatArray]
+    ) -> Structure:
+        """The arguments of `evaluate`."""
+        return positions, cell if self.periodic else None, field[0] if field else None
+
+    def _step(
+        self,
+        positions: FloatArray,
+        cell: FloatArray,
+        field: list[FloatArray],
+        units: Units,
+        with_latents: bool = True,
+    ) -> tuple[Any, ...]:
+        """Results of the evaluator, which count for when to measure variants."""
+        begin = time.perf_counter()
+        evaluate = partial(self._evaluator, units=units, with_latents=with_latents)
+        results = self._run(evaluate, positions, cell, *field, length=units.length)
+        if self._may_tune and self._pace.is_time_to_tune(time.perf_counter() - begin):
+            self._tune_quietly(self._structure(positions * units.length, cell, field))
+        return results
+
     def _run(
         self,
         module: Callable[..., tuple[Any, ...]],
         positions: FloatArray,
         cell: FloatArray,
         *extra_inputs: FloatArray,
+        length: float = 1.0,
     ) -> tuple[Any, ...]:
-        """Results without their status, after growing the buffers until the structure fits."""
+        """Results without their status, after growing the buffers until the structure fits.
+
+        Positions are in units of `length` [A].
+        """
         check_threads()
+        if self._decision is not None and not is_measuring():
+            self.module = self._build()
         growable = STATUS_OVERFLOW | STATUS_BOX
         bits = 0
         for _ in range(_ATTEMPTS):
@@ -334,8 +547,8 @@ class SystemModel:
                 return tuple(results)
             if bits & ~growable:
                 break
-            arranged = self._arranged(positions, cell)
+            arranged = self._arranged(positions * length, cell)
             self._buffers.grow(bits, arranged, cell if self.periodic else None)
             self.module = self._build()
-        atoms = self._arranged(positions, cell)[: len(self.numbers)]
+        atoms = self._arranged(positions * length, cell)[: len(self.numbers)]
         raise failure(bits & ~growable or bits, atoms, cell if self.periodic else None)

@@ -33,6 +33,7 @@ def build_network(
     fold: bool,
     few_kernels: bool = False,
     fused: bool = False,
+    loops: bool = False,
     conditions: Sequence[Sequence[float]] | None = None,
 ) -> Network[Any]:
     """The short-range network of a model's family.
@@ -45,6 +46,8 @@ def build_network(
             more; needs `fold`.
         fused: compute in kernels of `openmm_les.networks.fused` what there are some for in the
             family and dtype. They are Python operators, which no saved script can hold.
+        loops: compute in loops of `openmm_les.networks.loops`, for a CPU, what there are some for
+            in the family. They are Python operators, too.
         conditions: values of the model's conditions for each of `species`, which may then name an
             element several times; None: those of `neutral_conditions`.
     """
@@ -67,6 +70,7 @@ def build_network(
         fold=fold,
         few_kernels=few_kernels,
         fused=fused,
+        loops=loops,
         **more,
     )
     stated = latent_rows(canonical.hyper)

@@ -77,7 +77,7 @@ class NetworkModule(nn.Module):
     """Base of networks, without an inner cutoff and with one charge for each atom.
 
     All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels,
-    fused)``: the canonical hyper-parameters and float64 weights of the family
+    fused, loops)``: the canonical hyper-parameters and float64 weights of the family
     (``docs/reference/formats``), and the arguments of `openmm_les.networks.build_network`, which
     makes them. A network takes those that it does not need as ``**_``. Several charges for each
     atom are stated by the hyper-parameter ``charge_channels``, moments by ``moments``, and the

@@ -69,22 +69,27 @@ def run_python(
 
 
 def start_bound(
-    code: str, *arguments: str, folder: str | os.PathLike[str]
+    code: str, *arguments: str, folder: str | os.PathLike[str], **options: Any
 ) -> subprocess.Popen[str]:
     """Start Python in a child process that never outlives the thread that started it.
 
-    It imports what this process would, has no input, and its errors are a pipe.
+    It imports what this process would, has no input, and its errors are a pipe; `options` are
+    others for `subprocess.Popen`.
     """
+    options = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "env": openmp.child_environment(),
+        **options,
+    }
     prelude = _PRELUDE.format(path=sys.path) + _BOUND.format(parent=os.getpid())
     return subprocess.Popen(
         [sys.executable, "-c", prelude + code, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         cwd=folder,
-        env=openmp.child_environment(),
+        **options,
     )
 
 

@@ -30,6 +30,8 @@ _TOO_SLOW = 2.0
 _MAX_SECONDS = 20.0
 #: Measure again after so many evaluations in a row that are so many times slower than before.
 _IN_A_ROW, _SLOWER = 3, 5.0
+#: Or so many times slower than fewer threads were: another program may have come to want the cores.
+_LOST = 1.2
 
 _measuring = True
 
@@ -45,6 +47,11 @@ def unmeasured() -> Iterator[None]:
         _measuring = before
 
 
+def is_measuring() -> bool:
+    """Whether anything may be chosen by how long it takes; not inside of `unmeasured`."""
+    return _measuring
+
+
 class Threads:
     """The number of threads for an evaluation that is repeated; they matter on a CPU only."""
 
@@ -56,17 +63,31 @@ class Threads:
         self._most = 0
         self._times: dict[int, list[float]] = {}
         self._chosen: int | None = None
+        self._start: int | None = None
         self._slow_ones = 0
         self._is_first = True
+
+    @property
+    def chosen(self) -> int | None:
+        """The number in use, once it is known; None where there is no choice."""
+        return self._chosen
+
+    def start_with(self, number: int | None) -> None:
+        """Begin with a number that was fastest before; where nothing is measured, stay with it."""
+        if number != self._start:
+            self._start, self._most = number, 0
 
     def run(self, evaluate: Callable[[], Result]) -> Result:
         """Evaluate with the fastest number of threads, or the next one to be timed."""
         most = torch.get_num_threads()
-        if most == 1 or not self._on_cpu or not _measuring:
+        if most == 1 or not self._on_cpu:
             return evaluate()
+        if not _measuring:
+            with _torch_threads(min(self._start or most, most), most):
+                return evaluate()
         if most != self._most:  # changed by the user
             self._begin(most)
-        number = self._chosen or (most if self._is_first else self._next())
+        number = self._chosen or (next(iter(self._times)) if self._is_first else self._next())
         begin = self._clock()
         with _torch_threads(number, most):
             result = evaluate()
@@ -77,7 +98,8 @@ class Threads:
         """Start to measure, from all threads down to one by factors of four."""
         self._most = most
         numbers = {most, *(4**i for i in range(most.bit_length()) if 4**i < most)}
-        self._times = {number: [] for number in sorted(numbers, reverse=True)}
+        order = [min(self._start or most, most), *sorted(numbers, reverse=True)]
+        self._times = {number: [] for number in order}
         self._chosen = None
 
     def _candidates(self) -> list[int]:
@@ -116,7 +138,9 @@ class Threads:
     def _watch(self, seconds: float) -> None:
         assert self._chosen is not None
         typical = self._typical(self._chosen)
-        self._slow_ones = self._slow_ones + 1 if seconds > _SLOWER * typical else 0
+        fewer = [self._typical(n) for n, times in self._times.items() if n < self._chosen and times]
+        limit = min([_SLOWER * typical, *(_LOST * time for time in fewer)])
+        self._slow_ones = self._slow_ones + 1 if seconds > limit else 0
         if self._slow_ones == _IN_A_ROW:
             logger.info(
                 f"evaluations take {1e3 * seconds:.3g} ms instead of {1e3 * typical:.3g} ms: "

@@ -17,8 +17,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_les import catalog
-from openmm_les import simulation as md
 from openmm_les.errors import InputError, OutputError, SimulationError
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
@@ -32,6 +32,7 @@ from openmm_les.repex.settings import (
     states_of,
 )
 from openmm_les.simulation import output as outputs
+from openmm_les.simulation import runner
 from openmm_les.simulation.builder import create_simulation, reseed
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig
@@ -100,13 +101,19 @@ def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
     owned = RunDirectory(directory)
     refuse_changed(chosen, states, directory)
     is_new = Summary.read(directory / START / outputs.SUMMARY) is None
-    md.run(start, resume=True, callbacks=_Equilibration(callbacks) if is_new else None)
+    runner.run(
+        start,
+        resume=True,
+        callbacks=_Equilibration(callbacks) if is_new else None,
+        more_steps=first.steps * len(chosen.values),
+    )
     with defer_signals() as stop, owned.locked(), warn_once(), unmeasured():
         began = Checkpoint.read(directory / START / outputs.CHECKPOINT)
         resolved = RunConfig(**began.resolved)
         structure, hybrid = prepare_hybrid(resolved, read_structure(resolved.structure))
         artifact = catalog.open_model(resolved.model)
-        job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid)
+        variant = None if began.variant is None else Variant.from_json(began.variant)
+        job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid, variant)
         number = first.steps // first.report_interval
         values = chosen.values
         exchange = _Exchange(job, directory, chosen.parameter, values, number, fixed)
@@ -125,7 +132,14 @@ def _sample(exchange: _Exchange, began: Checkpoint, states: Sequence[RunConfig])
     box = None if began.box is None else np.array(began.box)
     seed = (_PHASE, done)
     simulation = create_simulation(
-        job.config, job.structure, job.artifact, states[0].ensemble, box, seed, job.hybrid
+        job.config,
+        job.structure,
+        job.artifact,
+        states[0].ensemble,
+        box,
+        seed,
+        job.hybrid,
+        job.variant,
     )
     sampler, reporter = _sampler(exchange, simulation, began, last)
     sampler.reporters.append(reporter)

@@ -19,6 +19,7 @@ from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError
 from openmm_les.evaluation.capacity import with_headroom
 from openmm_les.evaluation.device import find_device
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.names import LAMBDA
 from openmm_les.neighbors.matrix import largest_number_of_neighbors
 from openmm_les.plugin.forces import backends
@@ -111,20 +112,14 @@ def create_simulation(
     box: FloatArray | None,
     seed: tuple[str, int] = ("", 0),
     hybrid: Hybrid | None = None,
+    variant: Variant | None = None,
 ) -> app.Simulation:
     """Build System, integrator and Context, from a configuration of `resolve_config`.
 
     The buffers of the model are made for `box` [nm], and the random numbers depend on phase and
-    step in `seed`.
+    step in `seed`. The model is computed as `variant` says, None for the usual way.
     """
-    topology = with_box(structure.topology, box)
-    options = {"backend": config.backend, **vars(config.evaluation_options)}
-    with in_run_terms(topology):
-        if hybrid is None:
-            potential = MLPotential("les", modelPath=artifact.path)
-            system = potential.createSystem(topology, **options)
-        else:
-            system = create_mixed_system(config, hybrid, topology, artifact, options)
+    system = create_system(config, structure, artifact, box, hybrid, variant)
     if ensemble == "NPT":
         if box is None:
             raise InputError(
@@ -138,12 +133,31 @@ def create_simulation(
     platform = openmm.Platform.getPlatformByName(config.platform)
     properties = _properties(config, platform)
     try:
-        simulation = app.Simulation(topology, system, integrator, platform, properties)
+        simulation = app.Simulation(
+            with_box(structure.topology, box), system, integrator, platform, properties
+        )
     except openmm.OpenMMException as error:
         raise InputError(f"platform: {config.platform} does not work here: {error}") from error
     if config.lambda_interpolate is not None:
         simulation.context.setParameter(LAMBDA, config.lambda_interpolate)
     return simulation
+
+
+def create_system(
+    config: RunConfig,
+    structure: Structure,
+    artifact: Artifact,
+    box: FloatArray | None,
+    hybrid: Hybrid | None = None,
+    variant: Variant | None = None,
+) -> openmm.System:
+    """The System without a barostat; see `create_simulation`."""
+    topology = with_box(structure.topology, box)
+    options = vars(config.evaluation_options) | {"backend": config.backend, "variant": variant}
+    with in_run_terms(topology):
+        if hybrid is not None:
+            return create_mixed_system(config, hybrid, topology, artifact, options)
+        return MLPotential("les", modelPath=artifact.path).createSystem(topology, **options)
 
 
 def reseed(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from openmm_les.errors import InputError
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically
 from openmm_les.simulation.config import RunConfig
@@ -80,6 +81,8 @@ class Checkpoint:
     outputs: dict[str, FileState] = field(default_factory=dict)
     #: Hash of the force field's System; None in a run without one
     force_field_sha256: str | None = None
+    #: How the model is computed, a `Variant` as JSON; None: in the usual way
+    variant: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""
@@ -111,6 +114,8 @@ class Checkpoint:
                 found = TypeAdapter(cls).validate_python(metadata | {"context": context})
                 for settings in (found.requested, found.resolved):
                     RunConfig(**settings)
+                if found.variant is not None:
+                    Variant.from_json(found.variant)
             except ValidationError as error:
                 first = error.errors()[0]
                 raise Damage(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

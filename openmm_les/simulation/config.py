@@ -129,6 +129,11 @@ class RunConfig(BaseModel):
     )
     precision: Precision = evaluation("precision")
     device: str | None = evaluation("device", None)
+    engine: Literal["auto", "torchscript"] = Field(
+        "auto",
+        description="auto: the way to compute the model that was measured to be fastest here;"
+        " torchscript: the usual one",
+    )
     backend: Literal["auto", "pythonforce", "torchforce"] = Field(
         "auto", description="how OpenMM calls the model"
     )

@@ -15,10 +15,9 @@ from openmm_les.names import options_of
 
 #: Of random numbers, for OpenMM.
 LARGEST_SEED = 2**31 - 1
-#: Options of the model that a run has. A compiled model is not among them: its first evaluation is
-#: that of TorchScript, so that a resumed run would not repeat the bits of an uninterrupted one.
+#: Options of the model that a run has.
 OF_EVALUATION = (
-    *("precision", "device", "cudaGraphs"),
+    *("precision", "device", "engine", "cudaGraphs"),
     *("maxNeighbors", "ewald", "ewaldTolerance", "lesCutoff"),
     *("charge", "spin", "features"),
 )

@@ -20,6 +20,7 @@ from openmm import unit
 from openmm_les.arrays import FloatArray
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError, SimulationError
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.plugin.guard import TemperatureGuard
 from openmm_les.processes.interrupts import force_error
 from openmm_les.processes.signals import StopRequest
@@ -55,6 +56,7 @@ class Job:
     callbacks: RunCallbacks
     stop: StopRequest  #: Whether a signal asked to stop
     hybrid: Hybrid | None = None
+    variant: Variant | None = None  #: How the model is computed; None: in the usual way
 
 
 class PhaseRun:
@@ -129,7 +131,7 @@ class PhaseRun:
         job, phase = self._job, self._phase
         inputs = (job.config, job.structure, job.artifact)
         seed = (phase.name, step)
-        return create_simulation(*inputs, phase.ensemble, self._box, seed, job.hybrid)
+        return create_simulation(*inputs, phase.ensemble, self._box, seed, job.hybrid, job.variant)
 
     def _open(self, checkpoint: Checkpoint) -> None:
         self._simulation = self._create(checkpoint.step)
@@ -197,6 +199,7 @@ class PhaseRun:
             environment=environment(),
             wall_seconds=self.wall_seconds,
             outputs=job.directory.file_states(),
+            variant=None if job.variant is None else job.variant.to_json(),
         )
         checkpoint.write(job.directory / output.CHECKPOINT)
         self._saved = checkpoint

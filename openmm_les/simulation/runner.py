@@ -13,10 +13,11 @@ from openmm import unit
 from openmm_les import catalog
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
-from openmm_les.simulation import builder, output, summary
+from openmm_les.simulation import builder, output, summary, tuning
 from openmm_les.simulation.builder import Phase, State, create_simulation, plan_phases
 from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig, warn_of_units
@@ -45,21 +46,23 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     callbacks: RunCallbacks | None = None,
+    more_steps: int = 0,
 ) -> Summary:
-    """See `openmm_les.simulation.run`."""
+    """See `openmm_les.simulation.run`; `more_steps` with the same model will follow the run."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
     with warn_once():
-        return _run(config, resume, overwrite, callbacks or RunCallbacks())
+        return _run(config, resume, overwrite, callbacks or RunCallbacks(), more_steps)
 
 
-def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks) -> Summary:
+def _run(
+    config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks, more_steps: int
+) -> Summary:
     start = structures.read_structure(config.structure)
     # May download for minutes, with the usual signal handlers.
     artifact = catalog.open_model(config.model)
     directory = RunDirectory(config.output)
-    # The number of threads changes the last bits of results.
-    with defer_signals() as stop, directory.locked(), unmeasured():
+    with defer_signals() as stop, directory.locked():
         job = Job(config, config, start, artifact, directory, callbacks, stop)
         existing = directory.existing()
         if existing and not (resume or overwrite):
@@ -79,7 +82,7 @@ def _run(config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbac
         if resume:
             callbacks.message(f"no checkpoint in {directory.path}: starting from the beginning")
         directory.refuse_inputs(_inputs(job))
-        return _start(job)
+        return _start(job, more_steps)
 
 
 def _inputs(job: Job) -> dict[str, Path | str | None]:
@@ -90,14 +93,16 @@ def _inputs(job: Job) -> dict[str, Path | str | None]:
     return files | {f"force_field {name}": name for name in config.force_field or ()}
 
 
-def _start(job: Job) -> Summary:
+def _start(job: Job, more_steps: int) -> Summary:
     job = _with_force_field(replace(job, config=builder.resolve_config(job.config)))
     state = _minimise(job)
     # A TorchForce cannot grow, and chooses a larger capacity by itself.
     if job.config.max_neighbors is None and job.config.backend == "pythonforce":
         slots = builder.choose_max_neighbors(job.artifact, state, job.hybrid)
         job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
-    return _run_phases(job, plan_phases(job.config), state)
+    phases = plan_phases(job.config)
+    variant = tuning.choose(job, state, more_steps + sum(phase.steps for phase in phases))
+    return _run_phases(replace(job, variant=variant), phases, state)
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
@@ -116,7 +121,8 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
             )
         return result
     chosen = {name: checkpoint.resolved[name] for name in _FROM_CHECKPOINT}
-    job = replace(job, config=job.config.model_copy(update=chosen))
+    variant = None if checkpoint.variant is None else Variant.from_json(checkpoint.variant)
+    job = replace(job, config=job.config.model_copy(update=chosen), variant=variant)
     _warn_of_changed_environment(checkpoint)
     remaining = plan_phases(job.config)
     while remaining[0].name != checkpoint.phase:
@@ -137,6 +143,7 @@ def _with_force_field(job: Job) -> Job:
     return replace(job, structure=complete, hybrid=parts)
 
 
+@unmeasured()  # the number of threads and the variant of the model change the last bits of results
 def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Summary:
     try:
         return _compute(job, phases, entry)
@@ -170,6 +177,7 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
     return result
 
 
+@unmeasured()
 def _minimise(job: Job) -> State:
     """Minimise the energy; nothing is written or deleted before the model accepts the structure."""
     config, start = job.config, job.structure

@@ -219,6 +219,7 @@ def test_torchforce_reads_only_before_it_is_recorded(demo, kind, name, dtype):
 def test_torchforce_without_graphs_always_reads(demo):
     module, n = torchforce_module(demo, OpenTorchForce, "open", warm_up=0)
     module.calls = 1000
+    assert len(list(waiting_nodes(torch.jit.freeze(module.eval()).inlined_graph))) == 1
     with pytest.raises(NotCapturableError, match=READS):
         trace_on_fake_gpu(module, (n, 3))
 

@@ -12,7 +12,7 @@ from support.moments import moments_artifact
 from support.structures import waters
 from support.tracing import trace_on_fake_gpu
 
-from openmm_les.evaluation.engines.evaluator import pack
+from openmm_les.evaluation.engines.packing import pack
 
 pytestmark = pytest.mark.usefixtures("moments_family")
 FIELD = np.array([0.11, -0.07, 0.05])

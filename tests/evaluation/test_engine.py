@@ -62,7 +62,7 @@ def test_compiled_engine_gives_the_same_forces(pair_artifact, caplog):
     atoms = dipeptide(0)
     systems = [create_system(pair_artifact, atoms, engine=e) for e in ("compile", "torchscript")]
     contexts = [create_context(system, atoms.positions, "Reference") for system in systems]
-    with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines.compiled"):
+    with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines"):
         for scale in (1.0, 1.01, 1.02):  # the first call compiles, the others run what it made
             results = []
             for context in contexts:
@@ -72,9 +72,9 @@ def test_compiled_engine_gives_the_same_forces(pair_artifact, caplog):
     said = [
         record.message
         for record in caplog.records
-        if record.name == "openmm_les.evaluation.engines.compiled"
+        if record.name.startswith("openmm_les.evaluation.engines")
     ]
-    assert said == [f"compiling the model for {len(atoms)} atoms; this takes a while"]
+    assert said == ["compiling the model; this takes a while"]
 
 
 def test_the_compiler_is_given_one_graph(dipeptide_artifact, monkeypatch, caplog):
@@ -105,7 +105,7 @@ def test_large_systems_are_not_compiled_for_a_cpu(water_artifact, caplog):
 
 def test_what_engines_there_are(dipeptide_artifact):
     atoms = dipeptide(0)
-    with pytest.raises(InputError, match="engine: expected 'torchscript' or 'compile', got 'jit'"):
+    with pytest.raises(InputError, match="engine: expected 'auto' or 'torchscript' or 'compile'"):
         create_system(dipeptide_artifact, atoms, engine="jit")
     with pytest.raises(InputError, match="engine='compile' needs a PythonForce"):
         create_system(dipeptide_artifact, atoms, engine="compile", backend="torchforce")

@@ -7,6 +7,7 @@ import torch
 from openmm_les.electrostatics import EwaldOptions
 from openmm_les.electrostatics.accuracy import RULES
 from openmm_les.errors import InputError
+from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.names import options_of
 from openmm_les.plugin.forces import ForceOptions
@@ -16,7 +17,12 @@ from openmm_les.plugin.forces import ForceOptions
     ("given", "message"),
     [
         ({"precision": "half"}, "precision: expected 'single' or 'double', got 'half'"),
-        ({"engine": "jit"}, "engine: expected 'torchscript' or 'compile', got 'jit'"),
+        ({"engine": "jit"}, "engine: expected 'auto' or 'torchscript' or 'compile', got 'jit'"),
+        ({"variant": {"runner": "compile"}}, "variant: expected values for runner, few_kernels, "),
+        (
+            {"variant": Variant(), "engine": "compile"},
+            "variant: expected none beside engine='compile'; leave out one of them",
+        ),
         ({"maxNeighbors": 0}, "maxNeighbors: expected an integer of at least 1, got 0"),
         ({"maxNeighbors": True}, "maxNeighbors: expected an integer of at least 1, got True"),
         ({"maxNeighbors": 2.5}, r"maxNeighbors: expected an integer of at least 1, got 2\.5"),
@@ -55,7 +61,7 @@ def test_values_become_those_of_python():
     )
     assert (options.charge, options.spin) == (-1.0, 2.0)
     assert options.features == {"a": 0.5, "b": [1.0, 2.0]}
-    features = vars(options).pop("features")
+    features, _ = vars(options).pop("features"), vars(options).pop("variant")
     assert {type(each) for each in (features["a"], *features["b"])} == {float}
     assert (options.device, options.maxNeighbors, options.ewaldTolerance) == ("cpu", 7, 1e-4)
     assert {type(value) for value in vars(options).values()} == {str, int, float}

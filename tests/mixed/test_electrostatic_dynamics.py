@@ -353,7 +353,7 @@ def test_compiled_engine(caplog):
         embedded_context(few, system, few.peptide, precision="single", engine=engine)
         for engine in ("compile", "torchscript")
     ]
-    with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines.compiled"):
+    with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines"):
         for scale in (1.0, 1.001, 1.002):  # the first call compiles, the others run what it made
             for each in made:
                 each.setPositions(scale * few.positions)
@@ -363,7 +363,6 @@ def test_compiled_engine(caplog):
     said = [
         record.message
         for record in caplog.records
-        if record.name == "openmm_les.evaluation.engines.compiled"
+        if record.name.startswith("openmm_les.evaluation.engines")
     ]
-    number = len(few.positions)
-    assert said == [f"compiling the model for {number} atoms; this takes a while"]
+    assert said == ["compiling the model; this takes a while"]

@@ -248,7 +248,8 @@ def replicated_water() -> Atoms:
 
 
 def model_of(path, atoms: Atoms, **options) -> SystemModel:
-    options = {"positions": atoms.positions, "precision": "single"} | options
+    # Modules whose shapes vary may search in loops.
+    options = {"positions": atoms.positions, "precision": "single", "static_shapes": True} | options
     cell = atoms.cell.array if atoms.pbc.all() else None
     return SystemModel(
         artifacts.load(path), atoms.numbers, periodic=cell is not None, cell=cell, **options
@@ -296,7 +297,8 @@ def test_slots_grow_where_the_matrix_is_large_enough(water_artifact):
     assert status_of(model, gas.positions, gas.cell.array) == 0
     assert status_of(model, droplet.positions, gas.cell.array) == STATUS_OVERFLOW
     energy = model.evaluate(droplet.positions).energy
-    assert energy == model_of(water_artifact, droplet).evaluate(droplet.positions).energy
+    expected = model_of(water_artifact, droplet).evaluate(droplet.positions).energy
+    assert energy == pytest.approx(expected, rel=1e-6)  # sums over another number of slots
 
 
 @pytest.mark.parametrize("factor", [0.86, 1.14])

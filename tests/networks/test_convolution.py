@@ -49,20 +49,28 @@ def definition(harmonics, features, senders, neighbors) -> torch.Tensor:
     return sums
 
 
+def structure():
+    """A neighbour matrix, Y, phi (equal in both directions of a pair, zero elsewhere) and h."""
+    positions, no_cell = random(7, 3, seed=9), torch.zeros(3, 3, dtype=torch.float64)
+    matrix = neighbor_matrix(positions, no_cell, False, image_offsets([0, 0, 0]), 2.0, 0)
+    slots = tuple(matrix.indices.shape)
+    used = (matrix.indices != torch.arange(7).unsqueeze(1)).unsqueeze(2)
+    features = random(*slots, FEATURES, seed=11) * used
+    features += reversed_slots(features, matrix.reverse)
+    harmonics = random(*slots, (LMAX + 1) ** 2, seed=10)
+    return matrix, [harmonics, features, random(7, (NODE_LMAX + 1) ** 2 * CHANNELS, seed=12)]
+
+
+def reversed_slots(values, reverse) -> torch.Tensor:
+    return values.view(len(reverse), -1)[reverse].view_as(values)
+
+
 @pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"fused": True}])
 def test_kernel_equals_the_definition(options):
     """The operators of fused kernels are torch code on a CPU."""
     if options.get("fused"):
         pytest.importorskip("triton", reason="torch for a CPU comes without triton")
-    positions, no_cell = random(7, 3, seed=9), torch.zeros(3, 3, dtype=torch.float64)
-    matrix = neighbor_matrix(positions, no_cell, False, image_offsets([0, 0, 0]), 2.0, 0)
-    slots = tuple(matrix.indices.shape)
-    used = (matrix.indices != torch.arange(7).unsqueeze(1)).unsqueeze(2)
-    inputs = [
-        random(*slots, (LMAX + 1) ** 2, seed=10),
-        random(*slots, FEATURES, seed=11) * used,  # radial features are zero in unused slots
-        random(7, (NODE_LMAX + 1) ** 2 * CHANNELS, seed=12),
-    ]
+    matrix, inputs = structure()
     options = {"few_kernels": False, **options}
     kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, **options)
     for module in (kernel, torch.jit.script(kernel)):
@@ -76,3 +84,43 @@ def test_kernel_equals_the_definition(options):
         # Harmonics of unused slots do not matter.
         for one, other in zip(got, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("paths", [PATHS, [path for path in PATHS if path[2] != 1]])
+def test_loops_equal_the_grouped_products(paths, threads, monkeypatch):
+    """With a degree that has no path, and where threads share even the smallest sums."""
+    pytest.importorskip("numba")
+    from openmm_les.loops import workers
+
+    monkeypatch.setattr(workers, "_FEWEST", 1)
+    matrix, inputs = structure()
+    used = [p for p, path in enumerate(PATHS) if path in paths]
+    weights = WEIGHTS.view(FEATURES, -1, CHANNELS)[:, used].flatten(1)
+    mixes = [MIXES[d] if any(path[2] == d for path in paths) else MIXES[d][:0] for d in range(3)]
+    arguments = weights, paths, mixes, CHANNELS, LMAX, NODE_LMAX, False
+    grouped = message_convolution(*arguments)
+    loops = torch.jit.script(message_convolution(*arguments, loops=True))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        sums, tape = loops(*inputs, matrix)
+        grad = random(*sums.shape, seed=13)
+        got = loops.backward(grad, tape, matrix.reverse)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    expected, tape = grouped(*inputs, matrix)
+    torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
+    harmonics, features, senders = grouped.backward(grad, tape, matrix.reverse)
+    torch.testing.assert_close(got[0] * used_slots(matrix), harmonics, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[2], senders, rtol=1e-12, atol=1e-12)
+    # Of a pair, one slot has the derivatives of both directions.
+    both = [part + reversed_slots(part, matrix.reverse) for part in (got[1], features)]
+    both = [part * used_slots(matrix) for part in both]
+    torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
+
+
+def used_slots(matrix) -> torch.Tensor:
+    slots = torch.arange(matrix.indices.shape[1])
+    return (slots < matrix.used.unsqueeze(1)).unsqueeze(2)

@@ -15,12 +15,14 @@ from support.helpers import DIPEPTIDE_MODEL, dipeptide, water_frame
 from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.loops import are_available
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.dense import strip_prefix
-from openmm_les.networks.blocks.product_basis import ProductBasis
+from openmm_les.networks.blocks.product_basis import ProductBasis, product_basis
 from openmm_les.networks.blocks.radial import (
     BesselBasis,
     ExactRadial,
+    TabulatedRadial,
     hidden_radial,
     last_radial,
     tabulate,
@@ -140,7 +142,8 @@ def test_every_shape_equals_mace_torch(model_folder, shape, make):
         atoms.positions, atoms.numbers, atoms.cell.array if atoms.pbc.all() else None
     )
     n = len(atoms)
-    limits = [("double", 1e-9, 1e-8, 1e-9), ("single", 1e-6, 1e-4, 1e-5)]
+    # In single precision five such crystals scatter by up to 1.1e-6 eV an atom.
+    limits = [("double", 1e-9, 1e-8, 1e-9), ("single", 2e-6, 1e-4, 1e-5)]
     for precision, energy, force, charge in limits[: 1 + (shape in _IN_SINGLE)]:
         model = system_for(artifact, atoms, precision)
         got = model.evaluate(atoms.positions)
@@ -307,6 +310,30 @@ def test_hidden_features_are_compressed_to_rounding(exported):
     assert not table(torch.tensor([hyper["cutoff"]], dtype=torch.float64))[0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tables", [1, 3])
+def test_a_loop_reads_the_same_from_a_table(tables, dtype):
+    if not are_available():
+        pytest.skip("needs the extra cpu")
+    from openmm_les.networks.loops.radial import LoopRadial
+
+    generator = torch.Generator().manual_seed(2)
+    values, slopes = torch.randn(2, tables, 30, 7, dtype=torch.float64, generator=generator)
+    pairs = torch.arange(5) % tables
+    arguments = values, slopes, 4.5, torch.randperm(4, generator=generator) % tables, dtype
+    distances = torch.tensor([0.0, 1.1, 4.4999, 4.5, 9.0], dtype=dtype)
+    one, other = (
+        torch.jit.script(kind(*arguments))(distances, pairs)
+        for kind in (TabulatedRadial, LoopRadial)
+    )
+    tolerance = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert not other[0][3:].any()
+    assert (
+        LoopRadial(*arguments)(torch.tensor([torch.nan], dtype=dtype), pairs[:1])[0].isnan().all()
+    )
+
+
 def test_many_functions_of_the_distance_are_not_tabulated(model_folder, monkeypatch):
     path = synthetic_model(model_folder, **ALL["Soft"])
     artifact = artifact_of(path, model_folder)
@@ -341,11 +368,17 @@ def test_product_basis_gradient_is_that_of_autograd(lmax, order):
     out, saved = dense(sums, [3, 4])
     grad = torch.randn(out.shape, dtype=torch.float64, generator=generator)
     (expected,) = torch.autograd.grad((out * grad).sum(), sums)
-    with torch.no_grad():
-        same, saved_other = other(sums, [3, 4])
-    torch.testing.assert_close(same, out.detach(), rtol=1e-11, atol=1e-11)
-    for module, kept in ((dense, saved), (other, saved_other)):
-        torch.testing.assert_close(module.backward(grad, kept), expected, rtol=1e-11, atol=1e-11)
+    others = [other]
+    if order == 3 and are_available():
+        loops = product_basis(bases, weights, lmax, True, False, order, loops=True)
+        others.append(torch.jit.script(loops))
+    exact = {"rtol": 1e-11, "atol": 1e-11}
+    torch.testing.assert_close(dense.backward(grad, saved), expected, **exact)
+    for module in others:
+        with torch.no_grad():
+            same, kept = module(sums, [3, 4])
+        torch.testing.assert_close(same, out.detach(), **exact)
+        torch.testing.assert_close(module.backward(grad, kept), expected, **exact)
 
 
 def test_product_basis_refuses_a_basis_of_another_size():

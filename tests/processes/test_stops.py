@@ -100,11 +100,11 @@ def test_what_ends_python_passes_through_openmm(water_artifact, monkeypatch, end
     context = create_context(create_system(water_artifact, atoms), atoms.positions)
     expected = energy_and_forces(context)
 
-    def ended(*_):
+    def ended(*_, **__):
         raise end("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SystemModel, "evaluate", ended)
+        patch.setattr(SystemModel, "energy_and_forces", ended)
         context.setPositions(atoms.positions * 0.1)
         with pytest.raises(end, match="stop"):
             energy_and_forces(context)

@@ -57,6 +57,14 @@ def test_threads_that_wait_for_each_other_are_given_up(torch_threads, caplog):
     assert torch.get_num_threads() == 2
 
 
+def test_threads_that_lose_their_cores_are_given_up(torch_threads):
+    torch_threads(2)
+    machine = Machine({1: 1.0, 2: 0.6}.get)
+    assert machine.run(20) == 2
+    machine.seconds = {1: 1.1, 2: 1.5}.get  # twice as slow, but not five times
+    assert machine.run(20) == 1
+
+
 @pytest.mark.parametrize(
     ("most", "seconds", "fastest", "tried"),
     [

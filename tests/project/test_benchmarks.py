@@ -67,6 +67,29 @@ def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds,
         child.close()
 
 
+@pytest.mark.mace
+def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
+    """Of a molecule, with the architecture of MACELES-OFF; see results/kernel_table.json."""
+    import kernel_table
+    import torch
+    from openmm_les_export import read_model
+    from step.models import random_maceles_off
+    from step.systems import structure
+
+    from openmm_les.artifact import Artifact
+
+    path = tmp_path / "random.model"
+    torch.save(random_maceles_off(), path)
+    artifact = Artifact.unsaved(read_model(path), path)
+    torch_code, fused = kernel_table.counts_of(artifact, structure(45), operations=1)
+    assert 200 < torch_code["launches"] < 335
+    assert 100 < fused["launches"] < 205
+    assert fused["bytes"] < 0.2 * torch_code["bytes"]
+    assert torch_code["float64"] < 0.002 * torch_code["float32"]
+    (most,) = torch_code["most float64"]
+    assert most.startswith("bmm float64")
+
+
 def test_structures_have_no_bad_contacts(steps):
     from ase.neighborlist import neighbor_list
     from step.systems import structure

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIST = os.environ.get("OPENMM_LES_DIST")
 TORCH = os.environ.get("TORCH", "torch")
 EXTRAS = [
+    "cpu",
     "ase",
     "analysis",
     "campaign",

@@ -12,8 +12,11 @@ from openmmml import MLPotential
 from support.mixed import context
 from support.runs import PEPTIDE, TIP3P, Recorder
 
-from openmm_les import InputError, OutputError
+from openmm_les import InputError, OutputError, catalog
 from openmm_les.cli import main
+from openmm_les.evaluation.engines import decisions
+from openmm_les.evaluation.engines.variant import Decision, Trial, Variant
+from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.repex import analysis, exchange
 from openmm_les.repex.checkpoint import ExchangeCheckpoint
 from openmm_les.repex.settings import read_settings, states_of
@@ -111,6 +114,27 @@ def test_more_steps_and_a_report(complete, tmp_path, capsys):
     assert page.count("data:image/png;base64,") == 2
     before, now = (analysis.read(path) for path in (complete, tmp_path / "out"))
     np.testing.assert_array_equal(now.states[:6], before.states)
+
+
+def test_the_engine_of_its_start_stays(complete, tmp_path, monkeypatch):
+    """Whatever has been decided about it when the exchange continues."""
+    monkeypatch.setenv("OPENMM_LES_CACHE_DIR", str(tmp_path / "cache"))
+    pdb = app.PDBFile(str(PEPTIDE))
+    numbers = [atom.element.atomic_number for atom in pdb.topology.atoms()]
+    positions = pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    options = {"periodic": False, "positions": positions, "precision": "double"}
+    system = SystemModel(catalog.open_model("les-demo"), numbers, **options)._system()
+    few = Variant(few_kernels=True)
+    for name in ("whole", "part"):
+        decisions.keep(Decision(few, (Trial(few, 1.0),), system))
+        steps = 60 if name == "whole" else 30
+        settings = written(tmp_path / "settings.yaml", {"steps": steps})
+        exchange.run(settings, tmp_path / name)
+    decisions.forget()
+    exchange.run(written(tmp_path / "settings.yaml"), tmp_path / "part")
+    assert_same(tmp_path / "part", tmp_path / "whole")
+    energies = [folder / "replicas" / "energy.csv" for folder in (complete, tmp_path / "whole")]
+    assert energies[0].read_bytes() != energies[1].read_bytes()
 
 
 def test_lambdas(tmp_path):

@@ -7,7 +7,7 @@ from support.helpers import dipeptide
 from support.structures import sheared, waters
 from support.tracing import by_name, launches, trace, trace_on_fake_gpu
 
-from openmm_les.evaluation.engines.evaluator import pack
+from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 
 #: What the detector says of a number that the host reads.

@@ -2,13 +2,15 @@
 
 A graph launches hundreds of kernels at once, with the shapes and addresses of the recording:
 modules for a GPU do the same work for every structure, and read nothing back.
+
+Torch code as it is written runs first. Compiled code, fused kernels and graphs take its place only
+after they have given the same numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,20 +20,22 @@ import torch
 from torch import Tensor
 
 from openmm_les.arrays import FloatArray
-from openmm_les.errors import SimulationError
+from openmm_les.errors import SimulationError, one_line
 from openmm_les.evaluation.engines.arithmetic import as_written
-from openmm_les.evaluation.engines.packing import compare, pack, packed_size, unpack
+from openmm_les.evaluation.engines.inputs import Inputs
+from openmm_les.evaluation.engines.packing import Layout, compare
+from openmm_les.evaluation.engines.runners import Module
 from openmm_les.processes.threads import Threads
+from openmm_les.units import ANGSTROM_AND_EV, Units
 
 logger = logging.getLogger(__name__)
 
-#: From positions, cell and extra inputs to what `pack` takes.
-Module = Callable[..., tuple[Tensor, ...]]
-
 #: Calls before the recording, in which libraries set themselves up.
 _WARM_UP = 3
-#: A graph is compared with its module for two structures, of which one is larger by this factor.
+#: Results are compared for two structures, of which one is larger by this factor.
 _STRETCH = 1.002
+#: Raises if what evaluates the present input does not give what the module gives.
+Check = Callable[[Callable[[], Tensor]], None]
 #: Torch records one graph at a time.
 _recording = threading.Lock()
 
@@ -43,7 +47,13 @@ class Evaluator:
     device and one back through pinned memory. After a first, ordinary call the module is recorded,
     and the graph compared with ordinary calls. With `graphs` ``'auto'`` a module that cannot be
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
-    it takes besides positions and cell, and it returns `rows` latent numbers for each atom.
+    it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
+    `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too.
+
+    Attributes:
+        dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
+            too.
     """
 
     def __init__(
@@ -53,89 +63,162 @@ class Evaluator:
         graphs: bool | str = "auto",
         extra_inputs: Sequence[tuple[int, ...]] = (),
         rows: int = 1,
+        num_latent: int | None = None,
+        single: bool = False,
+        exact: Sequence[int] | None = None,
     ) -> None:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._threads = Threads(device)
         self._stream: torch.cuda.Stream | None = None
         self._done: torch.cuda.Event | None = None
+        self._layout = Layout(
+            num_atoms, num_atoms if num_latent is None else num_latent, rows, single and on_gpu
+        )
         if on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
-        shapes = [(num_atoms, 3), (3, 3), *extra_inputs]
-        ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
-        self._host_input = _buffer(ends[-1], pinned=on_gpu)
-        self._host_output = _buffer(packed_size(num_atoms, rows), pinned=on_gpu)
-        self._input = self._host_input.to(device)
-        self._inputs = [
-            self._input[end - math.prod(shape) : end].view(shape)
-            for end, shape in zip(ends, shapes, strict=True)
-        ]
-        self._rows = rows
+            self._host_output = torch.zeros(
+                self._layout.size,
+                dtype=torch.float32 if self._layout.single else torch.float64,
+                pin_memory=True,
+            )
+        self._inputs = Inputs(num_atoms, device, extra_inputs, exact if on_gpu else None)
         self._module: Module | None = None
+        self._replacement: Callable[[], Module] | None = None
+        self._wants_graph = True
+        self._is_settled = False
         self._graph: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self._what = ""
+        self.dropped: dict[str, str] = {}
 
-    def load(self, module: Module) -> None:
-        """Evaluate this module from now on, in place of the last one and its graph."""
-        self._module = module
-        self._graph = None
+    @property
+    def threads(self) -> int | None:
+        """Torch's threads in an evaluation on a CPU, once they have been chosen."""
+        return self._threads.chosen
 
-    def __call__(self, *inputs: FloatArray) -> tuple[Any, ...]:
-        """Evaluate the module for positions and lattice vectors in rows [A], and extra inputs.
+    def load(
+        self,
+        module: Module,
+        replacement: Callable[[], Module] | None = None,
+        *,
+        graph: bool = True,
+        threads: int | None = None,
+        what: str = "engine",
+    ) -> None:
+        """Evaluate this module from now on, in place of the last one and its graph.
 
-        Returns energy [eV], forces (n, 3) [eV/A], latents (n,) or (n, rows), dE/dstrain
-        (3, 3) [eV], the energy of the charges [eV] where the module returns it, and status.
+        Args:
+            module: torch code as it is written.
+            replacement: makes what computes the same faster, as messages call it `what`.
+            graph: whether a graph is wanted, where `graphs` allows one.
+            threads: the number of torch's threads to start with; None: measured.
         """
-        np.concatenate([values.ravel() for values in inputs], out=self._host_input.numpy())
+        self._module, self._graph = module, None
+        self._replacement = None if "replacement" in self.dropped else replacement
+        self._wants_graph, self._is_settled, self._what = graph, False, what
+        self._threads.start_with(threads)
+
+    def __call__(
+        self, *inputs: FloatArray, units: Units = ANGSTROM_AND_EV, with_latents: bool = True
+    ) -> tuple[Any, ...]:
+        """Evaluate the module for positions, lattice vectors in rows [A], and extra inputs.
+
+        Returns energy [eV], forces (n, 3), latents (n,) or (n, rows), dE/dstrain (3, 3) [eV], the
+        energy of the charges [eV] where the module returns it, and status. Positions and forces are
+        in `units`. A GPU keeps the latents to itself if they are not asked for: they are then zero.
+        """
         own: Any = contextlib.nullcontext()
         if self._stream is not None:
             own = torch.cuda.stream(self._stream)
         # Inference mode also saves the book-keeping for views, a tenth of a small step.
         with torch.inference_mode(), own:
-            if self._stream is not None:
-                self._input.copy_(self._host_input, non_blocking=True)
-            if self._graph is None:
-                output = self._threads.run(self._evaluate)
-            else:
-                graph, output = self._graph
-                graph.replay()
-            result = self._to_host(output)
+            self._inputs.send(*inputs, length=units.length)
+            result = self._compute(with_latents or not self._is_settled)
             status = int(result[0])
-            if self._graphs and self._graph is None and status == 0:
-                self._record(result)
-        parts = unpack(result, self._rows)
-        charges = parts["charges"]
-        if self._rows > 1:
-            charges = charges.reshape(self._rows, -1).T
+            # Otherwise the buffers are too small, and another module will be loaded.
+            if status == 0 and not self._is_settled:
+                result = self._settle(result)
+        parts = self._layout.unpack(result)
+        latents = np.zeros((self._layout.rows, self._layout.positions))
+        latents[:, : self._layout.atoms] = parts["charges"].reshape(self._layout.rows, -1)
         return (
             float(result[1]),
-            parts["forces"].reshape(-1, 3),
-            charges,
+            units.force * parts["forces"].reshape(-1, 3),
+            latents.T if self._layout.rows > 1 else latents[0],
             parts["strain derivative"].reshape(3, 3),
             *parts["energy of the charges"].tolist(),
             status,
         )
 
+    def _compute(self, with_latents: bool = True) -> FloatArray:
+        """The present input, by the graph or else the module."""
+        if self._graph is None:
+            return self._to_host(self._threads.run(self._evaluate), with_latents)
+        graph, output = self._graph
+        graph.replay()
+        return self._to_host(output, with_latents)
+
     def _evaluate(self) -> Tensor:
         assert self._module is not None  # our own code loads one first
         with as_written():
-            return pack(self._module(*self._inputs))
+            return self._layout.pack(self._module(*self._inputs.tensors()))
 
-    def _to_host(self, output: Tensor) -> FloatArray:
+    def _to_host(self, output: Tensor, with_latents: bool = True) -> FloatArray:
+        """What `Layout.pack` returned, in float64, in memory of its own."""
         if self._done is None:
-            return np.asarray(output.numpy())
-        host = self._host_output[: len(output)]
-        host.copy_(output, non_blocking=True)
+            return self._layout.numbers(output.numpy())
+        size = len(output) if with_latents else self._layout.size_of_forces
+        host = self._host_output[:size]
+        host.copy_(output[:size], non_blocking=True)
         # By an event: waiting for the stream is an error while a thread is in `_refuse_waiting`.
         self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
         self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
-        return np.array(host.numpy())
+        return self._layout.numbers(host.numpy(), with_latents)
 
-    def _record(self, first: FloatArray) -> None:
-        """Use a graph from now on; `first` is the result of the module for the present input."""
+    def _settle(self, first: FloatArray) -> FloatArray:
+        """Go over to the replacement and to a graph, each if it gives what the module gives.
+
+        Returns the present input's result by what is used from now on, so that a run that continues
+        here gets the bits of one that was not interrupted; `first` is that of the module.
+        """
+        self._is_settled = True
+        if self._replacement is None and not (self._graphs and self._wants_graph):
+            return first
+        # Ordinary calls come first, so that nothing is compared with itself.
+        inputs = self._inputs.numbers
+        present = inputs.clone()
+        inputs.mul_(_STRETCH)
+        expected = [first, self._to_host(self._evaluate())]
+
+        def check(evaluate: Callable[[], Tensor]) -> None:
+            inputs.copy_(present)
+            for result in expected:
+                compare(result, self._to_host(evaluate()), layout=self._layout)
+                inputs.mul_(_STRETCH)
+
+        if self._replacement is not None:
+            self._replace(self._replacement, check)
+        if self._graphs and self._wants_graph:
+            self._record(check)
+        inputs.copy_(present)
+        return self._compute()
+
+    def _replace(self, make: Callable[[], Module], check: Check) -> None:
+        before = self._module
+        try:
+            self._module = make()
+            check(self._evaluate)
+        except Exception as error:  # whatever a compiler or a version of torch may raise
+            self._module = before
+            reason = self.dropped["replacement"] = one_line(_first_line(error))
+            logger.warning("%s does not work here, using TorchScript: %s", self._what, reason)
+
+    def _record(self, check: Check) -> None:
+        """Use a graph from now on, unless `check` of it raises."""
         try:
             with _recording:
-                self._graph = self._capture(first)
+                self._graph = self._capture(check)
         except RuntimeError as error:  # torch has no narrower class for what CUDA refuses
             reason = _reason(error)
             if self._graphs is True:
@@ -144,17 +227,13 @@ class Evaluator:
                     "use cudaGraphs='auto' to go on without"
                 ) from error
             self._graphs = False
+            self.dropped["graph"] = reason
             logger.warning("cudaGraphs='auto': goes on without CUDA graphs (%s)", reason)
         # The graph has its own copy of the memory that the ordinary calls used.
         torch.cuda.empty_cache()
 
-    def _capture(self, first: FloatArray) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Record the module and compare; overwrites the input."""
+    def _capture(self, check: Check) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Ordinary calls come first, so that nothing is compared with itself.
-        present = self._input.clone()
-        self._input.mul_(_STRETCH)
-        expected = [first, self._to_host(self._evaluate())]
         for _ in range(_WARM_UP):
             self._evaluate()
         with _refuse_waiting():
@@ -162,11 +241,12 @@ class Evaluator:
         # Other threads, such as OpenMM's, may allocate memory meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             output = self._evaluate()
-        self._input.copy_(present)
-        for result in expected:
+
+        def replay() -> Tensor:
             graph.replay()
-            compare(result, self._to_host(output), self._rows)
-            self._input.mul_(_STRETCH)
+            return output
+
+        check(replay)
         return graph, output
 
 
@@ -185,13 +265,13 @@ def _refuse_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _reason(error: RuntimeError) -> str:
     """The line of an error's text that says what went wrong."""
     # Ending a failed capture fails too, with a less useful message than its cause.
     lines = [line for line in str(error.__context__ or error).splitlines() if line.strip()]
     # TorchScript prints the place before this line, CUDA how to debug after it.
     return next((line for line in lines if "Error: " in line), next(iter(lines), "no message"))
-
-
-def _buffer(size: int, *, pinned: bool) -> Tensor:
-    return torch.zeros(size, dtype=torch.float64, pin_memory=pinned)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,40 +22,90 @@ _ROUNDING = 3e-4
 _ALMOST_ZERO = 1e-6
 
 
-def packed_size(num_atoms: int, rows: int = 1) -> int:
-    return _SCALARS + _STRAIN + (3 + rows) * num_atoms + 1
+@dataclass(frozen=True)
+class Layout:
+    """How results lie in one array: those of the system, forces, and at the end the latents.
+
+    Attributes:
+        positions: how many positions and forces there are.
+        atoms: how many of them, the first ones, have latents; those of others are zero.
+        rows: latent numbers of each atom.
+        single: forces are float32, and everything else pairs of float32 with the bits of a float64.
+    """
+
+    positions: int
+    atoms: int
+    rows: int = 1
+    single: bool = False
+
+    @classmethod
+    def of(cls, numbers: FloatArray, rows: int) -> Layout:
+        """That of what `pack` returns."""
+        n = (len(numbers) - _SCALARS - _STRAIN) // (3 + rows)
+        return cls(n, n, rows)
+
+    @property
+    def size(self) -> int:
+        """Elements with the latents."""
+        return self.size_of_forces + (1 + self.single) * self.rows * self.atoms
+
+    @property
+    def size_of_forces(self) -> int:
+        """Elements up to the forces."""
+        return (1 + self.single) * (_SCALARS + _STRAIN + 1) + 3 * self.positions
+
+    def pack(self, results: tuple[Tensor, ...]) -> Tensor:
+        """The `Results` of a model in one array."""
+        energy, forces, charges, strain, *of_charges, status = results
+        forces = forces.to(torch.float32) if self.single else forces
+        charges = charges.narrow(-1, 0, self.atoms)
+        parts = [status.to(torch.float64), energy, strain, *of_charges, forces, charges]
+        word = torch.float32 if self.single else torch.float64
+        return torch.cat([part.reshape(-1).view(word) for part in parts])
+
+    def numbers(self, packed: npt.NDArray[Any], with_latents: bool = True) -> FloatArray:
+        """The same in a new array, all of it float64; without latents these are zero there."""
+        end = self.size_of_forces
+        head, forces, latents = np.split(packed, [end - 3 * self.positions, end])
+        if self.single:
+            head, latents = head.view(np.float64), latents.view(np.float64)
+        latents = latents if with_latents else np.zeros(self.rows * self.atoms)
+        return np.concatenate([head, forces, latents])
+
+    def unpack(self, numbers: FloatArray) -> dict[str, FloatArray]:
+        """Parts of `numbers`, each in one dimension."""
+        forces, latents = 3 * self.positions, self.rows * self.atoms
+        parts, begin = {}, 0
+        for name, size in (
+            ("status", 1),
+            ("energy", 1),
+            ("strain derivative", _STRAIN),
+            ("energy of the charges", len(numbers) - _SCALARS - _STRAIN - forces - latents),
+            ("forces", forces),
+            ("charges", latents),
+        ):
+            parts[name] = numbers[begin : begin + size]
+            begin += size
+        return parts
 
 
 def pack(results: tuple[Tensor, ...]) -> Tensor:
     """The results of a `SpecializedModel` in one array of float64."""
-    energy, forces, charges, strain, *of_charges, status = results
-    parts = [status.to(torch.float64), energy, strain, forces, charges, *of_charges]
-    return torch.cat([part.reshape(-1) for part in parts])
+    return Layout(results[1].shape[0], results[2].shape[-1]).pack(results)
 
 
-def unpack(packed: FloatArray, rows: int = 1) -> dict[str, FloatArray]:
-    """The parts of what `pack` returns, each in one dimension; `rows` latent numbers an atom."""
-    rest = len(packed) - _SCALARS - _STRAIN
-    n = rest // (3 + rows)
-    parts, begin = {}, 0
-    for name, size in (
-        ("status", 1),
-        ("energy", 1),
-        ("strain derivative", _STRAIN),
-        ("forces", 3 * n),
-        ("charges", rows * n),
-        ("energy of the charges", rest - (3 + rows) * n),
-    ):
-        parts[name] = packed[begin : begin + size]
-        begin += size
-    return parts
-
-
-def compare(expected: FloatArray, got: FloatArray, rows: int = 1) -> None:
+def compare(
+    expected: FloatArray, got: FloatArray, rows: int = 1, layout: Layout | None = None
+) -> None:
     """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
-    others = unpack(got, rows)
-    for name, one in unpack(expected, rows).items():
-        other = others[name]
+    layout = layout or Layout.of(expected, rows)
+    compare_parts(layout.unpack(expected), layout.unpack(got))
+
+
+def compare_parts(expected: Mapping[str, FloatArray], got: Mapping[str, FloatArray]) -> None:
+    """The same for results by name."""
+    for name, one in expected.items():
+        other = got[name]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)
         if not np.allclose(other, one, rtol=0.0, atol=allowed, equal_nan=True):
             raise RuntimeError(

@@ -30,10 +30,14 @@ def fit_blocks(model: nn.Module, device: torch.device) -> None:
 
     The device is a CPU if the model will be moved to a GPU later.
     """
-    if not torch.cuda.is_available():
-        return
-    properties = torch.cuda.get_device_properties(device if device.type == "cuda" else "cuda")
-    limits = [CPU_ELEMENTS, gpu_elements(getattr(properties, "L2_cache_size", 0))]
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device if device.type == "cuda" else "cuda")
+        cache = getattr(properties, "L2_cache_size", 0)
+        limit_blocks(model, [CPU_ELEMENTS, gpu_elements(cache)])
+
+
+def limit_blocks(model: nn.Module, limits: List[int]) -> None:
+    """Let the parts of a model, not yet scripted, work in blocks of at most so many elements."""
     for part in model.modules():
         if isinstance(getattr(part, "limits", None), list):
             part.limits = limits  # type: ignore[assignment]

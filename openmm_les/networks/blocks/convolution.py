@@ -39,6 +39,7 @@ def message_convolution(
     few_kernels: bool,
     symbols: Symbols = wigner_3j,
     fused: bool = False,
+    loops: bool = False,
 ) -> Convolution:
     """The kernel for a layer.
 
@@ -50,7 +51,12 @@ def message_convolution(
             from one node degree form a group; otherwise every path is one.
         symbols: Wigner 3j symbols.
         fused: take the Triton kernels.
+        loops: take loops over pairs, for a CPU.
     """
+    if loops:
+        from openmm_les.networks.loops.messages import LoopConvolution
+
+        return LoopConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, symbols)
     if fused:
         from openmm_les.networks.fused.convolution import FusedConvolution
 

@@ -282,9 +282,14 @@ def product_basis(
     fold: bool,
     few_kernels: bool,
     order: int,
-    fused: bool,
+    fused: bool = False,
+    loops: bool = False,
 ) -> Any:
-    """A `ProductBasis`; `fused`: in kernels, where it is folded and of order 3."""
+    """A `ProductBasis`; in kernels or loops, where it is folded and of order 3."""
+    if loops and fold and order == 3:
+        from openmm_les.networks.loops.product_basis import LoopProductBasis
+
+        return LoopProductBasis(bases, weights, lmax)
     if not (fused and fold and order == 3):
         return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
     from openmm_les.networks.fused.product_basis import FusedProductBasis

@@ -214,6 +214,7 @@ def tabulate(
     dtype: torch.dtype,
     points: int = 2048,
     tolerance: float = 1e-7,
+    loops: bool = False,
 ) -> Tuple[TabulatedRadial, List[Tensor]]:
     """Replaces MLP features by a table of fewer, equivalent ones.
 
@@ -227,6 +228,7 @@ def tabulate(
             features that are tabulated as they are.
         points: number of grid points; 2048 keep the interpolation error under 1e-6 of the largest
             feature, the rounding error of single precision.
+        loops: read the table by a loop for a CPU.
 
     Returns:
         The table and, for each V, the map V' of shape [reduced width, outputs] (float64).
@@ -255,7 +257,12 @@ def tabulate(
         projection = triangular.T @ right[:rank].T
         bases.append((value @ projection, slope @ projection))
         maps.append(right[:rank] @ orthonormal.T)
-    table = TabulatedRadial(
+    kind = TabulatedRadial
+    if loops:
+        from openmm_les.networks.loops.radial import LoopRadial
+
+        kind = LoopRadial
+    table = kind(
         torch.cat([value for value, _ in bases], 2),
         torch.cat([slope for _, slope in bases], 2),
         cutoff,
@@ -362,6 +369,7 @@ def radial_features(
     outputs: List[Tensor],
     dtype: torch.dtype,
     exact: bool,
+    loops: bool = False,
 ) -> Tuple[nn.Module, List[Tensor]]:
     """The radial module, and the maps from its features to the outputs of each layer.
 
@@ -369,6 +377,7 @@ def radial_features(
         layers: weights of each layer; the density of a layer that has one follows its features.
         outputs: for each layer what takes its hidden features, shape [width, outputs].
         exact: keep the MLP instead of its table.
+        loops: see `tabulate`.
     """
     bessel = bessel_basis(hyper, state["bessel_frequencies"])
     basis: nn.Module = bessel
@@ -383,4 +392,4 @@ def radial_features(
     for output, density in zip(outputs, densities, strict=True):
         widths += [output.shape[0]] if density is None else [output.shape[0], 1]
         maps += [output] if density is None else [output, None]
-    return tabulate(mlp, widths, maps, dtype=dtype)
+    return tabulate(mlp, widths, maps, dtype=dtype, loops=loops)

@@ -21,6 +21,7 @@ class Readout(nn.Module):
         if self.nonlinear:
             outer[:width, :1], outer[width:, 1:] = energy[1], charge[1]
         self.outer = nn.Buffer(outer)
+        self.slope_inner = nn.Buffer(self.inner.t().contiguous())
 
     def forward(self, scalars: Tensor) -> Tuple[Tensor, Tensor]:
         """From scalars [N, C] to (energy, charge) as [N, 2], and the slopes if there is a silu."""
@@ -28,14 +29,15 @@ class Readout(nn.Module):
         if not self.nonlinear:
             return x, x
         s = torch.sigmoid(x)
-        return (x * s) @ self.outer, s * (1.0 + x * (1.0 - s))
+        y = x * s
+        return y @ self.outer, torch.addcmul(s + y, y, s, value=-1.0)
 
     @torch.jit.export
     def backward(self, grad: Tensor, slopes: Tensor) -> Tensor:
-        """From dE/d(energy, charge) [N, 2] to dE/dscalars [N, C]."""
+        """From dE/d(energy, charge) [N, 2] to dE/dscalars [N, C], in the dtype of the network."""
         if self.nonlinear:
             grad = (grad @ self.outer.t()) * slopes
-        return grad @ self.inner.t()
+        return grad.to(self.slope_inner.dtype) @ self.slope_inner
 
 
 class SpeciesLinear(nn.Module):
@@ -44,14 +46,17 @@ class SpeciesLinear(nn.Module):
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
         self.weights = nn.Buffer(weights)
+        self.slope_weights = nn.Buffer(weights.clone())
 
     def forward(self, x: Tensor, counts: List[int], transpose: bool) -> Tensor:
         """x [d, N, C_in] to [d, N, C_out], or with the transposed maps (the backward pass)."""
+        weights = self.slope_weights if transpose else self.weights
+        x = x.to(weights.dtype)
         parts: List[Tensor] = []
         first = 0
         for z, count in enumerate(counts):
             if count > 0:
-                weight = self.weights[z].t() if transpose else self.weights[z]
+                weight = weights[z].t() if transpose else weights[z]
                 parts.append(torch.matmul(x[:, first : first + count], weight))
                 first += count
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

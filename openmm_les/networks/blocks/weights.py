@@ -32,10 +32,10 @@ def cast(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()
 
     What acts on single nodes (node features, self-connections, readouts) stays float64. Rounding it
     to float32 costs 1e-7 e in the charge of a lone atom, times the slope of its self-energy 2e-6
-    eV; and it is so small that double precision costs nothing.
+    eV; and it is so small that double precision costs little. Their derivatives come from and go
+    to what is float32, with buffers whose names begin with ``slope_``.
     """
     for part in module.modules():
-        if part not in keep:
-            for name, buffer in part.named_buffers(recurse=False):
-                if buffer.is_floating_point():
-                    setattr(part, name, buffer.to(dtype))
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point() and (part not in keep or name.startswith("slope_")):
+                setattr(part, name, buffer.to(dtype))

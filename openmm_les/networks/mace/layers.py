@@ -90,6 +90,7 @@ class NodeUpdate(nn.Module):
         fold: bool,
         few_kernels: bool,
         fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -109,6 +110,7 @@ class NodeUpdate(nn.Module):
             few_kernels,
             max(3, int(spec["correlation"])),
             fused,
+            loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -120,7 +122,9 @@ class NodeUpdate(nn.Module):
     def forward(
         self, sums: Tensor, density: Tensor, skips: List[Tensor], counts: List[int]
     ) -> Tuple[List[Tensor], Tensor, UpdateTape]:
-        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more], float64.
+        """Node features of each degree [2l+1, N, C] and readouts [N, 2 or more].
+
+        These are float64, but for features that no readout reads and nothing is added to.
 
         Takes A [S, C, N], what each slot adds to the density [N, K, 1] ([N, K, 0] without one), and
         self-connections of the first degrees [2l+1, N, C].
@@ -137,9 +141,11 @@ class NodeUpdate(nn.Module):
         for degree in self.degrees:
             size = 2 * degree + 1
             rows = products[first : first + size].transpose(1, 2)
-            node = torch.matmul(rows, self.output[degree]).to(torch.float64)
+            node = torch.matmul(rows, self.output[degree])
             if degree < len(skips):
                 node = node + skips[degree]
+            elif degree == 0 or len(self.moments) > 0:
+                node = node.to(torch.float64)
             nodes[degree] = node
             first += size
         readout, slopes = self.readout(nodes[0][0])
@@ -205,6 +211,7 @@ class Interaction(nn.Module):
         fold: bool,
         few_kernels: bool,
         fused: bool,
+        loops: bool,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -223,12 +230,13 @@ class Interaction(nn.Module):
             few_kernels,
             symbols,
             fused,
+            loops,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, moments)
+        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, loops, moments)
 
     def forward(
         self,
@@ -276,8 +284,7 @@ class Interaction(nn.Module):
         first = 0
         for degree in self.degrees:
             size = 2 * degree + 1
-            grad_node = torch.matmul(senders[first : first + size], self.up[degree].t())
-            grads[degree] = grad_node.to(torch.float64)
+            grads[degree] = torch.matmul(senders[first : first + size], self.up[degree].t())
             first += size
         for degree, skip in enumerate(self.skips):
             grads[degree] = grads[degree] + skip(grad_total[degree], counts, True)

@@ -59,6 +59,7 @@ class MACENetwork(NetworkModule):
         fold: bool,
         few_kernels: bool,
         fused: bool = False,
+        loops: bool = False,
         conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class MACENetwork(NetworkModule):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
-        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial, loops)
         #: Columns of the radial features: those of each layer and its density, and repulsion.
         self.widths: List[int] = []
         for layer, output in zip(layers, outputs, strict=True):
@@ -100,7 +101,7 @@ class MACENetwork(NetworkModule):
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
-        options = lmax, fold, few_kernels, fused
+        options = lmax, fold, few_kernels, fused, loops
         self.first_update = NodeUpdate(specs[0], layers[0], *options, moments[0])
         self.interactions = nn.ModuleList(
             Interaction(specs[t], layers[t], outputs[t], channels, *options, moments[t], symbols)

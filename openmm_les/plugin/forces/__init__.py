@@ -58,6 +58,8 @@ def _needs_python(options: ForceOptions) -> str:
 
     if options.engine == "compile":
         return "engine='compile' needs a PythonForce"
+    if options.variant is not None:
+        return "variant needs a PythonForce"
     if options.precision == "single" and (precision := reduced_precision()):
         return (
             f"torch is set to replace float32 by {precision} in matrix products, which changes the "

@@ -19,15 +19,15 @@ from openmm_les.names import shorten
 from openmm_les.plugin.forces import electric_field
 from openmm_les.plugin.forces.cuda_context import torch_context
 from openmm_les.processes.interrupts import called_by_openmm, handed_over
-from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
+from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, OPENMM_UNITS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from openmm_les.arrays import FloatArray
     from openmm_les.artifact import Artifact
     from openmm_les.electrostatics.embedding import Surroundings
     from openmm_les.evaluation.builder import Geometry
-    from openmm_les.evaluation.results import Evaluation
     from openmm_les.evaluation.system_model import SystemModel
     from openmm_les.plugin.forces.options import ForceOptions
     from openmm_les.plugin.forces.region import Region
@@ -148,23 +148,37 @@ class LESCompute:
 
     def _evaluate(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
         # In nanometers; reading the bare value avoids unit arithmetic in every step.
-        positions = state.getPositions(asNumpy=True)._value * ANGSTROM_PER_NM
+        positions = state.getPositions(asNumpy=True)._value
         cell = None
         if self._settings["periodic"]:
             cell = np.array(state.getPeriodicBoxVectors()._value) * ANGSTROM_PER_NM
         field = None
         if self._settings["electric_field"] is not None:
             field = np.array(electric_field.field_of(state.getParameters()))
-        model = self._model or self.prepare(self.artifact(), cell, positions)
+        model = self._model
+        if model is None:
+            model = self.prepare(self.artifact(), cell, positions * ANGSTROM_PER_NM)
         try:
-            result = model.evaluate(positions, cell, field)
+            energy, forces = self._energy_and_forces(model, positions, cell, field)
         except SimulationError as error:
             raise self._in_system(error) from None
-        self._check(result)
-        energy = result.energy
         if self._settings["total_energy"]:
             energy += model.reference_energy
-        return energy * KJ_PER_MOL_PER_EV, result.forces * FORCE_PER_EV_PER_ANGSTROM
+        return energy * KJ_PER_MOL_PER_EV, forces
+
+    def _energy_and_forces(
+        self,
+        model: SystemModel,
+        positions: FloatArray,
+        cell: FloatArray | None,
+        field: FloatArray | None,
+    ) -> tuple[float, FloatArray]:
+        """Energy [eV] and forces [kJ/mol/nm], from positions [nm], cell [A] and field [V/A].
+
+        Raises:
+            SimulationError: results that must not be used.
+        """
+        return model.energy_and_forces(positions, cell, field, units=OPENMM_UNITS)
 
     def _in_system(self, error: SimulationError) -> SimulationError:
         if not error.atoms:
@@ -177,6 +191,3 @@ class LESCompute:
     def _particle(self, place: int) -> int:
         particles: list[int] | None = self._settings.get("particles")
         return place if particles is None else particles[place]
-
-    def _check(self, result: Evaluation) -> None:
-        """Raise a `SimulationError` for results that must not be used."""

@@ -58,6 +58,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
             options.evaluation,
             device="cpu",
             engine="torchscript",
+            variant=None,
             maxNeighbors=options.maxNeighbors or _usual_neighbors(artifact, region),
             cudaGraphs="auto",
         ),
@@ -65,6 +66,7 @@ def build(artifact: Artifact, region: Region, options: ForceOptions) -> openmm.F
         cell=region.cell,
         to_gpu=torch.cuda.is_available() or graphs,
         static_shapes=graphs,
+        python_operators=False,
         electric_field=options.field is not None,
     )
     if torch.cuda.is_available() or graphs:

@@ -112,6 +112,8 @@ class RegionGeometry(nn.Module):
         fractions = torch.tensor([charge.fraction for charge in bond_charges], dtype=torch.float64)
         self.register_buffer("fractions", fractions[:, None])
         self._set_pull_back([*link_starts, *link_ends, *first, *second])
+        # MM charges are far from what they act on, bonds are short.
+        self.exact_particles = sorted({*atoms, *indices["starts"], *indices["ends"]})
 
     def around(self, model: nn.Module, *, in_field: bool) -> "ArrangedModel":
         return (ArrangedModelInField if in_field else ArrangedModel)(model, self)

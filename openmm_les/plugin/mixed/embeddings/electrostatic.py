@@ -29,10 +29,12 @@ from openmm_les.plugin.mixed.embeddings.mechanical import MixedCompute
 from openmm_les.plugin.mixed.geometry import RegionGeometry
 from openmm_les.plugin.mixed.interpolation import Sums, scaled
 from openmm_les.plugin.mixed.mm_field import MMField, read_field
+from openmm_les.units import OPENMM_UNITS
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
     from openmm_les.evaluation.results import Evaluation
+    from openmm_les.evaluation.system_model import SystemModel
 
 #: So many evaluations in a row may miss the charge of the region: minimisers try, and turn back.
 MAX_EVALUATIONS_OFF_CHARGE = 20
@@ -304,7 +306,19 @@ class EmbeddedCompute(MixedCompute):
             return LESCompute._name(self, self._atoms[atom])
         return super()._name(atom)
 
+    def _energy_and_forces(
+        self,
+        model: SystemModel,
+        positions: FloatArray,
+        cell: FloatArray | None,
+        field: FloatArray | None,
+    ) -> tuple[float, FloatArray]:
+        result = model.evaluate(positions, cell, field, units=OPENMM_UNITS)
+        self._check(result)
+        return result.energy, result.forces
+
     def _check(self, result: Evaluation) -> None:
+        """Raise a `SimulationError` if the charges do not suit the region."""
         charges = result.charges
         if result.moments is not None:
             charges = result.moments.charges

@@ -1,0 +1,1 @@
+"""How fast a model runs on this machine, as a report that others can read."""

@@ -1,0 +1,204 @@
+"""Tries candidates in a child process, which may crash or never end; see `tuning`.
+
+It prints one JSON object a line: ``{"begin": i}`` before it does anything with candidate i, so that
+the parent knows which one it was, then ``{"of": i, ...}`` with what came out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openmm_les.arrays import FloatArray
+from openmm_les.errors import one_line
+from openmm_les.evaluation.engines.packing import compare_parts
+from openmm_les.evaluation.engines.variant import Variant
+from openmm_les.processes.forks import check_threads
+from openmm_les.processes.threads import unmeasured
+
+if TYPE_CHECKING:
+    from openmm_les.evaluation.results import Evaluation
+    from openmm_les.evaluation.system_model import SystemModel
+
+Say = Callable[..., None]
+
+#: Positions, cell or None, electric field or None.
+Structure = tuple[FloatArray, "FloatArray | None", "FloatArray | None"]
+
+#: A candidate that is so many times slower than the fastest one is not measured again.
+_TOO_SLOW = 1.5
+#: Evaluations within which threads are chosen and code is loaded.
+_WARM_UP = 3, 30
+#: An evaluation is repeated for so long, and at least so often [s].
+_SECONDS, _LEAST = 0.1, 3
+#: All are measured so often again, one after another: other programs use a CPU now and then.
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child needs; pickled."""
+
+    make: Callable[..., SystemModel]  #: from artifact, numbers and options
+    arguments: tuple[Any, ...]
+    structures: Sequence[Structure]  #: two, so that what ignores its input is noticed
+    candidates: Sequence[Variant]
+    threads: int  #: that torch may use
+    seconds: float  #: for everything
+    order: Sequence[int] = ()  #: of the candidates to try; the plain one first
+
+    def model(self, variant: Variant) -> SystemModel:
+        *arguments, options = self.arguments
+        return self.make(*arguments, replace(options, engine="auto", variant=variant))
+
+
+def main(file: str) -> None:
+    """Try the candidates of a pickled `Task`, and say what comes of each."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+    begin = time.monotonic()
+    say = _channel()
+    with open(file, "rb") as stream:
+        task: Task = pickle.load(stream)
+    torch.set_num_threads(task.threads)
+    check_threads()
+    say(ready=True)
+    race = _Race(say)
+    _try_each(task, race)
+    with unmeasured():
+        for _ in range(_ROUNDS):
+            for index, model in race.models.items():
+                if time.monotonic() - begin > task.seconds:
+                    return
+                say(begin=index)
+                race.note(index, _least(model, task.structures[0]))
+            race.drop_slow()
+
+
+class _Race:
+    """The candidates that give the right numbers, and are not much slower than others."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.models: dict[int, SystemModel] = {}
+        self._times: dict[int, float] = {}
+
+    def enter(self, index: int, model: SystemModel, seconds: float) -> None:
+        self.models[index] = model
+        self.note(index, seconds, threads=model.variant.threads)
+        if not _is_on_cpu(model):  # where times are steady, and memory is short
+            self.drop_slow()
+            torch.cuda.empty_cache()
+
+    def note(self, index: int, seconds: float, **more: Any) -> None:
+        self._times[index] = min(seconds, self._times.get(index, seconds))
+        self.say(of=index, seconds=seconds, **more)
+
+    def drop_slow(self) -> None:
+        fastest = min(self._times.values(), default=0.0)
+        for index in [i for i in self.models if self._times[i] > _TOO_SLOW * fastest]:
+            del self.models[index]
+
+
+def _try_each(task: Task, race: _Race) -> None:
+    """Compare every candidate with the plain module, and measure it."""
+    say = race.say
+    say(begin=task.order[0])
+    plain = task.model(replace(task.candidates[0], graph=False))
+    expected = [_parts(plain.evaluate(*each)) for each in task.structures]
+    del plain
+    threads: int | None = None
+    for index in task.order:
+        say(begin=index)
+        try:
+            candidate = task.candidates[index]
+            model = task.model(replace(candidate, threads=candidate.threads or threads))
+            # The number of threads is measured once, with the plain module.
+            with unmeasured() if threads else contextlib.nullcontext():
+                _compare(model, task.structures, expected)
+                _warm_up(model, task.structures[0])
+                seconds = _least(model, task.structures[0])
+        except Exception as error:  # whatever a compiler may raise
+            say(of=index, reason=one_line(error).removeprefix("it "))
+            continue
+        threads = threads or model.variant.threads
+        race.enter(index, model, seconds)
+
+
+def _compare(
+    model: SystemModel, structures: Sequence[Structure], expected: Sequence[dict[str, FloatArray]]
+) -> None:
+    """Raise an error unless a model gives what is expected in the way that it was made for."""
+    for each in structures:  # makes buffers, compiles, records
+        model.evaluate(*each)
+    if reasons := model.dropped.values():
+        raise RuntimeError("; ".join(reasons))
+    for parts, structure in zip(expected, structures, strict=True):
+        compare_parts(parts, _parts(model.evaluate(*structure)))
+
+
+def _warm_up(model: SystemModel, structure: Structure) -> None:
+    few, most = _WARM_UP
+    has_choice = _is_on_cpu(model) and torch.get_num_threads() > 1
+    for done in range(most):
+        if done >= few and not (has_choice and model.variant.threads is None):
+            return
+        model.evaluate(*structure)
+
+
+def _is_on_cpu(model: SystemModel) -> bool:
+    return str(model.options.device).startswith("cpu")
+
+
+def _least(model: SystemModel, structure: Structure) -> float:
+    """Least time of an evaluation, which ends when its results are on the host [s].
+
+    On a CPU that of one thread, without what other programs took meanwhile.
+    """
+    on_cpu = _is_on_cpu(model)
+    clock = time.process_time if on_cpu else time.perf_counter
+    threads = (model.variant.threads or torch.get_num_threads()) if on_cpu else 1
+
+    def times() -> Iterator[float]:
+        end, done = time.perf_counter() + _SECONDS, 0
+        while done < _LEAST or time.perf_counter() < end:
+            begin, done = clock(), done + 1
+            model.evaluate(*structure)
+            yield (clock() - begin) / threads
+
+    return min(times())
+
+
+def _parts(result: Evaluation) -> dict[str, FloatArray]:
+    """All numbers of a result by name."""
+    values = {
+        "energy": result.energy,
+        "forces": result.forces,
+        "charges": result.charges,
+        "virial": result.virial,
+        "energy of the charges": result.les_energy,
+        **(vars(result.moments) if result.moments is not None else {}),
+    }
+    return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+
+def _channel() -> Say:
+    """What prints a line for the parent; whatever libraries print goes to the errors."""
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=stream, flush=True)
+
+    return say

@@ -1,0 +1,212 @@
+"""The ways to compute a system's module, as plain values, and which of them was chosen.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from openmm_les.errors import InputError
+
+#: Runners that a file may name. Another one is a function, which only Python code may name.
+RUNNERS = ("torchscript", "compile")
+#: Pair slots up to which few kernels may be faster, on a CPU and on a GPU.
+_FEW_PAIRS = 2**14, 2**17
+#: Pair slots from which there may be several blocks.
+_SEVERAL_BLOCKS = 2**12
+#: Elements of the largest temporary tensors that are tried beside the default, on a CPU and a GPU.
+_BLOCKS = (2**16, 2**20), (2**21, 2**23, 2**25)
+#: Why a candidate is not used that gives the right numbers.
+NOT_FASTER = "not faster"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the module of a system. All give the same numbers within rounding.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+
+    #: What runs the module: ``'torchscript'``, ``'compile'`` (torch.compile), or a function of
+    #: Python as ``'package.module:function'``, see `engines.runners`.
+    runner: str = "torchscript"
+    few_kernels: bool = False  #: more arithmetic in fewer kernels, for small systems
+    block_elements: int | None = None  #: of the largest temporary tensors; None: the device's own
+    fused: bool = False  #: with the fused kernels (Triton), on a GPU
+    graph: bool = False  #: replayed as a CUDA graph
+    threads: int | None = None  #: of torch on a CPU, to start with; None: measured in the process
+
+    def __post_init__(self) -> None:
+        for name in ("few_kernels", "fused", "graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(
+                    f"variant: {name}: expected True or False, got {getattr(self, name)!r}"
+                )
+        for name in ("block_elements", "threads"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(
+                    f"variant: {name}: expected an integer of at least 1 or None, got {value!r}"
+                )
+        if self.runner not in RUNNERS and ":" not in str(self.runner):
+            raise InputError(
+                f"variant: runner: expected {', '.join(map(repr, RUNNERS))} or "
+                f"'package.module:function', got {self.runner!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """A short name for log lines, such as ``few kernels, graph``; no two variants share one."""
+        code = [
+            "" if self.runner == "torchscript" else self.runner,
+            "fused" if self.fused else "",
+            "few kernels" if self.few_kernels else "",
+            f"blocks of {self.block_elements}" if self.block_elements else "",
+        ]
+        parts = list(filter(None, code)) or ["plain"]
+        if self.graph:
+            parts.append("graph")
+        if self.threads is not None:
+            parts.append(f"{self.threads} thread" + "s" * (self.threads > 1))
+        return ", ".join(parts)
+
+    @property
+    def is_torch_code(self) -> bool:
+        """Whether it is TorchScript as written, which needs no comparison before it is used."""
+        return self.runner == "torchscript" and not self.fused and not self.graph
+
+    def on(self, kind: str) -> Variant:
+        """The same as far as a kind of device allows, ``'cpu'`` or ``'cuda'``."""
+        on_gpu = kind == "cuda"
+        return replace(
+            self,
+            fused=self.fused and on_gpu,
+            graph=self.graph and on_gpu,
+            threads=self.threads if kind == "cpu" else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON and pickles of saved Systems hold; `from_json` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Variant:
+        """A variant from values of a file, which may name only our own runners.
+
+        Raises:
+            InputError: unknown or missing names, values that cannot be, another runner.
+        """
+        names = [each.name for each in fields(cls)]
+        if not isinstance(values, Mapping) or sorted(values) != sorted(names):
+            raise InputError(f"variant: expected values for {', '.join(names)}, got {values!r}")
+        if values["runner"] not in RUNNERS:
+            raise InputError(
+                f"variant: runner: expected {' or '.join(map(repr, RUNNERS))}, "
+                f"got {values['runner']!r}"
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one candidate."""
+
+    variant: Variant  #: with the number of threads that was fastest, on a CPU
+    seconds: float | None = None  #: least time of an evaluation [s]; None: not measured
+    #: Why it is not used, such as ``gives other forces than ...``; empty if it may be.
+    reason: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            self.variant.name,
+            "" if self.seconds is None else f"{1e3 * self.seconds:.3g} ms",
+            f"({self.reason})" if self.reason not in ("", NOT_FASTER) else "",
+        ]
+        return " ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The fastest variant for one model, system and machine, and what was measured."""
+
+    variant: Variant
+    trials: Sequence[Trial]  #: of all candidates; the plain module is the first one
+    #: What it holds for: artifact, device, versions, size class and the like, all of which a system
+    #: must have in common with it.
+    system: Mapping[str, Any] = field(default_factory=dict)
+    made: str = ""  #: when, as in ISO 8601, UTC
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Least time of an evaluation [s] of all that gave the right numbers, by name."""
+        return {each.variant.name: each.seconds for each in self.trials if each.seconds is not None}
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Why candidates are not used, by name."""
+        return {each.variant.name: each.reason for each in self.trials if each.reason}
+
+    def __str__(self) -> str:
+        """One line, such as ``few kernels 5.1 ms; plain 9.8 ms; compile (did not finish ...)``."""
+        ordered: Iterable[Trial] = sorted(
+            self.trials, key=lambda each: (each.variant != self.variant, each.seconds or 1e9)
+        )
+        return "; ".join(map(str, ordered))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Decision:
+        """A decision from values of a file.
+
+        Raises:
+            InputError: anything that `to_json` does not write.
+        """
+        try:
+            trials = tuple(
+                Trial(Variant.from_json(each["variant"]), each["seconds"], each["reason"])
+                for each in values["trials"]
+            )
+            variant = Variant.from_json(values["variant"])
+            decision = cls(variant, trials, values["system"], values["made"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"decision: expected values of a Decision, got {values!r}") from error
+        if not any(each.variant == variant and not each.reason for each in trials):
+            raise InputError(f"decision: expected a variant of its trials, got {variant}")
+        return decision
+
+
+def candidates(
+    plain: Variant, *, pairs: int, on_gpu: bool, graphs: bool | str, fused: bool
+) -> list[Variant]:
+    """Variants that may be the fastest for a system, in the order of their promise.
+
+    Numbers of threads are measured with each of them, and torch.compile is slower on a CPU.
+
+    Args:
+        plain: what is used unless something is faster; it comes first.
+        pairs: pair slots of the system, atoms times neighbours.
+        on_gpu: whether the device has CUDA graphs and fused kernels.
+        graphs: the option `cudaGraphs`.
+        fused: whether there are fused kernels.
+    """
+    found = [plain]
+    if pairs <= _FEW_PAIRS[on_gpu]:
+        found.append(replace(plain, few_kernels=not plain.few_kernels))
+    if pairs >= _SEVERAL_BLOCKS:
+        found += [replace(plain, block_elements=size) for size in _BLOCKS[on_gpu]]
+    if not on_gpu:
+        return found
+    if fused:
+        found[1:1] = [
+            replace(plain, fused=True),
+            replace(plain, fused=True, few_kernels=not plain.few_kernels),
+        ]
+    if graphs == "auto":
+        found += [replace(each, graph=False) for each in found[:2]]
+    return [*found, replace(plain, runner="compile")]
