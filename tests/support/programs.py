@@ -14,16 +14,21 @@ import tempfile
 import threading
 from pathlib import Path
 
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["torch", "openmm.app", "openmmml", "ase.io"])
+#: Makes processes that have imported these packages.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["torch", "openmm.app", "ase.io"])
 
 
-def run_program(path, *arguments, folder) -> subprocess.CompletedProcess[str]:
-    """What ``python PATH ARGUMENTS`` in a folder printed, and its exit status."""
+def run_program(path, *arguments, folder, **variables) -> subprocess.CompletedProcess[str]:
+    """What ``python PATH ARGUMENTS`` in a folder printed, and its exit status.
+
+    `variables` are added to the environment.
+    """
     command = [os.path.abspath(path), *map(str, arguments)]
+    environment = {**os.environ, **variables}
     with tempfile.TemporaryDirectory() as kept:
         texts = [Path(kept) / name for name in ("stdout", "stderr")]
-        process = _FORKSERVER.Process(target=_main, args=(command, folder, dict(os.environ), texts))
+        process = FORKSERVER.Process(target=_main, args=(command, folder, environment, texts))
         process.start()
         process.join()
         return subprocess.CompletedProcess(
