@@ -5,7 +5,7 @@ import openmm
 from openmm import unit
 from openmmml import MLPotential
 from support.helpers import topology_from_atoms
-from support.programs import run_program
+from support.programs import run_code
 
 from openmm_les import catalog
 from openmm_les.ase import LESCalculator
@@ -111,10 +111,9 @@ def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
     """Energy [eV] and forces [eV/A] of a saved System, computed by another Python process."""
     (tmp_path / "system.xml").write_text(xml)
     np.save(tmp_path / "positions.npy", positions)
-    (tmp_path / "compute.py").write_text(FRESH_PROCESS)
     files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
     variables = {} if cache is None else {"OPENMM_LES_CACHE_DIR": str(cache)}
-    child = run_program(tmp_path / "compute.py", *files, platform, folder=tmp_path, **variables)
+    child = run_code(FRESH_PROCESS, *files, platform, folder=tmp_path, **variables)
     if child.returncode != 0:
         raise RuntimeError(child.stderr)
     result = np.load(files[2])

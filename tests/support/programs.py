@@ -36,6 +36,14 @@ def run_program(path, *arguments, folder, **variables) -> subprocess.CompletedPr
         )
 
 
+def run_code(code, *arguments, folder, **variables) -> subprocess.CompletedProcess[str]:
+    """The same of ``python -c CODE ARGUMENTS``."""
+    with tempfile.TemporaryDirectory() as kept:
+        program = Path(kept) / "program.py"
+        program.write_text(f"import sys\nsys.path[0] = {str(folder)!r}\n{code}")
+        return run_program(program, *arguments, folder=folder, **variables)
+
+
 def _main(command, folder, environment, texts) -> None:
     for number, text in enumerate(texts, 1):
         os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT), number)
