@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from openmm_les.campaign.plan import PlannedRun, table
@@ -90,8 +91,7 @@ class CampaignDirectory:
 
     def _placed(self, run: PlannedRun) -> PlannedRun:
         output = self.path / RUNS / run.name
-        config = run.config.model_copy(update={"output": output})
-        return PlannedRun(run.name, run.varied, run.repeat, config)
+        return replace(run, config=run.config.model_copy(update={"output": output}))
 
     def _refuse_alien(self) -> None:
         if (self.path / MARKER).exists():

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from openmm_les.analysis.pages import csv_text
 from openmm_les.errors import InputError
 from openmm_les.simulation import config as configs
-from openmm_les.simulation import settings_file
+from openmm_les.simulation import fields, settings_file
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import LARGEST_SEED, Integer
 from openmm_les.simulation.shared_settings import check_names, read_as
@@ -33,15 +33,13 @@ _LONGEST_LABEL, _LONGEST_NAME = 60, 200
 _DIGITS = 8
 #: Most runs, beyond which a list was certainly meant otherwise.
 _MOST = 100_000
-
-
+#: What the runs of a plan can be; `openmm_les.repex.workflow` has the plans of the second.
+_COMMANDS = ("run", "repex")
 #: What fields take that are neither numbers nor texts.
 EXPECTED = {
     "base": "settings by name",
     "vary": "a list of values for each setting",
     "zip": "a list of values for each setting",
-    "temperatures": "a list of numbers or null",
-    "lambdas": "a list of numbers or null",
 }
 
 
@@ -50,7 +48,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    command: Literal["run"] = Field("run", description="what every run is: run or repex")
+    command: Literal["run"] = Field("run", description="what every run is")
     base: dict[str, Any] = Field({}, description="settings of `openmm-les run` that all runs share")
     vary: dict[str, list[Any]] = Field(
         {}, description="lists of values, of which every combination is a run"
@@ -78,14 +76,24 @@ class PlannedRun:
 
 def read_plan(file: Path) -> Plan:
     """Read the YAML file of a plan; InputError names whatever is wrong in it."""
+    if (command := command_of(file)) != "run":
+        raise InputError(
+            f"{file}: command: expected run, got {command}; from Python, "
+            "openmm_les.repex.workflow.run executes this plan"
+        )
     plan = read_as(file, Plan, EXPECTED)
     check_plan(file, plan)
     return plan
 
 
 def command_of(file: Path) -> str:
-    """The command that every run of a plan is, whatever else is in the file."""
-    return str(settings_file.read(file).get("command", "run"))
+    """What every run of a plan is, whatever else is in the file: ``run`` or ``repex``."""
+    command = settings_file.read(file).get("command", "run")
+    if command not in _COMMANDS:
+        raise InputError(
+            f"{file}: command: expected {' or '.join(_COMMANDS)}, got {fields.shown(command)}"
+        )
+    return str(command)
 
 
 def check_plan(file: Path, plan: Plan) -> None:

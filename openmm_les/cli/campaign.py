@@ -39,7 +39,7 @@ def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) ->
     from openmm_les.repex import workflow
 
     execute = workflow.run if command_of(plan) == "repex" else runner.run
-    callbacks = Bar() if sys.stderr.isatty() else Lines()
+    callbacks = callbacks_of_terminal()
     with resumable(), contextlib.closing(callbacks):
         result = execute(plan, output, workers=workers, scheduler=scheduler, callbacks=callbacks)
     echo(result.line())
@@ -91,6 +91,11 @@ def gather(directory: Path) -> None:
     if gathered.problems:
         echo(gathered.line(), err=True)
         sys.exit(1)
+
+
+def callbacks_of_terminal() -> Lines:
+    """Progress as a bar on a terminal; else a line for each run that ends."""
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 class Lines(CampaignCallbacks):

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from openmm_les.cli import flags
-from openmm_les.cli.campaign import Bar, Lines
+from openmm_les.cli.campaign import callbacks_of_terminal
 from openmm_les.cli.terminal import UserPath, echo, resumable
 
 
@@ -35,7 +35,7 @@ def run(
     """
     from openmm_les.free_energy import report, workflow
 
-    callbacks = Bar() if sys.stderr.isatty() else Lines()
+    callbacks = callbacks_of_terminal()
     with resumable(), contextlib.closing(callbacks):
         found = workflow.run(
             settings,

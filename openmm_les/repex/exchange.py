@@ -20,7 +20,6 @@ from openmm_les import catalog
 from openmm_les.errors import InputError, OutputError, SimulationError
 from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically, writing
-from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
 from openmm_les.processes.threads import unmeasured
 from openmm_les.repex.checkpoint import ExchangeCheckpoint, Metadata
@@ -205,9 +204,8 @@ def _sampler(
     simulation.context.loadCheckpoint(began.context)
     simulation.currentStep = 0
     simulation.context.setTime(0.0)
-    name = TEMPERATURE if exchange.parameter == TEMPERATURE else LAMBDA
-    kelvin = unit.kelvin if name == TEMPERATURE else 1
-    states = [{name: value * kelvin} for value in exchange.values]
+    scale = unit.kelvin if exchange.parameter == TEMPERATURE else 1
+    states = [{exchange.parameter: value * scale} for value in exchange.values]
     sampler = _Sampler(states, simulation, exchange.job.config.report_interval)
     sampler.job = exchange.job
     done = 0 if last is None else last.metadata.iteration

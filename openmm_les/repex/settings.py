@@ -24,7 +24,8 @@ _NOT_HERE = {
     "trajectory_interval": "frames are written at every exchange, after report_interval steps",
 }
 _OF_STATES = {TEMPERATURE: "temperatures has those of states"}
-_EXPECTED = {"base": "settings by name"} | dict.fromkeys(
+#: What fields take that are neither numbers nor texts.
+EXPECTED = {"base": "settings by name"} | dict.fromkeys(
     ("temperatures", "lambdas"), "a list of numbers or null"
 )
 
@@ -81,7 +82,7 @@ class ExchangeSettings(States):
 
 def read_settings(file: Path) -> ExchangeSettings:
     """Read the YAML file; an InputError names whatever is wrong in it."""
-    settings = read_as(file, ExchangeSettings, _EXPECTED)
+    settings = read_as(file, ExchangeSettings, EXPECTED)
     settings.check(file, {"base": settings.base})
     return settings
 

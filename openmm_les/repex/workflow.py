@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from pydantic import Field
 
-from openmm_les.campaign.plan import EXPECTED, Plan, PlannedRun, check_plan, planned_runs
+from openmm_les.campaign import plan as plans
+from openmm_les.campaign.plan import Plan, PlannedRun, check_plan, planned_runs
 from openmm_les.campaign.progress import CampaignCallbacks
 from openmm_les.campaign.runner import Result, run_planned
 from openmm_les.campaign.work import SameInputs, holds
 from openmm_les.errors import InputError
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.repex.exchange import START, refuse_changed
-from openmm_les.repex.settings import ExchangeSettings, States, start_of, states_of
+from openmm_les.repex.settings import EXPECTED, ExchangeSettings, States, start_of, states_of
 from openmm_les.simulation.output import ALL
 from openmm_les.simulation.shared_settings import read_as, without_flags
 
@@ -68,7 +69,7 @@ def run(
 
 def read_plan(file: Path) -> ExchangePlan:
     """Read the YAML file of a plan; InputError names whatever is wrong in it."""
-    plan = read_as(file, ExchangePlan, EXPECTED)
+    plan = read_as(file, ExchangePlan, plans.EXPECTED | EXPECTED)
     check_plan(file, plan)
     plan.check(file, {"base": plan.base, "vary": plan.vary, "zip": plan.zip})
     return plan

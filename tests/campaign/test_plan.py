@@ -133,6 +133,7 @@ def test_the_table(tmp_path):
     ("fields", "message"),
     [
         ({"vry": {}}, r"vry: unknown field; did you mean vary\?"),
+        ({"command": "rpeex"}, "command: expected run or repex, got 'rpeex'"),
         ({"steps": 5}, r"steps: unknown field \(a setting of the runs belongs below base\)"),
         ({"vary": [1]}, r"vary: expected a list of values for each setting \(.*\), got \[1\]"),
         ({"vary": {"pressure": 1}}, r"vary\.pressure: expected a list of values .*, got 1"),

@@ -1,11 +1,14 @@
-"""The parameter of interpolation as samplers use it: defaults that are changed, derivatives."""
+"""The parameter of interpolation: defaults that samplers change, derivatives, boxes."""
 
 import copy
+import re
 
+import ase.build
 import numpy as np
 import openmm
 import pytest
 from openmm import unit
+from openmmml import MLPotential
 from support.mixed import (
     app,
     classical,
@@ -171,3 +174,36 @@ def test_replica_exchange_of_openmmtools(tmp_path):
         for value, expected in zip(values, known, strict=True):
             made.setParameter(NAME, value)
             assert beta * energy(made) == pytest.approx(expected, abs=1e-3)
+
+
+def test_free_energies_that_depend_on_the_box(caplog):
+    """Latent charges without a sum of zero, among their images; the warning says how much."""
+    molecule = ase.build.molecule("C6H6")
+    topology, box = app.Topology(), np.eye(3)
+    residue = topology.addResidue("LIG", topology.addChain())
+    for symbol in molecule.symbols:
+        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+
+    def difference(edge) -> float:
+        """Of the energies at both ends of lambda."""
+        system = openmm.System()
+        system.setDefaultPeriodicBoxVectors(*(edge * box))
+        field = openmm.NonbondedForce()
+        field.setNonbondedMethod(field.PME)
+        for mass in molecule.get_masses():
+            system.addParticle(mass)
+            field.addParticle(0.0, 1.0, 0.0)
+        system.addForce(field)
+        topology.setPeriodicBoxVectors(edge * box)
+        atoms = range(len(molecule))
+        made = MLPotential("les-demo").createMixedSystem(topology, system, atoms, interpolate=True)
+        there = context(made, molecule.positions / 10)
+        ends = []
+        for value in (0.0, 1.0):
+            there.setParameter("lambda_interpolate", value)
+            ends.append(energy(there))
+        return ends[1] - ends[0]
+
+    change = difference(3.0) - difference(6.0)
+    found = re.search(r"add up to 0\.\d+ e .* of 0\.00 e.* about (-\d+) kJ/mol / L", caplog.text)
+    assert change == pytest.approx(float(found[1]) * (1 / 3.0 - 1 / 6.0), rel=0.1)

@@ -107,6 +107,6 @@ def test_mistakes_are_named(tmp_path, changes, message):
 
 def test_a_campaign_of_runs_has_no_exchanges(tmp_path):
     file = written(tmp_path / "plan.yaml")
-    with pytest.raises(InputError, match=r"command: expected one of run .* got 'repex'"):
+    with pytest.raises(InputError, match=r"expected run, got repex; .* openmm_les\.repex"):
         runner.run(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def children_of(process: int) -> list[int]:
     return found
 
 
-def wait_until(condition, patience=60.0) -> None:
+def wait_until(condition, patience=300.0) -> None:
     limit = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < limit

@@ -94,6 +94,13 @@ def is_charged(force: openmm.Force) -> bool:
     return any(force.getParticleParameters(i)[0]._value != 0.0 for i in range(number))
 
 
+def charge_of(system: openmm.System, particles: Collection[int]) -> float:
+    """What the MM charges of particles add up to [e]."""
+    forces = [force for force in system.getForces() if isinstance(force, openmm.NonbondedForce)]
+    charges = (force.getParticleParameters(i)[0]._value for force in forces for i in particles)
+    return float(sum(charges))
+
+
 def _changes(
     force: openmm.NonbondedForce, atoms: Collection[int], taken: Mapping[int, float]
 ) -> dict[int, float]:

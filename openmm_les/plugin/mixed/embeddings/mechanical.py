@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import openmm
 from openmm import app
 
 from openmm_les.arrays import FloatArray
+from openmm_les.electrostatics.embedding import charge_factor
 from openmm_les.names import LAMBDA
 from openmm_les.plugin.forces import Region, add_force, backends, install, pythonforce
 from openmm_les.plugin.forces.pythonforce import LESCompute
@@ -19,6 +21,24 @@ from openmm_les.plugin.mixed.geometry import RegionGeometry
 from openmm_les.plugin.mixed.interpolation import Sums, scaled
 from openmm_les.plugin.mixed.links import Link
 from openmm_les.plugin.mixed.region import follow_system
+from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from openmm_les.artifact import Artifact
+    from openmm_les.evaluation.results import Evaluation
+    from openmm_les.evaluation.system_model import SystemModel
+
+logger = logging.getLogger(__name__)
+
+#: Energy of a unit charge among its images in a cube of 1 nm, with the background that neutralises
+#: them [kJ/mol] (M. Leslie, M. J. Gillan, J. Phys. C 18, 973 (1985)).
+_IMAGES = -2.837297 / 2 * COULOMB_CONSTANT * KJ_PER_MOL_PER_EV / ANGSTROM_PER_NM
+#: That of a spurious charge of 0.1 e, below which nothing is said [e^2].
+_SMALL = 0.1**2
+#: Artifacts and atoms of regions that were looked at.
+_told: set[tuple[object, ...]] = set()
 
 
 class MechanicalEmbedding:
@@ -61,6 +81,7 @@ class MechanicalEmbedding:
             numbers=list(region.numbers) + [1] * len(links),
             links=[(places[link.ml_atom], places[link.mm_atom], link.distance) for link in links],
             interpolate=request.interpolate,
+            mm_charge=nonbonded.charge_of(request.system, request.region.particles),
         )
         if request.interpolate:
             force = scaled(force, knows_slope=True)
@@ -71,8 +92,9 @@ class MixedCompute(LESCompute):
     """A model on ML atoms and on link atoms that are no particles.
 
     The particles of the force are the ML atoms followed by one MM atom for each link. Settings are
-    those of `LESCompute` and ``links`` (the fields of `Link`, by particles of the force), and
-    ``interpolate``: whether the model is left out where `LAMBDA` is 0.
+    those of `LESCompute` and ``links`` (the fields of `Link`, by particles of the force),
+    ``interpolate``: whether the model is left out where `LAMBDA` is 0; and ``mm_charge``: of the
+    region in the force field [e].
     """
 
     kind = "mixed"
@@ -80,6 +102,8 @@ class MixedCompute(LESCompute):
     def __init__(self, path: str, sha256: str, settings: dict[str, Any]) -> None:
         super().__init__(path, sha256, settings)
         self._links = [Link(*link) for link in settings["links"]]
+        self._unit = 1.0  # of latent charges [e]
+        self._is_told = not (settings["interpolate"] and settings["periodic"])
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -99,6 +123,34 @@ class MixedCompute(LESCompute):
         if is_off:  # the model need not be good for what the force field samples
             return 0.0, np.zeros(state.getPositions(asNumpy=True).shape)
         return super()._evaluate(state)
+
+    def prepare(
+        self, artifact: Artifact, cell: ArrayLike | None, positions: ArrayLike | None = None
+    ) -> SystemModel:
+        self._unit = charge_factor(1.0, float(artifact.metadata["les"]["prefactor"]))
+        return super().prepare(artifact, cell, positions)
+
+    def _check(self, result: Evaluation) -> None:
+        """Tell once where free energies depend on the size of the box."""
+        if self._is_told:
+            return
+        self._is_told = True
+        if (model := (self._path, *self._settings["numbers"])) in _told:
+            return
+        _told.add(model)
+        sums = self._unit * np.atleast_2d(result.charges).sum(axis=-1)
+        expected = self._settings.get("mm_charge", 0.0)
+        spurious = float(sums @ sums) - expected**2
+        if abs(spurious) > _SMALL:
+            logger.warning(
+                "embedding='mechanical': latent charges that add up to %.2f e take the place of "
+                "MM charges of %.2f e. Among periodic images that adds about %.0f kJ/mol / L to "
+                "the free energy from the force field to the model, with the length L of the box "
+                "in nm: compare boxes of the same size, or take embedding='electrostatic'",
+                float(np.linalg.norm(sums)),
+                abs(expected),
+                _IMAGES * spurious,
+            )
 
     def _name(self, atom: int) -> str:
         number = atom - len(self._settings["numbers"]) + len(self._links)
