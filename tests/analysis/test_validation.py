@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import resource
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import ase.io
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from support.helpers import DATA, DIPEPTIDE_MODEL, dipeptide, shared_file
+from support.programs import run_code
 
 from openmm_les import catalog
 from openmm_les.analysis import validation
@@ -477,19 +475,12 @@ def test_no_input_is_replaced(capsys, tmp_path, data):
 
 def test_report_on_a_full_disk_is_one_line(tmp_path, data):
     output = tmp_path / "report"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from openmm_les.cli import main; main()",
-            *("validate", "les-demo", data, "-o", output, "--limit", "1"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700)),
-        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700));"
+        "from openmm_les.cli import main; main()"
     )
+    arguments = "validate", "les-demo", data, "-o", output, "--limit", 1
+    done = run_code(code, *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "cannot write" in done.stderr

@@ -314,7 +314,7 @@ def test_a_scheduler_started_by_hand(tmp_path):
                 with pytest.raises(InputError, match=expected):
                     connect(scheduler=f"tcp://127.0.0.1:{port}").__enter__()
             wait_until(lambda: len(client.scheduler_info()["workers"]) == 1)
-            outcomes = execute(client, [*quick(tmp_path, 2), long_run(tmp_path / "long")])
+            outcomes = execute(client, [*quick(tmp_path, 2), long_run(tmp_path / "long", steps=20)])
             assert next(outcomes).error is None
             scheduler.process.kill()
             with pytest.raises(

@@ -1,8 +1,6 @@
 """What torch is set to for other code does not change what our modules compute."""
 
 import contextlib
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from support.capture import model_for, torchforce_module
 from support.contexts import create_system
 from support.helpers import dipeptide
+from support.programs import run_code
 from support.tracing import fused_groups, fusion_without_gpu, trace_on_fake_gpu
 
 from openmm_les import InputError, catalog
@@ -156,9 +155,8 @@ def test_groups_that_are_fused_are_counted(fusion):
 
 
 EVALUATOR = """
-import contextlib, sys
+import contextlib
 from unittest import mock
-sys.path[:0] = {paths!r}
 import torch
 from support.capture import model_for
 from support.structures import waters
@@ -184,10 +182,9 @@ for patch in unchanged(), mock.patch.object(engine, "as_written", unchanged):
 """
 
 
-def test_the_evaluator_fuses_nothing(fusion):
+def test_the_evaluator_fuses_nothing(fusion, tmp_path):
     """As on a GPU, but for its stream and its copies; in a process where nothing was planned."""
-    command = [sys.executable, "-c", EVALUATOR.format(paths=sys.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = run_code(EVALUATOR, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     as_written, otherwise = map(int, done.stdout.split())
     assert as_written == 0

@@ -1,6 +1,9 @@
 """The compiled engine: the same answer, or the script and a reason."""
 
 import logging
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import openmm
 import pytest
@@ -10,8 +13,12 @@ from support.gradients import assert_same_results
 from support.helpers import dipeptide, water_frame
 
 from openmm_les import artifact as artifacts
+from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.networks import registry
+
+ORACLES = Path(__file__).parents[1] / "oracles"
 
 
 def large_water():
@@ -30,11 +37,30 @@ def model_of(path, atoms, engine) -> SystemModel:
     )
 
 
-def test_compiled_engine_gives_the_same_forces(dipeptide_artifact, caplog):
+@pytest.fixture
+def pair_artifact(dipeptide_artifact, tmp_path, monkeypatch):
+    """A model of the smallest family there is; compilers take a minute for one of MACE."""
+    monkeypatch.syspath_prepend(ORACLES)
+    (family,) = import_module("pair_family.family").FAMILIES
+    monkeypatch.setitem(registry.families(), family.name, family)
+    les = artifacts.load(dipeptide_artifact).canonical
+    elements = les.hyper["elements"]
+    generator = torch.Generator().manual_seed(1)
+    size = (len(elements), len(elements))
+    state = {
+        name: 0.1 * torch.randn(size, generator=generator, dtype=torch.float64)
+        for name in ("energies", "charges")
+    }
+    state["reference_energies"] = les.state["reference_energies"]
+    hyper = {"elements": elements, "cutoff": 4.0, "cutoff_order": 3}
+    canonical = CanonicalModel("pair", hyper, state, les.les, les.source)
+    artifacts.save(canonical, tmp_path / "pair.les.pt", charge_sign=1)
+    return tmp_path / "pair.les.pt"
+
+
+def test_compiled_engine_gives_the_same_forces(pair_artifact, caplog):
     atoms = dipeptide(0)
-    systems = [
-        create_system(dipeptide_artifact, atoms, engine=e) for e in ("compile", "torchscript")
-    ]
+    systems = [create_system(pair_artifact, atoms, engine=e) for e in ("compile", "torchscript")]
     contexts = [create_context(system, atoms.positions, "Reference") for system in systems]
     with caplog.at_level(logging.INFO, "openmm_les.evaluation.engines"):
         for scale in (1.0, 1.01, 1.02):  # the first call compiles, the others run what it made
@@ -49,6 +75,16 @@ def test_compiled_engine_gives_the_same_forces(dipeptide_artifact, caplog):
         if record.name.startswith("openmm_les.evaluation.engines")
     ]
     assert said == ["compiling the model; this takes a while"]
+
+
+def test_the_compiler_is_given_one_graph(dipeptide_artifact, monkeypatch, caplog):
+    """Of MACE, from which no machine code is made here: only that takes long."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    atoms = dipeptide(0)[:12]
+    model, script = (model_of(dipeptide_artifact, atoms, e) for e in ("compile", "torchscript"))
+    for scale in (1.0, 1.01):
+        assert_same_results(model, script, scale * atoms.positions)
+    assert "using TorchScript" not in caplog.text
 
 
 def test_what_cannot_be_compiled_runs_as_a_script(dipeptide_artifact, caplog):

@@ -1,14 +1,12 @@
 """A family of another distribution, found by its entry point: read, exported, verified, run."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.programs import run_code
 
 PLUGIN = Path(__file__).parents[1] / "oracles" / "pair_family"
 OPTIONS = {"norm_factor": 90.0474, "self_interaction": "removed"}
@@ -42,19 +40,6 @@ print(json.dumps({
 """
 
 
-def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 def install(folder: Path, value: str, name: str = "pair_family") -> None:
     """What pip would write for a distribution with one entry point."""
     info = folder / f"{name}-1.0.dist-info"
@@ -77,7 +62,7 @@ def checkpoint(tmp_path) -> Path:
 def test_a_plugin_family_is_read_exported_verified_and_run(tmp_path, checkpoint):
     shutil.copytree(PLUGIN, tmp_path / "pair_family")
     install(tmp_path, "pair_family.family:FAMILIES")
-    done = run(tmp_path, CHILD, str(checkpoint), json.dumps(OPTIONS))
+    done = run_code(CHILD, checkpoint, json.dumps(OPTIONS), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["family"] == "pair"
@@ -88,7 +73,7 @@ def test_a_plugin_family_is_read_exported_verified_and_run(tmp_path, checkpoint)
     assert found["forces"] < 1e-10 < 1e-3 < found["size"]
 
     code = "import sys; from openmm_les_export import read_model; read_model(sys.argv[1], head='a')"
-    refused = run(tmp_path, code, str(checkpoint)).stderr
+    refused = run_code(code, checkpoint, folder=tmp_path).stderr
     assert "head: a Pair-LES file has no heads; leave the option out" in refused
 
 
@@ -106,8 +91,8 @@ def test_broken_plugins_leave_all_else_as_it_is(tmp_path, checkpoint):
         "from openmm_les import artifact, catalog; "
         "print(artifact.inspect(catalog.artifact_path('les-demo'))['family'])"
     )
-    done = run(tmp_path, code)
+    done = run_code(code, folder=tmp_path)
     assert done.stdout.strip() == "mace", done.stderr
     assert all(said in done.stderr for said in BROKEN.values())
     code = "import sys; from openmm_les_export import read_model; read_model(sys.argv[1])"
-    assert "ModelFileError: model: " in run(tmp_path, code, str(checkpoint)).stderr
+    assert "ModelFileError: model: " in run_code(code, checkpoint, folder=tmp_path).stderr

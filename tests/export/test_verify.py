@@ -5,8 +5,6 @@ from __future__ import annotations
 import builtins
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from openmm_les_export.verification.reference import Evaluation
 from oracles.models import needs_mace
 from scipy.spatial.distance import pdist
 from support.helpers import MACE_MODELS, MODELS, ROOT, WATER_MODEL, references, shared_file
+from support.programs import run_code
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -369,7 +368,7 @@ def work(number):
 with ThreadPoolExecutor(2) as pool:
     print(*pool.map(work, range(2)))
 """
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    child = run_code(code, folder=tmp_path)
     assert child.stdout.split() == ["verified"] * 2, child.stderr
 
 

@@ -1,17 +1,15 @@
 """Files that commands write: never over an input, and whole or not at all on a full disk."""
 
 import os
-import resource
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from openmm_les_export import export
 from support.checkpoints import checkpoint
 from support.helpers import ROOT
+from support.programs import run_code
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -26,15 +24,8 @@ LIMIT = 64 << 10  # [bytes] of a small disk
 CODE = "import sys; sys.modules['mace'] = None; from openmm_les.cli import main; main()"
 
 
-def command(*arguments, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CODE, *map(str, arguments)],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+def command(*arguments, before="") -> subprocess.CompletedProcess[str]:
+    return run_code(before + CODE, *arguments, folder=os.getcwd())
 
 
 @pytest.fixture
@@ -64,12 +55,8 @@ def test_export_to_a_full_disk(small_disk):
 
 def test_export_beyond_the_largest_file(tmp_path):
     """The same for a limit of the process, which needs no disk."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    done = command("export", MODEL, "-o", tmp_path / "my.les.pt", preexec_fn=limit)
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}));"
+    done = command("export", MODEL, "-o", tmp_path / "my.les.pt", before=limit)
     assert done.returncode == 2, done.stderr
     assert f"cannot write {tmp_path / 'my.les.pt'}: File too large" in done.stderr
     assert list(tmp_path.iterdir()) == []

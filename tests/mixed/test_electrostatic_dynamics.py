@@ -1,9 +1,6 @@
 """Electrostatic embedding in simulations: what is conserved, saved, restarted, and what stops."""
 
 import logging
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,6 +23,7 @@ from support.mixed import (
     relaxed,
     total_energy,
 )
+from support.programs import run_code
 
 from openmm_les.plugin.forces import FORCE_NAME
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM, KJ_PER_MOL_PER_EV
@@ -249,14 +247,7 @@ def test_restart_in_a_new_process_after_moves_of_a_barostat(tmp_path):
     files = [tmp_path / "system.xml", tmp_path / "state.xml"]
     for file, what in zip(files, (system, state), strict=True):
         file.write_text(openmm.XmlSerializer.serialize(what))
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    done = subprocess.run(
-        [sys.executable, "-c", RESTART, *files],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_code(RESTART, *files, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first, later = map(float, done.stdout.split())
     assert first == pytest.approx(energy(made), abs=1e-2)

@@ -3,14 +3,13 @@
 import os
 import resource
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
 from support.helpers import ROOT, topology_from_atoms
+from support.programs import run_code
 from support.reporters import (
     ENDINGS,
     METHYL,
@@ -393,16 +392,13 @@ def test_two_processes_do_not_share_a_file(tmp_path):
     simulation.reporters = [LESReporter(path, 1, dipole=True)]
     simulation.step(1)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import sys\n"
         "from plugin.test_reporters import *\n"
         "simulation = simulation_of(water())\n"
         "simulation.reporters = [LESReporter(sys.argv[1], 1, dipole=True)]\n"
         "simulation.step(1)\n"
     )
-    here = str(ROOT / "tests")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), here], capture_output=True, text=True, check=False
-    )
+    done = run_code(code, path, folder=ROOT / "tests")
     assert "written by another process" in done.stderr.splitlines()[-1]
     content = path.read_text()
     simulation.step(1)

@@ -24,6 +24,7 @@ from support.contexts import (
     of_calculator,
 )
 from support.helpers import dipeptide, topology_from_atoms, water_frame
+from support.programs import run_code
 
 
 def test_xml_round_trip_in_a_fresh_process(water_artifact, tmp_path):
@@ -238,13 +239,7 @@ def test_copies_share_one_model(dipeptide_artifact, tmp_path):
     (tmp_path / "system.xml").write_text(xml)
     np.save(tmp_path / "positions.npy", atoms.positions)
     files = [str(tmp_path / name) for name in ("system.xml", "positions.npy")]
-    child = subprocess.run(
-        [sys.executable, "-c", COPY, *files],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    child = run_code(COPY, *files, folder=tmp_path)
     assert child.returncode == 0, child.stderr
     assert float(child.stdout) < 50
 

@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from openmm import app
 from support import mixed
+from support.programs import run_program
 
 from openmm_les import free_energy
 
@@ -28,14 +28,7 @@ can_draw = find_spec("matplotlib") is not None and find_spec("mdtraj") is not No
 
 def run(name, *arguments, folder, status=0) -> str:
     """Run an example in an empty folder; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # small systems: threads would only wait
-    )
+    done = run_program(EXAMPLES / name, *arguments, folder=folder)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

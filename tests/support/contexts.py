@@ -1,14 +1,11 @@
 """OpenMM Contexts of LES models, and comparison of what they compute, for the tests."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import openmm
 from openmm import unit
 from openmmml import MLPotential
 from support.helpers import topology_from_atoms
+from support.programs import run_code
 
 from openmm_les import catalog
 from openmm_les.ase import LESCalculator
@@ -115,16 +112,8 @@ def in_fresh_process(tmp_path, xml, positions, platform="CPU", cache=None):
     (tmp_path / "system.xml").write_text(xml)
     np.save(tmp_path / "positions.npy", positions)
     files = [str(tmp_path / name) for name in ("system.xml", "positions.npy", "result.npz")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    if cache is not None:
-        environment["OPENMM_LES_CACHE_DIR"] = str(cache)
-    child = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, *files, platform],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {} if cache is None else {"OPENMM_LES_CACHE_DIR": str(cache)}
+    child = run_code(FRESH_PROCESS, *files, platform, folder=tmp_path, **variables)
     if child.returncode != 0:
         raise RuntimeError(child.stderr)
     result = np.load(files[2])

@@ -8,17 +8,16 @@ test that runs a block in its own way.
 
 import ast
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+
+from support.programs import run_program
 
 from openmm_les import catalog
 
@@ -123,22 +122,26 @@ _DRIVER = """
 import json, sys
 from contextlib import nullcontext, redirect_stdout
 from openmm_les.cli import main
-namespace = {"__name__": "__main__"}
-for step in json.load(open("steps.json")):
-    if "python" in step:
-        code = "\\n" * (step["line"] - 1) + step["python"]
-        exec(compile(code, step["page"], "exec"), namespace)
-        continue
-    arguments, redirected = step["arguments"], nullcontext()
-    if ">" in arguments:
-        *arguments, _, file = arguments
-        redirected = redirect_stdout(open(file, "w"))
-    try:
-        with redirected:
-            main(arguments)
-    except SystemExit as stopped:
-        if stopped.code != 0:
-            sys.exit(f"openmm-les {step['arguments']}: exit status {stopped.code}")
+
+def run(steps, namespace):
+    for step in steps:
+        if "python" in step:
+            code = "\\n" * (step["line"] - 1) + step["python"]
+            exec(compile(code, step["page"], "exec"), namespace)
+            continue
+        arguments, redirected = step["arguments"], nullcontext()
+        if ">" in arguments:
+            *arguments, _, file = arguments
+            redirected = redirect_stdout(open(file, "w"))
+        try:
+            with redirected:
+                main(arguments)
+        except SystemExit as stopped:
+            if stopped.code != 0:
+                sys.exit(f"openmm-les {step['arguments']}: exit status {stopped.code}")
+
+if __name__ == "__main__":  # not in workers of Dask
+    run(json.load(open("steps.json")), {"__name__": "__main__"})
 """
 
 
@@ -150,14 +153,9 @@ def run_page(page: Path, needs: frozenset[str], folder: Path) -> None:
     if "my.les.pt" in _outputs(writes):
         (folder / "my.les.pt").unlink()
     (folder / "steps.json").write_text(json.dumps(steps))
-    done = subprocess.run(
-        [sys.executable, "-c", _DRIVER],
-        cwd=folder,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    driver = folder / "driver.py"
+    driver.write_text(_DRIVER)
+    done = run_program(driver, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,7 +1,6 @@
 """Short runs for the tests of `openmm_les.simulation`: structures, settings, outcomes compared."""
 
 import io
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from openmm import Vec3, app, unit
+from support.programs import FORKSERVER
 
 from openmm_les import simulation as md
 from openmm_les.cli import main
@@ -23,10 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PEPTIDE = ROOT / "examples" / "alanine_dipeptide.pdb"
 #: What has to be the same to the last byte, however often a run was interrupted.
 SAME = ("minimised.pdb", "equilibration.csv", "log.csv", "trajectory.dcd", "final.pdb")
-
-#: Processes that begin with torch and OpenMM imported, which takes seconds otherwise.
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["openmm_les.simulation.runner", "openmm_les.cli.run"])
 
 
 def water_box(path, side=2, spacing=0.31) -> Path:
@@ -108,7 +104,7 @@ class Process:
         folder = Path(fields["output"]).parent
         self._texts = folder / "stdout.txt", folder / "stderr.txt"
         arguments = ["openmm-les", "run", *flags(fields), *options]
-        self._process = _FORKSERVER.Process(target=_main, args=(arguments, prelude, self._texts))
+        self._process = FORKSERVER.Process(target=_main, args=(arguments, prelude, self._texts))
         self._process.start()
 
     def poll(self) -> int | None:
