@@ -141,6 +141,7 @@ def _sum_over_pairs(
     In units of 2 / sqrt(pi), with a place among its own sources, where everything is finite.
     """
     b, n, _ = places.shape
+    axes = places.permute(2, 0, 1).contiguous()
     dtype, device = sources[0].dtype, places.device
     sizes = [source.shape[-1] for source in sources]
     highest = max(
@@ -158,10 +159,10 @@ def _sum_over_pairs(
         block = slice(first, first + structures)
         for start in range(0, n, rows):
             part = slice(start, start + rows)
-            x = (places[block, part, None] - places[block, None]).to(dtype).permute(3, 0, 1, 2)
+            x = (axes[:, block, part, None] - axes[:, block, None]).to(dtype)
             functions = [
                 value.mul_((-2.0) ** m)
-                for m, value in enumerate(boys((x * x).sum(dim=0), highest))
+                for m, value in enumerate(_boys((x * x).sum(dim=0), highest))
             ]
             values = cartesian_derivatives(functions, x, _steps(highest))
             # [block, part, multi-index, columns of all sources]
@@ -171,6 +172,20 @@ def _sum_over_pairs(
                 terms = own.flatten(2).index_select(2, columns.flatten())
                 out[block, part] = terms.unflatten(2, columns.shape).sum(dim=3)
     return found
+
+
+def _boys(squared: Tensor, highest: int) -> list[Tensor]:
+    """The functions of `boys`; its series is summed for near pairs alone, which are few."""
+    gauss = torch.exp(-squared.clamp(max=81.0))
+    far = squared.clamp(min=2.0)
+    root, half = torch.sqrt(far), 0.5 / far
+    values = [torch.erf(root).div_(root).mul_(0.5 * math.sqrt(math.pi))]
+    for m in range(highest):
+        values.append((values[-1] * (2 * m + 1)).sub_(gauss).mul_(half))
+    near = torch.nonzero(squared.flatten() < 2.0).squeeze(1)
+    for value, own in zip(values, boys(squared.flatten()[near], highest), strict=True):
+        value.view(-1)[near] = own
+    return values
 
 
 @lru_cache

@@ -2,11 +2,11 @@
 
 Each is the transpose of the other in what it is linear in, and a derivative by places only raises
 the degree. So the derivatives of both are the same two sums again, which keep their arguments for
-the backward pass, and no array of vectors times sites.
+the backward pass and the phases along the three axes, but no array of vectors times sites.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,21 +18,28 @@ from openmm_les.electrostatics.multipoles.moments import Multipoles
 from openmm_les.learning.algebra import algebra_on, degree_of, slopes
 
 
+class _Waves(NamedTuple):
+    """What the sums over the sites of a structure have in common."""
+
+    factors: MultipoleFactors
+    phases: tuple[Tensor, Tensor, Tensor]
+
+
 class _Sources(torch.autograd.Function):
     """S(k) [2, m] of coefficients [n, s] at places [n, 3], by `MultipoleFactors`."""
 
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, places: Tensor, factors: MultipoleFactors) -> Tensor:
+    def forward(ctx: Any, coefficients: Tensor, places: Tensor, waves: _Waves) -> Tensor:
         ctx.save_for_backward(coefficients, places)
-        ctx.factors = factors
+        ctx.waves = waves
         degree = degree_of(coefficients.shape[1])
-        return factors.moment_sums(coefficients.contiguous(), places, degree)
+        return waves.factors.moment_sums(coefficients.contiguous(), places, degree, waves.phases)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, places = ctx.saved_tensors
         number, moves = coefficients.shape[1], ctx.needs_input_grad[1]
-        fields = _Fields.apply(gradient, places, ctx.factors, degree_of(number) + moves)
+        fields = _Fields.apply(gradient, places, ctx.waves, degree_of(number) + moves)
         return fields[:, :number], slopes(coefficients, fields) if moves else None, None
 
 
@@ -41,20 +48,20 @@ class _Fields(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, response: Tensor, places: Tensor, factors: MultipoleFactors, degree: int
+        ctx: Any, response: Tensor, places: Tensor, waves: _Waves, degree: int
     ) -> Tensor:
         ctx.save_for_backward(response, places)
-        ctx.factors, ctx.degree = factors, degree
-        return factors.moment_pull_back(response.contiguous(), places, degree)
+        ctx.waves, ctx.degree = waves, degree
+        return waves.factors.moment_pull_back(response.contiguous(), places, degree, waves.phases)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         response, places = ctx.saved_tensors
         by_response = by_places = None
         if ctx.needs_input_grad[0]:
-            by_response = _Sources.apply(gradient, places, ctx.factors)
+            by_response = _Sources.apply(gradient, places, ctx.waves)
         if ctx.needs_input_grad[1]:
-            fields = _Fields.apply(response, places, ctx.factors, ctx.degree + 1)
+            fields = _Fields.apply(response, places, ctx.waves, ctx.degree + 1)
             by_places = slopes(gradient, fields)
         return by_response, by_places, None, None
 
@@ -88,14 +95,15 @@ def periodic_energy(
     weights = weights * factors.multiplicity
     places = positions.to(torch.float64) @ inverse
     places = places - torch.round(places.detach())
-    sources: Tensor = _Sources.apply(
-        algebra_on(positions.device).coefficients(moments, inverse, degree), places, factors
-    )
+    waves = _Waves(factors, factors.phases(places.detach()))
+    algebra = algebra_on(positions.device)
+    coefficients = algebra.coefficients(moments, inverse, degree)
+    sources: Tensor = _Sources.apply(coefficients, places, waves)
     energy = (weights * sources.to(torch.float64).square().sum(dim=0)).sum()
     if not wants_field:
         return energy, None
-    fields = _Fields.apply((2.0 * weights).to(dtype) * sources, places, factors, 1)
-    at_sites = algebra_on(positions.device).cartesian(fields, inverse)
+    fields = _Fields.apply((2.0 * weights).to(dtype) * sources, places, waves, 1)
+    at_sites = algebra.cartesian(fields, inverse)
     return energy, torch.cat([at_sites.charges.unsqueeze(1), at_sites.dipoles], dim=1)
 
 
