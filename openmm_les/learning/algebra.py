@@ -23,7 +23,8 @@ def slopes(coefficients: Tensor, derivatives: Tensor) -> Tensor:
     Takes c [..., s], and derivatives D of at least one degree more than those of c.
     """
     raised = _raised(degree_of(coefficients.shape[-1]), derivatives.device)
-    chosen = derivatives.index_select(-1, raised.flatten()).unflatten(-1, raised.shape)
+    chosen = derivatives.index_select(-1, raised.flatten())
+    chosen = chosen.view(*derivatives.shape[:-1], *raised.shape)
     return (chosen * coefficients.unsqueeze(-2)).sum(-1)
 
 

@@ -21,16 +21,15 @@ from openmm_les.learning.reciprocal import periodic_energy
 
 
 class LES(nn.Module):
-    r"""The energy of latent charges, dipoles and quadrupoles that respond to their own field.
+    """The energy of latent charges, dipoles and quadrupoles that respond to their own field.
 
-    It is that of the `theory <theory.md>`_ and of the kernels that run a trained model
-    (`openmm_les.electrostatics`): Cheng, npj Comput. Mater. 11, 80 (2025); King et al., Nat.
-    Commun. 16, 8763 (2025); with moments and response arXiv 2605.05746 (2026). Autograd
-    differentiates it by every argument as often as it is asked to, as training on forces and
-    stresses needs. All derivatives are sums in closed form: their memory goes as the number of atoms
-    plus that of reciprocal vectors, not as the product of both, nor as the number of pairs.
+    It is the one that `openmm_les.electrostatics` computes when a trained model runs: Cheng, npj
+    Comput. Mater. 11, 80 (2025); King et al., Nat. Commun. 16, 8763 (2025); with moments and
+    response arXiv 2605.05746 (2026). Autograd differentiates it by every argument, twice and more,
+    as training on forces and stresses needs. All derivatives are sums in closed form that keep
+    neither an array of reciprocal vectors times atoms nor one of pairs.
 
-    Without parameters to learn, and works on the device of its arguments.
+    There are no parameters to learn. It computes on the device of its arguments.
     """
 
     def __init__(
@@ -184,13 +183,15 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
     if batch is None:
         batch = torch.zeros(n, dtype=torch.int64, device=positions.device)
     if batch.shape != (n,):
-        raise InputError(f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}")
+        raise InputError(
+            f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}"
+        )
     least = int(batch.max()) + 1
     cells = positions.new_zeros([least, 3, 3]) if cell is None else cell.reshape(-1, 3, 3)
     if len(cells) < least:
         raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
-    atoms = torch.argsort(batch, stable=True).split(sizes)
+    atoms = torch.split(torch.argsort(batch, stable=True), sizes)
     is_periodic = cells.detach().flatten(1).any(dim=1).tolist()
     groups: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):

@@ -23,7 +23,9 @@ def net_charges(charges: Tensor, batch: Tensor, structures: int | None = None) -
     return zeros.index_add(0, batch, charges)
 
 
-def net_charge_penalty(charges: Tensor, batch: Tensor, total_charge: Tensor | None = None) -> Tensor:
+def net_charge_penalty(
+    charges: Tensor, batch: Tensor, total_charge: Tensor | None = None
+) -> Tensor:
     """The mean over structures of (net charge - total charge)^2, a term for the loss.
 
     It changes no model, only what is learnt.
@@ -67,6 +69,7 @@ def with_net_charge(
     structures = None if total_charge is None else len(total_charge)
     net = net_charges(charges, batch, structures)
     missing = _like(total_charge, net) - net
+    weights = weights.to(charges)
     share = weights / net_charges(weights, batch, len(net))[batch]
     return charges + share.view(-1, *[1] * (charges.dim() - 1)) * missing[batch]
 

@@ -6,6 +6,7 @@ keeps none of the pairs for the backward pass.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -25,8 +26,8 @@ from openmm_les.electrostatics.multipoles.recursion import (
 )
 from openmm_les.learning.algebra import algebra_on, degree_of, slopes
 
-#: Pairs processed at a time: a block of them fits a CPU's cache.
-_PAIRS_PER_BLOCK = 2**14
+#: Pairs processed at a time: some MB for each of the functions of a distance.
+_PAIRS_PER_BLOCK = 2**16
 
 
 class _PairFields(torch.autograd.Function):
@@ -57,7 +58,7 @@ class _PairFields(torch.autograd.Function):
         # First those of the sources, which only slopes take, then those of the gradients.
         asked = [ctx.degrees[i] + 1 for i in given] if moves else []
         asked += [degree_of(source.shape[-1]) + moves for source in sources]
-        fields = _PairFields.apply(places, tuple(asked), *(sources if moves else []), *received)
+        fields = _pair_fields(places, tuple(asked), *(sources if moves else []), *received)
         by_sources: list[Tensor | None] = [None] * len(all_sources)
         for i, source, field in zip(given, sources, fields[-len(given) :], strict=True):
             by_sources[i] = field[..., : source.shape[-1]]
@@ -90,6 +91,10 @@ class _PairEnergy(torch.autograd.Function):
         return scaled[..., : coefficients.shape[-1]], by_places, None
 
 
+_pair_fields: Callable[..., tuple[Tensor, ...]] = _PairFields.apply
+_pair_energy: Callable[..., Tensor] = _PairEnergy.apply
+
+
 def open_energies(
     moments: Multipoles,
     positions: Tensor,
@@ -120,12 +125,12 @@ def open_energies(
     coefficients = _padded(algebra_on(positions.device).coefficients(moments, basis, degree), sites)
     places = _padded(positions.to(torch.float64) * inverse_length, sites)
     if not wants_field:
-        (fields,) = _PairFields.apply(places, (degree + 1,), coefficients)
-        return scale * _PairEnergy.apply(coefficients, places, fields), None
-    fields, low = _PairFields.apply(places, (degree + 1, 1), coefficients, coefficients)
+        (fields,) = _pair_fields(places, (degree + 1,), coefficients)
+        return scale * _pair_energy(coefficients, places, fields), None
+    fields, low = _pair_fields(places, (degree + 1, 1), coefficients, coefficients)
     at_sites = algebra_on(positions.device).cartesian(scale * low[sites >= 0], basis)
     potential = torch.cat([at_sites.charges.unsqueeze(1), at_sites.dipoles], dim=1)
-    return scale * _PairEnergy.apply(coefficients, places, fields), potential
+    return scale * _pair_energy(coefficients, places, fields), potential
 
 
 def _padded(rows: Tensor, sites: Tensor) -> Tensor:
@@ -144,33 +149,41 @@ def _sum_over_pairs(
     axes = places.permute(2, 0, 1).contiguous()
     dtype, device = sources[0].dtype, places.device
     sizes = [source.shape[-1] for source in sources]
-    highest = max(
-        degree + degree_of(size) for degree, size in zip(degrees, sizes, strict=True)
-    )
+    highest = max(degree + degree_of(size) for degree, size in zip(degrees, sizes, strict=True))
     signed = torch.cat(
         [source * _signs(source.shape[-1], dtype, device) for source in sources], dim=-1
     )
     found = [
-        source.new_empty([b, n, count_indices(degree)])
+        source.new_zeros([b, n, count_indices(degree)])
         for source, degree in zip(sources, degrees, strict=True)
     ]
-    structures, rows = max(1, _PAIRS_PER_BLOCK // n**2), max(1, _PAIRS_PER_BLOCK // n)
-    for first in range(0, b, structures):
-        block = slice(first, first + structures)
-        for start in range(0, n, rows):
-            part = slice(start, start + rows)
-            x = (axes[:, block, part, None] - axes[:, block, None]).to(dtype)
-            functions = [
-                value.mul_((-2.0) ** m)
-                for m, value in enumerate(_boys((x * x).sum(dim=0), highest))
-            ]
+
+    def add(block: slice, part: slice, products: list[Tensor]) -> None:
+        # [block, part, multi-index, columns of all sources]
+        split = torch.split(torch.stack(products, dim=2), sizes, dim=3)
+        for out, degree, own in zip(found, degrees, split, strict=True):
+            columns = _columns(degree, own.shape[3], device)
+            terms = own.flatten(2).index_select(2, columns.flatten())
+            out[block, part] += terms.view(*terms.shape[:2], *columns.shape).sum(dim=3)
+
+    parities = signs(highest).tolist()
+    structures = max(1, _PAIRS_PER_BLOCK // n**2)
+    for block in (slice(first, first + structures) for first in range(0, b, structures)):
+        start = 0
+        while start < n:
+            # Rows of places with all from the first of them on: each pair is in one block.
+            rows = max(1, _PAIRS_PER_BLOCK // (n - start))
+            part, after = slice(start, start + rows), slice(start + rows, n)
+            x = (axes[:, block, part, None] - axes[:, block, None, start:]).to(dtype)
+            functions = _boys((x * x).sum(dim=0), highest)
+            for m, function in enumerate(functions):
+                function.mul_((-2.0) ** m)
             values = cartesian_derivatives(functions, x, _steps(highest))
-            # [block, part, multi-index, columns of all sources]
-            products = torch.stack([value @ signed[block] for value in values], dim=2)
-            for out, degree, own in zip(found, degrees, products.split(sizes, dim=3), strict=True):
-                columns = _columns(degree, own.shape[3], device)
-                terms = own.flatten(2).index_select(2, columns.flatten())
-                out[block, part] = terms.unflatten(2, columns.shape).sum(dim=3)
+            add(block, part, [value @ signed[block, start:] for value in values])
+            if start + rows < n:
+                back = [value[..., rows:].transpose(1, 2) @ signed[block, part] for value in values]
+                add(block, after, [v * parity for v, parity in zip(back, parities, strict=True)])
+            start += rows
     return found
 
 

@@ -5,6 +5,7 @@ the degree. So the derivatives of both are the same two sums again, which keep t
 the backward pass and the phases along the three axes, but no array of vectors times sites.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class _Sources(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, places = ctx.saved_tensors
         number, moves = coefficients.shape[1], ctx.needs_input_grad[1]
-        fields = _Fields.apply(gradient, places, ctx.waves, degree_of(number) + moves)
+        fields = _fields(gradient, places, ctx.waves, degree_of(number) + moves)
         return fields[:, :number], slopes(coefficients, fields) if moves else None, None
 
 
@@ -47,9 +48,7 @@ class _Fields(torch.autograd.Function):
     """Derivatives [n, t] up to a degree of the field of a response [2, m] at places [n, 3]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, response: Tensor, places: Tensor, waves: _Waves, degree: int
-    ) -> Tensor:
+    def forward(ctx: Any, response: Tensor, places: Tensor, waves: _Waves, degree: int) -> Tensor:
         ctx.save_for_backward(response, places)
         ctx.waves, ctx.degree = waves, degree
         return waves.factors.moment_pull_back(response.contiguous(), places, degree, waves.phases)
@@ -59,11 +58,15 @@ class _Fields(torch.autograd.Function):
         response, places = ctx.saved_tensors
         by_response = by_places = None
         if ctx.needs_input_grad[0]:
-            by_response = _Sources.apply(gradient, places, ctx.waves)
+            by_response = _sources(gradient, places, ctx.waves)
         if ctx.needs_input_grad[1]:
-            fields = _Fields.apply(response, places, ctx.waves, ctx.degree + 1)
+            fields = _fields(response, places, ctx.waves, ctx.degree + 1)
             by_places = slopes(gradient, fields)
         return by_response, by_places, None, None
+
+
+_sources: Callable[..., Tensor] = _Sources.apply
+_fields: Callable[..., Tensor] = _Fields.apply
 
 
 def periodic_energy(
@@ -98,11 +101,11 @@ def periodic_energy(
     waves = _Waves(factors, factors.phases(places.detach()))
     algebra = algebra_on(positions.device)
     coefficients = algebra.coefficients(moments, inverse, degree)
-    sources: Tensor = _Sources.apply(coefficients, places, waves)
+    sources = _sources(coefficients, places, waves)
     energy = (weights * sources.to(torch.float64).square().sum(dim=0)).sum()
     if not wants_field:
         return energy, None
-    fields = _Fields.apply((2.0 * weights).to(dtype) * sources, places, waves, 1)
+    fields = _fields((2.0 * weights).to(dtype) * sources, places, waves, 1)
     at_sites = algebra.cartesian(fields, inverse)
     return energy, torch.cat([at_sites.charges.unsqueeze(1), at_sites.dipoles], dim=1)
 
