@@ -27,6 +27,7 @@ COMMANDS = (
     "repex",
     "run",
     "spectrum",
+    "train",
     "validate",
 )
 
