@@ -1,4 +1,7 @@
-"""Coefficients of multipoles and derivatives of a potential, by multi-index, on any device."""
+"""Coefficients of multipoles and derivatives of a potential, by multi-index, on any device.
+
+Tables that are kept are made outside of inference mode: autograd takes no others.
+"""
 
 from functools import lru_cache
 
@@ -29,12 +32,14 @@ def slopes(coefficients: Tensor, derivatives: Tensor) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _raised(degree: int, device: torch.device) -> Tensor:
     """Places of the multi-indices up to a degree, raised by one along each axis, [3, s]."""
     return places_of_sums(1, degree)[1:].to(device)
 
 
 @lru_cache
+@torch.inference_mode(False)
 def algebra_on(device: torch.device) -> MomentAlgebra:
     """From moments to coefficients and back, with its tables on a device."""
     return MomentAlgebra().to(device)

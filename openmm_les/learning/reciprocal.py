@@ -111,6 +111,7 @@ def periodic_energy(
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _factors(
     limits: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> MultipoleFactors:

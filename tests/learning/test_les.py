@@ -10,7 +10,7 @@ from support.multipoles import KINDS, random_moments, sum_for
 from openmm_les.electrostatics.multipoles import SiteMoments
 from openmm_les.electrostatics.multipoles.moments import traceless
 from openmm_les.errors import InputError
-from openmm_les.learning import LES, pairs
+from openmm_les.learning import LES, algebra, pairs, reciprocal
 
 OTHER = Parameters(1.3, 1.7, 90.0474, False)
 OPEN = torch.zeros(3, 3, dtype=DOUBLE)
@@ -206,6 +206,22 @@ def test_energies_of_several_charges_add_up():
     want = sum_for(SiteMoments(q[:, 0]), cell, Parameters(remove_self_interaction=True, n_max=2))
     energy = les(q[:, 0], r, cell=cell)[0]
     torch.testing.assert_close(energy, want(SiteMoments(q[:, 0]), r, cell).energy)
+
+
+def test_training_after_an_evaluation_in_inference_mode():
+    """Tables that the evaluation made serve the training too."""
+    (r1, cell), (r2, _) = place("orthorhombic", 3), place("open", 3)
+    r, q = torch.cat([r1, r2]), torch.randn(6, dtype=DOUBLE)
+    for table in (algebra.algebra_on, algebra._raised, reciprocal._factors, pairs._columns):
+        table.cache_clear()
+    batch, cells = torch.tensor([0, 0, 0, 1, 1, 1]), torch.stack([cell, OPEN])
+    with torch.inference_mode():
+        expected = LES()(q, r, batch, cells, dipoles=r)
+    leaves = [q.requires_grad_(), r.requires_grad_()]
+    energies = LES()(q, r, batch, cells, dipoles=r)
+    first = torch.autograd.grad(energies.sum(), leaves, create_graph=True)
+    sum(x.square().sum() for x in first).backward()
+    assert torch.equal(energies.detach(), expected)
 
 
 def test_structures_without_atoms_have_no_energy():
