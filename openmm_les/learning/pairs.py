@@ -207,13 +207,11 @@ def _steps(highest: int) -> list[tuple[int, int, int, int, float]]:
 
 
 @lru_cache
-@torch.inference_mode(False)
 def _signs(columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return signs(degree_of(columns)).to(device, dtype)
 
 
 @lru_cache
-@torch.inference_mode(False)
 def _columns(degree: int, columns: int, device: torch.device) -> Tensor:
     """Flat places [t, s] of the products that derivative t takes, in [multi-index, s]."""
     combined = places_of_sums(degree, degree_of(columns))

@@ -210,18 +210,20 @@ def test_energies_of_several_charges_add_up():
 
 def test_training_after_an_evaluation_in_inference_mode():
     """Tables that the evaluation made serve the training too."""
-    (r1, cell), (r2, _) = place("orthorhombic", 3), place("open", 3)
-    r, q = torch.cat([r1, r2]), torch.randn(6, dtype=DOUBLE)
     for table in (algebra.algebra_on, algebra._raised, reciprocal._factors, pairs._columns):
         table.cache_clear()
-    batch, cells = torch.tensor([0, 0, 0, 1, 1, 1]), torch.stack([cell, OPEN])
-    with torch.inference_mode():
-        expected = LES()(q, r, batch, cells, dipoles=r)
-    leaves = [q.requires_grad_(), r.requires_grad_()]
-    energies = LES()(q, r, batch, cells, dipoles=r)
-    first = torch.autograd.grad(energies.sum(), leaves, create_graph=True)
-    sum(x.square().sum() for x in first).backward()
-    assert torch.equal(energies.detach(), expected)
+    moments = random_moments("quQ", 4)
+    for name in ("orthorhombic", "open"):
+        r, cell = place(name, 4)
+        with torch.inference_mode():
+            expected = LES()(positions=r, cell=cell, **named(moments))
+        leaves = leaves_of(moments, r, cell)
+        own = dict(zip(named(moments), leaves, strict=False))
+        energy = LES()(positions=leaves[-2], cell=leaves[-1], **own)
+        leaves = leaves if name != "open" else leaves[:-1]
+        first = torch.autograd.grad(energy.sum(), leaves, create_graph=True)
+        sum(x.square().sum() for x in first).backward()
+        assert torch.equal(energy.detach(), expected)
 
 
 def test_structures_without_atoms_have_no_energy():
