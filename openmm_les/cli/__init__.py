@@ -28,6 +28,7 @@ COMMANDS = (
     "repex",
     "run",
     "spectrum",
+    "train",
     "tune",
     "validate",
 )

@@ -76,7 +76,7 @@ class StructureFactors(nn.Module):
         columns = charges.view(c, charges.shape[-1]).t()
         products = charges.new_zeros([4 * self.size0 * self.size1, c * 2 * self.size2])
         for start in range(0, columns.shape[0], self.chunk_size):
-            x, y, z = self._phases(fractional[start : start + self.chunk_size])
+            x, y, z = self.phases(fractional[start : start + self.chunk_size])
             plane = (x[:, 0, :, None] * y[:, 0, None, :]).flatten(1)
             charged = columns[start : start + self.chunk_size, :, None] * z[:, :1]
             products = torch.addmm(products, plane.t(), charged.flatten(1))
@@ -99,7 +99,7 @@ class StructureFactors(nn.Module):
         potential, gradient = response.new_empty([number, c]), response.new_empty([number, c, 3])
         for start in range(0, number, chunk_size):
             end = start + chunk_size
-            x, y, z = self._phases(fractional[start:end])
+            x, y, z = self.phases(fractional[start:end])
             n = x.shape[0]
             planes = (z.reshape(2 * n, -1) @ products).view(n, 4 * c * self.size0, -1)
             lines = torch.bmm(planes, y.transpose(1, 2)).view(n, 2 * c, 2 * self.size0, 2)
@@ -111,7 +111,7 @@ class StructureFactors(nn.Module):
         potential, gradient = potential.t().contiguous(), gradient.transpose(0, 1).contiguous()
         return potential.view(shape + [number]), gradient.view(shape + [number, 3])
 
-    def _phases(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def phases(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos|sin of 2 pi n s and their slopes along s, for each of the three axes.
 
         Each is [n, 2 (value | slope), 2 (cos | sin) * size of the axis]. Angles are reduced to half

@@ -65,12 +65,12 @@ def cartesian_derivatives(
     return [value[0] for value in ladder]
 
 
-def recursion_steps() -> List[Tuple[int, int, int, int, float]]:
+def recursion_steps(highest: int = HIGHEST) -> List[Tuple[int, int, int, int, float]]:
     """How each multi-index but the first follows from those with one and two less along an axis.
 
     As its total, the axis, the places of the two (-1 where there is none) and a factor.
     """
-    indices = multi_indices(HIGHEST)
+    indices = multi_indices(highest)
     places = {index: place for place, index in enumerate(indices)}
     steps = []
     for index in indices[1:]:

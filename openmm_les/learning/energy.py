@@ -1,0 +1,224 @@
+"""The LES energy of a batch of structures, for training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from openmm_les.electrostatics.cell import self_energy_coefficient
+from openmm_les.electrostatics.kernel import ReciprocalKernel
+from openmm_les.electrostatics.multipoles.moments import (
+    Multipoles,
+    SiteMoments,
+    multipoles_of,
+)
+from openmm_les.errors import InputError
+from openmm_les.learning.pairs import open_energies
+from openmm_les.learning.reciprocal import periodic_energy
+
+
+class LES(nn.Module):
+    """The energy of latent charges, dipoles and quadrupoles that respond to their own field.
+
+    It is the one that `openmm_les.electrostatics` computes when a trained model runs: Cheng, npj
+    Comput. Mater. 11, 80 (2025); King et al., Nat. Commun. 16, 8763 (2025); with moments and
+    response arXiv 2605.05746 (2026). Autograd differentiates it by every argument, twice and more,
+    as training on forces and stresses needs. All derivatives are sums in closed form that keep
+    neither an array of reciprocal vectors times atoms nor one of pairs.
+
+    There are no parameters to learn. It computes on the device of its arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: float = 1.0,
+        dl: float = 2.0,
+        prefactor: float = 90.4756,
+        remove_self_interaction: bool = True,
+        n_max: int | None = None,
+    ) -> None:
+        """Set up the constants.
+
+        Args:
+            sigma: width of the Gaussian charges [A].
+            dl: resolution [A]; reciprocal vectors up to ``2 pi / dl`` are summed.
+            prefactor: c = 1 / (2 eps0) [eV A / e^2].
+            remove_self_interaction: whether the energy is without that of each site with itself.
+            n_max: leaves out reciprocal vectors with a larger integer coordinate.
+
+        Raises:
+            InputError: sigma or dl is not a length.
+        """
+        super().__init__()
+        self.sigma, self.prefactor = sigma, prefactor
+        self.kernel = ReciprocalKernel(
+            sigma=sigma, dl=dl, prefactor=prefactor, remove_self_interaction=False, n_max=n_max
+        )
+        self.self_energy = (
+            self_energy_coefficient(prefactor, sigma) if remove_self_interaction else 0.0
+        )
+
+    def forward(
+        self,
+        charges: Tensor,
+        positions: Tensor,
+        batch: Tensor | None = None,
+        cell: Tensor | None = None,
+        *,
+        dipoles: Tensor | None = None,
+        quadrupoles: Tensor | None = None,
+        kappa: Tensor | None = None,
+        alpha: Tensor | None = None,
+    ) -> Tensor:
+        """The energy of each structure.
+
+        Args:
+            charges: latent charges of all n atoms, shape [n], float32 or float64 [e]; or
+                [n, channels], several of each atom, whose energies add up.
+            positions: shape [n, 3] [A]; atoms may lie outside the cell.
+            batch: index of the structure of each atom, shape [n], in any order; one structure by
+                default.
+            cell: lattice vectors in rows, shape [structures, 3, 3] or [3 structures, 3] [A], zeros
+                for structures that are not periodic; by default none is.
+            dipoles: shape [n, 3] [e A].
+            quadrupoles: primitive second moments, symmetric and traceless, shape [n, 3, 3] [e A^2].
+            kappa: charge response, shape [n] [e/V].
+            alpha: polarizability, shape [n], or symmetric and [n, 3, 3] [e A^2/V].
+
+        Returns:
+            Shape [structures] [eV], in the dtype of the charges, with sums in float64.
+
+        Raises:
+            InputError: an argument has another shape or dtype, or there are moments with several
+                charges of each atom.
+        """
+        moments = SiteMoments(charges, dipoles, quadrupoles, kappa, alpha)
+        structures = _structures(positions, batch, cell)
+        if charges.dim() == 2:
+            if charges.shape[1] > 1 and any(part is not None for part in moments[1:]):
+                raise InputError(
+                    f"charges: expected one for each atom beside other moments, got "
+                    f"{charges.shape[1]}"
+                )
+            channels = [moments._replace(charges=column) for column in charges.unbind(1)]
+        else:
+            channels = [moments]
+        energies = []
+        for channel in channels:
+            _check(channel, len(positions))
+            energies.append(self._energy(channel, positions, structures))
+        return torch.stack(energies).sum(dim=0).to(charges.dtype)
+
+    def _energy(self, moments: SiteMoments, positions: Tensor, structures: _Structures) -> Tensor:
+        """Energies of all structures, float64."""
+        permanent = multipoles_of(moments.charges, moments.dipoles, moments.quadrupoles)
+        degree = 2 if moments.quadrupoles is not None else int(moments.dipoles is not None)
+        responds = moments.kappa is not None or moments.alpha is not None
+        energies, fields = [], []
+        for cell, sites in structures.periodic:
+            own = Multipoles(*(part[sites] for part in permanent))
+            energy, field = periodic_energy(
+                own, positions[sites], cell, self.kernel, degree, responds
+            )
+            energies.append(energy.unsqueeze(0))
+            fields.append(field)
+        for sites in structures.open:
+            energy, field = open_energies(
+                permanent, positions, sites, self.sigma, self.prefactor, degree, responds
+            )
+            energies.append(energy)
+            fields.append(field)
+        of_sites = -self.self_energy * self._squares(permanent)
+        if responds:
+            at_sites = torch.cat([field for field in fields if field is not None])
+            of_sites = of_sites + self._response(moments, permanent, at_sites[structures.back])
+        total = torch.zeros_like(of_sites[:1]).expand(structures.number)
+        total = total.index_add(0, structures.batch, of_sites)
+        return total.index_add(0, structures.evaluated, torch.cat(energies))
+
+    def _squares(self, moments: Multipoles) -> Tensor:
+        """What the self-interaction of each site is proportional to, float64, shape [n]."""
+        charges, dipoles, quadrupoles = (part.to(torch.float64) for part in moments)
+        squares = charges.square() + dipoles.square().sum(dim=1) / (3.0 * self.sigma**2)
+        return squares + quadrupoles.square().sum(dim=(1, 2)) / (10.0 * self.sigma**4)
+
+    def _response(self, moments: SiteMoments, permanent: Multipoles, at_sites: Tensor) -> Tensor:
+        """Energy of the response of each site to potential and its gradient, float64, shape [n]."""
+        own = 2.0 * self.self_energy
+        potential = (at_sites[:, 0] - own * permanent.charges).to(torch.float64)
+        field = own / (3.0 * self.sigma**2) * permanent.dipoles - at_sites[:, 1:]
+        field = field.to(torch.float64)
+        energy = torch.zeros_like(potential)
+        if moments.kappa is not None:
+            energy = energy - 0.5 * moments.kappa * potential.square()
+        if moments.alpha is not None and moments.alpha.dim() == 1:
+            energy = energy - 0.5 * moments.alpha * field.square().sum(dim=1)
+        elif moments.alpha is not None:
+            vectors = torch.bmm(moments.alpha.to(torch.float64), field.unsqueeze(2)).squeeze(2)
+            energy = energy - 0.5 * (vectors * field).sum(dim=1)
+        return energy
+
+
+class _Structures(NamedTuple):
+    """How the structures of a batch are evaluated."""
+
+    number: int
+    batch: Tensor  #: structure of each atom, shape [n].
+    periodic: list[tuple[Tensor, Tensor]]  #: cell [3, 3] and atoms of each.
+    open: list[Tensor]  #: atoms of groups of similar size, [b, size], -1 where there is none.
+    evaluated: Tensor  #: structures in the order of those above.
+    back: Tensor  #: from atoms in the order of those above to their own, shape [n].
+
+
+def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) -> _Structures:
+    n = len(positions)
+    if positions.shape != (n, 3) or n == 0:
+        raise InputError(
+            f"positions: expected the shape [atoms, 3], at least one, got {list(positions.shape)}"
+        )
+    if batch is None:
+        batch = torch.zeros(n, dtype=torch.int64, device=positions.device)
+    if batch.shape != (n,):
+        raise InputError(
+            f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}"
+        )
+    least = int(batch.max()) + 1
+    cells = positions.new_zeros([least, 3, 3]) if cell is None else cell.reshape(-1, 3, 3)
+    if len(cells) < least:
+        raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
+    sizes = torch.bincount(batch, minlength=len(cells)).tolist()
+    atoms = torch.split(torch.argsort(batch, stable=True), sizes)
+    is_periodic = cells.detach().flatten(1).any(dim=1).tolist()
+    groups: dict[int, list[int]] = {}
+    for i, size in enumerate(sizes):
+        if size > 0:
+            # Sizes in a group differ by less than a factor of two: little is padded.
+            groups.setdefault(-1 if is_periodic[i] else size.bit_length(), []).append(i)
+    lattices = groups.pop(-1, [])
+    order = [*lattices, *(i for group in groups.values() for i in group)]
+    return _Structures(
+        len(cells),
+        batch,
+        [(cells[i], atoms[i]) for i in lattices],
+        [
+            pad_sequence([atoms[i] for i in group], batch_first=True, padding_value=-1)
+            for group in groups.values()
+        ],
+        torch.tensor(order, device=batch.device),
+        torch.argsort(torch.cat([atoms[i] for i in order])),
+    )
+
+
+def _check(moments: SiteMoments, n: int) -> None:
+    """Refuse moments whose shape or dtype is not as `LES.forward` expects."""
+    shapes = ([[n]], [[n, 3]], [[n, 3, 3]], [[n]], [[n], [n, 3, 3]])
+    for (name, value), accepted in zip(moments._asdict().items(), shapes, strict=True):
+        if value is not None and list(value.shape) not in accepted:
+            wanted = " or ".join(str(shape) for shape in accepted)
+            raise InputError(f"{name}: expected the shape {wanted}, got {list(value.shape)}")
+    if moments.charges.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"charges: expected float32 or float64, got {moments.charges.dtype}")
