@@ -60,6 +60,17 @@ def test_no_names_in_messages():
     assert found["failed"] == ["PATH, PATH: 3.2 ns/day, kJ/mol of HOST by USER, PATH PATH"]
 
 
+@pytest.mark.parametrize("given", ["my x/a.pdb", "../my x/a.pdb"])
+def test_a_report_does_not_say_where_a_relative_path_is(given, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for form in (given, str(Path(given).absolute()), str(Path(given).resolve())):
+        assert reports.without_names(f"cannot read {form}: no", Path(given)) == (
+            "cannot read PATH: no"
+        )
+
+
 def test_refusals(capsys, tmp_path):
     status, lines, error = benchmark(capsys, "--structure", "a.pdb", "--atoms", 45)
     assert (status, lines) == (2, [])

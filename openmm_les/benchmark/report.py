@@ -181,8 +181,9 @@ def without_names(value: Any, *paths: Path | None) -> Any:
         return [without_names(entry, *paths) for entry in value]
     if not isinstance(value, str):
         return value
-    for path in paths:
-        value = value.replace(str(path), "PATH") if path else value
+    for path in filter(None, paths):
+        for form in (path.resolve(), path.absolute(), path):  # as given it may be part of others
+            value = value.replace(str(form), "PATH")
     value = _PATH.sub("PATH", value)
     for name, word in ((socket.gethostname(), "HOST"), (_user(), "USER")):
         if name:

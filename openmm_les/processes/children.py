@@ -13,17 +13,15 @@ from typing import Any
 from openmm_les.processes import openmp
 
 # Children import what this process would: an editable checkout, no modules of the working folder.
+# They ask the kernel for SIGKILL when the parent ends (PR_SET_PDEATHSIG), unless it has already.
 _PRELUDE = """
 import sys
 sys.path[:] = {path!r}
 import json, resource
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-"""
-
-# Asks the kernel for SIGKILL when the parent ends (PR_SET_PDEATHSIG), unless it has ended already.
-_BOUND = """
 import ctypes, os, signal
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() != {parent}:
     raise SystemExit(1)
 """
@@ -44,11 +42,12 @@ def run_python(
 ) -> Outcome:
     """Run Python in a child process, with the `sys.path` of this one; never raises.
 
-    The code prints JSON objects, one a line, of which the last one counts; `json` is imported.
+    The code prints JSON objects, one a line, of which the last one counts; `json` is imported. The
+    child never outlives the thread that waits for it.
     """
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _PRELUDE.format(path=sys.path) + code, *arguments],
+            [sys.executable, "-c", _prelude() + code, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -83,14 +82,17 @@ def start_bound(
         "env": openmp.child_environment(),
         **options,
     }
-    prelude = _PRELUDE.format(path=sys.path) + _BOUND.format(parent=os.getpid())
     return subprocess.Popen(
-        [sys.executable, "-c", prelude + code, *arguments],
+        [sys.executable, "-c", _prelude() + code, *arguments],
         encoding="utf-8",
         errors="replace",
         cwd=folder,
         **options,
     )
+
+
+def _prelude() -> str:
+    return _PRELUDE.format(path=sys.path, parent=os.getpid())
 
 
 def ending(returncode: int, errors: str) -> str:

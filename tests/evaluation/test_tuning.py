@@ -281,7 +281,9 @@ def test_a_decision_holds_for_its_machine_versions_and_size(demo, monkeypatch):
     assert model_of(demo).decision == decision
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "values", "code", "another system"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "deep", "values", "time", "code", "another system"]
+)
 def test_a_damaged_file_is_as_good_as_none(demo, damage, caplog):
     caplog.set_level(logging.INFO)
     decision = keep(model_of(demo), FEW)
@@ -289,12 +291,14 @@ def test_a_damaged_file_is_as_good_as_none(demo, damage, caplog):
     values = decision.to_json()
     if damage == "values":
         values["trials"] = values["trials"][:1]
+    elif damage == "time":
+        values["trials"][1]["seconds"] = "1 s"
     elif damage == "code":
         values["variant"]["runner"] = "os:abort"
     elif damage == "another system":
         values["system"]["atoms"] = 1
     text = json.dumps(values)
-    file.write_text({"cut": text[:-9], "empty": ""}.get(damage, text))
+    file.write_text({"cut": text[:-9], "empty": "", "deep": 20_000 * "["}.get(damage, text))
     assert model_of(demo).decision is None
     said = "is about another system" if damage == "another system" else "cannot be read ("
     assert caplog.text.count(said) == 1

@@ -7,9 +7,11 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support.campaigns import python_path, wait_until
 from support.helpers import dipeptide
 
 from openmm_les import artifact as artifacts
@@ -182,3 +184,17 @@ def test_forked_process():
     assert len(told) == 2, child.stderr
     assert told[0].startswith("SimulationError: this process was forked from one in which a model")
     assert told[1] == "True"
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
+    file = tmp_path / "child"
+    child = f"import time; open({str(file)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(60)"
+    code = (
+        f"from openmm_les.processes.children import run_python; run_python({child!r}, seconds=60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | python_path()) as parent:
+        wait_until(lambda: file.exists() and file.read_text().endswith(" "))
+        process = Path("/proc") / file.read_text().strip()
+        assert process.exists()
+        parent.kill()
+    wait_until(lambda: not process.exists() or "(zombie)" in (process / "status").read_text())

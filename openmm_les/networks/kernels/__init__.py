@@ -69,7 +69,7 @@ def _numba_works() -> bool:
         import vesin
 
         vesin.NeighborList(cutoff=1.0, full_list=False, n_threads=1)  # not in older versions
-        if numba.config.DISABLE_JIT:
+        if getattr(numba.config, "DISABLE_JIT", False):
             raise ImportError("NUMBA_DISABLE_JIT is set")
     except Exception as error:  # such as a NumPy newer than Numba knows
         logger.warning("the extra 'cpu' is not used, since it does not work here: %s", error)
