@@ -1,5 +1,6 @@
 """Triton kernels of the convolution, on machines without a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ def test_kernels_equal_the_torch_code():
     run_interpreted(Path(__file__).with_name("interpreted_messages.py"))
 
 
-def arguments(kernel):
+def arguments(kernel, layer=OFF):
     """Of the two operators, in small."""
     neighbors = neighbors_of_every_number()
-    harmonics, features, senders = (tensor.float() for tensor in OFF.inputs(neighbors))
+    harmonics, features, senders = (tensor.float() for tensor in layer.inputs(neighbors))
     angular = kernel._angular(harmonics)
     shared = angular, features, senders, neighbors.indices, neighbors.used
     weights = kernel.weights, kernel.degrees
@@ -52,9 +53,9 @@ def test_operators_say_what_they_return():
     torch.library.opcheck(message_gradients, gradients, test_utils=checks)
 
 
-def check_compiled(paths, capability):
+def check_compiled(paths, capability, layer=OFF):
     """No kernel of both passes spills registers, lacks shared memory, or is waited for."""
-    sums, gradients = arguments(OFF.convolution(fused=True, paths=paths).float())
+    sums, gradients = arguments(layer.convolution(fused=True, paths=paths).float(), layer)
     with Watch("cpu"), compiled_for(capability) as kernels:
         message_sums._init_fn(*sums)
         message_gradients._init_fn(*gradients)
@@ -67,6 +68,10 @@ def check_compiled(paths, capability):
 @pytest.mark.parametrize("capability", [89])
 def test_largest_kernels_fit_a_gpu(capability):
     assert len(check_compiled([LARGEST], capability)) == 3
+
+
+def test_few_channels_are_enough_for_products_of_matrices():
+    assert len(check_compiled([(0, 0, 0)], 89, replace(OFF, channels=8, width=5))) == 3
 
 
 @pytest.mark.slow
