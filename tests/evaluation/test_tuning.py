@@ -65,9 +65,10 @@ def keep(model, variant):
 
 
 def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, caplog):
-    monkeypatch.setattr(tuning, "_SHARE", 8 / SECONDS)
+    monkeypatch.setattr(tuning, "_SHARE_TO_COMPILE", 8 / SECONDS)
     names = ["wrong", "constant", "slow", "fails", "crashes", "hangs"]
     bad = {name: Variant(runner=f"support.engines:{name}") for name in names}
+    bad["hangs"] = replace(bad["hangs"], fused=True)
     model, atoms = model_of(demo), dipeptide(0)
     decision = model.tune(atoms.positions, seconds=SECONDS, candidates=[*bad.values(), FEW])
     assert decision.variant in (Variant(), FEW)
@@ -84,7 +85,7 @@ def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, ca
     assert reasons["fails"] == "no such kernel"
     assert reasons["crashes"] == "crashes the process (SIGSEGV)"
     assert reasons["hangs"].startswith("did not finish in 8")
-    assert "support.engines:hangs (did not finish in 8" in str(decision)
+    assert "support.engines:hangs, fused (did not finish in 8" in str(decision)
     assert not decisions.folder().exists()  # others would not find these candidates
 
 

@@ -256,7 +256,7 @@ def _sizes(path: Path, slots: int, columns: int) -> Dict[str, Any]:
     width, channels = path.weights.shape
     return {
         "width": width,
-        "width_padded": max(16, triton.next_power_of_2(width)),  # the least of `tl.dot`
+        "width_padded": max(16, triton.next_power_of_2(width)),
         "channels": channels,
         "slots": slots,
         "columns": max(16, min(columns, triton.next_power_of_2(channels))),
