@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from openmm_les_export import read_model
+from support.checkpoints import checkpoint, export_options
 from support.fused import PRODUCTS, TABLES, Products, Table, random
 from support.pairs import CUTOFF, random_box
 from support.triton import patch_interpreter
 
 from openmm_les import artifact as artifacts
-from openmm_les import catalog
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.neighbors.cells import CellGrid
@@ -135,9 +136,11 @@ def assert_close(got, expected, tolerance):
     torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=tolerance * scale)
 
 
-def test_network_equals_the_torch_code():
+def test_network_equals_the_torch_code(tmp_path):
     """All kernels together, scripted; forces are those of a float64 energy."""
-    model = artifacts.load(catalog.artifact_path("les-demo"))
+    model = artifacts.Artifact.unsaved(
+        read_model(checkpoint("mace", tmp_path), **export_options("mace")), tmp_path
+    )
     species = torch.zeros(3, dtype=torch.int64)
     positions = torch.tensor([[0.0, 0, 0.1], [0.8, 0, -0.5], [0.1, 1.9, 0.2]], dtype=torch.float64)
     cell = torch.zeros_like(positions)

@@ -5,17 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+
+triton = pytest.importorskip("triton", reason="torch for a CPU comes without triton")
+
 from openmm_les_export import read_model
 from oracles.nequip_models import synthetic_nequip
 from support.fused import PRODUCTS, TABLES, random
 from support.structures import waters
 from support.tracing import by_name, launches, trace_on_fake_gpu
 from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
+from triton.backends.nvidia import driver as nvidia
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
+from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.neighbors.cells import choose_grid
 from openmm_les.neighbors.matrix import image_offsets
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
@@ -144,6 +149,27 @@ def test_a_gpu_launches_few_kernels(size):
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
     plain, fused = launches(traced[0]), launches(traced[1]) + more
     assert fused < plain - (150 if grid is None else 80)
+
+
+def test_without_a_c_compiler_torch_code_goes_on(monkeypatch, caplog, tmp_path):
+    """The warning says what is missing; Triton needs a compiler on a machine with a GPU."""
+    monkeypatch.setattr(nvidia.CudaDriver, "is_active", lambda: True)
+    monkeypatch.setattr(nvidia, "library_dirs", list)
+    for name in "_active", "_default":
+        monkeypatch.setattr(triton.runtime.driver, name, None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    model, atoms = artifacts.load(catalog.artifact_path("les-demo")), waters(4, 4, 4)
+    plain, fused = (scripted(model, atoms, fused) for fused in (False, True))
+    fused.neighbors.interpreted = True  # not as on a CPU
+    evaluator = Evaluator(len(atoms), torch.device("cpu"))
+    evaluator.load(plain.evaluate, lambda: fused.evaluate, what="kernels")
+    energy, *_ = evaluator(atoms.positions, atoms.cell.array)
+    again, *_ = evaluator(atoms.positions, atoms.cell.array)
+    assert again == energy
+    assert "Failed to find C compiler" in evaluator.dropped["replacement"]
+    assert "kernels does not work here, using TorchScript: " in caplog.text
 
 
 def test_nequip_has_the_same_geometry(tmp_path):
