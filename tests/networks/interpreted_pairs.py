@@ -1,4 +1,4 @@
-"""Kernels of pairs and products in Triton's interpreter; `test_fused_pairs.py` runs this file."""
+"""Kernels of pairs and products in Triton's interpreter; `test_fused_messages.py` runs it."""
 
 import numpy as np
 import pytest

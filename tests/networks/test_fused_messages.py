@@ -1,6 +1,7 @@
-"""Triton kernels of the convolution, on machines without a GPU."""
+"""Triton kernels of the convolution, on machines without a GPU; all of them in the interpreter."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ LARGEST = (1, 2, 3)
 
 
 def test_kernels_equal_the_torch_code():
-    run_interpreted(Path(__file__).with_name("interpreted_messages.py"))
+    """Those of pairs and products, too, since a process takes longer to start than most tests."""
+    run_interpreted(*sorted(Path(__file__).parent.glob("interpreted_*.py")))
 
 
 def arguments(kernel, layer=OFF):
@@ -83,6 +85,7 @@ def test_all_kernels_fit_a_gpu(capability):
 # ------------------------------------------------------------------ in a network
 
 
+@cache
 def demo_model(fused, dtype=torch.float32):
     """The bundled model of a small system, as it runs on a GPU, and how many kernels are fused."""
     structure, ewald = SYSTEMS["direct sum"]
