@@ -33,7 +33,7 @@ def modules_of(model: Any) -> dict[str, Any]:
     if hasattr(model, "variant"):
         from openmm_les.evaluation.engines.torchscript import script
 
-        found["fused"] = script(model._builder.model(replace(model.variant, fused=True)))
+        found["fused"] = script(model._builder.model(replace(model.variant, kernels="triton")))
     return found
 
 

@@ -81,7 +81,7 @@ def all_pairs(positions: torch.Tensor, cell: torch.Tensor) -> Call:
 
 
 def loops(positions: torch.Tensor, cell: torch.Tensor) -> Call:
-    from openmm_les.neighbors.loops import LoopSearch
+    from openmm_les.networks.kernels.numba.neighbors import LoopSearch
 
     box = cell.numpy()
     capacity = with_headroom(largest_number_of_neighbors(positions.numpy(), box, CUTOFF))

@@ -41,6 +41,7 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.evaluation.systems import SystemModels
 from openmm_les.networks import build_network
+from openmm_les.networks.form import Form
 from openmm_les.plugin.observed import in_system
 from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.config import load
@@ -93,9 +94,7 @@ def test_what_conditions_do(model):
     network = build_network(
         canonical,
         [3, 3],
-        dtype=torch.float64,
-        exact_radial=True,
-        fold=False,
+        Form(torch.float64, exact_radial=True, fold=False),
         conditions=[[-1, 2, 0.4, 0], [-1, 2, 0.4, 2]],
     )
     np.testing.assert_allclose(

@@ -135,11 +135,11 @@ def build_module(canonical: "CanonicalModel", dtype: str) -> "torch.jit.ScriptMo
     from openmm_les.evaluation.engines.torchscript import script
     from openmm_les.evaluation.portable import PortableModel
     from openmm_les.networks import build_network
+    from openmm_les.networks.form import Form
 
     elements = canonical.hyper["elements"]
-    network = build_network(
-        canonical, range(len(elements)), dtype=_dtype(dtype), exact_radial=True, fold=False
-    )
+    form = Form(_dtype(dtype), exact_radial=True, fold=False)
+    network = build_network(canonical, range(len(elements)), form)
     model = PortableModel(
         network,
         elements,

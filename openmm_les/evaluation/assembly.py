@@ -16,6 +16,7 @@ from openmm_les.evaluation.status import (
 )
 from openmm_les.neighbors.cells import CellGrid
 from openmm_les.neighbors.matrix import Neighbors, NeighborSearch
+from openmm_les.networks.kernels import Kernels
 from openmm_les.networks.protocol import Network
 
 
@@ -37,8 +38,7 @@ class SystemNetwork(nn.Module):
 
     `ranges` are the periodic images to search along each axis, and `num_others` MM charges follow
     the atoms. With `trim`, slots that a structure does not need are left out (CPU; shapes then
-    vary). `fused` finds neighbours in kernels, like a network that is built with it, and `loops` in
-    loops for a CPU, which need `trim`.
+    vary). Triton's kernels do not trim, and those of Numba always do.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class SystemNetwork(nn.Module):
         trim: bool,
         grid: Optional[CellGrid],
         num_others: int = 0,
-        fused: bool = False,
-        loops: bool = False,
+        kernels: Kernels = "torch",
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
@@ -62,12 +61,12 @@ class SystemNetwork(nn.Module):
         self.periodic = periodic
         self.capacity = capacity
         search = NeighborSearch
-        if fused and not trim:
-            from openmm_les.networks.fused.neighbors import FusedNeighborSearch
+        if kernels == "triton" and not trim:
+            from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
 
             search = FusedNeighborSearch
-        if loops and trim:
-            from openmm_les.neighbors.loops import LoopSearch
+        if kernels == "numba" and trim:
+            from openmm_les.networks.kernels.numba.neighbors import LoopSearch
 
             search = LoopSearch
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -26,9 +25,10 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response.field import ModelInField
 from openmm_les.evaluation.response.module import ResponseModule
 from openmm_les.evaluation.response.polarization import PhysicalCharges
-from openmm_les.loops import are_available
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.blocking import fit_blocks, limit_blocks
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels import Kernels, obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -87,14 +87,9 @@ class ModuleBuilder:
         self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
         self._network_of: tuple[Any, ...] = ()  #: what `network` was built for
+        self._kernels: Kernels = "torch"  #: of `network`
         self._is_static = self.static_shapes
         self._electrostatics: nn.Module | None = None
-
-    @property
-    def _loops(self) -> bool:
-        """Whether there are operators of ours that are faster, for shapes that vary."""
-        fits = self.python_operators and not (self._is_static or self.for_gpu)
-        return fits and are_available()
 
     @property
     def rows(self) -> int:
@@ -123,8 +118,28 @@ class ModuleBuilder:
         """Pair slots."""
         return len(self._species) * self._sizes.capacity
 
+    @property
+    def kernels(self) -> Kernels:
+        """What can compute heavy parts here, beside torch code if there is anything."""
+        kernels: Kernels = "triton" if self.device.type == "cuda" else "numba"
+        return "torch" if self._obstacle(kernels, self.static_shapes) else kernels
+
+    def _obstacle(self, kernels: Kernels, is_static: bool) -> str:
+        return obstacle(
+            kernels,
+            single=self.options.precision == "single",
+            on_gpu=self.for_gpu,
+            static_shapes=is_static,
+            python_operators=self.python_operators,
+        )
+
+    def usual(self) -> Variant:
+        """How modules are computed where nothing has been measured: on a CPU by loops if it can."""
+        kernels: Kernels = "numba" if self.kernels == "numba" else "torch"
+        return replace(self.plain(), kernels=kernels)
+
     def plain(self) -> Variant:
-        """How modules are computed where nothing has been measured."""
+        """Torch code, as TorchScript runs it: what all others are compared with."""
         return Variant(
             few_kernels=self.for_gpu and self.pairs <= _FEW_PAIRS,
             graph=self.device.type == "cuda" and self.options.cudaGraphs is not False,
@@ -132,13 +147,19 @@ class ModuleBuilder:
 
     def candidates(self) -> list[Variant]:
         """What may be the fastest, the plain variant first."""
-        return candidates(
+        found = candidates(
             self.plain(),
             pairs=self.pairs,
             on_gpu=self.device.type == "cuda",
             graphs=self.options.cudaGraphs,
-            fused=self.options.precision == "single" and find_spec("triton") is not None,
+            kernels=self.kernels,
         )
+        # Where loops take the place of everything that has a form with few kernels, there is one.
+        loops = [each for each in found if each.kernels == "numba"]
+        if len(loops) > 1:
+            parts = [list(map(type, self._build_network(each).modules())) for each in loops]
+            found = [each for each in found if each != loops[1] or parts[1] != parts[0]]
+        return found
 
     def system(self) -> dict[str, Any]:
         """What the time of an evaluation depends on, beside device and versions; sizes roughly."""
@@ -151,6 +172,7 @@ class ModuleBuilder:
             "electrostatics": type(self._electrostatics).__name__,
             "electric field": self.electric_field,
             "cudaGraphs": self.options.cudaGraphs,
+            "kernels": self.kernels,
             "cells": self._sizes.grid is not None,
             # The number of binary digits: systems of one class differ by a factor of two at most.
             "atoms": len(self._species).bit_length(),
@@ -159,11 +181,17 @@ class ModuleBuilder:
         }
 
     def model(self, variant: Variant) -> Any:
-        """Energy and forces, on the device of the options; graph and threads are for others."""
+        """Energy and forces, on the device of the options; graph and threads are for others.
+
+        Raises:
+            InputError: its kernels cannot compute them here.
+        """
         # Code that is compiled or recorded is made for the shapes that it has seen.
         self._is_static = self.static_shapes or variant.runner != "torchscript"
+        if reason := self._obstacle(variant.kernels, self._is_static):
+            raise InputError(f"variant: {reason}")
         network = self._fitting_network(variant)
-        parts = {**self._parts(), "network": network, "fused": variant.fused}
+        parts = {**self._parts(), "network": network, "kernels": variant.kernels}
         if self.electric_field:
             convention = self.options.fieldConvention
             model: Any = ModelInField(convention=convention, **self._physical_parts, **parts)
@@ -218,19 +246,20 @@ class ModuleBuilder:
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
             "trim": not self._is_static,
-            "loops": self._loops,
+            "kernels": self._kernels,
             "grid": buffers.grid,
             "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }
 
     def _fitting_network(self, variant: Variant) -> Any:
-        """The network of a variant: `network`, unless its kernels are fused."""
-        built_for = variant.few_kernels, variant.block_elements, self._loops
-        if variant.fused:
+        """The network of a variant: `network`, unless it is for a GPU alone."""
+        built_for = variant.few_kernels, variant.block_elements, variant.kernels
+        if variant.kernels == "triton":
             network = self._build_network(variant)
         else:
             if self.network is None or built_for != self._network_of:
                 self.network, self._network_of = self._build_network(variant), built_for
+                self._kernels = variant.kernels
             network = self.network
         if self._sizes.inner_slots:
             # Without static shapes as many as each structure needs.
@@ -238,18 +267,14 @@ class ModuleBuilder:
         return network
 
     def _build_network(self, variant: Variant) -> Any:
-        more: dict[str, Any] = {"fused": True} if variant.fused else {}
-        return build_network(
-            self.artifact.canonical,
-            self._present,
-            dtype=self._dtype,
+        form = Form(
+            self._dtype,
             exact_radial=self.options.precision == "double",
-            fold=True,
             few_kernels=variant.few_kernels,
-            loops=self._loops,
-            conditions=self._conditions,
-            **more,
-        ).eval()
+            kernels=variant.kernels,
+        )
+        canonical = self.artifact.canonical
+        return build_network(canonical, self._present, form, conditions=self._conditions).eval()
 
     def _build_electrostatics(self, buffers: Buffers) -> nn.Module:
         """The model's own electrostatics, among MM charges if there are any."""

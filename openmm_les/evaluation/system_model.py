@@ -241,7 +241,7 @@ class SystemModel:
         dropped = self.dropped
         used = replace(self._variant, threads=self._evaluator.threads or self._variant.threads)
         if "replacement" in dropped:
-            used = replace(used, runner="torchscript", fused=False)
+            used = replace(used, runner="torchscript", kernels="torch")
         return replace(used, graph=used.graph and "graph" not in dropped)
 
     @property
@@ -276,7 +276,8 @@ class SystemModel:
             electric_field: as for `evaluate`.
             seconds: for everything together; candidates that are not reached are left out.
             again: measure even if there is a decision.
-            candidates: what to try beside the plain module. The decision is then not kept.
+            candidates: what to try beside the plain module, and beside loops on a CPU. The
+                decision is then not kept.
 
         Raises:
             InputError: see `evaluate`; also a variant that was given, or a model without a file.
@@ -362,20 +363,22 @@ class SystemModel:
         """Modules for the present buffers; the one for energies is loaded and returned."""
         self._builder.fit(self._buffers)
         self._variant = variant = self._chosen_variant()
-        model = self._builder.model(replace(variant, fused=False))
+        # What depends on the device, and on a compiler for it, is first compared with torch code.
+        has_triton = variant.kernels == "triton"
+        model = self._builder.model(replace(variant, kernels="torch") if has_triton else variant)
         scripted = script(model)
 
         def replacement() -> Module:
-            other = self._builder.model(variant) if variant.fused else model
+            other = self._builder.model(variant) if has_triton else model
             if variant.runner == "torchscript":
-                fused: Module = script(other).evaluate
-                return fused
+                module: Module = script(other).evaluate
+                return module
             return run_by(variant.runner, other.evaluate)
 
         engine = self.options.engine
         self._evaluator.load(
             scripted.evaluate,
-            replacement if variant.fused or variant.runner != "torchscript" else None,
+            replacement if has_triton or variant.runner != "torchscript" else None,
             graph=variant.graph,
             threads=variant.threads,
             what=f"engine={engine!r}" + (f" ({variant.name})" if engine == "auto" else ""),
@@ -385,16 +388,17 @@ class SystemModel:
 
     def _chosen_variant(self) -> Variant:
         """How to compute modules for the present buffers."""
-        options, plain = self.options, self._builder.plain()
+        options, builder = self.options, self._builder
         given: Variant | None = options.variant
         if given is not None:
             graph = given.graph and options.cudaGraphs is not False
             return replace(given, graph=graph).on(self._device.type)
-        if options.engine == "compile" and can_compile(self._device, self._builder.pairs):
-            return replace(plain, runner="compile")
-        if options.engine == "auto":
-            self._decision = self._known_decision()
-        return plain if self._decision is None else self._decision.variant
+        if options.engine == "compile" and can_compile(self._device, builder.pairs):
+            return replace(builder.plain(), runner="compile")
+        if options.engine != "auto":
+            return builder.plain()
+        self._decision = self._known_decision()
+        return builder.usual() if self._decision is None else self._decision.variant
 
     def _known_decision(self) -> Decision | None:
         """The decision for the present buffers, or that for earlier ones if there is none."""
@@ -418,13 +422,13 @@ class SystemModel:
     ) -> None:
         """Find the fastest variant, and use it."""
         make, arguments = self.__reduce__()
-        plain = self._builder.plain()
+        beside = [self._builder.plain(), self._builder.usual()]
         others = self._builder.candidates() if candidates is None else candidates
         task = Task(
             make,
             arguments,
             tuning.two_structures(structure),
-            [plain, *(each for each in others if each != plain)],
+            list(dict.fromkeys([*beside, *others])),
             torch.get_num_threads(),
             seconds,
         )

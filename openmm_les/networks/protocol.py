@@ -76,13 +76,13 @@ class Network(Protocol[Tape]):
 class NetworkModule(nn.Module):
     """Base of networks, without an inner cutoff and with one charge for each atom.
 
-    All are made as ``Class(hyper, state, species, *, dtype, exact_radial, fold, few_kernels,
-    fused, loops)``: the canonical hyper-parameters and float64 weights of the family
-    (``docs/reference/formats``), and the arguments of `openmm_les.networks.build_network`, which
-    makes them. A network takes those that it does not need as ``**_``. Several charges for each
-    atom are stated by the hyper-parameter ``charge_channels``, moments by ``moments``, and the
-    attribute `rows` has the number of either. One whose hyper-parameters have ``conditions`` gets
-    their values for each species as `conditions`, a float64 tensor [species, conditions].
+    `openmm_les.networks.build_network` makes all of them as ``Class(hyper, state, species, form)``,
+    of the canonical hyper-parameters and float64 weights of the family
+    (``docs/reference/formats``), the elements to keep, and a `Form`, of which a network takes what
+    it has use for. Several charges for each atom are stated by the hyper-parameter
+    ``charge_channels``, moments by ``moments``, and the attribute `rows` has the number of either.
+    One whose hyper-parameters have ``conditions`` gets their values for each species as
+    `conditions`, a float64 tensor [species, conditions].
     """
 
     rows: int = 1

@@ -18,7 +18,6 @@ from openmm import app, unit
 
 from openmm_les import catalog
 from openmm_les.errors import InputError, OutputError, SimulationError
-from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import LAMBDA
 from openmm_les.processes.signals import defer_signals
@@ -32,7 +31,7 @@ from openmm_les.repex.settings import (
     states_of,
 )
 from openmm_les.simulation import output as outputs
-from openmm_les.simulation import runner
+from openmm_les.simulation import runner, tuning
 from openmm_les.simulation.builder import create_simulation, reseed
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
 from openmm_les.simulation.config import CONFIG, RunConfig
@@ -112,7 +111,7 @@ def _run(file: Path, directory: Path, callbacks: RunCallbacks) -> Path:
         resolved = RunConfig(**began.resolved)
         structure, hybrid = prepare_hybrid(resolved, read_structure(resolved.structure))
         artifact = catalog.open_model(resolved.model)
-        variant = None if began.variant is None else Variant.from_json(began.variant)
+        variant = tuning.recorded(began)
         job = Job(start, resolved, structure, artifact, owned, callbacks, stop, hybrid, variant)
         number = first.steps // first.report_interval
         values = chosen.values

@@ -81,7 +81,7 @@ class Checkpoint:
     outputs: dict[str, FileState] = field(default_factory=dict)
     #: Hash of the force field's System; None in a run without one
     force_field_sha256: str | None = None
-    #: How the model is computed, a `Variant` as JSON; None: in the usual way
+    #: How the model is computed, a `Variant` as JSON; None: see `tuning.recorded`
     variant: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:

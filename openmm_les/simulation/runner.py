@@ -13,7 +13,6 @@ from openmm import unit
 from openmm_les import catalog
 from openmm_les.artifact import Artifact
 from openmm_les.errors import InputError, OutputError
-from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
@@ -121,8 +120,8 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
             )
         return result
     chosen = {name: checkpoint.resolved[name] for name in _FROM_CHECKPOINT}
-    variant = None if checkpoint.variant is None else Variant.from_json(checkpoint.variant)
-    job = replace(job, config=job.config.model_copy(update=chosen), variant=variant)
+    config = job.config.model_copy(update=chosen)
+    job = replace(job, config=config, variant=tuning.recorded(checkpoint))
     _warn_of_changed_environment(checkpoint)
     remaining = plan_phases(job.config)
     while remaining[0].name != checkpoint.phase:

@@ -15,9 +15,11 @@ from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.engines import decisions
 from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.networks.kernels import obstacle
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.simulation import builder
 from openmm_les.simulation.builder import State
+from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.hybrid import Hybrid, prepare_hybrid
 from openmm_les.simulation.phase import Job
@@ -31,19 +33,48 @@ logger = logging.getLogger(__name__)
 _STEPS_WORTH_MEASURING = 50_000
 
 
+def recorded(checkpoint: Checkpoint) -> Variant | None:
+    """How a run that continues computes its model; None for the usual way of its device.
+
+    Raises:
+        InputError: with kernels that are not installed any more.
+    """
+    if checkpoint.variant is None:
+        # Of an older version: on a CPU it was torch code, whatever is installed now.
+        config = RunConfig(**checkpoint.resolved)
+        return Variant() if _is_open(config) and config.device == "cpu" else None
+    variant = Variant.from_json(checkpoint.variant)
+    if reason := obstacle(variant.kernels):
+        raise InputError(
+            f"checkpoint: a run continues with the kernels that it began with; {reason} in a new "
+            "run"
+        )
+    return variant
+
+
+def _is_open(config: RunConfig) -> bool:
+    """Whether the settings leave open how the model is computed."""
+    return config.engine == "auto" and config.backend == "pythonforce"
+
+
 def choose(job: Job, state: State, steps: int) -> Variant | None:
-    """How a new run of so many steps computes its model; None for the usual way.
+    """How a new run of so many steps computes its model; None for the usual way of its device.
+
+    On a CPU that depends on what is installed, and is recorded like everything else.
 
     Args:
         job: with a configuration of `resolve_config` and its capacity for neighbours.
         state: where the run begins.
         steps: of the run, and of what follows it.
     """
-    if job.config.engine != "auto" or job.config.backend != "pythonforce":
+    if not _is_open(job.config):
         return None
+    usual: Variant | None = None
+    if job.config.device == "cpu":
+        usual = Variant(kernels="torch" if obstacle("numba", on_gpu=False) else "numba")
     is_long = steps >= _STEPS_WORTH_MEASURING
     if not is_long and not any(decisions.folder().glob("*.json")):
-        return None
+        return usual
     model, positions, cell = _model(job.config, job.structure, job.artifact, state, job.hybrid)
     decision = model.decision
     if decision is None and is_long:
@@ -56,7 +87,7 @@ def choose(job: Job, state: State, steps: int) -> Variant | None:
             job.callbacks.message("stopped while measuring; continuing means starting again")
             job.stop.raise_deferred()
     if decision is None:
-        return None
+        return usual
     job.callbacks.message(f"engine='auto': {decision}")
     return decision.variant
 

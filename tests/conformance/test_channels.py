@@ -25,6 +25,7 @@ from openmm_les.ase import LESCalculator
 from openmm_les.electrostatics.embedding import Surroundings
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import build_network, registry
+from openmm_les.networks.form import Form
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.output import check_response
 
@@ -203,8 +204,7 @@ def test_electrostatic_embedding_is_refused(path):
 def test_a_network_with_another_number_of_charges_is_refused(artifact):
     canonical = artifact.canonical
     other = dataclasses.replace(canonical, hyper={**canonical.hyper, "charge_channels": 2})
-    options = {"dtype": torch.float64, "exact_radial": True, "fold": False}
     with pytest.raises(
         InputError, match=r"charge_channels or moments of 3 latent numbers .* got 2"
     ):
-        build_network(other, [0], **options)
+        build_network(other, [0], Form(torch.float64))

@@ -32,7 +32,7 @@ from openmm_les.neighbors import cells
 from openmm_les.networks.blocks import blocking
 from openmm_les.networks.blocks.blocking import GPU_ELEMENTS, fit_blocks, gpu_elements
 from openmm_les.networks.blocks.product_basis import _DenseForms, _SplitForms
-from openmm_les.plugin.forces.torchforce import OpenTorchForce
+from openmm_les.plugin.forces.torchforce import OpenTorchForce, _load_kernels
 
 CHARGES = {"norm_factor": 9.05, "self_interaction": "removed"}
 
@@ -293,6 +293,7 @@ def test_a_recorded_torchforce_fails_for_good(recorded):
 def test_a_reporter_stops_a_recorded_torchforce_that_failed(recorded, platform):
     import openmmtorch
 
+    _load_kernels()
     module, positions, broken = recorded
     system = openmm.System()
     for _ in positions:

@@ -8,9 +8,9 @@ from support.structures import waters
 
 from openmm_les import artifact as artifacts
 from openmm_les.catalog import artifact_path
-from openmm_les.loops import are_available
+from openmm_les.networks.kernels import obstacle
 
-if not are_available():
+if obstacle("numba"):
     pytest.skip("needs the extra cpu", allow_module_level=True)
 
 
@@ -19,7 +19,7 @@ def in_turns(structure, precision, capacity=None):
     demo = artifacts.load(artifact_path("les-demo"))
     options = {"max_neighbors": capacity} if capacity else {}
     loops = system_for(demo, structure, precision, **options)
-    plain = system_for(demo, structure, precision, python_operators=False, **options)
+    plain = system_for(demo, structure, precision, engine="torchscript", **options)
     codes = [str(model.module.evaluate.inlined_graph) for model in (loops, plain)]
     assert ["openmm_les_loops::" in code for code in codes] == [True, False]
     return loops, plain

@@ -18,7 +18,7 @@ from support.mixed import classical, embedded, peptide_in_water
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.errors import InputError
-from openmm_les.evaluation.engines import decisions, tuning
+from openmm_les.evaluation.engines import decisions, trial, tuning
 from openmm_les.evaluation.engines.variant import (
     NOT_FASTER,
     Decision,
@@ -27,12 +27,19 @@ from openmm_les.evaluation.engines.variant import (
     candidates,
 )
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.networks import kernels
+from openmm_les.networks.blocks.radial import TabulatedRadial
+from openmm_les.networks.kernels import obstacle
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.processes.threads import unmeasured
 
 #: More than a busy machine needs; what is tried takes a few seconds.
 SECONDS = 120.0
 FEW = Variant(few_kernels=True)
+#: What is used where nothing has been measured: loops, if the extra ``cpu`` is there.
+USUAL = Variant(kernels="torch" if obstacle("numba") else "numba")
+LOOPS = Variant(kernels="numba")
+needs_numba = pytest.mark.skipif(obstacle("numba") != "", reason="needs the extra cpu")
 COMPILED = Variant(runner="compile")
 
 
@@ -68,10 +75,9 @@ def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, ca
     monkeypatch.setattr(tuning, "_SHARE_TO_COMPILE", 8 / SECONDS)
     names = ["wrong", "constant", "slow", "fails", "crashes", "hangs"]
     bad = {name: Variant(runner=f"support.engines:{name}") for name in names}
-    bad["hangs"] = replace(bad["hangs"], fused=True)
     model, atoms = model_of(demo), dipeptide(0)
     decision = model.tune(atoms.positions, seconds=SECONDS, candidates=[*bad.values(), FEW])
-    assert decision.variant in (Variant(), FEW)
+    assert decision.variant in (Variant(), USUAL, FEW)
     assert model.variant == decision.variant
     assert_same_results(model, model_of(demo), atoms.positions)
     reasons = {name: decision.dropped[variant.name] for name, variant in bad.items()}
@@ -85,7 +91,7 @@ def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, ca
     assert reasons["fails"] == "no such kernel"
     assert reasons["crashes"] == "crashes the process (SIGSEGV)"
     assert reasons["hangs"].startswith("did not finish in 8")
-    assert "support.engines:hangs, fused (did not finish in 8" in str(decision)
+    assert "support.engines:hangs (did not finish in 8" in str(decision)
     assert not decisions.folder().exists()  # others would not find these candidates
 
 
@@ -99,7 +105,7 @@ def test_candidates_are_given_all_that_the_model_has():
     cell = 10.0 * np.array([[x._value for x in v] for v in system.getDefaultPeriodicBoxVectors()])
     model = found.compute.prepare(found.compute.artifact(), cell, positions)
     decision = model.tune(positions, cell, seconds=SECONDS, candidates=[FEW])
-    assert set(decision.times) == {"plain", "few kernels"}
+    assert set(decision.times) == {"plain", USUAL.name, "few kernels"}
     assert decision.system["others"] > decision.system["atoms"]
 
 
@@ -112,20 +118,70 @@ def test_the_plain_module_wins_unless_another_one_is_clearly_faster():
 
 def test_candidates_of_devices():
     plain = Variant(few_kernels=True, graph=True)
-    given = {"pairs": 2**13, "on_gpu": True, "graphs": "auto", "fused": True}
+    given = {"pairs": 2**13, "on_gpu": True, "graphs": "auto", "kernels": "triton"}
     found = candidates(plain, **given)
     assert found[0] == plain
     assert len({each.name for each in found}) == len(found) > 8
     assert {each.runner for each in found} == {"torchscript", "compile"}
-    assert {each.fused for each in found} == {each.graph for each in found} == {True, False}
+    assert {each.kernels for each in found} == {"torch", "triton"}
+    assert {each.few_kernels for each in found if each.kernels == "triton"} == {True, False}
+    assert {each.graph for each in found} == {True, False}
     assert all(each.graph for each in candidates(plain, **{**given, "graphs": True}))
     large = candidates(replace(plain, few_kernels=False), **{**given, "pairs": 2**18})
-    assert not any(each.few_kernels and not each.fused for each in large)
-    on_cpu = candidates(Variant(), **{**given, "on_gpu": False})
-    assert all(each.is_torch_code for each in on_cpu)
+    assert not any(each.few_kernels and each.kernels == "torch" for each in large)
+    on_cpu = candidates(Variant(), **{**given, "on_gpu": False, "kernels": "numba"})
+    assert not any(each.graph or each.runner != "torchscript" for each in on_cpu)
+    assert on_cpu[:2] == [Variant(), Variant(kernels="numba")]
+    assert not any(each.block_elements and each.kernels == "numba" for each in on_cpu)
     assert FEW in on_cpu
-    small = candidates(Variant(), **{**given, "on_gpu": False, "pairs": 500})
+    small = candidates(Variant(), **{**given, "on_gpu": False, "pairs": 500, "kernels": "torch"})
     assert small == [Variant(), FEW]  # of which there is one block
+
+
+@needs_numba
+def test_loops_are_compared_with_torch_code(demo, monkeypatch):
+    """Wrong ones are dropped, though they are what is used where nothing has been measured."""
+    assert model_of(demo).variant == LOOPS
+    assert model_of(demo, engine="torchscript").variant == Variant()
+    found = [each.kernels for each in model_of(demo)._builder.candidates()]
+    assert found == ["torch", "numba", "torch"]  # few kernels of loops are none
+    from openmm_les.networks.kernels.numba.radial import LoopRadial
+
+    def make(self, *arguments):
+        TabulatedRadial.__init__(self, *arguments)
+        self.table *= 1.01
+
+    monkeypatch.setattr(LoopRadial, "__init__", make)
+    structures = tuning.two_structures((dipeptide(0).positions, None, None))
+    task = trial.Task(*model_of(demo).__reduce__(), structures, [Variant(), LOOPS], 1, 9.0, [0, 1])
+    said = []
+    trial._try_each(task, trial._Race(lambda **values: said.append(values)))
+    results = [each for each in said if "of" in each]
+    assert [each["of"] for each in results] == [0, 1]
+    assert results[0]["seconds"] > 0.0
+    assert results[1]["reason"].startswith("gives other ")
+
+
+@needs_numba
+def test_loops_that_cannot_be(demo):
+    for options, message in (
+        ({"variant": LOOPS, "static_shapes": True}, "'numba' needs shapes that vary; use kernels"),
+        ({"variant": LOOPS, "python_operators": False}, "'numba' needs a script that is not saved"),
+        ({"variant": replace(LOOPS, runner="compile")}, "'numba' needs shapes that vary"),
+    ):
+        with pytest.raises(InputError, match=f"variant: kernels: {message}"):
+            model_of(demo, **options)
+    assert model_of(demo, static_shapes=True).variant == Variant()
+    assert model_of(demo, engine="compile").variant.kernels == "torch"
+
+
+def test_loops_that_are_not_installed(demo, monkeypatch):
+    monkeypatch.setattr(kernels, "_numba_works", lambda: False)
+    model = model_of(demo)
+    assert model.variant == Variant()
+    assert {each.kernels for each in model._builder.candidates()} == {"torch"}
+    with pytest.raises(InputError, match=r"pip install 'openmm-les\[cpu\]', or use engine="):
+        model_of(demo, variant=LOOPS)
 
 
 def test_names_and_values_of_variants():
@@ -134,11 +190,17 @@ def test_names_and_values_of_variants():
     assert Variant(graph=True, threads=1).name == "plain, graph, 1 thread"
     assert full.on("cpu") == replace(full, graph=False)
     assert full.on("cuda") == replace(full, threads=None)
+    for name, device in (("triton", "cuda"), ("numba", "cpu")):
+        own = Variant(kernels=name)
+        assert own.name == name
+        assert own.on(device) == own
+        assert own.on("cpu" if device == "cuda" else "cuda") == Variant()
     assert Variant.from_json(json.loads(json.dumps(full.to_json()))) == full
     for values, message in (
         ({"runner": "jit"}, "runner: expected 'torchscript', 'compile' or 'package.module:func"),
         ({"threads": 0}, "threads: expected an integer of at least 1 or None, got 0"),
         ({"graph": 1}, "graph: expected True or False, got 1"),
+        ({"kernels": True}, "kernels: expected 'torch', 'triton', 'numba', got True"),
     ):
         with pytest.raises(InputError, match=f"variant: {message}"):
             Variant(**values)
@@ -285,13 +347,13 @@ def test_nothing_is_chosen_where_nothing_is_measured(demo):
     keep(model_of(demo), FEW)
     before = model_of(demo)
     given = model_of(demo, variant=replace(FEW, block_elements=2**16))
-    plain = model_of(demo, engine="torchscript").evaluate(atoms.positions)
+    usual = model_of(demo, variant=USUAL).evaluate(atoms.positions)
     with unmeasured():
         model = model_of(demo)
         for each in (model, before):
             result = each.evaluate(atoms.positions)
-            assert (result.energy, each.variant, each.decision) == (plain.energy, Variant(), None)
-            np.testing.assert_array_equal(result.forces, plain.forces)
+            assert (result.energy, each.variant, each.decision) == (usual.energy, USUAL, None)
+            np.testing.assert_array_equal(result.forces, usual.forces)
         given.evaluate(atoms.positions)
         assert given.variant == replace(FEW, block_elements=2**16)
     assert model_of(demo).variant == FEW

@@ -133,11 +133,11 @@ def portable(model: CanonicalModel) -> PortableModel:
 
     from openmm_les.evaluation.portable import PortableModel
     from openmm_les.networks import build_network
+    from openmm_les.networks.form import Form
 
     elements = model.hyper["elements"]
-    network = build_network(
-        model, range(len(elements)), dtype=torch.float64, exact_radial=True, fold=False
-    )
+    form = Form(torch.float64, exact_radial=True, fold=False)
+    network = build_network(model, range(len(elements)), form)
     return PortableModel(network, elements, model.state["reference_energies"], model.les)
 
 

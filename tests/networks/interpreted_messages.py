@@ -33,9 +33,9 @@ def test_kernels_equal_the_torch_code(layer):
     inputs = layer.inputs(neighbors)
     # In a network they are some of the columns of a table.
     inputs[1] = torch.cat([random(*inputs[1].shape, seed=3), inputs[1]], 2)[:, :, layer.width :]
-    kernel = layer.convolution(fused=True).float()
+    kernel = layer.convolution("triton").float()
     sums, tape = torch.jit.script(kernel)(*(tensor.float() for tensor in inputs), neighbors)
-    plain = layer.convolution(fused=False)
+    plain = layer.convolution("torch")
     expected, plain_tape = plain(*inputs, neighbors)
     assert_close(sums, expected)
 

@@ -15,13 +15,14 @@ from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.neighbors.cells import CellGrid
 from openmm_les.neighbors.matrix import NeighborSearch, image_range
 from openmm_les.networks import build_network
-from openmm_les.networks.fused.geometry import pair_geometry, pair_gradients
-from openmm_les.networks.fused.neighbors import (
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
+from openmm_les.networks.kernels.triton.neighbors import (
     FusedNeighborSearch,
     complete_neighbors,
     search_neighbors,
 )
-from openmm_les.networks.fused.product_basis import product_basis, product_gradients
+from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 patch_interpreter()
 
@@ -109,7 +110,7 @@ def test_columns_of_cells_are_completed():
 def test_geometry_equals_the_torch_code(name):
     table: Table = TABLES[name]
     positions, neighbors, species = table.structure()
-    plain, kernels = table.geometry(fused=False), torch.jit.script(table.geometry(fused=True))
+    plain, kernels = table.geometry("torch"), torch.jit.script(table.geometry("triton"))
     *expected, plain_tape = plain(positions, neighbors, species)
     *got, tape = kernels(positions, neighbors, species)
     # The distance is rounded to float32, and features change with it.
@@ -126,8 +127,8 @@ def test_geometry_equals_the_torch_code(name):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_equal_the_torch_code(name):
     products: Products = PRODUCTS[name]
-    kernels = torch.jit.script(products.module(fused=True).float())
-    plain = products.module(fused=False)
+    kernels = torch.jit.script(products.module("triton").float())
+    plain = products.module("torch")
     for counts in [2, 0, 1], [17, 3, 5]:
         sums = random(products.components, products.channels, sum(counts), seed=1)
         expected, plain_tape = plain(sums, counts)
@@ -141,13 +142,13 @@ def test_operators_say_what_they_return():
     """And change none of their arguments, nor return one."""
     table, products = TABLES["lmax 1"], PRODUCTS["lmax 2, outputs of degree 2"]
     positions, neighbors, species = table.structure()
-    radial, cell = table.geometry(fused=False).radial, 9.5 * torch.eye(3, dtype=torch.float64)
+    radial, cell = table.geometry("torch").radial, 9.5 * torch.eye(3, dtype=torch.float64)
     nearest, columns = torch.zeros(1, 3, dtype=torch.int64), neighbors.indices
     pairs = (positions, columns, neighbors.shifts, species, radial.table, radial.first_row)
     pairs = *pairs, table.lmax, 0, radial.inverse_spacing, radial.last
     vectors, harmonics, features, slopes = pair_geometry(*pairs)
     grads = [tensor.view(*columns.shape, -1) for tensor in (harmonics, features)]
-    basis = products.module(fused=True).float()
+    basis = products.module("triton").float()
     sums = random(products.components, 1, 3, seed=1).float()
     forms = [basis.same, basis.cross, basis.same_products, basis.cross_products]
     forms += [basis.same_targets, basis.cross_targets]
@@ -178,22 +179,16 @@ def test_network_equals_the_torch_code(tmp_path):
     positions = torch.tensor([[0.0, 0, 0.1], [0.8, 0, -0.5], [0.1, 1.9, 0.2]], dtype=torch.float64)
     cell = torch.zeros_like(positions)
 
-    def system(dtype, fused):
-        network = build_network(
-            model.canonical,
-            [model.elements.index(1)],
-            dtype=dtype,
-            exact_radial=dtype == torch.float64,
-            fold=True,
-            fused=fused,
-        )
+    def system(dtype, kernels):
+        form = Form(dtype, exact_radial=dtype == torch.float64, kernels=kernels)
+        network = build_network(model.canonical, [model.elements.index(1)], form)
         electrostatics = build_electrostatics(model.canonical.les, False, None, dtype, num_atoms=3)
         order = order_by_species(species)
         arguments = network, electrostatics, species, order, False, [0, 0, 0], 4, False, None
-        return SpecializedModel(*arguments, fused=fused).eval()
+        return SpecializedModel(*arguments, kernels=kernels).eval()
 
-    single, fused = system(torch.float32, False), system(torch.float32, True)
-    double = system(torch.float64, False)
+    single, fused = system(torch.float32, "torch"), system(torch.float32, "triton")
+    double = system(torch.float64, "torch")
     expected, got = single(positions, cell), torch.jit.script(fused)(positions, cell)
     for one, other in zip(got, expected, strict=True):
         assert_close(one, other, 3e-6)

@@ -8,6 +8,7 @@ import torch
 from openmm_les.neighbors.matrix import image_offsets, neighbor_matrix
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
 from openmm_les.networks.blocks.convolution import message_convolution
+from openmm_les.networks.form import Form
 
 LMAX, NODE_LMAX, CHANNELS, FEATURES = 2, 1, 3, 4
 PATHS = [
@@ -65,14 +66,16 @@ def reversed_slots(values, reverse) -> torch.Tensor:
     return values.view(len(reverse), -1)[reverse].view_as(values)
 
 
-@pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"fused": True}])
+@pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"kernels": "triton"}])
 def test_kernel_equals_the_definition(options):
     """The operators of fused kernels are torch code on a CPU."""
-    if options.get("fused"):
+    dtype = torch.float64
+    if options.get("kernels"):
+        dtype = torch.float32  # that of its weights, which are of double precision here
         pytest.importorskip("triton", reason="torch for a CPU comes without triton")
     matrix, inputs = structure()
-    options = {"few_kernels": False, **options}
-    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, **options)
+    form = Form(dtype, **options)
+    kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, form)
     for module in (kernel, torch.jit.script(kernel)):
         sums, tape = module(*inputs, matrix)
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]
@@ -91,16 +94,16 @@ def test_kernel_equals_the_definition(options):
 def test_loops_equal_the_grouped_products(paths, threads, monkeypatch):
     """With a degree that has no path, and where threads share even the smallest sums."""
     pytest.importorskip("numba")
-    from openmm_les.loops import workers
+    from openmm_les.networks.kernels.numba import workers
 
     monkeypatch.setattr(workers, "_FEWEST", 1)
     matrix, inputs = structure()
     used = [p for p, path in enumerate(PATHS) if path in paths]
     weights = WEIGHTS.view(FEATURES, -1, CHANNELS)[:, used].flatten(1)
     mixes = [MIXES[d] if any(path[2] == d for path in paths) else MIXES[d][:0] for d in range(3)]
-    arguments = weights, paths, mixes, CHANNELS, LMAX, NODE_LMAX, False
-    grouped = message_convolution(*arguments)
-    loops = torch.jit.script(message_convolution(*arguments, loops=True))
+    arguments = weights, paths, mixes, CHANNELS, LMAX, NODE_LMAX
+    grouped = message_convolution(*arguments, Form(torch.float64))
+    loops = torch.jit.script(message_convolution(*arguments, Form(torch.float64, kernels="numba")))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -17,8 +17,9 @@ from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.networks import build_network
-from openmm_les.networks.fused.convolution import FusedConvolution
-from openmm_les.networks.fused.messages import message_gradients, message_sums
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.convolution import FusedConvolution
+from openmm_les.networks.kernels.triton.messages import message_gradients, message_sums
 
 OFF = LAYERS["maceles-off"]
 #: Which needs the most registers.
@@ -49,7 +50,7 @@ def arguments(kernel, layer=OFF):
 
 
 def test_operators_say_what_they_return():
-    sums, gradients = arguments(OFF.convolution(fused=True).float())
+    sums, gradients = arguments(OFF.convolution("triton").float())
     checks = "test_schema", "test_faketensor"
     torch.library.opcheck(message_sums, sums, test_utils=checks)
     torch.library.opcheck(message_gradients, gradients, test_utils=checks)
@@ -57,7 +58,7 @@ def test_operators_say_what_they_return():
 
 def check_compiled(paths, capability, layer=OFF):
     """No kernel of both passes spills registers, lacks shared memory, or is waited for."""
-    sums, gradients = arguments(layer.convolution(fused=True, paths=paths).float(), layer)
+    sums, gradients = arguments(layer.convolution("triton", paths=paths).float(), layer)
     with Watch("cpu"), compiled_for(capability) as kernels:
         message_sums._init_fn(*sums)
         message_gradients._init_fn(*gradients)
@@ -86,18 +87,12 @@ def test_all_kernels_fit_a_gpu(capability):
 
 
 @cache
-def demo_model(fused, dtype=torch.float32):
+def demo_model(kernels):
     """The bundled model of a small system, as it runs on a GPU, and how many kernels are fused."""
     structure, ewald = SYSTEMS["direct sum"]
     model = model_for(artifacts.load(catalog.artifact_path("les-demo")), structure(), ewald)
-    network = build_network(
-        model.artifact.canonical,
-        model._builder._present,
-        dtype=dtype,
-        exact_radial=False,
-        fold=True,
-        fused=fused,
-    ).eval()
+    form = Form(torch.float32, kernels=kernels)
+    network = build_network(model.artifact.canonical, model._builder._present, form).eval()
     model._builder.network = network
     model.module = model._build()
     return model, sum(isinstance(part, FusedConvolution) for part in network.modules())
@@ -105,7 +100,7 @@ def demo_model(fused, dtype=torch.float32):
 
 def test_a_network_with_kernels_is_the_same():
     """On a CPU, where operators are torch code, called from a script."""
-    (plain, none), (fused, one) = demo_model(False), demo_model(True)
+    (plain, none), (fused, one) = demo_model("torch"), demo_model("triton")
     assert (none, one) == (0, 1)
     structure, _ = SYSTEMS["direct sum"]
     atoms = structure()
@@ -116,19 +111,14 @@ def test_a_network_with_kernels_is_the_same():
 
 def test_a_network_with_kernels_waits_for_nothing():
     counts = []
-    for fused in (False, True):
-        model, _ = demo_model(fused)
+    for kernels in ("torch", "triton"):
+        model, _ = demo_model(kernels)
         shapes = (len(model.numbers), 3), (3, 3)
         operations, (energy, forces, *_) = trace_on_fake_gpu(model.module, *shapes)
         assert energy.is_cuda
         assert forces.shape == shapes[0]
         names = by_name(operations)
         for operator in ("message_sums", "message_gradients"):
-            assert names[f"openmm_les.{operator}.default"] == int(fused)
+            assert names[f"openmm_les.{operator}.default"] == (kernels == "triton")
         counts.append(launches(operations))
     assert counts[1] < counts[0]
-
-
-def test_kernels_are_of_single_precision():
-    _, kernels = demo_model(True, torch.float64)
-    assert kernels == 0

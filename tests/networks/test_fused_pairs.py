@@ -5,8 +5,9 @@ import struct
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="torch for a CPU comes without triton")
+pytest.importorskip("triton", reason="torch for a CPU comes without triton")
 
+import triton
 from openmm_les_export import read_model
 from oracles.nequip_models import synthetic_nequip
 from support.fused import PRODUCTS, TABLES, random
@@ -24,9 +25,10 @@ from openmm_les.neighbors.cells import choose_grid
 from openmm_les.neighbors.matrix import image_offsets
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 from openmm_les.networks import build_network
-from openmm_les.networks.fused.geometry import pair_geometry, pair_gradients
-from openmm_les.networks.fused.neighbors import complete_neighbors, search_neighbors
-from openmm_les.networks.fused.product_basis import product_basis, product_gradients
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
+from openmm_les.networks.kernels.triton.neighbors import complete_neighbors, search_neighbors
+from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 #: A cutoff whose square is no float32 [A].
 CUTOFF = 5.3
@@ -100,7 +102,7 @@ def test_geometry_fits_a_gpu(capability):
 )
 def test_products_fit_a_gpu(name, capability):
     products = PRODUCTS[name]
-    module = products.module(fused=True).float()
+    module = products.module("triton").float()
     sums = torch.zeros(products.components, products.channels, 1029)
     forms = [module.same, module.cross, module.same_products, module.cross_products]
     forms += [module.same_targets, module.cross_targets]
@@ -110,23 +112,16 @@ def test_products_fit_a_gpu(name, capability):
     check_compiled(kernels, {"_product_kernel", "_pull_back_kernel"})
 
 
-def scripted(model, atoms, fused, grid=None):
+def scripted(model, atoms, kernels, grid=None):
     """A model of water, scripted."""
     box, species = atoms.cell.array, torch.tensor(atoms.numbers == 8).long()
-    network = build_network(
-        model.canonical,
-        [model.elements.index(z) for z in (1, 8)],
-        dtype=torch.float32,
-        exact_radial=False,
-        fold=True,
-        few_kernels=True,
-        fused=fused,
-    )
+    form = Form(torch.float32, few_kernels=True, kernels=kernels)
+    network = build_network(model.canonical, [model.elements.index(z) for z in (1, 8)], form)
     les, n = model.canonical.les, len(atoms)
     kernel = build_electrostatics(les, True, torch.tensor(box), torch.float32, num_atoms=n)
     order = order_by_species(species)
     arguments = network, kernel, species, order, True, [0, 0, 0], 60, False, grid
-    return torch.jit.script(SpecializedModel(*arguments, fused=fused).eval())
+    return torch.jit.script(SpecializedModel(*arguments, kernels=kernels).eval())
 
 
 @pytest.mark.parametrize("size", ["all pairs", "cells"])
@@ -137,8 +132,8 @@ def test_a_gpu_launches_few_kernels(size):
     n, box = len(atoms), atoms.cell.array
     grid = choose_grid(n, model.cutoff, box, atoms.positions, 50) if size == "cells" else None
     traced = []
-    for fused in False, True:
-        system = scripted(model, atoms, fused, grid)
+    for kernels in "torch", "triton":
+        system = scripted(model, atoms, kernels, grid)
         operations, results = trace_on_fake_gpu(system, (n, 3), (3, 3))
         assert [tuple(result.shape) for result in results] == [(), (n, 3), (n,), (3, 3), ()]
         traced.append(operations)
@@ -162,7 +157,7 @@ def test_without_a_c_compiler_torch_code_goes_on(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     model, atoms = artifacts.load(catalog.artifact_path("les-demo")), waters(4, 4, 4)
-    plain, fused = (scripted(model, atoms, fused) for fused in (False, True))
+    plain, fused = (scripted(model, atoms, kernels) for kernels in ("torch", "triton"))
     fused.neighbors.interpreted = True  # not as on a CPU
     evaluator = Evaluator(len(atoms), torch.device("cpu"))
     evaluator.load(plain.evaluate, lambda: fused.evaluate, what="kernels")
@@ -177,7 +172,7 @@ def test_nequip_has_the_same_geometry(tmp_path):
     path, les = tmp_path / "x.ckpt", {"norm_factor": 9.05, "self_interaction": "removed"}
     model = artifacts.Artifact.unsaved(read_model(synthetic_nequip(path), **les), path)
     atoms = waters(3, 3, 2)
-    operations, _ = trace_on_fake_gpu(scripted(model, atoms, True), (len(atoms), 3), (3, 3))
+    operations, _ = trace_on_fake_gpu(scripted(model, atoms, "triton"), (len(atoms), 3), (3, 3))
     calls = by_name(operations)
     assert calls["openmm_les.pair_geometry.default"] == 1
     assert calls["openmm_les.pair_gradients.default"] == 1

@@ -4,7 +4,6 @@ import inspect
 
 import pytest
 
-from openmm_les.networks import build_network
 from openmm_les.networks.protocol import Network, NetworkModule
 from openmm_les.networks.registry import families
 
@@ -30,6 +29,5 @@ def test_tape_is_the_same_named_tuple_forward_and_backward(name):
 @pytest.mark.parametrize("name", families())
 def test_constructor_takes_what_build_network_gives(name):
     network = families()[name].load("network")
-    options = [*inspect.signature(build_network).parameters][2:]  # after model and species
-    bound = inspect.signature(network).bind({}, {}, [], **dict.fromkeys(options))
-    assert [*bound.arguments][:3] == ["hyper", "state", "species"]
+    bound = inspect.signature(network).bind({}, {}, [], None)
+    assert [*bound.arguments] == ["hyper", "state", "species", "form"]

@@ -46,12 +46,12 @@ class MomentsNetwork(NetworkModule):
 
     layout: LatentLayout  # TorchScript would take it for a plain tuple
 
-    def __init__(self, hyper, state, species, **options) -> None:
+    def __init__(self, hyper, state, species, form) -> None:
         super().__init__()
         state = dict(state)
         factors = state.pop("moment_factors")[:, list(species)]
         charges_alone = {name: value for name, value in hyper.items() if name != "moments"}
-        self.inner: Any = MACENetwork(charges_alone, state, species, **options)
+        self.inner: Any = MACENetwork(charges_alone, state, species, form)
         self.cutoff: float = self.inner.cutoff
         layout = layout_of(hyper)
         self.layout = LatentLayout(*((0,) * 6)) if layout is None else layout

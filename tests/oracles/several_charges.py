@@ -24,12 +24,12 @@ MACE_FAMILY = FAMILIES[0]
 class SeveralCharges(NetworkModule):
     """See `openmm_les.networks.protocol.Network`."""
 
-    def __init__(self, hyper, state, species, **options) -> None:
+    def __init__(self, hyper, state, species, form) -> None:
         super().__init__()
         state = dict(state)
         factors = state.pop("charge_factors")[:, list(species)]
         inner = {name: value for name, value in hyper.items() if name != "charge_channels"}
-        self.inner: Any = MACENetwork(inner, state, species, **options)
+        self.inner: Any = MACENetwork(inner, state, species, form)
         self.cutoff: float = self.inner.cutoff
         self.rows = len(factors)
         self.factors = torch.nn.Buffer(factors)

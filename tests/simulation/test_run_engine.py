@@ -13,9 +13,11 @@ from support.runs import PEPTIDE, Recorder, assert_same_run, config
 
 from openmm_les import catalog
 from openmm_les import simulation as md
+from openmm_les.errors import InputError
 from openmm_les.evaluation.engines import decisions
 from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.networks import kernels
 from openmm_les.processes.threads import unmeasured
 from openmm_les.simulation import tuning
 from openmm_les.simulation.checkpoint import Checkpoint
@@ -75,17 +77,39 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch):
     assert_same_run(middle, complete.output)
 
 
-def test_runs_without_a_decision(tmp_path):
-    """Short runs do not measure, and those of older versions recorded nothing: both are plain."""
+def test_runs_without_a_decision(tmp_path, monkeypatch):
+    """Short runs do not measure, and record which kernels were there, whatever is there later."""
     short = config(tmp_path, output=tmp_path / "auto", steps=20, equilibration_steps=0)
     recorder = Recorder()
-    md.run(short, callbacks=recorder)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_numba_works", lambda: False)
+        md.run(short, callbacks=recorder)
     assert not decisions.folder().exists()
     assert not any("engine" in text for text in recorder.messages)
-    assert variant_of(short.output) is None
-    plain = short.model_copy(update={"engine": "torchscript", "output": tmp_path / "plain"})
+    assert variant_of(short.output) == Variant()
+    md.run(short.model_copy(update={"steps": 40}), resume=True)
+    assert variant_of(short.output) == Variant()
+    torch_code = {"engine": "torchscript", "output": tmp_path / "plain", "steps": 40}
+    plain = short.model_copy(update=torch_code)
     md.run(plain)
     assert_same_run(plain.output, short.output)
+    # Older versions recorded nothing, and knew no other kernels.
+    checkpoint = Checkpoint.read(short.output / CHECKPOINT)
+    assert tuning.recorded(replace(checkpoint, variant=None)) == Variant()
+
+
+@pytest.mark.skipif(kernels.obstacle("numba") != "", reason="needs the extra cpu")
+def test_a_run_does_not_continue_without_its_kernels(tmp_path, monkeypatch):
+    settings = config(tmp_path, output=tmp_path / "auto", steps=20, equilibration_steps=0)
+    md.run(settings)
+    assert variant_of(settings.output) == Variant(kernels="numba")
+    monkeypatch.setattr(kernels, "_numba_works", lambda: False)
+    with pytest.raises(
+        InputError,
+        match=r"^checkpoint: a run continues with the kernels that it began with; .*"
+        r"run pip install 'openmm-les\[cpu\]', or use engine='torchscript' in a new run$",
+    ):
+        md.run(settings.model_copy(update={"steps": 40}), resume=True)
 
 
 def test_the_first_evaluation_is_by_the_variant(monkeypatch):

@@ -5,14 +5,15 @@ import torch
 
 from openmm_les.evaluation.portable import PortableModel
 from openmm_les.networks import build_network
+from openmm_les.networks.form import Form
 from openmm_les.networks.moments import layout_of
 
 
 def eager(model, dtype=torch.float64, **options) -> PortableModel:
     """A model as it was read."""
     elements = model.hyper["elements"]
-    options = {"dtype": dtype, "exact_radial": True, "fold": False} | options
-    network = build_network(model, range(len(elements)), **options)
+    form = Form(dtype, **{"exact_radial": True, "fold": False} | options)
+    network = build_network(model, range(len(elements)), form)
     references, layout = model.state["reference_energies"], layout_of(model.hyper)
     return PortableModel(network, elements, references, model.les, layout)
 

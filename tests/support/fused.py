@@ -12,6 +12,8 @@ from openmm_les.neighbors.matrix import Neighbors, image_offsets, neighbor_matri
 from openmm_les.networks.blocks.geometry import pair_geometry
 from openmm_les.networks.blocks.product_basis import product_basis
 from openmm_les.networks.blocks.radial import TabulatedRadial
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels import Kernels
 
 _CUTOFF = 4.5
 
@@ -29,14 +31,14 @@ class Table:
     width: int  #: of the radial features
     num_tables: int = 1  #: functions of the distance, of two species
 
-    def geometry(self, fused: bool) -> Any:
+    def geometry(self, kernels: Kernels) -> Any:
         r = torch.linspace(0, 1, 64, dtype=torch.float64).view(-1, 1)
         k = 2 * torch.pi * random(self.num_tables, 1, self.width, seed=0)
         values, slopes = torch.sin(k * r), k * torch.cos(k * r) / _CUTOFF
         tables = torch.arange(4) % self.num_tables
         radial = TabulatedRadial(values, slopes, _CUTOFF, tables, torch.float32)
         kinds = 2 if self.num_tables > 1 else 0
-        return pair_geometry(radial, self.lmax, kinds, fused).float()
+        return pair_geometry(radial, self.lmax, kinds, kernels).float()
 
     def structure(self) -> tuple[torch.Tensor, Neighbors, torch.Tensor]:
         """Positions, neighbours with slots to spare, and species."""
@@ -58,7 +60,7 @@ class Products:
     def components(self) -> int:
         return (self.lmax + 1) ** 2
 
-    def module(self, fused: bool) -> Any:
+    def module(self, kernels: Kernels) -> Any:
         """With coefficients of monomials of the parity of the outputs."""
         is_odd = [0] + [d % 2 for d in range(self.lmax + 1) for _ in range(2 * d + 1)]
         monomials = combinations_with_replacement(is_odd, 3)
@@ -69,7 +71,7 @@ class Products:
             for d in degrees
         ]
         weights = [random(3, 2, self.channels, seed=10 + d) for d in degrees]
-        return product_basis(bases, weights, self.lmax, True, False, 3, fused)
+        return product_basis(bases, weights, self.lmax, Form(torch.float32, kernels=kernels), 3)
 
 
 TABLES = {

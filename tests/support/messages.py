@@ -9,6 +9,8 @@ from support.fused import random
 
 from openmm_les.neighbors.matrix import Neighbors, image_offsets, neighbor_matrix
 from openmm_les.networks.blocks.convolution import message_convolution
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels import Kernels
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Layer:
             if abs(node - edge) <= out <= node + edge and (node + edge + out) % 2 == 0
         ]
 
-    def convolution(self, fused: bool, paths=None) -> Any:
+    def convolution(self, kernels: Kernels, paths=None) -> Any:
         """Of some of the paths, by default all of them."""
         channels, paths = self.channels, paths or self.paths
         rows = [sum(out == degree for _, _, out in paths) for degree in range(self.lmax + 1)]
@@ -41,8 +43,7 @@ class Layer:
             channels,
             self.lmax,
             self.node_lmax,
-            few_kernels=False,
-            fused=fused,
+            Form(torch.float32, kernels=kernels),
         )
 
     def inputs(self, neighbors: Neighbors) -> list[torch.Tensor]:

@@ -56,7 +56,7 @@ class Task:
     candidates: Sequence[Variant]
     threads: int  #: that torch may use
     seconds: float  #: for everything
-    order: Sequence[int] = ()  #: of the candidates to try; the plain one first
+    order: Sequence[int] = ()  #: of the candidates to try; the first one, torch code, first
 
     def model(self, variant: Variant) -> SystemModel:
         *arguments, options = self.arguments
@@ -111,7 +111,7 @@ class _Race:
 
 
 def _try_each(task: Task, race: _Race) -> None:
-    """Compare every candidate with the plain module, and measure it."""
+    """Compare every candidate with the plain module, which is torch code, and measure it."""
     say = race.say
     say(begin=task.order[0])
     plain = task.model(replace(task.candidates[0], graph=False))

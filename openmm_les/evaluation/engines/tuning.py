@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: For everything together [s].
 BUDGET_S = 30.0
-#: Part of it that one candidate may take, and one whose kernels may have to be compiled first: 50
-#: of MACELES-OFF take 10 to 20 s, and later calls of any process find them on the disk.
+#: Part of it that one candidate may take, and one whose code has to be compiled
+#: first: Triton takes 15 s for MACELES-OFF, where later processes find it on the disk.
 _SHARE, _SHARE_TO_COMPILE = 1 / 3, 2 / 3
 #: Evaluations without which no two candidates are compared.
 _EVALUATIONS = 20
@@ -236,8 +236,9 @@ class _Walk:
         now = time.monotonic()
         left = self._begin + self._task.seconds - now
         if current not in (None, 0, self._task.order[-1]):
-            compiles = self._task.candidates[current].fused
-            share = _SHARE_TO_COMPILE if compiles else _SHARE
+            variant = self._task.candidates[current]
+            is_made = variant.kernels == "torch" and variant.runner == "torchscript"
+            share = _SHARE if is_made else _SHARE_TO_COMPILE
             left = min(left, since + share * self._budget - now)
         return max(left, 0.0)
 

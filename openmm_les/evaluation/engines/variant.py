@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from openmm_les.errors import InputError
+from openmm_les.networks.kernels import KERNELS, Kernels
 
 #: Runners that a file may name. Another one is a function, which only Python code may name.
 RUNNERS = ("torchscript", "compile")
@@ -36,12 +37,13 @@ class Variant:
     runner: str = "torchscript"
     few_kernels: bool = False  #: more arithmetic in fewer kernels, for small systems
     block_elements: int | None = None  #: of the largest temporary tensors; None: the device's own
-    fused: bool = False  #: with the fused kernels (Triton), on a GPU
+    #: What computes the heavy parts: ``'torch'``, ``'triton'`` on a GPU, ``'numba'`` on a CPU
+    kernels: Kernels = "torch"
     graph: bool = False  #: replayed as a CUDA graph
     threads: int | None = None  #: of torch on a CPU, to start with; None: measured in the process
 
     def __post_init__(self) -> None:
-        for name in ("few_kernels", "fused", "graph"):
+        for name in ("few_kernels", "graph"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(
                     f"variant: {name}: expected True or False, got {getattr(self, name)!r}"
@@ -52,6 +54,10 @@ class Variant:
                 raise InputError(
                     f"variant: {name}: expected an integer of at least 1 or None, got {value!r}"
                 )
+        if self.kernels not in KERNELS:
+            raise InputError(
+                f"variant: kernels: expected {', '.join(map(repr, KERNELS))}, got {self.kernels!r}"
+            )
         if self.runner not in RUNNERS and ":" not in str(self.runner):
             raise InputError(
                 f"variant: runner: expected {', '.join(map(repr, RUNNERS))} or "
@@ -63,7 +69,7 @@ class Variant:
         """A short name for log lines, such as ``few kernels, graph``; no two variants share one."""
         code = [
             "" if self.runner == "torchscript" else self.runner,
-            "fused" if self.fused else "",
+            "" if self.kernels == "torch" else self.kernels,
             "few kernels" if self.few_kernels else "",
             f"blocks of {self.block_elements}" if self.block_elements else "",
         ]
@@ -74,17 +80,12 @@ class Variant:
             parts.append(f"{self.threads} thread" + "s" * (self.threads > 1))
         return ", ".join(parts)
 
-    @property
-    def is_torch_code(self) -> bool:
-        """Whether it is TorchScript as written, which needs no comparison before it is used."""
-        return self.runner == "torchscript" and not self.fused and not self.graph
-
     def on(self, kind: str) -> Variant:
         """The same as far as a kind of device allows, ``'cpu'`` or ``'cuda'``."""
         on_gpu = kind == "cuda"
         return replace(
             self,
-            fused=self.fused and on_gpu,
+            kernels=self.kernels if self.kernels == ("triton" if on_gpu else "numba") else "torch",
             graph=self.graph and on_gpu,
             threads=self.threads if kind == "cpu" else None,
         )
@@ -134,7 +135,7 @@ class Decision:
     """The fastest variant for one model, system and machine, and what was measured."""
 
     variant: Variant
-    trials: Sequence[Trial]  #: of all candidates; the plain module is the first one
+    trials: Sequence[Trial]  #: of all candidates; the plain torch code is the first one
     #: What it holds for: artifact, device, versions, size class and the like, all of which a system
     #: must have in common with it.
     system: Mapping[str, Any] = field(default_factory=dict)
@@ -182,31 +183,36 @@ class Decision:
 
 
 def candidates(
-    plain: Variant, *, pairs: int, on_gpu: bool, graphs: bool | str, fused: bool
+    plain: Variant,
+    *,
+    pairs: int,
+    on_gpu: bool,
+    graphs: bool | str,
+    kernels: Kernels,
 ) -> list[Variant]:
     """Variants that may be the fastest for a system, in the order of their promise.
 
     Numbers of threads are measured with each of them, and torch.compile is slower on a CPU.
 
     Args:
-        plain: what is used unless something is faster; it comes first.
+        plain: torch code, with which all are compared; it comes first.
         pairs: pair slots of the system, atoms times neighbours.
-        on_gpu: whether the device has CUDA graphs and fused kernels.
+        on_gpu: whether the device has CUDA graphs.
         graphs: the option `cudaGraphs`.
-        fused: whether there are fused kernels.
+        kernels: those that the device has beside torch code; ``'torch'`` if there are none.
     """
     found = [plain]
+    other = replace(plain, few_kernels=not plain.few_kernels)
+    if kernels != "torch":
+        found.append(replace(plain, kernels=kernels))
+        if on_gpu or pairs <= _FEW_PAIRS[on_gpu]:
+            found.append(replace(other, kernels=kernels))
     if pairs <= _FEW_PAIRS[on_gpu]:
-        found.append(replace(plain, few_kernels=not plain.few_kernels))
+        found.append(other)
     if pairs >= _SEVERAL_BLOCKS:
         found += [replace(plain, block_elements=size) for size in _BLOCKS[on_gpu]]
     if not on_gpu:
         return found
-    if fused:
-        found[1:1] = [
-            replace(plain, fused=True),
-            replace(plain, fused=True, few_kernels=not plain.few_kernels),
-        ]
     if graphs == "auto":
         found += [replace(each, graph=False) for each in found[:2]]
     return [*found, replace(plain, runner="compile")]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.tensor_paths import MessageTape, MixedPathGroup, NeighborSums
+from openmm_les.networks.form import Form
 
 
 class Convolution(Protocol):
@@ -36,10 +37,8 @@ def message_convolution(
     channels: int,
     lmax: int,
     node_lmax: int,
-    few_kernels: bool,
+    form: Form,
     symbols: Symbols = wigner_3j,
-    fused: bool = False,
-    loops: bool = False,
 ) -> Convolution:
     """The kernel for a layer.
 
@@ -47,22 +46,20 @@ def message_convolution(
         radial_weights: last layer of the radial MLP, shape [P, paths * C].
         paths: (degree of node, of edge, of output) of each path.
         mixes: for each output degree the map of shape [paths of that degree * C, C].
-        few_kernels: the system is so small that launches cost more than arithmetic. Then all paths
-            from one node degree form a group; otherwise every path is one.
+        form: with few kernels all paths from one node degree form a group of batched products;
+            otherwise every path is one.
         symbols: Wigner 3j symbols.
-        fused: take the Triton kernels.
-        loops: take loops over pairs, for a CPU.
     """
-    if loops:
-        from openmm_les.networks.loops.messages import LoopConvolution
+    if form.kernels == "numba":
+        from openmm_les.networks.kernels.numba.messages import LoopConvolution
 
         return LoopConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, symbols)
-    if fused:
-        from openmm_les.networks.fused.convolution import FusedConvolution
+    if form.kernels == "triton":
+        from openmm_les.networks.kernels.triton.convolution import FusedConvolution
 
         return FusedConvolution(radial_weights, paths, mixes, channels, lmax, symbols)
     groups = [[p] for p in range(len(paths))]
-    if few_kernels:
+    if form.few_kernels:
         degrees = range(node_lmax + 1)
         groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
     return GroupedConvolution(

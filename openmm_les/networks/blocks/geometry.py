@@ -9,6 +9,7 @@ from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import SphericalHarmonics
 from openmm_les.networks.blocks.blocking import block_size
 from openmm_les.networks.blocks.radial import TabulatedRadial
+from openmm_les.networks.kernels import Kernels
 
 
 class PairTape(NamedTuple):
@@ -115,11 +116,11 @@ class PairGeometry(nn.Module):
         return pull_back_vectors(grad_vectors, tape.vectors, reverse, n)
 
 
-def pair_geometry(radial: nn.Module, lmax: int, num_species: int, fused: bool) -> Any:
-    """A `PairGeometry`; `fused`: in kernels, where the radial features are a float32 table."""
+def pair_geometry(radial: nn.Module, lmax: int, num_species: int, kernels: Kernels) -> Any:
+    """A `PairGeometry`, in Triton's kernels where the radial features are a table."""
     plain = PairGeometry(radial, lmax, num_species)
-    if fused and isinstance(radial, TabulatedRadial):
-        from openmm_les.networks.fused.geometry import FusedPairGeometry
+    if kernels == "triton" and isinstance(radial, TabulatedRadial):
+        from openmm_les.networks.kernels.triton.geometry import FusedPairGeometry
 
         return FusedPairGeometry(plain, lmax)
     return plain

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
 from openmm_les.networks.blocks.blocking import block_limits, block_size
+from openmm_les.networks.form import Form
 
 
 def _pairs(rows: Sequence[int]) -> List[Tuple[int, ...]]:
@@ -279,19 +280,19 @@ def product_basis(
     bases: Sequence[Tensor],
     weights: Sequence[Tensor],
     lmax: int,
-    fold: bool,
-    few_kernels: bool,
+    form: Form,
     order: int,
-    fused: bool = False,
-    loops: bool = False,
 ) -> Any:
     """A `ProductBasis`; in kernels or loops, where it is folded and of order 3."""
-    if loops and fold and order == 3:
-        from openmm_les.networks.loops.product_basis import LoopProductBasis
+    kernels = form.kernels if form.fold and order == 3 else "torch"
+    if kernels == "numba":
+        from openmm_les.networks.kernels.numba.product_basis import LoopProductBasis
 
         return LoopProductBasis(bases, weights, lmax)
-    if not (fused and fold and order == 3):
-        return ProductBasis(bases, weights, lmax, fold, few_kernels, order)
-    from openmm_les.networks.fused.product_basis import FusedProductBasis
+    few_kernels = form.few_kernels or kernels == "triton"
+    plain = ProductBasis(bases, weights, lmax, form.fold, few_kernels, order)
+    if kernels == "torch":
+        return plain
+    from openmm_les.networks.kernels.triton.product_basis import FusedProductBasis
 
-    return FusedProductBasis(ProductBasis(bases, weights, lmax, fold, True, order), lmax)
+    return FusedProductBasis(plain, lmax)

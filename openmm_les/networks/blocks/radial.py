@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from openmm_les.networks.blocks.blocking import block_limits, block_size
 from openmm_les.networks.blocks.weights import State
+from openmm_les.networks.form import Form
+from openmm_les.networks.kernels import Kernels
 
 
 def polynomial_envelope(x: Tensor, order: int) -> Tuple[Tensor, Tensor]:
@@ -214,7 +216,7 @@ def tabulate(
     dtype: torch.dtype,
     points: int = 2048,
     tolerance: float = 1e-7,
-    loops: bool = False,
+    kernels: Kernels = "torch",
 ) -> Tuple[TabulatedRadial, List[Tensor]]:
     """Replaces MLP features by a table of fewer, equivalent ones.
 
@@ -228,7 +230,7 @@ def tabulate(
             features that are tabulated as they are.
         points: number of grid points; 2048 keep the interpolation error under 1e-6 of the largest
             feature, the rounding error of single precision.
-        loops: read the table by a loop for a CPU.
+        kernels: what reads the table; Triton's kernels do it in `pair_geometry`.
 
     Returns:
         The table and, for each V, the map V' of shape [reduced width, outputs] (float64).
@@ -258,8 +260,8 @@ def tabulate(
         bases.append((value @ projection, slope @ projection))
         maps.append(right[:rank] @ orthonormal.T)
     kind = TabulatedRadial
-    if loops:
-        from openmm_les.networks.loops.radial import LoopRadial
+    if kernels == "numba":
+        from openmm_les.networks.kernels.numba.radial import LoopRadial
 
         kind = LoopRadial
     table = kind(
@@ -367,17 +369,13 @@ def radial_features(
     state: State,
     layers: Sequence[State],
     outputs: List[Tensor],
-    dtype: torch.dtype,
-    exact: bool,
-    loops: bool = False,
+    form: Form,
 ) -> Tuple[nn.Module, List[Tensor]]:
     """The radial module, and the maps from its features to the outputs of each layer.
 
     Args:
         layers: weights of each layer; the density of a layer that has one follows its features.
         outputs: for each layer what takes its hidden features, shape [width, outputs].
-        exact: keep the MLP instead of its table.
-        loops: see `tabulate`.
     """
     bessel = bessel_basis(hyper, state["bessel_frequencies"])
     basis: nn.Module = bessel
@@ -385,11 +383,11 @@ def radial_features(
         basis = TransformedBasis(bessel, hyper["distance_transform"], state["transform.radii"])
     densities = [layer.get("density") for layer in layers]
     mlp = ExactRadial(basis, [hidden_radial(layer) for layer in layers], densities)
-    if exact or len(mlp.basis.functions()[0]) > _MOST_TABLES:
+    if form.exact_radial or len(mlp.basis.functions()[0]) > _MOST_TABLES:
         return mlp, outputs
     widths: List[int] = []
     maps: List[Optional[Tensor]] = []
     for output, density in zip(outputs, densities, strict=True):
         widths += [output.shape[0]] if density is None else [output.shape[0], 1]
         maps += [output] if density is None else [output, None]
-    return tabulate(mlp, widths, maps, dtype=dtype, loops=loops)
+    return tabulate(mlp, widths, maps, dtype=form.dtype, kernels=form.kernels)

@@ -20,6 +20,7 @@ from openmm_les.networks.cace.basis import AngularMonomials, PairBasis
 from openmm_les.networks.cace.conditions import with_conditions
 from openmm_les.networks.cace.features import ElementSums, Invariants, RadialMixing
 from openmm_les.networks.cace.messages import MessageLayer, MessageTape, Surroundings
+from openmm_les.networks.form import Form
 from openmm_les.networks.protocol import NetworkModule
 
 
@@ -44,12 +45,12 @@ class CACENetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: State,
         species: Sequence[int],
+        form: Form,
         *,
-        dtype: torch.dtype,
         conditions: Optional[Tensor] = None,
-        **_: bool,
     ) -> None:
         super().__init__()
+        dtype = form.dtype
         if conditions is not None:
             state = with_conditions(state, conditions[0])
         index = torch.tensor(list(species), dtype=torch.int64)

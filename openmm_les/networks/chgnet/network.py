@@ -24,6 +24,7 @@ from openmm_les.networks.chgnet.layers import (
     AtomLayerTape,
 )
 from openmm_les.networks.chgnet.messages import BondBasis, Pairs
+from openmm_les.networks.form import Form
 from openmm_les.networks.protocol import NetworkModule
 
 
@@ -92,11 +93,10 @@ class CHGNetNetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: State,
         species: Sequence[int],
-        *,
-        dtype: torch.dtype,
-        **_: bool,
+        form: Form,
     ) -> None:
         super().__init__()
+        dtype = form.dtype
         self.cutoff = float(hyper["cutoff"])
         inner_cutoff = float(hyper["inner_cutoff"])
         self.energy_offset = float(hyper["energy_offset"])

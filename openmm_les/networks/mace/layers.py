@@ -12,6 +12,7 @@ from openmm_les.networks.blocks.product_basis import product_basis
 from openmm_les.networks.blocks.readout import Readout, SpeciesLinear
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.blocks.weights import State
+from openmm_les.networks.form import Form
 from openmm_les.networks.mace.moments import LayerMoments, MomentTape
 
 
@@ -87,10 +88,7 @@ class NodeUpdate(nn.Module):
         spec: Mapping[str, Any],
         state: State,
         lmax: int,
-        fold: bool,
-        few_kernels: bool,
-        fused: bool,
-        loops: bool,
+        form: Form,
         moments: Optional[LayerMoments],
     ) -> None:
         super().__init__()
@@ -106,11 +104,8 @@ class NodeUpdate(nn.Module):
             [state[f"product.{d}.basis"] for d in outputs],
             [state[f"product.{d}.weights"] for d in outputs],
             lmax,
-            fold,
-            few_kernels,
+            form,
             max(3, int(spec["correlation"])),
-            fused,
-            loops,
         )
         self.output = nn.Buffer(torch.stack([state[f"output.{d}"] for d in outputs]))
         names = ["0"] if spec["readout"] == "linear" else ["0", "1"]
@@ -208,10 +203,7 @@ class Interaction(nn.Module):
         radial_weights: Tensor,
         channels: int,
         lmax: int,
-        fold: bool,
-        few_kernels: bool,
-        fused: bool,
-        loops: bool,
+        form: Form,
         moments: Optional[LayerMoments],
         symbols: Symbols,
     ) -> None:
@@ -227,16 +219,14 @@ class Interaction(nn.Module):
             channels,
             lmax,
             node_lmax,
-            few_kernels,
+            form,
             symbols,
-            fused,
-            loops,
         )
         skips = min(node_lmax, int(spec["output_lmax"])) + 1
         self.skips = nn.ModuleList(
             SpeciesLinear(state[f"skip.{d}"]) for d in range(skips) if f"skip.{d}" in state
         )
-        self.update = NodeUpdate(spec, state, lmax, fold, few_kernels, fused, loops, moments)
+        self.update = NodeUpdate(spec, state, lmax, form, moments)
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from openmm_les.networks.blocks.repulsion import WithRepulsion, ZBLRepulsion
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.tensors import FinalLatents
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
+from openmm_les.networks.form import Form
 from openmm_les.networks.mace.conditions import with_conditions
 from openmm_les.networks.mace.layers import Interaction, InteractionTape, NodeUpdate, UpdateTape
 from openmm_les.networks.mace.moments import LayerMoments, final_latents, layer_moments
@@ -53,13 +54,8 @@ class MACENetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: State,
         species: Sequence[int],
+        form: Form,
         *,
-        dtype: torch.dtype,
-        exact_radial: bool,
-        fold: bool,
-        few_kernels: bool,
-        fused: bool = False,
-        loops: bool = False,
         conditions: Optional[Tensor] = None,
     ) -> None:
         super().__init__()
@@ -80,7 +76,7 @@ class MACENetwork(NetworkModule):
 
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], channels, lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
-        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial, loops)
+        radial, outputs = radial_features(hyper, state, layers, outputs, form)
         #: Columns of the radial features: those of each layer and its density, and repulsion.
         self.widths: List[int] = []
         for layer, output in zip(layers, outputs, strict=True):
@@ -93,25 +89,23 @@ class MACENetwork(NetworkModule):
             radial = WithRepulsion(radial, repulsion)
             self.widths.append(1)
 
-        fused = fused and dtype == torch.float32
         kinds = self.num_species if by_pair else 0
-        self.geometry: Any = pair_geometry(radial, lmax, kinds, fused)
+        self.geometry: Any = pair_geometry(radial, lmax, kinds, form.kernels)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
         self.first = species_convolution(first_map, lmax)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j
-        options = lmax, fold, few_kernels, fused, loops
-        self.first_update = NodeUpdate(specs[0], layers[0], *options, moments[0])
+        self.first_update = NodeUpdate(specs[0], layers[0], lmax, form, moments[0])
         self.interactions = nn.ModuleList(
-            Interaction(specs[t], layers[t], outputs[t], channels, *options, moments[t], symbols)
+            Interaction(specs[t], layers[t], outputs[t], channels, lmax, form, moments[t], symbols)
             for t in range(1, len(specs))
         )
         self.reversed: Any = nn.ModuleList(reversed(list(self.interactions)))
         # Node features, self-connections and readouts stay float64, and so does the repulsion.
         single_nodes = Readout | SpeciesLinear | ZBLRepulsion | LayerMoments | FinalLatents
         kept = [m for m in self.modules() if isinstance(m, single_nodes)]
-        cast(self, dtype, [self, *(part for m in kept for part in m.modules())])
+        cast(self, form.dtype, [self, *(part for m in kept for part in m.modules())])
 
     @torch.jit.export
     def short_range(

@@ -17,6 +17,7 @@ from openmm_les.networks.blocks.dense import Dense, DenseNetwork, EnergyAndCharg
 from openmm_les.networks.blocks.geometry import PairGeometry, PairTape, species_pairs
 from openmm_les.networks.blocks.radial import bessel_basis
 from openmm_les.networks.blocks.weights import State, cast, strip_prefix
+from openmm_les.networks.form import Form
 from openmm_les.networks.moments import latent_rows
 from openmm_les.networks.nequip.moments import EdgeCharges, EdgeMoments, EdgeTape
 from openmm_les.networks.protocol import NetworkModule
@@ -173,9 +174,7 @@ class AllegroNetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: State,
         species: Sequence[int],
-        *,
-        dtype: torch.dtype,
-        **_: bool,
+        form: Form,
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
@@ -204,7 +203,7 @@ class AllegroNetwork(NetworkModule):
         self.reversed: Any = nn.ModuleList(layers[::-1])
         self.heads = EnergyAndCharge(state)
         self.pair_types = nn.Buffer(pair_types.flatten(0, 1))
-        cast(self, dtype)
+        cast(self, form.dtype)
         self.energy_scales = nn.Buffer(state["energy_scales"].index_select(0, index))
         self.rows = latent_rows(hyper)
         self.latents: Any = EdgeMoments(hyper, state) if hyper.get("moments") else EdgeCharges()

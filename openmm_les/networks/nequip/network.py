@@ -20,6 +20,7 @@ from openmm_les.networks.blocks.readout import SpeciesLinear
 from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_convolution
 from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
+from openmm_les.networks.form import Form
 from openmm_les.networks.moments import latent_rows
 from openmm_les.networks.nequip.moments import NodeCharges, NodeMoments, NodeTape
 from openmm_les.networks.protocol import NetworkModule
@@ -293,12 +294,7 @@ class NequIPNetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: State,
         species: Sequence[int],
-        *,
-        dtype: torch.dtype,
-        exact_radial: bool,
-        few_kernels: bool = False,
-        fused: bool = False,
-        **_: bool,
+        form: Form,
     ) -> None:
         super().__init__()
         self.cutoff = float(hyper["cutoff"])
@@ -309,15 +305,15 @@ class NequIPNetwork(NetworkModule):
         layers = [strip_prefix(state, f"layers.{t}.") for t in range(len(specs))]
         outputs = [_first_layer_map(specs[0], layers[0], state["embedding"], lmax)]
         outputs += [last_radial(layer) for layer in layers[1:]]
-        radial, outputs = radial_features(hyper, state, layers, outputs, dtype, exact_radial)
+        radial, outputs = radial_features(hyper, state, layers, outputs, form)
         self.widths: List[int] = [output.shape[0] for output in outputs]
 
-        self.geometry: Any = pair_geometry(radial, lmax, 0, fused and dtype == torch.float32)
+        self.geometry: Any = pair_geometry(radial, lmax, 0, form.kernels)
         columns = max(column_counts(specs[0]["outputs"]))
         first = outputs[0].T.reshape(lmax + 1, columns, len(species), self.widths[0])
         self.first = FirstLayer(specs[0], first, lmax)
         interactions = [
-            Interaction(spec, layer, output, lmax, few_kernels)
+            Interaction(spec, layer, output, lmax, form.few_kernels)
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)
         ]
         self.interactions = nn.ModuleList(interactions)
@@ -327,7 +323,7 @@ class NequIPNetwork(NetworkModule):
         self.rows = latent_rows(hyper)
         self.latents: Any = NodeMoments(hyper, state) if hyper.get("moments") else NodeCharges()
         maps = [m for m in self.modules() if isinstance(m, SpeciesLinear)]
-        cast(self, dtype, [self, *self.heads.modules(), *self.latents.modules(), *maps])
+        cast(self, form.dtype, [self, *self.heads.modules(), *self.latents.modules(), *maps])
 
     @torch.jit.export
     def short_range(

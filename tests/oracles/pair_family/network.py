@@ -6,6 +6,7 @@ import torch
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.geometry import pair_vectors, pull_back_vectors, species_pairs
+from openmm_les.networks.form import Form
 from openmm_les.networks.protocol import NetworkModule
 
 
@@ -26,11 +27,7 @@ class PairNetwork(NetworkModule):
         hyper: Mapping[str, Any],
         state: Mapping[str, torch.Tensor],
         species: Sequence[int],
-        *,
-        dtype: torch.dtype,
-        exact_radial: bool,
-        fold: bool,
-        **_: bool,
+        form: Form,
     ) -> None:
         super().__init__()
         self.cutoff: float = hyper["cutoff"]
@@ -39,7 +36,7 @@ class PairNetwork(NetworkModule):
         self.energies: torch.Tensor
         self.charges: torch.Tensor
         for name in ("energies", "charges"):
-            self.register_buffer(name, state[name][index][:, index].flatten().to(dtype))
+            self.register_buffer(name, state[name][index][:, index].flatten().to(form.dtype))
 
     @torch.jit.export
     def short_range(

@@ -5,9 +5,9 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from openmm_les.loops.compiler import compiled
-from openmm_les.loops.operators import operator
 from openmm_les.networks.blocks.radial import TabulatedRadial
+from openmm_les.networks.kernels.numba.compiler import compiled
+from openmm_les.networks.kernels.numba.operators import operator
 
 
 @compiled

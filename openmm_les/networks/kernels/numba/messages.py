@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_les.loops import workers
-from openmm_les.loops.compiler import compiled
-from openmm_les.loops.operators import operator
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets
 from openmm_les.networks.blocks.tensor_paths import MessageTape
+from openmm_les.networks.kernels.numba import workers
+from openmm_les.networks.kernels.numba.compiler import compiled
+from openmm_les.networks.kernels.numba.operators import operator
 
 #: Elements of R of the pairs that are processed at a time, which stay in the second cache.
 _BLOCK = 2**18

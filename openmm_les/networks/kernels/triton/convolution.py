@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
 from openmm_les.networks.blocks.tensor_paths import MessageTape
-from openmm_les.networks.fused import messages  # noqa: F401 - registers the operators
+from openmm_les.networks.kernels.triton import messages  # noqa: F401 - registers the operators
 
 #: Slots and channels that a program works on at a time, its warps, and stages of its loops. With
 #: more of any some kernels need more registers than there are.

@@ -9,7 +9,7 @@ from openmm_les.neighbors.matrix import NeighborSearch, image_range
 pytest.importorskip("numba")
 pytest.importorskip("vesin")
 
-from openmm_les.neighbors import loops
+from openmm_les.networks.kernels.numba import neighbors as loops
 
 CUTOFF = 4.0
 NO_CELL = np.zeros((3, 3))

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_les.loops import workers
-from openmm_les.loops.compiler import compiled
-from openmm_les.loops.operators import operator
 from openmm_les.networks.blocks.angular import parity_ordered_degrees, parity_permutation
+from openmm_les.networks.kernels.numba import workers
+from openmm_les.networks.kernels.numba.compiler import compiled
+from openmm_les.networks.kernels.numba.operators import operator
 
 #: Coefficients smaller than this part of the largest are zeros that were rounded.
 _ROUNDED = 1e-13

@@ -14,8 +14,6 @@ import vesin
 from torch import Tensor
 
 from openmm_les.electrostatics.cell import inverse_and_volume
-from openmm_les.loops.compiler import compiled_as_written
-from openmm_les.loops.operators import operator
 from openmm_les.neighbors.matrix import (
     Neighbors,
     NeighborSearch,
@@ -23,6 +21,8 @@ from openmm_les.neighbors.matrix import (
     neighbor_matrix,
 )
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
+from openmm_les.networks.kernels.numba.compiler import compiled_as_written
+from openmm_les.networks.kernels.numba.operators import operator
 
 #: Coordinates beyond which nothing is left to vesin [A].
 _FAR = 1e6

@@ -1,0 +1,74 @@
+"""Which code computes the heavy parts of a network and finds its neighbours, and where it can.
+
+Kernels in Triton and loops of Numba are operators of torch that are written in Python, which no
+saved script can hold. What they lack is torch code. Importing this package imports none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, TypeAlias, get_args
+
+logger = logging.getLogger(__name__)
+
+#: Operations of torch, which run everywhere and which the others are compared with; kernels for
+#: GPUs, in float32; loops for a CPU.
+Kernels: TypeAlias = Literal["torch", "triton", "numba"]
+KERNELS: tuple[Kernels, ...] = get_args(Kernels)
+
+
+def obstacle(
+    kernels: Kernels,
+    *,
+    single: bool = True,
+    on_gpu: bool | None = None,
+    static_shapes: bool | None = None,
+    python_operators: bool = True,
+) -> str:
+    """Why these kernels cannot compute a model, with what to do; empty if they can.
+
+    Args:
+        kernels: those in question.
+        single: whether the model is in float32.
+        on_gpu: whether it runs on a GPU; None: not known yet.
+        static_shapes: whether it does the same work for every structure; None: not known yet.
+        python_operators: whether it may call operators that are written in Python.
+    """
+    if kernels == "torch":
+        return ""
+    checks = {
+        "a script that is not saved": python_operators,
+        **({"single precision": single, "a GPU": on_gpu} if kernels == "triton" else {}),
+        **({"a CPU": on_gpu is not True} if kernels == "numba" else {}),
+        **({"shapes that vary": static_shapes is not True} if kernels == "numba" else {}),
+    }
+    if lacking := [what for what, is_met in checks.items() if is_met is False]:
+        return f"kernels: {kernels!r} needs {lacking[0]}; use kernels='torch'"
+    if kernels == "triton" and find_spec("triton") is None:
+        return (
+            "kernels: 'triton' needs the package triton, which torch for NVIDIA GPUs brings, and "
+            "it is not installed; install such a torch, or use engine='torchscript'"
+        )
+    if kernels == "numba" and not _numba_works():
+        return (
+            "kernels: 'numba' needs the packages of the extra cpu, numba and vesin, and they are "
+            "not installed or do not work; run pip install 'openmm-les[cpu]', or use "
+            "engine='torchscript'"
+        )
+    return ""
+
+
+@cache
+def _numba_works() -> bool:
+    """Whether the packages of the extra ``cpu`` are there; warns of some that do not work."""
+    if find_spec("numba") is None or find_spec("vesin") is None:
+        return False
+    try:
+        import numba  # noqa: F401
+        import vesin  # noqa: F401
+    except (ImportError, OSError) as error:  # such as a NumPy newer than Numba knows
+        logger.warning("the extra 'cpu' is not used, since it does not work here: %s", error)
+        return False
+    return True

@@ -1,1 +1,0 @@
-"""Parts of networks as loops over pairs for a CPU, each an operator of torch."""
