@@ -240,7 +240,7 @@ def test_two_processes_measure_once_and_a_third_knows(demo):
     first, second = (Decision.from_json(json.loads(output)) for output, _ in done)
     assert first == second
     assert sum("engine='auto': " in errors for _, errors in done) == 1
-    assert set(first.times) == {"plain", "few kernels"}
+    assert {"plain", "few kernels"} <= set(first.times)  # and "numba" where it is
     assert set(first.dropped.values()) == {NOT_FASTER}
     model = model_of(demo)
     assert model.decision == first
