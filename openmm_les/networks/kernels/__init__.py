@@ -38,13 +38,12 @@ def obstacle(
     """
     if kernels == "torch":
         return ""
-    checks = {
-        "a script that is not saved": python_operators,
-        **({"single precision": single, "a GPU": on_gpu} if kernels == "triton" else {}),
-        **({"a CPU": on_gpu is not True} if kernels == "numba" else {}),
-        **({"shapes that vary": static_shapes is not True} if kernels == "numba" else {}),
-    }
-    if lacking := [what for what, is_met in checks.items() if is_met is False]:
+    needs: dict[str, bool | None] = {"a script that is not saved": python_operators}
+    if kernels == "triton":
+        needs |= {"single precision": single, "a GPU": on_gpu}
+    else:
+        needs |= {"a CPU": not on_gpu, "shapes that vary": not static_shapes}
+    if lacking := [what for what, is_met in needs.items() if is_met is False]:
         return f"kernels: {kernels!r} needs {lacking[0]}; use kernels='torch'"
     if kernels == "triton" and find_spec("triton") is None:
         return (
