@@ -23,7 +23,7 @@ def poisoned():
     "layer",
     [
         LAYERS["les-demo"],
-        replace(LAYERS["maceles-off"], channels=40, width=17),
+        replace(LAYERS["maceles-off"], lmax=2, channels=40, width=17),
         Layer(channels=3, lmax=1, node_lmax=1, width=2),
     ],
 )
