@@ -72,7 +72,7 @@ def keep(model, variant):
 
 
 def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, caplog):
-    monkeypatch.setattr(tuning, "_SHARE", 8 / SECONDS)
+    monkeypatch.setattr(tuning, "_SHARE_TO_COMPILE", 8 / SECONDS)
     names = ["wrong", "constant", "slow", "fails", "crashes", "hangs"]
     bad = {name: Variant(runner=f"support.engines:{name}") for name in names}
     model, atoms = model_of(demo), dipeptide(0)
@@ -135,12 +135,7 @@ def test_candidates_of_devices():
     assert not any(each.block_elements and each.kernels == "numba" for each in on_cpu)
     assert FEW in on_cpu
     small = candidates(Variant(), **{**given, "on_gpu": False, "pairs": 500, "kernels": "numba"})
-    assert small == [
-        Variant(),
-        LOOPS,
-        replace(FEW, kernels="numba"),
-        FEW,
-    ]  # of which there is one block
+    assert small == [Variant(), LOOPS, replace(FEW, kernels="numba"), FEW]  # there is one block
     assert FEW in candidates(Variant(), **{**given, "on_gpu": False, "kernels": "torch"})
 
 
@@ -150,8 +145,7 @@ def test_loops_are_compared_with_torch_code(demo, monkeypatch):
     assert model_of(demo).variant == LOOPS
     assert model_of(demo, engine="torchscript").variant == Variant()
     found = [each.kernels for each in model_of(demo)._builder.candidates()]
-    assert found[:2] == ["torch", "numba"]
-    assert "numba" not in found[2:]  # few kernels of loops are none
+    assert found == ["torch", "numba", "torch"]  # few kernels of loops are none
     from openmm_les.networks.kernels.numba.radial import LoopRadial
 
     def make(self, *arguments):
@@ -247,7 +241,7 @@ def test_two_processes_measure_once_and_a_third_knows(demo):
     first, second = (Decision.from_json(json.loads(output)) for output, _ in done)
     assert first == second
     assert sum("engine='auto': " in errors for _, errors in done) == 1
-    assert set(first.times) == {"plain", "few kernels"}
+    assert {"plain", "few kernels"} <= set(first.times)  # and "numba" where it is
     assert set(first.dropped.values()) == {NOT_FASTER}
     model = model_of(demo)
     assert model.decision == first

@@ -1,9 +1,11 @@
 """Kernels of the convolution in Triton's interpreter; `test_fused_messages.py` runs this file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.fused import random
-from support.messages import LAYERS, is_used, neighbors_of_every_number
+from support.messages import LAYERS, Layer, is_used, neighbors_of_every_number
 from support.triton import patch_interpreter
 
 patch_interpreter()
@@ -18,16 +20,20 @@ def poisoned():
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"), [("les-demo", 32), ("water", 64), ("maceles-off", 128)]
+    "layer",
+    [
+        LAYERS["les-demo"],
+        replace(LAYERS["maceles-off"], lmax=2, channels=40, width=17),
+        Layer(channels=3, lmax=1, node_lmax=1, width=2),
+    ],
 )
-def test_kernels_equal_the_torch_code(name, channels):
-    """Both passes of all paths; the last block of channels is not full where there are several."""
-    layer, neighbors = LAYERS[name], neighbors_of_every_number()
+def test_kernels_equal_the_torch_code(layer):
+    """Both passes of all paths; blocks of channels are full, and not."""
+    neighbors = neighbors_of_every_number()
     inputs = layer.inputs(neighbors)
     # In a network they are some of the columns of a table.
     inputs[1] = torch.cat([random(*inputs[1].shape, seed=3), inputs[1]], 2)[:, :, layer.width :]
     kernel = layer.convolution("triton").float()
-    kernel.tiles[1] = channels
     sums, tape = torch.jit.script(kernel)(*(tensor.float() for tensor in inputs), neighbors)
     plain = layer.convolution("torch")
     expected, plain_tape = plain(*inputs, neighbors)

@@ -1,21 +1,28 @@
-"""Kernels of pairs and products in Triton's interpreter; `test_fused_pairs.py` runs this file."""
+"""Kernels of pairs and products in Triton's interpreter; `test_fused_messages.py` runs it."""
 
 import numpy as np
 import pytest
 import torch
+from openmm_les_export import read_model
+from support.checkpoints import checkpoint, export_options
 from support.fused import PRODUCTS, TABLES, Products, Table, random
 from support.pairs import CUTOFF, random_box
 from support.triton import patch_interpreter
 
 from openmm_les import artifact as artifacts
-from openmm_les import catalog
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.neighbors.cells import CellGrid
 from openmm_les.neighbors.matrix import NeighborSearch, image_range
 from openmm_les.networks import build_network
 from openmm_les.networks.form import Form
-from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
+from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
+from openmm_les.networks.kernels.triton.neighbors import (
+    FusedNeighborSearch,
+    complete_neighbors,
+    search_neighbors,
+)
+from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 patch_interpreter()
 
@@ -131,14 +138,43 @@ def test_products_equal_the_torch_code(name):
         assert_close(kernels.backward(grad.float(), tape), plain.backward(grad, plain_tape), 1e-6)
 
 
+def test_operators_say_what_they_return():
+    """And change none of their arguments, nor return one."""
+    table, products = TABLES["lmax 1"], PRODUCTS["lmax 2, outputs of degree 2"]
+    positions, neighbors, species = table.structure()
+    radial, cell = table.geometry("torch").radial, 9.5 * torch.eye(3, dtype=torch.float64)
+    nearest, columns = torch.zeros(1, 3, dtype=torch.int64), neighbors.indices
+    pairs = (positions, columns, neighbors.shifts, species, radial.table, radial.first_row)
+    pairs = *pairs, table.lmax, 0, radial.inverse_spacing, radial.last
+    vectors, harmonics, features, slopes = pair_geometry(*pairs)
+    grads = [tensor.view(*columns.shape, -1) for tensor in (harmonics, features)]
+    basis = products.module("triton").float()
+    sums = random(products.components, 1, 3, seed=1).float()
+    forms = [basis.same, basis.cross, basis.same_products, basis.cross_products]
+    forms += [basis.same_targets, basis.cross_targets]
+    inputs = {
+        search_neighbors: (positions, cell, True, nearest, CUTOFF, 9),
+        complete_neighbors: (positions / 9.5, positions * 0, cell, True, nearest, columns, CUTOFF),
+        pair_geometry: pairs,
+        pair_gradients: (*grads, vectors, slopes, neighbors.reverse, table.lmax),
+        product_basis: (sums, forms, [2, 0, 1], basis.outputs),
+        product_gradients: product_basis(sums, forms, [2, 0, 1], basis.outputs),
+    }
+    for operator, arguments in inputs.items():
+        checks = "test_schema", "test_faketensor"
+        torch.library.opcheck(operator, arguments, test_utils=checks)
+
+
 def assert_close(got, expected, tolerance):
     scale = expected.abs().max().item()
     torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=tolerance * scale)
 
 
-def test_network_equals_the_torch_code():
+def test_network_equals_the_torch_code(tmp_path):
     """All kernels together, scripted; forces are those of a float64 energy."""
-    model = artifacts.load(catalog.artifact_path("les-demo"))
+    model = artifacts.Artifact.unsaved(
+        read_model(checkpoint("mace", tmp_path), **export_options("mace")), tmp_path
+    )
     species = torch.zeros(3, dtype=torch.int64)
     positions = torch.tensor([[0.0, 0, 0.1], [0.8, 0, -0.5], [0.1, 1.9, 0.2]], dtype=torch.float64)
     cell = torch.zeros_like(positions)

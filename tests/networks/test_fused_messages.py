@@ -1,5 +1,7 @@
-"""Triton kernels of the convolution, on machines without a GPU."""
+"""Triton kernels of the convolution, on machines without a GPU; all of them in the interpreter."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,14 @@ LARGEST = (1, 2, 3)
 
 
 def test_kernels_equal_the_torch_code():
-    run_interpreted(Path(__file__).with_name("interpreted_messages.py"))
+    """Those of pairs and products, too, since a process takes longer to start than most tests."""
+    run_interpreted(*sorted(Path(__file__).parent.glob("interpreted_*.py")))
 
 
-def arguments(kernel):
+def arguments(kernel, layer=OFF):
     """Of the two operators, in small."""
     neighbors = neighbors_of_every_number()
-    harmonics, features, senders = (tensor.float() for tensor in OFF.inputs(neighbors))
+    harmonics, features, senders = (tensor.float() for tensor in layer.inputs(neighbors))
     angular = kernel._angular(harmonics)
     shared = angular, features, senders, neighbors.indices, neighbors.used
     weights = kernel.weights, kernel.degrees
@@ -53,9 +56,9 @@ def test_operators_say_what_they_return():
     torch.library.opcheck(message_gradients, gradients, test_utils=checks)
 
 
-def check_compiled(paths, capability):
+def check_compiled(paths, capability, layer=OFF):
     """No kernel of both passes spills registers, lacks shared memory, or is waited for."""
-    sums, gradients = arguments(OFF.convolution("triton", paths=paths).float())
+    sums, gradients = arguments(layer.convolution("triton", paths=paths).float(), layer)
     with Watch("cpu"), compiled_for(capability) as kernels:
         message_sums._init_fn(*sums)
         message_gradients._init_fn(*gradients)
@@ -70,6 +73,10 @@ def test_largest_kernels_fit_a_gpu(capability):
     assert len(check_compiled([LARGEST], capability)) == 3
 
 
+def test_few_channels_are_enough_for_products_of_matrices():
+    assert len(check_compiled([(0, 0, 0)], 89, replace(OFF, channels=8, width=5))) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", TARGETS)
 def test_all_kernels_fit_a_gpu(capability):
@@ -79,6 +86,7 @@ def test_all_kernels_fit_a_gpu(capability):
 # ------------------------------------------------------------------ in a network
 
 
+@cache
 def demo_model(kernels):
     """The bundled model of a small system, as it runs on a GPU, and how many kernels are fused."""
     structure, ewald = SYSTEMS["direct sum"]

@@ -1,21 +1,26 @@
 """Triton kernels of pairs and products, on machines without a GPU."""
 
 import struct
-from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("triton", reason="torch for a CPU comes without triton")
+
+import triton
 from openmm_les_export import read_model
 from oracles.nequip_models import synthetic_nequip
 from support.fused import PRODUCTS, TABLES, random
 from support.structures import waters
 from support.tracing import by_name, launches, trace_on_fake_gpu
-from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
+from support.triton import SHARED_MEMORY, TARGETS, compiled_for
+from triton.backends.nvidia import driver as nvidia
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
+from openmm_les.evaluation.engines.evaluator import Evaluator
 from openmm_les.neighbors.cells import choose_grid
 from openmm_les.neighbors.matrix import image_offsets
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
@@ -40,10 +45,6 @@ _ON_ALL = [
     pytest.param(capability, marks=[] if capability == 89 else pytest.mark.slow)
     for capability in TARGETS
 ]
-
-
-def test_kernels_equal_the_torch_code():
-    run_interpreted(Path(__file__).with_name("interpreted_pairs.py"))
 
 
 def check_compiled(kernels, names):
@@ -91,8 +92,14 @@ def test_geometry_fits_a_gpu(capability):
     check_compiled(kernels, {"_geometry_kernel", "_slots_kernel", "_atoms_kernel"})
 
 
-@pytest.mark.parametrize("capability", _ON_ALL)
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        pytest.param(name, on, marks=[] if (name, on) == ("maceles-off", 89) else pytest.mark.slow)
+        for name in PRODUCTS
+        for on in TARGETS
+    ],
+)
 def test_products_fit_a_gpu(name, capability):
     products = PRODUCTS[name]
     module = products.module("triton").float()
@@ -138,6 +145,27 @@ def test_a_gpu_launches_few_kernels(size):
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
     plain, fused = launches(traced[0]), launches(traced[1]) + more
     assert fused < plain - (150 if grid is None else 80)
+
+
+def test_without_a_c_compiler_torch_code_goes_on(monkeypatch, caplog, tmp_path):
+    """The warning says what is missing; Triton needs a compiler on a machine with a GPU."""
+    monkeypatch.setattr(nvidia.CudaDriver, "is_active", lambda: True)
+    monkeypatch.setattr(nvidia, "library_dirs", list)
+    for name in "_active", "_default":
+        monkeypatch.setattr(triton.runtime.driver, name, None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    model, atoms = artifacts.load(catalog.artifact_path("les-demo")), waters(4, 4, 4)
+    plain, fused = (scripted(model, atoms, kernels) for kernels in ("torch", "triton"))
+    fused.neighbors.interpreted = True  # not as on a CPU
+    evaluator = Evaluator(len(atoms), torch.device("cpu"))
+    evaluator.load(plain.evaluate, lambda: fused.evaluate, what="kernels")
+    energy, *_ = evaluator(atoms.positions, atoms.cell.array)
+    again, *_ = evaluator(atoms.positions, atoms.cell.array)
+    assert again == energy
+    assert "Failed to find C compiler" in evaluator.dropped["replacement"]
+    assert "kernels does not work here, using TorchScript: " in caplog.text
 
 
 def test_nequip_has_the_same_geometry(tmp_path):

@@ -54,7 +54,7 @@ class Products:
 
     lmax: int
     output_lmax: int
-    channels: int = 3
+    channels: int = 2
 
     @property
     def components(self) -> int:

@@ -23,10 +23,19 @@ TARGETS = [80, 89, 90, 120]
 SHARED_MEMORY = 99 * 1024
 
 
-def run_interpreted(file: Path) -> None:
-    """Run the tests of a file in Triton's interpreter."""
+def run_interpreted(*files: Path) -> None:
+    """Run the tests of some files in Triton's interpreter."""
     pytest.importorskip("triton", reason="torch for a CPU comes without triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *map(str, files),
+    ]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -212,7 +212,7 @@ class Evaluator:
             check(self._evaluate)
         except Exception as error:  # whatever a compiler or a version of torch may raise
             self._module = before
-            reason = self.dropped["replacement"] = one_line(_first_line(error))
+            reason = self.dropped["replacement"] = one_line(_reason(error))
             logger.warning("%s does not work here, using TorchScript: %s", self._what, reason)
 
     def _record(self, check: Check) -> None:
@@ -221,7 +221,8 @@ class Evaluator:
             with _recording:
                 self._graph = self._capture(check)
         except RuntimeError as error:  # torch has no narrower class for what CUDA refuses
-            reason = _reason(error)
+            # Ending a failed capture fails too, with a less useful message than its cause.
+            reason = _reason(error.__context__ or error)
             if self._graphs is True:
                 raise SimulationError(
                     f"cudaGraphs=True: this model cannot be recorded as a CUDA graph ({reason}); "
@@ -266,13 +267,9 @@ def _refuse_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _reason(error: RuntimeError) -> str:
+def _reason(error: BaseException) -> str:
     """The line of an error's text that says what went wrong."""
-    # Ending a failed capture fails too, with a less useful message than its cause.
-    lines = [line for line in str(error.__context__ or error).splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip()]
     # TorchScript prints the place before this line, CUDA how to debug after it.
-    return next((line for line in lines if "Error: " in line), next(iter(lines), "no message"))
+    first = next(iter(lines), type(error).__name__)
+    return next((line for line in lines if "Error: " in line), first)

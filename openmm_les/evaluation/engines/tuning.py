@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: For everything together [s].
 BUDGET_S = 30.0
-#: Part of it that one candidate may take.
-_SHARE = 1 / 3
+#: Part of it that one candidate may take, and one whose code has to be compiled
+#: first: Triton takes 15 s for MACELES-OFF, where later processes find it on the disk.
+_SHARE, _SHARE_TO_COMPILE = 1 / 3, 2 / 3
 #: Evaluations without which no two candidates are compared.
 _EVALUATIONS = 20
 #: What evaluations have taken before anything is tried [s], and the variable that changes it.
@@ -114,12 +115,11 @@ def try_candidates(task: Task) -> list[Trial]:
     unreached = f"not reached within {task.seconds:g} s"
     trials = [Trial(each, None, unreached) for each in task.candidates]
     end = time.monotonic() + task.seconds
-    limit = _SHARE * task.seconds
     rest = list(range(len(trials)))
     with tempfile.TemporaryDirectory(prefix="openmm-les-") as folder:
         while rest and (left := end - time.monotonic()) > 0:
             left_over = replace(task, order=rest, seconds=left)
-            culprit = _Walk(Path(folder), left_over, limit, trials).run()
+            culprit = _Walk(Path(folder), left_over, task.seconds, trials).run()
             if culprit is None or culprit == 0:
                 break
             # The best one goes with the rest, to be measured beside them.
@@ -206,11 +206,11 @@ def _is_usable(trial: Trial) -> bool:
 class _Walk:
     """One child process that walks through the candidates; fills `trials` as far as it comes.
 
-    One candidate may take so many seconds as `limit` says, the last one all that is left.
+    One candidate may take a share of the `budget` [s], the last one all that is left.
     """
 
-    def __init__(self, folder: Path, task: Task, limit: float, trials: list[Trial]) -> None:
-        self._folder, self._task, self._limit, self._trials = folder, task, limit, trials
+    def __init__(self, folder: Path, task: Task, budget: float, trials: list[Trial]) -> None:
+        self._folder, self._task, self._budget, self._trials = folder, task, budget, trials
         self._begin = time.monotonic()
 
     def run(self) -> int | None:
@@ -243,7 +243,10 @@ class _Walk:
         now = time.monotonic()
         left = self._begin + self._task.seconds - now
         if current not in (None, 0, self._task.order[-1]):
-            left = min(left, since + self._limit - now)
+            variant = self._task.candidates[current]
+            is_made = variant.kernels == "torch" and variant.runner == "torchscript"
+            share = _SHARE if is_made else _SHARE_TO_COMPILE
+            left = min(left, since + share * self._budget - now)
         return max(left, 0.0)
 
     def _note(self, said: dict[str, Any]) -> None:

@@ -64,11 +64,14 @@ def sum_messages(  # type: ignore[no-untyped-def]
 ):
     """out[o, i, c] = sum_k sum_s a[slot, s, o] R[slot, c] source[s, j, c] of one path.
 
-    Program (i, block of channels). The slot is k of atom i, or with `is_reversed` that of the same
+    A program has a block of channels of atom i; the next program has the next block, and finds the
+    slots of the atom in the cache. The slot is k of atom i, or with `is_reversed` that of the same
     pair in the row of j; then the sum is added to what is there.
     """
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * columns + tl.arange(0, columns)
+    blocks: tl.constexpr = (channels + columns - 1) // columns
+    i = (tl.program_id(0) // blocks).to(tl.int64)
+    c = tl.program_id(0) % blocks * columns + tl.arange(0, columns)
+    wide_component = source_component + 0 * i  # large systems need 64 bits
     p = tl.arange(0, width_padded)
     o = tl.arange(0, outer_padded)
     is_channel = c < channels
@@ -92,7 +95,7 @@ def sum_messages(  # type: ignore[no-untyped-def]
         radial = tl.dot(phi, own_map, input_precision=precision)
         for s in tl.static_range(inner):
             value = tl.load(
-                source + s * source_component + atom[:, None] * source_atom + c[None, :],
+                source + s * wide_component + atom[:, None] * source_atom + c[None, :],
                 mask=is_used[:, None] & is_channel[None, :],
                 other=0.0,
             )
@@ -141,9 +144,11 @@ def slot_gradients(  # type: ignore[no-untyped-def]
     columns: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """dE/da of one path, and dE/dphi added to what is there. Program (i, block of slots)."""
-    i = tl.program_id(0).to(tl.int64)
-    first = tl.program_id(1) * slots
+    """dE/da of one path, and dE/dphi added to what is there, of a block of slots of atom i."""
+    blocks = tl.cdiv(num_slots, slots)
+    i = (tl.program_id(0) // blocks).to(tl.int64)
+    first = tl.program_id(0) % blocks * slots
+    wide_component = sums_component + 0 * i  # large systems need 64 bits
     k = first + tl.arange(0, slots)
     p = tl.arange(0, width_padded)
     m = tl.arange(0, inner_padded)
@@ -170,7 +175,7 @@ def slot_gradients(  # type: ignore[no-untyped-def]
         )
         radial = tl.dot(phi, own_map, input_precision=precision)
         grads = tl.load(
-            grad_sums + o[None, :].to(tl.int64) * sums_component + i * sums_atom + c[:, None],
+            grad_sums + o[None, :] * wide_component + i * sums_atom + c[:, None],
             mask=(o < outer)[None, :] & is_channel[:, None],
             other=0.0,
         )
@@ -187,7 +192,7 @@ def slot_gradients(  # type: ignore[no-untyped-def]
                     angular + slot * num_angular + s * outer + r, mask=is_used, other=0.0
                 )
                 grad = tl.load(
-                    grad_sums + r * sums_component + i * sums_atom + c, mask=is_channel, other=0.0
+                    grad_sums + r * wide_component + i * sums_atom + c, mask=is_channel, other=0.0
                 )
                 to_message += factor[:, None] * grad[None, :]
             to_radial += to_message * value
@@ -247,14 +252,14 @@ def _new_sums(senders: Tensor, weights: Tensor, degrees: Sequence[int], lmax: in
 
 
 def _sizes(path: Path, slots: int, columns: int) -> Dict[str, Any]:
-    """Arguments that both kernels are compiled for."""
+    """Arguments that both kernels are compiled for; `tl.dot` takes 16 rows and columns or more."""
     width, channels = path.weights.shape
     return {
         "width": width,
         "width_padded": max(16, triton.next_power_of_2(width)),
         "channels": channels,
         "slots": slots,
-        "columns": min(columns, triton.next_power_of_2(channels)),
+        "columns": max(16, min(columns, triton.next_power_of_2(channels))),
         "precision": "tf32x3",
     }
 
@@ -273,9 +278,10 @@ def _launch_sums(
     indices, used = neighbors
     slots, columns, warps, stages = tiles
     sizes = _sizes(path, slots, columns)
+    blocks = triton.cdiv(sizes["channels"], sizes["columns"])
     inner, outer = source.shape[0], out.shape[0]
     strides = (path.outer, 1) if reverse is None else (1, path.outer)
-    sum_messages[(out.shape[1], triton.cdiv(sizes["channels"], sizes["columns"]))](
+    sum_messages[(out.shape[1] * blocks,)](
         out,
         source,
         angular[:, path.angular],
@@ -369,7 +375,7 @@ def message_gradients(
     with torch.cuda.device_of(senders):
         for path in _paths(weights, degrees, senders):
             grad = grad_sums[path.degree][:, :, path.columns]
-            slot_gradients[(n, triton.cdiv(k, slots))](
+            slot_gradients[(n * triton.cdiv(k, slots),)](
                 grad_angular[:, path.angular],
                 grad_features,
                 grad,

@@ -340,31 +340,32 @@ def search_neighbors(
     The arguments are those of `neighbor_matrix`, with a capacity of at least 1.
     """
     positions, cell = positions.contiguous(), cell.contiguous()
-    points, wraps, single = _wrapped(positions, cell, periodic)
     n, images = positions.shape[0], offsets.shape[0]
     columns = positions.new_empty([n, capacity], dtype=torch.int32)
     counts, close = columns.new_empty([n]), columns.new_empty([n])
-    _search_kernel[(n,)](
-        points,
-        single,
-        cell,
-        offsets,
-        columns,
-        counts,
-        close,
-        n,
-        capacity,
-        images,
-        periodic,
-        cutoff,
-        COINCIDENT_DISTANCE,
-        _BLOCK,
-        enable_fp_fusion=False,
-    )
     largest = positions.new_empty([], dtype=torch.int64)
     coincident = positions.new_empty([], dtype=torch.bool)
     summary = (counts, close, largest, coincident)
-    rows = _finish(points, wraps, cell, periodic, offsets, columns, cutoff, summary)
+    with torch.cuda.device_of(positions):
+        points, wraps, single = _wrapped(positions, cell, periodic)
+        _search_kernel[(n,)](
+            points,
+            single,
+            cell,
+            offsets,
+            columns,
+            counts,
+            close,
+            n,
+            capacity,
+            images,
+            periodic,
+            cutoff,
+            COINCIDENT_DISTANCE,
+            _BLOCK,
+            enable_fp_fusion=False,
+        )
+        rows = _finish(points, wraps, cell, periodic, offsets, columns, cutoff, summary)
     return *rows, largest, coincident
 
 
@@ -391,7 +392,8 @@ def complete_neighbors(
 
     Points are wrapped fractional coordinates, and `wraps` what wrapping took away, each [N, 3].
     """
-    return _finish(points, wraps, cell, periodic, offsets, columns, cutoff)
+    with torch.cuda.device_of(points):
+        return _finish(points, wraps, cell, periodic, offsets, columns, cutoff)
 
 
 @complete_neighbors.register_fake
