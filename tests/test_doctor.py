@@ -23,6 +23,8 @@ EXTRAS = {
     "mdtraj": "1.10",
     "distributed": "2026.8",
     "pymbar": "4.0",
+    "numba": "0.61",
+    "vesin": "0.6",
     "mace-torch": "0.3.16",
     "nequip": "0.19.1",
     "nequip-allegro": "0.8.3",

@@ -21,6 +21,8 @@ from support.mixed import (
     peptide,
 )
 
+from openmm_les.plugin.mixed.embeddings import mechanical
+
 NAME = "lambda_interpolate"
 MAKERS = [mixed, embedded]
 
@@ -176,8 +178,9 @@ def test_replica_exchange_of_openmmtools(tmp_path):
             assert beta * energy(made) == pytest.approx(expected, abs=1e-3)
 
 
-def test_free_energies_that_depend_on_the_box(caplog):
+def test_free_energies_that_depend_on_the_box(caplog, monkeypatch):
     """Latent charges without a sum of zero, among their images; the warning says how much."""
+    monkeypatch.setattr(mechanical, "_told", set())  # said once in a process
     molecule = ase.build.molecule("C6H6")
     topology, box = app.Topology(), np.eye(3)
     residue = topology.addResidue("LIG", topology.addChain())

@@ -44,12 +44,19 @@ TOLERANCES = {
     "float32": Tolerance(energy_per_atom=1e-6, force=1e-4, charge=1e-5),
     "float64": Tolerance(energy_per_atom=1e-9, force=1e-8, charge=1e-9),
 }
-#: By the name of the path.
+#: By the name of the path. Direct sums are those of torch code, which runs everywhere, and meshes
+#: those of the kernels that this machine has.
 _SYSTEM_PATHS: dict[str, tuple[Tolerance, dict[str, Any]]] = {
-    "single direct": (TOLERANCES["float32"], {"precision": "single", "ewald": "direct"}),
+    "single direct": (
+        TOLERANCES["float32"],
+        {"precision": "single", "ewald": "direct", "engine": "torchscript"},
+    ),
     # Its default tolerance, 1e-5 of the LES forces, is less than that of float32.
     "single mesh": (TOLERANCES["float32"], {"precision": "single", "ewald": "mesh"}),
-    "double direct": (TOLERANCES["float64"], {"precision": "double", "ewald": "direct"}),
+    "double direct": (
+        TOLERANCES["float64"],
+        {"precision": "double", "ewald": "direct", "engine": "torchscript"},
+    ),
     # The finest mesh; LES forces are up to some eV/A.
     "double mesh": (
         Tolerance(energy_per_atom=1e-8, force=1e-6, charge=1e-9),
