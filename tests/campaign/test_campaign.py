@@ -149,7 +149,7 @@ def test_more_steps(copied):
         ),
         (
             {"vary": {"temperature": [280, 300, 330]}},
-            r"2 runs that have begun are not in the plan any more: temperature-320\.5_repeat-1, "
+            r"runs that have begun are not in the plan any more: temperature-320\.5_repeat-1, "
             r"temperature-320\.5_repeat-2; put their values back",
         ),
         ({"seed": 6}, "has begun, and seed: this run was started with"),
