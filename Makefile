@@ -69,7 +69,8 @@ $(MINIMAL)/.installed $(NEQUIP)/.installed $(MATGL)/.installed $(SAMPLERS)/.inst
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES) '$(TORCH)'
 	touch $@
 
-# What depends on torch's version, or on what is installed beside it; `make test` runs everything else once.
+# What depends on torch's version, or on what is installed beside it; `make test` and
+# `make test-conformance` run everything else once.
 VERSIONED := tests/artifact/test_artifact.py tests/conformance/test_families.py tests/evaluation/test_arithmetic.py \
     tests/evaluation/test_engine.py tests/export/test_unpickle.py \
     tests/plugin/test_openmm.py tests/plugin/test_saved_systems.py \

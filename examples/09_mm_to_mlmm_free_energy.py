@@ -75,7 +75,9 @@ if __name__ == "__main__":  # since Dask starts new processes
     parser.add_argument("--windows", type=int, default=9, help="values of lambda")
     parser.add_argument("--steps", type=int, default=4000, help="steps of each window")
     parser.add_argument("--interval", type=int, default=40, help="steps between samples")
-    parser.add_argument("--workers", type=int, help="windows at a time; default: one a core or GPU")
+    parser.add_argument(
+        "--workers", type=int, help="windows at a time; default: one for each GPU, or core"
+    )
     parser.add_argument("--output", type=Path, default=Path("example-output"))
     arguments = parser.parse_args()
     if not all(map(find_spec, ("distributed", "matplotlib", "pymbar"))):

@@ -25,7 +25,7 @@ class Statistics:
     """The mean of a series after its equilibration."""
 
     mean: float
-    error: float  #: Standard error of the mean; nan for less than two values
+    error: float  #: Standard error of the mean; nan for fewer than two values
     inefficiency: float  #: Statistical inefficiency: values for each independent one
     start: int  #: Values left out at the start
     count: int  #: Values of which this is the mean

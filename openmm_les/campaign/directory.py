@@ -39,7 +39,7 @@ class CampaignDirectory:
     def locked(self) -> Iterator[None]:
         """Keep other processes that execute this campaign out.
 
-        What was refused before it became a campaign leaves no directory behind.
+        A plan that is refused before there is a campaign leaves no directory behind.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         lock = self.path / _LOCK
@@ -56,7 +56,7 @@ class CampaignDirectory:
                 yield
             finally:
                 if made and not (self.path / MARKER).exists():
-                    with contextlib.suppress(OSError):  # something of the user
+                    with contextlib.suppress(OSError):  # something of the user is there
                         lock.unlink()
                         for path in made:
                             path.rmdir()
@@ -117,7 +117,6 @@ class CampaignDirectory:
         others = (entry for entry in known if entry.name not in names)
         if gone := [entry.name for entry in others if self.work.has_begun(entry.directory)]:
             raise InputError(
-                f"output: {len(gone)} runs that have begun are not in the plan any more: "
-                f"{shorten(gone)}; put their values back, or remove their directories from "
-                f"{self.path / RUNS}"
+                f"output: runs that have begun are not in the plan any more: {shorten(gone)}; put "
+                f"their values back, or remove their directories from {self.path / RUNS}"
             )

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openmm_les import __version__
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 #: Time between looks at the workers [s].
 _GLANCE = 5.0
 #: Time without a worker after which it is said how to start one [s].
-_LONG = 30.0
+_ADVICE_AFTER = 30.0
 _GPU = {"GPU": 1}
 
 
@@ -41,14 +41,14 @@ def execute(
     *,
     retries: int = 2,
     say: Callable[[str], None] = logger.info,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Execute tasks side by side; yields how each ended, in order of completion.
 
     A command that fails with a message is not repeated. One whose worker is lost always is, and one
     whose process crashes, `retries` times. Where workers have the resource GPU each task takes one;
     once such a worker joins, all tasks that are left are handed to those with a GPU. `say` gets a
-    line about the workers that there are or that tasks wait for, also from another thread. Tasks
-    that were not yielded when the iterator is closed are cancelled.
+    line about the workers that there are or that tasks wait for, also from another thread. Closing
+    the generator cancels the tasks that were not yielded.
 
     Raises:
         SimulationError: the connection to the scheduler was lost.
@@ -75,27 +75,30 @@ class _Watch:
         self.has_gpus = False  #: Whether a worker has one
         self._client, self._say = client, say
         self._seen: object = None
-        self._patience = math.inf
+        self._advise_at = math.inf
 
     def look(self) -> None:
         try:
             info = self._client.scheduler_info(n_workers=-1)
         except Exception:  # whatever a client that loses its scheduler raises; that ends the tasks
             return
-        if self._client.status != "running":  # what it knew before
+        if self._client.status != "running":  # the answer is what it knew before
             return
         gpus = [bool(each.get("resources", {}).get("GPU")) for each in info["workers"].values()]
         self.has_gpus = any(gpus)
-        lacking = "a worker with a GPU" if self.take_gpus and not self.has_gpus else ""
-        lacking = lacking if gpus else "a worker"
+        lacking = ""
+        if not gpus:
+            lacking = "a worker"
+        elif self.take_gpus and not self.has_gpus:
+            lacking = "a worker with a GPU"
         if (seen := (lacking, self.has_gpus)) != self._seen:
-            self._seen, self._patience = seen, time.monotonic() + _LONG
+            self._seen, self._advise_at = seen, time.monotonic() + _ADVICE_AFTER
             if lacking:
                 self._say(f"waiting for {lacking} at the scheduler {info['address']}")
             else:
                 self._say(f"workers: {len(gpus)}, {sum(gpus) or 'none'} of them with a GPU")
-        elif lacking and time.monotonic() > self._patience:
-            self._patience = math.inf
+        elif lacking and time.monotonic() > self._advise_at:
+            self._advise_at = math.inf
             options = "--nthreads 1 --memory-limit 0" + " --resources GPU=1" * self.take_gpus
             self._say(
                 f"still waiting for {lacking}; start one with:  dask worker {info['address']} "

@@ -89,7 +89,7 @@ def gather(campaign: str | os.PathLike[str]) -> Gathered:
         OutputError: the files cannot be written.
     """
     directory = Path(campaign)
-    with quiet_pymbar():  # which is missing or not before files are found to be damaged
+    with quiet_pymbar():  # so that a missing pymbar is not taken for damaged files
         rows = [_row(state) for state in map(state_of, read_table(directory))]
     names = [*_COLUMNS, _DIPOLE, _DRIFT]
     present = [name for name in names if any(name in row.values for row in rows)]

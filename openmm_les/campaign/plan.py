@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from openmm_les.analysis.pages import csv_text
 from openmm_les.errors import InputError
 from openmm_les.simulation import config as configs
-from openmm_les.simulation import fields, settings_file
+from openmm_les.simulation import fields
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import LARGEST_SEED, Integer
-from openmm_les.simulation.shared_settings import check_names, read_as
+from openmm_les.simulation.shared_settings import check_names, read_as, read_fields
 
 #: Settings that the campaign decides.
 _OWN = {"output": "every run has a directory of its own"}
@@ -88,7 +88,7 @@ def read_plan(file: Path) -> Plan:
 
 def command_of(file: Path) -> str:
     """What every run of a plan is, whatever else is in the file: ``run`` or ``repex``."""
-    command = settings_file.read(file).get("command", "run")
+    command = read_fields(file, Plan.model_fields).get("command", "run")
     if command not in _COMMANDS:
         raise InputError(
             f"{file}: command: expected {' or '.join(_COMMANDS)}, got {fields.shown(command)}"

@@ -41,9 +41,10 @@ class Result:
     def line(self) -> str:
         """One line for the terminal."""
         text = line(self.states)
-        for name, error in self.failures.items():
-            return f"{text}; the first one that failed is {name}: {error}"
-        return text
+        if not self.failures:
+            return text
+        name, error = next(iter(self.failures.items()))
+        return f"{text}; the first one that failed is {name}: {error}"
 
 
 def run(
@@ -138,8 +139,10 @@ def _execute(
     folders = {entry.name: entry for entry in waiting}
     survey = Survey(entries)
     tasks = [Task(each.name, work.command(each.directory), each.directory) for each in waiting]
-    with Pulse(lambda: callbacks.progress(survey.progress()), _INTERVAL):
-        outcomes = execute(client, tasks, say=callbacks.message)
+    with (
+        Pulse(lambda: callbacks.progress(survey.progress()), _INTERVAL),
+        contextlib.closing(execute(client, tasks, say=callbacks.message)) as outcomes,
+    ):
         for number, outcome in enumerate(outcomes, len(entries) - len(waiting) + 1):
             entry = folders[outcome.name]
             if outcome.error is not None:

@@ -24,9 +24,9 @@ from openmm_les.files.writing import write_atomically
 
 #: Files and directories of a campaign; the first marks a directory as one.
 MARKER, TABLE, RUNS = "campaign.json", "runs.csv", "runs"
-#: Files of a run, by `openmm_les.simulation.output`, which needs OpenMM.
+#: Files of a run; `openmm_les.simulation.output`, which names them, needs OpenMM.
 _SUMMARY, _LOG, _EQUILIBRATION = "summary.json", "log.csv", "equilibration.csv"
-#: The same of an exchange, by `openmm_les.repex.exchange`.
+#: Files of an exchange, named in `openmm_les.repex.exchange`.
 _EXCHANGES, _START = Path("replicas", "log.csv"), Path("start", "log.csv")
 #: Bytes at the end of a log that hold its last row.
 _LAST_ROWS = 4096

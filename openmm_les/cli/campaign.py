@@ -24,8 +24,7 @@ def command() -> None:
 @command.command("run")
 @click.argument("plan", type=UserPath())
 @flags.output(required=True, help="Directory of the campaign, which all workers share.")
-@click.option("--workers", type=int, help="Workers on this machine; default: one a GPU, or core.")
-@click.option("--scheduler", help="Address or file of a Dask scheduler with workers of its own.")
+@flags.workers
 def run(plan: Path, output: Path, workers: int | None, scheduler: str | None) -> None:
     """Execute all runs of a plan that are not finished.
 

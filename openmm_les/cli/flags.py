@@ -29,6 +29,20 @@ def overwrite(help: str) -> Callable[[Command], Command]:
     return click.option("--overwrite", is_flag=True, help=help)
 
 
+def workers(command: Command) -> Command:
+    """The flags ``--workers`` and ``--scheduler`` of commands that execute a campaign."""
+    number = click.option(
+        "--workers",
+        type=int,
+        help="Workers on this machine; default: one for each GPU, or else each core.",
+    )
+    address = click.option(
+        "--scheduler", help="Address or file of a Dask scheduler with workers of its own."
+    )
+    decorated: Command = number(address(command))
+    return decorated
+
+
 def with_options(
     kind: Any, argument: str = "options", *, only: tuple[str, ...] | None = None, **defaults: Any
 ) -> Callable[[Command], Command]:

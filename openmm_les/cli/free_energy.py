@@ -22,8 +22,7 @@ def command() -> None:
 @click.argument("settings", type=UserPath())
 @flags.output(required=True, help="Directory of the calculation, which all workers share.")
 @click.option("--add-windows", is_flag=True, help="Add windows where neighbours do not overlap.")
-@click.option("--workers", type=int, help="Workers on this machine; default: one a GPU, or core.")
-@click.option("--scheduler", help="Address or file of a Dask scheduler with workers of its own.")
+@flags.workers
 def run(
     settings: Path, output: Path, add_windows: bool, workers: int | None, scheduler: str | None
 ) -> None:

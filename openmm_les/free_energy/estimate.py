@@ -152,18 +152,20 @@ def along_lambda(windows: Sequence[Window], temperature: float) -> Estimate:
     offset = float(np.mean(np.concatenate([samples for _, samples in chosen])))
     samples = [(differences - offset) / kt for _, differences in chosen]
 
-    def total(parts: Sequence[FloatArray]) -> States:
+    constant = (values - values[0]) * offset / kt
+
+    def states_from(parts: Sequence[FloatArray]) -> States:
         return of_states(values[:, None] * np.concatenate(parts), [len(part) for part in parts])
 
-    def series(parts: Callable[[FloatArray, int], FloatArray]) -> Series:
-        """Of the samples that `parts` takes from those of a window, as many as it is told."""
-        chosen = [[parts(x, max(1, round(f * len(x)))) for x in samples] for f in FRACTIONS[:-1]]
-        found = [*map(total, chosen), states]
+    states = states_from(samples)
+
+    def series(some: Callable[[FloatArray, int], FloatArray]) -> Series:
+        """From growing parts of the samples; `some` takes a number of samples from a window."""
+        parts = [[some(x, max(1, round(f * len(x)))) for x in samples] for f in FRACTIONS[:-1]]
+        found = [*map(states_from, parts), states]
         energies = [kt * float(each.energies[-1] + constant[-1]) for each in found]
         return Series(tuple(energies), tuple(kt * float(each.errors[-1]) for each in found))
 
-    constant = (values - values[0]) * offset / kt
-    states = total(samples)
     means = np.array([part.mean() for part in samples])
     steps = np.diff(values)
     integral = np.concatenate([[0.0], np.cumsum(steps * (means[1:] + means[:-1]) / 2)])

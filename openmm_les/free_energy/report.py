@@ -58,7 +58,7 @@ def text(results: Sequence[LigandResult]) -> str:
         if len(ligand.legs) > 1:
             name += f"; difference {_with_error(ligand.correction, ligand.error)}"
         if not math.isnan(ligand.least_overlap):
-            name += f"; least overlap {ligand.least_overlap:.2f}"
+            name += f"; least overlap {ligand.least_overlap:.2g}"
         lines.append(f"{name} ({ligand.verdict})")
         for leg in ligand.legs:
             lines += [f"  {leg.name}: {problem}" for problem in leg.verdict.problems]
@@ -94,10 +94,9 @@ def _short_table(results: Sequence[LigandResult]) -> pages.Table:
     columns = [f"{name} [kJ/mol]" for name in legs] + [_difference(legs)] * (len(legs) > 1)
     rows: list[Sequence[pages.Cell]] = []
     for ligand in results:
-        values = [_leg_value(leg) for leg in ligand.legs]
-        values += [_with_error(ligand.correction, ligand.error)] * (len(legs) > 1)
-        shown = [value.removesuffix(" kJ/mol").replace("+-", "±") for value in values]
-        rows.append([ligand.name, *shown, *_trust(ligand)])
+        values = [_leg_value(leg, "±", "") for leg in ligand.legs]
+        values += [_with_error(ligand.correction, ligand.error, "±", "")] * (len(legs) > 1)
+        rows.append([ligand.name, *values, *_trust(ligand)])
     return pages.Table(["ligand", *columns, *_TRUST], rows)
 
 
@@ -160,14 +159,15 @@ def _convergence(estimate: Estimate) -> bytes:
     return draw_means(curves, ".png", x="part of the samples", y="free energy [kJ/mol]")
 
 
-def _leg_value(leg: Leg) -> str:
+def _leg_value(leg: Leg, sign: str = "+-", unit: str = " kJ/mol") -> str:
     if leg.estimate is None:
         return "unknown"
-    return _with_error(leg.estimate.difference, leg.estimate.error)
+    return _with_error(leg.estimate.difference, leg.estimate.error, sign, unit)
 
 
-def _with_error(value: float, error: float) -> str:
+def _with_error(value: float, error: float, sign: str = "+-", unit: str = " kJ/mol") -> str:
     if math.isnan(value):
         return "unknown"
-    text = f"{value:.2f} +- {error:.2f}" if math.isfinite(error) else f"about {value:.2f}"
-    return f"{text} kJ/mol"
+    if not math.isfinite(error):
+        return f"about {value:.2f}{unit}"
+    return f"{value:.2f} {sign} {error:.2f}{unit}"

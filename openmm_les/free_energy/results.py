@@ -131,10 +131,10 @@ def _why_short(lacking: Sequence[tuple[RunState, Window]]) -> list[str]:
     """What is to do about windows that lack samples: those that have ended get no more."""
     problems = []
     if ended := [window for state, window in lacking if state.name == "finished"]:
-        got = ", ".join(f"{len(each.differences)} at {each.value:g}" for each in ended)
+        got = ", ".join(f"{len(each.differences)} at lambda {each.value:g}" for each in ended)
         problems.append(
-            f"expected at least {SMALL_NUMBER} samples of each window, got {got} from all of their "
-            f"steps: raise steps to at least {LEAST_SAMPLES} times report_interval"
+            f"expected at least {SMALL_NUMBER} samples of each window, got {got} after all steps: "
+            f"raise steps to at least {LEAST_SAMPLES} times report_interval"
         )
     others = [(state, window) for state, window in lacking if state.name != "finished"]
     if failed := [f"{window.value:g}: {state.error}" for state, window in others if state.error]:

@@ -19,6 +19,8 @@ from openmm_les.simulation.shared_settings import check_names, read_as
 
 #: Columns of the table of runs beside lambda: whose window it is.
 LIGAND, LEG = "ligand", "leg"
+#: The name of a window is this and its lambda, below those of ligand and leg.
+WINDOW = "lambda-"
 #: Settings of runs that the windows decide.
 _OWN = dict.fromkeys(
     ("output", "seed", LAMBDA), "every window has its own (windows and seed beside base decide)"
@@ -118,7 +120,7 @@ def planned_windows(
     """
 
     def window(ligand: str, leg: str, value: float, seed: int) -> PlannedRun:
-        name = f"{ligand}/{leg}/lambda-{value:g}"
+        name = f"{ligand}/{leg}/{WINDOW}{value:g}"
         given = settings.base | settings.ligands[ligand][leg]
         given |= {LAMBDA: value, "seed": seed_of(seed, name)}
         varied = {LIGAND: ligand, LEG: leg, LAMBDA: value}

@@ -55,7 +55,7 @@ def judge(estimate: Estimate) -> Verdict:
     ]
     if few:
         problems.append(
-            f"less than {LEAST_SAMPLES} independent samples in some windows ({', '.join(few)}): "
+            f"fewer than {LEAST_SAMPLES} independent samples in some windows ({', '.join(few)}): "
             "run more steps"
         )
     (first, first_error), (last, last_error) = estimate.halves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +11,10 @@ from typing import TYPE_CHECKING
 
 from openmm_les.campaign.progress import CampaignCallbacks
 from openmm_les.campaign.runner import Result, run_planned
-from openmm_les.campaign.state import MARKER, TABLE
+from openmm_les.campaign.state import MARKER, RUNS, TABLE
 from openmm_les.free_energy import report
 from openmm_les.free_energy.results import LigandResult, analyse, read_windows
-from openmm_les.free_energy.settings import (
-    LEG,
-    LIGAND,
-    Where,
-    planned_windows,
-    read_settings,
-)
-from openmm_les.names import LAMBDA
+from openmm_les.free_energy.settings import WINDOW, Where, planned_windows, read_settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -88,12 +82,19 @@ def run(
 
 
 def _windows_in(directory: Path) -> dict[Where, Sequence[float]]:
-    """Lambda of the windows that a directory has."""
-    found: dict[Where, Sequence[float]] = {}
+    """Lambda of the windows whose runs have a directory; the table may have been lost.
+
+    Raises:
+        InputError: it is the directory of another campaign.
+    """
     if (directory / MARKER).exists() and (directory / TABLE).exists():
-        for entry in read_windows(directory):
-            where = entry.varied[LIGAND], entry.varied[LEG]
-            found[where] = (*found.get(where, ()), float(entry.varied[LAMBDA]))
+        read_windows(directory)
+    found: dict[Where, Sequence[float]] = {}
+    for path in (directory / RUNS).glob(f"*/*/{WINDOW}*"):
+        *_, ligand, leg, name = path.parts
+        with contextlib.suppress(ValueError):  # something of the user
+            value = float(name.removeprefix(WINDOW))
+            found[ligand, leg] = (*found.get((ligand, leg), ()), value)
     return found
 
 

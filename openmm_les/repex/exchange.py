@@ -249,7 +249,7 @@ class _Equilibration(RunCallbacks):
         self._callbacks = callbacks
 
     def message(self, text: str) -> None:
-        self._callbacks.message(text.replace("production", "equilibration"))
+        self._callbacks.message(text.replace(" of production", " of equilibration"))
 
     def progress(self, progress: Progress) -> None:
         self._callbacks.progress(replace(progress, phase="equilibration"))
@@ -291,7 +291,7 @@ def refuse_changed(settings: States, states: Sequence[RunConfig], directory: Pat
 
 def _refuse_alien(directory: Path) -> None:
     """Refuse a directory that has files by our names which no exchange wrote."""
-    names = (START, REPLICAS, CHECKPOINT)
+    names = (START, REPLICAS, CHECKPOINT, outputs.SUMMARY)
     found = [name for name in names if os.path.lexists(directory / name)]
     if found and not (directory / START / CONFIG).is_file():
         raise OutputError(

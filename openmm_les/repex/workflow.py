@@ -78,7 +78,7 @@ def read_plan(file: Path) -> ExchangePlan:
 def planned_exchanges(plan: ExchangePlan, seed: int, file: Path) -> list[PlannedRun]:
     """All exchanges of a plan that stands in `file`; as `planned_runs`."""
     runs = planned_runs(plan, seed, file)
-    for each in runs:
+    for each in runs:  # an InputError for a state that is not valid
         states_of(_settings(plan, each), file, each.config.output)
     return runs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +26,11 @@ _START_AGAIN = re.compile("start again with --overwrite(, which deletes them)?")
 _CONTINUE = re.compile("then continue with openmm-les run .* --resume")
 
 
+def read_fields(file: Path, known: Iterable[str]) -> dict[str, Any]:
+    """What stands in a file whose fields are `known`, by name; nothing of it is checked."""
+    return settings_file.read(file, example="base: ...", hint=f"there are {', '.join(known)}")
+
+
 def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> Settings:
     """Read a file; an InputError names the first field that is wrong.
 
@@ -35,9 +40,8 @@ def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> S
         expected: what those take that are neither numbers nor texts, by name.
     """
     known = model.model_fields
-    given = settings_file.read(file, example="base: ...", hint=f"there are {', '.join(known)}")
     try:
-        return model(**given)
+        return model(**read_fields(file, known))
     except ValidationError as error:
         details = error.errors()[0]
     first, name = str(details["loc"][0]), ".".join(map(str, details["loc"]))
@@ -59,7 +63,7 @@ def read_as(file: Path, model: type[Settings], expected: Mapping[str, str]) -> S
 def without_flags(message: str, directory: Path) -> str:
     """A message about the run in a directory, with advice for commands that have several runs."""
     message = _START_AGAIN.sub(lambda _: f"remove {directory}: it is then started again", message)
-    return _CONTINUE.sub("the same command continues it", message)
+    return _CONTINUE.sub("then give the same command again", message)
 
 
 def check_names(where: str, given: Iterable[str], refused: Mapping[str, str]) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from support.campaigns import (
     BASE,
-    COMMAND,
     assert_same_as_one_after_another,
     prepare,
     python_path,
@@ -27,6 +26,7 @@ from openmm_les.analysis.means import series_statistics
 from openmm_les.campaign import cluster, runner
 from openmm_les.campaign.directory import CampaignDirectory
 from openmm_les.campaign.state import read_table, state_of, write_failure
+from openmm_les.campaign.worker import COMMAND
 from openmm_les.cli import main
 from openmm_les.errors import InputError, OutputError
 from openmm_les.simulation.summary import read_log
@@ -149,7 +149,7 @@ def test_more_steps(copied):
         ),
         (
             {"vary": {"temperature": [280, 300, 330]}},
-            r"2 runs that have begun are not in the plan any more: temperature-320\.5_repeat-1, "
+            r"runs that have begun are not in the plan any more: temperature-320\.5_repeat-1, "
             r"temperature-320\.5_repeat-2; put their values back",
         ),
         ({"seed": 6}, "has begun, and seed: this run was started with"),

@@ -9,7 +9,6 @@ import time
 
 import pytest
 from support.campaigns import (
-    COMMAND,
     Dask,
     Killer,
     assert_same_as_one_after_another,
@@ -21,6 +20,7 @@ from support.campaigns import (
 
 from openmm_les.campaign import runner
 from openmm_les.campaign.state import RUNS, read_table, state_of
+from openmm_les.campaign.worker import COMMAND
 from openmm_les.errors import OutputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -197,7 +197,7 @@ def test_workers_that_come_later(monkeypatch, tmp_path):
     """What tasks wait for is said; those that are left go to the first worker with a GPU."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(engine, "_GLANCE", 0.05)
-    monkeypatch.setattr(engine, "_LONG", 0.2)
+    monkeypatch.setattr(engine, "_ADVICE_AFTER", 0.2)
     monkeypatch.setattr(worker, "COMMAND", TWICE)
     said = []
     with (

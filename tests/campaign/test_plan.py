@@ -166,3 +166,12 @@ def test_mistakes(tmp_path, fields, message):
         runs_of(plan)
     assert str(caught.value).startswith(f"{plan}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_another_kind(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("- temperature")
+    with pytest.raises(
+        InputError, match=r"such as 'base: \.\.\.' .* got a list; there are command"
+    ):
+        read_plan(plan)

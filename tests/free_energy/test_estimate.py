@@ -109,7 +109,7 @@ def test_states_without_any_overlap_have_no_error():
 
 def test_too_few_samples_and_a_drift_are_said():
     few = judge(along_lambda(gaussian(0.5, 40, (0.0, 1.0)), TEMPERATURE))
-    assert re.match(r"less than 50 independent .* \(\d+ at 0, \d+ at 1\): run", few.problems[0])
+    assert re.match(r"fewer than 50 independent .* \(\d+ at 0, \d+ at 1\): run", few.problems[0])
     assert few.new_values == ()
     # Less than the spread: no start out of equilibrium, which would be left out.
     drift = np.where(np.arange(300) < 150, 0.0, 2.0 * KT)

@@ -1,6 +1,7 @@
 """Windows whose samples are written here: too few, damaged, and what is said of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from openmm_les import free_energy
 from openmm_les.campaign.directory import CampaignDirectory
 from openmm_les.campaign.state import read_table, write_failure
 from openmm_les.free_energy.settings import planned_windows, read_settings
+from openmm_les.free_energy.workflow import _windows_in
 from openmm_les.simulation.end_energies import _HEADER
 
 pytest.importorskip("pymbar")
@@ -53,7 +55,7 @@ def test_a_finished_window_gets_no_more_samples(prepared):
     directory, entries = prepared
     write(entries["ala/water/lambda-1"], 1)
     assert problems(directory) == (
-        "expected at least 2 samples of each window, got 1 at 1 from all of their steps: raise "
+        "expected at least 2 samples of each window, got 1 at lambda 1 after all steps: raise "
         "steps to at least 50 times report_interval",
     )
 
@@ -68,6 +70,18 @@ def test_windows_that_go_on_and_that_failed(prepared):
         "windows have failed at lambda 1: unstable",
         "too few samples yet at lambda 0: run the same command again",
     )
+
+
+def test_windows_are_those_that_have_a_directory(prepared):
+    """So that one can be removed for good, and a lost table costs none that was added."""
+    directory, entries = prepared
+    shutil.rmtree(entries["ala/water/lambda-1"].directory)
+    (entries["ala/vacuum/lambda-1"].directory.parent / "lambda-0.25").mkdir()
+    (entries["ala/vacuum/lambda-1"].directory.parent / "lambda-of-a-user").mkdir()
+    expected = {("ala", "water"): {0.0}, ("ala", "vacuum"): {0.0, 0.25, 1.0}}
+    assert {where: {*values} for where, values in _windows_in(directory).items()} == expected
+    (directory / "runs.csv").unlink()
+    assert {where: {*values} for where, values in _windows_in(directory).items()} == expected
 
 
 @pytest.mark.parametrize(

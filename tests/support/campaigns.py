@@ -16,7 +16,6 @@ from openmm_les.campaign.directory import CampaignDirectory
 from openmm_les.campaign.plan import planned_runs, read_plan
 from openmm_les.campaign.state import read_table, state_of
 
-COMMAND = "import sys; from openmm_les.cli import main; main(sys.argv[1:])"
 BASE = {
     "structure": str(PEPTIDE),
     "model": "les-demo",
