@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
+from openmm_les.networks.blocks.angular import Symbols, degree_offsets, path_couplings
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.kernels.triton import messages  # noqa: F401 - registers the operators
 
@@ -25,26 +25,18 @@ class FusedConvolution(nn.Module):
         mixes: Sequence[Tensor],
         channels: int,
         lmax: int,
-        symbols: Symbols = wigner_3j,
+        symbols: Symbols,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.components = (lmax + 1) ** 2
-        offsets = degree_offsets(lmax)
-        couplings = []
-        for node, edge, out in paths:
-            own = torch.zeros(self.components, (2 * node + 1) * (2 * out + 1), dtype=torch.float64)
-            symbol = torch.tensor(symbols(node, edge, out))
-            rows = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
-            own[rows] = symbol.transpose(0, 1).flatten(1)
-            couplings.append(own)
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
         self.lmax = lmax
         self.degrees: List[int] = [degree for node, _, out in paths for degree in (node, out)]
-        self.targets: List[int] = offsets
+        self.targets: List[int] = degree_offsets(lmax)
         self.tiles: List[int] = list(TILES)
         self.weights = nn.Buffer(weights.contiguous())
-        self.couplings = nn.Buffer(torch.cat(couplings, 1))
+        self.couplings = nn.Buffer(torch.cat(path_couplings(paths, lmax, symbols), 1))
         self.mixes = nn.Buffer(torch.cat(list(mixes)))
         #: First row of each degree in `mixes`, and one more.
         self.firsts: List[int] = [0]
