@@ -3,10 +3,12 @@
 from typing import List, Sequence, Tuple
 
 import torch
+import triton
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
 from openmm_les.networks.blocks.angular import Symbols, degree_offsets, path_couplings
+from openmm_les.networks.blocks.convolution import GroupedConvolution
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.kernels.triton import messages  # noqa: F401 - registers the operators
 
@@ -16,10 +18,14 @@ TILES = (16, 32, 4, 2)
 
 
 class FusedConvolution(nn.Module):
-    """A `Convolution` of kernels; the arguments are those of `message_convolution`."""
+    """The same as a `GroupedConvolution`, which it is on a CPU.
+
+    The other arguments are those of `message_convolution`.
+    """
 
     def __init__(
         self,
+        plain: GroupedConvolution,
         radial_weights: Tensor,
         paths: Sequence[Tuple[int, int, int]],
         mixes: Sequence[Tensor],
@@ -28,6 +34,8 @@ class FusedConvolution(nn.Module):
         symbols: Symbols,
     ) -> None:
         super().__init__()
+        self.plain = plain
+        self.interpreted: bool = triton.knobs.runtime.interpret
         self.channels = channels
         self.components = (lmax + 1) ** 2
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
@@ -47,6 +55,9 @@ class FusedConvolution(nn.Module):
         self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
+        if not (harmonics.is_cuda or self.interpreted):
+            plain: Tuple[Tensor, MessageTape] = self.plain(harmonics, features, senders, neighbors)
+            return plain
         sums = torch.ops.openmm_les.message_sums(
             self._angular(harmonics),
             features,
@@ -69,6 +80,9 @@ class FusedConvolution(nn.Module):
         self, grad: Tensor, tape: MessageTape, reverse: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """See `Convolution`."""
+        if not (grad.is_cuda or self.interpreted):
+            plain: Tuple[Tensor, Tensor, Tensor] = self.plain.backward(grad, tape, reverse)
+            return plain
         grad_sums: List[Tensor] = []
         for degree, target in enumerate(self.targets):
             rows = grad[target : target + 2 * degree + 1].transpose(1, 2)
