@@ -20,8 +20,8 @@ _TRAINER = "mace.cli.run_train"
 def command(arguments: tuple[str, ...]) -> None:
     """Train a MACE-LES model with mace-torch, which must be installed.
 
-    ARGUMENTS, after `--`, are those of `mace_run_train`; `--model MACELES` is added where no model
-    is named. The LES energy is that of this package, under the MIT licence, unless the les package
+    ARGUMENTS, after `--`, are those of `mace_run_train`; `--model MACELES` is added where they name
+    no model. The LES energy is that of this package, under the MIT licence, unless the les package
     is installed. The result is a file that `openmm-les export` reads.
     """
     if find_spec("mace") is None:

@@ -40,8 +40,8 @@ from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.response import PhysicalMoments, Response
 from openmm_les.evaluation.results import Evaluation, LatentMoments, latent_moments
 from openmm_les.evaluation.status import STATUS_BOX, STATUS_OVERFLOW
-from openmm_les.networks.kernels.numba.operators import stoppable
 from openmm_les.processes.forks import check_threads
+from openmm_les.processes.interrupts import stoppable
 from openmm_les.processes.threads import Threads, is_measuring
 from openmm_les.units import ANGSTROM_AND_EV, Units
 

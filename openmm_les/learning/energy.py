@@ -93,8 +93,8 @@ class LES(nn.Module):
             Shape [structures] [eV], in the dtype of the charges, with sums in float64.
 
         Raises:
-            InputError: an argument has another shape or dtype, or there are moments with several
-                charges of each atom.
+            InputError: an argument has another shape or dtype, a cell has no volume, or there are
+                moments with several charges of each atom.
         """
         moments = SiteMoments(charges, dipoles, quadrupoles, kappa, alpha)
         structures = _structures(positions, batch, cell)
@@ -136,8 +136,7 @@ class LES(nn.Module):
         if responds:
             at_sites = torch.cat([field for field in fields if field is not None])
             of_sites = of_sites + self._response(moments, permanent, at_sites[structures.back])
-        total = torch.zeros_like(of_sites[:1]).expand(structures.number)
-        total = total.index_add(0, structures.batch, of_sites)
+        total = of_sites.new_zeros(structures.number).index_add(0, structures.batch, of_sites)
         return total.index_add(0, structures.evaluated, torch.cat(energies))
 
     def _squares(self, moments: Multipoles) -> Tensor:
@@ -187,9 +186,7 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
             f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}"
         )
     least = int(batch.max()) + 1
-    cells = positions.new_zeros([least, 3, 3]) if cell is None else cell.reshape(-1, 3, 3)
-    if len(cells) < least:
-        raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
+    cells = _cells(positions.new_zeros([least, 3, 3]) if cell is None else cell, least)
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
     atoms = torch.split(torch.argsort(batch, stable=True), sizes)
     is_periodic = cells.detach().flatten(1).any(dim=1).tolist()
@@ -211,6 +208,28 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
         torch.tensor(order, device=batch.device),
         torch.argsort(torch.cat([atoms[i] for i in order])),
     )
+
+
+def _cells(cell: Tensor, least: int) -> Tensor:
+    """One of each structure [structures, 3, 3], of which there are that many at least."""
+    if cell.shape[-1] != 3 or cell.numel() % 9 != 0:
+        raise InputError(
+            "cell: expected the shape [structures, 3, 3] or [3 structures, 3], got "
+            f"{list(cell.shape)}"
+        )
+    cells = cell.reshape(-1, 3, 3)
+    if len(cells) < least:
+        raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
+    boxes = cells.detach().to(torch.float64)
+    # A volume of NaN is none, either.
+    has_none = boxes.flatten(1).any(dim=1) & ~(torch.linalg.det(boxes).abs() > 0.0)
+    if bool(has_none.any()):
+        i = int(torch.nonzero(has_none)[0])
+        raise InputError(
+            f"cell: expected three independent lattice vectors, or zeros for a structure that is "
+            f"not periodic, got {boxes[i].tolist()} for structure {i}"
+        )
+    return cells
 
 
 def _check(moments: SiteMoments, n: int) -> None:

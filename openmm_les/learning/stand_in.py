@@ -143,14 +143,13 @@ class Les(nn.Module):
         return {"E_lr": energy if compute_energy else None, "BEC": None}
 
 
-def _energy_of(ewald: nn.Module) -> LES:
+def _energy_of(ewald: Ewald) -> LES:
     """Made anew, so that files hold nothing but parameters."""
-    values: Any = ewald
     return LES(
-        sigma=values.sigma,
-        dl=values.dl,
-        prefactor=values.norm_factor,
-        remove_self_interaction=values.remove_self_interaction,
+        sigma=ewald.sigma,
+        dl=ewald.dl,
+        prefactor=ewald.norm_factor,
+        remove_self_interaction=ewald.remove_self_interaction,
     )
 
 

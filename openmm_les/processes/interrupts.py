@@ -1,4 +1,4 @@
-"""Lets Ctrl-C inside of a force reach the user as KeyboardInterrupt.
+"""Lets Ctrl-C inside of a force, or of a scripted module, reach the user as KeyboardInterrupt.
 
 During a step, Python handles signals inside of the force, and OpenMM turns every exception there
 into an OpenMMException with its text. So Ctrl-C waits until OpenMM returns, which in
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import signal
 import sys
 import threading
@@ -101,6 +102,26 @@ def handed_over() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as error:
         _deferred.put(error, _caller(sys._getframe()))
         raise SimulationError("interrupted from the keyboard") from None
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let what a signal raises in an operator in Python leave a module of TorchScript as it is.
+
+    Python handles signals where its code runs, and TorchScript turns every exception there into a
+    RuntimeError with its text.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raised = re.search(
+            r"^RuntimeError: (KeyboardInterrupt|SystemExit): (\d*)", str(error), re.M
+        )
+        if raised is None:
+            raise
+        if raised[1] == "SystemExit":
+            raise SystemExit(int(raised[2] or 0)) from None
+        raise KeyboardInterrupt from None
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

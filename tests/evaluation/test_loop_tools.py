@@ -13,7 +13,8 @@ if obstacle("numba"):
     pytest.skip("needs the extra cpu", allow_module_level=True)
 
 from openmm_les.networks.kernels.numba.compiler import compiled
-from openmm_les.networks.kernels.numba.operators import operator, stoppable
+from openmm_les.networks.kernels.numba.operators import operator
+from openmm_les.processes.interrupts import stoppable
 
 
 def _double(values):

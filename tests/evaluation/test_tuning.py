@@ -167,7 +167,7 @@ def test_loops_are_compared_with_torch_code(demo, monkeypatch):
 def test_loops_that_cannot_be(demo):
     for options, message in (
         ({"variant": LOOPS, "static_shapes": True}, "'numba' needs shapes that vary; use kernels"),
-        ({"variant": LOOPS, "python_operators": False}, "'numba' needs a script that is not saved"),
+        ({"variant": LOOPS, "python_operators": False}, "'numba' needs Python, which"),
         ({"variant": replace(LOOPS, runner="compile")}, "'numba' needs shapes that vary"),
     ):
         with pytest.raises(InputError, match=f"variant: kernels: {message}"):

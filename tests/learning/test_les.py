@@ -248,6 +248,10 @@ def test_wrong_arguments():
             "batch": torch.tensor([0, 0, 1, 1]),
             "cell": torch.zeros(1, 3, 3),
         },
+        r"cell: expected the shape .*, got \[2, 3\]": {"cell": torch.zeros(2, 3)},
+        "cell: expected three independent .* for structure 0": {
+            "cell": torch.diag(torch.tensor([9.0, 9.0, 0.0]))
+        },
         r"alpha: expected the shape \[4\] or \[4, 3, 3\], got \[4, 3\]": {"alpha": r},
     }.items():
         with pytest.raises(InputError, match=expected):

@@ -127,4 +127,5 @@ def test_arguments_that_change_the_energy_unseen_are_refused(arguments, expected
 
 
 def test_options_that_are_off_change_nothing():
-    Les({"use_dipole": False, "compute_bec": None, "is_periodic": None, "N_max": 6})
+    off = Les({"use_dipole": False, "compute_bec": None, "is_periodic": None, "N_max": 6})
+    assert vars(off.ewald) == vars(Les().ewald)

@@ -4,19 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.fused import random
+from support.fused import assert_close, random
 from support.messages import LAYERS, Layer, is_used, neighbors_of_every_number
-from support.triton import patch_interpreter
+from support.triton import patch_interpreter, poison_memory
+
+from openmm_les.networks.kernels.triton.messages import message_gradients, message_sums
 
 patch_interpreter()
+poison_memory()
 
-
-@pytest.fixture(autouse=True)
-def poisoned():
-    """Let fresh memory be NaN."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
+SMALL = Layer(channels=3, lmax=1, node_lmax=1, width=2)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +21,7 @@ def poisoned():
     [
         LAYERS["les-demo"],
         replace(LAYERS["maceles-off"], lmax=2, channels=40, width=17),
-        Layer(channels=3, lmax=1, node_lmax=1, width=2),
+        SMALL,
     ],
 )
 def test_kernels_equal_the_torch_code(layer):
@@ -37,18 +34,26 @@ def test_kernels_equal_the_torch_code(layer):
     sums, tape = torch.jit.script(kernel)(*(tensor.float() for tensor in inputs), neighbors)
     plain = layer.convolution("torch")
     expected, plain_tape = plain(*inputs, neighbors)
-    assert_close(sums, expected)
+    check(sums, expected)
 
     grad = random(*expected.shape, seed=13)
     got = torch.jit.script(kernel).backward(grad.float(), tape, neighbors.reverse)
     used = is_used(neighbors)
     for one, other in zip(got, plain.backward(grad, plain_tape, neighbors.reverse), strict=True):
         pairs = one.dim() == 3
-        assert_close(one, other * used if pairs else other)
+        check(one, other * used if pairs else other)
 
 
-def assert_close(got, expected):
+def test_operators_say_what_they_return():
+    """And change none of their arguments, nor return one."""
+    first, second = SMALL.arguments(SMALL.convolution("triton").float())
+    checks = "test_schema", "test_faketensor"
+    torch.library.opcheck(message_sums, first, test_utils=checks)
+    gradients = [torch.ones_like(each) for each in message_sums(*first)]
+    torch.library.opcheck(message_gradients, (gradients, *second), test_utils=checks)
+
+
+def check(got, expected):
     """Unused slots are exactly zero, which `expected` has there."""
-    scale = expected.abs().max().item()
-    torch.testing.assert_close(got, expected.float(), rtol=0, atol=1e-6 * scale)
+    assert_close(got, expected, 1e-6)
     assert (got[expected == 0] == 0).all()

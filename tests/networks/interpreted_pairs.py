@@ -5,9 +5,9 @@ import pytest
 import torch
 from openmm_les_export import read_model
 from support.checkpoints import checkpoint, export_options
-from support.fused import PRODUCTS, TABLES, Products, Table, random
+from support.fused import PRODUCTS, TABLES, Products, Table, assert_close, forms_of, random
 from support.pairs import CUTOFF, random_box
-from support.triton import patch_interpreter
+from support.triton import patch_interpreter, poison_memory
 
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.build import build_electrostatics
@@ -25,6 +25,7 @@ from openmm_les.networks.kernels.triton.neighbors import (
 from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 patch_interpreter()
+poison_memory()
 
 BOXES = {
     "open": None,
@@ -32,14 +33,6 @@ BOXES = {
     "triclinic": [[11.0, 0, 0], [3.5, 11.0, 0], [-3.0, 2.5, 11.5]],
     "many images": np.diag([3.0, 3.1, 3.2]),
 }
-
-
-@pytest.fixture(autouse=True)
-def poisoned():
-    """Let fresh memory be NaN, or the largest number."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
 
 
 def search(positions, cell, capacity, grid=None):
@@ -150,8 +143,7 @@ def test_operators_say_what_they_return():
     grads = [tensor.view(*columns.shape, -1) for tensor in (harmonics, features)]
     basis = products.module("triton").float()
     sums = random(products.components, 1, 3, seed=1).float()
-    forms = [basis.same, basis.cross, basis.same_products, basis.cross_products]
-    forms += [basis.same_targets, basis.cross_targets]
+    forms = forms_of(basis)
     inputs = {
         search_neighbors: (positions, cell, True, nearest, CUTOFF, 9),
         complete_neighbors: (positions / 9.5, positions * 0, cell, True, nearest, columns, CUTOFF),
@@ -163,11 +155,6 @@ def test_operators_say_what_they_return():
     for operator, arguments in inputs.items():
         checks = "test_schema", "test_faketensor"
         torch.library.opcheck(operator, arguments, test_utils=checks)
-
-
-def assert_close(got, expected, tolerance):
-    scale = expected.abs().max().item()
-    torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=tolerance * scale)
 
 
 def test_network_equals_the_torch_code(tmp_path):

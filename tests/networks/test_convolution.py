@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from support.fused import random
+from support.messages import is_used
 
 from openmm_les.neighbors.matrix import image_offsets, neighbor_matrix
 from openmm_les.networks.blocks.angular import degree_offsets, wigner_3j
@@ -16,11 +18,6 @@ PATHS = [
     for node, edge, out in itertools.product(range(NODE_LMAX + 1), range(LMAX + 1), range(LMAX + 1))
     if abs(node - edge) <= out <= node + edge and (node + edge + out) % 2 == 0
 ]
-
-
-def random(*shape, seed) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
 WEIGHTS = random(FEATURES, len(PATHS) * CHANNELS, seed=0)
@@ -55,8 +52,7 @@ def structure():
     positions, no_cell = random(7, 3, seed=9), torch.zeros(3, 3, dtype=torch.float64)
     matrix = neighbor_matrix(positions, no_cell, False, image_offsets([0, 0, 0]), 2.0, 0)
     slots = tuple(matrix.indices.shape)
-    used = (matrix.indices != torch.arange(7).unsqueeze(1)).unsqueeze(2)
-    features = random(*slots, FEATURES, seed=11) * used
+    features = random(*slots, FEATURES, seed=11) * is_used(matrix)
     features += reversed_slots(features, matrix.reverse)
     harmonics = random(*slots, (LMAX + 1) ** 2, seed=10)
     return matrix, [harmonics, features, random(7, (NODE_LMAX + 1) ** 2 * CHANNELS, seed=12)]
@@ -66,15 +62,10 @@ def reversed_slots(values, reverse) -> torch.Tensor:
     return values.view(len(reverse), -1)[reverse].view_as(values)
 
 
-@pytest.mark.parametrize("options", [{}, {"few_kernels": True}, {"kernels": "triton"}])
-def test_kernel_equals_the_definition(options):
-    """The operators of fused kernels are torch code on a CPU."""
-    dtype = torch.float64
-    if options.get("kernels"):
-        dtype = torch.float32  # that of its weights, which are of double precision here
-        pytest.importorskip("triton", reason="torch for a CPU comes without triton")
+@pytest.mark.parametrize("few_kernels", [False, True])
+def test_kernel_equals_the_definition(few_kernels):
     matrix, inputs = structure()
-    form = Form(dtype, **options)
+    form = Form(torch.float64, few_kernels=few_kernels)
     kernel = message_convolution(WEIGHTS, PATHS, MIXES, CHANNELS, LMAX, NODE_LMAX, form)
     for module in (kernel, torch.jit.script(kernel)):
         sums, tape = module(*inputs, matrix)
@@ -116,14 +107,9 @@ def test_loops_equal_the_grouped_products(paths, threads, monkeypatch):
     expected, tape = grouped(*inputs, matrix)
     torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
     harmonics, features, senders = grouped.backward(grad, tape, matrix.reverse)
-    torch.testing.assert_close(got[0] * used_slots(matrix), harmonics, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[0] * is_used(matrix), harmonics, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(got[2], senders, rtol=1e-12, atol=1e-12)
     # Of a pair, one slot has the derivatives of both directions.
     both = [part + reversed_slots(part, matrix.reverse) for part in (got[1], features)]
-    both = [part * used_slots(matrix) for part in both]
+    both = [part * is_used(matrix) for part in both]
     torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
-
-
-def used_slots(matrix) -> torch.Tensor:
-    slots = torch.arange(matrix.indices.shape[1])
-    return (slots < matrix.used.unsqueeze(1)).unsqueeze(2)

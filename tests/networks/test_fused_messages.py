@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton", reason="torch for a CPU comes without triton")
 
 from support.capture import SYSTEMS, model_for
-from support.messages import LAYERS, neighbors_of_every_number
+from support.messages import LAYERS
 from support.tracing import Watch, by_name, launches, trace_on_fake_gpu
 from support.triton import SHARED_MEMORY, TARGETS, compiled_for, run_interpreted
 
@@ -31,37 +31,12 @@ def test_kernels_equal_the_torch_code():
     run_interpreted(*sorted(Path(__file__).parent.glob("interpreted_*.py")))
 
 
-def arguments(kernel, layer=OFF):
-    """Of the two operators, in small."""
-    neighbors = neighbors_of_every_number()
-    harmonics, features, senders = (tensor.float() for tensor in layer.inputs(neighbors))
-    angular = kernel._angular(harmonics)
-    shared = angular, features, senders, neighbors.indices, neighbors.used
-    weights = kernel.weights, kernel.degrees
-    first = *shared, *weights, kernel.lmax, kernel.tiles
-    sums = message_sums(*first)
-    return first, (
-        [torch.ones_like(s) for s in sums],
-        *shared,
-        neighbors.reverse,
-        *weights,
-        kernel.tiles,
-    )
-
-
-def test_operators_say_what_they_return():
-    sums, gradients = arguments(OFF.convolution("triton").float())
-    checks = "test_schema", "test_faketensor"
-    torch.library.opcheck(message_sums, sums, test_utils=checks)
-    torch.library.opcheck(message_gradients, gradients, test_utils=checks)
-
-
 def check_compiled(paths, capability, layer=OFF):
     """No kernel of both passes spills registers, lacks shared memory, or is waited for."""
-    sums, gradients = arguments(layer.convolution("triton", paths=paths).float(), layer)
+    first, second = layer.arguments(layer.convolution("triton", paths=paths).float())
     with Watch("cpu"), compiled_for(capability) as kernels:
-        message_sums._init_fn(*sums)
-        message_gradients._init_fn(*gradients)
+        sums = message_sums._init_fn(*first)
+        message_gradients._init_fn(sums, *second)
     for compiled in kernels:
         assert compiled.spilled == 0, compiled
         assert compiled.shared <= SHARED_MEMORY, compiled
@@ -99,7 +74,7 @@ def demo_model(kernels):
 
 
 def test_a_network_with_kernels_is_the_same():
-    """On a CPU, where operators are torch code, called from a script."""
+    """On a CPU, where all parts are torch code, in a script."""
     (plain, none), (fused, one) = demo_model("torch"), demo_model("triton")
     assert (none, one) == (0, 1)
     structure, _ = SYSTEMS["direct sum"]

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="torch for a CPU comes without triton")
 import triton
 from openmm_les_export import read_model
 from oracles.nequip_models import synthetic_nequip
-from support.fused import PRODUCTS, TABLES, random
+from support.fused import PRODUCTS, TABLES, forms_of, random
 from support.structures import waters
 from support.tracing import by_name, launches, trace_on_fake_gpu
 from support.triton import SHARED_MEMORY, TARGETS, compiled_for
@@ -104,10 +104,8 @@ def test_products_fit_a_gpu(name, capability):
     products = PRODUCTS[name]
     module = products.module("triton").float()
     sums = torch.zeros(products.components, products.channels, 1029)
-    forms = [module.same, module.cross, module.same_products, module.cross_products]
-    forms += [module.same_targets, module.cross_targets]
     with compiled_for(capability) as kernels:
-        out, jacobian = product_basis(sums, forms, [686, 342, 1], module.outputs)
+        out, jacobian = product_basis(sums, forms_of(module), [686, 342, 1], module.outputs)
         product_gradients(out, jacobian)
     check_compiled(kernels, {"_product_kernel", "_pull_back_kernel"})
 

@@ -23,6 +23,12 @@ def random(*shape, seed) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
+def assert_close(got, expected, tolerance) -> None:
+    """Within a tolerance relative to the largest number."""
+    atol = tolerance * expected.abs().max().item()
+    torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=atol)
+
+
 @dataclass(frozen=True)
 class Table:
     """Pair geometry with tabulated radial features."""
@@ -72,6 +78,12 @@ class Products:
         ]
         weights = [random(3, 2, self.channels, seed=10 + d) for d in degrees]
         return product_basis(bases, weights, self.lmax, Form(torch.float32, kernels=kernels), 3)
+
+
+def forms_of(basis) -> list[torch.Tensor]:
+    """What the operator of a `FusedProductBasis` takes of it."""
+    forms = [basis.same, basis.cross, basis.same_products, basis.cross_products]
+    return [*forms, basis.same_targets, basis.cross_targets]
 
 
 TABLES = {

@@ -55,6 +55,17 @@ class Layer:
             random(n, (self.node_lmax + 1) ** 2 * self.channels, seed=12),
         ]
 
+    def arguments(self, kernel) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Of both operators of a `FusedConvolution`; the second takes gradients before them."""
+        neighbors = neighbors_of_every_number()
+        harmonics, features, senders = (tensor.float() for tensor in self.inputs(neighbors))
+        inputs = kernel._angular(harmonics), features, senders, neighbors.indices, neighbors.used
+        weights = kernel.weights, kernel.degrees
+        return (
+            (*inputs, *weights, kernel.lmax, kernel.tiles),
+            (*inputs, neighbors.reverse, *weights, kernel.tiles),
+        )
+
 
 LAYERS = {
     "les-demo": Layer(channels=32, lmax=3, node_lmax=0, width=32),

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 #: Compute capabilities that are compiled for: A100, RTX 4090, H100 and H200, RTX 5090.
 TARGETS = [80, 89, 90, 120]
@@ -55,6 +56,13 @@ def patch_interpreter() -> None:
         tensor.__index__ = lambda self: int(self.handle.data.item())
 
     interpreter._patch_lang_tensor = patch_index_too
+
+
+def poison_memory() -> None:
+    """Let fresh memory of torch be NaN, or the largest number, so that a slot left out shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from openmm_les.evaluation.engines.arithmetic import as_written
 from openmm_les.evaluation.engines.inputs import Inputs
 from openmm_les.evaluation.engines.packing import Layout, compare
 from openmm_les.evaluation.engines.runners import Module
-from openmm_les.networks.kernels.numba.operators import stoppable
+from openmm_les.processes.interrupts import stoppable
 from openmm_les.processes.threads import Threads
 from openmm_les.units import ANGSTROM_AND_EV, Units
 

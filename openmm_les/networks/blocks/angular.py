@@ -4,7 +4,7 @@ Real harmonics of degree l are ordered m = -l..l with the y axis as polar axis, 
 (x, y, z), and are scaled to "component" normalisation, |Y_l|^2 = 2l + 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import factorial, sqrt
 from typing import List, Tuple
@@ -124,6 +124,24 @@ def parity_permutation(lmax: int) -> List[int]:
     return [
         i for degree in parity_ordered_degrees(lmax) for i in range(degree**2, (degree + 1) ** 2)
     ]
+
+
+def path_couplings(
+    paths: Sequence[Tuple[int, int, int]], lmax: int, symbols: Symbols
+) -> List[Tensor]:
+    """What takes harmonics of a pair [S] to the angular factors of each path, [S, d_node * d_out].
+
+    Paths are (degree of node, of edge, of output), harmonics go up to `lmax`.
+    """
+    offsets = degree_offsets(lmax)
+    couplings = []
+    for node, edge, out in paths:
+        coupling = torch.zeros((lmax + 1) ** 2, (2 * node + 1) * (2 * out + 1), dtype=torch.float64)
+        symbol = torch.tensor(symbols(node, edge, out))
+        rows = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
+        coupling[rows] = symbol.transpose(0, 1).flatten(1)
+        couplings.append(coupling)
+    return couplings
 
 
 def _recursion_factors(lmax: int) -> List[float]:

@@ -54,17 +54,18 @@ def message_convolution(
         from openmm_les.networks.kernels.numba.messages import LoopConvolution
 
         return LoopConvolution(radial_weights, paths, mixes, channels, lmax, node_lmax, symbols)
-    if form.kernels == "triton":
-        from openmm_les.networks.kernels.triton.convolution import FusedConvolution
-
-        return FusedConvolution(radial_weights, paths, mixes, channels, lmax, symbols)
     groups = [[p] for p in range(len(paths))]
     if form.few_kernels:
         degrees = range(node_lmax + 1)
         groups = [[p for p, path in enumerate(paths) if path[0] == d] for d in degrees]
-    return GroupedConvolution(
+    plain = GroupedConvolution(
         radial_weights, paths, mixes, channels, lmax, node_lmax, groups, symbols
     )
+    if form.kernels == "torch":
+        return plain
+    from openmm_les.networks.kernels.triton.convolution import FusedConvolution
+
+    return FusedConvolution(plain, radial_weights, paths, mixes, channels, lmax, symbols)
 
 
 class GroupedConvolution(nn.Module):

@@ -38,7 +38,7 @@ def obstacle(
     """
     if kernels == "torch":
         return ""
-    needs: dict[str, bool | None] = {"a script that is not saved": python_operators}
+    needs: dict[str, bool | None] = {"Python, which saved scripts lack": python_operators}
     if kernels == "triton":
         needs |= {"single precision": single, "a GPU": on_gpu}
     else:

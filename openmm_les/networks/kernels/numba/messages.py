@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.angular import Symbols, degree_offsets
+from openmm_les.networks.blocks.angular import Symbols, degree_offsets, path_couplings
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.kernels.numba import workers
 from openmm_les.networks.kernels.numba.compiler import compiled
@@ -269,19 +269,13 @@ class LoopConvolution(nn.Module):
         self.first_maps: List[int] = [0, *(channels * end for end in accumulate(number))]
         self.rows = self.first_rows[-1]
         node_first = degree_offsets(node_lmax)
-        table, couplings, column = [], [], 0
-        for p, (node, edge, out) in enumerate(paths):
+        table, column = [], 0
+        for p, (node, _, out) in enumerate(paths):
             first = self.first_rows[out] + outputs[:p].count(out)
             table.append([node_first[node], 2 * node + 1, 2 * out + 1, column, first, number[out]])
-            coupling = torch.zeros(self.components, 2 * node + 1, 2 * out + 1, dtype=torch.float64)
-            symbol = torch.tensor(symbols(node, edge, out))
-            coupling[self.degrees[edge] : self.degrees[edge] + 2 * edge + 1] = symbol.transpose(
-                0, 1
-            )
-            couplings.append(coupling.flatten(1))
-            column += couplings[-1].shape[1]
+            column += (2 * node + 1) * (2 * out + 1)
         self.paths = nn.Buffer(torch.tensor(table))
-        self.couplings = nn.Buffer(torch.cat(couplings, 1))
+        self.couplings = nn.Buffer(torch.cat(path_couplings(paths, lmax, symbols), 1))
         self.weights = nn.Buffer(radial_weights.clone())
         self.mixes = nn.Buffer(torch.cat(list(mixes)))
 

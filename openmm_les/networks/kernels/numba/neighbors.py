@@ -67,7 +67,8 @@ def _neighbor_matrix(
         search = _vesin(cutoff, threading.get_ident())
         found = search.compute(places.numpy(), cell.numpy(), periodic, "PSd", copy=False)
     pairs, images, distances = found
-    counts = np.bincount(pairs.ravel().view(np.int64), minlength=n)
+    pairs = pairs.view(np.int64)  # unsigned ones become floats beside others in Numba
+    counts = np.bincount(pairs.ravel(), minlength=n)
     largest = int(counts.max())
     width = max(1, min(capacity or largest, largest))
     indices, reverse = np.empty((n, width), dtype=np.int64), np.empty(n * width, dtype=np.int64)
@@ -75,9 +76,8 @@ def _neighbor_matrix(
     _fill(
         pairs, images, counts, wraps.numpy(), cell.numpy(), 2.0 * cutoff, indices, shifts, reverse
     )
-    coincident = bool((distances < COINCIDENT_DISTANCE).any())
-    used, flags = np.minimum(counts, width), np.array([coincident, False])
-    results = indices, shifts, reverse, used, np.array(largest), *flags
+    used, coincident = np.minimum(counts, width), (distances < COINCIDENT_DISTANCE).any()
+    results = indices, shifts, reverse, used, largest, coincident, False
     return tuple(torch.from_numpy(np.asarray(each)) for each in results)
 
 

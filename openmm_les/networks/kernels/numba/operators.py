@@ -1,8 +1,6 @@
 """Operators of torch that are written in Python, for scripted modules that run in this process."""
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -24,23 +22,3 @@ def operator(signature: str) -> Callable[[Function], Function]:
         return function
 
     return register
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Lets what a signal raises in an operator reach the user, from a module that is scripted.
-
-    Python handles signals where its code runs, and TorchScript turns every exception there into a
-    RuntimeError with its text.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        raised = re.search(
-            r"^RuntimeError: (KeyboardInterrupt|SystemExit): (\d*)", str(error), re.M
-        )
-        if raised is None:
-            raise
-        if raised[1] == "SystemExit":
-            raise SystemExit(int(raised[2] or 0)) from None
-        raise KeyboardInterrupt from None

@@ -53,9 +53,13 @@ def _add_derivatives(
                 total[c] += times * weight[c] * g[c] * x[c] * y[c]
 
 
-@operator("product_basis(Tensor species, Tensor a, Tensor table, Tensor weights) -> Tensor")
-def _product_basis(species: Tensor, a: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    out = a.new_zeros([a.shape[0], int(table[:, 0].max()) + 1, a.shape[2]])
+@operator(
+    "product_basis(Tensor species, Tensor a, Tensor table, Tensor weights, int outputs) -> Tensor"
+)
+def _product_basis(
+    species: Tensor, a: Tensor, table: Tensor, weights: Tensor, outputs: int
+) -> Tensor:
+    out = a.new_zeros([a.shape[0], outputs, a.shape[2]])
     arrays = [t.numpy() for t in (species, a, table, weights, out)]
 
     def work(_: int, part: slice) -> None:
@@ -112,6 +116,7 @@ class LoopProductBasis(nn.Module):
                 )
                 output += 1
         self.num_species = weights[0].shape[0]
+        self.outputs = output
         self.table = nn.Buffer(torch.tensor(table))
         self.derivatives = nn.Buffer(torch.tensor(sorted(derivatives)))
         self.weights = nn.Buffer(torch.cat(folded, 1).contiguous())
@@ -121,7 +126,9 @@ class LoopProductBasis(nn.Module):
         species = torch.arange(self.num_species).repeat_interleave(torch.tensor(counts))
         a = sums.new_ones([sums.shape[2], 1 + sums.shape[0], sums.shape[1]])
         a[:, 1:] = sums.permute(2, 0, 1)
-        out = torch.ops.openmm_les_loops.product_basis(species, a, self.table, self.weights)
+        out = torch.ops.openmm_les_loops.product_basis(
+            species, a, self.table, self.weights, self.outputs
+        )
         return out.permute(1, 2, 0), [[a, species]]
 
     @torch.jit.export

@@ -1,4 +1,4 @@
 """Parts of networks as Triton kernels for GPUs, in float32, each a custom operator of torch.
 
-On a CPU the operators are plain torch code.
+Each `Fused...` module holds what it replaces, which computes in its place on a CPU.
 """

@@ -3,10 +3,12 @@
 from typing import List, Sequence, Tuple
 
 import torch
+import triton
 from torch import Tensor, nn
 
 from openmm_les.neighbors.matrix import Neighbors
-from openmm_les.networks.blocks.angular import Symbols, degree_offsets, wigner_3j
+from openmm_les.networks.blocks.angular import Symbols, degree_offsets, path_couplings
+from openmm_les.networks.blocks.convolution import GroupedConvolution
 from openmm_les.networks.blocks.tensor_paths import MessageTape
 from openmm_les.networks.kernels.triton import messages  # noqa: F401 - registers the operators
 
@@ -16,35 +18,33 @@ TILES = (16, 32, 4, 2)
 
 
 class FusedConvolution(nn.Module):
-    """A `Convolution` of kernels; the arguments are those of `message_convolution`."""
+    """The same as a `GroupedConvolution`, which it is on a CPU.
+
+    The other arguments are those of `message_convolution`.
+    """
 
     def __init__(
         self,
+        plain: GroupedConvolution,
         radial_weights: Tensor,
         paths: Sequence[Tuple[int, int, int]],
         mixes: Sequence[Tensor],
         channels: int,
         lmax: int,
-        symbols: Symbols = wigner_3j,
+        symbols: Symbols,
     ) -> None:
         super().__init__()
+        self.plain = plain
+        self.interpreted: bool = triton.knobs.runtime.interpret
         self.channels = channels
         self.components = (lmax + 1) ** 2
-        offsets = degree_offsets(lmax)
-        couplings = []
-        for node, edge, out in paths:
-            own = torch.zeros(self.components, (2 * node + 1) * (2 * out + 1), dtype=torch.float64)
-            symbol = torch.tensor(symbols(node, edge, out))
-            rows = slice(offsets[edge], offsets[edge] + 2 * edge + 1)
-            own[rows] = symbol.transpose(0, 1).flatten(1)
-            couplings.append(own)
         weights = radial_weights.view(-1, len(paths), channels).transpose(0, 1)
         self.lmax = lmax
         self.degrees: List[int] = [degree for node, _, out in paths for degree in (node, out)]
-        self.targets: List[int] = offsets
+        self.targets: List[int] = degree_offsets(lmax)
         self.tiles: List[int] = list(TILES)
         self.weights = nn.Buffer(weights.contiguous())
-        self.couplings = nn.Buffer(torch.cat(couplings, 1))
+        self.couplings = nn.Buffer(torch.cat(path_couplings(paths, lmax, symbols), 1))
         self.mixes = nn.Buffer(torch.cat(list(mixes)))
         #: First row of each degree in `mixes`, and one more.
         self.firsts: List[int] = [0]
@@ -55,6 +55,9 @@ class FusedConvolution(nn.Module):
         self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
+        if not (harmonics.is_cuda or self.interpreted):
+            plain: Tuple[Tensor, MessageTape] = self.plain(harmonics, features, senders, neighbors)
+            return plain
         sums = torch.ops.openmm_les.message_sums(
             self._angular(harmonics),
             features,
@@ -77,6 +80,9 @@ class FusedConvolution(nn.Module):
         self, grad: Tensor, tape: MessageTape, reverse: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """See `Convolution`."""
+        if not (grad.is_cuda or self.interpreted):
+            plain: Tuple[Tensor, Tensor, Tensor] = self.plain.backward(grad, tape, reverse)
+            return plain
         grad_sums: List[Tensor] = []
         for degree, target in enumerate(self.targets):
             rows = grad[target : target + 2 * degree + 1].transpose(1, 2)

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from openmm_les.networks.blocks.angular import degree_offsets
 
-#: Triton's interpreter runs the kernels on a CPU.
-_DEVICES = ("cuda", "cpu") if triton.knobs.runtime.interpret else "cuda"
 #: Arguments whose value a kernel is not compiled for.
 _NUMBERS = ["num_slots", "num_angular"]
 
@@ -306,7 +304,7 @@ def _launch_sums(
     )
 
 
-@torch.library.custom_op("openmm_les::message_sums", mutates_args=(), device_types=_DEVICES)
+@torch.library.custom_op("openmm_les::message_sums", mutates_args=())
 def message_sums(
     angular: Tensor,
     features: Tensor,
@@ -353,7 +351,7 @@ def _(
     return _new_sums(senders, weights, degrees, lmax)
 
 
-@torch.library.custom_op("openmm_les::message_gradients", mutates_args=(), device_types=_DEVICES)
+@torch.library.custom_op("openmm_les::message_gradients", mutates_args=())
 def message_gradients(
     grad_sums: List[Tensor],
     angular: Tensor,
@@ -408,64 +406,3 @@ def _(
     grad_sums: List[Tensor], angular: Tensor, features: Tensor, senders: Tensor, *_: Any
 ) -> Tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(angular), features.new_empty(features.shape), torch.empty_like(senders)
-
-
-def _sums_on_cpu(
-    angular: Tensor,
-    features: Tensor,
-    senders: Tensor,
-    indices: Tensor,
-    used: Tensor,
-    weights: Tensor,
-    degrees: List[int],
-    lmax: int,
-    tiles: List[int],
-) -> List[Tensor]:
-    """`message_sums` by torch."""
-    sums = _new_sums(senders, weights, degrees, lmax)
-    for path in _paths(weights, degrees, senders):
-        factor, radial, value = _of_slots(path, angular, features, senders, indices)
-        sums[path.degree][:, :, path.columns] = torch.einsum(
-            "ikmr,ikc,mikc->ric", factor, radial, value
-        )
-    return sums
-
-
-def _gradients_on_cpu(
-    grad_sums: List[Tensor],
-    angular: Tensor,
-    features: Tensor,
-    senders: Tensor,
-    indices: Tensor,
-    used: Tensor,
-    reverse: Tensor,
-    weights: Tensor,
-    degrees: List[int],
-    tiles: List[int],
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """`message_gradients` by torch."""
-    grad_angular, grad_senders = torch.empty_like(angular), torch.zeros_like(senders)
-    grad_features = features.new_zeros(features.shape)
-    for path in _paths(weights, degrees, senders):
-        factor, radial, value = _of_slots(path, angular, features, senders, indices)
-        grad = grad_sums[path.degree][:, :, path.columns]
-        to_message = torch.einsum("ikmr,ric->mikc", factor, grad)
-        to_angular = torch.einsum("ikc,mikc,ric->ikmr", radial, value, grad)
-        grad_angular[:, path.angular] = to_angular.reshape(len(angular), -1)
-        grad_features += (to_message * value).sum(0) @ path.weights.t()
-        pairs = (radial * to_message).flatten(1, 2)[:, reverse].view_as(value)
-        _components(grad_senders, path).add_(pairs.sum(2))
-    return grad_angular, grad_features, grad_senders
-
-
-def _of_slots(
-    path: Path, angular: Tensor, features: Tensor, senders: Tensor, indices: Tensor
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """Factors a [N, K, inner, outer], R [N, K, C] and h_j [inner, N, K, C] of a path."""
-    factor = angular[:, path.angular].reshape(*indices.shape, path.inner, path.outer)
-    return factor, features @ path.weights, _components(senders, path)[:, indices]
-
-
-if "cpu" not in _DEVICES:
-    message_sums.register_kernel("cpu")(_sums_on_cpu)
-    message_gradients.register_kernel("cpu")(_gradients_on_cpu)

@@ -95,7 +95,7 @@ def _wrap_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _squared_distance(own, other, cell, offset, magic, periodic, beyond):  # type: ignore[no-untyped-def]
-    """Of points, or of an image `beyond` the nearest one by an offset."""
+    """Of a point from the nearest image of another, or from the one an offset `beyond` that."""
     x, y, z = own[0] - other[0], own[1] - other[1], own[2] - other[2]
     if periodic:
         x -= (x + magic) - magic
@@ -410,7 +410,7 @@ def _(
 
 
 class FusedNeighborSearch(NeighborSearch):
-    """The same in kernels, but for the search through cells; on a CPU it is the same."""
+    """A `NeighborSearch` in kernels, but for what cells find; on a CPU it is all torch code."""
 
     def __init__(
         self,
