@@ -21,7 +21,12 @@ from openmm_les.plugin.mixed.geometry import RegionGeometry
 from openmm_les.plugin.mixed.interpolation import Sums, scaled
 from openmm_les.plugin.mixed.links import Link
 from openmm_les.plugin.mixed.region import follow_system
-from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
+from openmm_les.units import (
+    ANGSTROM_PER_NM,
+    COULOMB_CONSTANT,
+    KJ_PER_MOL_PER_EV,
+    OPENMM_UNITS,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -103,7 +108,8 @@ class MixedCompute(LESCompute):
         super().__init__(path, sha256, settings)
         self._links = [Link(*link) for link in settings["links"]]
         self._unit = 1.0  # of latent charges [e]
-        self._is_told = not (settings["interpolate"] and settings["periodic"])
+        #: Whether `_check` looks at the next result, for which a GPU has to send the charges too.
+        self._has_to_check: bool = settings["interpolate"] and settings["periodic"]
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -130,11 +136,22 @@ class MixedCompute(LESCompute):
         self._unit = charge_factor(1.0, float(artifact.metadata["les"]["prefactor"]))
         return super().prepare(artifact, cell, positions)
 
+    def _energy_and_forces(
+        self,
+        model: SystemModel,
+        positions: FloatArray,
+        cell: FloatArray | None,
+        field: FloatArray | None,
+    ) -> tuple[float, FloatArray]:
+        if not self._has_to_check:
+            return super()._energy_and_forces(model, positions, cell, field)
+        result = model.evaluate(positions, cell, field, units=OPENMM_UNITS)
+        self._check(result)
+        return result.energy, result.forces
+
     def _check(self, result: Evaluation) -> None:
-        """Tell once where free energies depend on the size of the box."""
-        if self._is_told:
-            return
-        self._is_told = True
+        """Warn once where free energies depend on the size of the box."""
+        self._has_to_check = False
         if (model := (self._path, *self._settings["numbers"])) in _told:
             return
         _told.add(model)
