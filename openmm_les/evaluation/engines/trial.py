@@ -22,7 +22,7 @@ import torch
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import one_line
-from openmm_les.evaluation.engines.packing import compare_parts
+from openmm_les.evaluation.engines.packing import compare
 from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import unmeasured
@@ -72,7 +72,6 @@ def main(file: str) -> None:
         task: Task = pickle.load(stream)
     torch.set_num_threads(task.threads)
     check_threads()
-    say(ready=True)
     race = _Race(say)
     _try_each(task, race)
     with unmeasured():
@@ -123,7 +122,6 @@ def _try_each(task: Task, race: _Race) -> None:
         try:
             candidate = task.candidates[index]
             model = task.model(replace(candidate, threads=candidate.threads or threads))
-            # The number of threads is measured once, with the plain module.
             with unmeasured() if threads else contextlib.nullcontext():
                 _compare(model, task.structures, expected)
                 _warm_up(model, task.structures[0])
@@ -131,7 +129,9 @@ def _try_each(task: Task, race: _Race) -> None:
         except Exception as error:  # whatever a compiler may raise
             say(of=index, reason=one_line(error).removeprefix("it "))
             continue
-        threads = threads or model.variant.threads
+        if threads is None and (threads := model.variant.threads):
+            # Measured once, with the plain module, which itself has not been given a number.
+            torch.set_num_threads(threads)
         race.enter(index, model, seconds)
 
 
@@ -144,7 +144,7 @@ def _compare(
     if reasons := model.dropped.values():
         raise RuntimeError("; ".join(reasons))
     for parts, structure in zip(expected, structures, strict=True):
-        compare_parts(parts, _parts(model.evaluate(*structure)))
+        compare(parts, _parts(model.evaluate(*structure)))
 
 
 def _warm_up(model: SystemModel, structure: Structure) -> None:
