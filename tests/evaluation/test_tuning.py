@@ -292,10 +292,10 @@ def test_a_decision_holds_for_its_machine_versions_and_size(demo, monkeypatch):
     for owner, name in (
         (decisions, "__version__"),
         (torch, "__version__"),
-        (decisions, "_cpu"),
+        (decisions, "cpu_name"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, (lambda: "another") if name == "_cpu" else "9.9")
+            patch.setattr(owner, name, (lambda: "another") if name == "cpu_name" else "9.9")
             assert model_of(demo).decision is None
     assert model_of(demo).decision == decision
 

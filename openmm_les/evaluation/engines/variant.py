@@ -5,7 +5,8 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -157,12 +158,16 @@ class Decision:
         """Why candidates are not used, by name."""
         return {each.variant.name: each.reason for each in self.trials if each.reason}
 
+    @property
+    def ranked(self) -> list[Trial]:
+        """All trials, with that of the fastest variant first and those without a time last."""
+        return sorted(
+            self.trials, key=lambda each: (each.variant != self.variant, each.seconds or math.inf)
+        )
+
     def __str__(self) -> str:
         """One line, such as ``few kernels 5.1 ms; plain 9.8 ms; compile (did not finish ...)``."""
-        ordered: Iterable[Trial] = sorted(
-            self.trials, key=lambda each: (each.variant != self.variant, each.seconds or 1e9)
-        )
-        return "; ".join(map(str, ordered))
+        return "; ".join(map(str, self.ranked))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
