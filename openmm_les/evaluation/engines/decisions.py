@@ -52,7 +52,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def find(system: Mapping[str, Any]) -> Decision | None:
-    """The decision for a system, if there is one. A file that cannot be read is as good as none."""
+    """The decision for a system, if there is one; a file that cannot be read counts as none."""
     path = path_of(system)
     try:
         decision = Decision.from_json(parse_json(read_file(path)))
@@ -91,12 +91,12 @@ def forget() -> int:
 def one_at_a_time(system: Mapping[str, Any], seconds: float) -> Iterator[None]:
     """Wait until no other process measures for this system, for so many seconds at most.
 
-    Where no lock can be made, or another process takes longer, nobody waits.
+    Where no lock can be made, or another process takes longer, this one goes on without.
     """
     with contextlib.ExitStack() as stack:
         try:
             lock = exclusive_lock(path_of(system).with_suffix(".lock"), timeout=seconds)
             stack.enter_context(lock)
         except (Timeout, OSError) as error:
-            logger.info("engine='auto': goes on without a lock (%s)", error)
+            logger.info("engine='auto': measuring goes on without a lock (%s)", error)
         yield

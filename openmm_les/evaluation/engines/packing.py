@@ -30,7 +30,8 @@ class Layout:
         positions: how many positions and forces there are.
         atoms: how many of them, the first ones, have latents; those of others are zero.
         rows: latent numbers of each atom.
-        single: forces are float32, and everything else pairs of float32 with the bits of a float64.
+        single: the array is float32. Everything but the forces is then float64 in disguise: pairs
+            of float32 with its bits.
     """
 
     positions: int

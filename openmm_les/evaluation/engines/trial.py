@@ -36,13 +36,14 @@ Say = Callable[..., None]
 #: Positions, cell or None, electric field or None.
 Structure = tuple[FloatArray, "FloatArray | None", "FloatArray | None"]
 
-#: A candidate that is so many times slower than the fastest one is not measured again.
+#: A candidate that takes so many times as long as the fastest one is not measured again.
 _TOO_SLOW = 1.5
-#: Evaluations within which threads are chosen and code is loaded.
+#: Evaluations before any is timed, in which code is loaded: at least, and at most until the number
+#: of threads has been chosen.
 _WARM_UP = 3, 30
-#: An evaluation is repeated for so long, and at least so often [s].
+#: An evaluation is repeated for so many seconds, and at least so often.
 _SECONDS, _LEAST = 0.1, 3
-#: All are measured so often again, one after another: other programs use a CPU now and then.
+#: How often all are measured again, one after another: other programs use a CPU now and then.
 _ROUNDS = 5
 
 
@@ -95,7 +96,7 @@ class _Race:
     def enter(self, index: int, model: SystemModel, seconds: float) -> None:
         self.models[index] = model
         self.note(index, seconds, threads=model.variant.threads)
-        if not _is_on_cpu(model):  # where times are steady, and memory is short
+        if not _is_on_cpu(model):  # a GPU has little memory, and its times are steady
             self.drop_slow()
             torch.cuda.empty_cache()
 
@@ -163,7 +164,8 @@ def _is_on_cpu(model: SystemModel) -> bool:
 def _least(model: SystemModel, structure: Structure) -> float:
     """Least time of an evaluation, which ends when its results are on the host [s].
 
-    On a CPU that of one thread, without what other programs took meanwhile.
+    On a CPU it is processor time divided by the number of threads, so that what other programs take
+    meanwhile does not count.
     """
     on_cpu = _is_on_cpu(model)
     clock = time.process_time if on_cpu else time.perf_counter

@@ -27,7 +27,7 @@ NOT_FASTER = "not faster"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute the module of a system. All give the same numbers within rounding.
+    """One way to compute the module of a system; all ways give the same within rounding.
 
     Raises:
         InputError: a value that cannot be.
@@ -203,14 +203,15 @@ def candidates(
 ) -> list[Variant]:
     """Variants that may be the fastest for a system, in the order of their promise.
 
-    Numbers of threads are measured with each of them, and torch.compile is slower on a CPU.
+    Numbers of threads are none of them: they are measured in each process, see `Threads`.
+    torch.compile is slower on a CPU, and so it is not among them there.
 
     Args:
         plain: torch code, with which all are compared; it comes first.
         pairs: pair slots of the system, atoms times neighbours.
         on_gpu: whether the device has CUDA graphs.
         graphs: the option `cudaGraphs`.
-        kernels: those that the device has beside torch code; ``'torch'`` if there are none.
+        kernels: those that the device has beside torch code; ``'torch'`` if it has none.
     """
     found = [plain]
     other = replace(plain, few_kernels=not plain.few_kernels)
