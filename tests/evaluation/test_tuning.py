@@ -3,9 +3,9 @@
 import contextlib
 import json
 import logging
+import math
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -170,11 +170,14 @@ def test_all_are_timed_with_the_number_of_threads_that_is_fastest(demo, monkeypa
     """The plain module, too, which finds it out: else its later times were those of others."""
 
     @contextlib.contextmanager
-    def waits_for_the_second(number, before):
-        time.sleep(0.02 * (number - 1))
+    def only_one(number, before):
+        torch.set_num_threads(1)  # whatever is tried: other programs may use the cores
         yield
+        torch.set_num_threads(before)
 
-    monkeypatch.setattr(threads, "_torch_threads", waits_for_the_second)
+    monkeypatch.setattr(threads, "_torch_threads", only_one)
+    monkeypatch.setattr(threads, "_TOO_SLOW", math.inf)
+    monkeypatch.setattr(threads.Threads, "_typical", lambda self, number: number)
     structures = tuning.two_structures((dipeptide(0).positions, None, None))
     task = trial.Task(*model_of(demo).__reduce__(), structures, [Variant(), FEW], 2, 9.0, [0, 1])
     said = []
