@@ -4,7 +4,8 @@ import platform
 import time
 from typing import Any
 
-from openmm_les.benchmark.machine import cpu_name, memory
+from openmm_les.benchmark.machine import memory
+from openmm_les.evaluation.device import cpu_name
 from openmm_les.versions import version_of
 
 PACKAGES = (

@@ -3,9 +3,9 @@
     python benchmarks/kernel_table.py [--tree before=PATH] [--atoms 45 1029 10125] [--operations 20]
 
 For the architecture of MACELES-OFF with random weights, as `Tally` in ``step/fake_gpu.py`` counts
-them: a molecule, and boxes of water with the direct sum and the mesh. Of fused kernels arithmetic
-is not counted. Each `--tree` is a copy of this repository at another commit, which ``git worktree
-add PATH COMMIT`` makes; its package is measured in the same way.
+them: a molecule, and boxes of water with the direct sum and the mesh. The arithmetic of kernels in
+Triton is not counted. Each `--tree` is a copy of this repository at another commit, which ``git
+worktree add PATH COMMIT`` makes; its package is measured in the same way.
 """
 
 import argparse
@@ -23,17 +23,17 @@ DEFAULT_OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"
 ATOMS = [45, 1029, 10_125]
 #: Up to so many atoms the sum is the direct one.
 _DIRECT = 2000
-#: Those of fused kernels are the first two.
+#: Those of kernels in Triton are the first two.
 _COLUMNS = ("launches", "bytes", "float32", "float64")
 
 
 def modules_of(model: Any) -> dict[str, Any]:
-    """Scripted modules of a `SystemModel`: torch code, and with fused kernels if it has any."""
+    """Scripted modules of a `SystemModel`: torch code, and with kernels in Triton."""
     found = {"torch code": model.module}
-    if hasattr(model, "variant"):
+    if hasattr(model, "variant"):  # another tree may be older
         from openmm_les.evaluation.engines.torchscript import script
 
-        found["fused"] = script(model._builder.model(replace(model.variant, kernels="triton")))
+        found["Triton"] = script(model._builder.model(replace(model.variant, kernels="triton")))
     return found
 
 
@@ -56,16 +56,15 @@ def counts_of(artifact: Any, structure: Any, operations: int) -> list[dict[str, 
         engine="torchscript",
         ewald="direct" if n <= _DIRECT else "mesh",
     )
-    pack = packing.pack
-    if hasattr(packing, "Layout"):
-        pack = packing.Layout(n, n, single=True).pack
+    is_old = not hasattr(packing, "Layout")
+    pack = packing.pack if is_old else packing.Layout(n, n, single=True).pack
     found = []
     for way, module in modules_of(model).items():
         shapes = [structure.positions.shape, (3, 3)]
         counted = tally(lambda *x, module=module: pack(module.evaluate(*x)), module, shapes)
         most = sorted(counted.by_operation.items(), key=lambda item: -item[1]["float64"])
         counts = {"way": way, "atoms": n, "slots": model.capacity}
-        columns = _COLUMNS[:2] if way == "fused" else _COLUMNS
+        columns = _COLUMNS[:2] if way == "Triton" else _COLUMNS
         counts |= {name: counted.total[name] for name in columns}
         if operations:
             counts["most float64"] = {name: dict(of_it) for name, of_it in most[:operations]}

@@ -31,7 +31,11 @@ class Parts:
     names = ("neighbors", "forward", "ewald", "backward")
 
     def __init__(
-        self, case: Case, clock: Callable[[], float] = time.perf_counter, scripted: bool = True
+        self,
+        case: Case,
+        clock: Callable[[], float] = time.perf_counter,
+        scripted: bool = True,
+        engine: str = "auto",
     ) -> None:
         atoms = case.atoms()
         periodic = bool(atoms.pbc.all())
@@ -42,6 +46,7 @@ class Parts:
             cell=atoms.cell.array if periodic else None,
             positions=atoms.positions,
             device=case.device,
+            engine=engine,
         )
         self._device, self._clock = case.device, clock
         self._module: Any = model.module
@@ -81,7 +86,7 @@ def breakdown(case: Case, step: Callable[[], float], seconds: float) -> dict[str
         step: makes an MD step and returns its time [ms].
         seconds: how long to measure.
     """
-    parts = Parts(case)
+    parts = Parts(case, engine="torchscript")  # as in the rows that are taken apart
     for _ in range(_WARM_UP):
         parts.times()
     found: list[dict[str, float]] = []

@@ -13,6 +13,7 @@ import openmm
 import torch
 
 from openmm_les import __version__
+from openmm_les.evaluation.device import cpu_name
 from openmm_les.evaluation.engines.arithmetic import reduced_precision
 from openmm_les.versions import version_of
 
@@ -45,14 +46,6 @@ def describe() -> dict[str, Any]:
             **{name: os.environ.get(name) for name in _VARIABLES},
         },
     }
-
-
-def cpu_name() -> str:
-    """The model of the CPU."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def gpus() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import statistics
@@ -19,6 +20,7 @@ from openmmml import MLPotential
 from openmm_les import catalog
 from openmm_les.benchmark.machine import forget_peak, memory
 from openmm_les.errors import LESError, one_line
+from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.simulation.structures.structure import Structure, read_structure
 from openmm_les.units import ANGSTROM_PER_NM
@@ -54,16 +56,23 @@ def platform_for(device: str) -> openmm.Platform:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Build the System, tune it where that is wanted, and time steps.
+    """Tune where that is wanted, build the System, and time steps.
 
     Returns:
-        ms (a step: ``median``, ``fastest``), peak_mb (on a GPU what torch allocated there), and
-        first_s: until the first forces were there.
+        ms (a step: ``median``, ``fastest``); peak_mb (on a GPU what torch allocated there);
+        first_s: from building the System to the first forces; platform; and after tuning variant
+        (its name) and decision.
     """
     start = read_structure(Path(case.structure))
+    on_gpu = case.device.startswith("cuda")
+    memory_before = memory("VmRSS")
+    decision = _decision(case, start) if case.engine == "auto" else None
+    gc.collect()  # the model that was tuned
     forget_peak()
-    memory_before, begin = memory("VmRSS"), time.perf_counter()
-    system, decision = _system(case, start)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    begin = time.perf_counter()
+    system = _system(case, start, None if decision is None else decision.variant)
     integrator = openmm.LangevinMiddleIntegrator(
         _TEMPERATURE * unit.kelvin, _FRICTION / unit.picosecond, _TIME_STEP * unit.picosecond
     )
@@ -71,38 +80,33 @@ def measure(case: Case) -> dict[str, Any]:
     context.setPositions(start.positions)
     context.getState(forces=True)
     first = time.perf_counter() - begin
-    on_gpu = case.device.startswith("cuda")
     times = _times(integrator, case.seconds, on_gpu)
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else memory("VmHWM") - memory_before
-    return {
+    found = {
         "ms": {"median": statistics.median(times), "fastest": min(times)},
         "peak_mb": peak,
         "first_s": first,
         "platform": context.getPlatform().getName(),
-        **decision,
     }
+    if decision is not None:
+        found |= {"variant": decision.variant.name, "decision": decision.to_json()}
+    return found
 
 
-def _system(case: Case, start: Structure) -> tuple[openmm.System, dict[str, Any]]:
-    """The System, and what was decided about it."""
+def _system(case: Case, start: Structure, variant: Variant | None = None) -> openmm.System:
     names = ("backend", "engine", "precision", "cudaGraphs")
-    options = {name: getattr(case, name) for name in names}
+    options = {name: getattr(case, name) for name in names} | {"variant": variant}
     if case.backend == "pythonforce":
         options["device"] = case.device  # a TorchForce runs where its Context runs
-    potential = MLPotential("les", modelPath=case.model)
-    if case.engine != "auto":
-        return potential.createSystem(start.topology, **options), {}
-    system = potential.createSystem(start.topology, **options)
-    compute = models_in(system)[0].compute
+    return MLPotential("les", modelPath=case.model).createSystem(start.topology, **options)
+
+
+def _decision(case: Case, start: Structure) -> Decision:
+    compute = models_in(_system(case, start))[0].compute
     cell = None if start.box is None else ANGSTROM_PER_NM * start.box
     positions = ANGSTROM_PER_NM * start.positions
     model = compute.prepare(catalog.open_model(case.model), cell, positions)
-    decision = model.tune(positions, cell)
-    # Made again, which finds the decision.
-    return potential.createSystem(start.topology, **options), {
-        "variant": decision.variant.name,
-        "decision": decision.to_json(),
-    }
+    return model.tune(positions, cell)
 
 
 def _times(integrator: openmm.Integrator, seconds: float, on_gpu: bool) -> list[float]:

@@ -65,12 +65,9 @@ def command(
 
 def _table(decision: Decision) -> str:
     """Every candidate with its time, or why it was dropped; the chosen one first."""
-    ordered = sorted(
-        decision.trials, key=lambda each: (each.variant != decision.variant, each.seconds or 1e9)
-    )
-    width = max(len(each.variant.name) for each in ordered)
+    width = max(len(each.variant.name) for each in decision.trials)
     lines = []
-    for each in ordered:
+    for each in decision.ranked:
         time = "" if each.seconds is None else f"{1e3 * each.seconds:.4g} ms"
         note = "chosen" if each.variant == decision.variant else each.reason
         lines.append(f"{each.variant.name:<{width}}  {time:>10}  {note}".rstrip())

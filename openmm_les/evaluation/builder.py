@@ -120,7 +120,7 @@ class ModuleBuilder:
 
     @property
     def kernels(self) -> Kernels:
-        """What can compute heavy parts here, beside torch code if there is anything."""
+        """The kernels beside torch code that can compute heavy parts here; else ``'torch'``."""
         kernels: Kernels = "triton" if self.device.type == "cuda" else "numba"
         return "torch" if self._obstacle(kernels, self.static_shapes) else kernels
 
@@ -134,7 +134,7 @@ class ModuleBuilder:
         )
 
     def usual(self) -> Variant:
-        """How modules are computed where nothing has been measured: on a CPU by loops if it can."""
+        """How modules are computed where nothing was measured: by torch code, or loops on a CPU."""
         kernels: Kernels = "numba" if self.kernels == "numba" else "torch"
         return replace(self.plain(), kernels=kernels)
 
@@ -154,7 +154,8 @@ class ModuleBuilder:
             graphs=self.options.cudaGraphs,
             kernels=self.kernels,
         )
-        # Where loops take the place of everything that has a form with few kernels, there is one.
+        # A network may have loops for everything that has a form with few kernels, so that both
+        # forms are the same.
         loops = [each for each in found if each.kernels == "numba"]
         if len(loops) > 1:
             parts = [list(map(type, self._build_network(each).modules())) for each in loops]
@@ -181,7 +182,9 @@ class ModuleBuilder:
         }
 
     def model(self, variant: Variant) -> Any:
-        """Energy and forces, on the device of the options; graph and threads are for others.
+        """The module for energy and forces, on the device of the options.
+
+        Graph and threads of the variant are what an `Evaluator` adds.
 
         Raises:
             InputError: its kernels cannot compute them here.

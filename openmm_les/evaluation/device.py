@@ -1,6 +1,11 @@
-"""The torch device on which a model runs."""
+"""The torch device on which a model runs, and the name of the CPU."""
 
 from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+from pathlib import Path
 
 from openmm_les.errors import InputError
 
@@ -19,3 +24,13 @@ def find_device(requested: str | None) -> str:
             f"device: expected a torch device of this machine, got {requested!r} "
             f"({str(error).splitlines()[0]}); leave it out to choose one automatically"
         ) from error
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The model of the CPU."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

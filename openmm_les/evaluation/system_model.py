@@ -142,12 +142,12 @@ class SystemModel:
         self._evaluator = Evaluator(
             self._num_positions,
             self._device,
-            self.options.cudaGraphs,
-            extra_inputs,
-            self._builder.rows,
-            len(self.numbers),
-            self.options.precision == "single",
-            self._exact_positions(),
+            graphs=self.options.cudaGraphs,
+            extra_inputs=extra_inputs,
+            rows=self._builder.rows,
+            num_latent=len(self.numbers),
+            single=self.options.precision == "single",
+            exact=self._exact_positions(),
         )
         self._decision: Decision | None = None
         self._pace = tuning.Pace()
@@ -261,15 +261,16 @@ class SystemModel:
         cell: npt.ArrayLike | None = None,
         electric_field: npt.ArrayLike | None = None,
         *,
-        seconds: float = 30.0,
+        seconds: float = tuning.BUDGET_S,
         again: bool = False,
         candidates: Sequence[Variant] | None = None,
     ) -> Decision:
         """Measure which variant is fastest for this system, and use it from now on.
 
         With ``engine='auto'`` evaluations do this by themselves once they have taken a while. The
-        decision is kept in the user's cache, where later processes find it, and an earlier one is
-        returned at once.
+        decision is kept in the user's cache, where later processes find it; an earlier one is
+        returned at once. While a run of this process goes on, whose results must not depend on what
+        was measured, the model stays as it is.
 
         Args:
             positions: a structure, as for `evaluate`; another one near it is made from it.
@@ -295,9 +296,7 @@ class SystemModel:
         field = self._checked_field(electric_field)
         with self._lock:
             self._run(self._evaluator, *structure, *field)  # makes buffers that fit
-            self._tune(self._structure(*structure, field), seconds, again, candidates)
-        assert self._decision is not None
-        return self._decision
+            return self._tune(self._structure(*structure, field), seconds, again, candidates)
 
     def response(self, positions: npt.ArrayLike, cell: npt.ArrayLike | None = None) -> Response:
         """Charges, dipole and Born effective charges of a structure; capacities grow as needed.
@@ -420,8 +419,8 @@ class SystemModel:
         seconds: float,
         again: bool = False,
         candidates: Sequence[Variant] | None = None,
-    ) -> None:
-        """Find the fastest variant, and use it."""
+    ) -> Decision:
+        """Find the fastest variant, and use it where anything may be chosen."""
         make, arguments = self.__reduce__()
         beside = [self._builder.plain(), self._builder.usual()]
         others = self._builder.candidates() if candidates is None else candidates
@@ -434,8 +433,9 @@ class SystemModel:
             seconds,
         )
         keep = candidates is None
-        self._decision = tuning.decide(task, self._system(), again=again, keep=keep)
+        decision = self._decision = tuning.decide(task, self._system(), again=again, keep=keep)
         self.module = self._build()
+        return decision
 
     def _tune_quietly(self, structure: Structure) -> None:
         try:

@@ -151,8 +151,9 @@ class Threads:
         self._slow_ones = self._slow_ones + 1 if seconds > limit else 0
         if self._slow_ones == _IN_A_ROW:
             logger.info(
-                f"evaluations take {1e3 * seconds:.3g} ms instead of {1e3 * typical:.3g} ms: "
-                "choosing the number of threads again"
+                "evaluations take %.3g ms instead of %.3g ms: choosing the number of threads again",
+                1e3 * seconds,
+                1e3 * typical,
             )
             self._begin(self._most)
 

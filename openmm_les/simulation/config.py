@@ -131,8 +131,8 @@ class RunConfig(BaseModel):
     device: str | None = evaluation("device", None)
     engine: Literal["auto", "torchscript"] = Field(
         "auto",
-        description="auto: the way to compute the model that was measured to be fastest here;"
-        " torchscript: the usual one",
+        description="auto: the model is computed in the way that was measured to be fastest here,"
+        " else in the usual one; torchscript: by torch code alone",
     )
     backend: Literal["auto", "pythonforce", "torchforce"] = Field(
         "auto", description="how OpenMM calls the model"

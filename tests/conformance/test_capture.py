@@ -287,25 +287,26 @@ def test_a_cpu_has_no_graphs(dipeptide_artifact):
         evaluate(dipeptide_artifact, dipeptide(0), device="cpu", cudaGraphs=choice)
 
 
-def packed(forces, charges, energy=-1.0, status=0.0):
-    return np.concatenate([[status, energy], np.eye(3).ravel(), forces.ravel(), charges])
+def results(forces, charges, energy=-1.0, status=0.0):
+    named = {"status": status, "energy": energy, "forces": forces, "charges": charges}
+    return {name: np.array(values) for name, values in named.items()}
 
 
 def test_comparison_of_graph_and_module():
     rng = np.random.default_rng(0)
     forces, charges = rng.normal(size=(5, 3)), rng.normal(size=5)
-    expected = packed(forces, charges)
-    compare(expected, packed(forces * (1 + 1e-5), charges * (1 - 1e-5)))
-    compare(expected * np.nan, expected * np.nan)
-    compare(np.zeros(15), np.full(15, 1e-8))
+    expected = results(forces, charges)
+    compare(expected, results(forces * (1 + 1e-5), charges * (1 - 1e-5)))
+    compare(*[results(forces * np.nan, charges * np.nan, np.nan)] * 2)
+    compare(results(0 * forces, 0 * charges), results(0 * forces + 1e-8, 0 * charges - 1e-8))
     with pytest.raises(RuntimeError, match="it gives other forces than the module"):
-        compare(expected, packed(forces * 1.01, charges))
+        compare(expected, results(forces * 1.01, charges))
     with pytest.raises(RuntimeError, match="other charges"):
-        compare(expected, packed(forces, charges[::-1]))
+        compare(expected, results(forces, charges[::-1]))
     with pytest.raises(RuntimeError, match="other energy"):
-        compare(expected, packed(forces, charges, energy=np.nan))
+        compare(expected, results(forces, charges, energy=np.nan))
     with pytest.raises(RuntimeError, match="other status"):
-        compare(expected, packed(forces, charges, status=1.0))
+        compare(expected, results(forces, charges, status=1.0))
 
 
 @pytest.mark.parametrize("choice", ["auto", True])

@@ -15,7 +15,7 @@ from openmm_les_export import read_model
 from oracles.cace_models import synthetic_cace
 from oracles.chgnet_models import synthetic_chgnet
 from oracles.nequip_models import synthetic_allegro, synthetic_nequip
-from support.capture import model_for, torchforce_module
+from support.capture import model_for, pack, torchforce_module
 from support.contexts import PLATFORMS
 from support.helpers import dipeptide
 from support.structures import waters
@@ -26,7 +26,6 @@ from openmm_les import artifact as artifacts
 from openmm_les.evaluation import builder
 from openmm_les.evaluation.engines import evaluator
 from openmm_les.evaluation.engines.evaluator import Evaluator
-from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors import cells
 from openmm_les.networks.blocks import blocking

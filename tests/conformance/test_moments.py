@@ -4,15 +4,19 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from support.capture import SYSTEMS, check_on_fake_gpu, model_for, statuses_after_the_same_work
+from support.capture import (
+    SYSTEMS,
+    check_on_fake_gpu,
+    model_for,
+    pack,
+    statuses_after_the_same_work,
+)
 from support.contexts import COPY_WARNING, create_context, create_system, energy_and_forces
 from support.gradients import system_for
 from support.helpers import dipeptide
 from support.moments import moments_artifact
 from support.structures import waters
 from support.tracing import trace_on_fake_gpu
-
-from openmm_les.evaluation.engines.packing import pack
 
 pytestmark = pytest.mark.usefixtures("moments_family")
 FIELD = np.array([0.11, -0.07, 0.05])

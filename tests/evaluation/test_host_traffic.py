@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from openmm_les import SimulationError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.engines.inputs import Inputs
-from openmm_les.evaluation.engines.packing import Layout, pack
+from openmm_les.evaluation.engines.packing import Layout
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.forces import present
 from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, OPENMM_UNITS
@@ -160,10 +160,6 @@ def test_what_is_packed_is_unpacked(positions, atoms, rows, single):
         for name, values in wanted.items():
             found = values.numpy().ravel() * (with_latents or name != "charges")
             np.testing.assert_array_equal(parts[name], found)
-    if atoms == positions and not single:
-        numbers = pack(results).numpy()
-        for name, values in Layout.of(numbers, rows).unpack(numbers).items():
-            np.testing.assert_array_equal(values, wanted[name].numpy().ravel())
 
 
 def test_near_positions_are_nearly_exact():

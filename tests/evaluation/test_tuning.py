@@ -1,7 +1,9 @@
 """The engine that measures itself: what is tried, what is dropped, what is kept, and when."""
 
+import contextlib
 import json
 import logging
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +33,7 @@ from openmm_les.networks import kernels
 from openmm_les.networks.blocks.radial import TabulatedRadial
 from openmm_les.networks.kernels import obstacle
 from openmm_les.plugin.forces.present import models_in
+from openmm_les.processes import threads
 from openmm_les.processes.threads import unmeasured
 
 #: More than a busy machine needs; what is tried takes a few seconds.
@@ -163,6 +166,31 @@ def test_loops_are_compared_with_torch_code(demo, monkeypatch):
     assert results[1]["reason"].startswith("gives other ")
 
 
+def test_all_are_timed_with_the_number_of_threads_that_is_fastest(demo, monkeypatch):
+    """The plain module, too, which finds it out: else its later times were those of others."""
+
+    @contextlib.contextmanager
+    def only_one(number, before):
+        torch.set_num_threads(1)  # whatever is tried: other programs may use the cores
+        yield
+        torch.set_num_threads(before)
+
+    monkeypatch.setattr(threads, "_torch_threads", only_one)
+    monkeypatch.setattr(threads, "_TOO_SLOW", math.inf)
+    monkeypatch.setattr(threads.Threads, "_typical", lambda self, number: number)
+    structures = tuning.two_structures((dipeptide(0).positions, None, None))
+    task = trial.Task(*model_of(demo).__reduce__(), structures, [Variant(), FEW], 2, 9.0, [0, 1])
+    said = []
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        trial._try_each(task, trial._Race(lambda **values: said.append(values)))
+        assert torch.get_num_threads() == 1  # for what is measured again
+    finally:
+        torch.set_num_threads(before)
+    assert [each["threads"] for each in said if "seconds" in each] == [1, 1]
+
+
 @needs_numba
 def test_loops_that_cannot_be(demo):
     for options, message in (
@@ -267,10 +295,10 @@ def test_a_decision_holds_for_its_machine_versions_and_size(demo, monkeypatch):
     for owner, name in (
         (decisions, "__version__"),
         (torch, "__version__"),
-        (decisions, "_cpu"),
+        (decisions, "cpu_name"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, (lambda: "another") if name == "_cpu" else "9.9")
+            patch.setattr(owner, name, (lambda: "another") if name == "cpu_name" else "9.9")
             assert model_of(demo).decision is None
     assert model_of(demo).decision == decision
 
@@ -361,6 +389,9 @@ def test_nothing_is_chosen_where_nothing_is_measured(demo):
             np.testing.assert_array_equal(result.forces, usual.forces)
         given.evaluate(atoms.positions)
         assert given.variant == replace(FEW, block_elements=2**16)
+        # Another run of this process may begin now, and asks.
+        assert model.tune(atoms.positions).variant == FEW
+        assert (model.variant, model.decision) == (USUAL, None)
     assert model_of(demo).variant == FEW
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from openmm import unit
 from openmmml import MLPotential
-from support.capture import model_for, statuses_after_the_same_work
+from support.capture import model_for, pack, statuses_after_the_same_work
 from support.contexts import (
     COPY_WARNING,
     PLATFORMS,
@@ -28,7 +28,6 @@ from openmm_les import InputError, catalog
 from openmm_les import artifact as artifacts
 from openmm_les.ase import LESCalculator
 from openmm_les.electrostatics.embedding import Surroundings
-from openmm_les.evaluation.engines.packing import pack
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.plugin.forces import ForceOptions
 from openmm_les.units import FORCE_PER_EV_PER_ANGSTROM

@@ -81,10 +81,10 @@ def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     path = tmp_path / "random.model"
     torch.save(random_maceles_off(), path)
     artifact = Artifact.unsaved(read_model(path), path)
-    torch_code, fused = kernel_table.counts_of(artifact, structure(45), operations=1)
+    torch_code, triton = kernel_table.counts_of(artifact, structure(45), operations=1)
     assert 200 < torch_code["launches"] < 335
-    assert 100 < fused["launches"] < 205
-    assert fused["bytes"] < 0.2 * torch_code["bytes"]
+    assert 100 < triton["launches"] < 205
+    assert triton["bytes"] < 0.2 * torch_code["bytes"]
     assert torch_code["float64"] < 0.002 * torch_code["float32"]
     (most,) = torch_code["most float64"]
     assert most.startswith("bmm float64")

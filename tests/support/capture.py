@@ -7,7 +7,7 @@ from support.helpers import dipeptide
 from support.structures import sheared, waters
 from support.tracing import by_name, launches, trace, trace_on_fake_gpu
 
-from openmm_les.evaluation.engines.packing import pack
+from openmm_les.evaluation.engines.packing import Layout
 from openmm_les.evaluation.system_model import SystemModel
 
 #: What the detector says of a number that the host reads.
@@ -46,6 +46,11 @@ def model_for(artifact, atoms, ewald="auto", **options) -> SystemModel:
 def latents_of(artifact) -> int:
     """Numbers of each atom that modules return: latents, and induced moments after them."""
     return artifact.channels if artifact.layout is None else artifact.layout.rows + 4
+
+
+def pack(results):
+    """What a module returns, in one array of float64."""
+    return Layout(results[1].shape[0], results[2].shape[-1]).pack(results)
 
 
 def check_on_fake_gpu(model, record_property) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from openmm_les._version import __version__
 from openmm_les.artifact import cache_directory
 from openmm_les.errors import LESError, OutputError
+from openmm_les.evaluation.device import cpu_name
 from openmm_les.evaluation.engines.variant import Decision
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.reading import parse_json, read_file
@@ -38,10 +37,12 @@ def path_of(system: Mapping[str, Any]) -> Path:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device and versions, with which a decision ends."""
+    """Device, threads and versions: a decision does not outlive a change of one of these."""
     on_cpu = device.type == "cpu"
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else _cpu() if on_cpu else str(device)
+    if on_cpu:
+        name = f"{cpu_name()}, {os.cpu_count()} cores"
+    else:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
         "device": name,
         "threads": torch.get_num_threads() if on_cpu else None,
@@ -51,7 +52,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def find(system: Mapping[str, Any]) -> Decision | None:
-    """The decision for a system, if there is one. A file that cannot be read is as good as none."""
+    """The decision for a system, if there is one; a file that cannot be read counts as none."""
     path = path_of(system)
     try:
         decision = Decision.from_json(parse_json(read_file(path)))
@@ -90,22 +91,12 @@ def forget() -> int:
 def one_at_a_time(system: Mapping[str, Any], seconds: float) -> Iterator[None]:
     """Wait until no other process measures for this system, for so many seconds at most.
 
-    Where no lock can be made, or another process takes longer, nobody waits.
+    Where no lock can be made, or another process takes longer, this one goes on without.
     """
     with contextlib.ExitStack() as stack:
         try:
             lock = exclusive_lock(path_of(system).with_suffix(".lock"), timeout=seconds)
             stack.enter_context(lock)
         except (Timeout, OSError) as error:
-            logger.info("engine='auto': goes on without a lock (%s)", error)
+            logger.info("engine='auto': measuring goes on without a lock (%s)", error)
         yield
-
-
-@functools.cache
-def _cpu() -> str:
-    """Name and number of the cores."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(":")[2]
-    return f"{name.strip()}, {os.cpu_count()} cores"

@@ -15,12 +15,12 @@ from openmm_les.arrays import FloatArray
 class Inputs:
     """Inputs of a module for `num_positions` positions, on a device.
 
-    Positions travel in float64, or with `exact` only those of these indices do, and of others their
-    distances from the first of these in float32: those within 16 A are then right to 5e-7 A.
+    Positions are sent in float64. With `exact`, only those of these indices are; of others their
+    distances from the first of these are, in float32, which is right to 5e-7 A within 16 A.
     `extra_inputs` are shapes of inputs besides positions and cell.
 
     Attributes:
-        numbers: on the device; positions and cell grow by a factor when it is multiplied by it.
+        numbers: those on the device; positions and cell are in proportion to them.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Inputs:
     ) -> None:
         self._exact = None if exact is None else np.array(exact, dtype=np.int64)
         rows = num_positions if exact is None else len(exact)
-        # Unit and origin of what is float32 come last.
+        # Unit and origin of the distances come last.
         shapes = [(rows, 3), (3, 3), *extra_inputs, (1,), (3,)]
         coarse = 0 if exact is None else 3 * num_positions
         sizes = [math.prod(shape) for shape in shapes]

@@ -30,19 +30,14 @@ class Layout:
         positions: how many positions and forces there are.
         atoms: how many of them, the first ones, have latents; those of others are zero.
         rows: latent numbers of each atom.
-        single: forces are float32, and everything else pairs of float32 with the bits of a float64.
+        single: the array is float32. Everything but the forces is then float64 in disguise: pairs
+            of float32 with its bits.
     """
 
     positions: int
     atoms: int
     rows: int = 1
     single: bool = False
-
-    @classmethod
-    def of(cls, numbers: FloatArray, rows: int) -> Layout:
-        """That of what `pack` returns."""
-        n = (len(numbers) - _SCALARS - _STRAIN) // (3 + rows)
-        return cls(n, n, rows)
 
     @property
     def size(self) -> int:
@@ -89,21 +84,8 @@ class Layout:
         return parts
 
 
-def pack(results: tuple[Tensor, ...]) -> Tensor:
-    """The results of a `SpecializedModel` in one array of float64."""
-    return Layout(results[1].shape[0], results[2].shape[-1]).pack(results)
-
-
-def compare(
-    expected: FloatArray, got: FloatArray, rows: int = 1, layout: Layout | None = None
-) -> None:
-    """Raise a `RuntimeError` if two results of `pack` differ by more than rounding."""
-    layout = layout or Layout.of(expected, rows)
-    compare_parts(layout.unpack(expected), layout.unpack(got))
-
-
-def compare_parts(expected: Mapping[str, FloatArray], got: Mapping[str, FloatArray]) -> None:
-    """The same for results by name."""
+def compare(expected: Mapping[str, FloatArray], got: Mapping[str, FloatArray]) -> None:
+    """Raise a `RuntimeError` if two results, by name, differ by more than rounding."""
     for name, one in expected.items():
         other = got[name]
         allowed = _ALMOST_ZERO + _ROUNDING * np.abs(np.nan_to_num(one)).max(initial=0.0)

@@ -22,7 +22,7 @@ import torch
 
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import one_line
-from openmm_les.evaluation.engines.packing import compare_parts
+from openmm_les.evaluation.engines.packing import compare
 from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.processes.forks import check_threads
 from openmm_les.processes.threads import unmeasured
@@ -36,13 +36,14 @@ Say = Callable[..., None]
 #: Positions, cell or None, electric field or None.
 Structure = tuple[FloatArray, "FloatArray | None", "FloatArray | None"]
 
-#: A candidate that is so many times slower than the fastest one is not measured again.
+#: A candidate that takes so many times as long as the fastest one is not measured again.
 _TOO_SLOW = 1.5
-#: Evaluations within which threads are chosen and code is loaded.
+#: Evaluations before any is timed, in which code is loaded: at least, and at most until the number
+#: of threads has been chosen.
 _WARM_UP = 3, 30
-#: An evaluation is repeated for so long, and at least so often [s].
+#: An evaluation is repeated for so many seconds, and at least so often.
 _SECONDS, _LEAST = 0.1, 3
-#: All are measured so often again, one after another: other programs use a CPU now and then.
+#: How often all are measured again, one after another: other programs use a CPU now and then.
 _ROUNDS = 5
 
 
@@ -72,7 +73,6 @@ def main(file: str) -> None:
         task: Task = pickle.load(stream)
     torch.set_num_threads(task.threads)
     check_threads()
-    say(ready=True)
     race = _Race(say)
     _try_each(task, race)
     with unmeasured():
@@ -96,7 +96,7 @@ class _Race:
     def enter(self, index: int, model: SystemModel, seconds: float) -> None:
         self.models[index] = model
         self.note(index, seconds, threads=model.variant.threads)
-        if not _is_on_cpu(model):  # where times are steady, and memory is short
+        if not _is_on_cpu(model):  # a GPU has little memory, and its times are steady
             self.drop_slow()
             torch.cuda.empty_cache()
 
@@ -123,7 +123,6 @@ def _try_each(task: Task, race: _Race) -> None:
         try:
             candidate = task.candidates[index]
             model = task.model(replace(candidate, threads=candidate.threads or threads))
-            # The number of threads is measured once, with the plain module.
             with unmeasured() if threads else contextlib.nullcontext():
                 _compare(model, task.structures, expected)
                 _warm_up(model, task.structures[0])
@@ -131,7 +130,9 @@ def _try_each(task: Task, race: _Race) -> None:
         except Exception as error:  # whatever a compiler may raise
             say(of=index, reason=one_line(error).removeprefix("it "))
             continue
-        threads = threads or model.variant.threads
+        if threads is None and (threads := model.variant.threads):
+            # Measured once, with the plain module, which itself has not been given a number.
+            torch.set_num_threads(threads)
         race.enter(index, model, seconds)
 
 
@@ -144,7 +145,7 @@ def _compare(
     if reasons := model.dropped.values():
         raise RuntimeError("; ".join(reasons))
     for parts, structure in zip(expected, structures, strict=True):
-        compare_parts(parts, _parts(model.evaluate(*structure)))
+        compare(parts, _parts(model.evaluate(*structure)))
 
 
 def _warm_up(model: SystemModel, structure: Structure) -> None:
@@ -163,7 +164,8 @@ def _is_on_cpu(model: SystemModel) -> bool:
 def _least(model: SystemModel, structure: Structure) -> float:
     """Least time of an evaluation, which ends when its results are on the host [s].
 
-    On a CPU that of one thread, without what other programs took meanwhile.
+    On a CPU it is processor time divided by the number of threads, so that what other programs take
+    meanwhile does not count.
     """
     on_cpu = _is_on_cpu(model)
     clock = time.process_time if on_cpu else time.perf_counter

@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 #: For everything together [s].
 BUDGET_S = 30.0
-#: Part of it that one candidate may take, and one whose code has to be compiled
-#: first: Triton takes 15 s for MACELES-OFF, where later processes find it on the disk.
+#: Part of it that one candidate may take, and one whose code may have to be compiled first: Triton
+#: takes 15 s for MACELES-OFF, once, since later processes find the code on the disk.
 _SHARE, _SHARE_TO_COMPILE = 1 / 3, 2 / 3
-#: Evaluations without which no two candidates are compared.
+#: Where so many evaluations do not fit into the budget, candidates cannot be compared within it.
 _EVALUATIONS = 20
-#: What evaluations have taken before anything is tried [s], and the variable that changes it.
+#: How long evaluations take before anything is tried [s], and the variable that changes it.
 _AFTER_S, _VARIABLE = 10.0, "OPENMM_LES_TUNE_AFTER"
 #: What is faster than the plain module by less than this is not worth a change.
 _WORTH = 0.95
@@ -56,7 +56,7 @@ _attempted: set[Path] = set()
 
 
 def is_first_attempt(system: Mapping[str, Any]) -> bool:
-    """Whether nothing has been tried by itself for such a system in this process, until now."""
+    """Whether this is the first call for such a system in this process; one attempt is enough."""
     path = decisions.path_of(system)
     is_first = path not in _attempted
     _attempted.add(path)
@@ -107,7 +107,7 @@ class Pace:
 
 
 def try_candidates(task: Task) -> list[Trial]:
-    """What comes of every candidate of a task, of which `order` need not be given.
+    """Try every candidate of a task, whose `order` need not be given.
 
     Raises:
         SimulationError: the plain module, the first candidate, could not be measured.
@@ -180,7 +180,10 @@ def _tried(task: Task, system: Mapping[str, Any]) -> Decision:
 
 
 def fastest(trials: Sequence[Trial]) -> Trial:
-    """The one to use: the plain module, the first one, unless another one is clearly faster."""
+    """The trial of the variant to use: that of the plain module, unless another is clearly faster.
+
+    The plain module is the first one.
+    """
     plain, *others = trials
     assert plain.seconds is not None  # else `try_candidates` raises
     best = min(
@@ -206,7 +209,8 @@ def _is_usable(trial: Trial) -> bool:
 class _Walk:
     """One child process that walks through the candidates; fills `trials` as far as it comes.
 
-    One candidate may take a share of the `budget` [s], the last one all that is left.
+    A candidate may take a share of the `budget` [s]; the plain module and the last one may take all
+    that is left.
     """
 
     def __init__(self, folder: Path, task: Task, budget: float, trials: list[Trial]) -> None:

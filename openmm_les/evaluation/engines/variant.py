@@ -5,7 +5,8 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ NOT_FASTER = "not faster"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute the module of a system. All give the same numbers within rounding.
+    """One way to compute the module of a system; all ways give the same within rounding.
 
     Raises:
         InputError: a value that cannot be.
@@ -157,12 +158,16 @@ class Decision:
         """Why candidates are not used, by name."""
         return {each.variant.name: each.reason for each in self.trials if each.reason}
 
+    @property
+    def ranked(self) -> list[Trial]:
+        """All trials, with that of the fastest variant first and those without a time last."""
+        return sorted(
+            self.trials, key=lambda each: (each.variant != self.variant, each.seconds or math.inf)
+        )
+
     def __str__(self) -> str:
         """One line, such as ``few kernels 5.1 ms; plain 9.8 ms; compile (did not finish ...)``."""
-        ordered: Iterable[Trial] = sorted(
-            self.trials, key=lambda each: (each.variant != self.variant, each.seconds or 1e9)
-        )
-        return "; ".join(map(str, ordered))
+        return "; ".join(map(str, self.ranked))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -198,14 +203,15 @@ def candidates(
 ) -> list[Variant]:
     """Variants that may be the fastest for a system, in the order of their promise.
 
-    Numbers of threads are measured with each of them, and torch.compile is slower on a CPU.
+    Numbers of threads are none of them: they are measured in each process, see `Threads`.
+    torch.compile is slower on a CPU, and so it is not among them there.
 
     Args:
         plain: torch code, with which all are compared; it comes first.
         pairs: pair slots of the system, atoms times neighbours.
         on_gpu: whether the device has CUDA graphs.
         graphs: the option `cudaGraphs`.
-        kernels: those that the device has beside torch code; ``'torch'`` if there are none.
+        kernels: those that the device has beside torch code; ``'torch'`` if it has none.
     """
     found = [plain]
     other = replace(plain, few_kernels=not plain.few_kernels)

@@ -29,12 +29,10 @@ from openmm_les.plugin.mixed.embeddings.mechanical import MixedCompute
 from openmm_les.plugin.mixed.geometry import RegionGeometry
 from openmm_les.plugin.mixed.interpolation import Sums, scaled
 from openmm_les.plugin.mixed.mm_field import MMField, read_field
-from openmm_les.units import OPENMM_UNITS
 
 if TYPE_CHECKING:
     from openmm_les.artifact import Artifact
     from openmm_les.evaluation.results import Evaluation
-    from openmm_les.evaluation.system_model import SystemModel
 
 #: So many evaluations in a row may miss the charge of the region: minimisers try, and turn back.
 MAX_EVALUATIONS_OFF_CHARGE = 20
@@ -258,6 +256,7 @@ class EmbeddedCompute(MixedCompute):
         self._charges = charges.astype(np.float64)
         self._bond_charges = [BondCharge(*charge) for charge in settings["on_bonds"]]
         self._sign = 1.0
+        self._has_to_check = True  # every result, whose charges depend on the structure
         self._off_charge = MAX_EVALUATIONS_OFF_CHARGE  # none is allowed at the start
 
     def geometry(self) -> RegionGeometry:
@@ -305,17 +304,6 @@ class EmbeddedCompute(MixedCompute):
         if atom < len(self._atoms):
             return LESCompute._name(self, self._atoms[atom])
         return super()._name(atom)
-
-    def _energy_and_forces(
-        self,
-        model: SystemModel,
-        positions: FloatArray,
-        cell: FloatArray | None,
-        field: FloatArray | None,
-    ) -> tuple[float, FloatArray]:
-        result = model.evaluate(positions, cell, field, units=OPENMM_UNITS)
-        self._check(result)
-        return result.energy, result.forces
 
     def _check(self, result: Evaluation) -> None:
         """Raise a `SimulationError` if the charges do not suit the region."""

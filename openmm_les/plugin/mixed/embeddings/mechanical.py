@@ -108,7 +108,8 @@ class MixedCompute(LESCompute):
         super().__init__(path, sha256, settings)
         self._links = [Link(*link) for link in settings["links"]]
         self._unit = 1.0  # of latent charges [e]
-        self._is_told = not (settings["interpolate"] and settings["periodic"])
+        #: Whether `_check` looks at the next result, for which a GPU has to send the charges too.
+        self._has_to_check: bool = settings["interpolate"] and settings["periodic"]
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -142,15 +143,15 @@ class MixedCompute(LESCompute):
         cell: FloatArray | None,
         field: FloatArray | None,
     ) -> tuple[float, FloatArray]:
-        if self._is_told:
+        if not self._has_to_check:
             return super()._energy_and_forces(model, positions, cell, field)
         result = model.evaluate(positions, cell, field, units=OPENMM_UNITS)
-        self._is_told = True
-        self._tell(result)
+        self._check(result)
         return result.energy, result.forces
 
-    def _tell(self, result: Evaluation) -> None:
-        """Tell once where free energies depend on the size of the box."""
+    def _check(self, result: Evaluation) -> None:
+        """Warn once where free energies depend on the size of the box."""
+        self._has_to_check = False
         if (model := (self._path, *self._settings["numbers"])) in _told:
             return
         _told.add(model)
