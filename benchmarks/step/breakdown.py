@@ -86,7 +86,7 @@ def breakdown(case: Case, step: Callable[[], float], seconds: float) -> dict[str
         step: makes an MD step and returns its time [ms].
         seconds: how long to measure.
     """
-    parts = Parts(case, engine="torchscript")  # as in the rows that are taken apart
+    parts = Parts(case)
     for _ in range(_WARM_UP):
         parts.times()
     found: list[dict[str, float]] = []

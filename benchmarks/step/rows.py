@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from peers import Les, register_stand_in, without_charges
 
-from openmm_les.plugin.forces import ForceOptions
 from step.steps import ASESteps, Case, OpenMMSteps, Steps, platform_for
 from step.systems import topology_of
 
@@ -19,6 +18,8 @@ REFERENCES = ("mace-torch", "openmm-ml")
 _SMALL = 200
 #: Two minutes for every size.
 _COMPILED = 30
+#: What names of rows say of engines.
+_ENGINES = {None: "", "torchscript": " torch code", "compile": " compiled"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class OurRow(Row):
     """openmm-les with one backend and engine.
 
     Attributes:
-        backend, engine: as in ``createSystem``; no engine in versions without that option.
+        backend, engine: as in ``createSystem``; None: the engine that is usual.
     """
 
     backend: str = "pythonforce"
@@ -70,8 +71,8 @@ class OurRow(Row):
 
     @property
     def is_taken_apart(self) -> bool:
-        """Whether to time the parts of a step, which are those of the scripted module."""
-        return self.backend == "pythonforce" and not self.is_compiled
+        """Whether to time the parts of a step, which are those of the usual engine."""
+        return self.backend == "pythonforce" and self.engine is None
 
     def options(self, device: str) -> dict[str, str]:
         """Keyword arguments of ``createSystem``."""
@@ -89,26 +90,26 @@ def rows() -> dict[str, Row]:
 
 
 def our_rows() -> dict[str, OurRow]:
-    """Each backend with each engine that this version has."""
-    engines = ("torchscript", "compile") if "engine" in ForceOptions.accepted() else (None,)
+    """Each backend with the usual engine, and a PythonForce with those that are chosen by name."""
     found = {}
-    for backend in ("pythonforce", "torchforce"):
-        for engine in engines:
-            is_compiled = engine == "compile"
-            if is_compiled and backend == "torchforce":
-                continue  # which runs scripts only
-            name = f"openmm-les {backend}" + (" compiled" if is_compiled else "")
-            found[name] = OurRow(
-                _openmm_les,
-                note=f"backend={backend!r}, engine={engine!r}",
-                package="openmmtorch" if backend == "torchforce" else "torch",
-                largest=_SMALL if is_compiled or backend == "torchforce" else 10**6,
-                warm_up=2,
-                patience=2.0 if is_compiled else 1.0,
-                is_compiled=is_compiled,
-                backend=backend,
-                engine=engine,
-            )
+    for backend, engine in (
+        ("pythonforce", None),
+        ("pythonforce", "torchscript"),
+        ("pythonforce", "compile"),
+        ("torchforce", None),
+    ):
+        is_compiled = engine == "compile"
+        found[f"openmm-les {backend}" + _ENGINES[engine]] = OurRow(
+            _openmm_les,
+            note=f"backend={backend!r}" + (f", engine={engine!r}" if engine else ""),
+            package="openmmtorch" if backend == "torchforce" else "torch",
+            largest=_SMALL if is_compiled or backend == "torchforce" else 10**6,
+            warm_up=2,
+            patience=2.0 if is_compiled else 1.0,
+            is_compiled=is_compiled,
+            backend=backend,
+            engine=engine,
+        )
     return found
 
 
