@@ -132,7 +132,7 @@ def _pull_back_message(
             g = grad_sums[paths[p, _FIRST] + row * paths[p, _STEP]]
             for m in range(size):
                 column = paths[p, _ANGULAR] + m * rows + row
-                message, grad, factor, product = work[0, m], work[1, m], x[column], 0 * x[column]
+                message, grad, factor, product = work[0, m], work[1, m], x[column], 0.0
                 for c in range(channels):
                     grad[c] += factor * g[c]
                     product += message[c] * g[c]
