@@ -151,7 +151,7 @@ class SpecializedModel(SystemNetwork):
             charges = torch.nn.functional.pad(charges, [0, self.num_others])
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
         energy, forces = energies.sum() + long_range.energy, -(pulled + long_range.gradient)
-        broken = zero_if_finite(forces) + 0.0 * energy != 0.0
+        broken = are_broken(energy, forces)
         crowded = self.network.outgrown(tape)
         status = self.status(positions, cell, neighbors, crowded, long_range.outgrown, broken)
         strain = strain + long_range.strain
@@ -161,6 +161,11 @@ class SpecializedModel(SystemNetwork):
 def zero_if_finite(values: Tensor) -> Tensor:
     """NaN if any number is not finite, shape []; in fewer kernels than `torch.isfinite` takes."""
     return (0.0 * values).sum()
+
+
+def are_broken(energy: Tensor, forces: Tensor) -> Tensor:
+    """Whether an energy [] or forces [n, 3] are not finite, shape []."""
+    return zero_if_finite(forces) + 0.0 * energy != 0.0
 
 
 def with_induced(latents: Tensor, terms: ElectrostaticTerms) -> Tensor:

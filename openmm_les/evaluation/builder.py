@@ -86,8 +86,7 @@ class ModuleBuilder:
         self.reference_energy = float(references[[known[z] for z in self.numbers]].sum())
         self._dtype = torch.float32 if self.options.precision == "single" else torch.float64
         self.network: Any = None  #: of the kinds of atoms present, once a module has been built
-        self._network_of: tuple[Any, ...] = ()  #: what `network` was built for
-        self._kernels: Kernels = "torch"  #: of `network`
+        self._network_of = Variant()  #: what `network` was built for
         self._is_static = self.static_shapes
         self._electrostatics: nn.Module | None = None
 
@@ -249,20 +248,24 @@ class ModuleBuilder:
             "ranges": buffers.ranges,
             "capacity": buffers.capacity,
             "trim": not self._is_static,
-            "kernels": self._kernels,
+            "kernels": self._network_of.kernels,
             "grid": buffers.grid,
             "num_others": len(self.surroundings.charges) if self.surroundings else 0,
         }
 
     def _fitting_network(self, variant: Variant) -> Any:
         """The network of a variant: `network`, unless it is for a GPU alone."""
-        built_for = variant.few_kernels, variant.block_elements, variant.kernels
+        # Runner, graph and threads are for others.
+        built_for = Variant(
+            few_kernels=variant.few_kernels,
+            block_elements=variant.block_elements,
+            kernels=variant.kernels,
+        )
         if variant.kernels == "triton":
             network = self._build_network(variant)
         else:
             if self.network is None or built_for != self._network_of:
                 self.network, self._network_of = self._build_network(variant), built_for
-                self._kernels = variant.kernels
             network = self.network
         if self._sizes.inner_slots:
             # Without static shapes as many as each structure needs.

@@ -197,6 +197,10 @@ class NeighborSearch(nn.Module):
         self.offsets = nn.Buffer(image_offsets(ranges))
 
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
+        return self.by_torch(positions, cell)
+
+    def by_torch(self, positions: Tensor, cell: Tensor) -> Neighbors:
+        """The same, by torch code in every subclass."""
         return neighbor_matrix(
             positions,
             cell,

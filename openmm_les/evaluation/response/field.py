@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
-from openmm_les.evaluation.assembly import Results, with_induced, zero_if_finite
+from openmm_les.evaluation.assembly import Results, are_broken, with_induced
 from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
 from openmm_les.evaluation.response.system import RespondingSystem
 
@@ -76,7 +76,7 @@ class ModelInField(RespondingSystem):
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
         long_range = terms.energy + in_field
         energy = energies.sum() + long_range
-        broken = zero_if_finite(forces) + 0.0 * energy != 0.0
+        broken = are_broken(energy, forces)
         crowded = self.network.outgrown(tape)
         status = self.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
         strain, latent = pulled_strain + strain, self.polarized(latent, terms, field)

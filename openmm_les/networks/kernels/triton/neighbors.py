@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from openmm_les.neighbors.cells import CellGrid, search_cells
-from openmm_les.neighbors.matrix import Neighbors, NeighborSearch, neighbor_matrix, wrapped
+from openmm_les.neighbors.matrix import Neighbors, NeighborSearch, wrapped
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 
 #: Atoms that one program of a kernel looks at together.
@@ -428,16 +428,7 @@ class FusedNeighborSearch(NeighborSearch):
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
         grid, periodic = self.grid, self.periodic
         if not (positions.is_cuda or self.interpreted):
-            return neighbor_matrix(
-                positions,
-                cell,
-                periodic,
-                self.offsets,
-                self.cutoff,
-                self.capacity,
-                self.trim,
-                grid=grid,
-            )
+            return self.by_torch(positions, cell)
         if grid is not None:
             points, wraps = wrapped(positions, cell, periodic)
             found = search_cells(
