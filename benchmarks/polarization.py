@@ -2,7 +2,7 @@
 
     python benchmarks/polarization.py NAME=MODEL.les.pt [NAME=...] DATA.npz [DATA.npz ...]
 
-MODEL is of training/polarizable, DATA is what it was trained on; structures that it never saw are
+MODEL is of training/les_demo_x, DATA is what it was trained on; structures that it never saw are
 taken: the first tenth of each file, and ACE-THR-NME. GFN2-xTB by tblite gives what no training saw:
 
 - the polarizability of structures without ions, by finite fields; the model's is the sum of those

@@ -4,7 +4,7 @@
 
 With electrostatic embedding the latent charges of the peptide meet the charges of the water. With
 polarization='mm', which is experimental, its atoms also respond to their field: the model of
-training/polarizable/ has a polarizability for each atom. One run of alanine dipeptide in TIP3P; for
+training/les_demo_x/ has a polarizability for each atom. One run of alanine dipeptide in TIP3P; for
 every frame the dipole of the peptide without and with what the water induces in it, and the energy
 that this brings.
 
@@ -31,7 +31,7 @@ from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.units import COULOMB_CONSTANT, DEBYE_PER_E_ANGSTROM
 
 HERE = Path(__file__).parent
-MODEL = HERE.parent / "training" / "polarizable" / "les-polar.model"
+MODEL = HERE.parent / "training" / "polarizable" / "les-demo-x.model"
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", type=Path, default=MODEL, help="a trained model or an artifact")

@@ -88,6 +88,16 @@ MODELS: tuple[Entry, ...] = (
         licence="MIT",
         citation="the openmm-les developers",
     ),
+    Entry(
+        name="les-demo-x",
+        aliases=(),
+        description="les-demo with polarizabilities, for polarization='mm'; demonstration only",
+        base_url="",
+        file=f"les-demo-x{artifacts.SUFFIX}",
+        blob="",
+        licence="MIT",
+        citation="the openmm-les developers",
+    ),
 )
 
 

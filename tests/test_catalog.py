@@ -187,7 +187,7 @@ def assert_tells_the_way_by_hand(message: str) -> None:
 
 
 def test_names_and_entries():
-    assert catalog.names() == ("maceles-off-small", "maceles-off", "les-demo")
+    assert catalog.names() == ("maceles-off-small", "maceles-off", "les-demo", "les-demo-x")
     assert catalog.entry("maceles-off") is catalog.entry("maceles-off-small")
     assert PUBLISHED.url.endswith("/MACELES-OFF/MACELES-OFF_small.model")
     assert PUBLISHED.licence == "CC BY-NC 4.0"

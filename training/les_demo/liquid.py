@@ -20,6 +20,8 @@ from tblite.interface import Calculator
 WATERS = 24
 DENSITIES = (0.85, 0.92, 0.99, 1.06, 1.13, 1.20)
 TEMPERATURES = (300.0, 400.0)
+#: Frames beyond this force are no part of anything one would simulate [eV/A].
+LARGEST_FORCE = 15.0
 #: Unpaired electrons of the isolated atoms.
 ATOMS = {1: 1, 6: 2, 7: 3, 8: 2}
 
@@ -36,9 +38,7 @@ def start(length: float, generator: np.random.Generator) -> np.ndarray:
     places = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3)
     places = generator.permutation(places)[:WATERS] * length / side
     turns = [np.linalg.qr(generator.normal(size=(3, 3)))[0] for _ in range(WATERS)]
-    return np.concatenate(
-        [place + shape @ turn for place, turn in zip(places, turns, strict=True)]
-    )
+    return np.concatenate([place + shape @ turn for place, turn in zip(places, turns, strict=True)])
 
 
 def topology(length: float) -> app.Topology:
@@ -56,41 +56,44 @@ def topology(length: float) -> app.Topology:
     return waters
 
 
-def force_field(waters: app.Topology, length: float) -> openmm.System:
+def force_field(waters: app.Topology, length: float, rigid: bool) -> openmm.System:
+    """TIP3P. Flexible, its hydrogens can fall onto oxygens of others if they start near them."""
     return app.ForceField("amber14/tip3p.xml").createSystem(
         waters,
         nonbondedMethod=app.PME,
         nonbondedCutoff=0.049 * length,
         constraints=None,
-        rigidWater=False,
+        rigidWater=rigid,
     )
 
 
 def sample(
     density: float, temperature: float, frames: int, model: str | None, seed: int
 ) -> list[np.ndarray]:
-    """Positions [A] each 0.4 ps, after 4 ps."""
+    """Positions [A] each 0.4 ps, or each 0.2 ps of a model, after 1 ps."""
     length = box_length(density)
     waters = topology(length)
     positions = start(length, np.random.default_rng(seed)) / 10
-    if model is not None:  # from a liquid already
-        positions = sample(density, temperature, 1, None, seed)[0] / 10
+    systems = [force_field(waters, length, rigid) for rigid in (True, False)]
+    if model is not None:
         from openmmml import MLPotential
 
-        system = MLPotential(model).createSystem(waters)
-    else:
-        system = force_field(waters, length)
-    integrator = openmm.LangevinMiddleIntegrator(temperature, 5.0, 0.0005)
-    integrator.setRandomNumberSeed(seed)
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = openmm.Context(system, integrator, platform)
-    context.setPositions(positions)
-    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=200)
-    context.setVelocitiesToTemperature(temperature, seed)
-    integrator.step(8000)
+        systems.append(MLPotential(model).createSystem(waters))
+    for k, system in enumerate(systems):
+        integrator = openmm.LangevinMiddleIntegrator(temperature, 5.0, 0.0005)
+        integrator.setRandomNumberSeed(seed)
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(system, integrator, platform)
+        context.setPositions(positions)
+        if k == 0:
+            openmm.LocalEnergyMinimizer.minimize(context, maxIterations=200)
+        context.setVelocitiesToTemperature(temperature, seed)
+        integrator.step(2000)
+        positions = context.getState(positions=True).getPositions()
+    every = 800 if model is None else 400
     found = []
     for _ in range(frames):
-        integrator.step(800)
+        integrator.step(every)
         state = context.getState(positions=True)
         found.append(state.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
     return found
@@ -121,31 +124,10 @@ def atom_energy(number: int) -> float:
     return float(calculator.singlepoint().get("energy")) * units.Hartree
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--model", help="name of a model to sample with, in place of TIP3P")
-    parser.add_argument("--frames", type=int, default=8, help="of each density and temperature")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    numbers = np.array([8, 1, 1] * WATERS)
-    rows = []
-    for density in DENSITIES:
-        for temperature in TEMPERATURES:
-            arguments.seed += 1
-            frames = sample(
-                density, temperature, arguments.frames, arguments.model, arguments.seed
-            )
-            length = box_length(density)
-            for positions in frames:
-                try:
-                    rows.append((length, positions, *label(numbers, positions, length)))
-                except RuntimeError as error:  # the charges did not converge
-                    print(f"left out: {error}")
-            print(f"{density} g/mL, {temperature} K: {len(rows)} structures", flush=True)
+def save(path: Path, numbers: np.ndarray, rows: list[tuple]) -> None:
     length, positions, energy, forces, virial = zip(*rows, strict=True)
     np.savez_compressed(
-        arguments.output,
+        path,
         numbers=numbers.astype(np.int8),
         length=np.array(length),
         positions=np.array(positions).astype(np.float32),
@@ -155,6 +137,29 @@ def main() -> None:
         elements=np.array(list(ATOMS)).astype(np.int8),
         atom_energy=np.array([atom_energy(number) for number in ATOMS]),
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", help="name of a model to sample with, in place of TIP3P")
+    parser.add_argument("--frames", type=int, default=8, help="of each density and temperature")
+    parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES, help="[g/mL]")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    numbers = np.array([8, 1, 1] * WATERS)
+    rows = []
+    for density in arguments.densities:
+        for temperature in TEMPERATURES:
+            arguments.seed += 1
+            frames = sample(density, temperature, arguments.frames, arguments.model, arguments.seed)
+            length = box_length(density)
+            for positions in frames:
+                energy, forces, virial = label(numbers, positions, length)
+                if np.abs(forces).max() < LARGEST_FORCE:
+                    rows.append((length, positions, energy, forces, virial))
+            print(f"{density} g/mL, {temperature} K: {len(rows)} structures", flush=True)
+            save(arguments.output, numbers, rows)  # so that little is lost
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Trains the demonstration model with mace-torch and an LES sum of our own.
+"""Trains the demonstration model with mace-torch and the LES sum of this package.
 
-    python train.py data.npz les-demo.model --minutes 40
+    python train.py les-demo.model --minutes 60
 
-Adam with EMA on forces and energies per atom; the learning rate and the weight of the energy follow
-the clock, so that a run always finishes in the time it is given. Writes the model, and a JSON file
-with the errors on the tenth of the data that training never sees.
+Adam with an exponential average of the weights, on energies, forces, net forces on molecules, and
+virials of boxes, with a penalty on net charges; the learning rate and the weight of the energy
+follow the clock, so that a run always finishes in the time it is given. Energies are relative to
+those of isolated atoms, which the model has by construction. Writes the model, and a JSON file with
+the errors on the tenth of the data that training never sees.
 """
 
 import argparse
@@ -13,121 +15,135 @@ import copy
 import io
 import json
 import math
-import sys
 import time
-import types
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import covalent_radii
 from matscipy.neighbours import neighbour_list
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from openmm_les.learning import net_charge_penalty, net_charges
+from openmm_les.learning.stand_in import register
+
+HERE = Path(__file__).parent
 ELEMENTS = [1, 6, 7, 8]
 CUTOFF = 4.5
-PREFACTOR = 90.4756
-SIGMA, DL = 1.0, 2.0
+#: Atomic numbers of molecules that are not neutral, with their charges [e].
+IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
+#: Charge that a bond gives the first of two elements at first; that of C=O [e].
+BONDS = {(1, 8): 0.33, (1, 7): 0.3, (1, 6): 0.08, (6, 7): 0.15, (6, 8): 0.2}
+CARBONYL = 0.5
+#: Weights in the loss: of forces [eV/A], energies [eV/atom] at first and in the end, net forces on
+#: molecules [eV/A], virials [eV/atom], and net charges of structures and of molecules [e].
+WEIGHTS = {"forces": 10.0, "net_forces": 5.0, "virial": 100.0, "structure": 50.0, "molecule": 5.0}
+ENERGY_WEIGHTS = (20.0, 1000.0)
+#: Weight of the difference from initial charges at first [e].
+HOLD = 20.0
 
 
-class Ewald(torch.nn.Module):
-    """Parameters of the LES sum, under the names that MACE-LES files use."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sigma, self.dl = SIGMA, DL
-        self.sigma_sq_half, self.k_sq_max = SIGMA**2 / 2, (2 * math.pi / DL) ** 2
-        self.twopi, self.twopi_sq = 2 * math.pi, (2 * math.pi) ** 2
-        self.remove_self_interaction, self.norm_factor = True, PREFACTOR
-        self.use_epsilon_r_scaling = False
+def total_charges(numbers: np.ndarray, molecules: np.ndarray) -> np.ndarray:
+    """Charge of each molecule, 0 unless it is one of `IONS` [e]."""
+    formulas = [tuple(sorted(numbers[molecules == k])) for k in range(molecules.max() + 1)]
+    return np.array([IONS.get(formula, 0.0) for formula in formulas], dtype=np.float32)
 
 
-class BEC(torch.nn.Module):
-    """Parameters of Born effective charges, under the names that MACE-LES files use."""
+def initial_charges(
+    numbers: np.ndarray, molecules: np.ndarray, i: np.ndarray, j: np.ndarray
+) -> np.ndarray:
+    """Charges to start from: what bonds move from one atom to the other, and charges of ions [e].
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.remove_mean, self.epsilon_factor, self.normalization_factor = True, 1.0, 1.0
-
-
-class _DummyAtomwise(torch.nn.Module):
-    """MACE predicts the charges with readouts of its own."""
-
-
-class Les(torch.nn.Module):
-    """LES energy of a batch of structures that are not periodic, differentiable twice.
-
-    Cheng, npj Comput. Mater. 11, 80 (2025); King et al., Nat. Commun. 16, 8763 (2025).
+    Energies are even in the charges: from zero on, there is no way that leads further down.
     """
-
-    def __init__(self, les_arguments: dict[str, Any] | None = None) -> None:
-        super().__init__()
-        self.sigma, self.dl = SIGMA, DL
-        self.remove_mean, self.epsilon_factor = True, 1.0
-        self.remove_self_interaction = True
-        self.use_atomwise = self.use_fixed_atomic_charges = False
-        self.use_atomic_alpha = self.use_epsilon_r_scaling = False
-        self.fixed_atomic_charges_scaling_factor = 0.5
-        self.n_layers, self.n_hidden, self.add_linear_nn = 3, [32, 16], True
-        self.output_scaling_factor = 0.1
-        self.atomwise, self.ewald, self.bec = _DummyAtomwise(), Ewald(), BEC()
-
-    def forward(
-        self, latent_charges: torch.Tensor, positions: torch.Tensor, batch: torch.Tensor, **_: Any
-    ) -> dict[str, torch.Tensor | None]:
-        q = latent_charges.reshape(-1)
-        i, j = torch.nonzero(torch.triu(batch[:, None] == batch[None], 1), as_tuple=True)
-        distance = (positions[i] - positions[j]).norm(dim=1)
-        kernel = torch.erf(distance / (SIGMA * math.sqrt(2))) / distance
-        pairs = PREFACTOR / (2 * math.pi) * q[i] * q[j] * kernel
-        energy = torch.zeros(int(batch.max()) + 1, dtype=q.dtype).index_add(0, batch[i], pairs)
-        return {"E_lr": energy, "BEC": None}
+    charges = total_charges(numbers, molecules)[molecules] / np.bincount(molecules)[molecules]
+    coordination = np.bincount(i, minlength=len(numbers))
+    for a, b in zip(i, j, strict=True):
+        double = {numbers[a], numbers[b]} == {6, 8} and 1 in (coordination[a], coordination[b])
+        for positive, negative, sign in ((a, b, 1.0), (b, a, -1.0)):
+            pair = (int(numbers[positive]), int(numbers[negative]))
+            charges[a] += sign * (CARBONYL if double and pair == (6, 8) else BONDS.get(pair, 0.0))
+    return charges.astype(np.float32)
 
 
-def register_les() -> None:
-    """Gives mace-torch, and the pickle of the model, the names they look for."""
-    places = {
-        "les": [],
-        "les.les": [Les, _DummyAtomwise],
-        "les.module": [],
-        "les.module.ewald": [Ewald],
-        "les.module.bec": [BEC],
+def row_of(
+    group: str,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    forces: np.ndarray,
+    energy: float,
+    length: float | None = None,
+    virial: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """One structure with its neighbours and molecules; open where no box length is given."""
+    r = positions.astype(np.float64)
+    if length is None:
+        lattice, origin = np.diag(np.ptp(r, axis=0) + 2 * CUTOFF + 1), r.min(0) - CUTOFF
+    else:
+        lattice, origin = np.eye(3) * length, np.zeros(3)
+    i, j, d, s = neighbour_list(
+        "ijdS", positions=r - origin, cell=lattice, pbc=[length is not None] * 3, cutoff=CUTOFF
+    )
+    bonded = d < 1.25 * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
+    graph = coo_array((np.ones(bonded.sum()), (i[bonded], j[bonded])), shape=(len(r), len(r)))
+    molecules = connected_components(graph, directed=False)[1]
+    return {
+        "group": group,
+        "species": torch.tensor([ELEMENTS.index(z) for z in numbers]),
+        "positions": torch.tensor(r, dtype=torch.float32),
+        "edges": torch.tensor(np.stack([j, i]).astype(np.int64)),
+        "unit_shifts": torch.tensor(-s, dtype=torch.float32),
+        "cell": torch.tensor(lattice, dtype=torch.float32),
+        "periodic": length is not None,
+        "molecules": torch.tensor(molecules).long(),
+        "charges": torch.tensor(total_charges(numbers, molecules)),
+        "initial_charges": torch.tensor(initial_charges(numbers, molecules, i[bonded], j[bonded])),
+        "energy": float(energy),
+        "forces": torch.tensor(forces),
+        "virial": torch.zeros(3, 3)
+        if virial is None
+        else torch.tensor(virial, dtype=torch.float32),
     }
-    for name, classes in places.items():
-        module = types.ModuleType(name)
-        for cls in classes:
-            cls.__module__ = name
-            setattr(module, cls.__name__, cls)
-        sys.modules[name] = module
-    sys.modules["les"].Les = Les  # type: ignore[attr-defined]
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """Structures with their neighbour lists."""
+    """Open structures of a file that `generate.save` wrote."""
     data = dict(np.load(path))  # each access to the file itself would decompress it again
-    ends = np.cumsum(data["sizes"].astype(int))
-    out = []
-    for energy, end, size, group in zip(
-        data["energy"], ends, data["sizes"].astype(int), data["group"], strict=True
-    ):
-        part = slice(end - size, end)
-        r = data["positions"][part].astype(np.float64)
-        numbers = data["numbers"][part].astype(int)
-        box = np.diag(np.ptp(r, axis=0) + 2 * CUTOFF + 1)
-        i, j = neighbour_list(
-            "ij", positions=r - r.min(0) + CUTOFF, cell=box, pbc=[False] * 3, cutoff=CUTOFF
-        )
-        out.append(
-            {
-                "group": str(group),
-                "species": torch.tensor([ELEMENTS.index(z) for z in numbers]),
-                "positions": torch.tensor(r, dtype=torch.float32),
-                "edges": torch.tensor(np.stack([j, i]).astype(np.int64)),
-                "energy": float(energy),
-                "forces": torch.tensor(data["forces"][part]),
-            }
-        )
-    return out
+    sizes = data["sizes"].astype(int)
+    rows = []
+    for k, end in enumerate(np.cumsum(sizes)):
+        part = slice(end - sizes[k], end)
+        of_atoms = (data[name][part] for name in ("numbers", "positions", "forces"))
+        rows.append(row_of(str(data["group"][k]), *of_atoms, data["energy"][k]))
+    return rows
+
+
+def load_boxes(path: Path) -> list[dict[str, Any]]:
+    """Boxes of a file that ``liquid.py`` wrote."""
+    data = dict(np.load(path))
+    columns = (data[name] for name in ("positions", "forces", "energy", "length", "virial"))
+    return [
+        row_of("liquid", data["numbers"], *row, -virial)  # as mace-torch: minus dE/d(strain)
+        for *row, virial in zip(*columns, strict=True)
+    ]
+
+
+def without(held_out: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Structures with ions, but those put beside molecules that are held out, or held out there."""
+    places = {tuple(row["positions"][0].tolist()) for row in held_out}
+    rows = rows[len(rows) // 10 :]
+    return [row for row in rows if tuple(row["positions"][0].tolist()) not in places]
+
+
+def atom_energies(path: Path) -> np.ndarray:
+    """Energies of the isolated atoms, for each of the elements [eV]."""
+    data = np.load(path)
+    known = dict(zip(data["elements"].tolist(), data["atom_energy"].tolist(), strict=True))
+    return np.array([known[z] for z in ELEMENTS])
 
 
 def reference_energies(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -138,31 +154,95 @@ def reference_energies(rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
-    """A batch in the form that mace-torch takes; energies without the references."""
+    """A batch in the form that mace-torch takes, molecules numbered through; energies without the
+    references.
+    """
     sizes = torch.tensor([len(row["species"]) for row in rows])
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    edges = torch.cat([row["edges"] + ptr[k] for k, row in enumerate(rows)], 1)
     species = torch.cat([row["species"] for row in rows])
     own = [row["energy"] - references[row["species"].numpy()].sum() for row in rows]
+    first, molecules = 0, []
+    for row in rows:
+        molecules.append(row["molecules"] + first)
+        first += int(row["molecules"].max()) + 1
     return {
         "positions": torch.cat([row["positions"] for row in rows]),
         "node_attrs": torch.nn.functional.one_hot(species, len(ELEMENTS)).float(),
-        "edge_index": edges,
-        "shifts": torch.zeros(edges.shape[1], 3),
-        "unit_shifts": torch.zeros(edges.shape[1], 3),
-        "cell": torch.eye(3).repeat(len(rows), 1) * 100.0,
-        "pbc": torch.zeros(len(rows), 3, dtype=torch.bool),
+        "edge_index": torch.cat([row["edges"] + ptr[k] for k, row in enumerate(rows)], 1),
+        "shifts": torch.cat([row["unit_shifts"] @ row["cell"] for row in rows]),
+        "unit_shifts": torch.cat([row["unit_shifts"] for row in rows]),
+        "cell": torch.cat([row["cell"] for row in rows]),
+        "pbc": torch.tensor([[row["periodic"]] * 3 for row in rows]),
         "batch": torch.repeat_interleave(torch.arange(len(rows)), sizes),
         "ptr": ptr,
         "head": torch.zeros(len(rows), dtype=torch.int64),
         "energy": torch.tensor(own, dtype=torch.float32),
         "forces": torch.cat([row["forces"] for row in rows]),
+        "virials": torch.stack([row["virial"] for row in rows]),
         "sizes": sizes.float(),
+        "molecules": torch.cat(molecules),
+        "charges_of_molecules": torch.cat([row["charges"] for row in rows]),
+        "charges_of_batch": torch.stack([row["charges"].sum() for row in rows]),
+        "initial_charges": torch.cat([row["initial_charges"] for row in rows]),
     }
 
 
+class NeighborSums(torch.nn.Module):
+    """Products of scalar features and harmonics, summed over neighbours, while it trains.
+
+    Takes the place of ``conv_tp`` where ``conv_fusion`` is set, and takes half of the time: mace's
+    own has tensors of edges times all components. Edges are ordered by receiver.
+    """
+
+    def __init__(self, degrees: int, channels: int) -> None:
+        super().__init__()
+        self.degrees, self.channels = degrees, channels
+
+    def forward(
+        self,
+        nodes: torch.Tensor,
+        harmonics: torch.Tensor,
+        weights: torch.Tensor,
+        edges: torch.Tensor,
+    ) -> torch.Tensor:
+        sender, receiver = edges
+        counts = torch.bincount(receiver, minlength=len(nodes))
+        slots = torch.arange(int(counts.max()))
+        index = (counts.cumsum(0) - counts)[:, None] + slots
+        index = torch.where(slots < counts[:, None], index, len(sender))  # [n, neighbours]
+        pairs = weights.view(-1, self.degrees, self.channels) * nodes[sender].unsqueeze(1)
+        of_degrees = torch.nn.functional.pad(pairs, (0, 0, 0, 0, 0, 1))[index].unbind(2)
+        sizes = [2 * degree + 1 for degree in range(self.degrees)]
+        components = torch.nn.functional.pad(harmonics, (0, 0, 0, 1))[index].split(sizes, dim=2)
+        return torch.cat(
+            [
+                torch.bmm(one.transpose(1, 2), other).flatten(1)
+                for one, other in zip(of_degrees, components, strict=True)
+            ],
+            dim=1,
+        )
+
+
+@contextlib.contextmanager
+def fused(model: torch.nn.Module) -> Iterator[None]:
+    """Lets the interactions of a model use `NeighborSums`."""
+    own = [interaction.conv_tp for interaction in model.interactions]
+    for interaction in model.interactions:
+        interaction.conv_fusion, interaction.conv_tp = True, NeighborSums(4, 32)
+    try:
+        yield
+    finally:
+        for interaction, product in zip(model.interactions, own, strict=True):
+            del interaction.conv_fusion
+            interaction.conv_tp = product
+
+
 def build(mean_neighbors: float, force_scale: float) -> torch.nn.Module:
-    """A MACELES with zero reference energies: float32 would not resolve energies with them."""
+    """A MACELES with zero reference energies: float32 would not resolve energies with them.
+
+    An atom without neighbours has neither energy nor charge: its features are sums over them.
+    """
+    register()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         import mace  # noqa: F401 - before e3nn
@@ -177,7 +257,7 @@ def build(mean_neighbors: float, force_scale: float) -> torch.nn.Module:
             num_polynomial_cutoff=5,
             max_ell=3,
             interaction_cls=blocks.RealAgnosticResidualInteractionBlock,
-            interaction_cls_first=blocks.RealAgnosticResidualInteractionBlock,
+            interaction_cls_first=blocks.RealAgnosticInteractionBlock,
             num_interactions=2,
             num_elements=len(ELEMENTS),
             hidden_irreps=o3.Irreps("32x0e"),
@@ -193,37 +273,156 @@ def build(mean_neighbors: float, force_scale: float) -> torch.nn.Module:
         )
 
 
-def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: bool) -> Any:
-    out = model(batch, training=training, compute_force=True)
-    return out["energy"], out["forces"]
+def sums(values: torch.Tensor, molecules: torch.Tensor) -> torch.Tensor:
+    """Sums over molecules."""
+    zeros = values.new_zeros([int(molecules.max()) + 1, *values.shape[1:]])
+    return zeros.index_add(0, molecules, values)
+
+
+def loss_of(
+    out: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], weights: dict[str, float]
+) -> torch.Tensor:
+    """The sum of mean squares with their weights."""
+    wrong = out["forces"] - batch["forces"]
+    periodic = batch["pbc"][:, 0]
+    virials = (out["virials"] - batch["virials"]) if bool(periodic.any()) else torch.zeros(1, 1, 1)
+    charges = out["latent_charges"]
+    squares = {
+        "forces": wrong.square().mean(),
+        "energy": ((out["energy"] - batch["energy"]) / batch["sizes"]).square().mean(),
+        "net_forces": sums(wrong, batch["molecules"]).square().mean(),
+        "virial": (virials / batch["sizes"][:, None, None]).square().mean(),
+        "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
+        "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
+        "charges": (charges - batch["initial_charges"]).square().mean(),
+    }
+    return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
+
+
+def evaluate(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: bool) -> Any:
+    return model(
+        batch,
+        training=training,
+        compute_force=True,
+        compute_virials=bool(batch["pbc"].any()),
+    )
 
 
 def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.ndarray) -> dict:
-    """Force RMSE [meV/A] and energy RMSE [meV/atom], over all and by group."""
-    squares: dict[str, list[tuple[float, int, float, int]]] = {}
+    """Errors over all and by group: RMSE of forces and net forces on molecules [meV/A], energies
+    [meV/atom] and pressures [bar], largest and mean size of the net charge [e].
+    """
+    found: dict[str, list[list[torch.Tensor]]] = {}
     ordered = sorted(rows, key=lambda row: (row["group"], len(row["species"])))
-    for start in range(0, len(ordered), 32):
-        part = ordered[start : start + 32]
+    for start in range(0, len(ordered), 16):
+        part = ordered[start : start + 16]
         batch = collate(part, references)
-        energy, forces = predict(model, batch, training=False)
-        energy_error = ((energy.detach() - batch["energy"]) / batch["sizes"]) ** 2
-        force_error = ((forces.detach() - batch["forces"]) ** 2).sum(1)
+        out = evaluate(model, batch, training=False)
+        charges = out["latent_charges"].detach()
+        net = net_charges(charges, batch["batch"])
+        wrong = (out["forces"] - batch["forces"]).detach()
+        per_atom = ((out["energy"] - batch["energy"]) / batch["sizes"]).detach()
         for k, row in enumerate(part):
-            own = force_error[batch["batch"] == k]
-            squares.setdefault(row["group"], []).append(
-                (float(own.sum()), 3 * len(own), float(energy_error[k]), 1)
-            )
+            own = batch["batch"] == k
+            between = sums(wrong[own], row["molecules"])
+            between = between[: len(between) if len(between) > 1 else 0]
+            pressure = torch.zeros(0)
+            if row["periodic"]:
+                virial = (out["virials"] - batch["virials"])[k].detach()
+                pressure = 1.602e6 * virial.trace()[None] / (3 * row["cell"].det())
+            surplus = (net[k] - row["charges"].sum()).abs().reshape(1)
+            oxygen = charges[own][row["species"] == ELEMENTS.index(8)]
+            values = [wrong[own], between, per_atom[k : k + 1], surplus, pressure, oxygen]
+            for name in ("all", row["group"]):
+                if name == "all" and row["periodic"]:  # which are no part of older tables
+                    continue
+                found.setdefault(name, []).append(values)
 
-    def summary(entries: list[tuple[float, int, float, int]]) -> dict[str, float]:
-        f, nf, e, ne = (sum(column) for column in zip(*entries, strict=True))
-        return {
-            "structures": ne,
-            "force_rmse_mev_per_a": 1e3 * math.sqrt(f / nf),
-            "energy_rmse_mev_per_atom": 1e3 * math.sqrt(e / ne),
+    def rms(parts: Iterable[torch.Tensor], scale: float) -> float:
+        joined = torch.cat([part.flatten() for part in parts])
+        return round(scale * float(joined.square().mean().sqrt()), 3) if len(joined) else 0.0
+
+    report = {}
+    for group, parts in sorted(found.items()):
+        forces, between, energies, net, pressures, oxygens = zip(*parts, strict=True)
+        report[group] = {
+            "structures": len(parts),
+            "force_rmse_mev_per_a": rms(forces, 1e3),
+            "net_force_rmse_mev_per_a": rms(between, 1e3),
+            "energy_rmse_mev_per_atom": rms(energies, 1e3),
+            "largest_net_charge_e": round(float(torch.cat(net).max()), 4),
+            "mean_net_charge_e": round(float(torch.cat(net).mean()), 4),
+            "pressure_rmse_bar": rms(pressures, 1.0),
+            "mean_charge_of_oxygen_e": round(float(torch.cat(oxygens).mean()), 3),
         }
+    return report
 
-    everything = [entry for entries in squares.values() for entry in entries]
-    return {"all": summary(everything)} | {k: summary(v) for k, v in sorted(squares.items())}
+
+def batches(
+    rows: list[dict[str, Any]], size: int, generator: np.random.Generator
+) -> list[list[dict[str, Any]]]:
+    """All structures in random order, open ones and boxes apart, of which a batch has fewer."""
+    found = []
+    for periodic, number in ((False, size), (True, max(1, size // 3))):
+        own = [row for row in rows if row["periodic"] == periodic]
+        own = [own[i] for i in generator.permutation(len(own))]
+        found += [own[start : start + number] for start in range(0, len(own), number)]
+    return [found[i] for i in generator.permutation(len(found))]
+
+
+def adapt(
+    model: torch.nn.Module, start: Path, rows: list[dict[str, Any]], references: np.ndarray
+) -> None:
+    """Takes the weights of a model, and least squares for what they leave.
+
+    An older model may have other reference energies, and features of the elements where this one
+    has a product with the elements: it starts as the identity.
+    """
+    before = torch.load(start, weights_only=False).state_dict()
+    own = model.state_dict()
+    taken = {k: v for k, v in before.items() if k in own and own[k].shape == v.shape}
+    del taken["atomic_energies_fn.atomic_energies"]
+    skip = "interactions.0.skip_tp.weight"
+    if skip not in taken:
+        scale = math.sqrt(32 * len(ELEMENTS))  # e3nn divides by it
+        identity = scale * torch.eye(32)[:, None, :].expand(32, len(ELEMENTS), 32)
+        taken[skip] = identity.flatten().repeat(4)
+    model.load_state_dict(taken, strict=False)
+    features, missing = [], []
+    for part in batches(rows[::8], 16, np.random.default_rng(0)):
+        batch = collate(part, references)
+        out = model(batch, compute_force=False)
+        zeros = torch.zeros(len(part), 32)
+        features.append(zeros.index_add(0, batch["batch"], out["node_feats"][:, :32].detach()))
+        missing.append((batch["energy"] - out["energy"]).detach())
+    scale = float(model.scale_shift.scale) / math.sqrt(32)
+    x, y = torch.cat(features).double().numpy() * scale, torch.cat(missing).double().numpy()
+    found, *_ = np.linalg.lstsq(
+        np.vstack([x, 1e-2 * np.eye(32)]), np.concatenate([y, np.zeros(32)]), rcond=None
+    )
+    with torch.no_grad():
+        model.readouts[0].linear.weight += torch.tensor(found, dtype=torch.float32)
+    print(f"start: {np.std(y):.2f} eV off, {np.std(y - x @ found):.2f} eV after least squares")
+
+
+def charge(
+    model: torch.nn.Module, rows: list[dict[str, Any]], references: np.ndarray, steps: int
+) -> None:
+    """Trains the readouts of charges to give `initial_charges`."""
+    parameters = list(model.les_readouts.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    generator = np.random.default_rng(4)
+    done = 0
+    while done < steps:
+        for part in batches(rows, 16, generator)[: steps - done]:
+            batch = collate(part, references)
+            wrong = model(batch, compute_force=False)["latent_charges"] - batch["initial_charges"]
+            loss = wrong.square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            done += 1
+    print(f"initial charges: {float(loss) ** 0.5:.3f} e off")
 
 
 def train(
@@ -231,68 +430,92 @@ def train(
     rows: list[dict[str, Any]],
     held_out: list[dict[str, Any]],
     references: np.ndarray,
-    minutes: float,
-    batch_size: int,
+    arguments: argparse.Namespace,
 ) -> torch.nn.Module:
     """Returns the exponential average of the weights at the end."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True)
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
-    begin, epoch = time.time(), 0
-    while (done := (time.time() - begin) / (60 * minutes)) < 1:
-        order = generator.permutation(len(rows))
-        for start in range(0, len(order), batch_size):
-            done = min(1.0, (time.time() - begin) / (60 * minutes))
-            for group in optimizer.param_groups:
-                group["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
-            batch = collate([rows[i] for i in order[start : start + batch_size]], references)
-            energy, forces = predict(model, batch, training=True)
-            force_loss = ((forces - batch["forces"]) ** 2).mean()
-            energy_loss = (((energy - batch["energy"]) / batch["sizes"]) ** 2).mean()
-            loss = 10 * force_loss + (1000 if done > 0.75 else 20) * energy_loss
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, 0.002)
-            if done >= 1:
-                break
-        epoch += 1
-        if epoch % 5 == 1:
-            found = errors(average, held_out[:150], references)["all"]
-            print(
-                f"epoch {epoch} {(time.time() - begin) / 60:.1f} min: force "
-                f"{found['force_rmse_mev_per_a']:.1f} meV/A, energy "
-                f"{found['energy_rmse_mev_per_atom']:.2f} meV/atom",
-                flush=True,
-            )
+    begin, epoch, step, done = time.time(), 0, 0, 0.0
+    with fused(model):
+        while done < 1:
+            for part in batches(rows, arguments.batch_size, generator):
+                done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
+                for group in optimizer.param_groups:
+                    rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+                    group["lr"] = rate * min(1.0, (step + 1) / 100)
+                batch = collate(part, references)
+                out = evaluate(model, batch, training=True)
+                held = max(0.0, 1 - done / arguments.hold) if arguments.hold else 0.0
+                weights = {"energy": ENERGY_WEIGHTS[done > 0.7], "charges": HOLD * held}
+                loss = loss_of(out, batch, WEIGHTS | weights)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+                optimizer.step()
+                step += 1
+                with torch.no_grad():
+                    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                        slow.lerp_(fast, max(0.002, 1 / (1 + step)))
+                if done >= 1:
+                    break
+            epoch += 1
+            if epoch % arguments.report_every == 1 or arguments.report_every == 1:
+                found = errors(average, held_out[::4], references)
+                minutes_now = (time.time() - begin) / 60
+                print(f"epoch {epoch}, step {step}, {minutes_now:.1f} min:")
+                for name in ("all", "liquid"):
+                    print(f"  {name}: {found[name]}", flush=True)
+                save(average, arguments.output.with_suffix(".latest"), references)
     return average
+
+
+def save(model: torch.nn.Module, path: Path, references: np.ndarray) -> None:
+    model = copy.deepcopy(model)
+    block = model.atomic_energies_fn
+    block.atomic_energies = torch.tensor(references).reshape(block.atomic_energies.shape)
+    torch.save(model, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--data", type=Path, default=HERE / "data.npz")
+    parser.add_argument("--ions", type=Path, default=HERE.parent / "les_demo_x" / "data.npz")
+    parser.add_argument("--liquid", type=Path, nargs="*", default=[HERE / "liquid.npz"])
+    parser.add_argument("--start", type=Path, help="a model to start from")
+    parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
+    parser.add_argument(
+        "--hold", type=float, default=0.3, help="share of the time until charges are free"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=0.01, help="largest learning rate")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report-every", type=int, default=5, help="epochs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    register_les()
     rows = load(arguments.data)
     held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
-    references = reference_energies(rows)
+    rows += without(held_out, load(arguments.ions))
+    for path in arguments.liquid:
+        boxes = load_boxes(path)
+        held_out += boxes[::10]
+        rows += [box for k, box in enumerate(boxes) if k % 10]
+    references = atom_energies(
+        arguments.liquid[0] if arguments.liquid else Path("/tmp/train/atoms.npz")
+    )
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
     model = build(neighbors, float(forces.square().mean().sqrt()))
-    average = train(model, rows, held_out, references, arguments.minutes, arguments.batch_size)
-    report = errors(average, held_out, references)
-    block = average.atomic_energies_fn
-    block.atomic_energies = torch.tensor(references).reshape(block.atomic_energies.shape)
-    torch.save(average, arguments.output)
-    report = {"training_structures": len(rows), "validation": report}
+    if arguments.start is not None:
+        adapt(model, arguments.start, rows, references)
+    if arguments.charge:
+        charge(model, rows, references, arguments.charge)
+    print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
+    average = train(model, rows, held_out, references, arguments)
+    save(average, arguments.output, references)
+    report = {"training_structures": len(rows), "validation": errors(average, held_out, references)}
     arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["validation"]["all"]))
 

@@ -1,10 +1,11 @@
 """Trains the polarizable model on energies and forces, from the demonstration model on.
 
-    python fit.py data.npz ../les_demo/data.npz --output les-polar.model --minutes 30
+    python fit.py data.npz ../les_demo/data.npz --output les-demo-x.model --minutes 30
 
-As the demonstration model was trained, with one more term in the loss: the net force on each
-molecule of a structure with several. Errors within molecules cancel in it, so that it tells charges
-and polarizabilities. A tenth of each file is held out, and all of ACE-THR-NME.
+As the demonstration model was trained, without boxes, and with more weight on the net force on each
+molecule of a structure with several: errors within molecules cancel in it, so that it tells charges
+and polarizabilities. Molecules are neutral, and ions have their charges. A tenth of each file is
+held out, and all of ACE-THR-NME.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from typing import Any
 import network
 import numpy as np
 import torch
-from ase.data import covalent_radii
-from scipy.sparse.csgraph import connected_components
+
+from openmm_les.learning import net_charge_penalty
 
 demo = network.demo
 KEPT_OUT = "ACE-THR-NME"
@@ -27,15 +28,6 @@ KEPT_OUT = "ACE-THR-NME"
 SHARE_ALONE = 0.25
 #: Learning rate of the readouts of charges and polarizabilities, over that of all else.
 LATENT_FASTER = 5
-
-
-def molecules(row: dict[str, Any]) -> torch.Tensor:
-    """Number of the molecule that each atom belongs to."""
-    radii = covalent_radii[np.array(network.ELEMENTS)[row["species"]]]
-    r = row["positions"].numpy()
-    distances = np.linalg.norm(r[:, None] - r, axis=2)
-    labels = connected_components(distances < 1.25 * (radii[:, None] + radii))[1]
-    return torch.tensor(labels).long()
 
 
 def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -48,7 +40,6 @@ def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[d
             group = row["group"]
             if neutral and ("ammonium" in group or "formate" in group):
                 continue
-            row["molecules"] = molecules(row)
             alone = int(row["molecules"].max()) == 0
             if k < len(rows) // 10 or group == KEPT_OUT:
                 held_out.append(row)
@@ -59,53 +50,44 @@ def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[d
     return [row for row in train if tuple(row["positions"][0].tolist()) not in places], held_out
 
 
-def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
-    """A batch, with molecules numbered through."""
-    batch = demo.collate(rows, references)
-    first, numbered = 0, []
-    for row in rows:
-        numbered.append(row["molecules"] + first)
-        first += int(row["molecules"].max()) + 1
-    batch["molecules"] = torch.cat(numbered)
-    return batch
-
-
 def predict(
     model: network.PolarizableMACE, batch: dict[str, torch.Tensor], training: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Energies [eV] and forces [eV/A]."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Energies [eV], forces [eV/A] and charges [e]."""
     batch["positions"].requires_grad_(True)
-    energies = model.energies(batch)
+    energies, charges = model.energies(batch)
     (gradient,) = torch.autograd.grad(energies.sum(), batch["positions"], create_graph=training)
-    return energies, -gradient
-
-
-def net(forces: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sums over the molecules, shape [m, 3]."""
-    number = int(batch["molecules"].max()) + 1
-    return forces.new_zeros(number, 3).index_add(0, batch["molecules"], forces)
+    return energies, -gradient, charges
 
 
 def errors(
     model: network.PolarizableMACE, rows: list[dict[str, Any]], references: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """RMSE of forces and net forces [meV/A] and of energies [meV/atom], over all and by kind."""
+    """RMSE of forces and net forces [meV/A], energies [meV/atom] and net charges [1e-3 e], over all
+    and by kind.
+    """
     found: dict[str, list[list[torch.Tensor]]] = {}
     ordered = sorted(rows, key=lambda row: (kind(row), len(row["species"])))
     for start in range(0, len(ordered), 32):
         part = ordered[start : start + 32]
-        batch = collate(part, references)
-        energies, forces = predict(model, batch, training=False)
+        batch = demo.collate(part, references)
+        energies, forces, charges = predict(model, batch, training=False)
         wrong = forces - batch["forces"]
         per_atom = (energies.detach() - batch["energy"]) / batch["sizes"]
         for k, row in enumerate(part):
             own = batch["batch"] == k
             several = int(row["molecules"].max()) > 0
-            mine = {"molecules": row["molecules"]}
-            between = net(wrong[own], mine) if several else wrong.new_zeros(0, 3)
+            between = demo.sums(wrong[own], row["molecules"])[: None if several else 0]
+            surplus = (charges[own].sum() - row["charges"].sum()).detach().reshape(1)
             for name in ("all", kind(row)):
-                found.setdefault(name, []).append([wrong[own], between, per_atom[k : k + 1]])
-    names = ("force_rmse_mev_per_a", "net_force_rmse_mev_per_a", "energy_rmse_mev_per_atom")
+                values = [wrong[own], between, per_atom[k : k + 1], surplus]
+                found.setdefault(name, []).append(values)
+    names = (
+        "force_rmse_mev_per_a",
+        "net_force_rmse_mev_per_a",
+        "energy_rmse_mev_per_atom",
+        "net_charge_rmse_me",
+    )
     report = {}
     for group, parts in sorted(found.items()):
         report[group] = {"structures": float(len(parts))}
@@ -133,9 +115,9 @@ def refit(
     """Energies of the elements with what the model misses on average [eV]."""
     counts, missing = [], []
     for start in range(0, len(rows), 32):
-        batch = collate(rows[start : start + 32], references)
+        batch = demo.collate(rows[start : start + 32], references)
         with torch.no_grad():
-            missing.append(batch["energy"] - model.energies(batch))
+            missing.append(batch["energy"] - model.energies(batch)[0])
         total = torch.zeros(len(batch["sizes"]), len(network.ELEMENTS))
         counts.append(total.index_add(0, batch["batch"], batch["node_attrs"]))
     added = np.linalg.lstsq(torch.cat(counts).numpy(), torch.cat(missing).numpy(), rcond=None)[0]
@@ -155,40 +137,49 @@ def train(
     optimizer = torch.optim.Adam([{"params": others}, {"params": latent}], amsgrad=True)
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
-    begin, step = time.time(), 0
-    done = 0.0
-    while done < 1:
-        order = generator.permutation(len(rows))
-        for start in range(0, len(order), arguments.batch_size):
-            done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
-            for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
-                rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
-                group["lr"] = faster * rate
-            batch = collate(
-                [rows[i] for i in order[start : start + arguments.batch_size]], references
-            )
-            energies, forces = predict(model, batch, training=True)
-            wrong = forces - batch["forces"]
-            energy_loss = (((energies - batch["energy"]) / batch["sizes"]) ** 2).mean()
-            loss = (
-                10 * (wrong**2).mean()
-                + (1000 if done > arguments.energies_from else 20) * energy_loss
-            )
-            loss = loss + arguments.net_weight * (net(wrong, batch) ** 2).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            step += 1
-            if step % 20 == 0:
-                minutes_now = (time.time() - begin) / 60
-                print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, max(0.005, 1 / (1 + step)))
-            if done >= 1:
-                break
+    begin, step, done = time.time(), 0, 0.0
+    with demo.fused(model):
+        while done < 1:
+            for part in demo.batches(rows, arguments.batch_size, generator):
+                done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
+                for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
+                    rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+                    group["lr"] = faster * rate
+                batch = demo.collate(part, references)
+                loss = loss_of(model, batch, arguments, done)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+                optimizer.step()
+                step += 1
+                if step % 100 == 0:
+                    minutes_now = (time.time() - begin) / 60
+                    print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
+                with torch.no_grad():
+                    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                        slow.lerp_(fast, max(0.005, 1 / (1 + step)))
+                if done >= 1:
+                    break
     return average
+
+
+def loss_of(
+    model: network.PolarizableMACE,
+    batch: dict[str, torch.Tensor],
+    arguments: argparse.Namespace,
+    done: float,
+) -> torch.Tensor:
+    """The loss after a share of the time."""
+    energies, forces, charges = predict(model, batch, training=True)
+    wrong = forces - batch["forces"]
+    per_atom = (energies - batch["energy"]) / batch["sizes"]
+    energy_weight = demo.ENERGY_WEIGHTS[done > arguments.energies_from]
+    loss = demo.WEIGHTS["forces"] * wrong.square().mean()
+    loss = loss + energy_weight * per_atom.square().mean()
+    between = demo.sums(wrong, batch["molecules"])
+    loss = loss + arguments.net_weight * between.square().mean()
+    penalty = net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"])
+    return loss + demo.WEIGHTS["structure"] * penalty
 
 
 def main() -> None:
@@ -199,7 +190,7 @@ def main() -> None:
         "--start", type=Path, default=Path(demo.__file__).with_name("les-demo.model")
     )
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--net-weight", type=float, default=300.0, help="of net forces")
+    parser.add_argument("--net-weight", type=float, default=50.0, help="of net forces")
     parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument(
         "--energies-from", type=float, default=0.6, help="share of the time before energies weigh"

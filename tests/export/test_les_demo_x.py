@@ -1,4 +1,4 @@
-"""The polarizable model of ``training/polarizable``: what was trained is what runs."""
+"""The polarizable model of ``training/les_demo_x``: what was trained is what runs."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ from support.conditions import artifact_of
 
 from openmm_les.evaluation.system_model import SystemModel
 
-TRAINING = Path(__file__).parents[2] / "training" / "polarizable"
-MODEL = TRAINING / "les-polar.model"
+TRAINING = Path(__file__).parents[2] / "training" / "les_demo_x"
+MODEL = TRAINING / "les-demo-x.model"
 PEPTIDE = Path(__file__).parents[2] / "examples" / "alanine_dipeptide.pdb"
 
 
@@ -54,7 +54,7 @@ def test_the_energy_that_was_trained_is_the_one_that_runs(network):
 
     model = network.load(MODEL)
     batch = batch_of(network.ELEMENTS, numbers, torch.tensor(r))
-    energy = model.energies(batch).sum()
+    energy = model.energies(batch)[0].sum()
     (gradient,) = torch.autograd.grad(energy, batch["positions"])
     _, charges, alphas = model.latents(batch)
     assert found.energy == pytest.approx(energy.item(), abs=1e-9 * len(numbers))

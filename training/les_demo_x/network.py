@@ -1,14 +1,12 @@
 """MACE with latent charges and polarizabilities, in the layout of mace's own files.
 
-Layers and readouts are mace-torch's (MIT), the weights to start from are the demonstration model's;
-the energy is written from its formula: open structures, point fields of the Gaussian charges, one
-response to the field of the permanent charges. `save` writes a ``.model`` file that
-``openmm-les export`` reads.
+Layers and readouts are mace-torch's (MIT), the weights to start from are the demonstration model's,
+the latent energy is that of `openmm_les.learning`, with one response to the field of the permanent
+charges. `save` writes a ``.model`` file that ``openmm-les export`` reads.
 """
 
 import contextlib
 import io
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -16,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "les_demo"))
-import train as demo  # the classes that stand for those of the les package, under its names
+from openmm_les.learning import LES
+from openmm_les.learning.stand_in import register
 
-demo.register_les()
+sys.path.insert(0, str(Path(__file__).parents[1] / "les_demo"))
+import train as demo  # the training of the demonstration model
+
+register()
+
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import mace.modules.blocks as blocks
     from mace.modules.extensions import MACELES
 
-ELEMENTS = [1, 6, 7, 8]
-#: c = e^2 / (4 pi eps0) of the LES convention [eV A].
-COULOMB = demo.PREFACTOR / (2 * math.pi)
+ELEMENTS = demo.ELEMENTS
 ALPHA_SCALE = 0.3
 
 
@@ -91,31 +91,11 @@ class PolarizableMACE(MACELES):
             (self.les_alpha_scale * roots) ** 2,
         )
 
-    def energies(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Energies of the structures without those of their elements [eV]."""
+    def energies(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies of the structures without those of their elements [eV], and charges [e]."""
         atomic, charges, alphas = self.latents(batch)
-        atomic = atomic + latent_energies(charges, alphas, batch["positions"], batch["batch"])
-        return atomic.new_zeros(len(batch["ptr"]) - 1).index_add(0, batch["batch"], atomic)
-
-
-def latent_energies(
-    charges: torch.Tensor, alphas: torch.Tensor, positions: torch.Tensor, batch: torch.Tensor
-) -> torch.Tensor:
-    """q phi / 2 - F alpha F / 2 of each atom [eV]; potential and field of the charges alone."""
-    i, j = torch.nonzero(torch.triu(batch[:, None] == batch[None], 1), as_tuple=True)
-    r = positions[j] - positions[i]
-    square = r.square().sum(1)
-    distance, a = square.sqrt(), 1 / (math.sqrt(2) * demo.SIGMA)
-    b0 = torch.erf(a * distance) / distance
-    b1 = (b0 - 2 * a / math.sqrt(math.pi) * torch.exp(-(a**2) * square)) / square
-    potential = torch.zeros_like(charges)
-    potential = potential.index_add(0, j, COULOMB * b0 * charges[i])
-    potential = potential.index_add(0, i, COULOMB * b0 * charges[j])
-    along = COULOMB * b1[:, None] * r
-    field = torch.zeros_like(positions)
-    field = field.index_add(0, j, along * charges[i][:, None])
-    field = field.index_add(0, i, -along * charges[j][:, None])
-    return 0.5 * (charges * potential - alphas * field.square().sum(1))
+        latent = LES()(charges, batch["positions"], batch["batch"], alpha=alphas)
+        return latent.index_add(0, batch["batch"], atomic), charges
 
 
 def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
@@ -138,10 +118,8 @@ def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
 
 def save(model: PolarizableMACE, path: Path, references: np.ndarray) -> None:
     """Writes the model with the energies of its elements, as the class that mace itself pickles."""
-    block = model.atomic_energies_fn
-    block.atomic_energies = torch.tensor(references).reshape(block.atomic_energies.shape)
     model.__class__ = MACELES
-    torch.save(model, path)
+    demo.save(model, path, references)
     model.__class__ = PolarizableMACE
 
 

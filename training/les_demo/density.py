@@ -1,0 +1,67 @@
+"""Density of 64 waters at 1 bar with the demonstration model.
+
+    python density.py [--model les-demo] [--picoseconds 100] [--temperature 300]
+
+From TIP3P at 1 g/mL; the first fifth equilibrates. Prints the mean, with an error from blocks, and
+writes frames to label where ``--frames`` names a file.
+"""
+
+import argparse
+
+import liquid
+import numpy as np
+import openmm
+import torch
+from openmm import unit
+from openmmml import MLPotential
+
+BLOCKS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="les-demo", help="a name, or a *.les.pt file")
+    parser.add_argument("--waters", type=int, default=64)
+    parser.add_argument("--picoseconds", type=float, default=100.0)
+    parser.add_argument("--temperature", type=float, default=300.0, help="[K]")
+    parser.add_argument("--frames", help="an NPZ file for positions and box lengths")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    liquid.WATERS = arguments.waters
+    length = liquid.box_length(1.0)
+    waters = liquid.topology(length)
+    positions = liquid.sample(1.0, arguments.temperature, 1, None, arguments.seed)[0]
+    if arguments.model.endswith(".pt"):
+        potential = MLPotential("les", modelPath=arguments.model)
+    else:
+        potential = MLPotential(arguments.model)
+    system = potential.createSystem(waters)
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, arguments.temperature, 25))
+    integrator = openmm.LangevinMiddleIntegrator(arguments.temperature, 1, 0.0005)
+    integrator.setRandomNumberSeed(arguments.seed)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(positions / 10)
+    context.setVelocitiesToTemperature(arguments.temperature, arguments.seed)
+    mass = 18.0153 * arguments.waters / 0.602214  # of a g/mL in A^3
+    densities, frames, lengths = [], [], []
+    for k in range(round(10 * arguments.picoseconds)):
+        integrator.step(200)
+        state = context.getState(positions=True)
+        volume = state.getPeriodicBoxVolume().value_in_unit(unit.angstrom**3)
+        densities.append(mass / volume)
+        if k % 20 == 19:
+            frames.append(state.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
+            lengths.append(volume ** (1 / 3))
+        if k % 100 == 99:
+            print(f"{0.1 * (k + 1):6.1f} ps: {np.mean(densities[-100:]):.3f} g/mL", flush=True)
+    if arguments.frames:
+        np.savez_compressed(arguments.frames, positions=np.array(frames), length=np.array(lengths))
+    kept = densities[len(densities) // 5 :]
+    blocks = [np.mean(part) for part in np.array_split(kept, BLOCKS)]
+    error = np.std(blocks, ddof=1) / BLOCKS**0.5
+    print(f"{np.mean(blocks):.3f} +- {error:.3f} g/mL")
+
+
+if __name__ == "__main__":
+    main()
