@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.electrostatics.kernel import ReciprocalKernel
@@ -132,15 +132,18 @@ class LES(nn.Module):
             )
             energies.append(energy)
             fields.append(field)
-        of_sites = -self.self_energy * self._squares(permanent)
+        of_sites = -self.self_energy * self._squares(permanent, degree)
         if responds:
             at_sites = torch.cat([field for field in fields if field is not None])
-            of_sites = of_sites + self._response(moments, permanent, at_sites[structures.back])
+            at_sites = at_sites[torch.argsort(structures.sites())]
+            of_sites = of_sites + self._response(moments, permanent, at_sites)
         total = of_sites.new_zeros(structures.number).index_add(0, structures.batch, of_sites)
         return total.index_add(0, structures.evaluated, torch.cat(energies))
 
-    def _squares(self, moments: Multipoles) -> Tensor:
+    def _squares(self, moments: Multipoles, degree: int) -> Tensor:
         """What the self-interaction of each site is proportional to, float64, shape [n]."""
+        if degree == 0:
+            return moments.charges.to(torch.float64).square()
         charges, dipoles, quadrupoles = (part.to(torch.float64) for part in moments)
         squares = charges.square() + dipoles.square().sum(dim=1) / (3.0 * self.sigma**2)
         return squares + quadrupoles.square().sum(dim=(1, 2)) / (10.0 * self.sigma**4)
@@ -170,7 +173,11 @@ class _Structures(NamedTuple):
     periodic: list[tuple[Tensor, Tensor]]  #: cell [3, 3] and atoms of each.
     open: list[Tensor]  #: atoms of groups of similar size, [b, size], -1 where there is none.
     evaluated: Tensor  #: structures in the order of those above.
-    back: Tensor  #: from atoms in the order of those above to their own, shape [n].
+
+    def sites(self) -> Tensor:
+        """All atoms in the order of those above, shape [n]."""
+        own = [sites for _, sites in self.periodic]
+        return torch.cat([*own, *(sites[sites >= 0] for sites in self.open)])
 
 
 def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) -> _Structures:
@@ -188,7 +195,8 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
     least = int(batch.max()) + 1
     cells = _cells(positions.new_zeros([least, 3, 3]) if cell is None else cell, least)
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
-    atoms = torch.split(torch.argsort(batch, stable=True), sizes)
+    atoms = torch.argsort(batch, stable=True)
+    starts = [0, *accumulate(sizes)]
     is_periodic = cells.detach().flatten(1).any(dim=1).tolist()
     groups: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):
@@ -200,14 +208,17 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
     return _Structures(
         len(cells),
         batch,
-        [(cells[i], atoms[i]) for i in lattices],
-        [
-            pad_sequence([atoms[i] for i in group], batch_first=True, padding_value=-1)
-            for group in groups.values()
-        ],
+        [(cells[i], atoms[starts[i] : starts[i + 1]]) for i in lattices],
+        [_padded([(starts[i], sizes[i]) for i in group], atoms) for group in groups.values()],
         torch.tensor(order, device=batch.device),
-        torch.argsort(torch.cat([atoms[i] for i in order])),
     )
+
+
+def _padded(ranges: list[tuple[int, int]], atoms: Tensor) -> Tensor:
+    """The atoms in ranges, given by start and size, in rows that -1 fills up."""
+    starts, sizes = torch.tensor(ranges, device=atoms.device).unsqueeze(2).unbind(1)
+    places = torch.arange(max(size for _, size in ranges), device=atoms.device)
+    return atoms[(starts + places).clamp(max=len(atoms) - 1)].where(places < sizes, -1)
 
 
 def _cells(cell: Tensor, least: int) -> Tensor:

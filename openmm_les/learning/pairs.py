@@ -28,6 +28,9 @@ from openmm_les.learning.algebra import algebra_on, degree_of, slopes
 
 #: Pairs processed at a time: some MB for each of the functions of a distance.
 _PAIRS_PER_BLOCK = 2**16
+#: Up to so many pairs of charges the number of operations decides about the time, and autograd of
+#: their plain sum, which keeps all pairs, takes fewer.
+_FEW_PAIRS = 2**14
 
 
 class _PairFields(torch.autograd.Function):
@@ -121,6 +124,10 @@ def open_energies(
     """
     inverse_length = 1.0 / (math.sqrt(2.0) * sigma)
     scale = prefactor / (2.0 * math.pi) * inverse_length * 2.0 / math.sqrt(math.pi)
+    b, n = sites.shape
+    if degree == 0 and not wants_field and b * n * (n - 1) <= 2 * _FEW_PAIRS:
+        places = positions.to(torch.float64) * inverse_length
+        return scale * _few_pairs(moments.charges.to(torch.float64), places, sites), None
     basis = torch.eye(3, dtype=torch.float64, device=sites.device) * inverse_length
     coefficients = _padded(algebra_on(positions.device).coefficients(moments, basis, degree), sites)
     places = _padded(positions.to(torch.float64) * inverse_length, sites)
@@ -131,6 +138,47 @@ def open_energies(
     at_sites = algebra_on(positions.device).cartesian(scale * low[sites >= 0], basis)
     potential = torch.cat([at_sites.charges.unsqueeze(1), at_sites.dipoles], dim=1)
     return scale * _pair_energy(coefficients, places, fields), potential
+
+
+class _Boys(torch.autograd.Function):
+    """The Boys function of an order, whose derivative is minus that of the next one.
+
+    Takes squared distances and the functions of them that are known so far.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, squared: Tensor, known: list[Tensor], order: int) -> Tensor:
+        ctx.save_for_backward(squared)
+        ctx.known, ctx.order = known, order
+        if order >= len(known):
+            known[:] = _boys(squared, order + 2)  # forces and their gradients ask for two more
+        return known[order].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (squared,) = ctx.saved_tensors
+        return -gradient * _boys_of(squared, ctx.known, ctx.order + 1), None, None
+
+
+_boys_of: Callable[..., Tensor] = _Boys.apply
+
+
+def _few_pairs(charges: Tensor, places: Tensor, sites: Tensor) -> Tensor:
+    """Sums [b] of ``q_i q_j erf(x)/x`` over pairs, and half of it for each site with itself."""
+    left, right = (sites[:, index].flatten() for index in _upper(sites.shape[1], sites.device))
+    owner = torch.arange(len(sites), device=sites.device).repeat_interleave(len(left) // len(sites))
+    both = right >= 0  # padding comes last
+    left, right, owner = left[both], right[both], owner[both]
+    x = places[left] - places[right]
+    terms = charges[left] * charges[right] * _boys_of((x * x).sum(dim=1), [], 0)
+    own = 0.5 * _padded(charges.square().unsqueeze(1), sites).sum(dim=(1, 2))
+    return own.index_add(0, owner, terms)
+
+
+@lru_cache
+def _upper(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    first, second = torch.triu_indices(n, n, 1, device=device)
+    return first, second
 
 
 def _padded(rows: Tensor, sites: Tensor) -> Tensor:
@@ -189,15 +237,18 @@ def _sum_over_pairs(
 
 def _boys(squared: Tensor, highest: int) -> list[Tensor]:
     """The functions of `boys`; its series is summed for near pairs alone, which are few."""
+    # Each step of the recursion upwards loses a digit at this distance.
+    nearest = 0.25 if highest < 3 and squared.dtype == torch.float64 else 2.0
     gauss = torch.exp(-squared.clamp(max=81.0))
-    far = squared.clamp(min=2.0)
+    far = squared.clamp(min=nearest)
     root, half = torch.sqrt(far), 0.5 / far
     values = [torch.erf(root).div_(root).mul_(0.5 * math.sqrt(math.pi))]
     for m in range(highest):
         values.append((values[-1] * (2 * m + 1)).sub_(gauss).mul_(half))
-    near = torch.nonzero(squared.flatten() < 2.0).squeeze(1)
-    for value, own in zip(values, boys(squared.flatten()[near], highest), strict=True):
-        value.view(-1)[near] = own
+    near = torch.nonzero(squared.flatten() < nearest).squeeze(1)
+    if len(near):
+        for value, own in zip(values, boys(squared.flatten()[near], highest), strict=True):
+            value.view(-1)[near] = own
     return values
 
 
