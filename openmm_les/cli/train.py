@@ -35,9 +35,7 @@ def command(net_charge_weight: float, arguments: tuple[str, ...]) -> None:
     start = training.options.foundation_model
     if start is not None:
         licence = licence_of(start) or "unknown to openmm-les: ask its authors"
-        _say(
-            f"starts from {start}, whose licence holds for what is trained from it: {licence}"
-        )
+        _say(f"starts from {start}, whose licence holds for what is trained from it: {licence}")
         taken = training.take_constants()
         if taken:
             listed = ", ".join(f"{name} {value}" for name, value in taken.items())

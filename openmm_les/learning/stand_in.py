@@ -77,7 +77,7 @@ class Ewald(nn.Module):
         self.use_epsilon_r_scaling = False
 
 
-class Ewald_vectorized(Ewald):  # noqa: N801
+class Ewald_vectorized(Ewald):
     """The same for periodic structures alone, or open ones, with a range of reciprocal vectors.
 
     The buffers are those that the original sums over; nothing here does.
@@ -229,9 +229,7 @@ class Les(nn.Module):
 def _boundaries(given: Mapping[str, Any]) -> tuple[bool, int]:
     is_periodic, n_max = given["is_periodic"], given.get("N_max", 10)
     if not isinstance(is_periodic, bool):
-        raise InputError(
-            f"les_arguments: is_periodic: expected true or false, got {is_periodic!r}"
-        )
+        raise InputError(f"les_arguments: is_periodic: expected true or false, got {is_periodic!r}")
     if not isinstance(n_max, int) or not 1 <= n_max <= 50:
         raise InputError(f"les_arguments: N_max: expected an integer of 1 to 50, got {n_max!r}")
     return is_periodic, n_max

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase.build import molecule
 from openmm import app
+from openmm_les_export import read_model
 from support.helpers import ROOT, topology_from_atoms
 
 import openmm_les
@@ -25,7 +26,6 @@ from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.learning import LES
 from openmm_les.learning.losses import NetChargeLoss
 from openmm_les.learning.stand_in import Les
-from openmm_les_export import read_model
 
 SMALL = {
     "hidden_irreps": "4x0e",
@@ -80,11 +80,11 @@ TUNE = {
     "lr": 0.05,
 }
 #: And of one of a model that takes the total charge.
-EMBEDDED = {
-    "name": "embedded",
-    "embedding_specs": "{'total_charge': {'type': 'continuous', 'per': 'graph', 'in_dim': 1, "
-    "'emb_dim': 2}}",
-}
+OTHER = {"name": "embedded", "config": "embedded.yaml"}
+EMBEDDED = """
+embedding_specs:
+  total_charge: {type: continuous, per: graph, in_dim: 1, emb_dim: 2}
+"""
 
 
 def options(values) -> list[str]:
@@ -110,11 +110,18 @@ def trained(tmp_path_factory):
     ase.io.write(folder / "train.xyz", frames)
     (folder / "les.yaml").write_text("sigma: 1.1\n")
     (folder / "tune.yaml").write_text("".join(f"{k}: {v}\n" for k, v in TUNE.items()))
+    (folder / "embedded.yaml").write_text(EMBEDDED)
     runs = [
         ["--", *options(SMALL)],
         ["--", "--config=tune.yaml", "--name=plain"],
         ["--net-charge-weight=100", "--", "--config=tune.yaml", "--name=neutral"],
-        ["--net-charge-weight=1", "--", *options(SMALL | EMBEDDED)],
+        [
+            "--net-charge-weight=1",
+            "--",
+            *options(SMALL),
+            "--name=embedded",
+            "--config=embedded.yaml",
+        ],
     ]
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
