@@ -115,13 +115,7 @@ def trained(tmp_path_factory):
         ["--", *options(SMALL)],
         ["--", "--config=tune.yaml", "--name=plain"],
         ["--net-charge-weight=100", "--", "--config=tune.yaml", "--name=neutral"],
-        [
-            "--net-charge-weight=1",
-            "--",
-            *options(SMALL),
-            "--name=embedded",
-            "--config=embedded.yaml",
-        ],
+        ["--net-charge-weight=1", "--", *options(SMALL | OTHER)],
     ]
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
