@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from openmm_les.electrostatics.multipoles.moments import (
     multipoles_of,
 )
 from openmm_les.errors import InputError
-from openmm_les.learning.pairs import open_energies
+from openmm_les.learning.pairs import are_few, few_pairs, open_energies
 from openmm_les.learning.reciprocal import periodic_energy
 
 
@@ -111,10 +112,13 @@ class LES(nn.Module):
         for channel in channels:
             _check(channel, len(positions))
             energies.append(self._energy(channel, positions, structures))
-        return torch.stack(energies).sum(dim=0).to(charges.dtype)
+        return functools.reduce(torch.add, energies).to(charges.dtype)
 
     def _energy(self, moments: SiteMoments, positions: Tensor, structures: _Structures) -> Tensor:
         """Energies of all structures, float64."""
+        only_charges = all(part is None for part in moments[1:])
+        if only_charges and not structures.periodic and are_few(structures.open):
+            return self._energy_of_few(moments.charges, positions, structures)
         permanent = multipoles_of(moments.charges, moments.dipoles, moments.quadrupoles)
         degree = 2 if moments.quadrupoles is not None else int(moments.dipoles is not None)
         responds = moments.kappa is not None or moments.alpha is not None
@@ -132,7 +136,7 @@ class LES(nn.Module):
             )
             energies.append(energy)
             fields.append(field)
-        of_sites = -self.self_energy * self._squares(permanent, degree)
+        of_sites = -self.self_energy * self._squares(permanent)
         if responds:
             at_sites = torch.cat([field for field in fields if field is not None])
             at_sites = at_sites[torch.argsort(structures.sites())]
@@ -140,10 +144,27 @@ class LES(nn.Module):
         total = of_sites.new_zeros(structures.number).index_add(0, structures.batch, of_sites)
         return total.index_add(0, structures.evaluated, torch.cat(energies))
 
-    def _squares(self, moments: Multipoles, degree: int) -> Tensor:
+    def _energy_of_few(self, charges: Tensor, positions: Tensor, structures: _Structures) -> Tensor:
+        """The same for charges of small open structures."""
+        energies = torch.cat(
+            [
+                few_pairs(charges, positions, sites, self.sigma, self.prefactor)
+                for sites in structures.open
+            ]
+        )
+        if len(structures.open) == 1 and len(energies) == structures.number:
+            total = energies  # in the order of the structures
+        else:
+            zeros = energies.new_zeros(structures.number)
+            total = zeros.index_add(0, structures.evaluated, energies)
+        if self.self_energy:
+            return total
+        own = self_energy_coefficient(self.prefactor, self.sigma)
+        squares = charges.to(torch.float64).square()
+        return total.index_add(0, structures.batch, own * squares)
+
+    def _squares(self, moments: Multipoles) -> Tensor:
         """What the self-interaction of each site is proportional to, float64, shape [n]."""
-        if degree == 0:
-            return moments.charges.to(torch.float64).square()
         charges, dipoles, quadrupoles = (part.to(torch.float64) for part in moments)
         squares = charges.square() + dipoles.square().sum(dim=1) / (3.0 * self.sigma**2)
         return squares + quadrupoles.square().sum(dim=(1, 2)) / (10.0 * self.sigma**4)
@@ -231,6 +252,8 @@ def _cells(cell: Tensor, least: int) -> Tensor:
     cells = cell.reshape(-1, 3, 3)
     if len(cells) < least:
         raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
+    if not bool(cells.detach().any()):
+        return cells
     boxes = cells.detach().to(torch.float64)
     # A volume of NaN is none, either.
     has_none = boxes.flatten(1).any(dim=1) & ~(torch.linalg.det(boxes).abs() > 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.electrostatics.multipoles.moments import (
     Multipoles,
     count_indices,
@@ -123,11 +124,7 @@ def open_energies(
         order, shape [sum of sizes, 4] [V, V/A].
     """
     inverse_length = 1.0 / (math.sqrt(2.0) * sigma)
-    scale = prefactor / (2.0 * math.pi) * inverse_length * 2.0 / math.sqrt(math.pi)
-    b, n = sites.shape
-    if degree == 0 and not wants_field and b * n * (n - 1) <= 2 * _FEW_PAIRS:
-        places = positions.to(torch.float64) * inverse_length
-        return scale * _few_pairs(moments.charges.to(torch.float64), places, sites), None
+    scale = _scale(sigma, prefactor)
     basis = torch.eye(3, dtype=torch.float64, device=sites.device) * inverse_length
     coefficients = _padded(algebra_on(positions.device).coefficients(moments, basis, degree), sites)
     places = _padded(positions.to(torch.float64) * inverse_length, sites)
@@ -140,39 +137,63 @@ def open_energies(
     return scale * _pair_energy(coefficients, places, fields), potential
 
 
-class _Boys(torch.autograd.Function):
-    """The Boys function of an order, whose derivative is minus that of the next one.
+class _Screened(torch.autograd.Function):
+    """A derivative of ``C erf(x)/x`` by the square of a distance d, x = d sqrt(a), in units.
 
-    Takes squared distances and the functions of them that are known so far.
+    Takes the squares, and the derivatives of them that are known so far, from which the next one
+    is taken backward. Constants of the interaction are C and a.
     """
 
     @staticmethod
-    def forward(ctx: Any, squared: Tensor, known: list[Tensor], order: int) -> Tensor:
+    def forward(
+        ctx: Any, squared: Tensor, known: list[Tensor], order: int, constants: tuple[float, float]
+    ) -> Tensor:
         ctx.save_for_backward(squared)
-        ctx.known, ctx.order = known, order
+        ctx.known, ctx.order, ctx.constants = known, order, constants
         if order >= len(known):
-            known[:] = _boys(squared, order + 2)  # forces and their gradients ask for two more
-        return known[order].clone()
+            scale, a = constants
+            values = _boys(a * squared, order + 2)  # forces and their gradients ask for two more
+            known[:] = [value.mul_(scale * (-a) ** m) for m, value in enumerate(values)]
+        return known[order].view_as(squared)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (squared,) = ctx.saved_tensors
-        return -gradient * _boys_of(squared, ctx.known, ctx.order + 1), None, None
+        slope = _screened(squared, ctx.known, ctx.order + 1, ctx.constants)
+        return gradient * slope, None, None, None
 
 
-_boys_of: Callable[..., Tensor] = _Boys.apply
+_screened: Callable[..., Tensor] = _Screened.apply
 
 
-def _few_pairs(charges: Tensor, places: Tensor, sites: Tensor) -> Tensor:
-    """Sums [b] of ``q_i q_j erf(x)/x`` over pairs, and half of it for each site with itself."""
-    left, right = (sites[:, index].flatten() for index in _upper(sites.shape[1], sites.device))
-    owner = torch.arange(len(sites), device=sites.device).repeat_interleave(len(left) // len(sites))
-    both = right >= 0  # padding comes last
-    left, right, owner = left[both], right[both], owner[both]
-    x = places[left] - places[right]
-    terms = charges[left] * charges[right] * _boys_of((x * x).sum(dim=1), [], 0)
-    own = 0.5 * _padded(charges.square().unsqueeze(1), sites).sum(dim=(1, 2))
-    return own.index_add(0, owner, terms)
+def are_few(groups: list[Tensor]) -> bool:
+    """Whether `few_pairs` is the better one for the charges of these groups of structures."""
+    return sum(sites.shape[0] * sites.shape[1] ** 2 for sites in groups) <= 2 * _FEW_PAIRS
+
+
+def few_pairs(
+    charges: Tensor, positions: Tensor, sites: Tensor, sigma: float, prefactor: float
+) -> Tensor:
+    """Energies of charges, shape [b], float64 [eV], without those of sites with themselves.
+
+    The arguments are those of `open_energies`.
+    """
+    b, n = sites.shape
+    chosen = sites.clamp(min=0).flatten()
+    q = charges.index_select(0, chosen).view(b, n).to(torch.float64)
+    if bool((sites[:, -1] < 0).any()):
+        q = q * (sites >= 0)
+    r = positions.index_select(0, chosen).view(b, n, 3).to(torch.float64)
+    first, second = _upper(n, sites.device)
+    x = r.index_select(1, first) - r.index_select(1, second)
+    constants = (_scale(sigma, prefactor), 0.5 / sigma**2)
+    screened = _screened((x * x).sum(dim=2), [], 0, constants)
+    return (q.index_select(1, first) * q.index_select(1, second) * screened).sum(dim=1)
+
+
+def _scale(sigma: float, prefactor: float) -> float:
+    """The energy [eV] of unit charges at one place."""
+    return 2.0 * self_energy_coefficient(prefactor, sigma)
 
 
 @lru_cache

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from openmm import app
+from openmm import app, unit
 from openmm_les_export import read_model
 from support.helpers import ROOT, topology_from_atoms
 
@@ -165,7 +165,7 @@ def test_from_an_xyz_file_to_a_simulation(trained, tmp_path, capsys):
     assert np.isfinite(found).all()
     assert "forces" in json.dumps(rows)
     with open(tmp_path / "start.pdb", "w") as file:
-        app.PDBFile.writeFile(topology_from_atoms(atoms), 0.1 * atoms.positions, file)
+        app.PDBFile.writeFile(topology_from_atoms(atoms), atoms.positions * unit.angstrom, file)
     settings = ["--minimise-iterations", 0, "--equilibration-steps", 0, "--report-interval", 2]
     words = ["--structure", tmp_path / "start.pdb", "--model", model, "--output", tmp_path / "run"]
     command("run", *words, "--steps", 4, *settings)
