@@ -85,6 +85,8 @@ class Ewald_vectorized(Ewald):
 
     __module__ = "les.module.ewald_vectorized"
 
+    N_max: int
+
     def __init__(self, *constants: Any, is_periodic: bool, n_max: int) -> None:
         super().__init__(*constants)
         self.is_periodic, self.N_max = is_periodic, n_max
@@ -162,7 +164,7 @@ class Les(nn.Module):
         for name in _RECORDED:
             setattr(self, name, False)
         self.atomwise = _DummyAtomwise()
-        constants = (self.sigma, self.dl, self.remove_self_interaction, norm_factor)
+        constants = (values["sigma"], values["dl"], values["remove_self_interaction"], norm_factor)
         self.ewald = Ewald(*constants)
         if given.get("is_periodic") is not None:
             self.is_periodic, self.N_max = _boundaries(given)
@@ -216,7 +218,8 @@ class Les(nn.Module):
 
     def _check_boundaries(self, cells: Tensor) -> None:
         """Refuse structures that are not as ``is_periodic`` says."""
-        wrong = cells.detach().flatten(1).any(dim=1) != self.is_periodic
+        is_box = cells.detach().flatten(1).any(dim=1)
+        wrong = is_box.logical_not() if self.is_periodic else is_box
         if bool(wrong.any()):
             i = int(torch.nonzero(wrong)[0])
             raise InputError(

@@ -49,7 +49,7 @@ class Training:
             )
         #: Whether the LES energy is that of this package.
         self.is_ours = register()
-        self._code = import_module("mace.cli.run_train")
+        self._code: Any = import_module("mace.cli.run_train")
         parser = self._code.tools.build_default_arg_parser()
         parser.prog = "openmm-les train --"
         parser.set_defaults(model="MACELES")
