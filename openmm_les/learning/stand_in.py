@@ -253,8 +253,9 @@ def _refuse(on: Sequence[str]) -> None:
 
 def _energy_of(ewald: Ewald) -> LES:
     """Made anew, so that files hold nothing but parameters."""
-    truncated = isinstance(ewald, Ewald_vectorized) and ewald.is_periodic
-    n_max = ewald.N_max if truncated else None
+    n_max = None
+    if isinstance(ewald, Ewald_vectorized) and ewald.is_periodic:
+        n_max = ewald.N_max
     return LES(
         sigma=ewald.sigma,
         dl=ewald.dl,
