@@ -101,6 +101,26 @@ MODELS: tuple[Entry, ...] = (
 )
 
 
+#: Licences of the models that mace-torch downloads by name, as ACEsuit/mace-foundations and
+#: mace-torch 0.3.16 state them.
+_OF_MACE_TORCH = {
+    **dict.fromkeys(
+        (
+            *("small", "medium", "large", "small-0b", "medium-0b", "small-0b2", "medium-0b2"),
+            *("large-0b2", "medium-0b3", "medium-mpa-0"),
+        ),
+        "MIT",
+    ),
+    **dict.fromkeys(
+        (
+            *("small-omat-0", "medium-omat-0", "mace-matpes-pbe-0", "mace-matpes-r2scan-0"),
+            *("small_off", "medium_off", "large_off", "mace_omol"),
+        ),
+        "ASL (Academic Software License, no commercial use)",
+    ),
+}
+
+
 def names() -> tuple[str, ...]:
     """Every name of a model, aliases included."""
     return tuple(name for model in MODELS for name in (model.name, *model.aliases))
@@ -193,6 +213,30 @@ def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
     except ArtifactError as error:
         # Errors name the argument of openmm-ml.
         raise ArtifactError(str(error).replace("modelPath: ", "model: ", 1)) from error
+
+
+def licence_of(weights: str | os.PathLike[str]) -> str | None:
+    """The licence of a model file as a training wrote it, or of a model that mace-torch downloads.
+
+    Known are published files, by their content, and those from which an artifact was exported that
+    lies beside them or comes with this package. None for others.
+    """
+    given = os.fspath(weights)
+    file = user_path(given)
+    if not file.is_file():
+        return _OF_MACE_TORCH.get(given)
+    blob = git_blob_id(file)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    for model in MODELS:
+        if model.blob == blob:
+            return model.licence
+    bundled = [model.bundled for model in MODELS if model.bundled is not None]
+    for path in (*bundled, *sorted(file.parent.glob(f"*{artifacts.SUFFIX}"))):
+        with contextlib.suppress(ArtifactError):
+            metadata = artifacts.load(path).metadata
+            if metadata["source"].get("sha256") == sha256 and metadata.get("licence"):
+                return str(metadata["licence"])
+    return None
 
 
 def git_blob_id(path: Path) -> str:

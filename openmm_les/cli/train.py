@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
-import sys
-from importlib.util import find_spec
-
 import click
 
 from openmm_les.cli.terminal import echo
-from openmm_les.errors import InputError
-
-_TRAINER = "mace.cli.run_train"
 
 
 @click.command("train", context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--net-charge-weight",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    metavar="W",
+    help="Add W times the mean square of net charges, less the total charges in the data "
+    "(--total_charge_key, 0 without), to the loss [1/e^2].",
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def command(arguments: tuple[str, ...]) -> None:
+def command(net_charge_weight: float, arguments: tuple[str, ...]) -> None:
     """Train a MACE-LES model with mace-torch, which must be installed.
 
-    ARGUMENTS, after `--`, are those of `mace_run_train`; `--model MACELES` is added where they name
-    no model. The LES energy is that of this package, under the MIT licence, unless the les package
-    is installed. The result is a file that `openmm-les export` reads.
+    ARGUMENTS, after `--`, are those of `mace_run_train`, where `--model MACELES` is the default.
+    The LES energy is that of this package, under the MIT licence, unless the les package is
+    installed. The result is a file that `openmm-les export` reads.
     """
-    if find_spec("mace") is None:
-        raise InputError(
-            "train: expected mace-torch, which is not installed: `pip install 'openmm-les[mace]'`"
-        )
-    from openmm_les.learning.stand_in import register
+    from openmm_les.catalog import licence_of
+    from openmm_les.learning.trainer import Training
 
-    if register():
-        echo("openmm-les train: LES energy of openmm-les (MIT)", err=True)
+    training = Training(arguments, net_charge_weight=net_charge_weight)
+    if training.is_ours:
+        _say("LES energy of openmm-les (MIT)")
     else:
-        echo("openmm-les train: LES energy of the les package that is installed", err=True)
-    start = _value_of("--foundation_model", arguments)
+        _say("LES energy of the les package that is installed")
+    start = training.options.foundation_model
     if start is not None:
-        echo(
-            f"openmm-les train: starts from {start}; its licence holds for what is trained from it",
-            err=True,
-        )
-    if _value_of("--model", arguments) is None:
-        arguments = ("--model=MACELES", *arguments)
-    logging.getLogger().handlers.clear()  # the trainer brings its own
-    before = sys.argv
-    sys.argv = [_TRAINER, *arguments]
-    try:
-        runpy.run_module(_TRAINER, run_name="__main__", alter_sys=False)
-    finally:
-        sys.argv = before
+        licence = licence_of(start) or "unknown to openmm-les: ask its authors"
+        _say(f"starts from {start}, whose licence holds for what is trained from it: {licence}")
+        taken = training.take_constants()
+        if taken:
+            listed = ", ".join(f"{name} {value}" for name, value in taken.items())
+            _say(f"takes from it what --les_arguments does not name: {listed}")
+    training.run()
 
 
-def _value_of(option: str, arguments: tuple[str, ...]) -> str | None:
-    """The value of an option, written with a blank or an equals sign; the last one counts."""
-    found = None
-    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
-        if word == option:
-            found = following
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found
+def _say(text: str) -> None:
+    echo(f"openmm-les train: {text}", err=True)

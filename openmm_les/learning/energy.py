@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.electrostatics.kernel import ReciprocalKernel
@@ -16,7 +17,7 @@ from openmm_les.electrostatics.multipoles.moments import (
     multipoles_of,
 )
 from openmm_les.errors import InputError
-from openmm_les.learning.pairs import open_energies
+from openmm_les.learning.pairs import are_few, few_pairs, open_energies
 from openmm_les.learning.reciprocal import periodic_energy
 
 
@@ -111,10 +112,13 @@ class LES(nn.Module):
         for channel in channels:
             _check(channel, len(positions))
             energies.append(self._energy(channel, positions, structures))
-        return torch.stack(energies).sum(dim=0).to(charges.dtype)
+        return functools.reduce(torch.add, energies).to(charges.dtype)
 
     def _energy(self, moments: SiteMoments, positions: Tensor, structures: _Structures) -> Tensor:
         """Energies of all structures, float64."""
+        only_charges = all(part is None for part in moments[1:])
+        if only_charges and not structures.periodic and are_few(structures.open):
+            return self._energy_of_few(moments.charges, positions, structures)
         permanent = multipoles_of(moments.charges, moments.dipoles, moments.quadrupoles)
         degree = 2 if moments.quadrupoles is not None else int(moments.dipoles is not None)
         responds = moments.kappa is not None or moments.alpha is not None
@@ -135,9 +139,29 @@ class LES(nn.Module):
         of_sites = -self.self_energy * self._squares(permanent)
         if responds:
             at_sites = torch.cat([field for field in fields if field is not None])
-            of_sites = of_sites + self._response(moments, permanent, at_sites[structures.back])
+            at_sites = at_sites[torch.argsort(structures.sites())]
+            of_sites = of_sites + self._response(moments, permanent, at_sites)
         total = of_sites.new_zeros(structures.number).index_add(0, structures.batch, of_sites)
         return total.index_add(0, structures.evaluated, torch.cat(energies))
+
+    def _energy_of_few(self, charges: Tensor, positions: Tensor, structures: _Structures) -> Tensor:
+        """The same for charges of small open structures."""
+        energies = torch.cat(
+            [
+                few_pairs(charges, positions, sites, self.sigma, self.prefactor)
+                for sites in structures.open
+            ]
+        )
+        if len(structures.open) == 1 and len(energies) == structures.number:
+            total = energies  # in the order of the structures
+        else:
+            zeros = energies.new_zeros(structures.number)
+            total = zeros.index_add(0, structures.evaluated, energies)
+        if self.self_energy:
+            return total
+        own = self_energy_coefficient(self.prefactor, self.sigma)
+        squares = charges.to(torch.float64).square()
+        return total.index_add(0, structures.batch, own * squares)
 
     def _squares(self, moments: Multipoles) -> Tensor:
         """What the self-interaction of each site is proportional to, float64, shape [n]."""
@@ -170,7 +194,11 @@ class _Structures(NamedTuple):
     periodic: list[tuple[Tensor, Tensor]]  #: cell [3, 3] and atoms of each.
     open: list[Tensor]  #: atoms of groups of similar size, [b, size], -1 where there is none.
     evaluated: Tensor  #: structures in the order of those above.
-    back: Tensor  #: from atoms in the order of those above to their own, shape [n].
+
+    def sites(self) -> Tensor:
+        """All atoms in the order of those above, shape [n]."""
+        own = [sites for _, sites in self.periodic]
+        return torch.cat([*own, *(sites[sites >= 0] for sites in self.open)])
 
 
 def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) -> _Structures:
@@ -188,7 +216,8 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
     least = int(batch.max()) + 1
     cells = _cells(positions.new_zeros([least, 3, 3]) if cell is None else cell, least)
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
-    atoms = torch.split(torch.argsort(batch, stable=True), sizes)
+    atoms = torch.argsort(batch, stable=True)
+    starts = [0, *accumulate(sizes)]
     is_periodic = cells.detach().flatten(1).any(dim=1).tolist()
     groups: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):
@@ -200,14 +229,17 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
     return _Structures(
         len(cells),
         batch,
-        [(cells[i], atoms[i]) for i in lattices],
-        [
-            pad_sequence([atoms[i] for i in group], batch_first=True, padding_value=-1)
-            for group in groups.values()
-        ],
+        [(cells[i], atoms[starts[i] : starts[i + 1]]) for i in lattices],
+        [_padded([(starts[i], sizes[i]) for i in group], atoms) for group in groups.values()],
         torch.tensor(order, device=batch.device),
-        torch.argsort(torch.cat([atoms[i] for i in order])),
     )
+
+
+def _padded(ranges: list[tuple[int, int]], atoms: Tensor) -> Tensor:
+    """The atoms in ranges, given by start and size, in rows that -1 fills up."""
+    starts, sizes = torch.tensor(ranges, device=atoms.device).unsqueeze(2).unbind(1)
+    places = torch.arange(max(size for _, size in ranges), device=atoms.device)
+    return atoms[(starts + places).clamp(max=len(atoms) - 1)].where(places < sizes, -1)
 
 
 def _cells(cell: Tensor, least: int) -> Tensor:
@@ -220,6 +252,8 @@ def _cells(cell: Tensor, least: int) -> Tensor:
     cells = cell.reshape(-1, 3, 3)
     if len(cells) < least:
         raise InputError(f"cell: expected one for each of {least} structures, got {len(cells)}")
+    if not bool(cells.detach().any()):
+        return cells
     boxes = cells.detach().to(torch.float64)
     # A volume of NaN is none, either.
     has_none = boxes.flatten(1).any(dim=1) & ~(torch.linalg.det(boxes).abs() > 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmm_les.electrostatics.cell import self_energy_coefficient
 from openmm_les.electrostatics.multipoles.moments import (
     Multipoles,
     count_indices,
@@ -28,6 +29,9 @@ from openmm_les.learning.algebra import algebra_on, degree_of, slopes
 
 #: Pairs processed at a time: some MB for each of the functions of a distance.
 _PAIRS_PER_BLOCK = 2**16
+#: Up to so many pairs of charges the number of operations decides about the time, and autograd of
+#: their plain sum, which keeps all pairs, takes fewer.
+_FEW_PAIRS = 2**14
 
 
 class _PairFields(torch.autograd.Function):
@@ -120,7 +124,7 @@ def open_energies(
         order, shape [sum of sizes, 4] [V, V/A].
     """
     inverse_length = 1.0 / (math.sqrt(2.0) * sigma)
-    scale = prefactor / (2.0 * math.pi) * inverse_length * 2.0 / math.sqrt(math.pi)
+    scale = _scale(sigma, prefactor)
     basis = torch.eye(3, dtype=torch.float64, device=sites.device) * inverse_length
     coefficients = _padded(algebra_on(positions.device).coefficients(moments, basis, degree), sites)
     places = _padded(positions.to(torch.float64) * inverse_length, sites)
@@ -131,6 +135,71 @@ def open_energies(
     at_sites = algebra_on(positions.device).cartesian(scale * low[sites >= 0], basis)
     potential = torch.cat([at_sites.charges.unsqueeze(1), at_sites.dipoles], dim=1)
     return scale * _pair_energy(coefficients, places, fields), potential
+
+
+class _Screened(torch.autograd.Function):
+    """A derivative of ``C erf(x)/x`` by the square of a distance d, x = d sqrt(a), in units.
+
+    Takes the squares, and the derivatives of them that are known so far, from which the next one
+    is taken backward. Constants of the interaction are C and a.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, squared: Tensor, known: list[Tensor], order: int, constants: tuple[float, float]
+    ) -> Tensor:
+        ctx.save_for_backward(squared)
+        ctx.known, ctx.order, ctx.constants = known, order, constants
+        if order >= len(known):
+            scale, a = constants
+            values = _boys(a * squared, order + 2)  # forces and their gradients ask for two more
+            known[:] = [value.mul_(scale * (-a) ** m) for m, value in enumerate(values)]
+        return known[order].view_as(squared)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (squared,) = ctx.saved_tensors
+        slope = _screened(squared, ctx.known, ctx.order + 1, ctx.constants)
+        return gradient * slope, None, None, None
+
+
+_screened: Callable[..., Tensor] = _Screened.apply
+
+
+def are_few(groups: list[Tensor]) -> bool:
+    """Whether `few_pairs` is the better one for the charges of these groups of structures."""
+    return sum(sites.shape[0] * sites.shape[1] ** 2 for sites in groups) <= 2 * _FEW_PAIRS
+
+
+def few_pairs(
+    charges: Tensor, positions: Tensor, sites: Tensor, sigma: float, prefactor: float
+) -> Tensor:
+    """Energies of charges, shape [b], float64 [eV], without those of sites with themselves.
+
+    The arguments are those of `open_energies`.
+    """
+    b, n = sites.shape
+    chosen = sites.clamp(min=0).flatten()
+    q = charges.index_select(0, chosen).view(b, n).to(torch.float64)
+    if bool((sites[:, -1] < 0).any()):
+        q = q * (sites >= 0)
+    r = positions.index_select(0, chosen).view(b, n, 3).to(torch.float64)
+    first, second = _upper(n, sites.device)
+    x = r.index_select(1, first) - r.index_select(1, second)
+    constants = (_scale(sigma, prefactor), 0.5 / sigma**2)
+    screened = _screened((x * x).sum(dim=2), [], 0, constants)
+    return (q.index_select(1, first) * q.index_select(1, second) * screened).sum(dim=1)
+
+
+def _scale(sigma: float, prefactor: float) -> float:
+    """The energy [eV] of unit charges at one place."""
+    return 2.0 * self_energy_coefficient(prefactor, sigma)
+
+
+@lru_cache
+def _upper(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    first, second = torch.triu_indices(n, n, 1, device=device)
+    return first, second
 
 
 def _padded(rows: Tensor, sites: Tensor) -> Tensor:
@@ -189,15 +258,18 @@ def _sum_over_pairs(
 
 def _boys(squared: Tensor, highest: int) -> list[Tensor]:
     """The functions of `boys`; its series is summed for near pairs alone, which are few."""
+    # Each step of the recursion upwards loses a digit at this distance.
+    nearest = 0.25 if highest < 3 and squared.dtype == torch.float64 else 2.0
     gauss = torch.exp(-squared.clamp(max=81.0))
-    far = squared.clamp(min=2.0)
+    far = squared.clamp(min=nearest)
     root, half = torch.sqrt(far), 0.5 / far
     values = [torch.erf(root).div_(root).mul_(0.5 * math.sqrt(math.pi))]
     for m in range(highest):
         values.append((values[-1] * (2 * m + 1)).sub_(gauss).mul_(half))
-    near = torch.nonzero(squared.flatten() < 2.0).squeeze(1)
-    for value, own in zip(values, boys(squared.flatten()[near], highest), strict=True):
-        value.view(-1)[near] = own
+    near = torch.nonzero(squared.flatten() < nearest).squeeze(1)
+    if len(near):
+        for value, own in zip(values, boys(squared.flatten()[near], highest), strict=True):
+            value.view(-1)[near] = own
     return values
 
 

@@ -170,6 +170,28 @@ def test_nothing_of_vectors_times_sites_is_kept(name):
     assert max(sizes) < n * vectors / 100 + 10 * (n + vectors)
 
 
+def test_few_pairs_of_charges_are_what_many_are(monkeypatch):
+    """Energies, slopes, and the gradients of a loss of these, of groups of several sizes."""
+    sizes = (1, 2, 3, 5, 6, 9)
+    r = torch.cat([place("open", n)[0] for n in sizes])
+    r[1] = r[2] + 1e-9  # atoms all but at one place
+    q = torch.randn(len(r), dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+    def step():
+        leaves = [x.clone().requires_grad_() for x in (q, r)]
+        energies = LES(remove_self_interaction=False)(*leaves, batch)
+        slopes = torch.autograd.grad(energies.sum(), leaves, create_graph=True)
+        loss = energies.square().sum() + sum(x.square().sum() for x in slopes)
+        return energies, *slopes, *torch.autograd.grad(loss, leaves)
+
+    few = step()
+    monkeypatch.setattr(pairs, "_FEW_PAIRS", -1)
+    for found, want in zip(few, step(), strict=True):
+        scale = float(want.detach().abs().max())
+        torch.testing.assert_close(found, want, rtol=0, atol=1e-12 * scale)
+
+
 def test_a_training_step():
     """Weights of a network get the gradient of a loss of energies and forces of a mixed batch."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """`openmm-les train`: mace-torch's trainer with our LES energy, up to a model that runs."""
 
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -9,12 +11,20 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from support.helpers import ROOT
+from openmm import app, unit
+from openmm_les_export import read_model
+from support.helpers import ROOT, topology_from_atoms
 
 import openmm_les
+from openmm_les import artifact as artifacts
+from openmm_les import catalog
+from openmm_les.ase import LESCalculator
+from openmm_les.cli import main
 from openmm_les.errors import InputError
+from openmm_les.evaluation.options import EvaluationOptions
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.learning import LES
+from openmm_les.learning.losses import NetChargeLoss
 from openmm_les.learning.stand_in import Les
 
 SMALL = {
@@ -41,9 +51,49 @@ SMALL = {
 }
 
 
+#: What `trained` runs: the command line several times, then mace-torch's own evaluation.
+PROGRAM = """
+import json, sys, torch, ase.io, numpy as np
+from openmm_les.cli import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(["train", *arguments])
+    except SystemExit as stop:
+        assert not stop.code, arguments
+from mace.calculators import MACECalculator
+found = {}
+for name in ("plain", "neutral"):
+    model = torch.load(f"{name}.model", weights_only=False)
+    calculator = MACECalculator(models=[model], device="cpu", default_dtype="float64")
+    for i, atoms in enumerate(ase.io.read("train.xyz", ":")):
+        batch = calculator._atoms_to_batch(atoms).to_dict()
+        result = calculator.models[0](batch, compute_bec=True)
+        found[f"{name} charges {i}"] = result["latent_charges"].detach().numpy()
+        found[f"{name} born {i}"] = result["BEC"].detach().numpy()
+np.savez("evaluated.npz", **found)
+"""
+#: The options of mace-torch for a second training, which starts from the first, in a file.
+TUNE = {
+    **{name: SMALL[name] for name in SMALL if name not in ("les_arguments", "name")},
+    "foundation_model": "tiny.model",
+    "max_num_epochs": 10,
+    "lr": 0.05,
+}
+#: And of one of a model that takes the total charge.
+OTHER = {"name": "embedded", "config": "embedded.yaml"}
+EMBEDDED = """
+embedding_specs:
+  total_charge: {type: continuous, per: graph, in_dim: 1, emb_dim: 2}
+"""
+
+
+def options(values) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The directory of a training of one epoch, and what it printed."""
+    """The directory of four small trainings in one process, and what it printed."""
     folder, random = tmp_path_factory.mktemp("training"), np.random.default_rng(0)
     frames = []
     for i in range(8):
@@ -51,18 +101,25 @@ def trained(tmp_path_factory):
         atoms.positions[3:] += [3.0, 0.2, 0.1]
         atoms.rattle(0.05, seed=i)
         if i % 2:
-            atoms.set_cell([7.3, 6.9, 6.1])
+            atoms.set_cell([[7.3, 0.0, 0.0], [1.0, 6.9, 0.0], [0.5, -0.8, 6.1]])
             atoms.pbc = True
         atoms.info["REF_energy"] = -10.0 + 0.1 * random.normal()
+        atoms.info["total_charge"] = 0
         atoms.arrays["REF_forces"] = random.normal(0.0, 0.5, (6, 3))
         frames.append(atoms)
     ase.io.write(folder / "train.xyz", frames)
     (folder / "les.yaml").write_text("sigma: 1.1\n")
-    command = [sys.executable, "-m", "openmm_les", "train", "--"]
-    command += [f"--{name}={value}" for name, value in SMALL.items()]
+    (folder / "tune.yaml").write_text("".join(f"{k}: {v}\n" for k, v in TUNE.items()))
+    (folder / "embedded.yaml").write_text(EMBEDDED)
+    runs = [
+        ["--", *options(SMALL)],
+        ["--", "--config=tune.yaml", "--name=plain"],
+        ["--net-charge-weight=100", "--", "--config=tune.yaml", "--name=neutral"],
+        ["--net-charge-weight=1", "--", *options(SMALL | OTHER)],
+    ]
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
-        command,
+        [sys.executable, "-c", PROGRAM, json.dumps(runs)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
@@ -73,22 +130,100 @@ def trained(tmp_path_factory):
     return folder, done.stderr
 
 
+def command(*words) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert stopped.value.code == 0
+
+
+@pytest.fixture
+def _logging():
+    """The command line configures logging; leave pytest's as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.mark.mace
-def test_the_model_of_a_training_runs(trained):
-    """Its file passes the strict reader and the verification, and runs in a box and without."""
+@pytest.mark.usefixtures("_logging")
+def test_from_an_xyz_file_to_a_simulation(trained, tmp_path, capsys):
+    """train, export, validate, run: the commands of docs/howto/learning.md."""
     folder, said = trained
     assert "LES energy of openmm-les (MIT)" in said
-    openmm_les.export(folder / "tiny.model", folder / "tiny.les.pt", licence="MIT")
-    artifact = openmm_les.load_model(folder / "tiny.les.pt")
+    model = tmp_path / "tiny.les.pt"
+    command("export", folder / "tiny.model", "-o", model, "--licence", "MIT")
+    artifact = openmm_les.load_model(model)
     assert artifact.metadata["verification"]["status"] == "verified"
     assert artifact.metadata["les"]["sigma"] == 1.1
-    for atoms in ase.io.read(folder / "train.xyz", ":2"):
-        periodic = bool(atoms.pbc.all())
-        cell = atoms.cell.array if periodic else None
-        model = SystemModel(artifact, atoms.numbers, periodic=periodic, cell=cell)
-        found = model.evaluate(atoms.positions, cell)
-        assert np.isfinite(found.energy)
-        assert np.abs(found.charges).max() > 1e-4
+    capsys.readouterr()
+    command("validate", model, folder / "train.xyz", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    atoms = ase.io.read(folder / "train.xyz", "1")
+    found = LESCalculator(model).get_forces(atoms)
+    assert np.isfinite(found).all()
+    assert "forces" in json.dumps(rows)
+    with open(tmp_path / "start.pdb", "w") as file:
+        app.PDBFile.writeFile(topology_from_atoms(atoms), atoms.positions * unit.angstrom, file)
+    settings = ["--minimise-iterations", 0, "--equilibration-steps", 0, "--report-interval", 2]
+    words = ["--structure", tmp_path / "start.pdb", "--model", model, "--output", tmp_path / "run"]
+    command("run", *words, "--steps", 4, *settings)
+    assert any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.mace
+def test_a_second_training_takes_the_constants_of_the_first(trained):
+    """Named in a file of options; mace-torch alone would take sigma 1."""
+    folder, said = trained
+    assert "starts from tiny.model" in said
+    assert "unknown to openmm-les" in said
+    assert "takes from it what --les_arguments does not name: sigma 1.1" in said
+    for name in ("plain", "neutral"):
+        assert read_model(folder / f"{name}.model").les["sigma"] == 1.1
+
+
+@pytest.mark.mace
+def test_the_penalty_makes_net_charges_smaller(trained):
+    folder, _ = trained
+    found = np.load(folder / "evaluated.npz")
+    net = {
+        name: np.sqrt(np.mean([found[f"{name} charges {i}"].sum() ** 2 for i in range(8)]))
+        for name in ("plain", "neutral")
+    }
+    assert net["neutral"] < 0.3 * net["plain"]
+
+
+@pytest.mark.mace
+def test_born_charges_are_those_of_simulations(trained):
+    """In an open and a triclinic structure, by another implementation, with derivatives by hand."""
+    folder, _ = trained
+    found = np.load(folder / "evaluated.npz")
+    artifacts.save(read_model(folder / "plain.model"), folder / "plain.les.pt", dtype="float64")
+    artifact = artifacts.load(folder / "plain.les.pt")
+    for i, atoms in enumerate(ase.io.read(folder / "train.xyz", ":2")):
+        cell = atoms.cell.array if atoms.pbc.all() else None
+        system = SystemModel(
+            artifact,
+            atoms.numbers,
+            EvaluationOptions(precision="double"),
+            periodic=cell is not None,
+            cell=cell,
+        )
+        response = system.response(atoms.positions, cell)
+        charges = found[f"plain charges {i}"]
+        sign = np.sign((charges - charges.mean()) @ response.charges)
+        born = found[f"plain born {i}"]
+        assert np.abs(born).max() > 1e-3
+        np.testing.assert_allclose(sign * response.born_charges, born, rtol=0, atol=1e-9)
+
+
+@pytest.mark.mace
+def test_a_model_that_takes_the_total_charge(trained):
+    """What mace-torch calls embedding_specs passes through the trainer and the reader."""
+    folder, _ = trained
+    model = read_model(folder / "embedded.model")
+    assert [condition["name"] for condition in model.hyper["conditions"]] == ["total_charge"]
 
 
 def test_energies_are_those_of_les():
@@ -108,8 +243,6 @@ def test_energies_are_those_of_les():
     want = LES(sigma=1.1, remove_self_interaction=False)(q, r, batch, cell)
     torch.testing.assert_close(found["E_lr"], want)
     assert found["BEC"] is None
-    with pytest.raises(InputError, match="computed by exported models"):
-        Les()(q, r, cell, batch, compute_bec=True)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +250,9 @@ def test_energies_are_those_of_les():
     [
         ({"sigmma": 1.0}, "got sigmma"),
         ({"use_dipole": True}, "use_dipole: not available"),
-        ({"is_periodic": False}, "is_periodic: not available"),
+        ({"use_quads": True}, "no readouts for latent moments"),
+        ({"is_periodic": "yes"}, "expected true or false, got 'yes'"),
+        ({"is_periodic": True, "N_max": 0}, "expected an integer of 1 to 50, got 0"),
         ({"sigma": -1.0}, "expected lengths > 0 A"),
     ],
 )
@@ -127,5 +262,60 @@ def test_arguments_that_change_the_energy_unseen_are_refused(arguments, expected
 
 
 def test_options_that_are_off_change_nothing():
-    off = Les({"use_dipole": False, "compute_bec": None, "is_periodic": None, "N_max": 6})
-    assert vars(off.ewald) == vars(Les().ewald)
+    off = {"use_dipole": False, "compute_bec": None, "is_periodic": None, "N_max": 6}
+    idle = {"charge_dict": {1: 0.4}, "use_fixed_atomic_charges": False, "alpha_dict": {8: 1.0}}
+    assert vars(Les(off | idle).ewald) == vars(Les().ewald)
+
+
+def test_structures_have_to_agree_with_is_periodic():
+    """Then the sum is that of `LES`, with the range of vectors that newer files have."""
+    random = torch.Generator().manual_seed(0)
+    q, r = torch.randn(7, generator=random), 3.0 * torch.randn(7, 3, generator=random)
+    batch = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    boxes, none = torch.stack([8.0 * torch.eye(3), 9.0 * torch.eye(3)]), torch.zeros(2, 3, 3)
+    short = Les({"is_periodic": True, "N_max": 2})
+    found = short(q, r, boxes, batch)["E_lr"]
+    torch.testing.assert_close(found, LES(n_max=2)(q, r, batch, boxes))
+    assert (found - LES()(q, r, batch, boxes)).abs().min() > 1e-4
+    torch.testing.assert_close(
+        Les({"is_periodic": False})(q, r, none, batch)["E_lr"], LES()(q, r, batch, none)
+    )
+    mixed = torch.stack([boxes[0], none[0]])
+    with pytest.raises(InputError, match=r"is_periodic: True, got 1 of 2 .* number 1\)"):
+        short(q, r, mixed, batch)
+    with pytest.raises(InputError, match=r"is_periodic: False, got 1 of 2 .* number 0\)"):
+        Les({"is_periodic": False})(q, r, mixed, batch)
+
+
+def test_the_range_of_vectors_is_kept_as_in_newer_files():
+    """Half of all vectors, each of which but the origin counts for its opposite, too."""
+    short = Les({"is_periodic": True, "N_max": 2}).ewald
+    assert short.nvec_all.shape == (125, 3)
+    half = short.nvec_all[short.hemisphere_mask].tolist()
+    assert len(half) == 63
+    assert sorted(half + [[-x for x in k] for k in half if any(k)]) == short.nvec_all.tolist()
+    assert short.factors.tolist() == [1.0 + any(k) for k in short.nvec_all.tolist()]
+
+
+def test_total_charges_in_the_data_are_what_net_charges_are_held_to():
+    class Nothing(torch.nn.Module):
+        def forward(self, ref, pred, ddp=None):
+            return pred["latent_charges"].new_zeros([])
+
+    ref = {"batch": torch.tensor([0, 0, 1]), "total_charge": torch.tensor([0.0, -1.0])}
+    loss = NetChargeLoss(Nothing(), 3.0)
+    charges = torch.tensor([0.2, 0.1, -0.5])
+    found = loss(pred={"latent_charges": charges}, ref=ref)
+    torch.testing.assert_close(found, torch.tensor(3.0 * (0.3**2 + 0.5**2) / 2))
+
+
+def test_licences_of_starting_weights(tmp_path):
+    """By content for published files, by what was exported from a file, by name in mace-torch."""
+    weights = ROOT / "training" / "les_demo" / "les-demo.model"
+    assert catalog.licence_of(weights) == "MIT"
+    assert catalog.licence_of("small") == "MIT"
+    assert "no commercial use" in catalog.licence_of("medium_off")
+    copy = tmp_path / "changed.model"
+    copy.write_bytes(weights.read_bytes() + b" ")
+    assert catalog.licence_of(copy) is None
+    assert catalog.licence_of("mh-1") is None
