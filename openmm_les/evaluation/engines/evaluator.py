@@ -51,8 +51,8 @@ class Evaluator:
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
     it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
     `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
-    returns its forces in float32, and positions but the `exact` ones go there in float32 too. Without
-    a `clock` it is that of the device.
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too. The
+    `clock` is one for the device unless another is given.
 
     Attributes:
         dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
