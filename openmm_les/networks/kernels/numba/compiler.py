@@ -43,15 +43,16 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
 class Patience(events.Listener):  # type: ignore[misc, unused-ignore]
     """Says once that loops are being compiled, if that takes longer than one waits without a word.
 
-    Numba compiles one function at a time, and inside of that what the function calls.
+    Numba compiles one function at a time, and inside of that what the function calls. Those of the
+    `package` count.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, package: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._package, self._clock = package, clock
         self._depth, self._since, self._spent, self._has_said = 0, 0.0, 0.0, False
 
     def on_start(self, event: Any) -> None:
-        if not _is_ours(event):
+        if not self._counts(event):
             return
         now = self._clock()
         if self._depth == 0:
@@ -65,19 +66,18 @@ class Patience(events.Listener):  # type: ignore[misc, unused-ignore]
             )
 
     def on_end(self, event: Any) -> None:
-        if not _is_ours(event):
+        if not self._counts(event):
             return
         self._depth -= 1
         if self._depth == 0:
             self._spent += self._clock() - self._since
 
+    def _counts(self, event: Any) -> bool:
+        module: str = event.data["dispatcher"].py_func.__module__
+        return module.partition(".")[0] == self._package
 
-def _is_ours(event: Any) -> bool:
-    module: str = event.data["dispatcher"].py_func.__module__
-    return module.startswith("openmm_les.")
 
-
-events.register("numba:compile", Patience())
+events.register("numba:compile", Patience("openmm_les"))
 
 
 class _Cache:
