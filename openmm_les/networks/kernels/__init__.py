@@ -59,13 +59,13 @@ def obstacle(
     return ""
 
 
-def usual_kernels(**circumstances: bool | None) -> Kernels:
+def usual_kernels(**circumstances: bool) -> Kernels:
     """What computes a model where nothing was measured: loops on a CPU if they can, else torch.
 
     Args:
         circumstances: those of `obstacle`.
     """
-    return "torch" if obstacle("numba", **circumstances) else "numba"  # type: ignore[arg-type]
+    return "torch" if obstacle("numba", **circumstances) else "numba"
 
 
 @cache
