@@ -77,7 +77,7 @@ class Patience(events.Listener):  # type: ignore[misc, unused-ignore]
         return module.partition(".")[0] == self._package
 
 
-events.register("numba:compile", Patience("openmm_les"))
+events.register("numba:compile", Patience("openmm_les"))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 class _Cache:
