@@ -52,6 +52,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="length of a turn (1.5, quick 1)")
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a row on a CPU [GB]")
     parser.add_argument("--time", type=float, help="limit of a row [s] (120, quick 60)")
+    parser.add_argument("--compile-time", type=float, default=300.0, help="apart from that [s]")
     parser.add_argument("--output", type=Path, help="JSON file; the picture lies beside it")
     parser.add_argument("--redraw", type=Path, help="draw the picture of a JSON file again")
     return parser.parse_args()
@@ -64,6 +65,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
         seconds=arguments.seconds or (1.0 if quick else 1.5),
         memory_gb=arguments.memory,
         row_seconds=arguments.time or (60.0 if quick else 120.0),
+        compile_seconds=arguments.compile_time,
         with_drift=not quick,
         with_large=bool(arguments.rows),
     )
@@ -119,7 +121,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     document: dict[str, Any] = {
         "environment": environment(arguments.threads),
         "openmm_platforms": {device: platform_for(device).getName() for device in devices},
-        "limits": {"memory_gb": limits.memory_gb, "seconds": limits.row_seconds},
+        "limits": {
+            "memory_gb": limits.memory_gb,
+            "seconds": limits.row_seconds,
+            "compile_seconds": limits.compile_seconds,
+        },
         "rows": found,
     }
     document["exponents"] = report.exponents(document)

@@ -58,10 +58,13 @@ class Child:
         Raises:
             Stopped: they failed.
         """
-        self._answer(_IMPORT_SECONDS)
+        self._answer(_IMPORT_SECONDS, f"imports took over {_IMPORT_SECONDS:g} s")
 
-    def ask(self, name: str, *arguments: Any) -> Any:
+    def ask(self, name: str, *arguments: Any, apart: float | None = None) -> Any:
         """Have a method of `worker.Worker` run.
+
+        Args:
+            apart: how long this one may compile [s], apart from the time of the row.
 
         Raises:
             Stopped: the process ended, or its time did.
@@ -72,16 +75,18 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # it has ended; why, is told below
             stdin.write(json.dumps([name, *arguments]) + "\n")
             stdin.flush()
-        answer = self._answer(max(self._left, 0.0))
+        if apart is not None:
+            return self._answer(apart, f"compiling took over {apart:.3g} s")
+        answer = self._answer(max(self._left, 0.0), f"over {self._seconds:.3g} s")
         self._left -= time.monotonic() - begin
         return answer
 
-    def _answer(self, seconds: float) -> Any:
+    def _answer(self, seconds: float, otherwise: str) -> Any:
         stdout = self._process.stdout
         assert stdout is not None
         ready, _, _ = select.select([stdout], [], [], seconds)
         if not ready:
-            raise Stopped(f"over {self._seconds:.3g} s")
+            raise Stopped(otherwise)
         line = stdout.readline()
         if not line:
             self._process.wait()

@@ -16,6 +16,8 @@ from step.steps import Case
 
 #: Steps that take longer are neither taken apart nor counted in kernels [ms].
 SLOWEST_TAKEN_APART = 8000.0
+#: Forces that differ by so much are not those of the model [eV/A].
+WRONG_FORCES = 0.02
 #: Constant-energy dynamics of trained models: how long [s], and with how many atoms at most.
 DRIFT_SECONDS, LARGEST_DRIFT = 15.0, 200
 
@@ -28,7 +30,8 @@ class Limits:
         turns: how often the rows of a system take turns.
         seconds: length of a turn.
         memory_gb: memory of a row beyond its imports, on a CPU.
-        row_seconds: working time of a row.
+        row_seconds: working time of a row, without compiling.
+        compile_seconds: time to build and compile a row that is compiled.
         with_drift: run constant-energy dynamics of ours.
         with_large: try rows also with systems for which they are not meant.
     """
@@ -37,6 +40,7 @@ class Limits:
     seconds: float
     memory_gb: float
     row_seconds: float
+    compile_seconds: float
     with_drift: bool
     with_large: bool
 
@@ -110,7 +114,7 @@ class Comparison:
 
     def _start(self, case: Case, row: Row, result: dict[str, Any]) -> Entry:
         memory = 1024 * self._limits.memory_gb
-        child = Child(case, memory, row.patience * self._limits.row_seconds)
+        child = Child(case, memory, self._limits.row_seconds)
         return Entry(row, child, self._folder / f"forces {case.row}.npy", [], [], result)
 
     def _do(self, entry: Entry, action: Callable[[Entry], None]) -> None:
@@ -126,7 +130,8 @@ class Comparison:
             self._stopped.add((result["model"], result["device"], result["row"]))
 
     def _prepare(self, entry: Entry) -> None:
-        entry.result |= entry.child.ask("prepare", str(entry.forces))
+        apart = self._limits.compile_seconds if entry.row.is_compiled else None
+        entry.result |= entry.child.ask("prepare", str(entry.forces), apart=apart)
         entry.result |= entry.child.ask("warm_up", entry.row.warm_up)
 
     def _turn(self, entry: Entry) -> None:
@@ -146,6 +151,9 @@ class Comparison:
         }
         seconds = self._limits.seconds
         found["ms_per_evaluation"] = report.summary(child.ask("evaluations", 0.5 * seconds))
+        if row.is_compiled:
+            later = 1e-3 * found["ms_per_evaluation"]["median"]
+            found["compile_s"] = max(result["first_s"] - later, 0.0)
         if step["median"] < SLOWEST_TAKEN_APART:
             # On a CPU, compiled kernels pass no place where they could be counted.
             if not (row.is_compiled and result["device"] == "cpu"):
@@ -167,3 +175,5 @@ def _compare_forces(entries: list[Entry]) -> None:
         if name in forces and name != reference:
             difference = np.abs(forces[name] - forces[reference]).max()
             entry.result |= {"force_difference": float(difference), "force_reference": reference}
+            if not difference <= WRONG_FORCES:
+                entry.result["failed"] = f"gives other forces than {reference}, by {difference:.0e}"

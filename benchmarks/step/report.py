@@ -75,7 +75,12 @@ def conclusions(document: Document) -> str:
         f"{series}: time grows with the power {exponent:.2f} of the atoms, 192 to 5184"
         for series, exponent in document["exponents"].items()
     ]
-    parts = [breakdowns(document), speed_ups(document), "\n".join(powers)]
+    parts = [
+        breakdowns(document),
+        compiling(document),
+        speed_ups(document),
+        "\n".join(powers),
+    ]
     parts.append(f"took {document['minutes']:.1f} minutes")
     return "\n" + "\n\n".join(part for part in parts if part)
 
@@ -92,6 +97,16 @@ def breakdowns(document: Document) -> str:
         times = "".join(f"{number(row['breakdown'][name]):>11}" for name in names)
         lines.append(f"{row['model']:<12} {row['device']:<7} {row['atoms']:>6} {times}")
     return "\n".join(lines)
+
+
+def compiling(document: Document) -> str:
+    """How long it takes to build what is compiled, and to compile it at the first evaluation."""
+    return "\n".join(
+        f"{row['model']}, {row['device']}, {row['atoms']} atoms: {row['row']} is built in "
+        f"{number(row['build_s'])} s and compiled in {number(row['compile_s'])} s"
+        for row in document["rows"]
+        if "compile_s" in row
+    )
 
 
 def speed_ups(document: Document) -> str:
@@ -119,7 +134,7 @@ def _measured(document: Document, model: str, device: str, atoms: int) -> list[M
         row
         for row in document["rows"]
         if (row["model"], row["device"], row["atoms"]) == (model, device, atoms)
-        and "ms_per_step" in row
+        and "failed" not in row
     ]
 
 
@@ -143,7 +158,7 @@ def _series(document: Document) -> dict[tuple[str, str, str], list[tuple[int, fl
     """Median times by model, device and row."""
     series: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
     for row in document["rows"]:
-        if "ms_per_step" in row:
+        if "failed" not in row:
             key = (row["model"], row["device"], row["row"])
             series.setdefault(key, []).append((row["atoms"], _median(row)))
     return {key: sorted(points) for key, points in series.items()}

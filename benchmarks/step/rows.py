@@ -16,8 +16,6 @@ from step.systems import topology_of
 REFERENCES = ("mace-torch", "openmm-ml")
 #: What a backend or an ASE calculator adds to a step does not grow with the system.
 _SMALL = 200
-#: Two minutes for every size.
-_COMPILED = 30
 #: What names of rows say of engines.
 _ENGINES = {None: "", "torchscript": " torch code", "compile": " compiled"}
 
@@ -32,7 +30,6 @@ class Row:
         package: what has to be installed for it.
         largest: more atoms are not tried on a CPU unless the row is asked for by name.
         warm_up: fewest steps before any is timed, after a first evaluation.
-        patience: factor on the limit of its time.
         is_whole: computes the whole model; else the network without charges.
         is_quick: part of a short run.
         is_compiled: by torch.compile.
@@ -43,7 +40,6 @@ class Row:
     package: str = "torch"
     largest: int = 10**6
     warm_up: int = 1
-    patience: float = 1.0
     is_whole: bool = True
     is_quick: bool = True
     is_compiled: bool = False
@@ -105,7 +101,6 @@ def our_rows() -> dict[str, OurRow]:
             package="openmmtorch" if backend == "torchforce" else "torch",
             largest=_SMALL if is_compiled or backend == "torchforce" else 10**6,
             warm_up=2,
-            patience=2.0 if is_compiled else 1.0,
             is_compiled=is_compiled,
             backend=backend,
             engine=engine,
@@ -127,11 +122,10 @@ def _peers() -> dict[str, Row]:
         ),
         "mace-torch compiled": Row(
             _mace_compiled,
-            note="ASE calculator, compile_mode='default', the network without charges",
-            largest=_COMPILED,
+            note="ASE calculator, torch.compile of the network, eager sum of the charges, forces "
+            "by autograd (compile_mode gives forces of zero)",
+            largest=_SMALL,
             warm_up=2,
-            patience=2.0,
-            is_whole=False,
             is_quick=False,
             is_compiled=True,
         ),
@@ -187,7 +181,9 @@ def _mace_scripted(case: Case) -> Steps:
 
 
 def _mace_compiled(case: Case) -> Steps:
-    return _calculator(case, without_charges(_peer(case)), compile_mode="default")
+    from step.compiled import CompiledMACE
+
+    return ASESteps(CompiledMACE(_peer(case), case.device), case)
 
 
 def _peer(case: Case) -> torch.nn.Module:

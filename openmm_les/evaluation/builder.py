@@ -28,7 +28,7 @@ from openmm_les.evaluation.response.polarization import PhysicalCharges
 from openmm_les.networks import build_network
 from openmm_les.networks.blocks.blocking import fit_blocks, limit_blocks
 from openmm_les.networks.form import Form
-from openmm_les.networks.kernels import Kernels, obstacle
+from openmm_les.networks.kernels import Kernels, obstacle, usual_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -120,22 +120,23 @@ class ModuleBuilder:
     @property
     def kernels(self) -> Kernels:
         """The kernels beside torch code that can compute heavy parts here; else ``'torch'``."""
-        kernels: Kernels = "triton" if self.device.type == "cuda" else "numba"
-        return "torch" if self._obstacle(kernels, self.static_shapes) else kernels
+        if self.device.type == "cuda":
+            return "torch" if obstacle("triton", **self._circumstances) else "triton"
+        return usual_kernels(**self._circumstances)
 
-    def _obstacle(self, kernels: Kernels, is_static: bool) -> str:
-        return obstacle(
-            kernels,
-            single=self.options.precision == "single",
-            on_gpu=self.for_gpu,
-            static_shapes=is_static,
-            python_operators=self.python_operators,
-        )
+    @property
+    def _circumstances(self) -> dict[str, bool]:
+        """Where the modules will run, as `obstacle` asks for it."""
+        return {
+            "single": self.options.precision == "single",
+            "on_gpu": self.for_gpu,
+            "static_shapes": self.static_shapes,
+            "python_operators": self.python_operators,
+        }
 
     def usual(self) -> Variant:
-        """How modules are computed where nothing was measured: by torch code, or loops on a CPU."""
-        kernels: Kernels = "numba" if self.kernels == "numba" else "torch"
-        return replace(self.plain(), kernels=kernels)
+        """How modules are computed where nothing was measured."""
+        return replace(self.plain(), kernels=usual_kernels(**self._circumstances))
 
     def plain(self) -> Variant:
         """Torch code, as TorchScript runs it: what all others are compared with."""
@@ -157,7 +158,10 @@ class ModuleBuilder:
         # forms are the same.
         loops = [each for each in found if each.kernels == "numba"]
         if len(loops) > 1:
-            parts = [list(map(type, self._build_network(each).modules())) for each in loops]
+            # What is there already is the first of them, unless another variant was given.
+            is_there = self.network is not None and self._network_of == _built_for(loops[0])
+            first = self.network if is_there else self._build_network(loops[0])
+            parts = [list(map(type, n.modules())) for n in (first, self._build_network(loops[1]))]
             found = [each for each in found if each != loops[1] or parts[1] != parts[0]]
         return found
 
@@ -190,7 +194,8 @@ class ModuleBuilder:
         """
         # Code that is compiled or recorded is made for the shapes that it has seen.
         self._is_static = self.static_shapes or variant.runner != "torchscript"
-        if reason := self._obstacle(variant.kernels, self._is_static):
+        needs = self._circumstances | {"static_shapes": self._is_static}
+        if reason := obstacle(variant.kernels, **needs):
             raise InputError(f"variant: {reason}")
         network = self._fitting_network(variant)
         parts = {**self._parts(), "network": network, "kernels": variant.kernels}
@@ -255,12 +260,7 @@ class ModuleBuilder:
 
     def _fitting_network(self, variant: Variant) -> Any:
         """The network of a variant: `network`, unless it is for a GPU alone."""
-        # Runner, graph and threads are for others.
-        built_for = Variant(
-            few_kernels=variant.few_kernels,
-            block_elements=variant.block_elements,
-            kernels=variant.kernels,
-        )
+        built_for = _built_for(variant)
         if variant.kernels == "triton":
             network = self._build_network(variant)
         else:
@@ -310,3 +310,8 @@ class ModuleBuilder:
             margin=margin,
             device=device,
         )
+
+
+def _built_for(variant: Variant) -> Variant:
+    """What a network depends on; runner, graph and threads are for others."""
+    return replace(variant, runner="torchscript", graph=False, threads=None)

@@ -246,6 +246,14 @@ class SystemModel:
         return replace(used, graph=used.graph and "graph" not in dropped)
 
     @property
+    def seconds(self) -> float:
+        """How long the last evaluation took [s]: on a CPU processor time of all threads.
+
+        On a GPU it is the time there, from the copy of the positions to that of the results.
+        """
+        return self._evaluator.seconds
+
+    @property
     def dropped(self) -> dict[str, str]:
         """Why parts of a variant that was wanted are not used, by the name of the part."""
         return self._evaluator.dropped

@@ -15,7 +15,7 @@ from openmm_les.errors import InputError, one_line
 from openmm_les.evaluation.engines import decisions
 from openmm_les.evaluation.engines.variant import Decision, Variant
 from openmm_les.evaluation.system_model import SystemModel
-from openmm_les.networks.kernels import obstacle
+from openmm_les.networks.kernels import obstacle, usual_kernels
 from openmm_les.plugin.forces.present import models_in
 from openmm_les.simulation import builder
 from openmm_les.simulation.builder import State
@@ -71,7 +71,7 @@ def choose(job: Job, state: State, steps: int) -> Variant | None:
         return None
     usual: Variant | None = None
     if job.config.device == "cpu":
-        usual = Variant(kernels="torch" if obstacle("numba", on_gpu=False) else "numba")
+        usual = Variant(kernels=usual_kernels(on_gpu=False))
     is_long = steps >= _STEPS_WORTH_MEASURING
     if not is_long and not any(decisions.folder().glob("*.json")):
         return usual

@@ -5,6 +5,7 @@ import ctypes
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import openmm
@@ -114,6 +115,17 @@ def test_graph_gives_what_the_module_gives(request, kind, precision, ewald):
         assert_close(graphed.evaluate(r, cell), without.evaluate(r, cell), precision)
     assert graphed._evaluator._graph is recorded  # the same one for all boxes
     assert without._evaluator._graph is None
+
+
+@pytest.mark.parametrize("graphs", ["auto", False])
+def test_evaluations_are_timed_where_they_run(dipeptide_artifact, graphs):
+    """Between two events, which lie within what passes for the host."""
+    atoms = dipeptide(0)
+    model = model_of(dipeptide_artifact, atoms, cudaGraphs=graphs)
+    for _ in range(3):
+        begin = time.perf_counter()
+        model.evaluate(atoms.positions)
+        assert 0.0 < model.seconds < time.perf_counter() - begin
 
 
 def test_a_new_graph_for_new_buffers(water_artifact):

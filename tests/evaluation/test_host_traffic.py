@@ -21,17 +21,21 @@ from openmm_les.units import ANGSTROM_PER_NM, FORCE_PER_EV_PER_ANGSTROM, OPENMM_
 FLOAT32 = 2.0**-24
 
 
-class Event:
-    """Stands for that of CUDA, and counts how often the host waits for it."""
+class Clock:
+    """Counts how often an evaluation begins, and the host waits for its end."""
 
     def __init__(self):
-        self.waits = 0
+        self.begins = self.waits = 0
 
-    def record(self, stream):
-        pass
+    def begin(self):
+        self.begins += 1
 
-    def synchronize(self):
+    def end(self):
         self.waits += 1
+
+    @property
+    def seconds(self):
+        return 0.001 * self.waits
 
 
 class Crossings(TorchDispatchMode):
@@ -57,7 +61,7 @@ def place_on_gpu(model, monkeypatch, exact=None):
     evaluator = model._evaluator
     layout = evaluator._layout = replace(evaluator._layout, single=True)
     evaluator._host_output = torch.full((layout.size,), torch.nan, dtype=torch.float32)
-    evaluator._done = Event()
+    evaluator._clock = Clock()
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "to", lambda tensor, device: tensor.clone())
         evaluator._inputs = Inputs(layout.positions, torch.device("cpu"), exact=exact)
@@ -105,7 +109,7 @@ def test_a_step_brings_back_energy_and_forces_alone(open_model, monkeypatch):
     with Crossings(evaluator) as crossings:
         energy, forces = open_model.energy_and_forces(positions)
     assert crossings.sizes == [8 * (3 * n + 9 + 4), 8 * 12 + 4 * 3 * n]
-    assert evaluator._done.waits == 1
+    assert (evaluator._clock.begins, evaluator._clock.waits) == (1, 1)
     assert energy == expected.energy
     rounded = expected.forces.astype(np.float32)
     np.testing.assert_array_equal(forces, rounded)
@@ -114,7 +118,8 @@ def test_a_step_brings_back_energy_and_forces_alone(open_model, monkeypatch):
     with Crossings(evaluator) as crossings:
         whole = open_model.evaluate(positions)
     assert crossings.sizes[1:] == [8 * 12 + 4 * 3 * n + 8 * n]
-    assert evaluator._done.waits == 2
+    assert (evaluator._clock.begins, evaluator._clock.waits) == (2, 2)
+    assert open_model.seconds == 0.002
     np.testing.assert_array_equal(whole.forces, rounded)
     for name in ("energy", "charges", "virial", "les_energy"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(expected, name))

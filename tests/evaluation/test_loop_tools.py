@@ -12,6 +12,7 @@ from openmm_les.networks.kernels import obstacle
 if obstacle("numba"):
     pytest.skip("needs the extra cpu", allow_module_level=True)
 
+from openmm_les.networks.kernels.numba import compiler
 from openmm_les.networks.kernels.numba.compiler import compiled
 from openmm_les.networks.kernels.numba.operators import operator
 from openmm_les.processes.interrupts import stoppable
@@ -55,6 +56,25 @@ def test_a_full_disk_keeps_no_machine_code(cache, monkeypatch, caplog):
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
     assert doubled() == [2.0] * 3
     assert "cannot be written ([Errno 28] No space left on device)" in caplog.text
+
+
+def test_what_compiles_for_long_says_so_once(cache, caplog):
+    times = iter([0.0, 1.5, 1.5, 2.2, 2.2, 2.9, 2.9, 3.6, 3.6])
+    patience = compiler.Patience(__name__.partition(".")[0], clock=lambda: next(times))
+    with compiler.events.install_listener("numba:compile", patience):
+        for said in (0, 0, 1, 1):  # when 0, 1.5, 2.2 and 2.9 s have been spent
+            compiler.numba.njit(lambda value: value + 1.0)(1.0)
+            assert caplog.text.count("compiling loops for this CPU") == said
+        compiler.numba.njit(_of_another_package())(1.0)
+    assert next(times) == 3.6  # two readings for each function of this module
+
+
+def _of_another_package():
+    def same(value):
+        return value
+
+    same.__module__ = "another.package"
+    return same
 
 
 @operator("raise_in_a_test(Tensor values, int which) -> Tensor")

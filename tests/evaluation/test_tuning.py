@@ -98,6 +98,57 @@ def test_what_is_wrong_slow_or_ends_its_process_is_dropped(demo, monkeypatch, ca
     assert not decisions.folder().exists()  # others would not find these candidates
 
 
+def test_what_has_to_be_compiled_comes_when_all_others_are_measured(demo, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda evaluate, **options: evaluate)
+    monkeypatch.setattr(trial, "_TOO_SLOW", math.inf)
+    structures = tuning.two_structures((dipeptide(0).positions, None, None))
+    order = [0, 1, 2]
+    task = trial.Task(
+        *model_of(demo).__reduce__(), structures, [Variant(), COMPILED, FEW], 1, 99.0, order
+    )
+    said = []
+    trial.walk(task, trial._Race(lambda **values: said.append(values)), math.inf)
+    measured = [each["of"] for each in said if "seconds" in each]
+    assert measured == [0, 2, *trial._ROUNDS * [0, 2], 1, *trial._ROUNDS * [0, 2, 1]]
+
+
+def test_what_does_not_fit_into_the_rest_of_the_time_says_so(demo):
+    variants = [Variant(), COMPILED, FEW]
+    structures = tuning.two_structures((dipeptide(0).positions, None, None))
+    task = trial.Task(*model_of(demo).__reduce__(), structures, variants, 1, 30.0, [0, 1, 2])
+    trials = [Trial(each, None, "not reached within 30 s") for each in variants]
+    walk = tuning._Walk(task, 30.0, trials)
+    assert walk._seconds_left(1, walk._begin) > 20.0  # all that is left
+    assert walk._seconds_left(2, walk._begin) <= 10.0  # a share
+    walk._begin -= 30.0
+    assert walk._give_up(1, 12.34) == 1
+    assert trials[1].reason == "did not finish in the 12.3 s left of 30 s"
+    assert trials[2].reason == "not reached within 30 s"
+
+
+def test_candidates_are_timed_by_the_clock_of_their_device(demo, monkeypatch):
+    """By what passes on it, divided among the threads of a CPU; the least counts."""
+
+    class Clock:
+        def __init__(self):
+            self.seconds, self.running = 0.0, False
+
+        def begin(self):
+            assert not self.running
+            self.running = True
+
+        def end(self):
+            assert self.running
+            self.running, self.seconds = False, next(times)
+
+    times = iter([5.0, 2.0, 3.0, *[4.0] * 10_000])
+    model = model_of(demo)
+    monkeypatch.setattr(model._evaluator, "_clock", Clock())
+    for number in (1, 2):  # then all take 4 s
+        monkeypatch.setattr(SystemModel, "variant", Variant(threads=number))
+        assert trial._least(model, (dipeptide(0).positions, None, None)) == 2.0
+
+
 def test_candidates_are_given_all_that_the_model_has():
     """MM charges, order of particles, box: without them shapes would not fit."""
     structure = peptide_in_water()
@@ -159,7 +210,8 @@ def test_loops_are_compared_with_torch_code(demo, monkeypatch):
     structures = tuning.two_structures((dipeptide(0).positions, None, None))
     task = trial.Task(*model_of(demo).__reduce__(), structures, [Variant(), LOOPS], 1, 9.0, [0, 1])
     said = []
-    trial._try_each(task, trial._Race(lambda **values: said.append(values)))
+    race = trial._Race(lambda **values: said.append(values))
+    trial._try_each(task, task.order, trial._expected(task, race.say), race)
     results = [each for each in said if "of" in each]
     assert [each["of"] for each in results] == [0, 1]
     assert results[0]["seconds"] > 0.0
@@ -184,7 +236,8 @@ def test_all_are_timed_with_the_number_of_threads_that_is_fastest(demo, monkeypa
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        trial._try_each(task, trial._Race(lambda **values: said.append(values)))
+        race = trial._Race(lambda **values: said.append(values))
+        trial._try_each(task, task.order, trial._expected(task, race.say), race)
         assert torch.get_num_threads() == 1  # for what is measured again
     finally:
         torch.set_num_threads(before)

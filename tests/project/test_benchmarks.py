@@ -47,10 +47,14 @@ def test_ours_and_a_peer_are_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("memory_mb", "seconds", "reason"),
-    [(1.0, 300.0, "over 0.000977 GB"), (4e3, 0.01, "over 0.01 s")],
+    ("memory_mb", "seconds", "apart", "reason"),
+    [
+        (1.0, 300.0, None, "over 0.000977 GB"),
+        (4e3, 0.01, None, "over 0.01 s"),
+        (4e3, 300.0, 0.01, "compiling took over 0.01 s"),
+    ],
 )
-def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds, reason):
+def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds, apart, reason):
     from step import children, systems
     from step.steps import Case
 
@@ -62,7 +66,7 @@ def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds,
     try:
         child.wait_until_ready()
         with pytest.raises(children.Stopped, match=f"^{reason}$"):
-            child.ask("prepare", str(tmp_path / "forces.npy"))
+            child.ask("prepare", str(tmp_path / "forces.npy"), apart=apart)
     finally:
         child.close()
 

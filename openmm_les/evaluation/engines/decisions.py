@@ -79,10 +79,14 @@ def keep(decision: Decision) -> None:
 
 
 def forget() -> int:
-    """Remove all decisions; returns how many there were."""
+    """Remove all decisions, with the locks that nobody holds; returns how many there were."""
     files = list(folder().glob("*.json"))
     for path in files:
         with writing(path):
+            path.unlink(missing_ok=True)
+    for path in folder().glob("*.lock"):
+        # While it is held: who waits for it then makes another one.
+        with contextlib.suppress(Timeout, OSError), exclusive_lock(path):
             path.unlink(missing_ok=True)
     return len(files)
 

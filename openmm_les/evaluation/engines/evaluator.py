@@ -22,6 +22,7 @@ from torch import Tensor
 from openmm_les.arrays import FloatArray
 from openmm_les.errors import SimulationError, one_line
 from openmm_les.evaluation.engines.arithmetic import as_written
+from openmm_les.evaluation.engines.clocks import Clock, DeviceClock, ProcessorClock
 from openmm_les.evaluation.engines.inputs import Inputs
 from openmm_les.evaluation.engines.packing import Layout, compare
 from openmm_les.evaluation.engines.runners import Module
@@ -50,7 +51,8 @@ class Evaluator:
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
     it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
     `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
-    returns its forces in float32, and positions but the `exact` ones go there in float32 too.
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too. The
+    `clock` is one for the device unless another is given.
 
     Attributes:
         dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
@@ -68,23 +70,24 @@ class Evaluator:
         num_latent: int | None = None,
         single: bool = False,
         exact: Sequence[int] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
         self._threads = Threads(device)
         self._stream: torch.cuda.Stream | None = None
-        self._done: torch.cuda.Event | None = None
+        self._host_output: Tensor | None = None
         self._layout = Layout(
             num_atoms, num_atoms if num_latent is None else num_latent, rows, single and on_gpu
         )
         if on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
             self._host_output = torch.zeros(
                 self._layout.size,
                 dtype=torch.float32 if self._layout.single else torch.float64,
                 pin_memory=True,
             )
+        self._clock = clock or (DeviceClock(self._stream) if self._stream else ProcessorClock())
         self._inputs = Inputs(num_atoms, device, extra_inputs, exact if on_gpu else None)
         self._module: Module | None = None
         self._replacement: Callable[[], Module] | None = None
@@ -98,6 +101,11 @@ class Evaluator:
     def threads(self) -> int | None:
         """Torch's threads in an evaluation on a CPU, once they have been chosen."""
         return self._threads.chosen
+
+    @property
+    def seconds(self) -> float:
+        """How long the last evaluation took by the clock [s]."""
+        return self._clock.seconds
 
     def load(
         self,
@@ -135,6 +143,7 @@ class Evaluator:
             own = torch.cuda.stream(self._stream)
         # Inference mode also saves the book-keeping for views, a tenth of a small step.
         with torch.inference_mode(), own:
+            self._clock.begin()
             self._inputs.send(*inputs, length=units.length)
             result = self._compute(with_latents or not self._is_settled)
             status = int(result[0])
@@ -168,14 +177,13 @@ class Evaluator:
 
     def _to_host(self, output: Tensor, with_latents: bool = True) -> FloatArray:
         """What `Layout.pack` returned, in float64, in memory of its own."""
-        if self._done is None:
+        if self._host_output is None:
+            self._clock.end()
             return self._layout.numbers(output.numpy())
         size = len(output) if with_latents else self._layout.size_of_forces
         host = self._host_output[:size]
         host.copy_(output[:size], non_blocking=True)
-        # By an event: waiting for the stream is an error while a thread is in `_refuse_waiting`.
-        self._done.record(self._stream)  # type: ignore[no-untyped-call, unused-ignore]
-        self._done.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
+        self._clock.end()
         return self._layout.numbers(host.numpy(), with_latents)
 
     def _settle(self, first: FloatArray) -> FloatArray:

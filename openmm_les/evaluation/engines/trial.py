@@ -1,7 +1,10 @@
 """Tries candidates in a child process, which may crash or never end; see `tuning`.
 
-It prints one JSON object a line: ``{"begin": i}`` before it does anything with candidate i, so that
-the parent knows which one it was, then ``{"of": i, ...}`` with what came out.
+What torch has to compile may take all the time that there is, so it comes when all others have been
+measured to the end.
+
+The process prints one JSON object a line: ``{"begin": i}`` before it does anything with candidate
+i, so that the parent knows which one it was, then ``{"of": i, ...}`` with what came out.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from openmm_les.evaluation.system_model import SystemModel
 
 Say = Callable[..., None]
+Parts = dict[str, FloatArray]
 
 #: Positions, cell or None, electric field or None.
 Structure = tuple[FloatArray, "FloatArray | None", "FloatArray | None"]
@@ -59,28 +63,47 @@ class Task:
     seconds: float  #: for everything
     order: Sequence[int] = ()  #: of the candidates to try; the first one, torch code, first
 
+    @property
+    def late(self) -> list[int]:
+        """Those of `order` that have the time that the others leave."""
+        return [i for i in self.order if self.candidates[i].runner == "compile"]
+
     def model(self, variant: Variant) -> SystemModel:
         *arguments, options = self.arguments
         return self.make(*arguments, replace(options, engine="auto", variant=variant))
 
 
-def main(file: str) -> None:
-    """Try the candidates of a pickled `Task`, and say what comes of each."""
+def main() -> None:
+    """Try the candidates of the pickled `Task` on standard input, and say what comes of each."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
-    begin = time.monotonic()
+    end = time.monotonic()
     say = _channel()
-    with open(file, "rb") as stream:
-        task: Task = pickle.load(stream)
+    task: Task = pickle.load(sys.stdin.buffer)
+    end += task.seconds
     torch.set_num_threads(task.threads)
     check_threads()
-    race = _Race(say)
-    _try_each(task, race)
+    walk(task, _Race(say), end)
+
+
+def walk(task: Task, race: _Race, end: float) -> None:
+    """Try and measure all candidates until a time of the monotonic clock [s]."""
+    expected = _expected(task, race.say)
+    early = [i for i in task.order if i not in task.late]
+    for group in (early, task.late):
+        if not group or time.monotonic() > end:
+            return
+        _try_each(task, group, expected, race)
+        _measure_again(task, race, end)
+
+
+def _measure_again(task: Task, race: _Race, end: float) -> None:
+    """All that are in the race beside each other, a few times."""
     with unmeasured():
         for _ in range(_ROUNDS):
             for index, model in race.models.items():
-                if time.monotonic() - begin > task.seconds:
+                if time.monotonic() > end:
                     return
-                say(begin=index)
+                race.say(begin=index)
                 race.note(index, _least(model, task.structures[0]))
             race.drop_slow()
 
@@ -91,6 +114,7 @@ class _Race:
     def __init__(self, say: Say) -> None:
         self.say = say
         self.models: dict[int, SystemModel] = {}
+        self.threads: int | None = None  #: of all, once they have been chosen
         self._times: dict[int, float] = {}
 
     def enter(self, index: int, model: SystemModel, seconds: float) -> None:
@@ -110,15 +134,17 @@ class _Race:
             del self.models[index]
 
 
-def _try_each(task: Task, race: _Race) -> None:
-    """Compare every candidate with the plain module, which is torch code, and measure it."""
-    say = race.say
+def _expected(task: Task, say: Say) -> list[Parts]:
+    """What the plain module gives, which is torch code, for every structure."""
     say(begin=task.order[0])
     plain = task.model(replace(task.candidates[0], graph=False))
-    expected = [_parts(plain.evaluate(*each)) for each in task.structures]
-    del plain
-    threads: int | None = None
-    for index in task.order:
+    return [_parts(plain.evaluate(*each)) for each in task.structures]
+
+
+def _try_each(task: Task, indices: Sequence[int], expected: Sequence[Parts], race: _Race) -> None:
+    """Compare candidates with what is expected, and measure them."""
+    say, threads = race.say, race.threads
+    for index in indices:
         say(begin=index)
         try:
             candidate = task.candidates[index]
@@ -133,11 +159,12 @@ def _try_each(task: Task, race: _Race) -> None:
         if threads is None and (threads := model.variant.threads):
             # Measured once, with the plain module, which itself has not been given a number.
             torch.set_num_threads(threads)
+            race.threads = threads
         race.enter(index, model, seconds)
 
 
 def _compare(
-    model: SystemModel, structures: Sequence[Structure], expected: Sequence[dict[str, FloatArray]]
+    model: SystemModel, structures: Sequence[Structure], expected: Sequence[Parts]
 ) -> None:
     """Raise an error unless a model gives what is expected in the way that it was made for."""
     for each in structures:  # makes buffers, compiles, records
@@ -162,26 +189,20 @@ def _is_on_cpu(model: SystemModel) -> bool:
 
 
 def _least(model: SystemModel, structure: Structure) -> float:
-    """Least time of an evaluation, which ends when its results are on the host [s].
-
-    On a CPU it is processor time divided by the number of threads, so that what other programs take
-    meanwhile does not count.
-    """
-    on_cpu = _is_on_cpu(model)
-    clock = time.process_time if on_cpu else time.perf_counter
-    threads = (model.variant.threads or torch.get_num_threads()) if on_cpu else 1
+    """Least time of an evaluation [s]: on a GPU there, on a CPU processor time of one thread."""
+    threads = (model.variant.threads or torch.get_num_threads()) if _is_on_cpu(model) else 1
 
     def times() -> Iterator[float]:
         end, done = time.perf_counter() + _SECONDS, 0
         while done < _LEAST or time.perf_counter() < end:
-            begin, done = clock(), done + 1
+            done += 1
             model.evaluate(*structure)
-            yield (clock() - begin) / threads
+            yield model.seconds / threads
 
     return min(times())
 
 
-def _parts(result: Evaluation) -> dict[str, FloatArray]:
+def _parts(result: Evaluation) -> Parts:
     """All numbers of a result by name."""
     values = {
         "energy": result.energy,

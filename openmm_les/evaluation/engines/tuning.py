@@ -2,7 +2,7 @@
 
 Nothing that is tried can harm the process that asks. A candidate that gives other numbers than the
 plain module is not used; after one that ends the child, or does not come to an end, another child
-goes on with the rest.
+goes on with the rest. What torch has to compile comes last, with the time that is left.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _WORTH = 0.95
 _STRETCH, _DISPLACEMENT = 1.002, 0.01
 #: What comes first when numbers differ, see `compare` in `packing`.
 _WRONG = "gives other "
-_CODE = "from openmm_les.evaluation.engines.trial import main; main(sys.argv[1])"
+_CODE = "from openmm_les.evaluation.engines.trial import main; main()"
 
 _attempted: set[Path] = set()
 
@@ -116,17 +116,16 @@ def try_candidates(task: Task) -> list[Trial]:
     trials = [Trial(each, None, unreached) for each in task.candidates]
     end = time.monotonic() + task.seconds
     rest = list(range(len(trials)))
-    with tempfile.TemporaryDirectory(prefix="openmm-les-") as folder:
-        while rest and (left := end - time.monotonic()) > 0:
-            left_over = replace(task, order=rest, seconds=left)
-            culprit = _Walk(Path(folder), left_over, task.seconds, trials).run()
-            if culprit is None or culprit == 0:
-                break
-            # The best one goes with the rest, to be measured beside them.
-            measured = [i for i, each in enumerate(trials) if _is_usable(each)]
-            best = sorted(measured, key=lambda i: trials[i].seconds or 0.0)[:1]
-            untried = [i for i in rest if trials[i].reason == unreached]
-            rest = sorted({0, *best, *untried}) if untried else []
+    while rest and (left := end - time.monotonic()) > 0:
+        left_over = replace(task, order=rest, seconds=left)
+        culprit = _Walk(left_over, task.seconds, trials).run()
+        if culprit is None or culprit == 0:
+            break
+        # The best one goes with the rest, to be measured beside them.
+        measured = [i for i, each in enumerate(trials) if _is_usable(each)]
+        best = sorted(measured, key=lambda i: trials[i].seconds or 0.0)[:1]
+        untried = [i for i in rest if trials[i].reason == unreached]
+        rest = sorted({0, *best, *untried}) if untried else []
     for each in trials:
         if each.reason.startswith(_WRONG):
             logger.warning(
@@ -209,44 +208,50 @@ def _is_usable(trial: Trial) -> bool:
 class _Walk:
     """One child process that walks through the candidates; fills `trials` as far as it comes.
 
-    A candidate may take a share of the `budget` [s]; the plain module and the last one may take all
-    that is left.
+    A candidate may take a share of the `budget` [s]; the plain module, the last one and those that
+    come late may take all that is left.
     """
 
-    def __init__(self, folder: Path, task: Task, budget: float, trials: list[Trial]) -> None:
-        self._folder, self._task, self._budget, self._trials = folder, task, budget, trials
+    def __init__(self, task: Task, budget: float, trials: list[Trial]) -> None:
+        self._task, self._budget, self._trials = task, budget, trials
+        self._unshared = {0, *(task.late or task.order[-1:])}
         self._begin = time.monotonic()
 
     def run(self) -> int | None:
         """The candidate that ended the child, or had to be ended; None if none did."""
-        file = self._folder / "task.pkl"
-        file.write_bytes(pickle.dumps(self._task))
-        errors = self._folder / "errors.txt"
         current: int | None = None
-        with errors.open("w") as stream, self._child(file, stream) as (child, lines):
-            since = time.monotonic()
-            while True:
-                try:
-                    said = lines.get(timeout=self._seconds_left(current, since))
-                except queue.Empty:
-                    return self._give_up(current, time.monotonic() - since)
-                if said is None:
-                    break
-                if "begin" in said:
-                    current, since = said["begin"], time.monotonic()
-                elif "of" in said:
-                    self._note(said)
-            code = child.wait()
+        # Files without a name, of which nothing is left however this process ends.
+        with (
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        ):
+            given.write(pickle.dumps(self._task))
+            given.seek(0)
+            with self._child(given, errors) as (child, lines):
+                since = time.monotonic()
+                while True:
+                    try:
+                        said = lines.get(timeout=self._seconds_left(current, since))
+                    except queue.Empty:
+                        return self._give_up(current, time.monotonic() - since)
+                    if said is None:
+                        break
+                    if "begin" in said:
+                        current, since = said["begin"], time.monotonic()
+                    elif "of" in said:
+                        self._note(said)
+                code = child.wait()
+            errors.seek(0)
+            reason = ending(code, errors.read())
         if code in (-signal.SIGINT, -signal.SIGTERM):  # Ctrl-C reaches the child, too
             raise SimulationError("interrupted")
-        reason = ending(code, errors.read_text(errors="replace"))
         return self._drop(current, reason) if reason else None
 
     def _seconds_left(self, current: int | None, since: float) -> float:
         """How long to wait for the next line."""
         now = time.monotonic()
         left = self._begin + self._task.seconds - now
-        if current not in (None, 0, self._task.order[-1]):
+        if current is not None and current not in self._unshared:
             variant = self._task.candidates[current]
             is_made = variant.kernels == "torch" and variant.runner == "torchscript"
             share = _SHARE if is_made else _SHARE_TO_COMPILE
@@ -269,7 +274,9 @@ class _Walk:
         is_over = time.monotonic() - self._begin >= self._task.seconds
         if is_over and current is not None and self._trials[current].seconds is not None:
             return None  # it was measured before, and is not to blame
-        return self._drop(current, f"did not finish in {taken:.3g} s")
+        had_the_rest = is_over and current in self._unshared - {0}
+        left = f"the {taken:.3g} s left of {self._budget:g} s" if had_the_rest else f"{taken:.3g} s"
+        return self._drop(current, f"did not finish in {left}")
 
     def _drop(self, culprit: int | None, reason: str) -> int | None:
         if culprit is None:
@@ -279,15 +286,15 @@ class _Walk:
 
     @contextmanager
     def _child(
-        self, file: Path, errors: IO[str]
+        self, given: IO[bytes], errors: IO[str]
     ) -> Iterator[tuple[subprocess.Popen[str], queue.SimpleQueue[dict[str, Any] | None]]]:
         """The process, and what it says, with None at its end; it is ended on the way out."""
         lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         # Its threads wait as those of this process do.
         child = start_bound(
             _CODE,
-            str(file),
-            folder=self._folder,
+            folder="/",  # it has nothing to import, and nobody else can put anything there
+            stdin=given,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=dict(os.environ),

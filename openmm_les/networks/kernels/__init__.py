@@ -59,6 +59,15 @@ def obstacle(
     return ""
 
 
+def usual_kernels(**circumstances: bool) -> Kernels:
+    """What computes a model where nothing was measured: loops on a CPU if they can, else torch.
+
+    Args:
+        circumstances: those of `obstacle`.
+    """
+    return "torch" if obstacle("numba", **circumstances) else "numba"
+
+
 @cache
 def _numba_works() -> bool:
     """Whether the packages of the extra ``cpu`` are there; warns of some that do not work."""

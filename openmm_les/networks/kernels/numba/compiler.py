@@ -1,16 +1,20 @@
 """Numba's compiler with the options that all loops have."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core import event as events
 
 logger = logging.getLogger(__name__)
 
 #: Sums may be taken in another order, for vector instructions; NaN and infinity stay what they are.
 _REORDERED = {"contract", "nsz", "arcp", "reassoc"}
+#: After so many seconds of compiling there is a message.
+_PATIENCE = 2.0
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -34,6 +38,46 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
         return numba.njit(function, **options)
     made._cache = _Cache(made._cache)
     return made
+
+
+class Patience(events.Listener):  # type: ignore[misc, unused-ignore]
+    """Says once that loops are being compiled, if that takes longer than one waits without a word.
+
+    Numba compiles one function at a time, and inside of that what the function calls. Those of the
+    `package` count.
+    """
+
+    def __init__(self, package: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._package, self._clock = package, clock
+        self._depth, self._since, self._spent, self._has_said = 0, 0.0, 0.0, False
+
+    def on_start(self, event: Any) -> None:
+        if not self._counts(event):
+            return
+        now = self._clock()
+        if self._depth == 0:
+            self._since = now
+        self._depth += 1
+        if not self._has_said and self._spent + now - self._since > _PATIENCE:
+            self._has_said = True
+            logger.warning(
+                "compiling loops for this CPU, which takes 5 to 20 s if it is idle; later "
+                "processes find them on the disk"
+            )
+
+    def on_end(self, event: Any) -> None:
+        if not self._counts(event):
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            self._spent += self._clock() - self._since
+
+    def _counts(self, event: Any) -> bool:
+        module: str = event.data["dispatcher"].py_func.__module__
+        return module.partition(".")[0] == self._package
+
+
+events.register("numba:compile", Patience("openmm_les"))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 class _Cache:
