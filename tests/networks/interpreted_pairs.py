@@ -16,12 +16,9 @@ from openmm_les.neighbors.cells import CellGrid
 from openmm_les.neighbors.matrix import NeighborSearch, image_range
 from openmm_les.networks import build_network
 from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.cells import search_cells
 from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
-from openmm_les.networks.kernels.triton.neighbors import (
-    FusedNeighborSearch,
-    complete_neighbors,
-    search_neighbors,
-)
+from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch, search_neighbors
 from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 patch_interpreter()
@@ -93,10 +90,29 @@ def test_coincident_atoms_are_reported():
     ).coincident
 
 
-def test_columns_of_cells_are_completed():
+def test_matrix_through_cells_equals_the_torch_code():
+    """In boxes, of which one is all window along its third vector, and open."""
     box = np.array([[14.0, 0, 0], [2.0, 15.0, 0], [0, -3.0, 16.0]])
-    grid = CellGrid(3, 3, 9, 4, 12, CUTOFF)
-    assert int(search(random_box(box, atoms=20).positions, box, 9, grid).largest) > 2
+    atoms = random_box(box, atoms=20).positions
+    atoms[:5] += 3 * box[0] - box[2]
+    for grid in CellGrid(3, 3, 9, 4, 24, CUTOFF), CellGrid(3, 4, 13, 4, 24, CUTOFF):
+        found = search(atoms, box * [[1], [1], [grid.layers / 9]], 9, grid)
+        assert 2 < int(found.largest) <= 9
+        assert int(found.used.min()) < int(found.largest)
+    atoms[5] += 1e8
+    atoms[6] = np.nan
+    assert int(search(atoms, None, 9, grid).largest) > 2
+    for cell in box, None:
+        overflow = search(atoms, cell, 1, grid._replace(layers=9))
+        assert int(overflow.largest) > 1
+
+
+def test_coincident_atoms_are_found_through_cells():
+    box, grid = np.diag([14.0, 15.0, 16.0]), CellGrid(3, 3, 9, 4, 24, CUTOFF)
+    atoms = random_box(box, atoms=6).positions
+    assert not search(atoms, box, 9, grid).coincident
+    atoms[4] = atoms[1] + box[2] - box[0]
+    assert search(atoms, box, 9, grid).coincident
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -137,6 +153,7 @@ def test_operators_say_what_they_return():
     positions, neighbors, species = table.structure()
     radial, cell = table.geometry("torch").radial, 9.5 * torch.eye(3, dtype=torch.float64)
     nearest, columns = torch.zeros(1, 3, dtype=torch.int64), neighbors.indices
+    grid = [3, 3, 9, 4], CUTOFF
     pairs = (positions, columns, neighbors.shifts, species, radial.table, radial.first_row)
     pairs = *pairs, table.lmax, 0, radial.inverse_spacing, radial.last
     vectors, harmonics, features, slopes = pair_geometry(*pairs)
@@ -146,7 +163,7 @@ def test_operators_say_what_they_return():
     forms = forms_of(basis)
     inputs = {
         search_neighbors: (positions, cell, True, nearest, CUTOFF, 9),
-        complete_neighbors: (positions / 9.5, positions * 0, cell, True, nearest, columns, CUTOFF),
+        search_cells: (positions, 2 * cell, True, *grid, CUTOFF, 9),
         pair_geometry: pairs,
         pair_gradients: (*grads, vectors, slopes, neighbors.reverse, table.lmax),
         product_basis: (sums, forms, [2, 0, 1], basis.outputs),
