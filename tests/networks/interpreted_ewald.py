@@ -59,8 +59,8 @@ def test_phases_equal_the_torch_code():
         )
 
 
-@pytest.mark.parametrize("make", [direct, mesh])
-def test_sums_are_as_right_as_those_of_torch(make):
+@pytest.mark.parametrize(("make", "error"), [(direct, 1e-5), (mesh, 1e-4)])
+def test_sums_are_as_right_as_those_of_torch(make, error):
     """Energy and all first derivatives, against a sum over vectors differentiated in float64."""
     charges, positions, cell = structure(CELLS["triclinic"], n=9)
     plain = make(cell, REMOVED, SINGLE)
@@ -70,8 +70,8 @@ def test_sums_are_as_right_as_those_of_torch(make):
     assert (FusedStructureFactors in kinds) == (make is direct)
     assert type(plain.kernel) is not FusedReciprocalKernel  # what was copied stays what it was
     got = torch.jit.script(fused)(charges, positions, cell)
-    assert_same(got, derivatives(k_sum(REMOVED), charges, positions, cell), 2e-5)
-    assert_same(got, plain(charges, positions, cell), 2e-6)
+    assert_same(got, derivatives(k_sum(REMOVED), charges, positions, cell), error)
+    assert_same(got, plain(charges, positions, cell), 3e-6)
 
 
 def test_operators_say_what_they_return():

@@ -89,9 +89,10 @@ def _phases_kernel(  # type: ignore[no-untyped-def]
     each = tl.program_id(0) * block + tl.arange(0, block)
     on = each < n * sizes
     atom, place = each // sizes, each % sizes
-    axis = (place >= size0).to(tl.int32) + (place >= size0 + size1).to(tl.int32)
-    begin = tl.where(axis == 0, 0, tl.where(axis == 1, size0, size0 + size1))
-    size = tl.where(axis == 0, size0, tl.where(axis == 1, size1, size2))
+    second, third = (place >= size0).to(tl.int32), (place >= size0 + size1).to(tl.int32)
+    axis = second + third
+    begin = second * size0 + third * size1
+    size = size0 + second * (size1 - size0) + third * (size2 - size1)
     harmonic = (place - begin).to(tl.float64)
     turns = harmonic * tl.load(fractional + 3 * atom + axis, mask=on, other=0.0)
     angle = ((turns - ((turns + ROUND64) - ROUND64)) * _TURN).to(tl.float32)
