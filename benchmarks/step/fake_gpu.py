@@ -34,7 +34,9 @@ _SUMS = {"sum", "prod", "mean", "amax", "amin", "max", "min", "all", "any", "cum
 #: Kernels of our own operators, from their arguments.
 _OWN: dict[str, Callable[..., int]] = {
     "search_neighbors": lambda *_: 3,
-    "complete_neighbors": lambda *_: 1,
+    "search_cells": lambda *args: 7 + args[2],
+    "reciprocal_weights": lambda *_: 1,
+    "ewald_phases": lambda *_: 1,
     "pair_geometry": lambda *_: 1,
     "pair_gradients": lambda *_: 2,
     "product_basis": lambda *_: 1,

@@ -85,6 +85,12 @@ class ReciprocalKernel(nn.Module):
         All are float64, and zero where k = 0 and beyond the cutoff. Takes the integer coordinates
         of the vectors [m, 3], and the results of `inverse_and_volume`.
         """
+        return self.by_torch(grid, inverse, volume)
+
+    def by_torch(
+        self, grid: Tensor, inverse: Tensor, volume: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The same, by torch code in every subclass."""
         k = grid.to(torch.float64) @ (2.0 * math.pi * inverse.t())
         k2 = (k * k).sum(dim=1)
         inside = (k2 > 0.0) & (k2 <= self.k_max * self.k_max)

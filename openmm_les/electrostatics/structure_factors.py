@@ -117,6 +117,10 @@ class StructureFactors(nn.Module):
         Each is [n, 2 (value | slope), 2 (cos | sin) * size of the axis]. Angles are reduced to half
         a turn in float64, before they are rounded to the model's dtype.
         """
+        return self.phases_by_torch(fractional)
+
+    def phases_by_torch(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, by torch code in every subclass."""
         turns = fractional.index_select(1, self.axis) * self.harmonic
         angles = ((turns - torch.round(turns)) * (2.0 * math.pi)).to(self.dtype)
         frequency = (2.0 * math.pi) * self.harmonic.to(self.dtype)

@@ -57,10 +57,13 @@ class SystemNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
-        self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
         search = NeighborSearch
+        if kernels == "triton":
+            from openmm_les.networks.kernels.triton.ewald import with_kernels
+
+            electrostatics = with_kernels(electrostatics)
         if kernels == "triton" and not trim:
             from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
 
@@ -69,6 +72,7 @@ class SystemNetwork(nn.Module):
             from openmm_les.networks.kernels.numba.neighbors import LoopSearch
 
             search = LoopSearch
+        self.electrostatics: ElectrostaticKernel = electrostatics
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
         # In the order of `status`. TorchScript does not see constants of the module.
         bits = [STATUS_OVERFLOW, STATUS_BOX, STATUS_POSITIONS, STATUS_COINCIDENT]

@@ -1,102 +1,25 @@
 """Kernels of pairs and products in Triton's interpreter; `test_fused_messages.py` runs it."""
 
-import numpy as np
 import pytest
 import torch
 from openmm_les_export import read_model
 from support.checkpoints import checkpoint, export_options
 from support.fused import PRODUCTS, TABLES, Products, Table, assert_close, forms_of, random
-from support.pairs import CUTOFF, random_box
+from support.pairs import CUTOFF
 from support.triton import patch_interpreter, poison_memory
 
 from openmm_les import artifact as artifacts
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
-from openmm_les.neighbors.cells import CellGrid
-from openmm_les.neighbors.matrix import NeighborSearch, image_range
 from openmm_les.networks import build_network
 from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.cells import search_cells
 from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
-from openmm_les.networks.kernels.triton.neighbors import (
-    FusedNeighborSearch,
-    complete_neighbors,
-    search_neighbors,
-)
+from openmm_les.networks.kernels.triton.neighbors import search_neighbors
 from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 patch_interpreter()
 poison_memory()
-
-BOXES = {
-    "open": None,
-    "nearest images": np.diag([9.5, 10.0, 11.0]),
-    "triclinic": [[11.0, 0, 0], [3.5, 11.0, 0], [-3.0, 2.5, 11.5]],
-    "many images": np.diag([3.0, 3.1, 3.2]),
-}
-
-
-def search(positions, cell, capacity, grid=None):
-    """The matrix by kernels, scripted, which equals that of the torch code."""
-    box = np.zeros((3, 3)) if cell is None else np.array(cell, float)
-    ranges = [0, 0, 0] if cell is None else image_range(box, CUTOFF)
-    arguments = (cell is not None, ranges, CUTOFF, capacity, False, grid)
-    inputs = torch.tensor(positions), torch.tensor(box)
-    found = torch.jit.script(FusedNeighborSearch(*arguments))(*inputs)
-    expected = NeighborSearch(*arguments)(*inputs)
-    for name in found._fields:
-        got, wanted = getattr(found, name), getattr(expected, name)
-        assert got.dtype == wanted.dtype, name
-        if name == "shifts":
-            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
-        else:
-            assert torch.equal(got, wanted), name
-    return found
-
-
-@pytest.mark.parametrize("name", BOXES)
-def test_matrix_equals_the_torch_code(name):
-    """With more slots than are needed, rows of different lengths, and with fewer."""
-    box = BOXES[name]
-    atoms = random_box(np.eye(3) * 1.5 if box is None else box, atoms=5 if "many" in name else 9)
-    if box is None:
-        atoms.positions[-1] += 100.0  # an atom alone
-    found = search(atoms.positions, box, 100)
-    assert int(found.largest) > 2
-    assert int(found.used.min()) < int(found.largest)
-    overflow = search(atoms.positions, box, int(found.largest) - 1)
-    assert torch.equal(overflow.largest, found.largest)
-
-
-def test_float64_decides_at_the_cutoff():
-    """In a box where float32, which decides first, cannot tell these distances from the cutoff."""
-    for distance in np.nextafter(CUTOFF, 0), CUTOFF, np.nextafter(CUTOFF, 9), CUTOFF * (1 + 1e-8):
-        far = [[0.5, 8.0, 9.0], [0.5 + distance, 8.0, 9.0], [0.5, 8.0 - distance, 9.0]]
-        search(np.array(far), np.diag([12.0, 13.0, 14.0]), 4)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_not_finite_has_no_neighbors():
-    """Nor does any slot lead outside of an array."""
-    positions = random_box(BOXES["nearest images"], atoms=6).positions
-    positions[2], positions[4, 1] = np.nan, np.inf
-    for box in BOXES["nearest images"], None:
-        assert (search(positions, box, 8).used[[2, 4]] == 0).all()
-
-
-def test_coincident_atoms_are_reported():
-    atoms = random_box(BOXES["nearest images"], atoms=4)
-    assert not search(atoms.positions, BOXES["nearest images"], 8).coincident
-    atoms.positions[3] = atoms.positions[1] + [0, -20.0, 0]
-    assert search(atoms.positions, BOXES["nearest images"], 8).coincident
-    assert search(
-        atoms.positions - [0, -20.0, 0] * (np.arange(4) == 3)[:, None], None, 8
-    ).coincident
-
-
-def test_columns_of_cells_are_completed():
-    box = np.array([[14.0, 0, 0], [2.0, 15.0, 0], [0, -3.0, 16.0]])
-    grid = CellGrid(3, 3, 9, 4, 12, CUTOFF)
-    assert int(search(random_box(box, atoms=20).positions, box, 9, grid).largest) > 2
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -137,6 +60,7 @@ def test_operators_say_what_they_return():
     positions, neighbors, species = table.structure()
     radial, cell = table.geometry("torch").radial, 9.5 * torch.eye(3, dtype=torch.float64)
     nearest, columns = torch.zeros(1, 3, dtype=torch.int64), neighbors.indices
+    grid = [3, 3, 9, 4], CUTOFF
     pairs = (positions, columns, neighbors.shifts, species, radial.table, radial.first_row)
     pairs = *pairs, table.lmax, 0, radial.inverse_spacing, radial.last
     vectors, harmonics, features, slopes = pair_geometry(*pairs)
@@ -146,7 +70,7 @@ def test_operators_say_what_they_return():
     forms = forms_of(basis)
     inputs = {
         search_neighbors: (positions, cell, True, nearest, CUTOFF, 9),
-        complete_neighbors: (positions / 9.5, positions * 0, cell, True, nearest, columns, CUTOFF),
+        search_cells: (positions, 2 * cell, True, *grid, CUTOFF, 9),
         pair_geometry: pairs,
         pair_gradients: (*grads, vectors, slopes, neighbors.reverse, table.lmax),
         product_basis: (sums, forms, [2, 0, 1], basis.outputs),

@@ -26,8 +26,10 @@ from openmm_les.neighbors.matrix import image_offsets
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 from openmm_les.networks import build_network
 from openmm_les.networks.form import Form
+from openmm_les.networks.kernels.triton.cells import search_cells
+from openmm_les.networks.kernels.triton.ewald import ewald_phases, reciprocal_weights
 from openmm_les.networks.kernels.triton.geometry import pair_geometry, pair_gradients
-from openmm_les.networks.kernels.triton.neighbors import complete_neighbors, search_neighbors
+from openmm_les.networks.kernels.triton.neighbors import search_neighbors
 from openmm_les.networks.kernels.triton.product_basis import product_basis, product_gradients
 
 #: A cutoff whose square is no float32 [A].
@@ -35,7 +37,8 @@ CUTOFF = 5.3
 #: Kernels that one call of an operator launches.
 KERNELS = {
     "search_neighbors": 3,
-    "complete_neighbors": 1,
+    "search_cells": 8,
+    "reciprocal_weights": 1,
     "pair_geometry": 1,
     "pair_gradients": 2,
     "product_basis": 1,
@@ -59,19 +62,36 @@ def check_compiled(kernels, names):
 def test_search_fits_a_gpu(capability):
     n, capacity = 50, 56
     positions, cell = random(n, 3, seed=0), random(3, 3, seed=1)
-    columns = torch.zeros(n, capacity, dtype=torch.int64)
     with compiled_for(capability) as kernels:
         for periodic, ranges in (True, [0, 0, 0]), (True, [1, 1, 1]), (False, [0, 0, 0]):
             search_neighbors(positions, cell, periodic, image_offsets(ranges), CUTOFF, capacity)
-        nearest = image_offsets([0, 0, 0])
-        complete_neighbors(positions, positions, cell, True, nearest, columns, CUTOFF)
-    check_compiled(kernels, {"_wrap_kernel", "_search_kernel", "_finish_kernel"})
-    searches = [kernel.ptx for kernel in kernels if kernel.name == "_search_kernel"]
-    assert len(searches) == 3
+        for periodic in True, False:
+            search_cells(positions, cell, periodic, [9, 9, 39, 4], CUTOFF, CUTOFF, capacity)
+    cells = {"_cells_kernel", "_windows_kernel", "_sort_kernel"}
+    check_compiled(kernels, {"_wrap_kernel", "_search_kernel", "_finish_kernel"} | cells)
+    names = "_search_kernel", "_windows_kernel"
+    searches = [kernel.ptx for kernel in kernels if kernel.name in names]
+    assert len(searches) == 5
     for limit in CUTOFF, COINCIDENT_DISTANCE:
         # The interpreter would not notice if it were rounded to float32.
         exact = "0d" + struct.pack(">d", limit * limit).hex()
         assert all(exact in ptx.lower() for ptx in searches)
+
+
+@pytest.mark.parametrize("capability", _ON_ALL)
+def test_ewald_fits_a_gpu(capability):
+    """And takes the accurate functions of an angle, not those that are right to 5e-7 alone."""
+    grid, cell = torch.zeros(90, 3, dtype=torch.int64), random(3, 3, seed=1)
+    with compiled_for(capability) as kernels:
+        for width in 0.0, 0.1:
+            reciprocal_weights(grid, cell, cell[0, 0], 0.5, 3.1, 90.0, 3.1, width)
+        ewald_phases(random(50, 3, seed=0), 12, 12, 12)
+    check_compiled(kernels, {"_weights_kernel", "_phases_kernel"})
+    limit = "0d" + struct.pack(">d", 3.1 * 3.1).hex()
+    for kernel in kernels:
+        assert kernel.name == "_phases_kernel" or limit in kernel.ptx.lower()
+        assert "sin.approx" not in kernel.ptx
+        assert "cos.approx" not in kernel.ptx
 
 
 @pytest.mark.parametrize("capability", _ON_ALL)
@@ -136,13 +156,13 @@ def test_a_gpu_launches_few_kernels(size):
         assert [tuple(result.shape) for result in results] == [(), (n, 3), (n,), (3, 3), ()]
         traced.append(operations)
     calls = by_name(traced[1])
-    search = "complete_neighbors" if grid else "search_neighbors"
-    once = {search, "pair_geometry", "pair_gradients"}
+    search = "search_cells" if grid else "search_neighbors"
+    once = {search, "reciprocal_weights", "pair_geometry", "pair_gradients"}
     expected = dict.fromkeys(once, 1) | {"product_basis": 2, "product_gradients": 2}
     assert {name: calls[f"openmm_les.{name}.default"] for name in expected} == expected
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())
     plain, fused = launches(traced[0]), launches(traced[1]) + more
-    assert fused < plain - (150 if grid is None else 80)
+    assert fused < plain - 150
 
 
 def test_without_a_c_compiler_torch_code_goes_on(monkeypatch, caplog, tmp_path):
