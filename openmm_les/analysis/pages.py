@@ -26,7 +26,7 @@ figure { display: inline-block; vertical-align: top; max-width: min(100%, 33rem)
 dl { display: grid; grid-template-columns: 12rem 1fr; gap: .25rem 1rem; margin: 1rem 0; }
 dt { color: #666; }
 dd { margin: 0; }
-dd, li, p { overflow-wrap: anywhere; }
+h1, dd, li, p { overflow-wrap: anywhere; }
 pre { background: #f5f5f5; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere;
       font-size: .8125rem; columns: 24rem; column-gap: 2rem; }
 .notice { border-left: .35rem solid #2a7f3f; background: #f2f8f3; padding: .5rem .75rem; }
@@ -37,7 +37,10 @@ footer { margin-top: 3rem; }
   body { padding: 0 .75rem; margin: 0 auto; }
   dl { display: block; }
   dd { margin-bottom: .5rem; }
-  th, td { padding: .25rem .5rem; }
+  h1 { font-size: 1.5rem; }
+  table { font-size: .8125rem; }
+  th, td { padding: .25rem .4rem; }
+  td:first-child, td:last-child { white-space: normal; }
 }
 @media print {
   body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }

@@ -178,7 +178,7 @@ def draw_series(
 ) -> bytes:
     """Plot series over time, with a line across at `level`.
 
-    Curves have names for the legend; returns the content of a file whose name ends in `suffix`, and
+    Curves have names for the legend, but for pale ones; returns the content of a file whose name ends in `suffix`, and
     `x` and `y` are labels of the axes.
     """
     pyplot = _pyplot()
@@ -186,14 +186,15 @@ def draw_series(
     for name, curve in curves.items():
         style = {"color": "0.65"} if curve.is_pale else {}
         is_long = len(curve.time) > _MOST_POINTS
+        label = None if curve.is_pale else name
         axis.plot(
-            curve.time, curve.values, linewidth=1.0, label=name, rasterized=is_long, **style
+            curve.time, curve.values, linewidth=1.0, label=label, rasterized=is_long, **style
         )
     if level is not None:
         axis.axhline(level, color="0.3", linewidth=1.0, linestyle="--")
     axis.set(xlabel=x, ylabel=y)
     axis.ticklabel_format(useOffset=False)
-    if 1 < len(curves) <= _LONGEST_LEGEND:
+    if 1 < len(axis.get_legend_handles_labels()[1]) <= _LONGEST_LEGEND:
         axis.legend()
     return _content(pyplot, figure, suffix)
 

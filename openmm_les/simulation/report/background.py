@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from openmm_les.analysis.pages import Cell, Facts, Items, Listing, Part, Table, Text
+from openmm_les.analysis.pages import Cell, Facts, Items, Listing, Part, Text
 from openmm_les.arrays import FloatArray
 from openmm_les.evaluation.device import cpu_name
 from openmm_les.names import shorten
@@ -107,15 +107,16 @@ def settings(record: Record) -> list[Part]:
     """What differs from the defaults, and everything."""
     fields = RunConfig.model_fields
     values = record.config.model_dump(mode="json")
-    rows: list[list[Cell]] = []
+    rows: list[tuple[str, Cell]] = []
     for name, value in values.items():
-        if fields[name].is_required():
-            rows.append([name, _text(value), "required"])
-        elif value != fields[name].default and name != "output":
-            rows.append([name, _text(value), _text(fields[name].default)])
+        if fields[name].is_required() or name == "output":
+            rows.append((name, _text(value)))
+        elif value != fields[name].default:
+            rows.append((name, f"{_text(value)} (default: {_text(fields[name].default)})"))
     listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
     return [
-        Table(["setting", "in this run", "default"], rows),
+        Text("What differs from the defaults:"),
+        Facts(rows),
         Text("All settings, with what was chosen for this machine:"),
         Listing(listing),
     ]

@@ -116,7 +116,7 @@ def _speed(record: Record) -> Part:
     return Facts(
         [
             ("speed", f"{rate:.3g} ns/day, {seconds / found.step / _MILLI:.3g} ms for each step"),
-            ("of", f"{found.step} steps of {found.phase} in {duration(seconds)}"),
+            ("measured over", f"{found.step} steps of {found.phase} in {duration(seconds)}"),
             ("device of the model", config.device),
             ("variant of the model", variant),
             ("OpenMM", f"platform {config.platform}, backend {config.backend}"),

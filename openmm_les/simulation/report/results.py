@@ -103,15 +103,20 @@ def _charges(record: Record) -> list[Part]:
     for symbol in sorted(columns):
         values = charges[:, columns[symbol]]
         numbers = (values.mean(), values.min(), values.max())
-        rows.append([symbol, len(columns[symbol]), *(f"{number:.4f}" for number in numbers)])
+        rows.append([symbol, len(columns[symbol]), *map(_decimals, numbers)])
     net = charges.sum(axis=1)
     sign = "" if series.header.charge_sign == "physical" else "; the model does not state their sign"
     text = (
-        f"Latent charges in {len(net)} rows of {output.RESPONSE}{sign}. Together they are "
-        f"{net.mean():.4f} e, between {net.min():.4f} and {net.max():.4f} e."
+        f"Latent charges in {len(net)} rows of {output.RESPONSE}{sign}. Their sum is "
+        f"{_decimals(net.mean())} e, between {_decimals(net.min())} and {_decimals(net.max())} e."
     )
     names = ["element", "atoms", "mean charge [e]", "smallest", "largest"]
     return [Text(text), Table(names, rows)]
+
+
+def _decimals(number: float) -> str:
+    """Four decimals, without the sign of what rounds to zero."""
+    return f"{round(float(number), 4) + 0.0:.4f}"
 
 
 def _pictures(record: Record) -> list[Part]:
@@ -141,6 +146,8 @@ def _picture(record: Record, name: str) -> Picture:
     level = config.temperature if name == _TEMPERATURE else None
     content = draw_series(curves, ".svg", x="time [ps]", y=name, level=level)
     caption = f"{name.partition(' [')[0].capitalize()} over time"
+    if record.equilibration:
+        caption += "; grey: equilibration"
     if level is not None:
         caption += f"; dashed: {level:g} K"
     courses = "; ".join(f"{phase} {_course(curve.values)}" for phase, curve in curves.items())
