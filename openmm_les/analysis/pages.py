@@ -161,10 +161,14 @@ def _part(part: Part) -> str:
         case Listing(text):
             return f"<pre>{html.escape(text)}</pre>"
         case Items(texts):
-            return "<ul>\n" + "\n".join(f"<li>{html.escape(each)}</li>" for each in texts) + "\n</ul>"
+            return (
+                "<ul>\n" + "\n".join(f"<li>{html.escape(each)}</li>" for each in texts) + "\n</ul>"
+            )
         case Facts(rows):
             known = ((name, value) for name, value in rows if value is not None)
-            lines = (f"<dt>{html.escape(name)}</dt><dd>{_inline(value)}</dd>" for name, value in known)
+            lines = (
+                f"<dt>{html.escape(name)}</dt><dd>{_inline(value)}</dd>" for name, value in known
+            )
             return "<dl>\n" + "\n".join(lines) + "\n</dl>"
         case Picture():
             return _picture(part)

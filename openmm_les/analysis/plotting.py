@@ -178,8 +178,8 @@ def draw_series(
 ) -> bytes:
     """Plot series over time, with a line across at `level`.
 
-    Curves have names for the legend, but for pale ones; returns the content of a file whose name ends in `suffix`, and
-    `x` and `y` are labels of the axes.
+    Curves have names for the legend, but for pale ones; returns the content of a file whose name
+    ends in `suffix`, and `x` and `y` are labels of the axes.
     """
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(5.5, 2.8), layout="constrained")
@@ -187,9 +187,7 @@ def draw_series(
         style = {"color": "0.65"} if curve.is_pale else {}
         is_long = len(curve.time) > _MOST_POINTS
         label = None if curve.is_pale else name
-        axis.plot(
-            curve.time, curve.values, linewidth=1.0, label=label, rasterized=is_long, **style
-        )
+        axis.plot(curve.time, curve.values, linewidth=1.0, label=label, rasterized=is_long, **style)
     if level is not None:
         axis.axhline(level, color="0.3", linewidth=1.0, linestyle="--")
     axis.set(xlabel=x, ylabel=y)

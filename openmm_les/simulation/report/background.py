@@ -115,7 +115,7 @@ def settings(record: Record) -> list[Part]:
             rows.append((name, f"{_text(value)} (default: {_text(fields[name].default)})"))
     listing = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
     return [
-        Text("What differs from the defaults:"),
+        Text("Settings other than the defaults:"),
         Facts(rows),
         Text("All settings, with what was chosen for this machine:"),
         Listing(listing),

@@ -51,9 +51,12 @@ def _means(record: Record) -> Table:
         values = np.array(record.production.get(column, ()))
         if not values.size or (name == _VOLUME and not np.ptp(values)):
             continue
-        spread = f"{values.std(ddof=1):.4g}" if np.ptp(values) else None
+        spread = float(values.std(ddof=1)) if values.size > 1 else 0.0
+        # Two digits of the spread.
+        decimals = max(0, 1 - math.floor(math.log10(spread))) if spread else 6
+        ends = (f"{value:.{decimals}f}" for value in (values.min(), values.max()))
         mean = with_error(values.mean(), block_error(values))
-        rows.append([name, mean, spread, f"{values.min():.6g}", f"{values.max():.6g}"])
+        rows.append([name, mean, f"{spread:.4g}" if spread else None, *ends])
     return Table(["quantity", "mean", "standard deviation", "smallest", "largest"], rows)
 
 
@@ -79,7 +82,9 @@ def _expected(record: Record) -> list[Part]:
 
 def _degrees_of_freedom(columns: Columns) -> int:
     """From kinetic energy and temperature, which OpenMM has from it: E = N R T / 2."""
-    energies, temperatures = (columns[COLUMNS[n]] for n in ("kinetic energy [kJ/mol]", _TEMPERATURE))
+    energies, temperatures = (
+        columns[COLUMNS[n]] for n in ("kinetic energy [kJ/mol]", _TEMPERATURE)
+    )
     for energy, temperature in zip(energies, temperatures, strict=True):
         if 0.0 < temperature < math.inf:
             return round(2.0 * energy / (_GAS_CONSTANT * temperature))
@@ -105,11 +110,12 @@ def _charges(record: Record) -> list[Part]:
         numbers = (values.mean(), values.min(), values.max())
         rows.append([symbol, len(columns[symbol]), *map(_decimals, numbers)])
     net = charges.sum(axis=1)
-    sign = "" if series.header.charge_sign == "physical" else "; the model does not state their sign"
-    text = (
-        f"Latent charges in {len(net)} rows of {output.RESPONSE}{sign}. Their sum is "
-        f"{_decimals(net.mean())} e, between {_decimals(net.min())} and {_decimals(net.max())} e."
+    sign = (
+        "" if series.header.charge_sign == "physical" else "; the model does not state their sign"
     )
+    text = f"Latent charges in {len(net)} rows of {output.RESPONSE}{sign}. Their sum is "
+    mean, *ends = map(_decimals, (net.mean(), net.min(), net.max()))
+    text += f"{mean} e" + ("." if {*ends} == {mean} else f", between {ends[0]} and {ends[1]} e.")
     names = ["element", "atoms", "mean charge [e]", "smallest", "largest"]
     return [Text(text), Table(names, rows)]
 
