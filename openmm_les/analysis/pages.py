@@ -40,7 +40,7 @@ footer { margin-top: 3rem; }
   h1 { font-size: 1.5rem; }
   table { font-size: .8125rem; }
   th, td { padding: .25rem .4rem; }
-  td:first-child, td:last-child { white-space: normal; }
+  td { white-space: normal; }
 }
 @media print {
   body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }
@@ -48,7 +48,7 @@ footer { margin-top: 3rem; }
   figure, tr { break-inside: avoid; }
   figure { max-width: 49%; }
   a { color: inherit; text-decoration: none; }
-  pre { font-size: 8pt; }
+  pre { font-size: 8pt; columns: 2; }
 }
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -85,11 +86,15 @@ def _page(record: Record) -> str:
 
 def _end(record: Record) -> Notice:
     """How the run ended, and when."""
-    config, found, now = record.config, record.checkpoint, datetime.now().astimezone()
-    when = f"on {now:%Y-%m-%d at %H:%M} {now.tzname()}"
+    config, found = record.config, record.checkpoint
+    # A page that was gone is made again later.
+    summary = record.job.directory / output.SUMMARY
+    end = summary.stat().st_mtime if record.problem is None else time.time()
+    local = datetime.fromtimestamp(end).astimezone()
+    when = f"on {local:%Y-%m-%d at %H:%M} {local.tzname()}"
     if record.problem is None:
-        time = record.picoseconds(config.steps)
-        return Notice(f"Finished {when}: {config.steps} steps of production, {time:g} ps.")
+        length = record.picoseconds(config.steps)
+        return Notice(f"Finished {when}: {config.steps} steps of production, {length:g} ps.")
     done = "before the first step"
     if found is not None:
         steps = config.steps if found.phase == "production" else config.equilibration_steps

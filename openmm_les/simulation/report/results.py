@@ -77,6 +77,10 @@ def _expected(record: Record) -> list[Part]:
         f"expected: {config.temperature:g} K, with a standard deviation of {expected:.4g} K "
         f"(T sqrt(2/N) of the canonical ensemble, with N = {number} degrees of freedom)"
     )
+    temperatures = np.array(record.production[COLUMNS[_TEMPERATURE]])
+    if (error := block_error(temperatures)) > 0.0:
+        away = (temperatures.mean() - config.temperature) / error
+        text += f"; the mean is {abs(away):.1f} errors {'above' if away > 0 else 'below'}"
     return [Facts([("temperature", text)])]
 
 
@@ -144,15 +148,17 @@ def _picture(record: Record, name: str) -> Picture:
         ("equilibration", record.equilibration),
         ("production", record.production),
     ):
-        if columns:
-            is_before = phase == "equilibration"
+        is_before = phase == "equilibration"
+        # The thermostat before hides how little the energy drifts.
+        if columns and not (is_before and name == _TOTAL):
             start = -record.picoseconds(config.equilibration_steps) if is_before else 0.0
             time = start + np.array(columns[TIME])
             curves[phase] = Curve(time, np.array(columns[column]), is_pale=is_before)
-    level = config.temperature if name == _TEMPERATURE else None
+    is_target = name == _TEMPERATURE and config.ensemble != "NVE"
+    level = config.temperature if is_target else None
     content = draw_series(curves, ".svg", x="time [ps]", y=name, level=level)
     caption = f"{name.partition(' [')[0].capitalize()} over time"
-    if record.equilibration:
+    if "equilibration" in curves:
         caption += "; grey: equilibration"
     if level is not None:
         caption += f"; dashed: {level:g} K"
