@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from support.runs import Recorder, config
+from support.runs import TIP3P, Recorder, config
 
 from openmm_les import SimulationError
 from openmm_les import simulation as md
@@ -144,6 +144,21 @@ def test_a_run_that_broke(tmp_path):
     assert "Broke on " in told
     assert " ".join(str(caught.value).split()) in told
     assert "--resume" in told
+
+
+def test_an_ml_region(tmp_path):
+    """One cut bond, in vacuum; the atom beyond it is none of the region."""
+    region = {"ml_region": ("resname ACE", "resname ALA"), "force_field": TIP3P}
+    response = {"response": ("charges",), "response_interval": 10}
+    one = {"steps": 20, "equilibration_steps": 0}
+    md.run(config(tmp_path, **SHORT | one | region | response))
+    told = Texts(tmp_path / "run" / "report.html").text
+    assert "described by the model 16 atoms of ACE A:1, ALA A:2" in told
+    assert "link atoms 1, for C of ALA A:2 to N of NME A:3" in told
+    assert "embedding mechanical" in told
+    assert "is polar: hydrogen is a poor cap for it" in told
+    counts = dict(re.findall(r" ([CHNO]) (\d+) -?0\.\d{4} ", told))
+    assert counts == {"C": "5", "H": "8", "N": "1", "O": "2"}
 
 
 def test_without_a_page(tmp_path):

@@ -51,12 +51,13 @@ def _means(record: Record) -> Table:
         values = np.array(record.production.get(column, ()))
         if not values.size or (name == _VOLUME and not np.ptp(values)):
             continue
-        spread = float(values.std(ddof=1)) if values.size > 1 else 0.0
-        # Two digits of the spread.
-        decimals = max(0, 1 - math.floor(math.log10(spread))) if spread else 6
+        if not np.ptp(values):  # such as the density in a fixed box
+            rows.append([name, f"{values[0]:.6g}", None, None, None])
+            continue
+        spread = float(values.std(ddof=1))
+        decimals = max(0, 1 - math.floor(math.log10(spread)))  # for two digits of the spread
         ends = (f"{value:.{decimals}f}" for value in (values.min(), values.max()))
-        mean = with_error(values.mean(), block_error(values))
-        rows.append([name, mean, f"{spread:.4g}" if spread else None, *ends])
+        rows.append([name, with_error(values.mean(), block_error(values)), f"{spread:.4g}", *ends])
     return Table(["quantity", "mean", "standard deviation", "smallest", "largest"], rows)
 
 
@@ -103,11 +104,13 @@ def _charges(record: Record) -> list[Part]:
     series = CSVFile(path).sample(_RESPONSE_ROWS)
     if not len(series.time):
         return []
-    charges = series.get("charges")
+    charges, hybrid = series.get("charges"), record.job.hybrid
     atoms = list(record.job.structure.topology.atoms())
     columns: dict[str, list[int]] = defaultdict(list)
     for column, index in enumerate(series.atoms):
-        columns[atoms[index].element.symbol].append(column)
+        # The file has zeros for MM atoms that link atoms replace.
+        if hybrid is None or index in hybrid.atoms:
+            columns[atoms[index].element.symbol].append(column)
     rows: list[list[Cell]] = []
     for symbol in sorted(columns):
         values = charges[:, columns[symbol]]
