@@ -181,8 +181,12 @@ def draw_series(
     Curves have names for the legend, but for pale ones; returns the content of a file whose name
     ends in `suffix`, and `x` and `y` are labels of the axes.
     """
-    pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(5.5, 2.8), layout="constrained")
+    optional("matplotlib", "analysis", "series: pictures need matplotlib; install it")
+    # Not pyplot, whose backend may be that of somebody's notebook.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 2.8), layout="constrained")
+    axis = figure.subplots()
     for name, curve in curves.items():
         style = {"color": "0.65"} if curve.is_pale else {}
         is_long = len(curve.time) > _MOST_POINTS
@@ -194,7 +198,7 @@ def draw_series(
     axis.ticklabel_format(useOffset=False)
     if 1 < len(axis.get_legend_handles_labels()[1]) <= _LONGEST_LEGEND:
         axis.legend()
-    return _content(pyplot, figure, suffix)
+    return _saved(figure, suffix)
 
 
 def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: str) -> bytes:
@@ -217,12 +221,17 @@ def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: 
 
 
 def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
+    content = _saved(figure, suffix)
+    pyplot.close(figure)
+    return content
+
+
+def _saved(figure: Any, suffix: str) -> bytes:
     picture = io.BytesIO()
     kind = suffix[1:].lower()
     # Without the date, the same data give the same picture.
     undated = {"metadata": {"Date": None}} if kind == "svg" else {}
     figure.savefig(picture, dpi=_DOTS_PER_INCH, format=kind, **undated)
-    pyplot.close(figure)
     return picture.getvalue()
 
 

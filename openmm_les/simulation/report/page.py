@@ -23,7 +23,7 @@ from openmm_les.analysis.pages import (
     Text,
     page,
 )
-from openmm_les.errors import one_line
+from openmm_les.errors import OutputError, one_line
 from openmm_les.evaluation.engines.variant import Variant
 from openmm_les.files.writing import write_atomically
 from openmm_les.simulation import output
@@ -55,7 +55,7 @@ def written(job: Job) -> Iterator[None]:
 def write(job: Job, problem: BaseException | None = None) -> None:
     """Write the report of a run that a `problem` has ended, unless the settings leave it out.
 
-    A failure is a warning: no result depends on it.
+    A failure is a warning, since no result depends on it, unless the problem says it already.
     """
     if job.requested.report == "off":
         return
@@ -63,7 +63,8 @@ def write(job: Job, problem: BaseException | None = None) -> None:
     try:
         write_atomically(path, _page(Record.read(job, problem)).encode())
     except Exception as error:
-        logger.warning("%s was not written: %s", path, one_line(error))
+        level = logging.INFO if isinstance(problem, OutputError) else logging.WARNING
+        logger.log(level, "%s was not written: %s", path, one_line(error))
 
 
 def _page(record: Record) -> str:
