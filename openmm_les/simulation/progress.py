@@ -45,7 +45,7 @@ def warn_once() -> Iterator[list[str]]:
         is_warning = record.levelno >= logging.WARNING
         if is_warning and line in seen:
             return False
-        if is_warning:
+        if is_warning and line[1] not in warnings:  # a run that continues has those before
             warnings.append(line[1])
         seen.add(line)
         return True

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def summarise(
         )
 
 
-def energy_drift(columns: dict[str, list[float]], atoms: int) -> float | None:
+def energy_drift(columns: Mapping[str, list[float]], atoms: int) -> float | None:
     """Slope of the total energy [meV/atom/ps] in the columns of a log; None for a single row."""
     if len(columns["Time (ps)"]) < 2:
         return None

@@ -152,11 +152,13 @@ def test_an_ml_region(tmp_path):
     response = {"response": ("charges",), "response_interval": 10}
     one = {"steps": 20, "equilibration_steps": 0}
     md.run(config(tmp_path, **SHORT | one | region | response))
+    md.run(config(tmp_path, **SHORT | one | region | response | {"steps": 40}), resume=True)
     told = Texts(tmp_path / "run" / "report.html").text
     assert "described by the model 16 atoms of ACE A:1, ALA A:2" in told
     assert "link atoms 1, for C of ALA A:2 to N of NME A:3" in told
     assert "embedding mechanical" in told
-    assert "is polar: hydrogen is a poor cap for it" in told
+    assert told.count("is polar: hydrogen is a poor cap for it") == 1
+    assert "Of 2 rows of log.csv" in told
     counts = dict(re.findall(r" ([CHNO]) (\d+) -?0\.\d{4} ", told))
     assert counts == {"C": "5", "H": "8", "N": "1", "O": "2"}
 

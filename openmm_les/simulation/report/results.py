@@ -21,7 +21,9 @@ from openmm_les.simulation.summary import energy_drift
 
 _TEMPERATURE, _DENSITY = "temperature [K]", "density [g/mL]"
 _ENERGY, _TOTAL, _VOLUME = "potential energy [kJ/mol]", "total energy [kJ/mol]", "volume [nm^3]"
-_GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+_GAS_CONSTANT: float = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(
+    unit.kilojoule_per_mole / unit.kelvin
+)
 #: Fewest rows of a picture.
 _FEWEST_ROWS = 3
 #: Rows of the response of which charges are averaged; the file may have millions.
