@@ -188,10 +188,14 @@ def draw_series(
     figure = Figure(figsize=(5.5, 2.8), layout="constrained")
     axis = figure.subplots()
     for name, curve in curves.items():
-        style = {"color": "0.65"} if curve.is_pale else {}
-        is_long = len(curve.time) > _MOST_POINTS
-        label = None if curve.is_pale else name
-        axis.plot(curve.time, curve.values, linewidth=1.0, label=label, rasterized=is_long, **style)
+        axis.plot(
+            curve.time,
+            curve.values,
+            linewidth=1.0,
+            color="0.65" if curve.is_pale else None,
+            label=None if curve.is_pale else name,
+            rasterized=len(curve.time) > _MOST_POINTS,
+        )
     if level is not None:
         axis.axhline(level, color="0.3", linewidth=1.0, linestyle="--")
     axis.set(xlabel=x, ylabel=y)
