@@ -3,7 +3,9 @@
 import base64
 import os
 import re
+import shutil
 import signal
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -135,6 +137,17 @@ def test_a_page_that_is_gone_is_made_again(finished):
     (folder / "report.html").unlink()
     md.run(md.load(folder), resume=True)
     assert "Finished on " in Texts(folder / "report.html").text
+
+
+def test_without_matplotlib_there_are_tables(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "report.html").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    md.run(md.load(folder), resume=True)
+    told = Texts(folder / "report.html")
+    assert not told.alternatives
+    assert "Pictures need matplotlib: pip install" in told.text
+    assert "temperature [K] " in told.text
 
 
 def test_a_run_that_broke(tmp_path):
