@@ -55,21 +55,29 @@ class CSVFile(SeriesFile):
             header = _header(source, line)
             if not line.startswith(_COMMENT):
                 stream.seek(start)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # of numpy: no rows yet
-                    table = np.loadtxt(stream, delimiter=",", ndmin=2, dtype=np.float64)
-            except ValueError as error:
-                raise InputError(
-                    f"{source}: expected a table of numbers below its header, got something else "
-                    f"({one_line(error)}); delete the broken line if it is the last"
-                ) from None
-        if table.size and table.shape[1] != len(columns):
-            raise InputError(
-                f"{source}: expected {len(columns)} columns, as many as in the header, got "
-                f"{table.shape[1]}"
-            )
-        return from_table(source, columns, table.reshape(-1, max(1, len(columns))), header)
+            return _series(source, columns, stream, header)
+
+    def sample(self, rows: int) -> TimeSeries:
+        """Some rows, evenly over the file, of which little else is read; all if they are few.
+
+        Works for a file that grows, whose last row may break.
+        """
+        source, found = str(self.path), {}
+        with self.path.open("rb") as stream:
+            names = stream.readline().decode("utf-8-sig")
+            start = stream.tell()
+            header = _header(source, line := stream.readline().decode())
+            if line.startswith(_COMMENT):
+                start = stream.tell()
+            size = stream.seek(0, os.SEEK_END)
+            for place in np.linspace(start, size, rows, endpoint=False, dtype=np.int64):
+                stream.seek(int(place) - 1)
+                stream.readline()  # the rest of the row before
+                first, row = stream.tell(), stream.readline()
+                if row.endswith(b"\n"):
+                    found[first] = row.decode()
+        table = io.StringIO("".join(found.values()))
+        return _series(source, _columns(io.StringIO(names)), table, header)
 
     def check_columns(self, series: TimeSeries) -> None:
         super().check_columns(series)
@@ -143,6 +151,25 @@ def read(path: str | os.PathLike[str]) -> TimeSeries:
     file = open_series(path)
     with boundary(file.path, _KIND):
         return file.read()
+
+
+def _series(source: str, columns: list[str], rows: IO[str], header: Header) -> TimeSeries:
+    """The series of a stream that is at its first row."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of numpy: no rows yet
+            table = np.loadtxt(rows, delimiter=",", ndmin=2, dtype=np.float64)
+    except ValueError as error:
+        raise InputError(
+            f"{source}: expected a table of numbers below its header, got something else "
+            f"({one_line(error)}); delete the broken line if it is the last"
+        ) from None
+    if table.size and table.shape[1] != len(columns):
+        raise InputError(
+            f"{source}: expected {len(columns)} columns, as many as in the header, got "
+            f"{table.shape[1]}"
+        )
+    return from_table(source, columns, table.reshape(-1, max(1, len(columns))), header)
 
 
 def _columns(stream: IO[str]) -> list[str]:

@@ -16,6 +16,8 @@ from openmm_les.arrays import FloatArray
 from openmm_les.errors import InputError
 from openmm_les.versions import optional
 
+#: Blocks whose means give the error of a mean.
+BLOCKS = 10
 #: Starts of the equilibrated part that are tried.
 _STARTS = 200
 
@@ -51,6 +53,29 @@ def series_statistics(values: ArrayLike) -> Statistics:
     if rest.size > 1:
         error = float(rest.std(ddof=1)) * math.sqrt(inefficiency / rest.size)
     return Statistics(float(rest.mean()), error, inefficiency, start, rest.size)
+
+
+def block_error(values: ArrayLike) -> float:
+    """Standard error of the mean of a series [n], from the means of ten blocks of equal length.
+
+    Right where blocks are longer than what is correlated (H. Flyvbjerg and H. G. Petersen, J. Chem.
+    Phys. 91, 461 (1989)). Values at the start that fill no block are left out. It is nan for fewer
+    than two values for each block.
+    """
+    series = np.asarray(values, dtype=np.float64).ravel()
+    length = series.size // BLOCKS
+    if length < 2:
+        return math.nan
+    means = series[series.size - BLOCKS * length :].reshape(BLOCKS, length).mean(axis=1)
+    return float(means.std(ddof=1)) / math.sqrt(BLOCKS)
+
+
+def with_error(mean: float, error: float) -> str:
+    """A mean as text, with two digits of its error where that is known."""
+    if not 0.0 < error < math.inf:
+        return f"{mean:.6g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def inefficiency_of(values: FloatArray) -> float:

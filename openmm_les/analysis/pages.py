@@ -8,6 +8,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from openmm_les import __version__
 
@@ -22,12 +23,45 @@ th { border-bottom-color: #888; vertical-align: bottom; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; height: auto; }
 figure { display: inline-block; vertical-align: top; max-width: min(100%, 33rem); margin: .5rem 0; }
-@media (max-width: 40rem) { body { padding: 0 .25rem; margin: 0 auto; } }
-footer, figcaption { color: #777; }
+dl { display: grid; grid-template-columns: 12rem 1fr; gap: .25rem 1rem; margin: 1rem 0; }
+dt { color: #666; }
+dd { margin: 0; }
+h1, dd, li, p { overflow-wrap: anywhere; }
+pre { background: #f5f5f5; padding: .75rem; white-space: pre-wrap; overflow-wrap: anywhere;
+      font-size: .8125rem; columns: 24rem; column-gap: 2rem; }
+.notice { border-left: .35rem solid #2a7f3f; background: #f2f8f3; padding: .5rem .75rem; }
+.warning { border-color: #b35900; background: #fdf5ec; }
+footer, figcaption { color: #666; }
 footer { margin-top: 3rem; }
+@media (max-width: 40rem) {
+  body { padding: 0 .75rem; margin: 0 auto; }
+  dl { display: block; }
+  dd { margin-bottom: .5rem; }
+  h1 { font-size: 1.5rem; }
+  table { font-size: .8125rem; }
+  th, td { padding: .25rem .4rem; }
+  td { white-space: normal; }
+}
+@media print {
+  body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }
+  h1, h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+  figure { max-width: 49%; }
+  a { color: inherit; text-decoration: none; }
+  pre { font-size: 8pt; columns: 2; }
+}
 """
 
-Cell = str | int | float | None
+
+@dataclass(frozen=True)
+class Link:
+    """A text that leads to a file, whose path is relative to the page."""
+
+    text: str
+    path: str
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -49,16 +83,49 @@ class Table:
 class Picture:
     """A picture, with what it shows."""
 
-    png: bytes
+    content: bytes  #: PNG or SVG
     caption: str
+    alternative: str = ""  #: Text in its place; empty for the caption
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names with what belongs to them; those with None are left out."""
+
+    rows: Sequence[tuple[str, Cell]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lines of a file or of a shell, as they are."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of texts."""
+
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A paragraph to be seen first."""
+
+    text: str
+    is_warning: bool = False
+
+
+Part = Text | Table | Picture | Facts | Listing | Items | Notice
 
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one heading."""
+    """What stands under one heading; an empty one has none."""
 
     title: str
-    parts: Sequence[Text | Table | Picture]
+    parts: Sequence[Part]
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -72,7 +139,8 @@ def page(title: str, sections: Sequence[Section]) -> str:
     """The HTML of a page; every text is escaped, so none of it is markup."""
     body = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        if section.title:
+            body.append(f"<h2>{html.escape(section.title)}</h2>")
         body += [_part(part) for part in section.parts]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -83,17 +151,44 @@ def page(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _part(part: Text | Table | Picture) -> str:
-    if isinstance(part, Text):
-        return f"<p>{html.escape(part.text)}</p>"
-    if isinstance(part, Picture):
-        data = base64.b64encode(part.png).decode()
-        caption = html.escape(part.caption)
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-    cells = zip(*part.rows, strict=True) if part.rows else ((),) * len(part.columns)
-    head = "".join(map(_head, part.columns, cells))
-    rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in part.rows)
+def _part(part: Part) -> str:
+    match part:
+        case Text(text):
+            return f"<p>{html.escape(text)}</p>"
+        case Notice(text, is_warning):
+            kind = "notice warning" if is_warning else "notice"
+            return f'<p class="{kind}">{html.escape(text)}</p>'
+        case Listing(text):
+            return f"<pre>{html.escape(text)}</pre>"
+        case Items(texts):
+            return (
+                "<ul>\n" + "\n".join(f"<li>{html.escape(each)}</li>" for each in texts) + "\n</ul>"
+            )
+        case Facts(rows):
+            known = ((name, value) for name, value in rows if value is not None)
+            lines = (
+                f"<dt>{html.escape(name)}</dt><dd>{_inline(value)}</dd>" for name, value in known
+            )
+            return "<dl>\n" + "\n".join(lines) + "\n</dl>"
+        case Picture():
+            return _picture(part)
+        case Table():
+            return _table(part)
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.content).decode()
+    kind = "svg+xml" if picture.content.startswith(b"<?xml") else "png"
+    caption = html.escape(picture.caption)
+    alternative = html.escape(picture.alternative) or caption
+    image = f'<img src="data:image/{kind};base64,{data}" alt="{alternative}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _table(table: Table) -> str:
+    cells = zip(*table.rows, strict=True) if table.rows else ((),) * len(table.columns)
+    head = "".join(map(_head, table.columns, cells))
+    rows = ("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows)
     lines = "\n".join(rows)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
 
@@ -104,7 +199,14 @@ def _head(name: str, cells: Sequence[Cell]) -> str:
 
 
 def _cell(value: Cell) -> str:
-    if isinstance(value, str) or value is None:
-        return f"<td>{html.escape(value or '')}</td>"
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
-    return f'<td class="number">{text}</td>'
+    kind = ' class="number"' if isinstance(value, int | float) else ""
+    return f"<td{kind}>{_inline(value)}</td>"
+
+
+def _inline(value: Cell) -> str:
+    if isinstance(value, Link):
+        # No path becomes the address of something else: quote turns ":" into "%3A".
+        return f'<a href="{quote(value.path)}">{html.escape(value.text)}</a>'
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "" if value is None else html.escape(str(value))

@@ -18,6 +18,8 @@ from openmm_les.versions import optional
 
 _FORMATS = (".png", ".pdf", ".svg")
 _DOTS_PER_INCH = 150
+#: Points of a curve up to which it is drawn as lines, also in a vector format.
+_MOST_POINTS = 5000
 #: Most curves that a legend names.
 _LONGEST_LEGEND = 12
 
@@ -162,6 +164,47 @@ def draw_means(
     return _content(pyplot, figure, suffix)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Values over time."""
+
+    time: FloatArray  #: Shape (n,)
+    values: FloatArray  #: Shape (n,)
+    is_pale: bool = False  #: Whether it stays in the background
+
+
+def draw_series(
+    curves: Mapping[str, Curve], suffix: str, *, x: str, y: str, level: float | None = None
+) -> bytes:
+    """Plot series over time, with a line across at `level`.
+
+    Curves have names for the legend, but for pale ones; returns the content of a file whose name
+    ends in `suffix`, and `x` and `y` are labels of the axes.
+    """
+    optional("matplotlib", "analysis", "series: pictures need matplotlib; install it")
+    # Not pyplot, whose backend may be that of somebody's notebook.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 2.8), layout="constrained")
+    axis = figure.subplots()
+    for name, curve in curves.items():
+        axis.plot(
+            curve.time,
+            curve.values,
+            linewidth=1.0,
+            color="0.65" if curve.is_pale else None,
+            label=None if curve.is_pale else name,
+            rasterized=len(curve.time) > _MOST_POINTS,
+        )
+    if level is not None:
+        axis.axhline(level, color="0.3", linewidth=1.0, linestyle="--")
+    axis.set(xlabel=x, ylabel=y)
+    axis.ticklabel_format(useOffset=False)
+    if 1 < len(axis.get_legend_handles_labels()[1]) <= _LONGEST_LEGEND:
+        axis.legend()
+    return _saved(figure, suffix)
+
+
 def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: str) -> bytes:
     """Plot a square matrix of fractions, of which rows and columns have the same names.
 
@@ -182,9 +225,17 @@ def draw_matrix(matrix: FloatArray, names: Sequence[str], suffix: str, *, axis: 
 
 
 def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=suffix[1:].lower())
+    content = _saved(figure, suffix)
     pyplot.close(figure)
+    return content
+
+
+def _saved(figure: Any, suffix: str) -> bytes:
+    picture = io.BytesIO()
+    kind = suffix[1:].lower()
+    # Without the date, the same data give the same picture.
+    undated = {"metadata": {"Date": None}} if kind == "svg" else {}
+    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=kind, **undated)
     return picture.getvalue()
 
 

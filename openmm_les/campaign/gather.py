@@ -17,6 +17,7 @@ from openmm_les.analysis.means import (
     inefficiency_of,
     quiet_pymbar,
     series_statistics,
+    with_error,
 )
 from openmm_les.analysis.plotting import Means, draw_means
 from openmm_les.analysis.series import QUANTITIES
@@ -28,7 +29,7 @@ from openmm_les.files.writing import write_atomically, writing
 from openmm_les.names import shorten
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import unit_of
-from openmm_les.simulation.output import LOG, RESPONSE, SUMMARY
+from openmm_les.simulation.output import LOG, REPORT, RESPONSE, SUMMARY
 from openmm_les.simulation.summary import read_log
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
@@ -241,12 +242,12 @@ def _numeric_setting(rows: Sequence[Row]) -> str | None:
 def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> str:
     states = [row.state for row in rows]
     failed: list[Sequence[pages.Cell]] = [[s.entry.name, s.error] for s in states if s.error]
-    parts: list[pages.Text | pages.Table | pages.Picture] = [pages.Text(f"{line(states)}.")]
+    parts: list[pages.Part] = [pages.Text(f"{line(states)}.")]
     if failed:
         parts.append(pages.Table(["failed run", "message"], failed))
     if problems := _problems(rows):
         parts.append(pages.Table(["run", "left out, since files are damaged"], [*problems.items()]))
-    sections = [pages.Section("Runs", [*parts, _table(rows, list(pictures))])]
+    sections = [pages.Section("Runs", [*parts, _table(directory, rows, list(pictures))])]
     if any(row.state.entry.repeat > 1 for row in rows) and pictures:
         explained = "Means of the repetitions, with the standard error that follows from them."
         table = _averages(rows, list(pictures))
@@ -257,12 +258,15 @@ def _page(directory: Path, rows: Sequence[Row], pictures: dict[str, bytes]) -> s
     return pages.page(f"Campaign: {directory.absolute().name}", sections)
 
 
-def _table(rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
+def _table(directory: Path, rows: Sequence[Row], present: Sequence[str]) -> pages.Table:
     lines: list[Sequence[pages.Cell]] = []
     for row in rows:
-        state = row.state
-        values = [_with_error(row.values.get(name)) for name in present]
-        lines.append([state.entry.name, state.name, state.steps, state.ns_per_day, *values])
+        state, report = row.state, row.state.entry.directory / REPORT
+        name: pages.Cell = state.entry.name
+        if report.exists():
+            name = pages.Link(state.entry.name, report.relative_to(directory).as_posix())
+        values = [_with_error(row.values.get(quantity)) for quantity in present]
+        lines.append([name, state.name, state.steps, state.ns_per_day, *values])
     return pages.Table(["run", "state", "steps", "ns/day", *present], lines)
 
 
@@ -298,9 +302,4 @@ def _label(varied: dict[str, str]) -> str:
 
 
 def _with_error(value: Statistics | None) -> str:
-    if value is None:
-        return ""
-    if not value.error > 0.0:
-        return f"{value.mean:.6g}"
-    decimals = max(0, 1 - math.floor(math.log10(value.error)))
-    return f"{value.mean:.{decimals}f} ± {value.error:.{decimals}f}"
+    return "" if value is None else with_error(value.mean, value.error)

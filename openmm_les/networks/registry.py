@@ -55,6 +55,7 @@ class Family:
     #: that installs it; None if the reference needs torch alone.
     original: str | None = None
     extra: str | None = None
+    citation: str = ""  #: The paper of its network
     #: Hyper-parameters that are distances [A] at which the energy has a step: probes avoid them.
     energy_steps: tuple[str, ...] = ()
 

@@ -28,6 +28,8 @@ _Item = TypeVar("_Item")
 _Vector = Annotated[list[_Item], Field(min_length=3, max_length=3)]
 _DAMAGED = "checkpoint: {file} is damaged ({reason}); start again with --overwrite"
 _KIND = Kind(InputError, "checkpoint", _DAMAGED)
+#: Settings that a continued run takes from its checkpoint.
+_CHOSEN = ("seed", "device", "backend", "platform", "max_neighbors")
 #: A DCD header counts its frames; OpenMM rewrites some of its first 48 bytes at every frame.
 _HEADER_BYTES = 48
 
@@ -83,6 +85,12 @@ class Checkpoint:
     force_field_sha256: str | None = None
     #: How the model is computed, a `Variant` as JSON; None: see `tuning.recorded`
     variant: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)  #: What was warned of so far
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Settings that were chosen for this machine, and the seed."""
+        return {name: self.resolved[name] for name in _CHOSEN}
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""

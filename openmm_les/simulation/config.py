@@ -124,6 +124,7 @@ class RunConfig(BaseModel):
     barostat_interval: Integer = Field(
         25, ge=1, description="steps between attempts of the NPT barostat to change the volume"
     )
+    report: OnOrOff = Field("on", description="report.html, a page about the run")
     seed: Integer | None = Field(
         None, ge=1, le=LARGEST_SEED, description="random seed; null: a new one, which is recorded"
     )

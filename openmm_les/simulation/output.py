@@ -44,12 +44,27 @@ INTERPOLATION = "interpolation.csv"
 CHECKPOINT = "checkpoint.zip"
 FINAL = "final.pdb"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 
 #: Files that grow; a resumed run truncates them to the state of its checkpoint.
 _GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE, INTERPOLATION)
 #: Files that only a finished run has.
 _FINAL_FILES = (FINAL, SUMMARY)
-ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_FINAL_FILES)
+ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_FINAL_FILES, REPORT)
+#: What each file is, for people.
+CONTENTS = {
+    REPORT: "this page",
+    CONFIG: "the settings and the seed",
+    MINIMISED: "the relaxed start structure",
+    EQUILIBRATION_LOG: "energies and temperature before production",
+    LOG: "energies and temperature of production",
+    TRAJECTORY: "frames of production",
+    RESPONSE: "electric properties of production",
+    INTERPOLATION: "energies of the force field and of ML/MM",
+    CHECKPOINT: "the state from which the run continues",
+    FINAL: "the last positions",
+    SUMMARY: "the final figures, for programs",
+}
 #: First line of the configuration file, which marks the directory as that of a run.
 _MARKER = "# Written by openmm-les run: this directory is its own.\n"
 
@@ -90,14 +105,14 @@ class RunDirectory:
             yield
 
     def existing(self) -> list[str]:
-        """Names of the files of a run in the directory; empty for a configuration alone."""
+        """Names of the files of a run in the directory; none without anything to lose."""
         found = [name for name in ALL if os.path.lexists(self / name)]
         if found and not self._is_of_a_run():
             raise OutputError(
                 f"output: {self.path} has {', '.join(found)}, which no run wrote there; choose a "
                 "directory of its own for the output, such as output: run"
             )
-        return [] if found == [CONFIG] else found
+        return [] if {CONFIG, REPORT}.issuperset(found) else found
 
     def _is_of_a_run(self) -> bool:
         """Whether a marked configuration file or a checkpoint is here."""
@@ -167,7 +182,7 @@ class RunDirectory:
         """Truncate the files to the state of a checkpoint; an InputError if data are missing."""
         for name, state in checkpoint.outputs.items():
             state.restore(self / name)
-        for name in {*_GROWING, *_FINAL_FILES}.difference(checkpoint.outputs):
+        for name in {*_GROWING, *_FINAL_FILES, REPORT}.difference(checkpoint.outputs):
             (self / name).unlink(missing_ok=True)
 
     def write_structure(

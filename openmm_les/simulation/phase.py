@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import openmm
@@ -57,6 +57,7 @@ class Job:
     stop: StopRequest  #: Whether a signal asked to stop
     hybrid: Hybrid | None = None
     variant: Variant | None = None  #: How the model is computed; None: in the usual way
+    warnings: list[str] = field(default_factory=list)  #: So far, by all processes; it grows
 
 
 class PhaseRun:
@@ -200,6 +201,7 @@ class PhaseRun:
             wall_seconds=self.wall_seconds,
             outputs=job.directory.file_states(),
             variant=None if job.variant is None else job.variant.to_json(),
+            warnings=list(job.warnings),
         )
         checkpoint.write(job.directory / output.CHECKPOINT)
         self._saved = checkpoint

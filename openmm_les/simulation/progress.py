@@ -32,22 +32,30 @@ class RunCallbacks:
 
 
 @contextlib.contextmanager
-def warn_once() -> Iterator[None]:
-    """Log each warning of this package once, since a run creates the same System several times."""
+def warn_once() -> Iterator[list[str]]:
+    """Log each warning of this package once, since a run creates the same System several times.
+
+    Returns the warnings so far, a list that grows.
+    """
     seen: set[tuple[str, str]] = set()
+    warnings: list[str] = []
 
     def is_new(record: logging.LogRecord) -> bool:
         line = (record.name, record.getMessage())
-        is_known = record.levelno >= logging.WARNING and line in seen
+        is_warning = record.levelno >= logging.WARNING
+        if is_warning and line in seen:
+            return False
+        if is_warning and line[1] not in warnings:  # a run that continues has those before
+            warnings.append(line[1])
         seen.add(line)
-        return not is_known
+        return True
 
     names = [name for name in logging.root.manager.loggerDict if name.startswith("openmm_les")]
     loggers = [logging.getLogger(name) for name in names]
     for each in loggers:
         each.addFilter(is_new)
     try:
-        yield
+        yield warnings
     finally:
         for each in loggers:
             each.removeFilter(is_new)

@@ -16,7 +16,7 @@ from openmm_les.errors import InputError, OutputError
 from openmm_les.files.writing import write_atomically
 from openmm_les.processes.signals import StopRequest, defer_signals
 from openmm_les.processes.threads import unmeasured
-from openmm_les.simulation import builder, output, summary, tuning
+from openmm_les.simulation import builder, output, report, summary, tuning
 from openmm_les.simulation.builder import Phase, State, create_simulation, plan_phases
 from openmm_les.simulation.checkpoint import Checkpoint
 from openmm_les.simulation.config import RunConfig, warn_of_units
@@ -34,9 +34,7 @@ logger = logging.getLogger(__name__)
 _MAX_BINDING = 1e4
 _REMEDY = "put it back, or choose another output directory for a new run"
 #: Settings that may differ when a run continues; files are compared by their content.
-_MAY_CHANGE = ("structure", "model", "force_field", "system", "output", "steps")
-#: Settings that a continued run takes from its checkpoint.
-_FROM_CHECKPOINT = ("seed", "device", "backend", "platform", "max_neighbors")
+_MAY_CHANGE = ("structure", "model", "force_field", "system", "output", "steps", "report")
 
 
 def run(
@@ -50,19 +48,24 @@ def run(
     """See `openmm_les.simulation.run`; `more_steps` with the same model will follow the run."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite: expected one of them, got both")
-    with warn_once():
-        return _run(config, resume, overwrite, callbacks or RunCallbacks(), more_steps)
+    with warn_once() as warnings:
+        return _run(config, resume, overwrite, callbacks or RunCallbacks(), more_steps, warnings)
 
 
 def _run(
-    config: RunConfig, resume: bool, overwrite: bool, callbacks: RunCallbacks, more_steps: int
+    config: RunConfig,
+    resume: bool,
+    overwrite: bool,
+    callbacks: RunCallbacks,
+    more_steps: int,
+    warnings: list[str],
 ) -> Summary:
     start = structures.read_structure(config.structure)
     # May download for minutes, with the usual signal handlers.
     artifact = catalog.open_model(config.model)
     directory = RunDirectory(config.output)
     with defer_signals() as stop, directory.locked():
-        job = Job(config, config, start, artifact, directory, callbacks, stop)
+        job = Job(config, config, start, artifact, directory, callbacks, stop, warnings=warnings)
         existing = directory.existing()
         if existing and not (resume or overwrite):
             raise InputError(
@@ -94,24 +97,29 @@ def _inputs(job: Job) -> dict[str, Path | str | None]:
 
 def _start(job: Job, more_steps: int) -> Summary:
     job = _with_force_field(replace(job, config=builder.resolve_config(job.config)))
-    state = _minimise(job)
-    # A TorchForce cannot grow, and chooses a larger capacity by itself.
-    if job.config.max_neighbors is None and job.config.backend == "pythonforce":
-        slots = builder.choose_max_neighbors(job.artifact, state, job.hybrid)
-        job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
-    phases = plan_phases(job.config)
-    variant = tuning.choose(job, state, more_steps + sum(phase.steps for phase in phases))
-    return _run_phases(replace(job, variant=variant), phases, state)
+    sim, energy = _check(job)
+    with report.written(job):
+        state = _minimise(job, sim, energy)
+        # A TorchForce cannot grow, and chooses a larger capacity by itself.
+        if job.config.max_neighbors is None and job.config.backend == "pythonforce":
+            slots = builder.choose_max_neighbors(job.artifact, state, job.hybrid)
+            job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
+        phases = plan_phases(job.config)
+        variant = tuning.choose(job, state, more_steps + sum(phase.steps for phase in phases))
+        return _run_phases(replace(job, variant=variant), phases, state)
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     check_same_run(job.requested, job.structure.sha256, job.artifact, checkpoint)
     job = _with_force_field(job)
     _check_force_field(job, checkpoint)
+    job.warnings[:0] = [text for text in checkpoint.warnings if text not in job.warnings]
     finished = job.directory / output.SUMMARY
     is_last = checkpoint.phase == "production" and checkpoint.step == job.config.steps
     if is_last and (result := Summary.read(finished)) is not None:
         job.callbacks.message(f"this run is finished: {checkpoint.step} steps are done")
+        if output.REPORT in result.files and not (job.directory / output.REPORT).exists():
+            report.write(job)
         names = [Path(path).name for path in result.files.values()]
         if gone := [name for name in names if not (job.directory / name).exists()]:
             logger.warning(
@@ -119,8 +127,7 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
                 "finished run wrote; put it back, or run again with --overwrite"
             )
         return result
-    chosen = {name: checkpoint.resolved[name] for name in _FROM_CHECKPOINT}
-    config = job.config.model_copy(update=chosen)
+    config = job.config.model_copy(update=checkpoint.chosen)
     job = replace(job, config=config, variant=tuning.recorded(checkpoint))
     _warn_of_changed_environment(checkpoint)
     remaining = plan_phases(job.config)
@@ -131,7 +138,8 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     )
     job.directory.restore(checkpoint)
     _write_config(job)  # `steps` may have grown
-    return _run_phases(job, remaining, checkpoint)
+    with report.written(job):
+        return _run_phases(job, remaining, checkpoint)
 
 
 def _with_force_field(job: Job) -> Job:
@@ -164,12 +172,13 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
     growing = (output.LOG, output.TRAJECTORY, output.RESPONSE, output.INTERPOLATION)
     names = (*growing, output.FINAL, output.CHECKPOINT)
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
+    last = (output.SUMMARY, output.REPORT) if config.report == "on" else (output.SUMMARY,)
     result = summary.summarise(
         directory / output.LOG,
         config.model_dump(mode="json"),
         atoms=_number_of_atoms(job),
         wall_seconds=current.wall_seconds,
-        files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
+        files=files | {name: str(directory / name) for name in last},
         ml_region=None if job.hybrid is None else job.hybrid.selected,
     )
     write_atomically(directory / output.SUMMARY, result.to_json().encode())
@@ -177,8 +186,11 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
 
 
 @unmeasured()
-def _minimise(job: Job) -> State:
-    """Minimise the energy; nothing is written or deleted before the model accepts the structure."""
+def _check(job: Job) -> tuple[openmm.app.Simulation, float]:
+    """A Simulation of the start structure, and its energy [kJ/mol], if the model accepts it.
+
+    Nothing is written or deleted before.
+    """
     config, start = job.config, job.structure
     warn_of_units(config)
     structures.check_bonds(start.topology, config.ensemble)
@@ -196,6 +208,13 @@ def _minimise(job: Job) -> State:
     _check_energy(job, before, str(config.structure))
     _write_config(job)
     job.directory.clear()
+    return sim, before
+
+
+@unmeasured()
+def _minimise(job: Job, sim: openmm.app.Simulation, before: float) -> State:
+    """Minimise the energy, which is `before` [kJ/mol]."""
+    config, start = job.config, job.structure
     if config.minimise_iterations == 0:
         return State(start.positions, None, start.box)
     job.callbacks.message(f"minimising the energy of {_number_of_atoms(job)} atoms")

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,6 @@ def summarise(
     with boundary(log, _LOG):
         columns = read_log(log)
         time_ps = config["steps"] * config["time_step"] * 1e-3
-        drift = None
-        if config["ensemble"] == "NVE" and len(columns["Time (ps)"]) > 1:
-            slope = np.polyfit(columns["Time (ps)"], columns["Total Energy (kJ/mole)"], 1)[0]
-            drift = float(slope) / KJ_PER_MOL_PER_EV * _MILLI / atoms
         return Summary(
             steps=config["steps"],
             time_ps=time_ps,
@@ -117,11 +114,19 @@ def summarise(
             temperature=_mean(columns["Temperature (K)"]),
             potential_energy=_mean(columns["Potential Energy (kJ/mole)"]),
             density=_mean(columns["Density (g/mL)"]) if config["ensemble"] == "NPT" else None,
-            energy_drift=drift,
+            energy_drift=energy_drift(columns, atoms) if config["ensemble"] == "NVE" else None,
             config=config,
             files=files,
             ml_region=ml_region,
         )
+
+
+def energy_drift(columns: Mapping[str, list[float]], atoms: int) -> float | None:
+    """Slope of the total energy [meV/atom/ps] in the columns of a log; None for a single row."""
+    if len(columns["Time (ps)"]) < 2:
+        return None
+    slope = np.polyfit(columns["Time (ps)"], columns["Total Energy (kJ/mole)"], 1)[0]
+    return float(slope) / KJ_PER_MOL_PER_EV * _MILLI / atoms
 
 
 def read_log(path: Path, *, is_growing: bool = False) -> dict[str, list[float]]:

@@ -3,7 +3,19 @@
 import base64
 from html.parser import HTMLParser
 
-from openmm_les.analysis.pages import Picture, Section, Table, Text, csv_text, page
+from openmm_les.analysis.pages import (
+    Facts,
+    Items,
+    Link,
+    Listing,
+    Notice,
+    Picture,
+    Section,
+    Table,
+    Text,
+    csv_text,
+    page,
+)
 
 #: Elements without an end.
 VOID = ("meta", "img")
@@ -45,6 +57,20 @@ def test_a_page():
     assert ("figcaption", 'a "picture"') in read.texts
     (source,) = read.sources
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == b"\x89PNG"
+
+
+def test_links_lists_and_facts():
+    facts = Facts([("file", Link("a <b>", "a:b/c d.csv")), ("unknown", None), ("number", 3)])
+    parts = [facts, Items(["x < y"]), Listing("a: 1\nb: <2>"), Notice("broke & gone", True)]
+    read = Reader(page("T", [Section("", parts)]))
+    assert read.sources == ["a%3Ab/c%20d.csv"]  # never the address of something else
+    assert [text for tag, text in read.texts if tag in ("dt", "a", "dd")] == [
+        *("file", "a <b>", "number", "3")
+    ]
+    assert ("li", "x < y") in read.texts
+    assert ("pre", "a: 1\nb: <2>") in read.texts
+    assert ("p", "broke & gone") in read.texts
+    assert not [tag for tag, _ in read.texts if tag == "h2"]
 
 
 def test_csv():

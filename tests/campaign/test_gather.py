@@ -75,6 +75,14 @@ def test_damaged_files_cost_their_quantities_alone(directory, capsys):
     assert "<th>left out, since files are damaged</th>" in page
 
 
+def test_the_page_leads_to_the_reports_of_runs(directory):
+    (directory / "runs" / SECOND / "report.html").write_text("<!DOCTYPE html>")
+    gather(directory)
+    page = (directory / "index.html").read_text()
+    assert f'<td><a href="runs/{SECOND}/report.html">{SECOND}</a></td>' in page
+    assert f"<td>{FIRST}</td>" in page
+
+
 def test_a_row_that_is_not_written_yet_is_no_damage(directory):
     """Of runs that were stopped, or failed."""
     entry = read_table(directory)[0]

@@ -205,6 +205,7 @@ def test_a_run_from_the_command_line(capsys, tmp_path):
     assert {path.name for path in folder.iterdir()} == {*output.ALL, ".lock"} - {
         output.RESPONSE,
         output.INTERPOLATION,
+        output.REPORT,
     }
     assert rows(folder / "equilibration.csv") == 2
     assert frames(folder / "trajectory.dcd") == (3, 3)

@@ -23,6 +23,7 @@ BASE = {
     "equilibration_steps": 20,
     "minimise_iterations": 5,
     "report_interval": 10,
+    "report": "off",
     "device": "cpu",
     "backend": "pythonforce",
 }

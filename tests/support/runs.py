@@ -70,6 +70,7 @@ def settings(folder, ensemble="NVT", **changes) -> dict:
         "report_interval": 20,
         "trajectory_interval": 40,
         "barostat_interval": 5,
+        "report": "off",  # of which every one takes a second
         "seed": 7,
         "device": "cpu",
         "backend": "pythonforce",

@@ -100,5 +100,6 @@ FAMILIES = (
         accepted="openmm_les_export.families.cace.accepted:ACCEPTED",
         reference="openmm_les_export.families.cace.reference:reference",
         options=("atomic_energies",),
+        citation="Cheng, npj Comput. Mater. 10, 157 (2024)",
     ),
 )

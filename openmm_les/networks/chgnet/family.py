@@ -59,5 +59,6 @@ FAMILIES = (
         reference="openmm_les_export.families.chgnet.reference:CHGNetReference",
         options=("norm_factor", "self_interaction", "calibrate"),
         energy_steps=("cutoff", "inner_cutoff"),
+        citation="Deng et al., Nat. Mach. Intell. 5, 1031 (2023)",
     ),
 )

@@ -230,5 +230,6 @@ FAMILIES = (
         original="mace-torch",
         extra="mace",
         options=("head",),
+        citation="Batatia et al., NeurIPS 35, 11423 (2022)",
     ),
 )

@@ -211,6 +211,7 @@ _NEQUIP = Family(
     original="nequip",
     extra="nequip",
     options=("norm_factor", "self_interaction", "calibrate"),
+    citation="Batzner et al., Nat. Commun. 13, 2453 (2022)",
 )
 _ALLEGRO = replace(
     _NEQUIP,
@@ -222,5 +223,6 @@ _ALLEGRO = replace(
     reader="openmm_les_export.families.nequip.allegro:read",
     accepted="openmm_les_export.families.nequip.accepted:ALLEGRO_ACCEPTED",
     original="nequip-allegro",
+    citation="Musaelian et al., Nat. Commun. 14, 579 (2023)",
 )
 FAMILIES = (_NEQUIP, _ALLEGRO)

@@ -1,0 +1,8 @@
+"""The report of a run: one page of what was done, what came of it, and how to go on.
+
+It is made when the run ends, in whatever way, of the files that the run has written.
+"""
+
+from openmm_les.simulation.report.page import write, written
+
+__all__ = ["write", "written"]
