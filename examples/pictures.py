@@ -159,6 +159,32 @@ def draw_infrared(folder: Path) -> str:
     return f"Drew {path}."
 
 
+def draw_random_charges(folder: Path) -> str:
+    """Draw random_charges.csv and learning.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    true, learnt = np.loadtxt(
+        folder / "random_charges.csv", delimiter=",", skiprows=1, usecols=(1, 2), ndmin=2
+    ).T
+    table = np.loadtxt(folder / "learning.csv", delimiter=",", skiprows=1, ndmin=2)
+    structures, charge, _, _, force, _ = table.T
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    place = np.arange(len(true))
+    left.plot(place, learnt, "o", markersize=4, label=f"learnt from {structures[-1]:.0f}")
+    left.plot(place, true, "_", color="black", markersize=6, label="true")
+    left.set(xlabel="particle", ylabel="charge [e]", ylim=(-1.6, 1.6))
+    left.legend(loc="upper right", ncols=2)
+    right.loglog(structures, charge, "o-", label="charges [e]")
+    right.loglog(structures, force, "s--", label="forces of other structures [eV/A]")
+    right.set_xticks(structures, [f"{number:.0f}" for number in structures])
+    right.minorticks_off()
+    right.set(xlabel="structures to learn from", ylabel="RMS error")
+    right.legend()
+    return _save(figure, folder / "random_charges.png")
+
+
 def _pyplot():
     """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
     import matplotlib

@@ -247,6 +247,21 @@ def test_polarizable_peptide(tmp_path):
     assert ("polarization.png" in out) == (find_spec("matplotlib") is not None)
 
 
+def test_random_charges(tmp_path):
+    """Charges that OpenMM computed energies and forces from are found again, up to their sign."""
+    options = ["--particles", 32, "--structures", 6, "--iterations", 150]
+    out = run("13_random_charges.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    charges = np.array(rows(folder / "random_charges.csv"), dtype=float)
+    assert sorted(charges[:, 1]) == [-1.0] * 16 + [1.0] * 16
+    np.testing.assert_allclose(charges[:, 2], charges[:, 1], atol=3e-3)
+    number, error, *_, forces, _ = map(float, rows(folder / "learning.csv")[0])
+    assert number == 6
+    assert error == pytest.approx(np.sqrt(np.mean((charges[:, 2] - charges[:, 1]) ** 2)))
+    assert forces < 3e-3  # eV/A, of structures that it did not learn from
+    assert ("random_charges.png" in out) == (find_spec("matplotlib") is not None)
+
+
 @pytest.mark.skipif(find_spec("pymbar") is None, reason="needs pymbar (extra `examples`)")
 def test_free_energy_of_the_model(tmp_path):
     for package in ("distributed", "matplotlib", "pymbar"):
