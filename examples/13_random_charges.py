@@ -32,19 +32,17 @@ from openmm_les.learning import LES
 EV, EV_PER_A = 96.48533, 964.8533  # in kJ/mol and kJ/mol/nm
 DENSITY = 128 / 25.0**3  # particles per A^3
 # LES spreads a charge over a Gaussian. Two of them interact as points do where they do not overlap:
-# at DIAMETER, which no pair is closer than, up to 3e-5 of the energy.
+# at DIAMETER, which no pair is closer than, up to 3e-5 of the energy and 5e-4 of the force.
 SIGMA, DIAMETER = 1.0, 4.2  # A
-# LES sums reciprocal vectors up to 2 pi / DL. The usual 2 A leaves out so many that charges could
-# not be found to three digits.
+# LES sums reciprocal vectors up to 2 pi / DL. What the usual 2 A leaves out changes forces by
+# 0.003 eV/A (RMS).
 DL = 1.6  # A
 CUTOFF = 7.5  # A, of the pair term
 ERROR = 0.1  # eV/A, of forces with random errors
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument(
-    "--structures", type=int, nargs="+", default=[1, 2, 4], help="to learn from"
-)
-parser.add_argument("--particles", type=int, default=128)
+parser.add_argument("--structures", type=int, nargs="+", default=[1, 2, 4], help="to learn from")
+parser.add_argument("--particles", type=int, default=64, help="half of them positive")
 parser.add_argument("--iterations", type=int, default=300, help="of L-BFGS, at most")
 parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()
