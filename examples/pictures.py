@@ -159,6 +159,36 @@ def draw_infrared(folder: Path) -> str:
     return f"Drew {path}."
 
 
+def draw_random_charges(folder: Path) -> str:
+    """Draw random_charges.csv and learning.csv of a folder; returns what to tell the user."""
+    try:
+        pyplot = _pyplot()
+    except ImportError:
+        return MISSING
+    names = (folder / "random_charges.csv").read_text().splitlines()[0].split(",")
+    charges = np.loadtxt(folder / "random_charges.csv", delimiter=",", skiprows=1, ndmin=2).T
+    table = np.genfromtxt(folder / "learning.csv", delimiter=",", skip_header=1, dtype=None)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    # Positive particles first, and exact charges on top of others.
+    order = np.argsort(-charges[0], kind="stable")
+    styles = dict(zip(names[1:], ("o", "x", "."), strict=True))
+    for kind, values in reversed(list(zip(names, charges, strict=True))):
+        if kind in styles:
+            label = f"{kind}, of {table['f1'].max()} structures"
+            left.plot(values[order], styles[kind], markersize=4, label=label)
+    left.plot(charges[0][order], color="black", linewidth=0.8, zorder=0, label="true")
+    left.set(xlabel="particle", ylabel="charge [e]", ylim=(-2, 2))
+    left.legend(fontsize=8)
+    for kind in reversed(list(styles)):
+        rows = table[table["f0"] == kind]
+        right.loglog(rows["f1"], rows["f2"], styles[kind] + "-", label=kind)
+    numbers = np.unique(table["f1"])
+    right.set_xticks(numbers, numbers)
+    right.minorticks_off()
+    right.set(xlabel="structures to learn from", ylabel="RMS error of charges [e]")
+    return _save(figure, folder / "random_charges.png")
+
+
 def _pyplot():
     """Matplotlib's pyplot, for files: it opens no window and needs no screen."""
     import matplotlib

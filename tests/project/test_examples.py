@@ -247,6 +247,26 @@ def test_polarizable_peptide(tmp_path):
     assert ("polarization.png" in out) == (find_spec("matplotlib") is not None)
 
 
+def test_random_charges(tmp_path):
+    """Charges that OpenMM computed energies and forces from are found again, up to their sign."""
+    options = ["--particles", 32, "--structures", 1, 2]
+    out = run("13_random_charges.py", *options, folder=tmp_path)
+    folder = tmp_path / "example-output"
+    true, exact, disturbed, _ = np.array(rows(folder / "random_charges.csv"), dtype=float).T
+    assert sorted(true) == [-1.0] * 16 + [1.0] * 16
+    np.testing.assert_allclose(exact, true, atol=1e-3)
+    np.testing.assert_allclose(disturbed, true, atol=0.2)
+    table = {(kind, int(n)): list(map(float, rest)) for kind, n, *rest in
+             rows(folder / "learning.csv")}  # fmt: skip
+    rms, largest, _, forces, _ = table["exact forces", 2]
+    assert rms == pytest.approx(np.sqrt(np.mean((exact - true) ** 2)))
+    assert largest == pytest.approx(np.abs(exact - true).max())
+    assert forces < 2e-3  # eV/A, of structures that it did not learn from
+    assert 20 * rms < table["forces +- 0.1 eV/A", 2][0]
+    assert table["energies alone", 2][0] > 0.5  # two energies do not determine 32 charges
+    assert ("random_charges.png" in out) == (find_spec("matplotlib") is not None)
+
+
 @pytest.mark.skipif(find_spec("pymbar") is None, reason="needs pymbar (extra `examples`)")
 def test_free_energy_of_the_model(tmp_path):
     for package in ("distributed", "matplotlib", "pymbar"):
