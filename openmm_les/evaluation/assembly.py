@@ -57,7 +57,6 @@ class SystemNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network: Network[Any] = network
-        self.electrostatics: ElectrostaticKernel = electrostatics
         self.periodic = periodic
         self.capacity = capacity
         search = NeighborSearch
@@ -67,9 +66,12 @@ class SystemNetwork(nn.Module):
             search = FusedNeighborSearch
         if kernels == "numba" and trim:
             from openmm_les.networks.kernels.numba.neighbors import LoopSearch
+            from openmm_les.networks.kernels.numba.pair_sum import loops_for
 
             search = LoopSearch
+            electrostatics = loops_for(electrostatics, len(order))
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
+        self.electrostatics: ElectrostaticKernel = electrostatics
         # In the order of `status`. TorchScript does not see constants of the module.
         bits = [STATUS_OVERFLOW, STATUS_BOX, STATUS_POSITIONS, STATUS_COINCIDENT]
         self.bits = nn.Buffer(torch.tensor(bits))

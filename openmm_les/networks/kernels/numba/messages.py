@@ -2,8 +2,8 @@
 
 Batched products write and read tensors of all pairs, slots and channels for every path. The loops
 keep what belongs to a pair in the first cache, and skip unused slots. Only the radial factors
-R = phi V stay a matrix product, of a block of pairs at a time. Both directions of a pair share phi,
-so that the backward pass needs half of them.
+R = phi V stay a matrix product, of a block of pairs at a time, and of one direction of each pair:
+both share phi.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,26 @@ _NODE, _SIZE, _ROWS, _ANGULAR, _FIRST, _STEP = range(6)
 
 
 @compiled
+def _one_of_each_pair(used: Any, reverse: Any, width: int) -> Any:
+    """Flat slots of one direction of every pair, and where those of each atom begin, (N + 1,)."""
+    slots = np.empty(len(reverse), dtype=np.int64)
+    begin = np.zeros(len(used) + 1, dtype=np.int64)
+    number = 0
+    for atom in range(len(used)):
+        for slot in range(atom * width, atom * width + used[atom]):
+            if slot <= reverse[slot]:
+                slots[number] = slot
+                number += 1
+        begin[atom + 1] = number
+    return slots[:number], begin
+
+
+@compiled
 def _add_messages(
     slots: Any,
     width: int,
     neighbors: Any,
+    reverse: Any,
     angular: Any,
     radial: Any,
     nodes: Any,
@@ -40,7 +56,7 @@ def _add_messages(
     work: Any,
     sums: Any,
 ) -> None:
-    """Adds to the sums what the pairs in some slots bring their first atoms.
+    """Adds to the sums what both directions of pairs, of which `slots` has one, bring their atoms.
 
     Args:
         slots: flat places in a neighbour matrix with `width` slots a row.
@@ -50,23 +66,31 @@ def _add_messages(
         work: buffer [2, components, C].
         sums: shape [N, rows, C].
     """
-    channels = nodes.shape[2]
     for e in range(len(slots)):
-        slot = slots[e]
-        out, node, x = sums[slot // width], nodes[neighbors[slot]], angular[slot]
-        for p in range(len(paths)):
-            size, rows = paths[p, _SIZE], paths[p, _ROWS]
-            r = radial[e, p * channels : (p + 1) * channels]
+        slot, back = slots[e], reverse[slots[e]]
+        i, j = slot // width, neighbors[slot]
+        _add_message(angular[slot], radial[e], nodes[j], paths, work, sums[i])
+        if back != slot:
+            _add_message(angular[back], radial[e], nodes[i], paths, work, sums[j])
+
+
+@compiled
+def _add_message(x: Any, radial: Any, node: Any, paths: Any, work: Any, sums: Any) -> None:
+    """One direction, from features of the sender to the sums of the receiver."""
+    channels = node.shape[1]
+    for p in range(len(paths)):
+        size, rows = paths[p, _SIZE], paths[p, _ROWS]
+        r = radial[p * channels : (p + 1) * channels]
+        for m in range(size):
+            h, message = node[paths[p, _NODE] + m], work[0, m]
+            for c in range(channels):
+                message[c] = r[c] * h[c]
+        for row in range(rows):
+            total = sums[paths[p, _FIRST] + row * paths[p, _STEP]]
             for m in range(size):
-                h, message = node[paths[p, _NODE] + m], work[0, m]
+                message, factor = work[0, m], x[paths[p, _ANGULAR] + m * rows + row]
                 for c in range(channels):
-                    message[c] = r[c] * h[c]
-            for row in range(rows):
-                total = out[paths[p, _FIRST] + row * paths[p, _STEP]]
-                for m in range(size):
-                    message, factor = work[0, m], x[paths[p, _ANGULAR] + m * rows + row]
-                    for c in range(channels):
-                        total[c] += factor * message[c]
+                    total[c] += factor * message[c]
 
 
 @compiled
@@ -145,7 +169,7 @@ def _pull_back_message(
 
 
 @operator(
-    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, "
+    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, Tensor reverse, "
     "Tensor couplings, Tensor weights, Tensor paths, int rows) -> Tensor"
 )
 def _sum_messages(
@@ -154,6 +178,7 @@ def _sum_messages(
     senders: Tensor,
     neighbors: Tensor,
     used: Tensor,
+    reverse: Tensor,
     couplings: Tensor,
     weights: Tensor,
     paths: Tensor,
@@ -161,20 +186,23 @@ def _sum_messages(
 ) -> Tensor:
     """Sums [N, rows, C] of all paths; for the arguments see `LoopConvolution`."""
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
-    slots, begin = _used_slots(used, k)
+    slots, begin = _pairs(used, reverse, k)
     phi = features.reshape(n * k, -1)
     angular = torch.mm(harmonics.view(n * k, -1), couplings)
     nodes = senders.view(n, -1, channels)
-    sums = senders.new_zeros([n, rows, channels])
-    arrays = [t.numpy() for t in (neighbors.view(-1), angular, nodes, paths, sums)]
+    parts = workers.shares(begin, weights.shape[1])
+    sums = senders.new_zeros([len(parts), n, rows, channels])
+    arrays = [t.numpy() for t in (neighbors.view(-1), reverse, angular, nodes, paths, sums)]
 
-    def work(_: int, part: slice) -> None:
+    def work(number: int, part: slice) -> None:
         for own, radial, buffer in _blocks(slots[part], phi, weights, nodes):
-            places, x, h, table, out = arrays
-            _add_messages(own.numpy(), k, places, x, radial.numpy(), h, table, buffer, out)
+            places, back, x, h, table, out = arrays
+            _add_messages(
+                own.numpy(), k, places, back, x, radial.numpy(), h, table, buffer, out[number]
+            )
 
-    workers.run(work, workers.shares(begin, weights.shape[1]))
-    return sums
+    workers.run(work, parts)
+    return _total(sums)
 
 
 @operator(
@@ -195,9 +223,7 @@ def _pull_back_sums(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """From dE/dsums to dE/d of (Y, phi, h); a pair has dE/dphi of both directions in one slot."""
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
-    slots, _ = _used_slots(used, k)
-    slots = slots[slots <= reverse.index_select(0, slots)]
-    begin = torch.searchsorted(slots, torch.arange(n + 1) * k).numpy()
+    slots, begin = _pairs(used, reverse, k)
     phi = features.reshape(n * k, -1)
     angular = torch.mm(harmonics.view(n * k, -1), couplings)
     nodes = senders.view(n, -1, channels)
@@ -219,13 +245,18 @@ def _pull_back_sums(
 
     workers.run(work, parts)
     grad_harmonics = torch.mm(grad_angular, couplings.t()).view_as(harmonics)
-    return grad_harmonics, grad_phi.view(n, k, -1), grad_nodes.sum(0).view_as(senders)
+    return grad_harmonics, grad_phi.view(n, k, -1), _total(grad_nodes).view_as(senders)
 
 
-def _used_slots(used: Tensor, width: int) -> Tuple[Tensor, Any]:
-    """Flat places of used slots, and where those of each atom begin in their list, (N + 1,)."""
-    slots = torch.nonzero((torch.arange(width) < used.unsqueeze(1)).view(-1)).view(-1)
-    return slots, np.concatenate([[0], np.cumsum(used.numpy())])
+def _pairs(used: Tensor, reverse: Tensor, width: int) -> Tuple[Tensor, Any]:
+    """See `_one_of_each_pair`."""
+    slots, begin = _one_of_each_pair(used.numpy(), reverse.numpy(), width)
+    return torch.from_numpy(slots), begin
+
+
+def _total(parts: Tensor) -> Tensor:
+    """The sum of what threads have added up."""
+    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def _blocks(
@@ -289,6 +320,7 @@ class LoopConvolution(nn.Module):
             senders,
             neighbors.indices,
             neighbors.used,
+            neighbors.reverse,
             self.couplings,
             self.weights,
             self.paths,
