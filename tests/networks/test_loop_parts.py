@@ -85,9 +85,7 @@ def test_first_layer(threads, monkeypatch):
 @pytest.mark.parametrize("removed", [True, False])
 def test_charges(channels, removed):
     """With atoms at one place, or so near that the series for small distances is taken."""
-    plain = PairSum(
-        sigma=0.9, prefactor=90.0, remove_self_interaction=removed, dtype=torch.float64
-    )
+    plain = PairSum(sigma=0.9, prefactor=90.0, remove_self_interaction=removed, dtype=torch.float64)
     loop = torch.jit.script(loops_for(plain, 12))
     positions = 3.0 * random(12, 3, seed=9)
     positions[1] = positions[0]

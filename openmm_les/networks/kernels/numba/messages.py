@@ -23,6 +23,9 @@ from openmm_les.networks.kernels.numba.operators import operator
 
 #: Elements of R of the pairs that are processed at a time, which stay in the second cache.
 _BLOCK = 2**18
+#: Elements of R of all pairs up to which it is kept for the backward pass; beyond, memory traffic
+#: costs as much as to compute it again.
+_KEPT = 2**21
 #: Columns of the table of paths: first component of the node, number of components, number of rows
 #: of the sums, first angular factor, first row, and from one row of the path to the next.
 _NODE, _SIZE, _ROWS, _ANGULAR, _FIRST, _STEP = range(6)
@@ -170,7 +173,7 @@ def _pull_back_message(
 
 @operator(
     "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, Tensor reverse, "
-    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> Tensor"
+    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> (Tensor, Tensor)"
 )
 def _sum_messages(
     harmonics: Tensor,
@@ -183,8 +186,11 @@ def _sum_messages(
     weights: Tensor,
     paths: Tensor,
     rows: int,
-) -> Tensor:
-    """Sums [N, rows, C] of all paths; for the arguments see `LoopConvolution`."""
+) -> Tuple[Tensor, Tensor]:
+    """Sums [N, rows, C] of all paths, and R of the pairs, [pairs, paths * C], or of none if large.
+
+    For the arguments see `LoopConvolution`.
+    """
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
     slots, begin = _pairs(used, reverse, k)
     phi = features.reshape(n * k, -1)
@@ -193,21 +199,24 @@ def _sum_messages(
     parts = workers.shares(begin, weights.shape[1])
     sums = senders.new_zeros([len(parts), n, rows, channels])
     arrays = [t.numpy() for t in (neighbors.view(-1), reverse, angular, nodes, paths, sums)]
+    keeps = len(slots) * weights.shape[1] <= _KEPT
+    kept = weights.new_empty([len(slots) if keeps else 0, weights.shape[1]])
 
     def work(number: int, part: slice) -> None:
-        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes):
+        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes, kept[part]):
             places, back, x, h, table, out = arrays
             _add_messages(
                 own.numpy(), k, places, back, x, radial.numpy(), h, table, buffer, out[number]
             )
 
     workers.run(work, parts)
-    return _total(sums)
+    return _total(sums), kept
 
 
 @operator(
     "pull_back_messages(Tensor grad, Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used,"
-    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths) -> (Tensor, Tensor, Tensor)"
+    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths, Tensor kept) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 def _pull_back_sums(
     grad_sums: Tensor,
@@ -220,6 +229,7 @@ def _pull_back_sums(
     couplings: Tensor,
     weights: Tensor,
     paths: Tensor,
+    kept: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """From dE/dsums to dE/d of (Y, phi, h); a pair has dE/dphi of both directions in one slot."""
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
@@ -234,7 +244,7 @@ def _pull_back_sums(
     arrays = [t.numpy() for t in (*inputs, grad_angular, grad_nodes)]
 
     def work(number: int, part: slice) -> None:
-        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes):
+        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes, kept[part], True):
             places, back, x, h, g, table, grad_x, grad_h = arrays
             grad_radial = torch.empty_like(radial)
             _pull_back_messages(
@@ -260,16 +270,28 @@ def _total(parts: Tensor) -> Tensor:
 
 
 def _blocks(
-    slots: Tensor, features: Tensor, weights: Tensor, nodes: Tensor
+    slots: Tensor,
+    features: Tensor,
+    weights: Tensor,
+    nodes: Tensor,
+    kept: Tensor,
+    known: bool = False,
 ) -> Iterator[Tuple[Tensor, Tensor, Any]]:
-    """Pairs a block at a time, their R in a buffer of all blocks, and a buffer for messages."""
+    """Pairs a block at a time, their R, and a buffer for messages.
+
+    R is written to `kept`, or if it is `known` read there; without rows there, a buffer of all
+    blocks holds it.
+    """
     step = max(1, _BLOCK // weights.shape[1])
-    radial = weights.new_empty([min(step, len(slots)), weights.shape[1]])
+    keeps = len(kept) > 0
+    radial = kept if keeps else weights.new_empty([min(step, len(slots)), weights.shape[1]])
     buffer = nodes.new_empty([2, *nodes.shape[1:]]).numpy()
     for start in range(0, len(slots), step):
         own = slots[start : start + step]
-        part = radial[: len(own)]
-        yield own, torch.mm(features.index_select(0, own), weights, out=part), buffer
+        part = radial[start : start + step] if keeps else radial[: len(own)]
+        if not (keeps and known):
+            torch.mm(features.index_select(0, own), weights, out=part)
+        yield own, part, buffer
 
 
 class LoopConvolution(nn.Module):
@@ -314,7 +336,7 @@ class LoopConvolution(nn.Module):
         self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
-        sums = torch.ops.openmm_les_loops.sum_messages(
+        sums, radial = torch.ops.openmm_les_loops.sum_messages(
             harmonics,
             features,
             senders,
@@ -332,7 +354,7 @@ class LoopConvolution(nn.Module):
             rows = out[:, self.degrees[degree] : self.degrees[degree] + own.shape[1]]
             maps = mix.expand(own.shape[1], -1, -1)
             torch.bmm(own.transpose(0, 1), maps, out=rows.transpose(0, 1))
-        return out.permute(1, 2, 0), MessageTape(harmonics, features, senders, neighbors)
+        return out.permute(1, 2, 0), MessageTape(harmonics, features, senders, neighbors, radial)
 
     @torch.jit.export
     def backward(
@@ -346,6 +368,8 @@ class LoopConvolution(nn.Module):
             torch.bmm(
                 rows.transpose(1, 2), mix.t().expand(own.shape[1], -1, -1), out=own.transpose(0, 1)
             )
+        radial = tape.radial
+        assert radial is not None
         grads: Tuple[Tensor, Tensor, Tensor] = torch.ops.openmm_les_loops.pull_back_messages(
             grad_sums,
             tape.harmonics,
@@ -357,6 +381,7 @@ class LoopConvolution(nn.Module):
             self.couplings,
             self.weights,
             self.paths,
+            radial,
         )
         return grads
 
