@@ -70,10 +70,12 @@ class SystemNetwork(nn.Module):
             search = FusedNeighborSearch
         if kernels == "numba" and trim:
             from openmm_les.networks.kernels.numba.neighbors import LoopSearch
+            from openmm_les.networks.kernels.numba.pair_sum import loops_for
 
             search = LoopSearch
-        self.electrostatics: ElectrostaticKernel = electrostatics
+            electrostatics = loops_for(electrostatics, len(order))
         self.neighbors = search(periodic, ranges, network.cutoff, capacity, trim, grid)
+        self.electrostatics: ElectrostaticKernel = electrostatics
         # In the order of `status`. TorchScript does not see constants of the module.
         bits = [STATUS_OVERFLOW, STATUS_BOX, STATUS_POSITIONS, STATUS_COINCIDENT]
         self.bits = nn.Buffer(torch.tensor(bits))

@@ -25,7 +25,8 @@ def in_turns(structure, precision, capacity=None):
     return loops, plain
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("double", 1e-11), ("single", 1e-5)])
+# In single precision either is up to 1e-5 from double precision, in its own way.
+@pytest.mark.parametrize(("precision", "tolerance"), [("double", 1e-11), ("single", 2e-5)])
 @pytest.mark.parametrize(
     "make", [lambda: dipeptide(0), lambda: waters(4, 4, 3)], ids=["open", "periodic"]
 )

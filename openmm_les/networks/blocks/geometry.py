@@ -117,8 +117,12 @@ class PairGeometry(nn.Module):
 
 
 def pair_geometry(radial: nn.Module, lmax: int, num_species: int, kernels: Kernels) -> Any:
-    """A `PairGeometry`, in Triton's kernels where the radial features are a table."""
+    """A `PairGeometry`, in loops, or in Triton's kernels where the radial features are a table."""
     plain = PairGeometry(radial, lmax, num_species)
+    if kernels == "numba":
+        from openmm_les.networks.kernels.numba.geometry import LoopPairGeometry
+
+        return LoopPairGeometry(plain, lmax)
     if kernels == "triton" and isinstance(radial, TabulatedRadial):
         from openmm_les.networks.kernels.triton.geometry import FusedPairGeometry
 

@@ -1,6 +1,6 @@
 """Neighbour sums of features that depend on the species of the neighbour only: first layers."""
 
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from openmm_les.networks.blocks.angular import parity_ordered_degrees
 from openmm_les.networks.blocks.blocking import block_limits, block_size, prefix_view
 from openmm_les.networks.blocks.geometry import gather
+from openmm_les.networks.kernels import Kernels
 
 
 class SpeciesTape(NamedTuple):
@@ -15,11 +16,15 @@ class SpeciesTape(NamedTuple):
 
     harmonics: Tensor
     features: Tensor
-    neighbor_onehot: Tensor
+    neighbor_onehot: Tensor  #: in loops their indices, [N * K]
 
 
-def species_convolution(weights: Tensor, lmax: int) -> "SpeciesConvolution":
+def species_convolution(weights: Tensor, lmax: int, kernels: Kernels) -> Any:
     """The kernel for a first layer, from its map [lmax + 1, C, Z, P]; this alone chooses it."""
+    if kernels == "numba":
+        from openmm_les.networks.kernels.numba.species import LoopSpeciesConvolution
+
+        return LoopSpeciesConvolution(weights, lmax)
     return SpeciesConvolution(weights, lmax)
 
 

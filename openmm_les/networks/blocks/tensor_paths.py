@@ -4,7 +4,7 @@ Node tensors are [components, C, N] or [components, N, C], pair tensors [N, K, .
 neighbour matrix; components are in parity order (`angular`). Padded slots carry R = R' = 0.
 """
 
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from openmm_les.networks.blocks.geometry import collect
 
 
 class MessageTape(NamedTuple):
-    """Inputs of a convolution; everything else is computed again in the backward pass."""
+    """Inputs of a convolution; most else is computed again in the backward pass."""
 
     harmonics: Tensor  #: Y of shape [N, K, S].
     features: Tensor  #: phi of shape [N, K, P].
     senders: Tensor  #: node features h of shape [N, n_node].
     neighbors: Neighbors
+    radial: Optional[Tensor] = None  #: radial factors, where a kernel keeps them
 
 
 class PathGroup(nn.Module):
@@ -250,7 +251,7 @@ class NeighborSums(nn.Module):
         self, grad_sums: List[Tensor], tape: MessageTape, reverse: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """From dE/dsums of each group to dE/d of (Y, phi, h)."""
-        harmonics, features, senders, neighbors = tape
+        harmonics, features, senders, neighbors, _ = tape
         indices = neighbors.indices
         n, k = indices.shape[0], indices.shape[1]
         grad_y, grad_phi = torch.zeros_like(harmonics), harmonics.new_zeros(features.shape)

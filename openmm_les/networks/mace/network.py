@@ -92,7 +92,7 @@ class MACENetwork(NetworkModule):
         kinds = self.num_species if by_pair else 0
         self.geometry: Any = pair_geometry(radial, lmax, kinds, form.kernels)
         first_map = outputs[0].T.reshape(lmax + 1, channels, self.num_species, self.widths[0])
-        self.first = species_convolution(first_map, lmax)
+        self.first: Any = species_convolution(first_map, lmax, form.kernels)
         self.first_skip = nn.Buffer(_first_skip(layers[0], state["embedding"], channels))
         moments = layer_moments(hyper, state, layers)
         symbols = rounded_wigner_3j if hyper.get("rounded_symbols") else wigner_3j

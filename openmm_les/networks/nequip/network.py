@@ -21,6 +21,7 @@ from openmm_les.networks.blocks.species_convolution import SpeciesTape, species_
 from openmm_les.networks.blocks.tensor_paths import MessageTape, NeighborSums, PathGroup
 from openmm_les.networks.blocks.weights import State, cast, select_species, strip_prefix
 from openmm_les.networks.form import Form
+from openmm_les.networks.kernels import Kernels
 from openmm_les.networks.moments import latent_rows
 from openmm_les.networks.nequip.moments import NodeCharges, NodeMoments, NodeTape
 from openmm_les.networks.protocol import NetworkModule
@@ -251,14 +252,14 @@ class FirstLayer(nn.Module):
     one.
     """
 
-    def __init__(self, spec: Spec, weights: Tensor, lmax: int) -> None:
+    def __init__(self, spec: Spec, weights: Tensor, lmax: int, kernels: Kernels) -> None:
         super().__init__()
         offsets = degree_offsets(lmax)
         self.firsts: List[int] = [offsets[degree] for degree, _, _ in spec["outputs"]]
         self.sizes: List[int] = [2 * degree + 1 for degree, _, _ in spec["outputs"]]
         self.columns: List[int] = column_counts(spec["outputs"])
         self.shape: List[int] = [(lmax + 1) ** 2, weights.shape[1]]
-        self.convolution = species_convolution(weights, lmax)
+        self.convolution: Any = species_convolution(weights, lmax, kernels)
         self.gate = Gate(spec["outputs"])
 
     def forward(
@@ -311,7 +312,7 @@ class NequIPNetwork(NetworkModule):
         self.geometry: Any = pair_geometry(radial, lmax, 0, form.kernels)
         columns = max(column_counts(specs[0]["outputs"]))
         first = outputs[0].T.reshape(lmax + 1, columns, len(species), self.widths[0])
-        self.first = FirstLayer(specs[0], first, lmax)
+        self.first = FirstLayer(specs[0], first, lmax, form.kernels)
         interactions = [
             Interaction(spec, layer, output, lmax, form.few_kernels)
             for spec, layer, output in zip(specs[1:], layers[1:], outputs[1:], strict=True)

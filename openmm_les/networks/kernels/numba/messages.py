@@ -2,8 +2,8 @@
 
 Batched products write and read tensors of all pairs, slots and channels for every path. The loops
 keep what belongs to a pair in the first cache, and skip unused slots. Only the radial factors
-R = phi V stay a matrix product, of a block of pairs at a time. Both directions of a pair share phi,
-so that the backward pass needs half of them.
+R = phi V stay a matrix product, of a block of pairs at a time, and of one direction of each pair:
+both share phi.
 """
 
 from collections.abc import Iterator
@@ -23,9 +23,27 @@ from openmm_les.networks.kernels.numba.operators import operator
 
 #: Elements of R of the pairs that are processed at a time, which stay in the second cache.
 _BLOCK = 2**18
+#: Elements of R of all pairs up to which it is kept for the backward pass; beyond, memory traffic
+#: costs as much as to compute it again.
+_KEPT = 2**21
 #: Columns of the table of paths: first component of the node, number of components, number of rows
 #: of the sums, first angular factor, first row, and from one row of the path to the next.
 _NODE, _SIZE, _ROWS, _ANGULAR, _FIRST, _STEP = range(6)
+
+
+@compiled
+def _one_of_each_pair(used: Any, reverse: Any, width: int) -> Any:
+    """Flat slots of one direction of every pair, and where those of each atom begin, (N + 1,)."""
+    slots = np.empty(len(reverse), dtype=np.int64)
+    begin = np.zeros(len(used) + 1, dtype=np.int64)
+    number = 0
+    for atom in range(len(used)):
+        for slot in range(atom * width, atom * width + used[atom]):
+            if slot <= reverse[slot]:
+                slots[number] = slot
+                number += 1
+        begin[atom + 1] = number
+    return slots[:number], begin
 
 
 @compiled
@@ -33,6 +51,7 @@ def _add_messages(
     slots: Any,
     width: int,
     neighbors: Any,
+    reverse: Any,
     angular: Any,
     radial: Any,
     nodes: Any,
@@ -40,7 +59,7 @@ def _add_messages(
     work: Any,
     sums: Any,
 ) -> None:
-    """Adds to the sums what the pairs in some slots bring their first atoms.
+    """Adds to the sums what both directions of pairs, of which `slots` has one, bring their atoms.
 
     Args:
         slots: flat places in a neighbour matrix with `width` slots a row.
@@ -50,23 +69,31 @@ def _add_messages(
         work: buffer [2, components, C].
         sums: shape [N, rows, C].
     """
-    channels = nodes.shape[2]
     for e in range(len(slots)):
-        slot = slots[e]
-        out, node, x = sums[slot // width], nodes[neighbors[slot]], angular[slot]
-        for p in range(len(paths)):
-            size, rows = paths[p, _SIZE], paths[p, _ROWS]
-            r = radial[e, p * channels : (p + 1) * channels]
+        slot, back = slots[e], reverse[slots[e]]
+        i, j = slot // width, neighbors[slot]
+        _add_message(angular[slot], radial[e], nodes[j], paths, work, sums[i])
+        if back != slot:
+            _add_message(angular[back], radial[e], nodes[i], paths, work, sums[j])
+
+
+@compiled
+def _add_message(x: Any, radial: Any, node: Any, paths: Any, work: Any, sums: Any) -> None:
+    """One direction, from features of the sender to the sums of the receiver."""
+    channels = node.shape[1]
+    for p in range(len(paths)):
+        size, rows = paths[p, _SIZE], paths[p, _ROWS]
+        r = radial[p * channels : (p + 1) * channels]
+        for m in range(size):
+            h, message = node[paths[p, _NODE] + m], work[0, m]
+            for c in range(channels):
+                message[c] = r[c] * h[c]
+        for row in range(rows):
+            total = sums[paths[p, _FIRST] + row * paths[p, _STEP]]
             for m in range(size):
-                h, message = node[paths[p, _NODE] + m], work[0, m]
+                message, factor = work[0, m], x[paths[p, _ANGULAR] + m * rows + row]
                 for c in range(channels):
-                    message[c] = r[c] * h[c]
-            for row in range(rows):
-                total = out[paths[p, _FIRST] + row * paths[p, _STEP]]
-                for m in range(size):
-                    message, factor = work[0, m], x[paths[p, _ANGULAR] + m * rows + row]
-                    for c in range(channels):
-                        total[c] += factor * message[c]
+                    total[c] += factor * message[c]
 
 
 @compiled
@@ -145,8 +172,8 @@ def _pull_back_message(
 
 
 @operator(
-    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, "
-    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> Tensor"
+    "sum_messages(Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used, Tensor reverse, "
+    "Tensor couplings, Tensor weights, Tensor paths, int rows) -> (Tensor, Tensor)"
 )
 def _sum_messages(
     harmonics: Tensor,
@@ -154,32 +181,42 @@ def _sum_messages(
     senders: Tensor,
     neighbors: Tensor,
     used: Tensor,
+    reverse: Tensor,
     couplings: Tensor,
     weights: Tensor,
     paths: Tensor,
     rows: int,
-) -> Tensor:
-    """Sums [N, rows, C] of all paths; for the arguments see `LoopConvolution`."""
+) -> Tuple[Tensor, Tensor]:
+    """Sums [N, rows, C] of all paths, and R of the pairs, [pairs, paths * C], or of none if large.
+
+    For the arguments see `LoopConvolution`.
+    """
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
-    slots, begin = _used_slots(used, k)
+    slots, begin = _pairs(used, reverse, k)
     phi = features.reshape(n * k, -1)
     angular = torch.mm(harmonics.view(n * k, -1), couplings)
     nodes = senders.view(n, -1, channels)
-    sums = senders.new_zeros([n, rows, channels])
-    arrays = [t.numpy() for t in (neighbors.view(-1), angular, nodes, paths, sums)]
+    parts = workers.shares(begin, weights.shape[1])
+    sums = senders.new_zeros([len(parts), n, rows, channels])
+    arrays = [t.numpy() for t in (neighbors.view(-1), reverse, angular, nodes, paths, sums)]
+    keeps = len(slots) * weights.shape[1] <= _KEPT
+    kept = weights.new_empty([len(slots) if keeps else 0, weights.shape[1]])
 
-    def work(_: int, part: slice) -> None:
-        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes):
-            places, x, h, table, out = arrays
-            _add_messages(own.numpy(), k, places, x, radial.numpy(), h, table, buffer, out)
+    def work(number: int, part: slice) -> None:
+        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes, kept[part]):
+            places, back, x, h, table, out = arrays
+            _add_messages(
+                own.numpy(), k, places, back, x, radial.numpy(), h, table, buffer, out[number]
+            )
 
-    workers.run(work, workers.shares(begin, weights.shape[1]))
-    return sums
+    workers.run(work, parts)
+    return _total(sums), kept
 
 
 @operator(
     "pull_back_messages(Tensor grad, Tensor y, Tensor phi, Tensor h, Tensor neighbors, Tensor used,"
-    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths) -> (Tensor, Tensor, Tensor)"
+    " Tensor reverse, Tensor couplings, Tensor weights, Tensor paths, Tensor kept) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 def _pull_back_sums(
     grad_sums: Tensor,
@@ -192,12 +229,11 @@ def _pull_back_sums(
     couplings: Tensor,
     weights: Tensor,
     paths: Tensor,
+    kept: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """From dE/dsums to dE/d of (Y, phi, h); a pair has dE/dphi of both directions in one slot."""
     n, k, channels = len(neighbors), neighbors.shape[1], weights.shape[1] // len(paths)
-    slots, _ = _used_slots(used, k)
-    slots = slots[slots <= reverse.index_select(0, slots)]
-    begin = torch.searchsorted(slots, torch.arange(n + 1) * k).numpy()
+    slots, begin = _pairs(used, reverse, k)
     phi = features.reshape(n * k, -1)
     angular = torch.mm(harmonics.view(n * k, -1), couplings)
     nodes = senders.view(n, -1, channels)
@@ -208,7 +244,7 @@ def _pull_back_sums(
     arrays = [t.numpy() for t in (*inputs, grad_angular, grad_nodes)]
 
     def work(number: int, part: slice) -> None:
-        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes):
+        for own, radial, buffer in _blocks(slots[part], phi, weights, nodes, kept[part], True):
             places, back, x, h, g, table, grad_x, grad_h = arrays
             grad_radial = torch.empty_like(radial)
             _pull_back_messages(
@@ -219,26 +255,43 @@ def _pull_back_sums(
 
     workers.run(work, parts)
     grad_harmonics = torch.mm(grad_angular, couplings.t()).view_as(harmonics)
-    return grad_harmonics, grad_phi.view(n, k, -1), grad_nodes.sum(0).view_as(senders)
+    return grad_harmonics, grad_phi.view(n, k, -1), _total(grad_nodes).view_as(senders)
 
 
-def _used_slots(used: Tensor, width: int) -> Tuple[Tensor, Any]:
-    """Flat places of used slots, and where those of each atom begin in their list, (N + 1,)."""
-    slots = torch.nonzero((torch.arange(width) < used.unsqueeze(1)).view(-1)).view(-1)
-    return slots, np.concatenate([[0], np.cumsum(used.numpy())])
+def _pairs(used: Tensor, reverse: Tensor, width: int) -> Tuple[Tensor, Any]:
+    """See `_one_of_each_pair`."""
+    slots, begin = _one_of_each_pair(used.numpy(), reverse.numpy(), width)
+    return torch.from_numpy(slots), begin
+
+
+def _total(parts: Tensor) -> Tensor:
+    """The sum of what threads have added up."""
+    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def _blocks(
-    slots: Tensor, features: Tensor, weights: Tensor, nodes: Tensor
+    slots: Tensor,
+    features: Tensor,
+    weights: Tensor,
+    nodes: Tensor,
+    kept: Tensor,
+    known: bool = False,
 ) -> Iterator[Tuple[Tensor, Tensor, Any]]:
-    """Pairs a block at a time, their R in a buffer of all blocks, and a buffer for messages."""
+    """Pairs a block at a time, their R, and a buffer for messages.
+
+    R is written to `kept`, or if it is `known` read there; without rows there, a buffer of all
+    blocks holds it.
+    """
     step = max(1, _BLOCK // weights.shape[1])
-    radial = weights.new_empty([min(step, len(slots)), weights.shape[1]])
+    keeps = len(kept) > 0
+    radial = kept if keeps else weights.new_empty([min(step, len(slots)), weights.shape[1]])
     buffer = nodes.new_empty([2, *nodes.shape[1:]]).numpy()
     for start in range(0, len(slots), step):
         own = slots[start : start + step]
-        part = radial[: len(own)]
-        yield own, torch.mm(features.index_select(0, own), weights, out=part), buffer
+        part = radial[start : start + step] if keeps else radial[: len(own)]
+        if not (keeps and known):
+            torch.mm(features.index_select(0, own), weights, out=part)
+        yield own, part, buffer
 
 
 class LoopConvolution(nn.Module):
@@ -283,12 +336,13 @@ class LoopConvolution(nn.Module):
         self, harmonics: Tensor, features: Tensor, senders: Tensor, neighbors: Neighbors
     ) -> Tuple[Tensor, MessageTape]:
         """See `Convolution`."""
-        sums = torch.ops.openmm_les_loops.sum_messages(
+        sums, radial = torch.ops.openmm_les_loops.sum_messages(
             harmonics,
             features,
             senders,
             neighbors.indices,
             neighbors.used,
+            neighbors.reverse,
             self.couplings,
             self.weights,
             self.paths,
@@ -300,7 +354,7 @@ class LoopConvolution(nn.Module):
             rows = out[:, self.degrees[degree] : self.degrees[degree] + own.shape[1]]
             maps = mix.expand(own.shape[1], -1, -1)
             torch.bmm(own.transpose(0, 1), maps, out=rows.transpose(0, 1))
-        return out.permute(1, 2, 0), MessageTape(harmonics, features, senders, neighbors)
+        return out.permute(1, 2, 0), MessageTape(harmonics, features, senders, neighbors, radial)
 
     @torch.jit.export
     def backward(
@@ -314,6 +368,8 @@ class LoopConvolution(nn.Module):
             torch.bmm(
                 rows.transpose(1, 2), mix.t().expand(own.shape[1], -1, -1), out=own.transpose(0, 1)
             )
+        radial = tape.radial
+        assert radial is not None
         grads: Tuple[Tensor, Tensor, Tensor] = torch.ops.openmm_les_loops.pull_back_messages(
             grad_sums,
             tape.harmonics,
@@ -325,6 +381,7 @@ class LoopConvolution(nn.Module):
             self.couplings,
             self.weights,
             self.paths,
+            radial,
         )
         return grads
 
