@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 from importlib.util import module_from_spec, spec_from_file_location
+from xml.etree import ElementTree
 
 import openmm
 import pytest
@@ -170,6 +171,16 @@ def test_help_texts_are_those_of_the_commands():
 def test_list_of_modules_is_current():
     code_map = script_beside(MODULES_PAGE, "code_map")
     assert MODULES_PAGE.read_text() == code_map.page(), "run `python docs/developer/code_map.py`"
+
+
+def test_diagrams_are_those_of_their_script():
+    page = DOCS / "images" / "index"
+    diagrams = script_beside(page, "diagrams")
+    assert len(diagrams.DIAGRAMS) == len([*page.parent.glob("*.svg")])
+    for name in diagrams.DIAGRAMS:
+        drawn = page.with_name(name).read_text()
+        assert drawn == diagrams.svg(name), "run `python docs/images/diagrams.py`"
+        ElementTree.fromstring(drawn)
 
 
 # ------------------------------------------------------------------ messages
