@@ -2,8 +2,8 @@
 
     python benchmarks/time_steps.py [--model les-demo] [--picoseconds 2] [--starts 2]
 
-NVE dynamics of alanine dipeptide after a thermostat at 300 K. Prints the tables of
-docs/howto/time-steps.md, in Markdown, and writes ``benchmarks/results/time_steps.json``:
+NVE dynamics of alanine dipeptide after a thermostat at 300 K. Writes the tables into
+docs/howto/time-steps.md, and ``benchmarks/results/time_steps.json``:
 
 - in vacuum, described by the model alone, with hydrogen atoms of several masses;
 - as an ML region in a box of TIP3P water, where the model acts once in an outer step and the force
@@ -29,6 +29,7 @@ from openmmml import MLPotential
 
 ROOT = Path(__file__).resolve().parents[1]
 PDB = ROOT / "examples" / "alanine_dipeptide.pdb"
+PAGE = ROOT / "docs" / "howto" / "time-steps.md"
 OUTPUT = ROOT / "benchmarks" / "results" / "time_steps.json"
 MASSES = (1.008, 2.0, 3.0)  # of hydrogen [amu]
 STEPS = (0.5, 1.0, 1.5, 2.0, 3.0)  # [fs]
@@ -170,15 +171,23 @@ def multiple_steps(potential: MLPotential, picoseconds: float, starts: int) -> d
     return values
 
 
-def print_table(corner: str, heads: list[str], rows: dict[str, list]) -> None:
-    print(f"\n| {' | '.join([corner, *heads])} |")
-    print("|---" * (1 + len(heads)) + "|")
+def table(corner: str, heads: list[str], rows: dict[str, list]) -> str:
+    """Markdown: drift, and in parentheses scatter."""
+    lines = [f"| {' | '.join([corner, *heads])} |", "|---" * (1 + len(heads)) + "|"]
     for name, values in rows.items():
         cells = [
             "unstable" if np.isinf(drift) else f"{drift:.2f} ({scatter:.2f})"
             for drift, scatter in values
         ]
-        print(f"| {' | '.join([name, *cells])} |", flush=True)
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
+
+
+def write(name: str, content: str) -> None:
+    """Replace what lies between the marks of this name in the page."""
+    before, rest = PAGE.read_text().split(f"<!-- {name} -->\n")
+    _, after = rest.split(f"<!-- end of {name} -->\n")
+    PAGE.write_text(f"{before}<!-- {name} -->\n{content}\n<!-- end of {name} -->\n{after}")
 
 
 def main() -> None:
@@ -200,13 +209,18 @@ def main() -> None:
         "picoseconds": arguments.picoseconds,
         "starts": arguments.starts,
     }
-    print("Drift [kJ/mol/ps], in parentheses scatter [kJ/mol], of the total energy")
     report["hydrogen masses"] = hydrogen_masses(potential, *settings)
     heads = [f"{mass:g} amu" for mass in MASSES]
-    print_table("time step [fs]", heads, report["hydrogen masses"])
+    write("hydrogen masses", table("time step [fs]", heads, report["hydrogen masses"]))
     report["multiple time steps"] = multiple_steps(potential, *settings)
     heads = ["no reference", "with reference"]
-    print_table("outer step [fs]", heads, report["multiple time steps"])
+    write("multiple time steps", table("outer step [fs]", heads, report["multiple time steps"]))
+    machine = report["environment"]
+    write(
+        "conditions",
+        f"`{path.name}`, {arguments.picoseconds:g} ps of NVE after 0.5 ps at 300 K, the worst of"
+        f"\n{arguments.starts} starts, single precision, {machine['cpu']}, {machine['date']}.",
+    )
     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
