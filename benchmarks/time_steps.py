@@ -142,7 +142,7 @@ def multiple_steps(potential: MLPotential, picoseconds: float, starts: int) -> d
     pdb = app.PDBFile(str(PDB))
     field = app.ForceField("amber14-all.xml", "amber14/tip3p.xml")
     modeller = app.Modeller(pdb.topology, pdb.positions)
-    modeller.addSolvent(field, boxSize=Vec3(1.6, 1.6, 1.6) * unit.nanometer)
+    modeller.addSolvent(field, boxSize=Vec3(1.65, 1.65, 1.65) * unit.nanometer)
     classical = field.createSystem(
         modeller.topology,
         nonbondedMethod=app.PME,
