@@ -37,7 +37,7 @@ OUTER_STEPS = (1.0, 2.0, 3.0, 4.0)  # [fs]
 INNER_STEP = 0.5  # [fs]
 REPORT = 12.0  # between two records of the energy: a multiple of every step [fs]
 #: More than this [kJ/mol] lost or won says that the dynamics is unstable.
-BROKEN = 1000.0
+BROKEN = 100.0
 
 
 def repartition(system: openmm.System, topology: app.Topology, mass: float) -> None:

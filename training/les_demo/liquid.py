@@ -36,9 +36,7 @@ def start(length: float, generator: np.random.Generator) -> np.ndarray:
     places = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3)
     places = generator.permutation(places)[:WATERS] * length / side
     turns = [np.linalg.qr(generator.normal(size=(3, 3)))[0] for _ in range(WATERS)]
-    return np.concatenate(
-        [place + shape @ turn for place, turn in zip(places, turns, strict=True)]
-    )
+    return np.concatenate([place + shape @ turn for place, turn in zip(places, turns, strict=True)])
 
 
 def topology(length: float) -> app.Topology:
@@ -133,9 +131,7 @@ def main() -> None:
     for density in DENSITIES:
         for temperature in TEMPERATURES:
             arguments.seed += 1
-            frames = sample(
-                density, temperature, arguments.frames, arguments.model, arguments.seed
-            )
+            frames = sample(density, temperature, arguments.frames, arguments.model, arguments.seed)
             length = box_length(density)
             for positions in frames:
                 try:
