@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 from importlib.util import module_from_spec, spec_from_file_location
+from xml.etree import ElementTree
 
 import openmm
 import pytest
@@ -18,6 +19,7 @@ from openmm_les.errors import ArtifactError, InputError, ModelFileError, OutputE
 from openmm_les.plugin.forces.options import ForceOptions
 
 TROUBLESHOOTING = DOCS / "howto" / "troubleshooting.md"
+MESSAGES = DOCS / "reference" / "messages.md"
 CLI_PAGE = DOCS / "reference" / "cli.md"
 MODULES_PAGE = DOCS / "developer" / "modules.md"
 #: Pages as comments and docstrings name them.
@@ -172,15 +174,25 @@ def test_list_of_modules_is_current():
     assert MODULES_PAGE.read_text() == code_map.page(), "run `python docs/developer/code_map.py`"
 
 
+def test_diagrams_are_those_of_their_script():
+    page = DOCS / "images" / "index"
+    diagrams = script_beside(page, "diagrams")
+    assert len(diagrams.DIAGRAMS) == len([*page.parent.glob("*.svg")])
+    for name in diagrams.DIAGRAMS:
+        drawn = page.with_name(name).read_text()
+        assert drawn == diagrams.svg(name), "run `python docs/images/diagrams.py`"
+        ElementTree.fromstring(drawn)
+
+
 # ------------------------------------------------------------------ messages
 
 
 def test_quoted_messages_stand_in_the_source():
-    quoted = documents.quotes(TROUBLESHOOTING)
+    quoted = documents.quotes(MESSAGES)
     assert len(quoted) > 40
     texts = documents.source_texts()
     gone = [quote for quote in quoted if not documents.is_found(quote, texts)]
-    assert not gone, "messages that the page on troubleshooting explains, and that were changed"
+    assert not gone, "messages that the page of messages explains, and that were changed"
 
 
 def test_every_error_class_is_explained():
@@ -200,7 +212,7 @@ def test_frequent_messages_are_met_as_quoted(folder, monkeypatch, mistake):
     known = (InputError, ArtifactError, ModelFileError, OutputError, openmm.OpenMMException)
     with pytest.raises(known) as raised:
         getattr(Mistakes(folder), mistake)()
-    quoted = [q for q in documents.quotes(TROUBLESHOOTING) if documents.weight(q) > GENERAL]
+    quoted = [q for q in documents.quotes(MESSAGES) if documents.weight(q) > GENERAL]
     assert any(documents.pattern(quote).search(str(raised.value)) for quote in quoted)
 
 

@@ -18,7 +18,7 @@ from openmm_les import LESCalculator
 from openmm_les.units import GAS_CONSTANT
 
 LAMBDA, LAMBDAS = "lambda_interpolate", (0.0, 0.5, 1.0)
-PHI = (4, 6, 8, 14)
+PHI = (4, 6, 8, 10)
 
 
 def langevin():

@@ -1,4 +1,4 @@
-"""Frequent mistakes that the page on troubleshooting explains, for `test_documents`."""
+"""Frequent mistakes that the page of messages explains, for `test_documents`."""
 
 import ase.io
 import openmm
