@@ -84,8 +84,6 @@ for force in mm_system.getForces():
 # 3. The ligand from the model, in a force group of its own.
 ligand = [atom.index for atom in topology.atoms() if atom.residue.name == "TMP"]
 options = {"embedding": arguments.embedding}
-if arguments.embedding == "electrostatic" and arguments.model == "les-demo":
-    options["chargeTolerance"] = 1.0  # its charges of p-xylene miss a sum of zero by 0.6 e
 potential = MLPotential("les", modelPath=arguments.model)
 system = potential.createMixedSystem(topology, mm_system, ligand, forceGroup=1, **options)
 print(

@@ -64,8 +64,6 @@ indices = [atom.index for atom in peptide]
 #    energies of the two differ by: in the force group of the force field, and in that of the model.
 potential = MLPotential("les", modelPath=arguments.model)
 latent = {"embedding": "electrostatic", "mlImages": "native"}
-if arguments.model == "les-demo":
-    latent["chargeTolerance"] = 0.5  # its charges miss a sum of zero by 0.3 e
 simulations = {}
 for embedding, options in {"mechanical": {}, "electrostatic": latent}.items():
     system = potential.createMixedSystem(topology, mm_system, indices, forceGroup=1, **options)

@@ -53,8 +53,6 @@ def settings(arguments: argparse.Namespace) -> dict:
         "minimise_iterations": 100,
         "report_interval": arguments.interval,
     }
-    if arguments.embedding == "electrostatic" and arguments.model == "les-demo":
-        base["charge_tolerance"] = 0.5  # its charges miss a sum of zero by 0.3 e
     legs = {leg: {"structure": f"{leg}.pdb"} for leg in ("water", "vacuum")}
     return {
         "base": base,

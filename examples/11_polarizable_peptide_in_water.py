@@ -3,13 +3,12 @@
     python 11_polarizable_peptide_in_water.py [--steps 1000] [--padding 0.8]
 
 With electrostatic embedding the latent charges of the peptide meet the charges of the water. With
-polarization='mm', which is experimental, its atoms also respond to their field: the model of
-training/les_demo_x/ has a polarizability for each atom. One run of alanine dipeptide in TIP3P; for
-every frame the dipole of the peptide without and with what the water induces in it, and the energy
-that this brings.
+polarization='mm', which is experimental, its atoms also respond to their field: les-demo-x has a
+polarizability for each atom. One run of alanine dipeptide in TIP3P; for every frame the dipole of
+the peptide without and with what the water induces in it, and the energy that this brings.
 
-The model shows how it works, no more: its polarizabilities are about a fifth of those of the method
-it was trained on (benchmarks/results/README.md).
+les-demo-x shows how it works, no more: what its polarizabilities are worth is measured in
+benchmarks/results/README.md.
 """
 
 import argparse
@@ -22,7 +21,6 @@ import numpy as np
 import openmm
 import torch
 from openmm import app, unit
-from openmm_les_export import export
 from openmmml import MLPotential
 from pictures import draw_polarization
 
@@ -31,10 +29,9 @@ from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.units import COULOMB_CONSTANT, DEBYE_PER_E_ANGSTROM
 
 HERE = Path(__file__).parent
-MODEL = HERE.parent / "training" / "polarizable" / "les-demo-x.model"
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", type=Path, default=MODEL, help="a trained model or an artifact")
+parser.add_argument("--model", default="les-demo-x", help="name of a model, or artifact (.les.pt)")
 parser.add_argument("--padding", type=float, default=0.8, help="water around the peptide [nm]")
 parser.add_argument("--steps", type=int, default=1000, help="steps of 0.5 fs")
 parser.add_argument("--frames", type=int, default=50)
@@ -42,13 +39,6 @@ parser.add_argument("--output", type=Path, default=Path("example-output"))
 arguments = parser.parse_args()
 arguments.output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)  # 22 atoms are too few to share
-
-# 0. A trained model becomes an artifact once.
-path = arguments.model
-if path.suffix != ".pt":
-    path = arguments.output / f"{path.stem}.les.pt"
-    if not path.exists():
-        export(arguments.model, path)
 
 # 1. The whole system, with the force field.
 pdb = app.PDBFile(str(HERE / "alanine_dipeptide.pdb"))
@@ -65,7 +55,7 @@ mm_system = forcefield.createSystem(
 indices = [atom.index for atom in topology.atoms() if atom.residue.name != "HOH"]
 
 # 2. The same with the peptide from the model, that responds to the water or does not.
-potential = MLPotential("les", modelPath=path)
+potential = MLPotential("les", modelPath=arguments.model)
 simulations = {}
 for polarization in ("mm", "none"):
     system = potential.createMixedSystem(
@@ -75,7 +65,6 @@ for polarization in ("mm", "none"):
         forceGroup=1,
         embedding="electrostatic",
         polarization=polarization,
-        chargeTolerance=0.5,
     )
     integrator = openmm.LangevinMiddleIntegrator(
         300 * unit.kelvin, 1 / unit.picosecond, 0.5 * unit.femtosecond
@@ -99,7 +88,7 @@ for _ in range(arguments.steps // interval):
     states.append(simulation.context.getState(positions=True))
 
 # 4. What the water does to the peptide in each frame.
-artifact = load_model(path)
+artifact = load_model(arguments.model)
 numbers = [a.element.atomic_number for a in topology.atoms() if a.index in set(indices)]
 model = SystemModel(artifact, numbers, periodic=False, precision="double")
 nonbonded = next(f for f in mm_system.getForces() if isinstance(f, openmm.NonbondedForce))

@@ -42,6 +42,7 @@ def test_published_errors_are_those_of_the_file(artifact):
     published = json.loads(report.read_text())["all"]
     assert published["force_rmse_mev_per_a"] < 90
     assert published["energy_rmse_mev_per_atom"] < 4
+    assert published["largest_net_charge_e"] < 0.02
     data = np.load(DATA)
     sizes = data["sizes"].astype(int)
     ends = np.cumsum(sizes)
@@ -52,9 +53,18 @@ def test_published_errors_are_those_of_the_file(artifact):
         got = model.evaluate(data["positions"][part].astype(float))
         squares.append(((got.forces - data["forces"][part]) ** 2).ravel())
         energies.append((got.energy + model.reference_energy - data["energy"][k]) / sizes[k])
+        assert abs(got.charges.sum()) < 0.02
     force_error = 1e3 * np.sqrt(np.concatenate(squares).mean())
     assert force_error == pytest.approx(published["force_rmse_mev_per_a"], rel=0.3)
     assert 1e3 * np.std(energies) < 2 * published["energy_rmse_mev_per_atom"]
+
+
+@pytest.mark.parametrize("name", ["les-demo", "les-demo-x"])
+def test_an_isolated_atom_has_its_reference_energy_and_no_charge(name):
+    artifact = artifacts.load(catalog.artifact_path(name))
+    for number in artifact.elements:
+        found = SystemModel(artifact, [number], periodic=False).evaluate(np.zeros((1, 3)))
+        assert (found.energy, found.charges.tolist()) == (0.0, [0.0])
 
 
 def test_a_peptide_stays_intact():

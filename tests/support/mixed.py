@@ -261,8 +261,7 @@ def assert_pressure_is_the_derivative(system, structure, platform) -> None:
     assert abs(virial) > 1.0
 
 
-# The bundled model misses the charge of the dipeptide by 0.3 e.
-ELECTROSTATIC = {"embedding": "electrostatic", "chargeTolerance": 0.5}
+ELECTROSTATIC = {"embedding": "electrostatic"}
 
 
 def embedded(structure, system, atoms, **options):
