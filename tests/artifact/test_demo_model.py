@@ -60,11 +60,13 @@ def test_published_errors_are_those_of_the_file(artifact):
 
 
 @pytest.mark.parametrize("name", ["les-demo", "les-demo-x"])
-def test_an_isolated_atom_has_its_reference_energy_and_no_charge(name):
+def test_energies_are_relative_to_isolated_atoms(name):
     artifact = artifacts.load(catalog.artifact_path(name))
+    data = np.load(DATA.with_name("liquid.npz"))
+    expected = dict(zip(data["elements"].tolist(), data["atom_energy"].tolist(), strict=True))
     for number in artifact.elements:
-        found = SystemModel(artifact, [number], periodic=False).evaluate(np.zeros((1, 3)))
-        assert (found.energy, found.charges.tolist()) == (0.0, [0.0])
+        model = SystemModel(artifact, [number], periodic=False)
+        assert model.reference_energy == pytest.approx(expected[number], abs=1e-6)
 
 
 def test_a_peptide_stays_intact():

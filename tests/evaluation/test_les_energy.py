@@ -62,7 +62,7 @@ def test_it_is_the_sum_over_the_charges(artifact, periodic, precision, tolerance
 def test_the_rest_is_short_range(artifact):
     """Molecules that are far apart have it on their own."""
     atoms = waters(periodic=False)
-    atoms.positions[3:] += [40.0, 0.0, 0.0]
+    atoms.positions[3:] += [15.0, 0.0, 0.0]
     both = model_of(artifact, atoms).evaluate(atoms.positions)
     alone = [model_of(artifact, part).evaluate(part.positions) for part in (atoms[:3], atoms[3:])]
     rest = sum(part.energy - part.les_energy for part in alone)

@@ -31,20 +31,6 @@ def network(monkeypatch):
             del sys.modules[name]
 
 
-def batch_of(elements, numbers, positions) -> dict[str, torch.Tensor]:
-    """One open structure in the form that the training takes."""
-    species = torch.tensor([elements.index(z) for z in numbers])
-    distance = torch.cdist(positions, positions)
-    near = (distance < 4.5) & ~torch.eye(len(numbers), dtype=torch.bool)
-    return {
-        "positions": positions.requires_grad_(),
-        "node_attrs": torch.nn.functional.one_hot(species, len(elements)).double(),
-        "edge_index": torch.stack(torch.nonzero(near, as_tuple=True)),
-        "batch": torch.zeros(len(numbers), dtype=torch.int64),
-        "ptr": torch.tensor([0, len(numbers)]),
-    }
-
-
 def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     artifact = artifact_of(read_model(MODEL), MODEL)
     pdb = app.PDBFile(str(PEPTIDE))
@@ -53,7 +39,10 @@ def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     found = SystemModel(artifact, numbers, periodic=False, precision="double").evaluate(r)
 
     model = network.load(MODEL)
-    batch = batch_of(network.ELEMENTS, numbers, torch.tensor(r))
+    row = network.demo.row_of("", np.array(numbers), r, np.zeros_like(r), 0.0)
+    batch = network.demo.collate([row], np.zeros(len(network.ELEMENTS)))
+    batch = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
+    batch["positions"] = torch.tensor(r, requires_grad=True)
     energy = model.energies(batch)[0].sum()
     (gradient,) = torch.autograd.grad(energy, batch["positions"])
     _, charges, alphas = model.latents(batch)

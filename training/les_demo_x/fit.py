@@ -138,28 +138,27 @@ def train(
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
     begin, step, done = time.time(), 0, 0.0
-    with demo.fused(model):
-        while done < 1:
-            for part in demo.batches(rows, arguments.batch_size, generator):
-                done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
-                for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
-                    rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
-                    group["lr"] = faster * rate
-                batch = demo.collate(part, references)
-                loss = loss_of(model, batch, arguments, done)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-                optimizer.step()
-                step += 1
-                if step % 100 == 0:
-                    minutes_now = (time.time() - begin) / 60
-                    print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
-                with torch.no_grad():
-                    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                        slow.lerp_(fast, max(0.005, 1 / (1 + step)))
-                if done >= 1:
-                    break
+    while done < 1:
+        for part in demo.batches(rows, arguments.batch_size, generator):
+            done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
+            for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
+                rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
+                group["lr"] = faster * rate
+            batch = demo.collate(part, references)
+            loss = loss_of(model, batch, arguments, done)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            if step % 100 == 0:
+                minutes_now = (time.time() - begin) / 60
+                print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+                    slow.lerp_(fast, max(0.005, 1 / (1 + step)))
+            if done >= 1:
+                break
     return average
 
 

@@ -19,6 +19,7 @@ from openmm_les.learning.stand_in import register
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "les_demo"))
 import train as demo  # the training of the demonstration model
+from equations import readouts_of
 
 register()
 
@@ -59,34 +60,16 @@ class PolarizableMACE(MACELES):
     def latents(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Energies of atoms without the latent part, charges, polarizabilities, shape [n] each."""
         sender, receiver = batch["edge_index"]
-        vectors = batch["positions"][receiver] - batch["positions"][sender]
-        lengths = vectors.norm(dim=1, keepdim=True)
-        attributes = batch["node_attrs"]
-        nodes = self.node_embedding(attributes)
-        harmonics = self.spherical_harmonics(vectors)
-        radial, cutoff = self.radial_embedding(
-            lengths, attributes, batch["edge_index"], self.atomic_numbers
+        energies, charges, roots = readouts_of(
+            self,
+            batch["node_attrs"],
+            batch["positions"][receiver] - batch["positions"][sender],
+            batch["edge_index"],
+            batch["opposite"],
+            [self.readouts, self.les_readouts, self.les_alpha_readouts],
         )
-        sums = [nodes.new_zeros(len(nodes)) for _ in range(3)]
-        head = torch.zeros(len(nodes), dtype=torch.int64)
-        for t, (interaction, product) in enumerate(
-            zip(self.interactions, self.products, strict=True)
-        ):
-            nodes, skip = interaction(
-                node_attrs=attributes,
-                node_feats=nodes,
-                edge_attrs=harmonics,
-                edge_feats=radial,
-                edge_index=batch["edge_index"],
-                cutoff=cutoff,
-                first_layer=t == 0,
-            )
-            nodes = product(node_feats=nodes, sc=skip, node_attrs=attributes)
-            readouts = self.readouts[t], self.les_readouts[t], self.les_alpha_readouts[t]
-            sums = [x + f(nodes, head)[:, 0] for x, f in zip(sums, readouts, strict=True)]
-        energies, charges, roots = sums
         return (
-            self.scale_shift(energies, head),
+            self.scale_shift.scale * energies,
             self.les_output_scale * charges,
             (self.les_alpha_scale * roots) ** 2,
         )
@@ -118,8 +101,10 @@ def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
 
 def save(model: PolarizableMACE, path: Path, references: np.ndarray) -> None:
     """Writes the model with the energies of its elements, as the class that mace itself pickles."""
+    block = model.atomic_energies_fn
+    block.atomic_energies = torch.tensor(references).reshape(block.atomic_energies.shape)
     model.__class__ = MACELES
-    demo.save(model, path, references)
+    torch.save(model, path)
     model.__class__ = PolarizableMACE
 
 
