@@ -184,7 +184,7 @@ def test_polarization_along_a_path_of_a_molecule(demo):
     model = system_for(demo, start, max_neighbors=30)
     way = np.random.default_rng(0).normal(0, 0.1, start.positions.shape)
     errors = []
-    for steps in (4, 8):
+    for steps in (6, 12):
         path = [start.positions + way * x for x in np.linspace(0, 1, steps + 1)]
         responses = [model.response(r) for r in path]
         expected = np.array([x.dipole - responses[0].dipole for x in responses])

@@ -55,7 +55,8 @@ def test_expanded_ensemble_of_openmm():
     for value in LAMBDAS:
         made.setParameter(LAMBDA, value)
         expected.append(energy(made) / (GAS_CONSTANT * 300.0))
-    np.testing.assert_allclose(np.diff(found[1:]), np.diff(expected), atol=2e-4)
+    # The file has seven digits of energies of some thousand kT.
+    np.testing.assert_allclose(np.diff(found[1:]), np.diff(expected), atol=2e-3)
 
 
 def test_metadynamics_of_openmm():
