@@ -197,6 +197,7 @@ def _scale(sigma: float, prefactor: float) -> float:
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _upper(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     first, second = torch.triu_indices(n, n, 1, device=device)
     return first, second
