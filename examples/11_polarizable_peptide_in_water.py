@@ -31,7 +31,7 @@ from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.units import COULOMB_CONSTANT, DEBYE_PER_E_ANGSTROM
 
 HERE = Path(__file__).parent
-MODEL = HERE.parent / "training" / "polarizable" / "les-demo-x.model"
+MODEL = HERE.parent / "training" / "les_demo_x" / "les-demo-x.model"
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", type=Path, default=MODEL, help="a trained model or an artifact")
