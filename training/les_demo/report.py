@@ -17,11 +17,12 @@ from openmm_les import artifact as artifacts
 from openmm_les.analysis.plotting import Parity, draw_parity
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.writing import write_atomically
+from openmm_les.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 HERE = Path(__file__).parent
 LIQUID = "liquid water"
 #: 1 eV/A^3 in kbar.
-KBAR = 1602.177
+KBAR = 10.0 * GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 
 def evaluate(artifact: artifacts.Artifact, data: dict[str, np.ndarray]) -> list[dict]:

@@ -146,13 +146,6 @@ def atom_energies(path: Path) -> np.ndarray:
     return np.array([known[z] for z in ELEMENTS])
 
 
-def reference_energies(rows: list[dict[str, Any]]) -> np.ndarray:
-    """One energy for each element, by least squares over the compositions [eV]."""
-    counts = np.array([np.bincount(row["species"], minlength=len(ELEMENTS)) for row in rows])
-    energies = np.array([row["energy"] for row in rows])
-    return np.asarray(np.linalg.lstsq(counts.astype(float), energies, rcond=None)[0])
-
-
 def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
     """A batch in the form that mace-torch takes, molecules numbered through; energies without the
     references.
@@ -309,8 +302,9 @@ def evaluate(model: torch.nn.Module, batch: dict[str, torch.Tensor], training: b
 
 
 def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.ndarray) -> dict:
-    """Errors over all and by group: RMSE of forces and net forces on molecules [meV/A], energies
-    [meV/atom] and pressures [bar], largest and mean size of the net charge [e].
+    """Errors over all open structures and by group: RMSE of forces and net forces on molecules
+    [meV/A], energies [meV/atom] and pressures [bar], largest and mean size of the net charge [e],
+    mean charge of oxygen [e].
     """
     found: dict[str, list[list[torch.Tensor]]] = {}
     ordered = sorted(rows, key=lambda row: (row["group"], len(row["species"])))
@@ -334,7 +328,7 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
             oxygen = charges[own][row["species"] == ELEMENTS.index(8)]
             values = [wrong[own], between, per_atom[k : k + 1], surplus, pressure, oxygen]
             for name in ("all", row["group"]):
-                if name == "all" and row["periodic"]:  # which are no part of older tables
+                if name == "all" and row["periodic"]:  # boxes are a group of their own
                     continue
                 found.setdefault(name, []).append(values)
 
@@ -482,7 +476,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--data", type=Path, default=HERE / "data.npz")
     parser.add_argument("--ions", type=Path, default=HERE.parent / "les_demo_x" / "data.npz")
-    parser.add_argument("--liquid", type=Path, nargs="*", default=[HERE / "liquid.npz"])
+    parser.add_argument("--liquid", type=Path, nargs="+", default=[HERE / "liquid.npz"])
     parser.add_argument("--start", type=Path, help="a model to start from")
     parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
     parser.add_argument(
@@ -502,9 +496,7 @@ def main() -> None:
         boxes = load_boxes(path)
         held_out += boxes[::10]
         rows += [box for k, box in enumerate(boxes) if k % 10]
-    references = atom_energies(
-        arguments.liquid[0] if arguments.liquid else Path("/tmp/train/atoms.npz")
-    )
+    references = atom_energies(arguments.liquid[0])
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
     model = build(neighbors, float(forces.square().mean().sqrt()))
