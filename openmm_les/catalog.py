@@ -101,26 +101,6 @@ MODELS: tuple[Entry, ...] = (
 )
 
 
-#: Licences of the models that mace-torch downloads by name, as ACEsuit/mace-foundations and
-#: mace-torch 0.3.16 state them.
-_OF_MACE_TORCH = {
-    **dict.fromkeys(
-        (
-            *("small", "medium", "large", "small-0b", "medium-0b", "small-0b2", "medium-0b2"),
-            *("large-0b2", "medium-0b3", "medium-mpa-0"),
-        ),
-        "MIT",
-    ),
-    **dict.fromkeys(
-        (
-            *("small-omat-0", "medium-omat-0", "mace-matpes-pbe-0", "mace-matpes-r2scan-0"),
-            *("small_off", "medium_off", "large_off", "mace_omol"),
-        ),
-        "ASL (Academic Software License, no commercial use)",
-    ),
-}
-
-
 def names() -> tuple[str, ...]:
     """Every name of a model, aliases included."""
     return tuple(name for model in MODELS for name in (model.name, *model.aliases))
@@ -216,15 +196,14 @@ def open_model(model: str | os.PathLike[str]) -> artifacts.Artifact:
 
 
 def licence_of(weights: str | os.PathLike[str]) -> str | None:
-    """The licence of a model file as a training wrote it, or of a model that mace-torch downloads.
+    """The licence of a model file as a training wrote it.
 
     Known are published files, by their content, and those from which an artifact was exported that
-    lies beside them or comes with this package. None for others.
+    lies beside them or comes with this package. None for others, and where there is no file.
     """
-    given = os.fspath(weights)
-    file = user_path(given)
+    file = user_path(weights)
     if not file.is_file():
-        return _OF_MACE_TORCH.get(given)
+        return None
     blob = git_blob_id(file)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     for model in MODELS:

@@ -125,6 +125,7 @@ def draw_parity(
             xlabel=f"{reference} [{parity.unit}]",
             ylabel=f"{model} [{parity.unit}]",
         )
+        axis.locator_params(nbins=6)  # more labels of small numbers would overlap
     return _content(pyplot, figure, suffix)
 
 

@@ -34,9 +34,9 @@ def command(net_charge_weight: float, arguments: tuple[str, ...]) -> None:
         _say("LES energy of the les package that is installed")
     start = training.options.foundation_model
     if start is not None:
+        taken = training.take_constants()
         licence = licence_of(start) or "unknown to openmm-les: ask its authors"
         _say(f"starts from {start}, whose licence holds for what is trained from it: {licence}")
-        taken = training.take_constants()
         if taken:
             listed = ", ".join(f"{name} {value}" for name, value in taken.items())
             _say(f"takes from it what --les_arguments does not name: {listed}")

@@ -44,8 +44,8 @@ def born_charges(
     unit = torch.eye(3, dtype=cell.dtype, device=cell.device)
     periodic = cell.detach().flatten(1).any(dim=1).view(-1, 1, 1)
     # An open structure has coordinates in the place of sines, and 1 in that of cosines.
-    lengths = torch.where(periodic, cell / (2.0 * math.pi), unit)[batch]
-    angles = (positions.unsqueeze(1) @ torch.linalg.inv(lengths)).squeeze(1)
+    lengths = torch.where(periodic, cell / (2.0 * math.pi), unit)
+    angles = (positions.unsqueeze(1) @ torch.linalg.inv(lengths)[batch]).squeeze(1)
     turns = periodic.view(-1, 1)[batch]
     sines = torch.where(turns, torch.sin(angles), angles).to(charges)
     cosines = torch.where(turns, torch.cos(angles), torch.ones_like(angles)).to(charges)
@@ -55,7 +55,7 @@ def born_charges(
         moved = _sums_moved(charges, positions, of_cosines)
         flow = flow - torch.where(turns, sines, torch.zeros_like(sines)).unsqueeze(2) * moved
     own = unit.to(charges) * charges.view(-1, 1, 1)
-    return own + lengths.to(charges).transpose(1, 2) @ flow
+    return own + lengths.to(charges).transpose(1, 2)[batch] @ flow
 
 
 def _sums_moved(charges: Tensor, positions: Tensor, weights: Tensor) -> Tensor:

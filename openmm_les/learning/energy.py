@@ -157,7 +157,7 @@ class LES(nn.Module):
         else:
             zeros = energies.new_zeros(structures.number)
             total = zeros.index_add(0, structures.evaluated, energies)
-        if self.self_energy:
+        if self.self_energy:  # which `few_pairs` leaves out
             return total
         own = self_energy_coefficient(self.prefactor, self.sigma)
         squares = charges.to(torch.float64).square()

@@ -138,10 +138,11 @@ def open_energies(
 
 
 class _Screened(torch.autograd.Function):
-    """A derivative of ``C erf(x)/x`` by the square of a distance d, x = d sqrt(a), in units.
+    """The derivative of some order of ``scale F0(a d^2)`` by the square of the distance d.
 
-    Takes the squares, and the derivatives of them that are known so far, from which the next one
-    is taken backward. Constants of the interaction are C and a.
+    That is the energy of unit charges, with the Boys function F0(x^2) = sqrt(pi)/2 erf(x)/x;
+    `constants` are the scale and a. Backward each order asks for the next one. They are computed
+    together, and kept in `known`.
     """
 
     @staticmethod
@@ -197,6 +198,7 @@ def _scale(sigma: float, prefactor: float) -> float:
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _upper(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     first, second = torch.triu_indices(n, n, 1, device=device)
     return first, second

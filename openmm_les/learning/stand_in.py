@@ -100,7 +100,7 @@ class Ewald_vectorized(Ewald):
 
 
 class BEC(nn.Module):
-    """Parameters of Born effective charges, which the exported model has."""
+    """Parameters of Born effective charges."""
 
     __module__ = "les.module.bec"
 
@@ -207,7 +207,7 @@ class Les(nn.Module):
             if bec_output_index is not None:
                 raise InputError(
                     f"bec_output_index: expected none, for all Born effective charges, got "
-                    f"{bec_output_index}"
+                    f"{bec_output_index}; leave it out"
                 )
             remove_mean, factor = self.bec.remove_mean, self.bec.normalization_factor
             charges = latent_charges.reshape(len(positions))
@@ -239,15 +239,12 @@ def _boundaries(given: Mapping[str, Any]) -> tuple[bool, int]:
 
 
 def _refuse(on: Sequence[str]) -> None:
+    """Raise an error for options that are on."""
     if on:
+        why = ". mace-torch 0.3.16 and older have no readouts for latent moments"
         raise InputError(
             f"les_arguments: {', '.join(on)}: not available where the les package is not "
-            "installed; leave it out"
-            + (
-                ". mace-torch 0.3.16 and older have no readouts for latent moments"
-                if set(on) & set(_MOMENTS)
-                else ""
-            )
+            f"installed; leave it out{why if set(on) & set(_MOMENTS) else ''}"
         )
 
 

@@ -70,17 +70,24 @@ class Training:
             What was taken and differs from the defaults of ``les_arguments``.
 
         Raises:
-            InputError: the file does not exist, or has what the installed mace-torch drops.
+            InputError: there is no such file, its model has no latent charges, or it has what the
+                installed mace-torch drops.
         """
         start = self.options.foundation_model
-        if self.options.model != "MACELES" or start is None or is_known_to_mace(start):
+        if self.options.model != "MACELES" or start is None:
             return {}
-        if not Path(start).is_file():
-            raise InputError(f"--foundation_model: {start} does not exist")
+        if not Path(start).is_file():  # what mace-torch downloads by name has no latent charges
+            raise InputError(
+                f"--foundation_model: expected the file of a MACE-LES model, got {start}, which is "
+                "no file; leave it out, or name another kind of model by --model"
+            )
         model = import_module("torch").load(start, map_location="cpu", weights_only=False)
+        if not hasattr(model, "les_readouts"):
+            raise InputError(
+                f"--foundation_model: expected a MACE-LES model, got {start}, which has no latent "
+                "charges; leave it out, or name another kind of model by --model"
+            )
         self._check_vintage(model, start)
-        if not hasattr(model, "les"):
-            return {}
         found = _constants_of(model.les)
         named = self.options.les_arguments or {}
         found = {name: value for name, value in found.items() if name not in named}
@@ -115,13 +122,6 @@ class Training:
         finally:
             for name, function in before.items():
                 setattr(code, name, function)
-
-
-def is_known_to_mace(start: str) -> bool:
-    """Whether mace-torch downloads a model of this name."""
-    known = import_module("mace.calculators.foundations_models")
-    others = ("small_off", "medium_off", "large_off", "mace_omol")
-    return start in (*known.mace_mp_names, *getattr(known, "polar_model_names", ()), *others)
 
 
 def _constants_of(les: Any) -> dict[str, Any]:

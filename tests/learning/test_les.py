@@ -232,10 +232,11 @@ def test_energies_of_several_charges_add_up():
 
 def test_training_after_an_evaluation_in_inference_mode():
     """Tables that the evaluation made serve the training too."""
-    for table in (algebra.algebra_on, algebra._raised, reciprocal._factors, pairs._columns):
+    tables = algebra.algebra_on, algebra._raised, reciprocal._factors, pairs._columns, pairs._upper
+    for table in tables:
         table.cache_clear()
-    moments = random_moments("quQ", 4)
-    for name in ("orthorhombic", "open"):
+    for name, kinds in (("orthorhombic", "quQ"), ("open", "quQ"), ("open", "q")):
+        moments = random_moments(kinds, 4)
         r, cell = place(name, 4)
         with torch.inference_mode():
             expected = LES()(positions=r, cell=cell, **named(moments))

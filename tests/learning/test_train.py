@@ -60,6 +60,12 @@ for arguments in json.loads(sys.argv[1]):
         main(["train", *arguments])
     except SystemExit as stop:
         assert not stop.code, arguments
+torch.save(torch.nn.Linear(1, 1), "other.model")
+for arguments in json.loads(sys.argv[2]):
+    try:
+        main(["train", *arguments])
+    except SystemExit as stop:
+        assert stop.code == 2, arguments
 from mace.calculators import MACECalculator
 found = {}
 for name in ("plain", "neutral"):
@@ -117,9 +123,11 @@ def trained(tmp_path_factory):
         ["--net-charge-weight=100", "--", "--config=tune.yaml", "--name=neutral"],
         ["--net-charge-weight=1", "--", *options(SMALL | OTHER)],
     ]
+    start = ["--", "--config=tune.yaml", "--name=refused"]
+    refused = [[*start, f"--foundation_model={name}"] for name in ("small", "other.model")]
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(runs)],
+        [sys.executable, "-c", PROGRAM, json.dumps(runs), json.dumps(refused)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
@@ -181,6 +189,15 @@ def test_a_second_training_takes_the_constants_of_the_first(trained):
     assert "takes from it what --les_arguments does not name: sigma 1.1" in said
     for name in ("plain", "neutral"):
         assert read_model(folder / f"{name}.model").les["sigma"] == 1.1
+
+
+@pytest.mark.mace
+def test_models_without_latent_charges_are_no_start(trained):
+    """Before training: mace-torch would end in a KeyError, after it has read all data."""
+    folder, said = trained
+    assert "expected the file of a MACE-LES model, got small, which is no file" in said
+    assert "expected a MACE-LES model, got other.model, which has no latent charges" in said
+    assert not list(folder.rglob("refused*"))
 
 
 @pytest.mark.mace
@@ -310,12 +327,10 @@ def test_total_charges_in_the_data_are_what_net_charges_are_held_to():
 
 
 def test_licences_of_starting_weights(tmp_path):
-    """By content for published files, by what was exported from a file, by name in mace-torch."""
+    """By content for published files, and by what was exported from a file."""
     weights = ROOT / "training" / "les_demo" / "les-demo.model"
     assert catalog.licence_of(weights) == "MIT"
-    assert catalog.licence_of("small") == "MIT"
-    assert "no commercial use" in catalog.licence_of("medium_off")
     copy = tmp_path / "changed.model"
     copy.write_bytes(weights.read_bytes() + b" ")
     assert catalog.licence_of(copy) is None
-    assert catalog.licence_of("mh-1") is None
+    assert catalog.licence_of("small") is None  # no file

@@ -60,4 +60,4 @@ def test_mulliken_charges_of_gfn2(program, waters):
     oxygen = waters[0][0].numbers == 8
     assert (charges[oxygen] < -0.4).all()
     assert (charges[~oxygen] > 0.2).all()
-    assert 0.0 < np.linalg.norm(dipole) / program.DEBYE < 3.0 * oxygen.sum()
+    assert 0.0 < np.linalg.norm(dipole) < 0.6 * oxygen.sum()  # e A

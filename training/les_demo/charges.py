@@ -20,9 +20,9 @@ from openmm_les.analysis.plotting import Parity, draw_parity
 from openmm_les.artifact import Artifact
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.files.writing import write_atomically
+from openmm_les.units import BOHR_PER_ANGSTROM, DEBYE_PER_E_ANGSTROM
 
 HERE = Path(__file__).parent
-BOHR, DEBYE = 0.529177210903, 0.20819434  # A, e A
 ELEMENTS = {1: "H", 6: "C", 7: "N", 8: "O"}
 
 
@@ -71,10 +71,10 @@ def gfn2(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
     """Mulliken charges [e] and the dipole moment [e A]."""
     from tblite.interface import Calculator
 
-    calculator = Calculator("GFN2-xTB", structure.numbers, structure.positions / BOHR)
+    calculator = Calculator("GFN2-xTB", structure.numbers, structure.positions * BOHR_PER_ANGSTROM)
     calculator.set("verbosity", 0)
     result = calculator.singlepoint()
-    return np.array(result.get("charges")), np.array(result.get("dipole")) * BOHR
+    return np.array(result.get("charges")), np.array(result.get("dipole")) / BOHR_PER_ANGSTROM
 
 
 def latent_charges(artifact: Artifact, structures: list[Structure]) -> list[np.ndarray]:
@@ -100,12 +100,15 @@ def agreement(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     }
 
 
+def joined(rows: list[Charges]) -> tuple[np.ndarray, ...]:
+    """Latent charges, Mulliken charges, and atomic numbers of all atoms."""
+    columns = zip(*((r.latent, r.mulliken, r.structure.numbers) for r in rows), strict=True)
+    return tuple(np.concatenate(column) for column in columns)
+
+
 def of_charges(rows: list[Charges], element: int | None = None) -> dict[str, float]:
     """Latent against Mulliken charges, of one element or of all."""
-    latent, mulliken, numbers = (
-        np.concatenate(parts)
-        for parts in zip(*((r.latent, r.mulliken, r.structure.numbers) for r in rows), strict=True)
-    )
+    latent, mulliken, numbers = joined(rows)
     chosen = numbers == element if element else numbers > 0
     means = {"mulliken": float(mulliken[chosen].mean()), "latent": float(latent[chosen].mean())}
     return {"atoms": int(chosen.sum())} | means | agreement(latent[chosen], mulliken[chosen])
@@ -117,14 +120,14 @@ def of_dipoles(rows: list[Charges]) -> dict[str, dict[str, float]]:
     Charges are shifted evenly so that they add up to 0: without that the moment of a structure
     would depend on the origin.
     """
-    expected = np.array([row.dipole for row in rows]) / DEBYE
+    expected = np.array([row.dipole for row in rows]) * DEBYE_PER_E_ANGSTROM
     found = {}
     for name in ("latent", "mulliken"):
         charges = [getattr(row, name) for row in rows]
         moments = [
             (q - q.mean()) @ row.structure.positions for q, row in zip(charges, rows, strict=True)
         ]
-        got = np.array(moments) / DEBYE
+        got = np.array(moments) * DEBYE_PER_E_ANGSTROM
         lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
         cosine = float(((got * expected).sum(axis=1) / lengths).mean())
         found[name] = agreement(got, expected) | {"mean_cosine": cosine}
@@ -195,10 +198,7 @@ def tables(found: dict[str, dict]) -> str:
 
 def picture(rows: list[Charges], model: str) -> bytes:
     """A panel for each element, as PNG."""
-    latent, mulliken, numbers = (
-        np.concatenate(parts)
-        for parts in zip(*((r.latent, r.mulliken, r.structure.numbers) for r in rows), strict=True)
-    )
+    latent, mulliken, numbers = joined(rows)
     panels = [
         Parity(symbol, "e", mulliken[numbers == number], latent[numbers == number])
         for number, symbol in ELEMENTS.items()

@@ -28,10 +28,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    liquid.WATERS = arguments.waters
-    length = liquid.box_length(1.0)
-    waters = liquid.topology(length)
-    positions = liquid.sample(1.0, arguments.temperature, 1, None, arguments.seed)[0]
+    waters = liquid.topology(liquid.box_length(1.0, arguments.waters), arguments.waters)
+    positions = liquid.sample(
+        1.0, arguments.temperature, 1, None, arguments.seed, arguments.waters
+    )[0]
     if arguments.model.endswith(".pt"):
         potential = MLPotential("les", modelPath=arguments.model)
     else:

@@ -26,25 +26,25 @@ LARGEST_FORCE = 15.0
 ATOMS = {1: 1, 6: 2, 7: 3, 8: 2}
 
 
-def box_length(density: float) -> float:
-    """Edge of the box [A] at a density [g/mL]."""
-    return float((WATERS * 18.0153 / (density * 0.602214)) ** (1 / 3))
+def box_length(density: float, count: int = WATERS) -> float:
+    """Edge of the box [A] of so many waters at a density [g/mL]."""
+    return float((count * 18.0153 / (density * 0.602214)) ** (1 / 3))
 
 
-def start(length: float, generator: np.random.Generator) -> np.ndarray:
+def start(length: float, count: int, generator: np.random.Generator) -> np.ndarray:
     """Waters in random orientations on a lattice [A]."""
     shape = np.array([[0, 0, 0], [0.9572, 0, 0], [-0.239988, 0.926627, 0]])
-    side = int(np.ceil(WATERS ** (1 / 3)))
+    side = int(np.ceil(count ** (1 / 3)))
     places = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3)
-    places = generator.permutation(places)[:WATERS] * length / side
-    turns = [np.linalg.qr(generator.normal(size=(3, 3)))[0] for _ in range(WATERS)]
+    places = generator.permutation(places)[:count] * length / side
+    turns = [np.linalg.qr(generator.normal(size=(3, 3)))[0] for _ in range(count)]
     return np.concatenate([place + shape @ turn for place, turn in zip(places, turns, strict=True)])
 
 
-def topology(length: float) -> app.Topology:
+def topology(length: float, count: int) -> app.Topology:
     waters = app.Topology()
     chain = waters.addChain()
-    for _ in range(WATERS):
+    for _ in range(count):
         residue = waters.addResidue("HOH", chain)
         oxygen, *hydrogens = [
             waters.addAtom(name, app.Element.getBySymbol(name[0]), residue)
@@ -68,12 +68,17 @@ def force_field(waters: app.Topology, length: float, rigid: bool) -> openmm.Syst
 
 
 def sample(
-    density: float, temperature: float, frames: int, model: str | None, seed: int
+    density: float,
+    temperature: float,
+    frames: int,
+    model: str | None,
+    seed: int,
+    count: int = WATERS,
 ) -> list[np.ndarray]:
     """Positions [A] each 0.4 ps, or each 0.2 ps of a model, after 1 ps."""
-    length = box_length(density)
-    waters = topology(length)
-    positions = start(length, np.random.default_rng(seed)) / 10
+    length = box_length(density, count)
+    waters = topology(length, count)
+    positions = start(length, count, np.random.default_rng(seed)) / 10
     systems = [force_field(waters, length, rigid) for rigid in (True, False)]
     if model is not None:
         from openmmml import MLPotential

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from openmm_les import artifact as artifacts
-from openmm_les.analysis.plotting import Parity, plot_parity
+from openmm_les.analysis.plotting import Parity, draw_parity
 from openmm_les.evaluation.system_model import SystemModel
+from openmm_les.files.writing import write_atomically
+from openmm_les.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 HERE = Path(__file__).parent
 LIQUID = "liquid water"
 #: 1 eV/A^3 in kbar.
-KBAR = 1602.177
+KBAR = 10.0 * GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 
 def evaluate(artifact: artifacts.Artifact, data: dict[str, np.ndarray]) -> list[dict]:
@@ -96,7 +98,8 @@ def plot(rows: list[dict], path: Path) -> None:
         np.concatenate([row[name].ravel() for row in rows]) for name in ("forces", "model_forces")
     ]
     panels = [Parity("energy", "meV/atom", *energies), Parity("force component", "eV/A", *forces)]
-    plot_parity(panels, path, reference="GFN2-xTB", model="les-demo")
+    picture = draw_parity(panels, path.suffix, reference="GFN2-xTB", model="les-demo")
+    write_atomically(path, picture)
 
 
 def main() -> None:
