@@ -62,7 +62,6 @@ class SystemNetwork(nn.Module):
         search = NeighborSearch
         if kernels == "triton":
             from openmm_les.networks.kernels.triton.ewald import with_kernels
-
             from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
 
             electrostatics = with_kernels(electrostatics)
