@@ -2,9 +2,9 @@
 
 mace-torch 0.3.16 offers `compile_mode` in its ASE calculator, which compiles energy and forces
 together. From torch 2.7 on the forces are then zero (mace issue 1008); what mends it is a setting
-of torch that torch 2.9 does not have. It can neither compile MACELES, whose sum over k vectors has
-shapes that depend on the box. So here the network is compiled, forward and backward, while the sum
-stays as it is.
+of torch that torch 2.9 does not have. Nor can MACELES be compiled as a whole, since the shapes of
+its sum over k vectors depend on the box. Here the network is therefore compiled, forward and
+backward, and the sum stays as it is.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-#: Edges beyond those of the first structure, so that later ones have the same shapes.
+#: Room for more edges, so that later structures have the same shapes: a factor, and a multiple.
 _HEADROOM, _MULTIPLE = 1.1, 64
 
 

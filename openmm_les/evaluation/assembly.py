@@ -62,12 +62,10 @@ class SystemNetwork(nn.Module):
         search = NeighborSearch
         if kernels == "triton":
             from openmm_les.networks.kernels.triton.ewald import with_kernels
-
-            electrostatics = with_kernels(electrostatics)
-        if kernels == "triton" and not trim:
             from openmm_les.networks.kernels.triton.neighbors import FusedNeighborSearch
 
-            search = FusedNeighborSearch
+            electrostatics = with_kernels(electrostatics)
+            search = NeighborSearch if trim else FusedNeighborSearch
         if kernels == "numba" and trim:
             from openmm_les.networks.kernels.numba.neighbors import LoopSearch
             from openmm_les.networks.kernels.numba.pair_sum import loops_for

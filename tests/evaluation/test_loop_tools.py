@@ -58,7 +58,7 @@ def test_a_full_disk_keeps_no_machine_code(cache, monkeypatch, caplog):
     assert "cannot be written ([Errno 28] No space left on device)" in caplog.text
 
 
-def test_what_compiles_for_long_says_so_once(cache, caplog):
+def test_what_compiles_for_long_says_so_once(caplog):
     times = iter([0.0, 1.5, 1.5, 2.2, 2.2, 2.9, 2.9, 3.6, 3.6])
     patience = compiler.Patience(__name__.partition(".")[0], clock=lambda: next(times))
     with compiler.events.install_listener("numba:compile", patience):

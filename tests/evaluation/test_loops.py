@@ -15,18 +15,17 @@ if obstacle("numba"):
 
 
 def in_turns(structure, precision, capacity=None):
-    """A model by its loops, and by torch; of both the operators in its code are checked."""
+    """A model by its loops, and by torch in float64; the operators in their code are checked."""
     demo = artifacts.load(artifact_path("les-demo"))
     options = {"max_neighbors": capacity} if capacity else {}
     loops = system_for(demo, structure, precision, **options)
-    plain = system_for(demo, structure, precision, engine="torchscript", **options)
+    plain = system_for(demo, structure, "double", engine="torchscript", **options)
     codes = [str(model.module.evaluate.inlined_graph) for model in (loops, plain)]
     assert ["openmm_les_loops::" in code for code in codes] == [True, False]
     return loops, plain
 
 
-# In single precision either is up to 1e-5 from double precision, in its own way.
-@pytest.mark.parametrize(("precision", "tolerance"), [("double", 1e-11), ("single", 2e-5)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("double", 1e-11), ("single", 1e-5)])
 @pytest.mark.parametrize(
     "make", [lambda: dipeptide(0), lambda: waters(4, 4, 3)], ids=["open", "periodic"]
 )
@@ -34,7 +33,8 @@ def test_same_results(make, precision, tolerance):
     structure = make()
     one, other = (m.evaluate(structure.positions) for m in in_turns(structure, precision))
     exact = {"rtol": 0.0, "atol": tolerance}
-    np.testing.assert_allclose(one.energy, other.energy, **exact)
+    # 1e-6 eV an atom in single precision.
+    np.testing.assert_allclose(one.energy, other.energy, 0.0, 0.1 * tolerance * len(structure))
     np.testing.assert_allclose(one.forces, other.forces, **exact)
     np.testing.assert_allclose(one.charges, other.charges, **exact)
     np.testing.assert_allclose(one.virial, other.virial, rtol=0.0, atol=10 * tolerance)

@@ -1,5 +1,6 @@
 """Loops of Numba for pairs, first layers and charges against the torch code that they stand for."""
 
+import mpmath
 import pytest
 import torch
 from support.fused import random
@@ -95,6 +96,21 @@ def test_charges(channels, removed):
     for one, other in zip(got[:4], expected[:4], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-10)
     assert not got.outgrown
+
+
+@pytest.mark.parametrize("x2", [1e-6, 0.00999, 0.01001])
+def test_two_near_charges(x2):
+    """With a series and without, against d(erf(a r)/r)/dr from many digits."""
+    plain = PairSum(sigma=0.9, prefactor=90.0, remove_self_interaction=True, dtype=torch.float64)
+    r = x2**0.5 / plain.alpha
+    positions = torch.tensor([[0.0, 0.0, 0.0], [r, 0.0, 0.0]], dtype=torch.float64)
+    terms = LoopPairSum(plain)(positions.new_ones(2), positions, positions.new_zeros(3, 3))
+    with mpmath.workdps(40):
+        slope = mpmath.diff(lambda x: mpmath.erf(plain.alpha * x) / x, mpmath.mpf(r))
+    # Without the series, a difference of two numbers near 1 is divided by x2.
+    error = 1e-14 if x2 < 1e-2 else 1e-13
+    expected = pytest.approx(float(plain.coulomb * slope), rel=error)
+    assert float(terms.gradient[1, 0]) == expected
 
 
 def test_large_systems_keep_the_sum_over_all_pairs():

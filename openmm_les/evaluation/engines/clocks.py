@@ -45,8 +45,8 @@ class ProcessorClock:
 class DeviceClock:
     """Time on a GPU from the first piece of work of an evaluation to the last one.
 
-    It has the gaps in which the GPU waits for the host to launch something, and nothing of what the
-    host does before and afterwards.
+    It includes the gaps in which the GPU waits for the host to launch something, and nothing of
+    what the host does before and afterwards.
     """
 
     def __init__(self, stream: torch.cuda.Stream) -> None:

@@ -85,7 +85,7 @@ def forget() -> int:
         with writing(path):
             path.unlink(missing_ok=True)
     for path in folder().glob("*.lock"):
-        # While it is held: who waits for it then makes another one.
+        # Removed while it is held, so that no process that measures loses its lock.
         with contextlib.suppress(Timeout, OSError), exclusive_lock(path):
             path.unlink(missing_ok=True)
     return len(files)

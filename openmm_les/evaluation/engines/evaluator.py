@@ -51,8 +51,7 @@ class Evaluator:
     recorded runs without (a warning), with True it is an error. `extra_inputs` are shapes of what
     it takes besides positions and cell, and it returns `rows` latent numbers for each of the first
     `num_latent` atoms, None for all, and zeros for others. On a GPU a module of single precision
-    returns its forces in float32, and positions but the `exact` ones go there in float32 too. The
-    `clock` is one for the device unless another is given.
+    returns its forces in float32, and positions but the `exact` ones go there in float32 too.
 
     Attributes:
         dropped: why a ``"replacement"`` or a ``"graph"`` is not used, which holds for later modules
@@ -70,7 +69,6 @@ class Evaluator:
         num_latent: int | None = None,
         single: bool = False,
         exact: Sequence[int] | None = None,
-        clock: Clock | None = None,
     ) -> None:
         on_gpu = device.type == "cuda"
         self._graphs = graphs if on_gpu else False
@@ -87,7 +85,7 @@ class Evaluator:
                 dtype=torch.float32 if self._layout.single else torch.float64,
                 pin_memory=True,
             )
-        self._clock = clock or (DeviceClock(self._stream) if self._stream else ProcessorClock())
+        self._clock: Clock = DeviceClock(self._stream) if self._stream else ProcessorClock()
         self._inputs = Inputs(num_atoms, device, extra_inputs, exact if on_gpu else None)
         self._module: Module | None = None
         self._replacement: Callable[[], Module] | None = None
@@ -104,7 +102,7 @@ class Evaluator:
 
     @property
     def seconds(self) -> float:
-        """How long the last evaluation took by the clock [s]."""
+        """How long the last evaluation took by the `Clock` of its device [s]."""
         return self._clock.seconds
 
     def load(

@@ -143,20 +143,19 @@ def _expected(task: Task, say: Say) -> list[Parts]:
 
 def _try_each(task: Task, indices: Sequence[int], expected: Sequence[Parts], race: _Race) -> None:
     """Compare candidates with what is expected, and measure them."""
-    say, threads = race.say, race.threads
     for index in indices:
-        say(begin=index)
+        race.say(begin=index)
         try:
             candidate = task.candidates[index]
-            model = task.model(replace(candidate, threads=candidate.threads or threads))
-            with unmeasured() if threads else contextlib.nullcontext():
+            model = task.model(replace(candidate, threads=candidate.threads or race.threads))
+            with unmeasured() if race.threads else contextlib.nullcontext():
                 _compare(model, task.structures, expected)
                 _warm_up(model, task.structures[0])
                 seconds = _least(model, task.structures[0])
         except Exception as error:  # whatever a compiler may raise
-            say(of=index, reason=one_line(error).removeprefix("it "))
+            race.say(of=index, reason=one_line(error).removeprefix("it "))
             continue
-        if threads is None and (threads := model.variant.threads):
+        if race.threads is None and (threads := model.variant.threads):
             # Measured once, with the plain module, which itself has not been given a number.
             torch.set_num_threads(threads)
             race.threads = threads
@@ -189,7 +188,7 @@ def _is_on_cpu(model: SystemModel) -> bool:
 
 
 def _least(model: SystemModel, structure: Structure) -> float:
-    """Least time of an evaluation [s]: on a GPU there, on a CPU processor time of one thread."""
+    """Least time of an evaluation [s]: on a GPU there, on a CPU processor time per thread."""
     threads = (model.variant.threads or torch.get_num_threads()) if _is_on_cpu(model) else 1
 
     def times() -> Iterator[float]:

@@ -12,11 +12,11 @@ from openmm_les.networks.kernels import Kernels
 
 
 class SpeciesTape(NamedTuple):
-    """Y of shape [N, K, S], phi of shape [N, K, P], species of the neighbours [N, K, Z]."""
+    """What the backward pass of a first layer needs."""
 
-    harmonics: Tensor
-    features: Tensor
-    neighbor_onehot: Tensor  #: in loops their indices, [N * K]
+    harmonics: Tensor  #: Y of shape [N, K, S].
+    features: Tensor  #: phi of shape [N, K, P].
+    neighbor_species: Tensor  #: of the neighbours, one-hot [N, K, Z]; in loops indices [N * K].
 
 
 def species_convolution(weights: Tensor, lmax: int, kernels: Kernels) -> Any:

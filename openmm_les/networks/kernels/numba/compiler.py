@@ -43,8 +43,8 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
 class Patience(events.Listener):  # type: ignore[misc, unused-ignore]
     """Says once that loops are being compiled, if that takes longer than one waits without a word.
 
-    Numba compiles one function at a time, and inside of that what the function calls. Those of the
-    `package` count.
+    Numba compiles one function at a time, and while it does, those that this one calls. Only
+    functions of the `package` are counted.
     """
 
     def __init__(self, package: str, clock: Callable[[], float] = time.monotonic) -> None:

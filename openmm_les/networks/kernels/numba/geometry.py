@@ -1,7 +1,7 @@
 """Vectors of pairs and spherical harmonics for a CPU, and their pull-back, each as one loop.
 
-A step of a small system is some hundred operations of torch, whose own cost is most of the time of
-those that have little to do: these loops take the place of about thirty.
+A step of a small system consists of some hundred operations of torch, most of which take longer to
+start than to compute; these loops replace about thirty of them.
 """
 
 from typing import Any, Optional, Tuple
@@ -101,7 +101,7 @@ def _pull_back(
             radial = dtype.type(0.0)
             for axis in range(3):
                 radial += grad_unit[axis, e] * v[axis] / distance
-            # The row of an atom holds what it adds to the neighbour, whose slot is `reverse`.
+            # The reverse slot lies in the row of the neighbour.
             i, j = slot // width, reverse[slot] // width
             for axis in range(3):
                 u = v[axis] / distance

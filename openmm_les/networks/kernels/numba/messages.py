@@ -24,7 +24,7 @@ from openmm_les.networks.kernels.numba.operators import operator
 #: Elements of R of the pairs that are processed at a time, which stay in the second cache.
 _BLOCK = 2**18
 #: Elements of R of all pairs up to which it is kept for the backward pass; beyond, memory traffic
-#: costs as much as to compute it again.
+#: costs as much as to compute it again (estimate).
 _KEPT = 2**21
 #: Columns of the table of paths: first component of the node, number of components, number of rows
 #: of the sums, first angular factor, first row, and from one row of the path to the next.

@@ -12,7 +12,7 @@ from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.networks.kernels.numba.compiler import compiled
 from openmm_les.networks.kernels.numba.operators import operator
 
-#: Largest systems for which one loop is faster than operations on all pairs at once.
+#: Largest systems for which one loop is faster than operations on all pairs at once (estimate).
 _MOST_ATOMS = 256
 _AT_ZERO = 2.0 / math.sqrt(math.pi)  #: erf(x) / x for x = 0
 
@@ -33,10 +33,10 @@ def _sum_pairs(q: Any, positions: Any, alpha: float, potential: Any, gradient: A
             z = positions[i, 2] - positions[j, 2]
             x2 = (x * x + y * y + z * z) * alpha * alpha
             if x2 < 1e-2:
-                # Taylor series, whose last terms are 1e-16 here.
+                # Taylor series, of which the first terms left out are below 2e-16 here.
                 value = -1.0 / 1320.0 * x2 + 1.0 / 216.0
                 value = _AT_ZERO * ((((value * x2 - 1.0 / 42.0) * x2 + 0.1) * x2 - 1 / 3) * x2 + 1)
-                slope = 5.0 / 780.0 * x2 - 1.0 / 132.0
+                slope = 1.0 / 780.0 * x2 - 1.0 / 132.0
                 slope = ((((slope * x2 + 1.0 / 27.0) * x2 - 1.0 / 7.0) * x2) + 0.4) * x2 - 2 / 3
                 slope *= _AT_ZERO
             else:

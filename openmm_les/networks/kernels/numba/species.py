@@ -134,6 +134,6 @@ class LoopSpeciesConvolution(nn.Module):
             torch.mm(rows[first:end].flatten(0, 1), self.weights[degree], out=own)
             first = end
         grads: Tuple[Tensor, Tensor] = torch.ops.openmm_les_loops.pull_back_sums_by_species(
-            grad_sums, tape.harmonics, tape.features, tape.neighbor_onehot
+            grad_sums, tape.harmonics, tape.features, tape.neighbor_species
         )
         return grads
