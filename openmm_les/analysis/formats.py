@@ -71,7 +71,7 @@ class CSVFile(SeriesFile):
                 start = stream.tell()
             size = stream.seek(0, os.SEEK_END)
             for place in np.linspace(start, size, rows, endpoint=False, dtype=np.int64):
-                stream.seek(int(place) - 1)
+                stream.seek(max(0, int(place) - 1))
                 stream.readline()  # the rest of the row before
                 first, row = stream.tell(), stream.readline()
                 if row.endswith(b"\n"):

@@ -74,8 +74,13 @@ def with_error(mean: float, error: float) -> str:
     """A mean as text, with two digits of its error where that is known."""
     if not 0.0 < error < math.inf:
         return f"{mean:.6g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
+    decimals = decimals_of(error)
     return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def decimals_of(error: float) -> int:
+    """Decimals with which an error has two digits; 0 where it is not above 0 and finite."""
+    return max(0, 1 - math.floor(math.log10(error))) if 0.0 < error < math.inf else 0
 
 
 def inefficiency_of(values: FloatArray) -> float:

@@ -182,7 +182,7 @@ def draw_series(
     Curves have names for the legend, but for pale ones; returns the content of a file whose name
     ends in `suffix`, and `x` and `y` are labels of the axes.
     """
-    optional("matplotlib", "analysis", "series: pictures need matplotlib; install it")
+    optional("matplotlib", "analysis", "pictures need matplotlib")
     # Not pyplot, whose backend may be that of somebody's notebook.
     from matplotlib.figure import Figure
 
@@ -233,10 +233,7 @@ def _content(pyplot: Any, figure: Any, suffix: str) -> bytes:
 
 def _saved(figure: Any, suffix: str) -> bytes:
     picture = io.BytesIO()
-    kind = suffix[1:].lower()
-    # Without the date, the same data give the same picture.
-    undated = {"metadata": {"Date": None}} if kind == "svg" else {}
-    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=kind, **undated)
+    figure.savefig(picture, dpi=_DOTS_PER_INCH, format=suffix[1:].lower())
     return picture.getvalue()
 
 

@@ -30,22 +30,15 @@ from openmm_les.names import shorten
 from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.fields import unit_of
 from openmm_les.simulation.output import LOG, REPORT, RESPONSE, SUMMARY
-from openmm_les.simulation.summary import read_log
+from openmm_les.simulation.summary import COLUMNS, read_log
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 RESULTS, PAGE, PICTURES = "results.csv", "index.html", "pictures"
-#: Columns of the log by the name and unit of a quantity.
-_COLUMNS = {
-    "density [g/mL]": "Density (g/mL)",
-    "volume [nm^3]": "Box Volume (nm^3)",
-    "potential energy [kJ/mol]": "Potential Energy (kJ/mole)",
-    "kinetic energy [kJ/mol]": "Kinetic Energy (kJ/mole)",
-    "total energy [kJ/mol]": "Total Energy (kJ/mole)",
-    "temperature [K]": "Temperature (K)",
-}
 _DRIFT_OF = "total energy [kJ/mol]"
 #: Quantities that only a barostat changes.
 _OF_BOX = ("density [g/mL]", "volume [nm^3]")
+#: Columns of the log by the name and unit of a quantity, those of the box first.
+_COLUMNS = {name: COLUMNS[name] for name in (*_OF_BOX, *COLUMNS)}
 _DIPOLE, _DRIFT = f"dipole [{QUANTITIES['dipole'].unit}]", "energy drift [meV/atom/ps]"
 _MEV = 1000.0 / KJ_PER_MOL_PER_EV
 #: Names along an axis; more are numbers.

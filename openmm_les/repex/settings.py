@@ -88,9 +88,13 @@ def read_settings(file: Path) -> ExchangeSettings:
 
 
 def start_of(states: Sequence[RunConfig]) -> RunConfig:
-    """The run from which all replicas begin: the equilibration of the first state."""
+    """The run from which all replicas begin: the equilibration of the first state.
+
+    It has no page, which would tell how to continue it, as an exchange must not.
+    """
     steps = max(states[0].equilibration_steps, states[0].report_interval)
-    return states[0].model_copy(update={"steps": steps, "equilibration_steps": 0})
+    changes = {"steps": steps, "equilibration_steps": 0, "report": "off"}
+    return states[0].model_copy(update=changes)
 
 
 def states_of(settings: ExchangeSettings, file: Path, output: Path) -> list[RunConfig]:

@@ -30,7 +30,7 @@ def run(
 
     Args:
         resume: continue the run in ``config.output`` from its last checkpoint, or start it if it
-            has none. Of the configuration only `steps` may have changed.
+            has none. Of the configuration only `steps` and `report` may have changed.
         overwrite: replace a run in ``config.output``.
         callbacks: learns what happens; by default it is logged.
 

@@ -50,10 +50,8 @@ REPORT = "report.html"
 _GROWING = (EQUILIBRATION_LOG, LOG, TRAJECTORY, RESPONSE, INTERPOLATION)
 #: Files that only a finished run has.
 _FINAL_FILES = (FINAL, SUMMARY)
-ALL = (CONFIG, MINIMISED, *_GROWING, CHECKPOINT, *_FINAL_FILES, REPORT)
-#: What each file is, for people.
+#: All files, and what is in them.
 CONTENTS = {
-    REPORT: "this page",
     CONFIG: "the settings and the seed",
     MINIMISED: "the relaxed start structure",
     EQUILIBRATION_LOG: "energies and temperature before production",
@@ -64,7 +62,9 @@ CONTENTS = {
     CHECKPOINT: "the state from which the run continues",
     FINAL: "the last positions",
     SUMMARY: "the final figures, for programs",
+    REPORT: "this page",
 }
+ALL = tuple(CONTENTS)
 #: First line of the configuration file, which marks the directory as that of a run.
 _MARKER = "# Written by openmm-les run: this directory is its own.\n"
 

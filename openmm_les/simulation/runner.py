@@ -100,6 +100,7 @@ def _start(job: Job, more_steps: int) -> Summary:
     sim, energy = _check(job)
     with report.written(job):
         state = _minimise(job, sim, energy)
+        del sim  # with the buffers of its model, which may fill a GPU
         # A TorchForce cannot grow, and chooses a larger capacity by itself.
         if job.config.max_neighbors is None and job.config.backend == "pythonforce":
             slots = builder.choose_max_neighbors(job.artifact, state, job.hybrid)
@@ -118,10 +119,11 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     is_last = checkpoint.phase == "production" and checkpoint.step == job.config.steps
     if is_last and (result := Summary.read(finished)) is not None:
         job.callbacks.message(f"this run is finished: {checkpoint.step} steps are done")
-        if output.REPORT in result.files and not (job.directory / output.REPORT).exists():
+        if not (job.directory / output.REPORT).exists():
             report.write(job)
         names = [Path(path).name for path in result.files.values()]
-        if gone := [name for name in names if not (job.directory / name).exists()]:
+        lost = [name for name in names if not (job.directory / name).exists()]
+        if gone := [name for name in lost if name != output.REPORT]:
             logger.warning(
                 f"output: {job.directory.path} has no {', '.join(gone)} any more, which this "
                 "finished run wrote; put it back, or run again with --overwrite"
@@ -187,9 +189,10 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
 
 @unmeasured()
 def _check(job: Job) -> tuple[openmm.app.Simulation, float]:
-    """A Simulation of the start structure, and its energy [kJ/mol], if the model accepts it.
+    """A Simulation of the start structure, and its energy [kJ/mol].
 
-    Nothing is written or deleted before.
+    Raises an InputError if the model does not accept the structure. Nothing is written or deleted
+    before it does; then the files of an earlier run are deleted.
     """
     config, start = job.config, job.structure
     warn_of_units(config)
@@ -284,7 +287,7 @@ def _write_config(job: Job) -> None:
 def check_same_run(
     requested: RunConfig, structure_sha256: str, artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
-    """Refuse to continue a run with other settings or files, except for more steps (InputError)."""
+    """Raise an InputError for a run with other settings or files; steps and report may change."""
     for name, path, expected, got in (
         ("structure", requested.structure, checkpoint.structure_sha256, structure_sha256),
         ("model", artifact.path, checkpoint.model_sha256, artifact.sha256),
@@ -300,7 +303,7 @@ def check_same_run(
         if name not in _MAY_CHANGE and value not in (before, checkpoint.resolved.get(name)):
             changed.append(f"{name}: this run was started with {before}, got {value}")
     if changed:
-        raise InputError(f"{'; '.join(changed)}; only steps may change: {_REMEDY}")
+        raise InputError(f"{'; '.join(changed)}; only steps and report may change: {_REMEDY}")
     if checkpoint.phase == "production" and requested.steps < checkpoint.step:
         raise InputError(
             f"steps: expected at least the {checkpoint.step} that this run has done, got "

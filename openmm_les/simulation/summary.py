@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from openmm_les.analysis.means import decimals_of
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.simulation.structures.selection import SelectedRegion
@@ -22,6 +22,15 @@ from openmm_les.units import KJ_PER_MOL_PER_EV
 
 _NO_LOG = "output: {file} is not the log of a run: {reason}; start again with --overwrite"
 _LOG = Kind(InputError, "output", _NO_LOG)
+#: Columns of a log by the names that people read.
+COLUMNS = {
+    "potential energy [kJ/mol]": "Potential Energy (kJ/mole)",
+    "kinetic energy [kJ/mol]": "Kinetic Energy (kJ/mole)",
+    "total energy [kJ/mol]": "Total Energy (kJ/mole)",
+    "temperature [K]": "Temperature (K)",
+    "volume [nm^3]": "Box Volume (nm^3)",
+    "density [g/mL]": "Density (g/mL)",
+}
 _MILLI = 1000.0
 _PS_PER_NS = 1000.0
 _SECONDS_PER_DAY = 86400.0
@@ -169,6 +178,5 @@ def _mean(values: list[float]) -> Mean:
 def _text(value: Mean) -> str:
     if not value.std:
         return f"{value.mean:.6g}"
-    # Two digits of the standard deviation, and as many decimals of the mean.
-    decimals = max(0, 1 - math.floor(math.log10(value.std)))
+    decimals = decimals_of(value.std)
     return f"{value.mean:.{decimals}f} +- {value.std:.{decimals}f}"

@@ -145,7 +145,7 @@ def test_more_steps(copied):
         (
             {"base": {"friction": 2.0}},
             "the run temperature-280_repeat-1 has begun, and friction: this run was started with "
-            r"1\.0, got 2\.0; only steps may change",
+            r"1\.0, got 2\.0; only steps and report may change",
         ),
         (
             {"vary": {"temperature": [280, 300, 330]}},

@@ -146,8 +146,38 @@ def test_without_matplotlib_there_are_tables(finished, tmp_path, monkeypatch):
     md.run(md.load(folder), resume=True)
     told = Texts(folder / "report.html")
     assert not told.alternatives
-    assert "Pictures need matplotlib: pip install" in told.text
+    assert "Left out: pictures need matplotlib: pip install" in told.text
     assert "temperature [K] " in told.text
+
+
+def test_damaged_files_cost_their_results_alone(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "report.html").unlink()
+    (folder / "response.csv").write_text("")
+    log = folder / "log.csv"
+    temperature = f",{read_log(log)['Temperature (K)'][3]!r}"
+    assert log.read_text().count(temperature) == 1
+    log.write_text(log.read_text().replace(temperature, ",nan"))
+    md.run(md.load(folder), resume=True)
+    told = Texts(folder / "report.html").text
+    assert "Finished on " in told
+    assert "temperature [K] nan nan nan nan" in told
+    assert "potential energy [kJ/mol] -" in told
+    assert "Left out: " in told
+    assert "What to cite" in told
+
+
+def test_a_page_that_is_asked_for_later(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "report.html").unlink()
+    summary = folder / "summary.json"
+    text = summary.read_text().replace("report.html", "log.csv")
+    summary.write_text(text)  # as of a run without a page
+    settings = md.load(folder)
+    md.run(settings.model_copy(update={"report": "off"}), resume=True)
+    assert not (folder / "report.html").exists()
+    md.run(settings, resume=True)
+    assert "Finished on " in Texts(folder / "report.html").text
 
 
 def test_a_run_that_broke(tmp_path):

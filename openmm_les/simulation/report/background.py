@@ -89,13 +89,14 @@ def model(record: Record) -> Facts:
     artifact, metadata, known = record.job.artifact, record.job.artifact.metadata, record.entry
     family = families().get(metadata["family"])
     export = metadata.get("verification") or {}
+    stated = [key for key in ("status", "against") if key in export]
     return Facts(
         [
             ("name", Path(record.config.model).name),
             ("made for", "not stated" if known is None else known.description),
             ("family", metadata["family"] if family is None else family.title),
             ("licence", metadata.get("licence") or "not stated"),
-            ("export", ", against ".join(export[k] for k in ("status", "against") if k in export)),
+            ("export", ", against ".join(str(export[key]) for key in stated) or "not verified"),
             ("exported by", f"openmm-les {metadata['versions'].get('openmm-les')}"),
             ("file", str(artifact.path)),
             ("sha256 of the file", artifact.sha256),

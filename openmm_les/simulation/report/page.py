@@ -36,7 +36,7 @@ from openmm_les.simulation.summary import duration, speed
 logger = logging.getLogger(__name__)
 
 _MILLI = 1e-3
-#: Characters of a message.
+#: Most characters of a message.
 _LONGEST = 2000
 _KIBI = 1024.0
 
@@ -88,7 +88,7 @@ def _page(record: Record) -> str:
 def _end(record: Record) -> Notice:
     """How the run ended, and when."""
     config, found = record.config, record.checkpoint
-    # A page that was gone is made again later.
+    # The page of a finished run may be made long after its end.
     summary = record.job.directory / output.SUMMARY
     end = summary.stat().st_mtime if record.problem is None else time.time()
     local = datetime.fromtimestamp(end).astimezone()

@@ -12,15 +12,6 @@ from openmm_les.simulation.config import RunConfig
 from openmm_les.simulation.phase import Job
 from openmm_les.simulation.summary import read_log
 
-#: Columns of the log by the names that the page has for them, in its order.
-COLUMNS = {
-    "potential energy [kJ/mol]": "Potential Energy (kJ/mole)",
-    "kinetic energy [kJ/mol]": "Kinetic Energy (kJ/mole)",
-    "total energy [kJ/mol]": "Total Energy (kJ/mole)",
-    "temperature [K]": "Temperature (K)",
-    "volume [nm^3]": "Box Volume (nm^3)",
-    "density [g/mL]": "Density (g/mL)",
-}
 TIME = "Time (ps)"
 _PS_PER_FS = 1e-3
 

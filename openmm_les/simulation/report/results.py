@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from importlib.util import find_spec
 
 import numpy as np
 from openmm import unit
 
 from openmm_les.analysis.formats import CSVFile
-from openmm_les.analysis.means import BLOCKS, block_error, with_error
+from openmm_les.analysis.means import BLOCKS, block_error, decimals_of, with_error
 from openmm_les.analysis.pages import Cell, Facts, Part, Picture, Table, Text
 from openmm_les.analysis.plotting import Curve, draw_series
 from openmm_les.arrays import FloatArray
+from openmm_les.errors import one_line
 from openmm_les.simulation import output
-from openmm_les.simulation.report.record import COLUMNS, TIME, Columns, Record
+from openmm_les.simulation.report.record import TIME, Columns, Record
 from openmm_les.simulation.structures.structure import real_atoms
-from openmm_les.simulation.summary import energy_drift
+from openmm_les.simulation.summary import COLUMNS, energy_drift
 
 _TEMPERATURE, _DENSITY = "temperature [K]", "density [g/mL]"
 _ENERGY, _TOTAL, _VOLUME = "potential energy [kJ/mol]", "total energy [kJ/mol]", "volume [nm^3]"
@@ -32,8 +32,19 @@ _RESPONSE_ROWS = 200
 
 def results(record: Record) -> list[Part]:
     """Tables and pictures of a run."""
+    parts: list[Part] = []
+    for make in (_means, _expected, _charges, _pictures):
+        try:
+            parts += make(record)
+        except Exception as error:  # such as of a damaged file; the rest of the page is worth more
+            parts.append(Text(f"Left out: {one_line(error)}"))
+    return parts
+
+
+def _means(record: Record) -> list[Part]:
+    """Means with their errors, and of what they are."""
     if not record.production:
-        return [Text("Production has no rows yet."), *_pictures(record)]
+        return [Text("Production has no rows yet.")]
     number = len(record.production[TIME])
     text = f"Of {number} row{'s' * (number > 1)} of {output.LOG}, without equilibration."
     if number >= 2 * BLOCKS:
@@ -44,10 +55,10 @@ def results(record: Record) -> list[Part]:
         )
     else:
         text += f" Errors of means need {2 * BLOCKS} rows."
-    return [_means(record), Text(text), *_expected(record), *_charges(record), *_pictures(record)]
+    return [_table(record), Text(text)]
 
 
-def _means(record: Record) -> Table:
+def _table(record: Record) -> Table:
     rows: list[list[Cell]] = []
     for name, column in COLUMNS.items():
         values = np.array(record.production.get(column, ()))
@@ -57,7 +68,7 @@ def _means(record: Record) -> Table:
             rows.append([name, f"{values[0]:.6g}", None, None, None])
             continue
         spread = float(values.std(ddof=1))
-        decimals = max(0, 1 - math.floor(math.log10(spread)))  # for two digits of the spread
+        decimals = decimals_of(spread)
         ends = (f"{value:.{decimals}f}" for value in (values.min(), values.max()))
         rows.append([name, with_error(values.mean(), block_error(values)), f"{spread:.4g}", *ends])
     return Table(["quantity", "mean", "standard deviation", "smallest", "largest"], rows)
@@ -66,6 +77,8 @@ def _means(record: Record) -> Table:
 def _expected(record: Record) -> list[Part]:
     """What the ensemble lets expect."""
     config = record.config
+    if not record.production:
+        return []
     if config.ensemble == "NVE":
         atoms = len(real_atoms(record.job.structure.topology.atoms()))
         drift = energy_drift(record.production, atoms)
@@ -108,10 +121,11 @@ def _charges(record: Record) -> list[Part]:
         return []
     charges, hybrid = series.get("charges"), record.job.hybrid
     atoms = list(record.job.structure.topology.atoms())
+    chosen = set(range(len(atoms)) if hybrid is None else hybrid.atoms)
     columns: dict[str, list[int]] = defaultdict(list)
     for column, index in enumerate(series.atoms):
         # The file has zeros for MM atoms that link atoms replace.
-        if hybrid is None or index in hybrid.atoms:
+        if index in chosen:
             columns[atoms[index].element.symbol].append(column)
     rows: list[list[Cell]] = []
     for symbol in sorted(columns):
@@ -138,8 +152,6 @@ def _pictures(record: Record) -> list[Part]:
     rows = sum(len(columns.get(TIME, ())) for columns in (record.equilibration, record.production))
     if rows < _FEWEST_ROWS:
         return []
-    if find_spec("matplotlib") is None:
-        return [Text("Pictures need matplotlib: pip install 'openmm-les[analysis]'")]
     names = [_ENERGY, _TEMPERATURE]
     names += {"NVE": [_TOTAL], "NPT": [_DENSITY]}.get(record.config.ensemble, [])
     return [_picture(record, name) for name in names]
