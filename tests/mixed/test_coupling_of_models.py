@@ -72,7 +72,7 @@ def test_far_field_acts_on_born_effective_charges(molecule):
     transposed = np.einsum("iba,b->ia", born, field)
     fixed = molecule.charges(molecule.positions).numpy()[:5, None] * field
     assert np.linalg.norm(forces - transposed) > 0.05 * size
-    assert np.linalg.norm(forces - fixed) > 0.3 * size
+    assert np.linalg.norm(forces - fixed) > 0.1 * size
 
 
 @pytest.mark.parametrize("method", ["NoCutoff", "CutoffPeriodic", "PME"])

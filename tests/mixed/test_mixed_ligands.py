@@ -44,7 +44,7 @@ WIDTH = 0.1  # of the charges of les-demo [nm]
 EMBEDDINGS = {
     "mechanical": {},
     # The bundled model knows neither aromatic rings nor cages. Images as in mechanical embedding.
-    "electrostatic": {"embedding": "electrostatic", "chargeTolerance": 5.0, "mlImages": "native"},
+    "electrostatic": {"embedding": "electrostatic", "chargeTolerance": 100.0, "mlImages": "native"},
 }
 
 
