@@ -35,6 +35,20 @@ PAGES = sorted(DOCS.glob(f"tutorials/*{SUFFIX}"))
 #: Largest picture, and all pictures of a notebook together [bytes].
 PICTURE, PICTURES = 60_000, 250_000
 
+#: Runs before a notebook: a command that fails is an error, which in Jupyter it is not.
+STRICT = """
+def strict(command, shell=get_ipython(), system=get_ipython().system):
+    from subprocess import CalledProcessError
+
+    system(command)
+    if status := shell.user_ns["_exit_code"]:
+        raise CalledProcessError(status, command)
+
+
+get_ipython().system = strict
+del strict
+"""
+
 
 def name_of(page: Path) -> str:
     return page.name.removesuffix(SUFFIX)
@@ -96,6 +110,7 @@ def read(text: str) -> Any:
 def execute(page: Path, quick: bool) -> Any:
     """Run a page in a folder of its own."""
     from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell
 
     folder = ROOT / "build" / "notebooks" / name_of(page)
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,6 +121,7 @@ def execute(page: Path, quick: bool) -> Any:
     if quick:
         for cell in cells_of(notebook):
             cell.source = cell.metadata.get("quick", cell.source)
+    notebook.cells.insert(0, new_code_cell(STRICT))
     # Cells call openmm-les of the same environment.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     NotebookClient(
@@ -115,6 +131,7 @@ def execute(page: Path, quick: bool) -> Any:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     ).execute()
+    del notebook.cells[0]
     return notebook
 
 
