@@ -7,7 +7,7 @@ import pytest
 from support.documents import DOCS
 
 pytest.importorskip("myst_nb", reason="the group `docs` is not installed")
-from nbclient.exceptions import CellExecutionError  # noqa: E402
+from nbclient.exceptions import CellExecutionError
 
 pytestmark = [
     pytest.mark.documents,
