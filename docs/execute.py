@@ -132,6 +132,10 @@ def execute(page: Path, quick: bool) -> Any:
         resources={"metadata": {"path": str(folder)}},
     ).execute()
     del notebook.cells[0]
+    for cell in cells_of(notebook):
+        for output in cell.outputs:
+            if output.output_type == "stream":  # the reader has another folder
+                output.text = output.text.replace(f"{folder}/", "")
     return notebook
 
 

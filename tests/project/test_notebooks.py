@@ -84,6 +84,13 @@ def test_a_quick_run_is_another_program(execute):
     assert cell.outputs[0].text == "1\n"
 
 
+def test_output_does_not_name_the_folder(execute):
+    (page,) = execute.PAGES
+    page.write_text(PAGE.format(text="", code="__import__('os').path.abspath('a.txt')"))
+    (cell,) = execute.cells_of(execute.execute(page, quick=False))
+    assert cell.outputs[0].text == "a.txt\n"
+
+
 def test_large_pictures_are_refused(execute, monkeypatch):
     pytest.importorskip("matplotlib")
     (page,) = execute.PAGES
