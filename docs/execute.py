@@ -132,10 +132,12 @@ def execute(page: Path, quick: bool) -> Any:
         resources={"metadata": {"path": str(folder)}},
     ).execute()
     del notebook.cells[0]
+    # Readers have another folder.
     for cell in cells_of(notebook):
         for output in cell.outputs:
-            if output.output_type == "stream":  # the reader has another folder
-                output.text = output.text.replace(f"{folder}/", "")
+            if output.output_type == "stream":
+                text = output.text.replace("\r\n", "\n")  # of commands, which write to a terminal
+                output.text = text.replace(f"{folder}/", "")
     return notebook
 
 
