@@ -32,7 +32,7 @@ test test-%: export OMP_NUM_THREADS = 1
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
 
-.PHONY: demo test test-conformance test-documents coverage test-minimal test-oldest test-nequip test-matgl test-samplers test-opencl test-all fuzz fuzz-short lint docs benchmark
+.PHONY: demo test test-conformance test-documents coverage test-minimal test-oldest test-nequip test-matgl test-samplers test-opencl test-all fuzz fuzz-short lint docs notebooks benchmark
 .PHONY: gpu-check dist test-dist clean
 
 # torch 2.9 is what openmm-torch 1.5 is built for: with it every backend can be tested.
@@ -134,6 +134,11 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -E docs build/docs
 	grep -q LESCalculator build/docs/reference/api.html
 	@echo "open build/docs/index.html"
+
+# Output of the notebooks, which `make docs` shows: of all that changed, or of NAMES.
+NAMES ?=
+notebooks: $(VENV)/.docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py $(NAMES)
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/md_step.py
