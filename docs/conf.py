@@ -17,6 +17,7 @@ html_title = f"openmm-les {release}"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "tutorials/outputs"]
+exclude_patterns += [f"tutorials/{page.name}" for page in execute.unfinished()]
 html_theme = "furo"
 
 myst_enable_extensions = ["dollarmath"]

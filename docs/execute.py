@@ -5,9 +5,9 @@
 A notebook is a page NAME.nb.md in MyST Markdown, with code in ``{code-cell}`` blocks. It runs in
 build/notebooks/NAME, where it finds `examples` and `training` of the repository, and needs nothing
 else: no download. What it printed and drew is kept in docs/tutorials/outputs/NAME.ipynb, which is
-committed. `make docs` executes nothing: it puts that output under the code, and refuses output of
-other code or of another demonstration model. Without a NAME all are executed whose output is
-refused.
+committed. `make docs` executes nothing: it puts that output under the code, leaves out pages that
+were never executed, and refuses output of other code or of another demonstration model. Without a
+NAME all are executed whose output is missing or refused.
 
 ``--quick`` takes for each cell the code of its option ``quick``, if it has one, and keeps nothing:
 a try of everything in a minute or two.
@@ -77,8 +77,8 @@ def model_of(page: Path) -> str:
 
 def problem(page: Path) -> str:
     """Why the output of a page cannot be shown; empty if it can."""
-    if not outputs_of(page).exists():
-        return "was never executed"
+    if page in unfinished():
+        return ""
     executed = stored(page)
     code = [cell.source for cell in cells_of(read_myst_markdown_notebook(page.read_text()))]
     if [cell.source for cell in cells_of(executed)] != code:
@@ -86,6 +86,11 @@ def problem(page: Path) -> str:
     if executed.metadata["openmm_les"]["model"] != model_of(page):
         return "has output of another les-demo"
     return ""
+
+
+def unfinished() -> list[Path]:
+    """Pages that were never executed, which are no part of the site yet."""
+    return [page for page in PAGES if not outputs_of(page).exists()]
 
 
 def refused() -> str:
@@ -171,7 +176,9 @@ def main() -> None:
     if unknown := sorted({*arguments.names} - {*known}):
         parser.error(f"expected names of {', '.join(known)}, got {', '.join(unknown)}")
     names = arguments.names or [
-        name for name, page in known.items() if arguments.quick or problem(page)
+        name
+        for name, page in known.items()
+        if arguments.quick or page in unfinished() or problem(page)
     ]
     for name in names:
         begin = time.perf_counter()
