@@ -384,13 +384,15 @@ def spare_feature(model: torch.nn.Module) -> int:
 
 def free(model: torch.nn.Module, feature: int) -> None:
     """Keeps a feature of the first layer for its energy alone."""
+    latent = ("les_readouts", "les_alpha_readouts")
+    readouts = [getattr(model, name)[0].linear for name in latent if hasattr(model, name)]
     with torch.no_grad():
-        for weight in (
-            model.interactions[1].linear_up.weight,
-            model.interactions[1].skip_tp.weight,
-            model.les_readouts[0].linear.weight,
+        for module in (
+            model.interactions[1].linear_up,
+            model.interactions[1].skip_tp,
+            *readouts,
         ):
-            weight.view(CHANNELS, -1)[feature] = 0.0
+            module.weight.view(CHANNELS, -1)[feature] = 0.0
 
 
 def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -> None:
@@ -452,7 +454,10 @@ def train(
             batch = collate(part, references)
             out = evaluate(model, batch, training=True)
             held = max(0.0, 1 - done / arguments.hold) if arguments.hold else 0.0
-            weights = {"energy": ENERGY_WEIGHTS[done > 0.7], "charges": HOLD * held}
+            weights = {
+                "energy": ENERGY_WEIGHTS[done >= arguments.energies_from],
+                "charges": HOLD * held,
+            }
             loss = loss_of(out, batch, WEIGHTS | weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -504,6 +509,9 @@ def main() -> None:
         "--hold", type=float, default=0.3, help="share of the time until charges are free"
     )
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument(
+        "--energies-from", type=float, default=0.7, help="share of the time before energies weigh"
+    )
     parser.add_argument("--rate", type=float, default=0.01, help="largest learning rate")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)

@@ -135,6 +135,8 @@ def train(
     latent = [p for name, p in model.named_parameters() if name.startswith(names)]
     others = [p for name, p in model.named_parameters() if not name.startswith(names)]
     optimizer = torch.optim.Adam([{"params": others}, {"params": latent}], amsgrad=True)
+    feature = demo.spare_feature(model)
+    demo.free(model, feature)
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
     begin, step, done = time.time(), 0, 0.0
@@ -150,6 +152,7 @@ def train(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
+            demo.free(model, feature)
             step += 1
             if step % 100 == 0:
                 minutes_now = (time.time() - begin) / 60
@@ -207,7 +210,7 @@ def main() -> None:
     if arguments.refit:
         references = refit(model, rows[::6], references)
     average = train(model, rows, references, arguments)
-    network.save(copy.deepcopy(average), arguments.output, references)
+    network.save(average, arguments.output, references)
     report = errors(average, held_out[:: arguments.validate_every], references)
     report = {"training_structures": len(rows), "validation": report}
     arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

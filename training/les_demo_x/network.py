@@ -100,11 +100,10 @@ def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
 
 
 def save(model: PolarizableMACE, path: Path, references: np.ndarray) -> None:
-    """Writes the model with the energies of its elements, as the class that mace itself pickles."""
-    block = model.atomic_energies_fn
-    block.atomic_energies = torch.tensor(references).reshape(block.atomic_energies.shape)
+    """Writes the model as `demo.save` does, as the class that mace itself pickles."""
+    atoms = demo.atom_energies(demo.HERE / "liquid.npz")
     model.__class__ = MACELES
-    torch.save(model, path)
+    demo.save(model, path, references, atoms, demo.spare_feature(model))
     model.__class__ = PolarizableMACE
 
 
