@@ -2,8 +2,8 @@
 
     python 03_npt_water_box.py [--waters 64] [--steps 4000] [--output example-output]
 
-The density of water is a test that a model has to pass. les-demo learnt from 132 boxes of 24 waters,
-labelled with GFN2-xTB: it has the density of that method, and its own errors. Use this as a recipe,
+The density of water is a test that a model has to pass. les-demo learnt from 132 boxes of 24
+waters, labelled with GFN2-xTB: it has errors of both. Use this as a recipe,
 with a model that was trained for liquids.
 """
 
