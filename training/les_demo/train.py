@@ -4,9 +4,9 @@
 
 Adam with an exponential average of the weights, on energies, forces, net forces on molecules, and
 virials of boxes, with a penalty on net charges; the learning rate and the weight of the energy
-follow the clock, so that a run always finishes in the time it is given. Energies are relative to
-those of isolated atoms, which the model has by construction. Writes the model, and a JSON file with
-the errors on the tenth of the data that training never sees.
+follow the clock, so that a run always finishes in the time it is given. It trains on energies
+relative to fitted ones of the elements; `save` turns these into those of isolated atoms. Writes the
+model, and a JSON file with the errors on the tenth of the data that training never sees.
 """
 
 import argparse
@@ -502,7 +502,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE / "data.npz")
     parser.add_argument("--ions", type=Path, default=HERE.parent / "les_demo_x" / "data.npz")
     parser.add_argument("--each-ion", type=int, default=1, help="each which of those is taken")
-    parser.add_argument("--liquid", type=Path, nargs="*", default=[HERE / "liquid.npz"])
+    parser.add_argument("--liquid", type=Path, nargs="+", default=[HERE / "liquid.npz"])
     parser.add_argument("--start", type=Path, help="a model to start from")
     parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
     parser.add_argument(
@@ -525,9 +525,7 @@ def main() -> None:
         boxes = load_boxes(path)
         held_out += boxes[::10]
         rows += [box for k, box in enumerate(boxes) if k % 10]
-    references = atom_energies(
-        arguments.liquid[0] if arguments.liquid else Path("/tmp/train/atoms.npz")
-    )
+    references = reference_energies(rows)
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
     model = build(neighbors, float(forces.square().mean().sqrt()))
