@@ -346,7 +346,10 @@ def test_charges_far_from_that_of_the_region_stop():
         ({"backend": "torchforce"}, r"embedding='electrostatic' needs a PythonForce"),
         ({"ewald": "mesh"}, r"ewald='mesh' and lesCutoff='smooth' are for the periodic sum of"),
         ({"mlImage": "exact"}, r"unknown argument mlImage; did you mean mlImages\?"),
-        ({"embedding": "mechanical"}, r"chargeTolerance: this option is for embedding='elect"),
+        (
+            {"embedding": "mechanical", "chargeTolerance": 0.5},
+            r"chargeTolerance: this option is for embedding='elect",
+        ),
     ],
 )
 def test_wrong_options(options, message):

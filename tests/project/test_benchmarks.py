@@ -89,7 +89,7 @@ def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     assert 200 < torch_code["launches"] < 335
     assert 100 < triton["launches"] < 205
     assert triton["bytes"] < 0.2 * torch_code["bytes"]
-    assert torch_code["float64"] < 0.002 * torch_code["float32"]
+    assert torch_code["float64"] < 0.003 * torch_code["float32"]
     (most,) = torch_code["most float64"]
     assert most.startswith("bmm float64")
 
