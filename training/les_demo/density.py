@@ -32,11 +32,7 @@ def main() -> None:
     positions = liquid.sample(
         1.0, arguments.temperature, 1, None, arguments.seed, arguments.waters
     )[0]
-    if arguments.model.endswith(".pt"):
-        potential = MLPotential("les", modelPath=arguments.model)
-    else:
-        potential = MLPotential(arguments.model)
-    system = potential.createSystem(waters)
+    system = MLPotential("les", modelPath=arguments.model).createSystem(waters)
     system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, arguments.temperature, 25))
     integrator = openmm.LangevinMiddleIntegrator(arguments.temperature, 1, 0.0005)
     integrator.setRandomNumberSeed(arguments.seed)

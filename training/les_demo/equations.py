@@ -63,12 +63,11 @@ def readouts_of(
     degrees = math.isqrt(harmonics.shape[2])
     blocks = [2 * degree + 1 for degree in range(degrees)]
     nodes = model.node_embedding(species)
-    channels = nodes.shape[1]
+    channels, elements = nodes.shape[1], species.shape[1]
     sums = [nodes.new_zeros(len(nodes)) for _ in readouts]
     for t, (interaction, product) in enumerate(
         zip(model.interactions, model.products, strict=True)
     ):
-        elements = species.shape[1]
         skip = interaction.skip_tp.weight.view(channels, elements * channels)
         skip = skip / math.sqrt(channels * elements)
         sent = linear(nodes, interaction.linear_up.weight)[pairs.sender]
@@ -81,18 +80,17 @@ def readouts_of(
         own = species @ contraction.weights[0].flatten(1)  # [n, channels]
         of_squares = (species @ contraction.weights_max.flatten(1)).view(len(nodes), -1, channels)
         features = torch.zeros_like(nodes)
-        for degree, (one, other) in enumerate(
-            zip(
-                values.split(channels, dim=2),
-                harmonics.split(blocks, dim=2),
-                strict=True,
-            )
-        ):
+        by_degree = zip(
+            values.split(channels, dim=2),
+            harmonics.split(blocks, dim=2),
+            squares_of(contraction),
+            strict=True,
+        )
+        for degree, (one, other, (path, factor)) in enumerate(by_degree):
             sums_over = torch.bmm(other.transpose(1, 2), one) @ mixing[degree]  # [n, m, channels]
             if degree == 0:
                 features = features + first * own * sums_over[:, 0]
-            path = squares_of(contraction)[degree]
-            features = features + path[1] * of_squares[:, path[0]] * sums_over.square().sum(dim=1)
+            features = features + factor * of_squares[:, path] * sums_over.square().sum(dim=1)
         features = linear(features, product.linear.weight)
         own = (nodes @ skip).view(-1, elements, channels)
         nodes = features + (own * species.unsqueeze(2)).sum(dim=1)

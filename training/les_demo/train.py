@@ -421,14 +421,40 @@ def charge(
     while done < steps:
         for part in batches(rows, 16, generator)[: steps - done]:
             batch = collate(part, references)
-            found = evaluate(model, batch, training=True)["latent_charges"]
-            wrong = found - batch["initial_charges"]
-            loss = wrong.square().mean()
+            sender, receiver = batch["edge_index"]
+            (found,) = readouts_of(
+                model,
+                batch["node_attrs"],
+                batch["positions"][receiver] - batch["positions"][sender] + batch["shifts"],
+                batch["edge_index"],
+                batch["opposite"],
+                [model.les_readouts],
+            )
+            loss = (found - batch["initial_charges"]).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             done += 1
     print(f"initial charges: {float(loss) ** 0.5:.3f} e off")
+
+
+def update(
+    model: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    feature: int,
+    share: float,
+) -> None:
+    """One step of the optimizer, of which the average takes a share."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimizer.step()
+    free(model, feature)
+    with torch.no_grad():
+        for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast, share)
 
 
 def train(
@@ -459,15 +485,8 @@ def train(
                 "charges": HOLD * held,
             }
             loss = loss_of(out, batch, WEIGHTS | weights)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            free(model, feature)
             step += 1
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, max(0.002, 1 / (1 + step)))
+            update(model, average, optimizer, loss, feature, max(0.002, 1 / (1 + step)))
             if done >= 1:
                 break
         epoch += 1

@@ -148,18 +148,12 @@ def train(
                 group["lr"] = faster * rate
             batch = demo.collate(part, references)
             loss = loss_of(model, batch, arguments, done)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            demo.free(model, feature)
             step += 1
+            share = max(0.005, 1 / (1 + step))
+            demo.update(model, average, optimizer, loss, feature, share)
             if step % 100 == 0:
                 minutes_now = (time.time() - begin) / 60
                 print(f"step {step}, {minutes_now:.1f} min: loss {float(loss):.4f}", flush=True)
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, max(0.005, 1 / (1 + step)))
             if done >= 1:
                 break
     return average
