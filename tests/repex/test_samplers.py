@@ -56,7 +56,7 @@ def test_expanded_ensemble_of_openmm():
         made.setParameter(LAMBDA, value)
         expected.append(energy(made) / (GAS_CONSTANT * 300.0))
     # The file has seven digits of energies of some thousand kT.
-    np.testing.assert_allclose(np.diff(found[1:]), np.diff(expected), atol=2e-3)
+    np.testing.assert_allclose(np.diff(found[1:]), np.diff(expected), atol=1e-3)
 
 
 def test_metadynamics_of_openmm():
