@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from openmm_les.errors import InputError
+from openmm_les.files.reading import Kind, boundary
 from openmm_les.learning.losses import NetChargeLoss
 from openmm_les.learning.stand_in import CONSTANTS, register
 
+_STARTING_MODEL = Kind(
+    InputError,
+    "--foundation_model",
+    "--foundation_model: expected a model that mace-torch wrote, got {file} ({reason})",
+)
 #: What newer versions of mace-torch store in a model, with the values that change nothing.
 _OF_NEWER = {
     "les_output_scale": 1.0,
@@ -81,7 +87,8 @@ class Training:
                 f"--foundation_model: expected the file of a MACE-LES model, got {start}, which is "
                 "no file; leave it out, or name another kind of model by --model"
             )
-        model = import_module("torch").load(start, map_location="cpu", weights_only=False)
+        with boundary(start, _STARTING_MODEL):
+            model = import_module("torch").load(start, map_location="cpu", weights_only=False)
         if not hasattr(model, "les_readouts"):
             raise InputError(
                 f"--foundation_model: expected a MACE-LES model, got {start}, which has no latent "

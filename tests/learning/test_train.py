@@ -124,7 +124,8 @@ def trained(tmp_path_factory):
         ["--net-charge-weight=1", "--", *options(SMALL | OTHER)],
     ]
     start = ["--", "--config=tune.yaml", "--name=refused"]
-    refused = [[*start, f"--foundation_model={name}"] for name in ("small", "other.model")]
+    others = ("small", "other.model", "les.yaml")
+    refused = [[*start, f"--foundation_model={name}"] for name in others]
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(runs), json.dumps(refused)],
@@ -197,6 +198,7 @@ def test_models_without_latent_charges_are_no_start(trained):
     folder, said = trained
     assert "expected the file of a MACE-LES model, got small, which is no file" in said
     assert "expected a MACE-LES model, got other.model, which has no latent charges" in said
+    assert "expected a model that mace-torch wrote, got les.yaml (" in said
     assert not list(folder.rglob("refused*"))
 
 

@@ -11,7 +11,6 @@ held out, and all of ACE-THR-NME.
 import argparse
 import copy
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ demo = network.demo
 KEPT_OUT = "ACE-THR-NME"
 #: Share of the peptides alone that is trained on; they say nothing of what is between molecules.
 SHARE_ALONE = 0.25
-#: Learning rate of the readouts of charges and polarizabilities, over that of all else.
-LATENT_FASTER = 5
 
 
 def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -131,10 +128,7 @@ def train(
     arguments: argparse.Namespace,
 ) -> network.PolarizableMACE:
     """Returns the exponential average of the weights at the end."""
-    names = ("les_readouts", "les_alpha_readouts")
-    latent = [p for name, p in model.named_parameters() if name.startswith(names)]
-    others = [p for name, p in model.named_parameters() if not name.startswith(names)]
-    optimizer = torch.optim.Adam([{"params": others}, {"params": latent}], amsgrad=True)
+    optimizer = demo.optimizer_of(model)
     feature = demo.spare_feature(model)
     demo.free(model, feature)
     average = copy.deepcopy(model)
@@ -143,9 +137,7 @@ def train(
     while done < 1:
         for part in demo.batches(rows, arguments.batch_size, generator):
             done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
-            for group, faster in zip(optimizer.param_groups, (1, LATENT_FASTER), strict=True):
-                rate = arguments.rate * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
-                group["lr"] = faster * rate
+            demo.set_learning_rate(optimizer, arguments.rate, done)
             batch = demo.collate(part, references)
             loss = loss_of(model, batch, arguments, done)
             step += 1
