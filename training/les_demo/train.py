@@ -50,7 +50,7 @@ WEIGHTS = {
     "structure": 50.0,
     "molecule": 20.0,
 }
-ENERGY_WEIGHTS = (20.0, 1000.0)
+ENERGY_WEIGHTS = (200.0, 1000.0)
 #: Weight of the difference from initial charges at first [e].
 HOLD = 20.0
 #: Learning rate of the readouts of charges and polarizabilities, over that of all else.
