@@ -51,7 +51,7 @@ def test_ours_and_a_peer_are_measured(tmp_path):
     [
         (1.0, 300.0, None, "over 0.000977 GB"),
         (4e3, 0.01, None, "over 0.01 s"),
-        (4e3, 300.0, 0.01, "compiling took over 0.01 s"),
+        (4e3, 300.0, 0.01, "prepare took over 0.01 s"),
     ],
 )
 def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds, apart, reason):
@@ -69,6 +69,33 @@ def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds,
             child.ask("prepare", str(tmp_path / "forces.npy"), apart=apart)
     finally:
         child.close()
+
+
+def test_a_row_that_is_stopped_late_keeps_its_times(tmp_path, steps, monkeypatch):
+    """Here by its dynamics, which make some 1500 steps."""
+    from step import compare, models, report, systems
+    from step.rows import rows
+
+    name = "openmm-les pythonforce"
+    monkeypatch.setattr(compare, "SLOWEST_TAKEN_APART", 0.0)
+    limits = compare.Limits(1, 0.1, 4.0, 120.0, 0.0, with_drift=True, with_large=True)
+    comparison = compare.Comparison({name: rows()[name]}, limits, 1, tmp_path)
+    ask = compare.Child.ask
+
+    def hurried(child, what, *arguments, apart=None):
+        return ask(child, what, *arguments, apart=0.5 if what == "drift" else apart)
+
+    monkeypatch.setattr(compare.Child, "ask", hurried)
+    model = models.Model("les-demo", artifact_path("les-demo"), None)
+    for atoms in systems.structure(22), systems.structure(45):  # the second one is tried all the same
+        (row,) = comparison.measure(model, atoms, "cpu")
+        assert "failed" not in row
+        assert row["incomplete"] == "drift took over 0.5 s"
+        assert row["ms_per_step"]["median"] > 0.0
+        assert row["peak_mb"] > 0.0
+        assert "dynamics" not in row
+        assert report.line(row).endswith(" (drift took over 0.5 s)")
+    assert report.exponents({"rows": [row]}) == {}
 
 
 @pytest.mark.mace
