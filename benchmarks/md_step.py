@@ -52,7 +52,9 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--device", nargs="+", help="cpu, and cuda where there is one")
     parser.add_argument("--seconds", type=float, help="length of a turn (1.5, quick 1)")
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a row on a CPU [GB]")
-    parser.add_argument("--time", type=float, help="limit of a row, and again of its dynamics [s] (120, quick 60)")
+    parser.add_argument(
+        "--time", type=float, help="limit of a row, and again of its dynamics [s] (120, quick 60)"
+    )
     parser.add_argument("--compile-time", type=float, default=300.0, help="to compile, besides [s]")
     parser.add_argument("--output", type=Path, help="JSON file; the picture lies beside it")
     parser.add_argument("--redraw", type=Path, help="draw the picture of a JSON file again")

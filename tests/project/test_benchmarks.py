@@ -87,7 +87,10 @@ def test_a_row_that_is_stopped_late_keeps_its_times(tmp_path, steps, monkeypatch
 
     monkeypatch.setattr(compare.Child, "ask", hurried)
     model = models.Model("les-demo", artifact_path("les-demo"), None)
-    for atoms in systems.structure(22), systems.structure(45):  # the second one is tried all the same
+    for atoms in (
+        systems.structure(22),
+        systems.structure(45),
+    ):  # the second one is tried all the same
         (row,) = comparison.measure(model, atoms, "cpu")
         assert "failed" not in row
         assert row["incomplete"] == "drift took over 0.5 s"
