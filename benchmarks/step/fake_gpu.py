@@ -70,7 +70,12 @@ def _of_products(sums: Tensor, forms: Sequence[Tensor]) -> int:
     """Products of two rows, both matrices of forms, and values from the Jacobian."""
     sizes = [form.shape[2:] for form in forms[:2]]
     one = sum(2 * rows * products + products + 2 * rows for rows, products in sizes)
-    return one * int(sums[0].numel())
+    return one * math.prod(sums.shape[1:])
+
+
+def _of_pull_back(outputs: int, rows: int, channels: int, atoms: int) -> int:
+    """The Jacobian, without the row of ones, times the gradient of each output."""
+    return (2 * outputs + 1) * (rows - 1) * channels * atoms
 
 
 #: Their arithmetic in float32, of those that have much of it.
@@ -78,7 +83,7 @@ _ARITHMETIC: dict[str, Callable[..., int]] = {
     "message_sums": lambda *args: _of_sums(args[3].numel(), args[5], args[6]),
     "message_gradients": lambda *args: _of_gradients(args[4].numel(), args[7], args[8]),
     "product_basis": lambda *args: _of_products(args[0], args[1]),
-    "product_gradients": lambda *args: (2 * len(args[1]) + 1) * args[1][0, 1:].numel(),
+    "product_gradients": lambda *args: _of_pull_back(*args[1].shape),
 }
 #: Counts of a step: launches, bytes, and operations in float32 and float64.
 Counts = Counter[str]

@@ -117,6 +117,8 @@ def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     assert 100 < triton["launches"] < 205
     assert triton["bytes"] < 0.2 * torch_code["bytes"]
     assert torch_code["float64"] < 0.003 * torch_code["float32"]
+    # Kernels leave out products with zero that fewer operations of torch take along.
+    assert 0.7 < triton["float32"] / torch_code["float32"] < 1.0
     (most,) = torch_code["most float64"]
     assert most.startswith("bmm float64")
 
