@@ -183,8 +183,9 @@ def _type(tensors: list[Tensor]) -> str:
 def _arithmetic(name: str, args: Any, read: list[Tensor], results: list[Tensor]) -> int:
     """Floating-point operations."""
     size = sum(map(_size, results))
-    if name in _PRODUCTS:
-        return 2 * int(results[0].numel()) * int(args[_PRODUCTS[name]].shape[-1])
+    product = name.removesuffix("_")  # also what adds to a matrix that is there
+    if product in _PRODUCTS:
+        return 2 * int(results[0].numel()) * int(args[_PRODUCTS[product]].shape[-1])
     if name.startswith("_fft"):
         n = max(map(_size, read + results))
         return int(5 * n * math.log2(max(n, 2)))

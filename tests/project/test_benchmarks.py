@@ -98,6 +98,22 @@ def test_a_row_that_is_stopped_late_keeps_its_times(tmp_path, steps, monkeypatch
     assert report.exponents({"rows": [row]}) == {}
 
 
+def test_products_count_however_they_are_written(steps):
+    import torch
+    from step.fake_gpu import tally
+
+    def step(a, b, c):
+        torch.mm(a, b, out=c)
+        torch.addmm(c, a, b)
+        c.addmm_(a, b)
+        c.unsqueeze(0).baddbmm_(a.unsqueeze(0), b.unsqueeze(0))
+
+    counted = tally(step, torch.nn.Module(), [(3, 4), (4, 5), (3, 5)])
+    counts = list(counted.by_operation.values())
+    assert [each["float64"] for each in counts] == 4 * [2 * 3 * 4 * 5]
+    assert [each["launches"] for each in counts] == 4 * [1]
+
+
 @pytest.mark.mace
 def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     """Of a molecule, with the architecture of MACELES-OFF; see results/kernel_table.json."""
@@ -117,8 +133,8 @@ def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     assert 100 < triton["launches"] < 205
     assert triton["bytes"] < 0.2 * torch_code["bytes"]
     assert torch_code["float64"] < 0.003 * torch_code["float32"]
-    # Kernels leave out products with zero that fewer operations of torch take along.
-    assert 0.7 < triton["float32"] / torch_code["float32"] < 1.0
+    # Kernels leave out products with zero that few operations of torch take along.
+    assert 0.6 < triton["float32"] / torch_code["float32"] < 1.0
     (most,) = torch_code["most float64"]
     assert most.startswith("bmm float64")
 
