@@ -3,9 +3,9 @@
     python benchmarks/kernel_table.py [--tree before=PATH] [--atoms 45 1029 10125] [--operations 20]
 
 For the architecture of MACELES-OFF with random weights, as `Tally` in ``step/fake_gpu.py`` counts
-them: a molecule, and boxes of water with the direct sum and the mesh. The arithmetic of kernels in
-Triton is not counted. Each `--tree` is a copy of this repository at another commit, which ``git
-worktree add PATH COMMIT`` makes; its package is measured in the same way.
+them: a molecule, and boxes of water with the direct sum and the mesh. Each `--tree` is a copy of
+this repository at another commit, which ``git worktree add PATH COMMIT`` makes; its package is
+measured in the same way.
 """
 
 import argparse
@@ -23,7 +23,6 @@ DEFAULT_OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"
 ATOMS = [45, 1029, 10_125]
 #: Up to so many atoms the sum is the direct one.
 _DIRECT = 2000
-#: Those of kernels in Triton are the first two.
 _COLUMNS = ("launches", "bytes", "float32", "float64")
 
 
@@ -64,8 +63,7 @@ def counts_of(artifact: Any, structure: Any, operations: int) -> list[dict[str, 
         counted = tally(lambda *x, module=module: pack(module.evaluate(*x)), module, shapes)
         most = sorted(counted.by_operation.items(), key=lambda item: -item[1]["float64"])
         counts = {"way": way, "atoms": n, "slots": model.capacity}
-        columns = _COLUMNS[:2] if way == "Triton" else _COLUMNS
-        counts |= {name: counted.total[name] for name in columns}
+        counts |= {name: counted.total[name] for name in _COLUMNS}
         if operations:
             counts["most float64"] = {name: dict(of_it) for name, of_it in most[:operations]}
         found.append(counts)
@@ -103,8 +101,6 @@ def line(name: str, counts: dict[str, Any]) -> str:
     size = f"{counts['atoms']} ({counts['slots']})"
     text = f"{name:<8} {counts['way']:<11} {size:<12} {counts['launches']:>8}"
     text += f" {counts['bytes'] / 1e9:>9.3f}"
-    if "float64" not in counts:
-        return text
     return f"{text} {counts['float32'] / 1e9:>9.3f} {counts['float64'] / 1e9:>9.4f}"
 
 

@@ -11,7 +11,8 @@ of 192 to 10 125. Peers are made of mace-torch with a stand-in for the `les` pac
 Every row runs in a process of its own with limits on memory and time; those of one model and
 system are measured in turns, since machines are noisy. Prints a table and writes a JSON file and a
 picture: a run of everything into ``benchmarks/results``, others where ``--output`` says. A row that
-one system has stopped is not tried with larger ones.
+one system has stopped before any step was timed is not tried with larger ones; one that was stopped
+later keeps what was measured, and says why it is not complete.
 """
 
 import argparse
@@ -51,7 +52,9 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--device", nargs="+", help="cpu, and cuda where there is one")
     parser.add_argument("--seconds", type=float, help="length of a turn (1.5, quick 1)")
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a row on a CPU [GB]")
-    parser.add_argument("--time", type=float, help="limit of a row [s] (120, quick 60)")
+    parser.add_argument(
+        "--time", type=float, help="limit of a row, and again of its dynamics [s] (120, quick 60)"
+    )
     parser.add_argument("--compile-time", type=float, default=300.0, help="to compile, besides [s]")
     parser.add_argument("--output", type=Path, help="JSON file; the picture lies beside it")
     parser.add_argument("--redraw", type=Path, help="draw the picture of a JSON file again")

@@ -64,7 +64,7 @@ class Child:
         """Have a method of `worker.Worker` run.
 
         Args:
-            apart: how long this one may compile [s], apart from the time of the row.
+            apart: how long this one may take [s], apart from the time of the row.
 
         Raises:
             Stopped: the process ended, or its time did.
@@ -76,7 +76,7 @@ class Child:
             stdin.write(json.dumps([name, *arguments]) + "\n")
             stdin.flush()
         if apart is not None:
-            return self._answer(apart, f"compiling took over {apart:.3g} s")
+            return self._answer(apart, f"{name} took over {apart:.3g} s")
         answer = self._answer(max(self._left, 0.0), f"over {self._seconds:.3g} s")
         self._left -= time.monotonic() - begin
         return answer

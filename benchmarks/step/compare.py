@@ -30,7 +30,7 @@ class Limits:
         turns: how often the rows of a system take turns.
         seconds: length of a turn.
         memory_gb: memory of a row beyond its imports, on a CPU.
-        row_seconds: working time of a row, without compiling.
+        row_seconds: working time of a row, without compiling, and of its dynamics besides.
         compile_seconds: time to build and compile a row that is compiled.
         with_drift: run constant-energy dynamics of ours.
         with_large: try rows also with systems for which they are not meant.
@@ -118,15 +118,18 @@ class Comparison:
         return Entry(row, child, self._folder / f"forces {case.row}.npy", [], [], result)
 
     def _do(self, entry: Entry, action: Callable[[Entry], None]) -> None:
-        """One action, unless the row has stopped."""
-        if "failed" in entry.result:
+        """One action, unless the row has stopped; what was measured before that stays."""
+        result = entry.result
+        if "failed" in result or "incomplete" in result:
             return
         try:
             action(entry)
         except Stopped as reason:
             entry.child.close()
-            entry.result["failed"] = str(reason)
-            result = entry.result
+            if "ms_per_step" in result:
+                result["incomplete"] = str(reason)
+                return
+            result["failed"] = str(reason)
             self._stopped.add((result["model"], result["device"], result["row"]))
 
     def _prepare(self, entry: Entry) -> None:
@@ -138,32 +141,33 @@ class Comparison:
         times = entry.child.ask("turn", self._limits.seconds)
         entry.wall += times["wall"]
         entry.cpu += times["cpu"]
+        step = report.summary(entry.wall)
+        entry.result |= {
+            "ms_per_step": step,
+            "cpu_ms_per_step": report.summary(entry.cpu),
+            "ns_per_day": 86400e3 / step["median"] * 1e-6,
+        }
 
     def _finish(self, entry: Entry) -> None:
         """Everything but the time of a step; memory first, before anything else takes some."""
         row, child, result = entry.row, entry.child, entry.result
-        step = report.summary(entry.wall)
-        found = {
-            "ms_per_step": step,
-            "cpu_ms_per_step": report.summary(entry.cpu),
-            "ns_per_day": 86400e3 / step["median"] * 1e-6,
-            "peak_mb": child.ask("memory"),
-        }
-        seconds = self._limits.seconds
-        found["ms_per_evaluation"] = report.summary(child.ask("evaluations", 0.5 * seconds))
+        seconds, step = self._limits.seconds, result["ms_per_step"]["median"]
+        result["peak_mb"] = child.ask("memory")
+        result["ms_per_evaluation"] = report.summary(child.ask("evaluations", 0.5 * seconds))
         if row.is_compiled:
-            later = 1e-3 * found["ms_per_evaluation"]["median"]
-            found["compile_s"] = max(result["first_s"] - later, 0.0)
-        if step["median"] < SLOWEST_TAKEN_APART:
+            later = 1e-3 * result["ms_per_evaluation"]["median"]
+            result["compile_s"] = max(result["first_s"] - later, 0.0)
+        if step < SLOWEST_TAKEN_APART:
             # On a CPU, compiled kernels pass no place where they could be counted.
             if not (row.is_compiled and result["device"] == "cpu"):
-                found["kernels"] = child.ask("kernels")
+                result["kernels"] = child.ask("kernels")
             if isinstance(row, OurRow) and row.is_taken_apart:
-                found["breakdown"] = child.ask("breakdown", seconds)
+                result["breakdown"] = child.ask("breakdown", seconds)
         may_move = result["model"] in TRAINED and result["atoms"] <= LARGEST_DRIFT
         if isinstance(row, OurRow) and row.has_dynamics and may_move and self._limits.with_drift:
-            found["dynamics"] = child.ask("drift", DRIFT_SECONDS)
-        result |= found
+            # Some 1500 steps at least, whatever a step takes.
+            apart = self._limits.row_seconds
+            result["dynamics"] = child.ask("drift", DRIFT_SECONDS, apart=apart)
 
 
 def _compare_forces(entries: list[Entry]) -> None:

@@ -6,7 +6,9 @@ each of its elements once, of a gather those that it takes. A product of matrice
 floating-point operations, a Fourier transform 5 n log2 n, a sum one an element read, and all others
 one an element written; so does the conversion from or to float64, which runs at the rate of
 float64 arithmetic. Our own operators are as many kernels as they launch, and read and write each of
-their tensors once; what they compute is not known here.
+their tensors once. Of their arithmetic that of messages and product bases counts, as if every slot
+for a neighbour were used; what pair search, geometry and weights of the Ewald sum compute is left
+out.
 """
 
 import math
@@ -44,6 +46,45 @@ _OWN: dict[str, Callable[..., int]] = {
     "message_sums": lambda *args: len(args[5]),  # one for each path
     "message_gradients": lambda *args: 2 * len(args[7]) + 2,  # and zeros to add to
 }
+
+
+def _of_sums(slots: int, weights: Tensor, degrees: Sequence[int]) -> int:
+    """Radial factors R of every path, and their products with its senders and angular factors."""
+    paths, width, channels = weights.shape
+    pairs = zip(degrees[::2], degrees[1::2], strict=True)
+    products = sum((2 * node + 1) * (2 * (2 * out + 1) + 1) for node, out in pairs)
+    return slots * channels * (2 * paths * width + products)
+
+
+def _of_gradients(slots: int, weights: Tensor, degrees: Sequence[int]) -> int:
+    """R once and its gradient for each slot, then R and the sums again as seen from the sender."""
+    paths, width, channels = weights.shape
+    pairs = zip(degrees[::2], degrees[1::2], strict=True)
+    products = sum((2 * node + 1) * (4 * (2 * out + 1) + 3) for node, out in pairs)
+    of_slots = slots * channels * (4 * paths * width + products)
+    swapped = [d for pair in zip(degrees[1::2], degrees[::2], strict=True) for d in pair]
+    return of_slots + _of_sums(slots, weights, swapped)
+
+
+def _of_products(sums: Tensor, forms: Sequence[Tensor]) -> int:
+    """Products of two rows, both matrices of forms, and values from the Jacobian."""
+    sizes = [form.shape[2:] for form in forms[:2]]
+    one = sum(2 * rows * products + products + 2 * rows for rows, products in sizes)
+    return one * math.prod(sums.shape[1:])
+
+
+def _of_pull_back(outputs: int, rows: int, channels: int, atoms: int) -> int:
+    """The Jacobian, without the row of ones, times the gradient of each output."""
+    return (2 * outputs + 1) * (rows - 1) * channels * atoms
+
+
+#: Their arithmetic in float32, of those that have much of it.
+_ARITHMETIC: dict[str, Callable[..., int]] = {
+    "message_sums": lambda *args: _of_sums(args[3].numel(), args[5], args[6]),
+    "message_gradients": lambda *args: _of_gradients(args[4].numel(), args[7], args[8]),
+    "product_basis": lambda *args: _of_products(args[0], args[1]),
+    "product_gradients": lambda *args: _of_pull_back(*args[1].shape),
+}
 #: Counts of a step: launches, bytes, and operations in float32 and float64.
 Counts = Counter[str]
 
@@ -76,6 +117,7 @@ class Tally(TorchDispatchMode):
             counts["launches"] += own(*args) if own else 1
             counts["bytes"] += _traffic(function, name, args, kwargs or {}, _tensors(results))
             if own:
+                counts["float32"] += _ARITHMETIC.get(name, lambda *_: 0)(*args)
                 return results
             counts[_type(read + _tensors(results))] += _arithmetic(
                 name, args, read, _tensors(results)
@@ -141,8 +183,9 @@ def _type(tensors: list[Tensor]) -> str:
 def _arithmetic(name: str, args: Any, read: list[Tensor], results: list[Tensor]) -> int:
     """Floating-point operations."""
     size = sum(map(_size, results))
-    if name in _PRODUCTS:
-        return 2 * int(results[0].numel()) * int(args[_PRODUCTS[name]].shape[-1])
+    product = name.removesuffix("_")  # also what adds to a matrix that is there
+    if product in _PRODUCTS:
+        return 2 * int(results[0].numel()) * int(args[_PRODUCTS[product]].shape[-1])
     if name.startswith("_fft"):
         n = max(map(_size, read + results))
         return int(5 * n * math.log2(max(n, 2)))

@@ -44,20 +44,21 @@ def line(row: Measured) -> str:
     if "failed" in row:
         return f"{text} {row['failed']}"
     step, difference = row["ms_per_step"], row.get("force_difference")
+    evaluation = row.get("ms_per_evaluation", {})
     cells = [
         number(step["median"]),
         f"{number(step['low'])}-{number(step['high'])}",
         number(row["cpu_ms_per_step"]["median"]),
-        number(row["ms_per_evaluation"]["median"]),
+        number(evaluation.get("median")),
         number(row["ns_per_day"]),
         number(row.get("kernels")),
-        number(row["peak_mb"]),
+        number(row.get("peak_mb")),
         "-" if difference is None else f"{difference:.0e}",
         number(row.get("dynamics", {}).get("drift_mev_per_atom_ps")),
     ]
     for cell, (_, _, width) in zip(cells, _COLUMNS, strict=True):
         text += f" {cell:>{width}}"
-    return text
+    return f"{text} ({row['incomplete']})" if "incomplete" in row else text
 
 
 def number(value: float | None) -> str:

@@ -4,14 +4,17 @@ import contextlib
 import json
 import logging
 import math
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import openmm
 import pytest
 import torch
+from support.campaigns import children_of, wait_until
 from support.contexts import create_system
 from support.gradients import assert_same_results
 from support.helpers import dipeptide, water_frame
@@ -330,12 +333,37 @@ def test_two_processes_measure_once_and_a_third_knows(demo):
     assert model.tune(dipeptide(0).positions) == first  # without measuring: it has the same date
 
 
+def test_a_process_killed_while_it_measures_leaves_nothing_behind(demo, caplog):
+    """Neither the process that tries candidates, nor a decision, nor a lock."""
+    caplog.set_level(logging.INFO)
+    code = TUNE.format(path=[*sys.path, str(__file__).rpartition("/")[0]])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = next(line for line in process.stderr if "ways to compute the model" in line)
+        assert said.startswith("INFO:openmm_les.evaluation")
+        wait_until(lambda: children_of(process.pid), patience=SECONDS)
+        (child,) = children_of(process.pid)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: not Path("/proc", str(child)).exists(), patience=SECONDS)
+    model = model_of(demo)
+    assert model.decision is None
+    decision = model.tune(dipeptide(0).positions, seconds=SECONDS)
+    assert "without a lock" not in caplog.text
+    assert model_of(demo).decision == decision
+    assert {path.suffix for path in decisions.folder().iterdir()} <= {".json", ".lock"}
+
+
 def test_a_decision_holds_for_its_machine_versions_and_size(demo, monkeypatch):
     decision = keep(model_of(demo), FEW)
     assert model_of(demo).decision == decision
     assert model_of(demo).variant == FEW
     assert model_of(demo, dipeptide(0)[:20], maxNeighbors=30).variant == FEW  # of the same class
+    other_file = replace(demo, sha256=64 * "0")
+    vars(other_file)["canonical"] = demo.canonical
     for other in (
+        model_of(other_file),
         model_of(demo, precision="double"),
         model_of(demo, dipeptide(0)[:12]),
         model_of(demo, water_frame(0)),

@@ -54,8 +54,12 @@ def test_few_channels_are_enough_for_products_of_matrices():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", TARGETS)
-def test_all_kernels_fit_a_gpu(capability):
-    assert len(check_compiled(OFF.paths, capability)) == 24
+@pytest.mark.parametrize(
+    ("name", "kernels"), [("les-demo", 12), ("water", 12), ("maceles-off", 24)]
+)
+def test_all_kernels_fit_a_gpu(name, kernels, capability):
+    layer = LAYERS[name]
+    assert len(check_compiled(layer.paths, capability, layer)) == kernels
 
 
 # ------------------------------------------------------------------ in a network

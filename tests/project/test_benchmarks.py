@@ -51,7 +51,7 @@ def test_ours_and_a_peer_are_measured(tmp_path):
     [
         (1.0, 300.0, None, "over 0.000977 GB"),
         (4e3, 0.01, None, "over 0.01 s"),
-        (4e3, 300.0, 0.01, "compiling took over 0.01 s"),
+        (4e3, 300.0, 0.01, "prepare took over 0.01 s"),
     ],
 )
 def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds, apart, reason):
@@ -69,6 +69,49 @@ def test_a_row_beyond_its_limits_is_stopped(tmp_path, steps, memory_mb, seconds,
             child.ask("prepare", str(tmp_path / "forces.npy"), apart=apart)
     finally:
         child.close()
+
+
+def test_a_row_that_is_stopped_late_keeps_its_times(tmp_path, steps, monkeypatch):
+    """Here by its dynamics, which make some 1500 steps."""
+    from step import compare, models, report, systems
+    from step.rows import rows
+
+    name = "openmm-les pythonforce"
+    monkeypatch.setattr(compare, "SLOWEST_TAKEN_APART", 0.0)
+    limits = compare.Limits(1, 0.1, 4.0, 600.0, 0.0, with_drift=True, with_large=True)
+    comparison = compare.Comparison({name: rows()[name]}, limits, 1, tmp_path)
+    ask = compare.Child.ask
+
+    def hurried(child, what, *arguments, apart=None):
+        return ask(child, what, *arguments, apart=0.5 if what == "drift" else apart)
+
+    monkeypatch.setattr(compare.Child, "ask", hurried)
+    model = models.Model("les-demo", artifact_path("les-demo"), None)
+    for size in 22, 45:  # the second one is tried all the same
+        (row,) = comparison.measure(model, systems.structure(size), "cpu")
+        assert "failed" not in row
+        assert row["incomplete"] == "drift took over 0.5 s"
+        assert row["ms_per_step"]["median"] > 0.0
+        assert row["peak_mb"] > 0.0
+        assert "dynamics" not in row
+        assert report.line(row).endswith(" (drift took over 0.5 s)")
+    assert report.exponents({"rows": [row]}) == {}
+
+
+def test_products_count_however_they_are_written(steps):
+    import torch
+    from step.fake_gpu import tally
+
+    def step(a, b, c):
+        torch.mm(a, b, out=c)
+        torch.addmm(c, a, b)
+        c.addmm_(a, b)
+        c.unsqueeze(0).baddbmm_(a.unsqueeze(0), b.unsqueeze(0))
+
+    counted = tally(step, torch.nn.Module(), [(3, 4), (4, 5), (3, 5)])
+    counts = list(counted.by_operation.values())
+    assert [each["float64"] for each in counts] == 4 * [2 * 3 * 4 * 5]
+    assert [each["launches"] for each in counts] == 4 * [1]
 
 
 @pytest.mark.mace
@@ -90,6 +133,8 @@ def test_a_step_on_a_gpu_has_few_kernels(steps, tmp_path):
     assert 100 < triton["launches"] < 205
     assert triton["bytes"] < 0.2 * torch_code["bytes"]
     assert torch_code["float64"] < 0.003 * torch_code["float32"]
+    # Kernels leave out products with zero that few operations of torch take along.
+    assert 0.6 < triton["float32"] / torch_code["float32"] < 1.0
     (most,) = torch_code["most float64"]
     assert most.startswith("bmm float64")
 

@@ -29,6 +29,26 @@ def assert_close(got, expected, tolerance) -> None:
     torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=atol)
 
 
+def assert_slopes(energy, inputs, gradients, masks=None, tolerance=1e-6) -> None:
+    """Each gradient is that of `energy`, in float64, by central differences along a direction.
+
+    Args:
+        energy: of all `inputs`.
+        gradients: of the first inputs.
+        masks: where those may change; None: everywhere.
+        tolerance: relative to the sum of what the numbers of a gradient contribute at most.
+    """
+    for place, gradient in enumerate(gradients):
+        direction = random(*inputs[place].shape, seed=30 + place)
+        if masks is not None:
+            direction = direction * masks[place]
+        before, value, after = inputs[:place], inputs[place], inputs[place + 1 :]
+        step = 1e-5 * direction
+        difference = energy(*before, value + step, *after) - energy(*before, value - step, *after)
+        parts = gradient.double() * direction
+        assert abs(parts.sum() - difference / 2e-5) < tolerance * parts.abs().sum()
+
+
 @dataclass(frozen=True)
 class Table:
     """Pair geometry with tabulated radial features."""
@@ -37,14 +57,14 @@ class Table:
     width: int  #: of the radial features
     num_tables: int = 1  #: functions of the distance, of two species
 
-    def geometry(self, kernels: Kernels) -> Any:
+    def geometry(self, kernels: Kernels, dtype: torch.dtype = torch.float32) -> Any:
         r = torch.linspace(0, 1, 64, dtype=torch.float64).view(-1, 1)
         k = 2 * torch.pi * random(self.num_tables, 1, self.width, seed=0)
         values, slopes = torch.sin(k * r), k * torch.cos(k * r) / _CUTOFF
         tables = torch.arange(4) % self.num_tables
-        radial = TabulatedRadial(values, slopes, _CUTOFF, tables, torch.float32)
+        radial = TabulatedRadial(values, slopes, _CUTOFF, tables, dtype)
         kinds = 2 if self.num_tables > 1 else 0
-        return pair_geometry(radial, self.lmax, kinds, kernels).float()
+        return pair_geometry(radial, self.lmax, kinds, kernels).to(dtype)
 
     def structure(self) -> tuple[torch.Tensor, Neighbors, torch.Tensor]:
         """Positions, neighbours with slots to spare, and species."""
