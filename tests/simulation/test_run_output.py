@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from support.runs import PEPTIDE, command, config, rows, settings, start
 
-from openmm_les import InputError
+from openmm_les import InputError, SimulationError
 from openmm_les import simulation as md
 from openmm_les.errors import OutputError
 from openmm_les.simulation import output
@@ -236,3 +236,15 @@ def test_a_full_disk(tmp_path, size, file, changes):
     result = md.run(md.load(folder), resume=True)
     assert result.steps == 100
     assert rows(folder / "log.csv") == 100 // fields["report_interval"]
+
+
+def test_a_folder_that_became_read_only_does_not_hide_why_the_run_ended(tmp_path):
+    """Its lock is released, and what says who holds it cannot be removed."""
+    folder = output.RunDirectory(tmp_path)
+    with pytest.raises(SimulationError, match="hot"), folder.locked():
+        (tmp_path / ".owner").unlink()
+        (tmp_path / ".owner").mkdir()  # which cannot be removed as a file, whoever runs the test
+        raise SimulationError("hot")
+    (tmp_path / ".owner").rmdir()
+    with folder.locked():
+        assert (tmp_path / ".owner").exists()

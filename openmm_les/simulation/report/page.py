@@ -42,29 +42,31 @@ _KIBI = 1024.0
 
 
 @contextlib.contextmanager
-def written(job: Job) -> Iterator[None]:
-    """Write the report when the block ends, however it ends."""
+def written_on_failure(job: Job) -> Iterator[None]:
+    """Write the report if the block raises."""
     try:
         yield
     except BaseException as error:
         write(job, error)
         raise
-    write(job)
 
 
-def write(job: Job, problem: BaseException | None = None) -> None:
-    """Write the report of a run that a `problem` has ended, unless the settings leave it out.
+def write(job: Job, problem: BaseException | None = None) -> bool:
+    """Write the report of a run that a `problem` has ended; whether it was written.
 
-    A failure is a warning, since no result depends on it, unless the problem says it already.
+    It is not written if the settings leave it out. A failure is a warning, since no result depends
+    on it, unless the problem says it already.
     """
     if job.requested.report == "off":
-        return
+        return False
     path = job.directory / output.REPORT
     try:
         write_atomically(path, _page(Record.read(job, problem)).encode())
     except Exception as error:
         level = logging.INFO if isinstance(problem, OutputError) else logging.WARNING
         logger.log(level, "%s was not written: %s", path, one_line(error))
+        return False
+    return True
 
 
 def _page(record: Record) -> str:
@@ -88,9 +90,9 @@ def _page(record: Record) -> str:
 def _end(record: Record) -> Notice:
     """How the run ended, and when."""
     config, found = record.config, record.checkpoint
-    # The page of a finished run may be made long after its end.
-    summary = record.job.directory / output.SUMMARY
-    end = summary.stat().st_mtime if record.problem is None else time.time()
+    # The page of a finished run may be made long after its last checkpoint.
+    last = record.job.directory / output.CHECKPOINT
+    end = last.stat().st_mtime if record.problem is None else time.time()
     local = datetime.fromtimestamp(end).astimezone()
     when = f"on {local:%Y-%m-%d at %H:%M} {local.tzname()}"
     if record.problem is None:
@@ -103,7 +105,7 @@ def _end(record: Record) -> Notice:
     if record.is_stopped:
         return Notice(f"Stopped on request {when}; {done}.", is_warning=True)
     message = one_line(record.problem, _LONGEST)
-    return Notice(f"Broke {when}; {done}. Message: {message}", is_warning=True)
+    return Notice(f"Failed {when}; {done}. Message: {message}", is_warning=True)
 
 
 def _warnings(record: Record) -> Part:
@@ -152,6 +154,12 @@ def _size(number: int) -> str:
 
 
 def _continuation(record: Record) -> list[Part]:
+    if record.job.is_part:
+        text = "This run belongs to a campaign or an exchange, which states its number of steps: "
+        text += "change that in its plan, and give the same command again."
+        if record.problem is not None:
+            text = "This run belongs to a campaign or an exchange: give the command of that again."
+        return [Text(text)]
     command = f"openmm-les run {shlex.quote(str(record.job.directory.path))} --resume"
     if record.problem is None:
         more = f"{command} --steps {2 * record.config.steps}"
