@@ -181,8 +181,8 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
         if not (job.directory / output.CHECKPOINT).exists():
             raise
         raise OutputError(
-            f"{error}; everything up to the last checkpoint is kept: make room, then continue with "
-            f"openmm-les run {job.directory.path} --resume"
+            f"{error}; everything up to the last checkpoint is kept: make room, or allow writing, "
+            f"then continue with openmm-les run {job.directory.path} --resume"
         ) from error
 
 
