@@ -236,7 +236,12 @@ def test_a_run_of_a_campaign_leaves_its_steps_to_the_plan(tmp_path):
     md.run(settings)
     told = Texts(settings.output / "report.html").text
     assert "This run belongs to a campaign" in told
+    assert "For more steps change that" in told
     assert "--steps" not in told
+    with pytest.raises(SimulationError):
+        md.run(settings.model_copy(update={"time_step": 6.0}), overwrite=True)
+    told = Texts(settings.output / "report.html").text
+    assert "as soon as the reason is removed; other settings need a new run." in told
 
 
 def test_the_error_of_correlated_values():

@@ -39,6 +39,7 @@ _MILLI = 1e-3
 #: Most characters of a message.
 _LONGEST = 2000
 _KIBI = 1024.0
+_ONCE_REMOVED = "as soon as the reason is removed; other settings need a new run"
 
 
 @contextlib.contextmanager
@@ -155,11 +156,11 @@ def _size(number: int) -> str:
 
 def _continuation(record: Record) -> list[Part]:
     if record.job.is_part:
-        text = "This run belongs to a campaign or an exchange, which states its number of steps: "
-        text += "change that in its plan, and give the same command again."
-        if record.problem is not None:
-            text = "This run belongs to a campaign or an exchange: give the command of that again."
-        return [Text(text)]
+        text = "This run belongs to a campaign or an exchange, whose plan states its settings. "
+        if record.problem is None:
+            return [Text(f"{text}For more steps change that, and give the same command again.")]
+        text += "Give the same command again to continue from the last checkpoint"
+        return [Text(f"{text}." if record.is_stopped else f"{text}, {_ONCE_REMOVED}.")]
     command = f"openmm-les run {shlex.quote(str(record.job.directory.path))} --resume"
     if record.problem is None:
         more = f"{command} --steps {2 * record.config.steps}"
@@ -168,6 +169,5 @@ def _continuation(record: Record) -> list[Part]:
         return [Text("From the beginning, since there is no checkpoint yet:"), Listing(command)]
     text = "From the last checkpoint:"
     if not record.is_stopped:
-        text = "From the last checkpoint, as soon as the reason is removed; other settings need a "
-        text += "new run:"
+        text = f"From the last checkpoint, {_ONCE_REMOVED}:"
     return [Text(text), Listing(command)]
