@@ -241,12 +241,17 @@ def test_a_full_disk(tmp_path, size, file, changes):
 
 
 def test_a_folder_that_became_read_only_does_not_hide_why_the_run_ended(tmp_path):
-    """Its lock is released, and what says who holds it cannot be removed."""
-    folder = output.RunDirectory(tmp_path)
-    with pytest.raises(SimulationError, match="hot"), folder.locked():
-        (tmp_path / ".owner").unlink()
-        (tmp_path / ".owner").mkdir()  # which cannot be removed as a file, whoever runs the test
-        raise SimulationError("hot")
-    (tmp_path / ".owner").rmdir()
+    """Its lock is released, and the file that says who holds it cannot be removed."""
+    folder, owner = output.RunDirectory(tmp_path), tmp_path / ".owner"
+
+    def broken():
+        with folder.locked():
+            owner.unlink()
+            owner.mkdir()  # which cannot be removed as a file, whoever runs the test
+            raise SimulationError("hot")
+
+    with pytest.raises(SimulationError, match="hot"):
+        broken()
+    owner.rmdir()
     with folder.locked():
-        assert (tmp_path / ".owner").exists()
+        assert owner.exists()

@@ -159,7 +159,7 @@ def _continuation(record: Record) -> list[Part]:
         text = "This run belongs to a campaign or an exchange, whose plan states its settings. "
         if record.problem is None:
             return [Text(f"{text}For more steps change that, and give the same command again.")]
-        text += "Give the same command again to continue from the last checkpoint"
+        text += "Give the same command again to continue the run"
         return [Text(f"{text}." if record.is_stopped else f"{text}, {_ONCE_REMOVED}.")]
     command = f"openmm-les run {shlex.quote(str(record.job.directory.path))} --resume"
     if record.problem is None:
