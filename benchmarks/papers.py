@@ -3,9 +3,9 @@
     python benchmarks/papers.py SHARED [--systems NAME ...] [--exports FOLDER]
 
 SHARED holds ``models`` and ``data`` of the papers, which may not be distributed. Writes
-``benchmarks/results/papers.json``, and into ``docs/explanation`` the tables and pictures of
-``papers.md``. With `--systems` (or names of models) only those are computed; of the others numbers
-and pictures stay. `--exports` keeps the artifacts for the next time.
+``benchmarks/results/papers.json``, the tables in ``docs/reference/papers.md``, and the pictures in
+``docs/explanation``. With `--systems` (or names of models) only those are computed; of the others
+numbers and pictures stay. `--exports` keeps the artifacts for the next time.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from published.random_charges import random_charges
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "papers.json"
-PAGE = ROOT / "docs" / "explanation" / "papers.md"
+PAGE = ROOT / "docs" / "reference" / "papers.md"
+PICTURES = ROOT / "docs" / "explanation"
 
 #: In the order of the page.
 SYSTEMS: dict[str, Callable[[Published], Findings]] = {
@@ -86,7 +87,7 @@ def main() -> None:
     content["environment"] = environment(torch.get_num_threads())
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     tables.write(PAGE, content)
-    pictures.draw(curves, PAGE.parent)
+    pictures.draw(curves, PICTURES)
 
 
 if __name__ == "__main__":

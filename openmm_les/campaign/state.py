@@ -21,9 +21,10 @@ from openmm_les.errors import InputError
 from openmm_les.files.locks import Timeout, exclusive_lock
 from openmm_les.files.reading import Damage, Kind, boundary, read_file
 from openmm_les.files.writing import write_atomically
+from openmm_les.simulation.config import CAMPAIGN
 
 #: Files and directories of a campaign; the first marks a directory as one.
-MARKER, TABLE, RUNS = "campaign.json", "runs.csv", "runs"
+MARKER, TABLE, RUNS = CAMPAIGN, "runs.csv", "runs"
 #: Files of a run; `openmm_les.simulation.output`, which names them, needs OpenMM.
 _SUMMARY, _LOG, _EQUILIBRATION = "summary.json", "log.csv", "equilibration.csv"
 #: Files of an exchange, named in `openmm_les.repex.exchange`.

@@ -53,6 +53,8 @@ _FILES = ("force_field",)
 _LONGEST_NAME = 60
 #: Name of the file in the directory of a run.
 CONFIG = "config.yaml"
+#: Name of the file that marks the directory of a campaign; those of its runs are below it.
+CAMPAIGN = "campaign.json"
 #: Electric properties of the model that a run can write.
 RESPONSES = (
     *("dipole", "current", "charges", "born_charges", "les_energy", "velocities"),

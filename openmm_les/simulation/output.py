@@ -31,7 +31,7 @@ from openmm_les.plugin.forces.atoms import HYDROGEN
 from openmm_les.plugin.reporter import LESReporter
 from openmm_les.simulation.builder import Phase
 from openmm_les.simulation.checkpoint import Checkpoint, FileState
-from openmm_les.simulation.config import CONFIG, RunConfig, load
+from openmm_les.simulation.config import CAMPAIGN, CONFIG, RunConfig, load
 from openmm_les.simulation.end_energies import EndEnergyReporter
 from openmm_les.simulation.structures.structure import Structure, with_box
 
@@ -72,6 +72,12 @@ _MARKER = "# Written by openmm-les run: this directory is its own.\n"
 _DCD_DATE = (180, 80)
 
 
+def _discard(path: Path) -> None:
+    """Remove a file; an error here would hide the one that has ended the run."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 class RunDirectory:
     """Paths and state of the output directory of a run."""
 
@@ -89,7 +95,7 @@ class RunDirectory:
             try:
                 held.enter_context(exclusive_lock(self / ".lock"))
                 owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-                held.callback(owner.unlink, missing_ok=True)
+                held.callback(_discard, owner)
                 for name in ALL:  # of a process that was killed
                     remove_parts(self / name)
             except Timeout:
@@ -122,6 +128,10 @@ class RunDirectory:
         with contextlib.suppress(InputError):
             return self.checkpoint() is not None
         return False
+
+    def is_of_a_campaign(self) -> bool:
+        """Whether the directory is that of one run of a campaign, or of a free energy."""
+        return any((folder / CAMPAIGN).is_file() for folder in self.path.parents[1:4])
 
     def results(self) -> list[str]:
         """Names of files with results."""

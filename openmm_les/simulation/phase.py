@@ -58,6 +58,7 @@ class Job:
     hybrid: Hybrid | None = None
     variant: Variant | None = None  #: How the model is computed; None: in the usual way
     warnings: list[str] = field(default_factory=list)  #: So far, by all processes; it grows
+    is_part: bool = False  #: Whether a plan of several runs states its steps
 
 
 class PhaseRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,6 +67,7 @@ def _run(
     directory = RunDirectory(config.output)
     with defer_signals() as stop, directory.locked():
         job = Job(config, config, start, artifact, directory, callbacks, stop, warnings=warnings)
+        job = replace(job, is_part=more_steps > 0 or directory.is_of_a_campaign())
         existing = directory.existing()
         if existing and not (resume or overwrite):
             raise InputError(
@@ -98,7 +100,7 @@ def _inputs(job: Job) -> dict[str, Path | str | None]:
 def _start(job: Job, more_steps: int) -> Summary:
     job = _with_force_field(replace(job, config=builder.resolve_config(job.config)))
     sim, energy = _check(job)
-    with report.written(job):
+    with report.written_on_failure(job):
         state = _minimise(job, sim, energy)
         del sim  # with the buffers of its model, which may fill a GPU
         # A TorchForce cannot grow, and chooses a larger capacity by itself.
@@ -107,7 +109,9 @@ def _start(job: Job, more_steps: int) -> Summary:
             job = replace(job, config=job.config.model_copy(update={"max_neighbors": slots}))
         phases = plan_phases(job.config)
         variant = tuning.choose(job, state, more_steps + sum(phase.steps for phase in phases))
-        return _run_phases(replace(job, variant=variant), phases, state)
+        job = replace(job, variant=variant)
+        result = _run_phases(job, phases, state)
+    return _with_report(job, result)
 
 
 def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
@@ -120,7 +124,7 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     if is_last and (result := Summary.read(finished)) is not None:
         job.callbacks.message(f"this run is finished: {checkpoint.step} steps are done")
         if not (job.directory / output.REPORT).exists():
-            report.write(job)
+            result = _with_report(job, result)
         names = [Path(path).name for path in result.files.values()]
         lost = [name for name in names if not (job.directory / name).exists()]
         if gone := [name for name in lost if name != output.REPORT]:
@@ -140,8 +144,25 @@ def _resume(job: Job, checkpoint: Checkpoint) -> Summary:
     )
     job.directory.restore(checkpoint)
     _write_config(job)  # `steps` may have grown
-    with report.written(job):
-        return _run_phases(job, remaining, checkpoint)
+    with report.written_on_failure(job):
+        result = _run_phases(job, remaining, checkpoint)
+    return _with_report(job, result)
+
+
+def _with_report(job: Job, result: Summary) -> Summary:
+    """The summary of a finished run, which names the report once that is there."""
+    without = {name: path for name, path in result.files.items() if name != output.REPORT}
+    result = replace(result, files=without)
+    if report.write(job):
+        path = str(job.directory / output.REPORT)
+        result = replace(result, files=without | {output.REPORT: path})
+        with contextlib.suppress(OutputError):  # no results depend on it
+            _write_summary(job, result)
+    return result
+
+
+def _write_summary(job: Job, result: Summary) -> None:
+    write_atomically(job.directory / output.SUMMARY, result.to_json().encode())
 
 
 def _with_force_field(job: Job) -> Job:
@@ -160,8 +181,8 @@ def _run_phases(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) ->
         if not (job.directory / output.CHECKPOINT).exists():
             raise
         raise OutputError(
-            f"{error}; everything up to the last checkpoint is kept: make room, then continue with "
-            f"openmm-les run {job.directory.path} --resume"
+            f"{error}; everything up to the last checkpoint is kept: make room, or allow writing, "
+            f"then continue with openmm-les run {job.directory.path} --resume"
         ) from error
 
 
@@ -174,16 +195,15 @@ def _compute(job: Job, phases: Sequence[Phase], entry: State | Checkpoint) -> Su
     growing = (output.LOG, output.TRAJECTORY, output.RESPONSE, output.INTERPOLATION)
     names = (*growing, output.FINAL, output.CHECKPOINT)
     files = {name: str(directory / name) for name in names if (directory / name).exists()}
-    last = (output.SUMMARY, output.REPORT) if config.report == "on" else (output.SUMMARY,)
     result = summary.summarise(
         directory / output.LOG,
         config.model_dump(mode="json"),
         atoms=_number_of_atoms(job),
         wall_seconds=current.wall_seconds,
-        files=files | {name: str(directory / name) for name in last},
+        files=files | {output.SUMMARY: str(directory / output.SUMMARY)},
         ml_region=None if job.hybrid is None else job.hybrid.selected,
     )
-    write_atomically(directory / output.SUMMARY, result.to_json().encode())
+    _write_summary(job, result)
     return result
 
 

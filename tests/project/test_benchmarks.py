@@ -203,7 +203,7 @@ def test_a_system_of_the_papers_is_computed(tmp_path, steps):
 def test_the_page_of_the_papers_shows_what_was_measured(steps):
     from published import tables
 
-    page = (ROOT / "docs" / "explanation" / "papers.md").read_text()
+    page = (ROOT / "docs" / "reference" / "papers.md").read_text()
     content = json.loads((BENCHMARKS / "results" / "papers.json").read_text())
     assert tables.replaced(page, content) == page
     assert page.count("\n| ") > 30

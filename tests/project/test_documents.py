@@ -26,6 +26,8 @@ MODULES_PAGE = DOCS / "developer" / "modules.md"
 NAMED = re.compile(r"\bdocs/[\w/-]+\.md\b")
 #: Files as pages name them.
 FILES = re.compile(r"`([\w/]+\.py)`")
+#: Of a page that is read from its beginning to its end.
+MOST_WORDS = 2000
 #: A message without a longer piece of fixed text, as `NAME: expected X, got Y`, matches anything.
 GENERAL = len(": expected ")
 
@@ -142,6 +144,15 @@ def test_files_that_pages_name_exist():
         for page, file in named
         if not re.search("FAMILY|NAME", file) and not any(f.endswith(f"/{file}") for f in files)
     ]
+
+
+def test_pages_are_short_enough_to_read():
+    """Reference pages are looked up, not read, and one page is a list of the modules."""
+    pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
+    read = {page for page in pages if page.parts[len(DOCS.parts)] != "reference"} - {MODULES_PAGE}
+    lengths = {name_of(page): len(page.read_text().split()) for page in read}
+    assert len(lengths) > 40
+    assert not {name: words for name, words in lengths.items() if words > MOST_WORDS}
 
 
 def test_every_option_of_createsystem_is_in_the_table():

@@ -36,8 +36,8 @@ from openmm_les.simulation.fields import default
 from openmm_les.simulation.structures.structure import check_time_step, read_structure
 from openmm_les.simulation.summary import Summary, duration, read_log, summarise
 
-DOCUMENT = (ROOT / "docs" / "howto" / "run.md").read_text()
 SETTINGS = (ROOT / "docs" / "reference" / "run-settings.md").read_text()
+FILES = (ROOT / "docs" / "reference" / "run-output.md").read_text()
 
 
 def frames(path) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def test_documented_fields_are_those_of_the_model():
 
 
 def test_documented_files_are_those_that_are_written():
-    section = DOCUMENT.split("## What is written")[1].split("\n## ")[0]
+    section = FILES.split("## What is written")[1].split("\n## ")[0]
     assert sorted(re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE)) == sorted(output.ALL)
 
 

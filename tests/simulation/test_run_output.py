@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from support.runs import PEPTIDE, command, config, rows, settings, start
 
-from openmm_les import InputError
+from openmm_les import InputError, SimulationError
 from openmm_les import simulation as md
 from openmm_les.errors import OutputError
 from openmm_les.simulation import output
@@ -229,10 +229,29 @@ def test_a_full_disk(tmp_path, size, file, changes):
     assert not list(folder.glob(".*.part"))
     if file == "checkpoint.zip":
         return
-    assert f"make room, then continue with openmm-les run {folder} --resume" in last
+    assert (
+        f"make room, or allow writing, then continue with openmm-les run {folder} --resume" in last
+    )
     checkpoint = Checkpoint.read(folder / "checkpoint.zip")
     for name, state in checkpoint.outputs.items():
         assert (folder / name).stat().st_size == state.size
     result = md.run(md.load(folder), resume=True)
     assert result.steps == 100
     assert rows(folder / "log.csv") == 100 // fields["report_interval"]
+
+
+def test_a_folder_that_became_read_only_does_not_hide_why_the_run_ended(tmp_path):
+    """Its lock is released, and the file that says who holds it cannot be removed."""
+    folder, owner = output.RunDirectory(tmp_path), tmp_path / ".owner"
+
+    def broken():
+        with folder.locked():
+            owner.unlink()
+            owner.mkdir()  # which cannot be removed as a file, whoever runs the test
+            raise SimulationError("hot")
+
+    with pytest.raises(SimulationError, match="hot"):
+        broken()
+    owner.rmdir()
+    with folder.locked():
+        assert owner.exists()

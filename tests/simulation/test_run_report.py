@@ -184,7 +184,7 @@ def test_a_run_that_broke(tmp_path):
     with pytest.raises(SimulationError) as caught:
         md.run(config(tmp_path, **SHORT | {"time_step": 6.0, "equilibration_steps": 0}))
     told = Texts(tmp_path / "run" / "report.html").text
-    assert "Broke on " in told
+    assert "Failed on " in told
     assert " ".join(str(caught.value).split()) in told
     assert "--resume" in told
 
@@ -218,8 +218,30 @@ def test_a_page_that_cannot_be_written_costs_no_results(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(page, "write_atomically", full)
     md.run(config(tmp_path, **SHORT | {"steps": 20, "equilibration_steps": 0}))
-    assert (tmp_path / "run" / "summary.json").exists()
+    summary = tmp_path / "run" / "summary.json"
+    assert output.REPORT not in Summary.read(summary).files
     assert "report.html was not written: [Errno 28] No space left on device" in caplog.text
+    monkeypatch.undo()
+    result = md.run(md.load(tmp_path / "run"), resume=True)
+    assert result.files[output.REPORT] == str(tmp_path / "run" / "report.html")
+    assert Summary.read(summary) == result
+
+
+def test_a_run_of_a_campaign_leaves_its_steps_to_the_plan(tmp_path):
+    """More steps, or other ones, would have the campaign refuse the run."""
+    (tmp_path / "campaign.json").write_text("{}\n")
+    steps = {"steps": 20, "equilibration_steps": 0}
+    output_of = {"output": tmp_path / "runs" / "temperature-300"}
+    settings = config(tmp_path, **SHORT | steps).model_copy(update=output_of)
+    md.run(settings)
+    told = Texts(settings.output / "report.html").text
+    assert "This run belongs to a campaign" in told
+    assert "For more steps change that" in told
+    assert "--steps" not in told
+    with pytest.raises(SimulationError):
+        md.run(settings.model_copy(update={"time_step": 6.0}), overwrite=True)
+    told = Texts(settings.output / "report.html").text
+    assert "as soon as the reason is removed; other settings need a new run." in told
 
 
 def test_the_error_of_correlated_values():

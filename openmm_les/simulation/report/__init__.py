@@ -3,6 +3,6 @@
 It is made when the run ends, in whatever way, of the files that the run has written.
 """
 
-from openmm_les.simulation.report.page import write, written
+from openmm_les.simulation.report.page import write, written_on_failure
 
-__all__ = ["write", "written"]
+__all__ = ["write", "written_on_failure"]

@@ -39,32 +39,35 @@ _MILLI = 1e-3
 #: Most characters of a message.
 _LONGEST = 2000
 _KIBI = 1024.0
+_ONCE_REMOVED = "as soon as the reason is removed; other settings need a new run"
 
 
 @contextlib.contextmanager
-def written(job: Job) -> Iterator[None]:
-    """Write the report when the block ends, however it ends."""
+def written_on_failure(job: Job) -> Iterator[None]:
+    """Write the report if the block raises."""
     try:
         yield
     except BaseException as error:
         write(job, error)
         raise
-    write(job)
 
 
-def write(job: Job, problem: BaseException | None = None) -> None:
-    """Write the report of a run that a `problem` has ended, unless the settings leave it out.
+def write(job: Job, problem: BaseException | None = None) -> bool:
+    """Write the report of a run that a `problem` has ended; whether it was written.
 
-    A failure is a warning, since no result depends on it, unless the problem says it already.
+    It is not written if the settings leave it out. A failure is a warning, since no result depends
+    on it, unless the problem says it already.
     """
     if job.requested.report == "off":
-        return
+        return False
     path = job.directory / output.REPORT
     try:
         write_atomically(path, _page(Record.read(job, problem)).encode())
     except Exception as error:
         level = logging.INFO if isinstance(problem, OutputError) else logging.WARNING
         logger.log(level, "%s was not written: %s", path, one_line(error))
+        return False
+    return True
 
 
 def _page(record: Record) -> str:
@@ -88,9 +91,9 @@ def _page(record: Record) -> str:
 def _end(record: Record) -> Notice:
     """How the run ended, and when."""
     config, found = record.config, record.checkpoint
-    # The page of a finished run may be made long after its end.
-    summary = record.job.directory / output.SUMMARY
-    end = summary.stat().st_mtime if record.problem is None else time.time()
+    # The page of a finished run may be made long after its last checkpoint.
+    last = record.job.directory / output.CHECKPOINT
+    end = last.stat().st_mtime if record.problem is None else time.time()
     local = datetime.fromtimestamp(end).astimezone()
     when = f"on {local:%Y-%m-%d at %H:%M} {local.tzname()}"
     if record.problem is None:
@@ -103,7 +106,7 @@ def _end(record: Record) -> Notice:
     if record.is_stopped:
         return Notice(f"Stopped on request {when}; {done}.", is_warning=True)
     message = one_line(record.problem, _LONGEST)
-    return Notice(f"Broke {when}; {done}. Message: {message}", is_warning=True)
+    return Notice(f"Failed {when}; {done}. Message: {message}", is_warning=True)
 
 
 def _warnings(record: Record) -> Part:
@@ -152,6 +155,12 @@ def _size(number: int) -> str:
 
 
 def _continuation(record: Record) -> list[Part]:
+    if record.job.is_part:
+        text = "This run belongs to a campaign or an exchange, whose plan states its settings. "
+        if record.problem is None:
+            return [Text(f"{text}For more steps change that, and give the same command again.")]
+        text += "Give the same command again to continue the run"
+        return [Text(f"{text}." if record.is_stopped else f"{text}, {_ONCE_REMOVED}.")]
     command = f"openmm-les run {shlex.quote(str(record.job.directory.path))} --resume"
     if record.problem is None:
         more = f"{command} --steps {2 * record.config.steps}"
@@ -160,6 +169,5 @@ def _continuation(record: Record) -> list[Part]:
         return [Text("From the beginning, since there is no checkpoint yet:"), Listing(command)]
     text = "From the last checkpoint:"
     if not record.is_stopped:
-        text = "From the last checkpoint, as soon as the reason is removed; other settings need a "
-        text += "new run:"
+        text = f"From the last checkpoint, {_ONCE_REMOVED}:"
     return [Text(text), Listing(command)]
