@@ -26,7 +26,8 @@ SAMPLERS := .venv-samplers
 
 # Tests run in this many processes of one thread and up to 7 GB each.
 JOBS ?= 2
-PYTEST := python -m pytest -n $(JOBS) --dist worksteal --durations 25
+# A single one needs no other that hands it its tests.
+PYTEST := python -m pytest -n $(patsubst 1,0,$(JOBS)) --dist worksteal --durations 25
 test test-%: export OMP_NUM_THREADS = 1
 
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
