@@ -29,6 +29,9 @@ JOBS ?= 2
 # A single one needs no other that hands it its tests.
 PYTEST := python -m pytest -n $(patsubst 1,0,$(JOBS)) --dist worksteal --durations 25
 test test-%: export OMP_NUM_THREADS = 1
+# Folder with exports that several of these find; only for one state of the source.
+ARTIFACTS ?=
+test test-conformance: export OPENMM_LES_TEST_ARTIFACTS = $(ARTIFACTS)
 
 # Structures and force fields of an example and of tests are read from its files; it is not imported.
 DATA := openmmtools==0.27.0
