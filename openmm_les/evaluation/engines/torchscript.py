@@ -85,4 +85,5 @@ def _names_of(thing: Any) -> list[str]:
 @cache
 def _marked_names(kind: type) -> list[str]:
     mark = "_torchscript_modifier"  # as by torch.jit.export
-    return [name for name in dir(kind) if hasattr(getattr(kind, name, None), mark)]
+    marked = [name for name in dir(kind) if hasattr(getattr(kind, name, None), mark)]
+    return [*marked, *getattr(kind, "__jit_ignored_attributes__", ())]
