@@ -79,7 +79,8 @@ def _unless_empty(find: Callable[..., Any]) -> Callable[..., Any]:
 
 def _names_of(thing: Any) -> list[str]:
     """`dir`, for modules without the names of which TorchScript makes nothing."""
-    return _marked_names(type(thing)) if isinstance(thing, nn.Module) else dir(thing)
+    kind: type[Any] = type(thing)
+    return _marked_names(kind) if issubclass(kind, nn.Module) else dir(thing)
 
 
 @cache
