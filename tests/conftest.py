@@ -93,8 +93,9 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of all workers
-    folder = folder / "artifacts"
-    folder.mkdir(exist_ok=True)
+    # Continuous integration names one for several sessions of one environment and one source.
+    folder = Path(os.environ.get("OPENMM_LES_TEST_ARTIFACTS") or folder / "artifacts")
+    folder.mkdir(parents=True, exist_ok=True)
 
     def get(name: str, dtype: str = "float32") -> Path:
         path = folder / f"{name}-{dtype}.les.pt"

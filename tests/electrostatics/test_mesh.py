@@ -1,8 +1,6 @@
 """The sum on a mesh against the exact one, closed forms, finite differences and third parties."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from support.charges import (
     tensor,
 )
 from support.helpers import water_frame
+from support.programs import run_code
 
 from openmm_les.electrostatics import (
     DirectEwald,
@@ -355,10 +354,10 @@ print(call(int(sys.argv[2]), float(sys.argv[3])) - before)
     ("method", "atoms", "edge", "most"),
     [("direct", 12_288, 49.7, 100), ("mesh", 12_288, 49.7, 100), ("mesh", 100_000, 100.0, 1000)],
 )
-def test_memory_is_bounded(method, atoms, edge, most):
+def test_memory_is_bounded(tmp_path, method, atoms, edge, most):
     """Peak memory [MB] above that of a small system; all pairs of atoms and vectors take GB."""
-    arguments = [sys.executable, "-c", PEAK, method, str(atoms), str(edge)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    done = run_code(PEAK, method, atoms, edge, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert 0 <= float(done.stdout) < most
 
 

@@ -11,10 +11,12 @@ import torch
 from support.contexts import assert_same, create_context, create_system, energy_and_forces
 from support.gradients import assert_same_results
 from support.helpers import dipeptide, water_frame
+from torch.jit import _recursive
 
 from openmm_les import artifact as artifacts
 from openmm_les.artifact.canonical import CanonicalModel
 from openmm_les.errors import InputError
+from openmm_les.evaluation.engines.torchscript import script
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.networks import registry
 
@@ -111,3 +113,53 @@ def test_what_engines_there_are(dipeptide_artifact):
         create_system(dipeptide_artifact, atoms, engine="compile", backend="torchforce")
     system = create_system(dipeptide_artifact, atoms, engine="compile")
     assert any(isinstance(force, openmm.PythonForce) for force in system.getForces())
+
+
+# ------------------------------------------------------------------ scripts
+
+
+class Marked(torch.nn.Module):
+    """Everything that torch looks for in a class, beside `forward`."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.parts = torch.nn.ModuleList([torch.nn.Identity()])
+
+    @property
+    def twice(self) -> float:
+        return 2.0 * self.factor
+
+    @torch.jit._overload_method
+    def times(self, x: int) -> int: ...
+
+    @torch.jit._overload_method
+    def times(self, x: float) -> float: ...  # noqa: F811
+
+    def times(self, x):  # noqa: F811
+        return x * 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x * self.twice + self.times(1) + self.times(0.5)
+
+    @torch.jit.export
+    def evaluate(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x) + 1.0
+
+    @torch.jit.unused
+    def only_in_python(self) -> str:
+        return "here"
+
+
+def test_what_is_kept_of_classes_is_all_of_it():
+    """Scripts of the second module of a class are as complete as those of the first."""
+    for factor in (1.0, 2.0):
+        scripted = script(Marked(factor))
+        x = torch.ones(2)
+        assert scripted(x).tolist() == [2 * factor + 4.5] * 2
+        assert scripted.evaluate(x).tolist() == [2 * factor + 5.5] * 2
+        assert scripted.only_in_python() == "here"
+        assert len(scripted.parts) == 1
+    assert not hasattr(_recursive, "dir")

@@ -87,6 +87,8 @@ def test_commands_that_are_not_run_exist(page):
         assert set(extras.split(",")) <= known
     for block in documents.blocks(page):
         assert (ROOT / block.elsewhere).exists()
+        if block.elsewhere.endswith(".md"):
+            assert set(block.shell_lines()) <= documents.lines_run_by(ROOT / block.elsewhere)
         for line in block.shell_lines():
             arguments = line.split("#")[0].split()[1:]
             command = documents.program(line)

@@ -3,7 +3,7 @@
 A page is one program: its ``python`` blocks and the ``openmm-les`` lines of its shell blocks
 (``bash``, or no language) run in order, in one process. ``<!-- needs: gpu -->`` in the line above a
 block names the marker without which it is left out; ``<!-- run by: tests/test_x.py -->`` names the
-test that runs a block in its own way.
+test that runs a block in its own way, or the page that has the same lines, where each takes long.
 """
 
 import ast
@@ -110,6 +110,11 @@ def _fetches_published(code: str) -> bool:
     published = "|".join(name for name in catalog.names() if catalog.entry(name).url)
     call = rf"models (download|where) ({published})\b|MLPotential\(['\"]({published})['\"]\)"
     return re.search(call, code) is not None
+
+
+def lines_run_by(page: Path) -> set[str]:
+    """Lines of the shell blocks that are run with a page."""
+    return {line for block in blocks(page) if not block.elsewhere for line in block.shell_lines()}
 
 
 def needs_of(page: Path) -> list[frozenset[str]]:

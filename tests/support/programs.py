@@ -16,7 +16,7 @@ from pathlib import Path
 
 #: Makes processes that have imported these packages.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["torch", "openmm.app", "ase.io"])
+FORKSERVER.set_forkserver_preload(["torch", "openmm.app", "ase.io", "numba", "matplotlib.figure"])
 
 
 def run_program(path, *arguments, folder, **variables) -> subprocess.CompletedProcess[str]:

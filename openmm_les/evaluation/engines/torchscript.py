@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,9 @@ from torch.jit import _recursive
 #: calls of foreign code that scripts.
 compiler = threading.RLock()
 
+#: Functions of torch with their results for classes that have no overloaded methods, or properties.
+_USUALLY_EMPTY = ("get_overload_annotations", "get_property_stubs")
+_empty: dict[tuple[str, type], Any] = {}
 _syntax_trees: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()
 
 
@@ -25,15 +29,18 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
     Modules of one class share compiled methods in the form that was first needed, which under
     `as_written` would not inline calls; `torch.jit.freeze` needs that, so it is done here.
     """
-    with compiler, _each_method_parsed_once():
+    with compiler, _each_class_read_once():
         scripted: torch.jit.ScriptModule = torch.jit.script(module)
         _ = scripted.inlined_graph
     return scripted
 
 
 @contextlib.contextmanager
-def _each_method_parsed_once() -> Iterator[None]:
-    """Keep syntax trees of methods, so that another module of a class takes half the time."""
+def _each_class_read_once() -> Iterator[None]:
+    """Keep what is found in classes, so that another module of a class takes half the time or less.
+
+    Torch looks through all names of a class several times for each module.
+    """
     torch_code: Any = _recursive
     parse = torch_code.get_jit_def
 
@@ -44,8 +51,40 @@ def _each_method_parsed_once() -> Iterator[None]:
             trees[key] = parse(function, *names, **options)
         return trees[key]
 
-    torch_code.get_jit_def = parse_once
+    before = {name: getattr(torch_code, name) for name in _USUALLY_EMPTY}
+    vars(torch_code).update({name: _unless_empty(find) for name, find in before.items()})
+    torch_code.get_jit_def, torch_code.dir = parse_once, _names_of
     try:
         yield
     finally:
+        vars(torch_code).update(before)
         torch_code.get_jit_def = parse
+        vars(torch_code).pop("dir", None)
+
+
+def _unless_empty(find: Callable[..., Any]) -> Callable[..., Any]:
+    """What is found in a module, without looking into classes where there is nothing."""
+
+    def find_once(module: nn.Module, *rest: Any) -> Any:
+        key = find.__name__, type(module)
+        if key not in _empty:
+            found = find(module, *rest)
+            if found:
+                return found
+            _empty[key] = found
+        return _empty[key]
+
+    return find_once
+
+
+def _names_of(thing: Any) -> list[str]:
+    """`dir`, for modules without the names of which TorchScript makes nothing."""
+    kind: type[Any] = type(thing)
+    return _marked_names(kind) if issubclass(kind, nn.Module) else dir(thing)
+
+
+@cache
+def _marked_names(kind: type) -> list[str]:
+    mark = "_torchscript_modifier"  # as by torch.jit.export
+    marked = [name for name in dir(kind) if hasattr(getattr(kind, name, None), mark)]
+    return [*marked, *getattr(kind, "__jit_ignored_attributes__", ())]
