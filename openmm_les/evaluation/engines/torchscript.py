@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +19,7 @@ compiler = threading.RLock()
 #: Functions of torch with their results for classes that have no overloaded methods, or properties.
 _USUALLY_EMPTY = ("get_overload_annotations", "get_property_stubs")
 _empty: dict[tuple[str, type], Any] = {}
+_marked: dict[type, list[str]] = {}
 _syntax_trees: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()
 
 
@@ -79,12 +79,11 @@ def _unless_empty(find: Callable[..., Any]) -> Callable[..., Any]:
 
 def _names_of(thing: Any) -> list[str]:
     """`dir`, for modules without the names of which TorchScript makes nothing."""
-    kind: type[Any] = type(thing)
-    return _marked_names(kind) if issubclass(kind, nn.Module) else dir(thing)
-
-
-@cache
-def _marked_names(kind: type) -> list[str]:
-    mark = "_torchscript_modifier"  # as by torch.jit.export
-    marked = [name for name in dir(kind) if hasattr(getattr(kind, name, None), mark)]
-    return [*marked, *getattr(kind, "__jit_ignored_attributes__", ())]
+    if not isinstance(thing, nn.Module):
+        return dir(thing)
+    kind = type(thing)
+    if kind not in _marked:
+        mark = "_torchscript_modifier"  # as by torch.jit.export
+        found = [name for name in dir(kind) if hasattr(getattr(kind, name, None), mark)]
+        _marked[kind] = [*found, *getattr(kind, "__jit_ignored_attributes__", ())]
+    return _marked[kind]
