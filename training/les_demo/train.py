@@ -1,6 +1,7 @@
 """Trains the demonstration model with mace-torch and the LES sum of this package.
 
     python train.py les-demo.model --minutes 60
+    torchrun --nproc-per-node 2 -- train.py les-demo.model --minutes 60    # on two cores
 
 Adam with an exponential average of the weights, on energies, forces, net forces on molecules, and
 virials of boxes, with a penalty on net charges; the learning rate and the weight of the energy
@@ -15,6 +16,7 @@ import copy
 import io
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterable
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as processes
 from ase.data import covalent_radii
 from equations import readouts_of
 from matscipy.neighbours import neighbour_list
@@ -474,6 +477,13 @@ def update(
     """One step of the optimizer, of which the average takes a share."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if processes.is_initialized():
+        gradient = torch.nn.utils.parameters_to_vector([p.grad for p in model.parameters()])
+        processes.all_reduce(gradient)
+        gradient /= processes.get_world_size()
+        sizes = [p.numel() for p in model.parameters()]
+        for p, part in zip(model.parameters(), gradient.split(sizes), strict=True):
+            p.grad = part.view_as(p)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
     optimizer.step()
     free(model, feature)
@@ -495,10 +505,17 @@ def train(
     free(model, feature)
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
+    rank, count = (
+        (processes.get_rank(), processes.get_world_size()) if processes.is_initialized() else (0, 1)
+    )
     begin, epoch, step, done = time.time(), 0, 0, 0.0
     while done < 1:
-        for part in batches(rows, arguments.batch_size, generator):
-            done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
+        parts = batches(rows, arguments.batch_size, generator)
+        for part in parts[rank : len(parts) - len(parts) % count : count]:
+            clock = torch.tensor([(time.time() - begin) / (60 * arguments.minutes)])
+            if count > 1:
+                processes.broadcast(clock, 0)
+            done = min(1.0, float(clock))
             set_learning_rate(optimizer, arguments.rate * min(1.0, (step + 1) / 100), done)
             batch = collate(part, references)
             out = evaluate(model, batch, training=True)
@@ -513,7 +530,7 @@ def train(
             if done >= 1:
                 break
         epoch += 1
-        if epoch % arguments.report_every == 1 or arguments.report_every == 1:
+        if rank == 0 and epoch % arguments.report_every == 1 % arguments.report_every:
             found = errors(average, held_out[::4], references)
             minutes_now = (time.time() - begin) / 60
             print(f"epoch {epoch}, step {step}, {minutes_now:.1f} min:")
@@ -560,6 +577,8 @@ def main() -> None:
     parser.add_argument("--report-every", type=int, default=5, help="epochs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if "RANK" in os.environ:  # of torchrun
+        processes.init_process_group("gloo")
     rows = load(arguments.data)
     held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
     rows += without(held_out, load(arguments.ions))[:: arguments.each_ion]
@@ -581,6 +600,8 @@ def main() -> None:
     check(model, rows)
     print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
     average = train(model, rows, held_out, references, arguments)
+    if processes.is_initialized() and processes.get_rank() > 0:
+        return
     atoms = atom_energies(arguments.liquid[0])
     save(average, arguments.output, references, atoms, spare_feature(average))
     report = {"training_structures": len(rows), "validation": errors(average, held_out, references)}
