@@ -134,6 +134,8 @@ def execute(page: Path, quick: bool) -> Any:
     notebook.cells.insert(0, new_code_cell(STRICT))
     # Cells call openmm-les of the same environment.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    # No search for a faster engine: what it found here would be part of the output.
+    os.environ["OPENMM_LES_TUNE_AFTER"] = "inf"
     client = NotebookClient(
         notebook,
         timeout=None,
