@@ -134,7 +134,9 @@ def execute(page: Path, quick: bool) -> Any:
     notebook.cells.insert(0, new_code_cell(STRICT))
     # Cells call openmm-les of the same environment.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    # No search for a faster engine: what it found here would be part of the output.
+    # The platform that all readers have, one core, and no search for a faster engine, which would
+    # be part of the output.
+    os.environ["OPENMM_DEFAULT_PLATFORM"], os.environ["OPENMM_CPU_THREADS"] = "CPU", "1"
     os.environ["OPENMM_LES_TUNE_AFTER"] = "inf"
     client = NotebookClient(
         notebook,
