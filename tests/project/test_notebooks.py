@@ -106,7 +106,9 @@ def test_large_pictures_are_refused(execute, monkeypatch):
 
 def test_a_command_that_fails_stops_the_notebook(execute):
     (page,) = execute.PAGES
-    page.write_text(PAGE.format(text="", code="6 * 7") + "\n```{code-cell}\n!exit 3\n```\n")
+    page.write_text(
+        PAGE.format(text="", code="number := 3") + "\n```{code-cell}\n!exit {number}\n```\n"
+    )
     with pytest.raises(SystemExit, match=r"(?s)page.nb.md: an error in code cell 2 of 2.*status 3"):
         execute.execute(page, quick=False)
 
