@@ -63,6 +63,10 @@ def cells_of(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def code_of(page: Path) -> list[str]:
+    return [cell.source for cell in cells_of(read_myst_markdown_notebook(page.read_text()))]
+
+
 def stored(page: Path) -> Any:
     """The notebook that was executed, with its output."""
     import nbformat
@@ -71,8 +75,9 @@ def stored(page: Path) -> Any:
 
 
 def model_of(page: Path) -> str:
-    """Hash of the demonstration model, if the page uses it; a new model needs new output."""
-    return hashlib.sha256(MODEL.read_bytes()).hexdigest() if "les-demo" in page.read_text() else ""
+    """Hash of the demonstration model, if the code uses it; a new model needs new output."""
+    code = "".join(code_of(page))
+    return hashlib.sha256(MODEL.read_bytes()).hexdigest() if "les-demo" in code else ""
 
 
 def problem(page: Path) -> str:
@@ -80,8 +85,7 @@ def problem(page: Path) -> str:
     if page in unfinished():
         return ""
     executed = stored(page)
-    code = [cell.source for cell in cells_of(read_myst_markdown_notebook(page.read_text()))]
-    if [cell.source for cell in cells_of(executed)] != code:
+    if [cell.source for cell in cells_of(executed)] != code_of(page):
         return "has output of other code"
     if executed.metadata["openmm_les"]["model"] != model_of(page):
         return "has output of another les-demo"
@@ -113,8 +117,9 @@ def read(text: str) -> Any:
 
 
 def execute(page: Path, quick: bool) -> Any:
-    """Run a page in a folder of its own."""
+    """Run a page in a folder of its own; a cell that fails ends the program."""
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
     from nbformat.v4 import new_code_cell
 
     folder = ROOT / "build" / "notebooks" / name_of(page)
@@ -129,13 +134,24 @@ def execute(page: Path, quick: bool) -> Any:
     notebook.cells.insert(0, new_code_cell(STRICT))
     # Cells call openmm-les of the same environment.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    NotebookClient(
+    # The platform that all readers have, one core, and no search for a faster engine, which would
+    # be part of the output.
+    os.environ["OPENMM_DEFAULT_PLATFORM"], os.environ["OPENMM_CPU_THREADS"] = "CPU", "1"
+    os.environ["OPENMM_LES_TUNE_AFTER"] = "inf"
+    client = NotebookClient(
         notebook,
         timeout=None,
         startup_timeout=600,  # machines may be busy
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
-    ).execute()
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        cells = cells_of(notebook)
+        has_error = [any(o.output_type == "error" for o in cell.outputs) for cell in cells]
+        failed = has_error.index(True)  # the first cell is none of the page
+        sys.exit(f"{page.name}: an error in code cell {failed} of {len(cells) - 1}:\n{error}")
     del notebook.cells[0]
     # Readers have another folder.
     for cell in cells_of(notebook):
