@@ -202,9 +202,8 @@ def structures(generator: np.random.Generator) -> dict[str, list[Atoms]]:
     return groups
 
 
-def save(path, rows, generator) -> None:
-    """Write structures (group, atoms, energy, forces) in random order."""
-    rows = [rows[i] for i in generator.permutation(len(rows))]
+def save(path: Path, rows: list[tuple], **extra: np.ndarray) -> None:
+    """Write structures (group, atoms, energy, forces), and other arrays."""
     np.savez_compressed(
         path,
         group=np.array([group for group, _, _, _ in rows]),
@@ -213,6 +212,7 @@ def save(path, rows, generator) -> None:
         positions=np.concatenate([atoms.positions for _, atoms, _, _ in rows]).astype(np.float32),
         energy=np.array([energy for _, _, energy, _ in rows]),
         forces=np.concatenate([forces for _, _, _, forces in rows]).astype(np.float32),
+        **extra,
     )
     print(Counter(group for group, _, _, _ in rows), f"{len(rows)} structures")
 
@@ -228,7 +228,8 @@ def main() -> None:
             energy, forces = label(atoms)
             if np.isfinite(energy) and np.abs(forces).max() < LARGEST_FORCE:
                 rows.append((group, atoms, energy, forces))
-    save(arguments.output, rows, generator)
+    shuffled = [rows[i] for i in generator.permutation(len(rows))]
+    save(arguments.output, shuffled)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,35 @@
-"""Dense water in periodic boxes, and isolated atoms, for the demonstration model: GFN2-xTB.
+"""Dense water and isolated atoms for the demonstration model, labelled with GFN2-xTB.
 
-    python liquid.py liquid.npz                        # sampled with flexible TIP3P
-    python liquid.py more.npz --model les-demo         # sampled with a model of this package
+    python liquid.py liquid.npz                     # sampled with flexible TIP3P
+    python liquid.py liquid.npz --model les-demo    # sampled with a model of this package
 
-Frames of 24 waters at constant volume, from 0.85 to 1.2 g/mL and at 300 and 400 K; each box takes
-its place in the file with energy, forces and virial by tblite (LGPL, used only here), and the
-energies of isolated H, C, N and O. Everything in the file was made by this script.
+Boxes of 24 waters are simulated at constant volume, from 0.8 to 1.2 g/mL and at 300 and 400 K. Each
+frame gives two open clusters: its molecules, made whole in a cell with a random corner. These are
+labelled, not the boxes. The kernel between charges of GFN2-xTB differs from 1/r by a term in 1/r^3,
+so that its sum over periodic images never ends: for one water in boxes of 14, 20 and 28 A tblite
+0.8 gives +0.43, +0.28 and +0.15 meV beyond the open molecule, where dipoles alone give -2.5, -0.84
+and -0.31 meV. Labels of dense boxes would contradict those of clusters.
+
+The file has energies and forces by tblite (LGPL, used only here), and the energies of isolated H,
+C, N and O. Everything in it was made by this script; the first tenth is held out in training.
 """
 
 import argparse
 from pathlib import Path
 
+import generate
 import numpy as np
 import openmm
-from ase import units
+from ase import Atoms, units
 from openmm import app, unit
 from tblite.interface import Calculator
 
 WATERS = 24
-DENSITIES = (0.85, 0.92, 0.99, 1.06, 1.13, 1.20)
+DENSITIES = (0.80, 0.85, 0.92, 0.99, 1.06, 1.13, 1.20)
 TEMPERATURES = (300.0, 400.0)
-#: Frames beyond this force are no part of anything one would simulate [eV/A].
-LARGEST_FORCE = 15.0
+GROUP = "liquid water"
+#: Clusters of each frame.
+CORNERS = 2
 #: Unpaired electrons of the isolated atoms.
 ATOMS = {1: 1, 6: 2, 7: 3, 8: 2}
 
@@ -104,22 +112,12 @@ def sample(
     return found
 
 
-def label(
-    numbers: np.ndarray, positions: np.ndarray, length: float
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Energy [eV], forces [eV/A] and dE/d(strain) [eV]."""
-    calculator = Calculator(
-        "GFN2-xTB",
-        numbers,
-        positions / units.Bohr,
-        lattice=np.eye(3) * length / units.Bohr,
-        periodic=np.array([True] * 3),
-    )
-    calculator.set("verbosity", 0)
-    result = calculator.singlepoint()
-    forces = -np.asarray(result.get("gradient")) * units.Hartree / units.Bohr
-    virial = np.asarray(result.get("virial")) * units.Hartree
-    return float(result.get("energy")) * units.Hartree, forces, virial
+def cluster(positions: np.ndarray, length: float, corner: np.ndarray) -> np.ndarray:
+    """Molecules of a box made whole, with their oxygens in the cell that begins at a corner [A]."""
+    molecules = positions.reshape(-1, 3, 3)
+    oxygens = molecules[:, :1]
+    whole = molecules - length * np.round((molecules - oxygens) / length)
+    return (whole - length * np.floor((oxygens - corner) / length)).reshape(-1, 3)
 
 
 def atom_energy(number: int) -> float:
@@ -129,42 +127,34 @@ def atom_energy(number: int) -> float:
     return float(calculator.singlepoint().get("energy")) * units.Hartree
 
 
-def save(path: Path, numbers: np.ndarray, rows: list[tuple]) -> None:
-    length, positions, energy, forces, virial = zip(*rows, strict=True)
-    np.savez_compressed(
-        path,
-        numbers=numbers.astype(np.int8),
-        length=np.array(length),
-        positions=np.array(positions).astype(np.float32),
-        energy=np.array(energy),
-        forces=np.array(forces).astype(np.float32),
-        virial=np.array(virial),
-        elements=np.array(list(ATOMS)).astype(np.int8),
-        atom_energy=np.array([atom_energy(number) for number in ATOMS]),
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", help="name of a model to sample with, in place of TIP3P")
-    parser.add_argument("--frames", type=int, default=8, help="of each density and temperature")
+    parser.add_argument("--frames", type=int, default=16, help="of each density and temperature")
     parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES, help="[g/mL]")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    numbers = np.array([8, 1, 1] * WATERS)
-    rows = []
+    generator = np.random.default_rng(arguments.seed)
+    frames = []
     for density in arguments.densities:
+        length = box_length(density)
         for temperature in TEMPERATURES:
             arguments.seed += 1
-            frames = sample(density, temperature, arguments.frames, arguments.model, arguments.seed)
-            length = box_length(density)
-            for positions in frames:
-                energy, forces, virial = label(numbers, positions, length)
-                if np.abs(forces).max() < LARGEST_FORCE:
-                    rows.append((length, positions, energy, forces, virial))
-            print(f"{density} g/mL, {temperature} K: {len(rows)} structures", flush=True)
-            save(arguments.output, numbers, rows)  # so that little is lost
+            options = (arguments.frames, arguments.model, arguments.seed)
+            frames += [(length, frame) for frame in sample(density, temperature, *options)]
+            print(f"{density} g/mL, {temperature} K: {len(frames)} frames", flush=True)
+    rows = []
+    for k in generator.permutation(len(frames)):  # clusters of one frame stay together
+        length, frame = frames[k]
+        for corner in generator.uniform(0, length, (CORNERS, 3)):
+            atoms = Atoms([8, 1, 1] * WATERS, cluster(frame, length, corner))
+            energy, forces = generate.label(atoms)
+            if np.abs(forces).max() < generate.LARGEST_FORCE:
+                rows.append((GROUP, atoms, energy, forces))
+    atom_energies = np.array([atom_energy(number) for number in ATOMS])
+    extra = {"elements": np.array(list(ATOMS)).astype(np.int8), "atom_energy": atom_energies}
+    generate.save(arguments.output, rows, **extra)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python train.py les-demo.model --minutes 60
     torchrun --nproc-per-node 2 -- train.py les-demo.model --minutes 60    # on two cores
 
-Adam with an exponential average of the weights, on energies, forces, net forces on molecules, and
-virials of boxes, with a penalty on net charges; the learning rate and the weight of the energy
-follow the clock, so that a run always finishes in the time it is given. It trains on energies
+Adam with an exponential average of the weights, on energies, forces, and net forces on molecules,
+with a penalty on net charges; the learning rate and the weight of the energy follow the clock, so
+that a run always finishes in the time it is given. It trains on energies
 relative to fitted ones of the elements; `save` turns these into those of isolated atoms. Writes the
 model, and a JSON file with the errors on the tenth of the data that training never sees.
 """
@@ -39,17 +39,18 @@ HERE = Path(__file__).parent
 ELEMENTS = [1, 6, 7, 8]
 CUTOFF = 4.5
 CHANNELS = 32
+#: Group of the structures of ``liquid.py``.
+LIQUID = "liquid water"
 #: Atomic numbers of molecules that are not neutral, with their charges [e].
 IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
 #: Charge that a bond gives the first of two elements at first; that of C=O [e].
 BONDS = {(1, 8): 0.33, (1, 7): 0.3, (1, 6): 0.08, (6, 7): 0.15, (6, 8): 0.2}
 CARBONYL = 0.5
 #: Weights in the loss: of forces [eV/A], energies [eV/atom] at first and in the end, net forces on
-#: molecules [eV/A], virials [eV/atom], and net charges of structures and of molecules [e].
+#: molecules [eV/A], and net charges of structures and of molecules [e].
 WEIGHTS = {
     "forces": 10.0,
-    "net_forces": 50.0,
-    "virial": 100.0,
+    "net_forces": 20.0,
     "structure": 50.0,
     "molecule": 20.0,
 }
@@ -84,32 +85,24 @@ def initial_charges(
     return charges.astype(np.float32)
 
 
-def opposite_edges(i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def opposite_edges(i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Index of the edge that goes back, for each."""
-    there = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], j, i))
-    back = np.lexsort((-shifts[:, 2], -shifts[:, 1], -shifts[:, 0], i, j))
-    found = np.empty_like(there)
-    found[there] = back
+    found = np.empty_like(i)
+    found[np.lexsort((j, i))] = np.lexsort((i, j))
     return found
 
 
 def row_of(
-    group: str,
-    numbers: np.ndarray,
-    positions: np.ndarray,
-    forces: np.ndarray,
-    energy: float,
-    length: float | None = None,
-    virial: np.ndarray | None = None,
+    group: str, numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray, energy: float
 ) -> dict[str, Any]:
-    """One structure with its neighbours and molecules; open where no box length is given."""
+    """One structure with its neighbours and molecules."""
     r = positions.astype(np.float64)
-    if length is None:
-        lattice, origin = np.diag(np.ptp(r, axis=0) + 2 * CUTOFF + 1), r.min(0) - CUTOFF
-    else:
-        lattice, origin = np.eye(3) * length, np.zeros(3)
-    i, j, d, s = neighbour_list(
-        "ijdS", positions=r - origin, cell=lattice, pbc=[length is not None] * 3, cutoff=CUTOFF
+    i, j, d = neighbour_list(
+        "ijd",
+        positions=r - r.min(0) + CUTOFF,
+        cell=np.diag(np.ptp(r, axis=0) + 2 * CUTOFF + 1),
+        pbc=[False] * 3,
+        cutoff=CUTOFF,
     )
     bonded = d < 1.25 * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
     graph = coo_array((np.ones(bonded.sum()), (i[bonded], j[bonded])), shape=(len(r), len(r)))
@@ -119,23 +112,17 @@ def row_of(
         "species": torch.tensor([ELEMENTS.index(z) for z in numbers]),
         "positions": torch.tensor(r, dtype=torch.float32),
         "edges": torch.tensor(np.stack([j, i]).astype(np.int64)),
-        "opposite": torch.tensor(opposite_edges(i, j, s)),
-        "unit_shifts": torch.tensor(-s, dtype=torch.float32),
-        "cell": torch.tensor(lattice, dtype=torch.float32),
-        "periodic": length is not None,
+        "opposite": torch.tensor(opposite_edges(i, j)),
         "molecules": torch.tensor(molecules).long(),
         "charges": torch.tensor(total_charges(numbers, molecules)),
         "initial_charges": torch.tensor(initial_charges(numbers, molecules, i[bonded], j[bonded])),
         "energy": float(energy),
         "forces": torch.tensor(forces),
-        "virial": torch.zeros(3, 3)
-        if virial is None
-        else torch.tensor(virial, dtype=torch.float32),
     }
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """Open structures of a file that `generate.save` wrote."""
+    """Structures of a file that `generate.save` wrote."""
     data = dict(np.load(path))  # each access to the file itself would decompress it again
     sizes = data["sizes"].astype(int)
     rows = []
@@ -144,16 +131,6 @@ def load(path: Path) -> list[dict[str, Any]]:
         of_atoms = (data[name][part] for name in ("numbers", "positions", "forces"))
         rows.append(row_of(str(data["group"][k]), *of_atoms, data["energy"][k]))
     return rows
-
-
-def load_boxes(path: Path) -> list[dict[str, Any]]:
-    """Boxes of a file that ``liquid.py`` wrote."""
-    data = dict(np.load(path))
-    columns = (data[name] for name in ("positions", "forces", "energy", "length", "virial"))
-    return [
-        row_of("liquid", data["numbers"], *row, -virial)  # as mace-torch: minus dE/d(strain)
-        for *row, virial in zip(*columns, strict=True)
-    ]
 
 
 def without(held_out: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -198,16 +175,15 @@ def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, tor
         "opposite": torch.cat(
             [row["opposite"] + n for row, n in zip(rows, first_edges, strict=True)]
         ),
-        "shifts": torch.cat([row["unit_shifts"] @ row["cell"] for row in rows]),
-        "unit_shifts": torch.cat([row["unit_shifts"] for row in rows]),
-        "cell": torch.cat([row["cell"] for row in rows]),
-        "pbc": torch.tensor([[row["periodic"]] * 3 for row in rows]),
+        "shifts": torch.zeros(int(sum(numbers)), 3),
+        "unit_shifts": torch.zeros(int(sum(numbers)), 3),
+        "cell": torch.zeros(3 * len(rows), 3),
+        "pbc": torch.zeros(len(rows), 3, dtype=torch.bool),
         "batch": torch.repeat_interleave(torch.arange(len(rows)), sizes),
         "ptr": ptr,
         "head": torch.zeros(len(rows), dtype=torch.int64),
         "energy": torch.tensor(own, dtype=torch.float32),
         "forces": torch.cat([row["forces"] for row in rows]),
-        "virials": torch.stack([row["virial"] for row in rows]),
         "sizes": sizes.float(),
         "molecules": torch.cat(molecules),
         "charges_of_molecules": torch.cat([row["charges"] for row in rows]),
@@ -260,14 +236,11 @@ def loss_of(
 ) -> torch.Tensor:
     """The sum of mean squares with their weights."""
     wrong = out["forces"] - batch["forces"]
-    periodic = batch["pbc"][:, 0]
-    virials = (out["virials"] - batch["virials"]) if bool(periodic.any()) else torch.zeros(1, 1, 1)
     charges = out["latent_charges"]
     squares = {
         "forces": wrong.square().mean(),
         "energy": ((out["energy"] - batch["energy"]) / batch["sizes"]).square().mean(),
         "net_forces": sums(wrong, batch["molecules"]).square().mean(),
-        "virial": (virials / batch["sizes"][:, None, None]).square().mean(),
         "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
         "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
         "charges": (charges - batch["initial_charges"]).square().mean(),
@@ -280,52 +253,33 @@ def evaluate(
 ) -> dict[str, torch.Tensor]:
     """What mace-torch gives under these names."""
     positions = batch["positions"].detach().requires_grad_()
-    strain = torch.zeros(len(batch["ptr"]) - 1, 3, 3, requires_grad=True)
-    periodic = batch["pbc"][:, 0]
-    moved, cell = positions, torch.zeros(len(strain), 3, 3)
     sender, receiver = batch["edge_index"]
-    shifts = batch["shifts"]
-    if bool(periodic.any()):
-        of_atoms = strain[batch["batch"]]
-        moved = positions + torch.bmm(positions.unsqueeze(1), of_atoms).squeeze(1)
-        lattices = batch["cell"].view(-1, 3, 3) * periodic[:, None, None]
-        cell = lattices + torch.bmm(lattices, strain)
-        shifts = shifts + torch.bmm(shifts.unsqueeze(1), of_atoms[receiver]).squeeze(1)
     energies, charges = readouts_of(
         model,
         batch["node_attrs"],
-        moved[receiver] - moved[sender] + shifts,
+        positions[receiver] - positions[sender],
         batch["edge_index"],
         batch["opposite"],
         [model.readouts, model.les_readouts],
     )
-    energy = LES()(charges, moved, batch["batch"], cell)
+    energy = LES()(charges, positions, batch["batch"])
     energy = energy.index_add(0, batch["batch"], model.scale_shift.scale * energies)
-    wanted = [positions, strain] if bool(periodic.any()) else [positions]
-    gradient, *virials = torch.autograd.grad(energy.sum(), wanted, create_graph=training)
-    return {
-        "energy": energy,
-        "forces": -gradient,
-        "latent_charges": charges,
-        "virials": -virials[0] if virials else torch.zeros(len(strain), 3, 3),
-    }
+    (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=training)
+    return {"energy": energy, "forces": -gradient, "latent_charges": charges}
 
 
 def check(model: torch.nn.Module, rows: list[dict[str, Any]]) -> None:
     """Compares `evaluate` with mace-torch."""
-    for periodic in (False, True):
-        part = [row for row in rows if row["periodic"] == periodic][:4]
-        batch = collate(part, np.zeros(len(ELEMENTS)))
-        found = evaluate(model, batch, training=False)
-        expected = model(batch, compute_force=True, compute_virials=periodic)
-        for name, values in found.items():
-            if name != "virials":  # mace-torch 0.3.16 leaves the LES energy out of these
-                torch.testing.assert_close(values, expected[name], rtol=2e-4, atol=2e-4)
+    batch = collate(rows[:8], np.zeros(len(ELEMENTS)))
+    found = evaluate(model, batch, training=False)
+    expected = model(batch, compute_force=True)
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name], rtol=2e-4, atol=2e-4)
 
 
 def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.ndarray) -> dict:
-    """Errors over all and by group: RMSE of forces and net forces on molecules [meV/A], energies
-    [meV/atom] and pressures [bar], largest and mean size of the net charge [e].
+    """Errors over all and by group: RMSE of forces and net forces on molecules [meV/A] and energies
+    [meV/atom], largest and mean size of the net charge [e].
     """
     found: dict[str, list[list[torch.Tensor]]] = {}
     ordered = sorted(rows, key=lambda row: (row["group"], len(row["species"])))
@@ -341,15 +295,11 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
             own = batch["batch"] == k
             between = sums(wrong[own], row["molecules"])
             between = between[: len(between) if len(between) > 1 else 0]
-            pressure = torch.zeros(0)
-            if row["periodic"]:
-                virial = (out["virials"] - batch["virials"])[k].detach()
-                pressure = 1.602e6 * virial.trace()[None] / (3 * row["cell"].det())
             surplus = (net[k] - row["charges"].sum()).abs().reshape(1)
             oxygen = charges[own][row["species"] == ELEMENTS.index(8)]
-            values = [wrong[own], between, per_atom[k : k + 1], surplus, pressure, oxygen]
+            values = [wrong[own], between, per_atom[k : k + 1], surplus, oxygen]
             for name in ("all", row["group"]):
-                if name == "all" and row["periodic"]:  # which are no part of older tables
+                if name == "all" and row["group"] == LIQUID:  # which is no part of older tables
                     continue
                 found.setdefault(name, []).append(values)
 
@@ -359,7 +309,7 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
 
     report = {}
     for group, parts in sorted(found.items()):
-        forces, between, energies, net, pressures, oxygens = zip(*parts, strict=True)
+        forces, between, energies, net, oxygens = zip(*parts, strict=True)
         report[group] = {
             "structures": len(parts),
             "force_rmse_mev_per_a": rms(forces, 1e3),
@@ -367,7 +317,6 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
             "energy_rmse_mev_per_atom": rms(energies, 1e3),
             "largest_net_charge_e": round(float(torch.cat(net).max()), 4),
             "mean_net_charge_e": round(float(torch.cat(net).mean()), 4),
-            "pressure_rmse_bar": rms(pressures, 1.0),
             "mean_charge_of_oxygen_e": round(float(torch.cat(oxygens).mean()), 3),
         }
     return report
@@ -376,10 +325,10 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
 def batches(
     rows: list[dict[str, Any]], size: int, generator: np.random.Generator
 ) -> list[list[dict[str, Any]]]:
-    """All structures in random order, open ones and boxes apart, of which a batch has fewer."""
+    """All structures in random order; a batch has fewer of the large ones of the liquid."""
     found = []
-    for periodic, number in ((False, size), (True, max(1, size // 3))):
-        own = [row for row in rows if row["periodic"] == periodic]
+    for is_liquid, number in ((False, size), (True, max(1, size // 3))):
+        own = [row for row in rows if (row["group"] == LIQUID) == is_liquid]
         own = [own[i] for i in generator.permutation(len(own))]
         found += [own[start : start + number] for start in range(0, len(own), number)]
     return [found[i] for i in generator.permutation(len(found))]
@@ -436,7 +385,7 @@ def charge(
             (found,) = readouts_of(
                 model,
                 batch["node_attrs"],
-                batch["positions"][receiver] - batch["positions"][sender] + batch["shifts"],
+                batch["positions"][receiver] - batch["positions"][sender],
                 batch["edge_index"],
                 batch["opposite"],
                 [model.les_readouts],
@@ -534,7 +483,7 @@ def train(
             found = errors(average, held_out[::4], references)
             minutes_now = (time.time() - begin) / 60
             print(f"epoch {epoch}, step {step}, {minutes_now:.1f} min:")
-            for name in ("all", "liquid"):
+            for name in ("all", LIQUID):
                 print(f"  {name}: {found[name]}", flush=True)
             torch.save(average, arguments.output.with_suffix(".latest"))
     return average
@@ -561,7 +510,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE / "data.npz")
     parser.add_argument("--ions", type=Path, default=HERE.parent / "les_demo_x" / "data.npz")
     parser.add_argument("--each-ion", type=int, default=1, help="each which of those is taken")
-    parser.add_argument("--liquid", type=Path, nargs="+", default=[HERE / "liquid.npz"])
+    parser.add_argument("--liquid", type=Path, default=HERE / "liquid.npz")
     parser.add_argument("--start", type=Path, help="a model to start from")
     parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
     parser.add_argument(
@@ -582,10 +531,9 @@ def main() -> None:
     rows = load(arguments.data)
     held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
     rows += without(held_out, load(arguments.ions))[:: arguments.each_ion]
-    for path in arguments.liquid:
-        boxes = load_boxes(path)
-        held_out += boxes[::10]
-        rows += [box for k, box in enumerate(boxes) if k % 10]
+    drops = load(arguments.liquid)
+    held_out += drops[: len(drops) // 10]
+    rows += drops[len(drops) // 10 :]
     references = reference_energies(rows)
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
@@ -602,7 +550,7 @@ def main() -> None:
     average = train(model, rows, held_out, references, arguments)
     if processes.is_initialized() and processes.get_rank() > 0:
         return
-    atoms = atom_energies(arguments.liquid[0])
+    atoms = atom_energies(arguments.liquid)
     save(average, arguments.output, references, atoms, spare_feature(average))
     report = {"training_structures": len(rows), "validation": errors(average, held_out, references)}
     arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

@@ -132,7 +132,8 @@ def main() -> None:
         labels = label(atoms, ion)
         if labels is not None:
             rows.append((group, atoms, *labels))
-    demo.save(arguments.output, rows, generator)
+    shuffled = [rows[i] for i in generator.permutation(len(rows))]
+    demo.save(arguments.output, shuffled)
 
 
 if __name__ == "__main__":
