@@ -50,7 +50,7 @@ CARBONYL = 0.5
 #: molecules [eV/A], and net charges of structures and of molecules [e].
 WEIGHTS = {
     "forces": 10.0,
-    "net_forces": 20.0,
+    "net_forces": 50.0,
     "structure": 50.0,
     "molecule": 20.0,
 }
