@@ -33,7 +33,8 @@ class Pairs:
 
     def rows(self, values: Tensor) -> Tensor:
         """From [edges, c] to [atoms, neighbours, c], zeros where there is none."""
-        return torch.nn.functional.pad(values, (0, 0, 0, 1))[self.index]
+        padded = torch.nn.functional.pad(values, (0, 0, 0, 1))
+        return padded.index_select(0, self.index.flatten()).view(*self.index.shape, -1)
 
 
 def readouts_of(
@@ -61,7 +62,8 @@ def readouts_of(
     radial, _ = model.radial_embedding(once, species, edges, model.atomic_numbers)
     harmonics = pairs.rows(model.spherical_harmonics(vectors))
     degrees = math.isqrt(harmonics.shape[2])
-    blocks = [2 * degree + 1 for degree in range(degrees)]
+    of_degree = torch.arange(degrees).repeat_interleave(2 * torch.arange(degrees) + 1)
+    select = torch.nn.functional.one_hot(of_degree, degrees).to(vectors)  # [m, degrees]
     nodes = model.node_embedding(species)
     channels, elements = nodes.shape[1], species.shape[1]
     sums = [nodes.new_zeros(len(nodes)) for _ in readouts]
@@ -70,27 +72,24 @@ def readouts_of(
     ):
         skip = interaction.skip_tp.weight.view(channels, elements * channels)
         skip = skip / math.sqrt(channels * elements)
-        sent = linear(nodes, interaction.linear_up.weight)[pairs.sender]
-        weights = interaction.conv_tp_weights(radial)[pairs.pair].view(-1, degrees, channels)
-        values = pairs.rows((weights * sent.unsqueeze(1)).flatten(1))
-        mixing = interaction.linear.weight.view(degrees, channels, channels)
+        sent = linear(nodes, interaction.linear_up.weight).index_select(0, pairs.sender)
+        weights = interaction.conv_tp_weights(radial).index_select(0, pairs.pair)
+        values = pairs.rows((weights.view(-1, degrees, channels) * sent.unsqueeze(1)).flatten(1))
+        # Every component with the channels of every degree: few operations, some for nothing.
+        sums_over = torch.bmm(harmonics.transpose(1, 2), values)  # [n, m, degrees * channels]
+        mixing = interaction.linear.weight.view(1, degrees, channels, channels)
+        mixing = select[:, :, None, None] * mixing
         mixing = mixing / (math.sqrt(channels) * float(interaction.avg_num_neighbors))
+        mixed = torch.bmm(sums_over.transpose(0, 1), mixing.flatten(1, 2))  # [m, n, channels]
         contraction = product.symmetric_contractions.contractions[0]
-        first = contraction.U_matrix_1[:, 0].abs().max()
-        own = species @ contraction.weights[0].flatten(1)  # [n, channels]
-        of_squares = (species @ contraction.weights_max.flatten(1)).view(len(nodes), -1, channels)
-        features = torch.zeros_like(nodes)
-        by_degree = zip(
-            values.split(channels, dim=2),
-            harmonics.split(blocks, dim=2),
-            squares_of(contraction),
-            strict=True,
+        paths, factors = squares_of(contraction)
+        of_squares = (species @ contraction.weights_max[:, paths].flatten(1)).view(
+            len(nodes), degrees, channels
         )
-        for degree, (one, other, (path, factor)) in enumerate(by_degree):
-            sums_over = torch.bmm(other.transpose(1, 2), one) @ mixing[degree]  # [n, m, channels]
-            if degree == 0:
-                features = features + first * own * sums_over[:, 0]
-            features = features + factor * of_squares[:, path] * sums_over.square().sum(dim=1)
+        squares = (select.T @ mixed.square().flatten(1)).view(degrees, len(nodes), channels)
+        features = (factors[:, None] * of_squares * squares.transpose(0, 1)).sum(dim=1)
+        own = species @ contraction.weights[0].flatten(1)  # [n, channels]
+        features = features + contraction.U_matrix_1[:, 0].abs().max() * own * mixed[0]
         features = linear(features, product.linear.weight)
         own = (nodes @ skip).view(-1, elements, channels)
         nodes = features + (own * species.unsqueeze(2)).sum(dim=1)
@@ -98,15 +97,16 @@ def readouts_of(
     return sums
 
 
-def squares_of(contraction: torch.nn.Module) -> list[tuple[int, float]]:
+def squares_of(contraction: torch.nn.Module) -> tuple[list[int], Tensor]:
     """Path and factor of the square of each degree."""
     found = {}
     matrices = contraction.U_matrix_2
     for path in range(matrices.shape[2]):
         diagonal = matrices[:, :, path].diagonal()
         place = int(diagonal.abs().argmax())
-        found[math.isqrt(place)] = (path, float(diagonal[place]))
-    return [found[degree] for degree in sorted(found)]
+        found[math.isqrt(place)] = (path, diagonal[place])
+    paths, factors = zip(*(found[degree] for degree in sorted(found)), strict=True)
+    return list(paths), torch.stack(factors)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
