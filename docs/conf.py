@@ -19,6 +19,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "tutorials/outputs"]
 exclude_patterns += [f"tutorials/{page.name}" for page in execute.unfinished()]
 html_theme = "furo"
+# Lines of code end at column 100; a smaller type shows them whole.
+html_theme_options = {"light_css_variables": {"code-font-size": "75%"}}
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

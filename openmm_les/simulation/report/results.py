@@ -96,7 +96,7 @@ def _expected(record: Record) -> list[Part]:
     temperatures = np.array(record.production[COLUMNS[_TEMPERATURE]])
     if (error := block_error(temperatures)) > 0.0:
         away = (temperatures.mean() - config.temperature) / error
-        text += f"; the mean is {abs(away):.1f} errors {'above' if away > 0 else 'below'}"
+        text += f"; the mean is {abs(away):.1f} standard errors {'above' if away > 0 else 'below'}"
     return [Facts([("temperature", text)])]
 
 
