@@ -202,8 +202,15 @@ def structures(generator: np.random.Generator) -> dict[str, list[Atoms]]:
     return groups
 
 
-def save(path: Path, rows: list[tuple], **extra: np.ndarray) -> None:
-    """Write structures (group, atoms, energy, forces), and other arrays."""
+def save(
+    path: Path, rows: list[tuple], generator: np.random.Generator | None, **extra: np.ndarray
+) -> None:
+    """Write structures (group, atoms, energy, forces) and other arrays.
+
+    The order is random, or that of the rows if there is no generator.
+    """
+    if generator is not None:
+        rows = [rows[i] for i in generator.permutation(len(rows))]
     np.savez_compressed(
         path,
         group=np.array([group for group, _, _, _ in rows]),
@@ -228,8 +235,7 @@ def main() -> None:
             energy, forces = label(atoms)
             if np.isfinite(energy) and np.abs(forces).max() < LARGEST_FORCE:
                 rows.append((group, atoms, energy, forces))
-    shuffled = [rows[i] for i in generator.permutation(len(rows))]
-    save(arguments.output, shuffled)
+    save(arguments.output, rows, generator)
 
 
 if __name__ == "__main__":

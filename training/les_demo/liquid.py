@@ -11,7 +11,8 @@ so that its sum over periodic images never ends: for one water in boxes of 14, 2
 and -0.31 meV. Labels of dense boxes would contradict those of clusters.
 
 The file has energies and forces by tblite (LGPL, used only here), and the energies of isolated H,
-C, N and O. Everything in it was made by this script; the first tenth is held out in training.
+C, N and O; the first tenth is held out in training. That of the repository joins several such runs:
+292 frames, a part of them sampled with les-demo.
 """
 
 import argparse
@@ -154,7 +155,7 @@ def main() -> None:
                 rows.append((GROUP, atoms, energy, forces))
     atom_energies = np.array([atom_energy(number) for number in ATOMS])
     extra = {"elements": np.array(list(ATOMS)).astype(np.int8), "atom_energy": atom_energies}
-    generate.save(arguments.output, rows, **extra)
+    generate.save(arguments.output, rows, None, **extra)
 
 
 if __name__ == "__main__":

@@ -132,8 +132,7 @@ def main() -> None:
         labels = label(atoms, ion)
         if labels is not None:
             rows.append((group, atoms, *labels))
-    shuffled = [rows[i] for i in generator.permutation(len(rows))]
-    demo.save(arguments.output, shuffled)
+    demo.save(arguments.output, rows, generator)
 
 
 if __name__ == "__main__":
