@@ -49,8 +49,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
 	touch $(STAMP)
 
+# Without a GPU from NVIDIA it runs on OpenMM's CPU platform, unless something else is asked for: OpenMM
+# would take OpenCL on the CPU where that is installed, whose minimiser crashes.
 demo: $(STAMP)
-	$(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
+	$(if $(shell command -v nvidia-smi),,OPENMM_DEFAULT_PLATFORM=$${OPENMM_DEFAULT_PLATFORM:-CPU}) \
+	    $(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)
 	$(BIN)/$(PYTEST) -m 'not slow and not network and not opencl and not documents' --ignore tests/conformance
