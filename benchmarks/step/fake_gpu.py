@@ -43,6 +43,7 @@ _OWN: dict[str, Callable[..., int]] = {
     "pair_gradients": lambda *_: 2,
     "product_basis": lambda *_: 1,
     "product_gradients": lambda *_: 1,
+    "conclude": lambda *_: 2,
     "message_sums": lambda *args: len(args[5]),  # one for each path
     "message_gradients": lambda *args: 2 * len(args[7]) + 2,  # and zeros to add to
 }

@@ -49,7 +49,7 @@ class LatentMoments:
 
 
 def latent_moments(latents: FloatArray, layout: LatentLayout) -> LatentMoments:
-    """From what modules return, shape (n, rows), see `openmm_les.evaluation.assembly.Results`."""
+    """From what modules return, shape (n, rows), see `openmm_les.evaluation.conclusion.Results`."""
     n = len(latents)
 
     def taken(first: int, *shape: int) -> FloatArray | None:

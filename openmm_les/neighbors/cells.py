@@ -121,11 +121,10 @@ def choose_grid(
     return grid._replace(slots=4 * math.ceil((atoms + 1.0) / 4))
 
 
-def grid_suffices(inverse: Tensor, grid: CellGrid, cutoff: float) -> Tensor:
-    """Whether no cell is narrower than the windows assume, given the box's inverse; shape []."""
-    heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
-    wide = (heights[0] >= cutoff * grid.columns_x) & (heights[1] >= cutoff * grid.columns_y)
-    return wide & (heights[2] * grid.reach >= cutoff * grid.layers)
+def heights_for_grid(grid: CellGrid, cutoff: float) -> List[float]:
+    """Heights of a box [A] below which a cell is narrower than the windows assume."""
+    lengths = grid.columns_x, grid.columns_y, grid.layers / grid.reach
+    return [cutoff * length for length in lengths]
 
 
 def search_cells(

@@ -19,7 +19,7 @@ from openmm_les.neighbors.cells import (
     CellGrid,
     box_heights,
     choose_grid,
-    grid_suffices,
+    heights_for_grid,
     search_cells,
 )
 from openmm_les.neighbors.search import cartesian, search_pairs
@@ -77,11 +77,18 @@ def image_offsets(ranges: Sequence[int]) -> Tensor:
     return torch.cartesian_prod(*axes)
 
 
-def images_suffice(inverse: Tensor, offsets: Tensor, cutoff: float) -> Tensor:
-    """Whether `offsets` cover the cutoff in a box, given its inverse [3, 3]; shape [], bool."""
-    heights = 1.0 / torch.sqrt((inverse * inverse).sum(0))
-    ranges = offsets.amax(0).to(torch.float64)
-    return ((ranges + 0.5) * heights >= cutoff).all()
+def least_heights(ranges: Sequence[int], cutoff: float, grid: Optional[CellGrid] = None) -> Tensor:
+    """Heights of a box [A] for which these images and cells are enough, shape [3], float64."""
+    for_images = torch.tensor([cutoff / (n + 0.5) for n in ranges], dtype=torch.float64)
+    if grid is None:
+        return for_images
+    for_cells = torch.tensor(heights_for_grid(grid, cutoff), dtype=torch.float64)
+    return torch.maximum(for_images, for_cells)
+
+
+def suffices(inverse: Tensor, least: Tensor) -> Tensor:
+    """Whether a box with this inverse [3, 3] is at least as high as `least_heights`; shape []."""
+    return (1.0 / torch.sqrt((inverse * inverse).sum(0)) >= least).all()
 
 
 def wrapped(positions: Tensor, cell: Tensor, periodic: bool) -> Tuple[Tensor, Tensor]:
@@ -139,8 +146,8 @@ def neighbor_matrix(
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
-        grid: cells to search, from `choose_grid`; None compares every pair. The box must be one for
-            which `grid_suffices`, which also means that no image but the nearest matters.
+        grid: cells to search, from `choose_grid`; None compares every pair. The box must be as high
+            as `heights_for_grid`, which also means that no image but the nearest matters.
     """
     points, wraps = wrapped(positions, cell, periodic)
     block = _block_elements(positions)
@@ -195,6 +202,8 @@ class NeighborSearch(nn.Module):
         self.trim = trim
         self.grid = grid
         self.offsets = nn.Buffer(image_offsets(ranges))
+        #: What the box must have, shape [3] [A].
+        self.least_heights = nn.Buffer(least_heights(ranges, cutoff, grid))
 
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
         return self.by_torch(positions, cell)
@@ -211,15 +220,6 @@ class NeighborSearch(nn.Module):
             self.trim,
             grid=self.grid,
         )
-
-    @torch.jit.export
-    def suffices(self, inverse: Tensor) -> Tensor:
-        """Whether images and cells are enough for a box, given its inverse [3, 3]; shape []."""
-        suffices = images_suffice(inverse, self.offsets, self.cutoff)
-        grid = self.grid
-        if grid is not None:
-            suffices = suffices & grid_suffices(inverse, grid, self.cutoff)
-        return suffices
 
 
 def _block_elements(

@@ -8,7 +8,13 @@ from support.helpers import water_frame
 from support.pairs import CUTOFF, build, expected_pairs, pairs_of, random_box
 
 from openmm_les.neighbors.cells import box_heights
-from openmm_les.neighbors.matrix import image_offsets, image_range, images_suffice, neighbor_matrix
+from openmm_les.neighbors.matrix import (
+    image_offsets,
+    image_range,
+    least_heights,
+    neighbor_matrix,
+    suffices,
+)
 
 BOXES = {
     "large cube": np.diag([12.0, 12.0, 12.0]),
@@ -88,13 +94,13 @@ def test_coincident_atoms_are_reported_also_across_the_box(shift):
 @pytest.mark.parametrize("name", BOXES)
 def test_image_range_suffices_until_the_box_shrinks(name):
     cell = np.array(BOXES[name], float)
-    offsets = image_offsets(image_range(cell, CUTOFF))
-    assert bool(images_suffice(torch.tensor(np.linalg.inv(cell)), offsets, CUTOFF))
-    # Shrunk until the next image comes into reach, the check must say so.
     ranges = np.array(image_range(cell, CUTOFF))
+    least = least_heights(ranges, CUTOFF)
+    assert bool(suffices(torch.tensor(np.linalg.inv(cell)), least))
+    # Shrunk until the next image comes into reach, the check must say so.
     factor = 0.999 * (CUTOFF / ((ranges + 0.5) * box_heights(cell))).max()
     assert factor < 1
-    assert not bool(images_suffice(torch.tensor(np.linalg.inv(cell * factor)), offsets, CUTOFF))
+    assert not bool(suffices(torch.tensor(np.linalg.inv(cell * factor)), least))
 
 
 def test_scripted_function_gives_the_same_matrix():

@@ -21,6 +21,7 @@ from openmm_les import catalog
 from openmm_les.electrostatics.build import build_electrostatics
 from openmm_les.evaluation.assembly import SpecializedModel, order_by_species
 from openmm_les.evaluation.engines.evaluator import Evaluator
+from openmm_les.evaluation.fused_conclusion import conclude
 from openmm_les.neighbors.cells import choose_grid
 from openmm_les.neighbors.matrix import image_offsets
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
@@ -39,6 +40,7 @@ KERNELS = {
     "search_neighbors": 3,
     "search_cells": 8,
     "reciprocal_weights": 1,
+    "conclude": 2,
     "pair_geometry": 1,
     "pair_gradients": 2,
     "product_basis": 1,
@@ -92,6 +94,18 @@ def test_ewald_fits_a_gpu(capability):
         assert kernel.name == "_phases_kernel" or limit in kernel.ptx.lower()
         assert "sin.approx" not in kernel.ptx
         assert "cos.approx" not in kernel.ptx
+
+
+@pytest.mark.parametrize("capability", _ON_ALL)
+def test_conclusions_fit_a_gpu(capability):
+    n, no = 50, torch.tensor(False)
+    forces, cell = random(n, 3, seed=0), random(3, 3, seed=1)
+    results = cell[0, 0], cell[0, 0], forces, forces[:, 0].contiguous()
+    for_box = cell, torch.arange(n), cell[0].contiguous()
+    with compiled_for(capability) as kernels:
+        for periodic in True, False:
+            conclude(*results, forces, *for_box, torch.tensor(9), no, no, no, 9, periodic)
+    check_compiled(kernels, {"_look_kernel", "_conclude_kernel"})
 
 
 @pytest.mark.parametrize("capability", _ON_ALL)
@@ -157,7 +171,7 @@ def test_a_gpu_launches_few_kernels(size):
         traced.append(operations)
     calls = by_name(traced[1])
     search = "search_cells" if grid else "search_neighbors"
-    once = {search, "reciprocal_weights", "pair_geometry", "pair_gradients"}
+    once = {search, "reciprocal_weights", "pair_geometry", "pair_gradients", "conclude"}
     expected = dict.fromkeys(once, 1) | {"product_basis": 2, "product_gradients": 2}
     assert {name: calls[f"openmm_les.{name}.default"] for name in expected} == expected
     more = sum((KERNELS[name] - 1) * number for name, number in expected.items())

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
-from openmm_les.evaluation.assembly import Results, are_broken, with_induced
+from openmm_les.evaluation.assembly import with_induced
+from openmm_les.evaluation.conclusion import Results
 from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
 from openmm_les.evaluation.response.system import RespondingSystem
 
@@ -76,11 +77,19 @@ class ModelInField(RespondingSystem):
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
         long_range = terms.energy + in_field
         energy = energies.sum() + long_range
-        broken = are_broken(energy, forces)
-        crowded = self.network.outgrown(tape)
-        status = self.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
-        strain, latent = pulled_strain + strain, self.polarized(latent, terms, field)
-        return self.ordered(Results(energy, forces, latent, strain, long_range, status))
+        results: Results = self.conclusion(
+            energy,
+            forces,
+            self.polarized(latent, terms, field),
+            pulled_strain + strain,
+            long_range,
+            atoms,
+            cell,
+            neighbors,
+            self.network.outgrown(tape),
+            terms.outgrown,
+        )
+        return results
 
     def coupling(
         self,

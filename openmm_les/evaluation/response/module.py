@@ -55,6 +55,6 @@ class ResponseModule(RespondingSystem):
             torch.isfinite(born).all() & torch.isfinite(by_dipoles).all() & torch.isfinite(energy)
         )
         crowded = self.network.outgrown(tape)
-        status = self.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
+        status = self.conclusion.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
         latent = with_induced(latent, terms).index_select(-1, self.original)
         return latent, born.index_select(0, self.original), by_dipoles, energy, status

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from openmm_les.arrays import FloatArray
-from openmm_les.evaluation.assembly import Results
+from openmm_les.evaluation.conclusion import Results
 from openmm_les.plugin.mixed.boundary_charges import BondCharge
 from openmm_les.plugin.mixed.links import Link
 

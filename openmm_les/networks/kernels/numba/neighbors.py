@@ -17,8 +17,9 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.matrix import (
     Neighbors,
     NeighborSearch,
-    images_suffice,
+    least_heights,
     neighbor_matrix,
+    suffices,
 )
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 from openmm_les.networks.kernels.numba.compiler import compiled_as_written
@@ -53,7 +54,8 @@ def _neighbor_matrix(
     suits = len(offsets) == 1 and bool((positions.abs() < _FAR).all())  # false for NaN
     if suits and periodic:
         inverse, _ = inverse_and_volume(cell)
-        suits = bool(torch.isfinite(inverse).all() & images_suffice(inverse, offsets, cutoff))
+        least = least_heights([0, 0, 0], cutoff)
+        suits = bool(torch.isfinite(inverse).all() & suffices(inverse, least))
         fractional = positions @ inverse
         wraps = torch.floor(fractional)
         points = fractional - wraps

@@ -67,6 +67,14 @@ def _cross(a, b):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def reciprocal(cell):  # type: ignore[no-untyped-def]
+    """Columns of a cell's inverse times its volume, and this volume."""
+    a, b, c = cell
+    u = _cross(b, c)
+    return (u, _cross(c, a), _cross(a, b)), a[0] * u[0] + a[1] * u[1] + a[2] * u[2]
+
+
+@triton.jit
 def _wrap_kernel(  # type: ignore[no-untyped-def]
     positions, cell, points, wraps, single, n, block: tl.constexpr
 ):
@@ -74,12 +82,9 @@ def _wrap_kernel(  # type: ignore[no-untyped-def]
     atom = tl.program_id(0) * block + tl.arange(0, block)
     on = atom < n
     x, y, z = load_vector(positions + 3 * atom, on)
-    a, b, c = load_cell(cell)
-    reciprocal = (_cross(b, c), _cross(c, a), _cross(a, b))
-    u = reciprocal[0]
-    volume = a[0] * u[0] + a[1] * u[1] + a[2] * u[2]
+    columns, volume = reciprocal(load_cell(cell))
     for axis in tl.static_range(3):
-        u = reciprocal[axis]
+        u = columns[axis]
         fraction = x * (u[0] / volume) + y * (u[1] / volume) + z * (u[2] / volume)
         wrap = tl.floor(fraction)
         tl.store(points + 3 * atom + axis, fraction - wrap, mask=on)
