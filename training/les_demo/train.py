@@ -46,19 +46,18 @@ IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
 #: Charge that a bond gives the first of two elements at first; that of C=O [e].
 BONDS = {(1, 8): 0.33, (1, 7): 0.3, (1, 6): 0.08, (6, 7): 0.15, (6, 8): 0.2}
 CARBONYL = 0.5
-#: Weights in the loss: of forces [eV/A], energies [eV/atom] at first and in the end, net forces on
-#: molecules [eV/A], and net charges of structures and of molecules [e].
+#: Weights in the loss, at first and in the last part of a training: of forces [eV/A], energies
+#: [eV/atom], net forces on molecules [eV/A], and net charges of structures and of molecules [e].
+#: With large steps, large weights of net charges make all charges smaller.
 WEIGHTS = {
-    "forces": 10.0,
-    "net_forces": 50.0,
-    "structure": 50.0,
-    "molecule": 20.0,
+    "forces": (10.0, 10.0),
+    "energy": (200.0, 1000.0),
+    "net_forces": (100.0, 100.0),
+    "structure": (5.0, 50.0),
+    "molecule": (2.0, 20.0),
 }
-ENERGY_WEIGHTS = (200.0, 1000.0)
 #: Weight of the difference from initial charges at first [e].
-HOLD = 20.0
-#: Learning rate of the readouts of charges and polarizabilities, over that of all else.
-LATENT_FASTER = 5
+HOLD = 5.0
 LATENT_READOUTS = ("les_readouts", "les_alpha_readouts")
 
 
@@ -398,21 +397,15 @@ def charge(
     print(f"initial charges: {float(loss) ** 0.5:.3f} e off")
 
 
-def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam; each group of parameters has a factor for its learning rate, ``faster``."""
-    named = list(model.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if name.startswith(LATENT_READOUTS) == latent]}
-        | {"faster": LATENT_FASTER if latent else 1}
-        for latent in (False, True)
-    ]
-    return torch.optim.Adam(groups, amsgrad=True)
+def weights_at(done: float, late_from: float) -> dict[str, float]:
+    """Of `WEIGHTS`, those after a share of the time."""
+    return {name: pair[done >= late_from] for name, pair in WEIGHTS.items()}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, largest: float, done: float) -> None:
     """Half a cosine over the time of the run."""
     for group in optimizer.param_groups:
-        group["lr"] = group["faster"] * (largest * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5)
+        group["lr"] = largest * 0.5 * (1 + math.cos(math.pi * done)) + 1e-5
 
 
 def update(
@@ -449,7 +442,7 @@ def train(
     arguments: argparse.Namespace,
 ) -> torch.nn.Module:
     """Returns the exponential average of the weights at the end."""
-    optimizer = optimizer_of(model)
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
     feature = spare_feature(model)
     free(model, feature)
     average = copy.deepcopy(model)
@@ -469,11 +462,8 @@ def train(
             batch = collate(part, references)
             out = evaluate(model, batch, training=True)
             held = max(0.0, 1 - done / arguments.hold) if arguments.hold else 0.0
-            weights = {
-                "energy": ENERGY_WEIGHTS[done >= arguments.energies_from],
-                "charges": HOLD * held,
-            }
-            loss = loss_of(out, batch, WEIGHTS | weights)
+            weights = weights_at(done, arguments.late_from) | {"charges": HOLD * held}
+            loss = loss_of(out, batch, weights)
             step += 1
             update(model, average, optimizer, loss, feature, max(0.002, 1 / (1 + step)))
             if done >= 1:
@@ -518,9 +508,9 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument(
-        "--energies-from", type=float, default=0.7, help="share of the time before energies weigh"
+        "--late-from", type=float, default=0.5, help="share of the time before the last weights"
     )
-    parser.add_argument("--rate", type=float, default=0.01, help="largest learning rate")
+    parser.add_argument("--rate", type=float, default=0.0025, help="largest learning rate")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report-every", type=int, default=5, help="epochs")

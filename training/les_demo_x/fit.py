@@ -128,7 +128,7 @@ def train(
     arguments: argparse.Namespace,
 ) -> network.PolarizableMACE:
     """Returns the exponential average of the weights at the end."""
-    optimizer = demo.optimizer_of(model)
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
     feature = demo.spare_feature(model)
     demo.free(model, feature)
     average = copy.deepcopy(model)
@@ -161,13 +161,15 @@ def loss_of(
     energies, forces, charges = predict(model, batch, training=True)
     wrong = forces - batch["forces"]
     per_atom = (energies - batch["energy"]) / batch["sizes"]
-    energy_weight = demo.ENERGY_WEIGHTS[done > arguments.energies_from]
-    loss = demo.WEIGHTS["forces"] * wrong.square().mean()
-    loss = loss + energy_weight * per_atom.square().mean()
     between = demo.sums(wrong, batch["molecules"])
-    loss = loss + arguments.net_weight * between.square().mean()
-    penalty = net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"])
-    return loss + demo.WEIGHTS["structure"] * penalty
+    squares = {
+        "forces": wrong.square().mean(),
+        "energy": per_atom.square().mean(),
+        "net_forces": between.square().mean(),
+        "structure": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
+    }
+    weights = demo.weights_at(done, arguments.late_from)
+    return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
 
 
 def main() -> None:
@@ -178,10 +180,9 @@ def main() -> None:
         "--start", type=Path, default=Path(demo.__file__).with_name("les-demo.model")
     )
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--net-weight", type=float, default=50.0, help="of net forces")
     parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     parser.add_argument(
-        "--energies-from", type=float, default=0.6, help="share of the time before energies weigh"
+        "--late-from", type=float, default=0.5, help="share of the time before the last weights"
     )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--validate-every", type=int, default=1, help="of the structures held out")
