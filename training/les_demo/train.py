@@ -52,7 +52,7 @@ CARBONYL = 0.5
 WEIGHTS = {
     "forces": (10.0, 10.0),
     "energy": (200.0, 1000.0),
-    "net_forces": (100.0, 100.0),
+    "net_forces": (100.0, 50.0),
     "structure": (5.0, 50.0),
     "molecule": (2.0, 20.0),
 }
