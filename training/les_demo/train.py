@@ -39,8 +39,8 @@ HERE = Path(__file__).parent
 ELEMENTS = [1, 6, 7, 8]
 CUTOFF = 4.5
 CHANNELS = 32
-#: Group of the structures of ``liquid.py``.
-LIQUID = "liquid water"
+#: Groups of the structures of ``liquid.py`` and of ``distorted.py``.
+LIQUID, DISTORTED = "liquid water", "distorted"
 #: Atomic numbers of molecules that are not neutral, with their charges [e].
 IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
 #: Charge that a bond gives the first of two elements at first; that of C=O [e].
@@ -56,6 +56,8 @@ WEIGHTS = {
     "structure": (5.0, 50.0),
     "molecule": (2.0, 20.0),
 }
+#: Errors beyond these count linearly [eV/A, eV/atom]: those of distorted structures are large.
+LARGE_FORCE, LARGE_ENERGY = 0.15, 0.005
 #: Weight of the difference from initial charges at first [e].
 HOLD = 5.0
 LATENT_READOUTS = ("les_readouts", "les_alpha_readouts")
@@ -106,6 +108,8 @@ def row_of(
     bonded = d < 1.25 * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
     graph = coo_array((np.ones(bonded.sum()), (i[bonded], j[bonded])), shape=(len(r), len(r)))
     molecules = connected_components(graph, directed=False)[1]
+    if group == DISTORTED:  # which bonds are left does not matter there
+        molecules = np.zeros_like(molecules)
     return {
         "group": group,
         "species": torch.tensor([ELEMENTS.index(z) for z in numbers]),
@@ -230,16 +234,24 @@ def sums(values: torch.Tensor, molecules: torch.Tensor) -> torch.Tensor:
     return zeros.index_add(0, molecules, values)
 
 
+def limited_square(values: torch.Tensor, limit: float) -> torch.Tensor:
+    """Squares, and beyond a limit the straight lines that continue them (Huber)."""
+    zeros = torch.zeros_like(values)
+    return 2 * torch.nn.functional.huber_loss(values, zeros, reduction="none", delta=limit)
+
+
 def loss_of(
     out: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], weights: dict[str, float]
 ) -> torch.Tensor:
-    """The sum of mean squares with their weights."""
+    """The sum of mean squares with their weights; large errors count less than their squares."""
     wrong = out["forces"] - batch["forces"]
     charges = out["latent_charges"]
     squares = {
-        "forces": wrong.square().mean(),
-        "energy": ((out["energy"] - batch["energy"]) / batch["sizes"]).square().mean(),
-        "net_forces": sums(wrong, batch["molecules"]).square().mean(),
+        "forces": limited_square(wrong, LARGE_FORCE).mean(),
+        "energy": limited_square(
+            (out["energy"] - batch["energy"]) / batch["sizes"], LARGE_ENERGY
+        ).mean(),
+        "net_forces": limited_square(sums(wrong, batch["molecules"]), LARGE_FORCE).mean(),
         "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
         "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
         "charges": (charges - batch["initial_charges"]).square().mean(),
@@ -501,6 +513,7 @@ def main() -> None:
     parser.add_argument("--ions", type=Path, default=HERE.parent / "les_demo_x" / "data.npz")
     parser.add_argument("--each-ion", type=int, default=1, help="each which of those is taken")
     parser.add_argument("--liquid", type=Path, default=HERE / "liquid.npz")
+    parser.add_argument("--distorted", type=Path, default=HERE / "distorted.npz")
     parser.add_argument("--start", type=Path, help="a model to start from")
     parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
     parser.add_argument(
@@ -527,9 +540,13 @@ def main() -> None:
     references = reference_energies(rows)
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
+    rows += load(arguments.distorted)  # which are no part of averages
     model = build(neighbors, float(forces.square().mean().sqrt()))
     if arguments.start is not None:
-        weights = torch.load(arguments.start, weights_only=False).state_dict()
+        earlier = torch.load(arguments.start, weights_only=False)
+        weights = earlier.state_dict()
+        for own, other in zip(model.interactions, earlier.interactions, strict=True):
+            own.avg_num_neighbors = other.avg_num_neighbors
         # Its weights fit to its own, and so do the structures that it saw.
         references = weights.pop("atomic_energies_fn.atomic_energies").double().numpy().ravel()
         model.load_state_dict(weights, strict=False)
