@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.protocol import ElectrostaticKernel, ElectrostaticTerms
-from openmm_les.evaluation.conclusion import Conclusion, Results
+from openmm_les.evaluation.conclusion import Computed, Conclusion, Results
 from openmm_les.neighbors.cells import CellGrid
-from openmm_les.neighbors.matrix import NeighborSearch
+from openmm_les.neighbors.matrix import NeighborSearch, least_heights
 from openmm_les.networks.kernels import Kernels
 from openmm_les.networks.protocol import Network
 
@@ -38,7 +38,6 @@ class SystemNetwork(nn.Module):
         super().__init__()
         self.network: Network[Any] = network
         self.periodic = periodic
-        self.capacity = capacity
         search, conclusion = NeighborSearch, Conclusion
         if kernels == "triton":
             from openmm_les.evaluation.fused_conclusion import FusedConclusion
@@ -61,8 +60,9 @@ class SystemNetwork(nn.Module):
         self.counts: List[int] = torch.bincount(species).tolist()
         self.species = nn.Buffer(sorted_species)
         self.order = nn.Buffer(order)
-        original, least = torch.argsort(order), self.neighbors.least_heights
+        original = torch.argsort(order)
         self.original = nn.Buffer(original)
+        least = least_heights(ranges, network.cutoff, grid)
         self.conclusion = conclusion(periodic, capacity, original, least)
 
 
@@ -99,11 +99,7 @@ class SpecializedModel(SystemNetwork):
             pulled = torch.nn.functional.pad(pulled, [0, 0, 0, self.num_others])
         energy, forces = energies.sum() + long_range.energy, -(pulled + long_range.gradient)
         results: Results = self.conclusion(
-            energy,
-            forces,
-            charges,
-            strain + long_range.strain,
-            long_range.energy,
+            Computed(energy, forces, charges, strain + long_range.strain, long_range.energy),
             positions,
             cell,
             neighbors,

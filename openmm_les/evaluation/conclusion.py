@@ -13,7 +13,7 @@ from openmm_les.evaluation.status import (
     STATUS_POSITIONS,
     STATUS_RESULT,
 )
-from openmm_les.neighbors.matrix import Neighbors, suffices
+from openmm_les.neighbors.matrix import Neighbors, is_high_enough
 
 
 class Results(NamedTuple):
@@ -29,8 +29,18 @@ class Results(NamedTuple):
     status: Tensor  #: status bits [], int64, see `openmm_les.evaluation.status`.
 
 
+class Computed(NamedTuple):
+    """The same for sorted atoms, without a status, whatever the numbers are."""
+
+    energy: Tensor
+    forces: Tensor
+    charges: Tensor
+    strain: Tensor
+    charge_energy: Tensor
+
+
 class Conclusion(nn.Module):
-    """Joins what was computed for sorted atoms into `Results`.
+    """Makes `Results` of what was `Computed`.
 
     Args:
         periodic: whether there is a cell.
@@ -54,41 +64,22 @@ class Conclusion(nn.Module):
 
     def forward(
         self,
-        energy: Tensor,
-        forces: Tensor,
-        charges: Tensor,
-        strain: Tensor,
-        charge_energy: Tensor,
+        computed: Computed,
         positions: Tensor,
         cell: Tensor,
         neighbors: Neighbors,
         crowded: Optional[Tensor],
         outgrown: Tensor,
     ) -> Results:
-        """The first five are those of `Results` for sorted atoms, and so are the positions [n, 3].
+        """Positions [n, 3] are those of sorted atoms.
 
-        `crowded` is `Network.outgrown`, `outgrown` that of other buffers.
+        `crowded` is `Network.outgrown`, and `outgrown` is that of `ElectrostaticTerms`.
         """
-        return self.by_torch(
-            energy,
-            forces,
-            charges,
-            strain,
-            charge_energy,
-            positions,
-            cell,
-            neighbors,
-            crowded,
-            outgrown,
-        )
+        return self.by_torch(computed, positions, cell, neighbors, crowded, outgrown)
 
     def by_torch(
         self,
-        energy: Tensor,
-        forces: Tensor,
-        charges: Tensor,
-        strain: Tensor,
-        charge_energy: Tensor,
+        computed: Computed,
         positions: Tensor,
         cell: Tensor,
         neighbors: Neighbors,
@@ -96,6 +87,7 @@ class Conclusion(nn.Module):
         outgrown: Tensor,
     ) -> Results:
         """The same, by torch code in every subclass."""
+        energy, forces, charges, strain, charge_energy = computed
         broken = _zero_if_finite(forces) + 0.0 * energy != 0.0
         status = self.status(positions, cell, neighbors, crowded, outgrown, broken)
         valid = status == 0
@@ -124,15 +116,16 @@ class Conclusion(nn.Module):
         if self.periodic:
             zero = zero + _zero_if_finite(cell)
             inverse, _ = inverse_and_volume(cell)
-            outgrown = outgrown | ~suffices(inverse, self.least_heights)
-        too_many = _either(neighbors.crowded, crowded) & (zero == 0.0)
+            outgrown = outgrown | ~is_high_enough(inverse, self.least_heights)
+        too_many = either(neighbors.crowded, crowded) & (zero == 0.0)
         overflow = (neighbors.largest > self.capacity) | too_many
         found = torch.stack([overflow, outgrown, zero != 0.0, neighbors.coincident])
         status = (found * self.bits).sum()
         return status + self.no_result * (broken & (status == 0))
 
 
-def _either(one: Tensor, other: Optional[Tensor]) -> Tensor:
+def either(one: Tensor, other: Optional[Tensor]) -> Tensor:
+    """Whether one of two is true; None: never."""
     return one if other is None else one | other
 
 

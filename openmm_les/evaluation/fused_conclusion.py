@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openmm_les.evaluation.conclusion import Conclusion, Results
+from openmm_les.evaluation.conclusion import Computed, Conclusion, Results, either
 from openmm_les.evaluation.status import (
     STATUS_BOX,
     STATUS_COINCIDENT,
@@ -207,11 +207,7 @@ class FusedConclusion(Conclusion):
 
     def forward(
         self,
-        energy: Tensor,
-        forces: Tensor,
-        charges: Tensor,
-        strain: Tensor,
-        charge_energy: Tensor,
+        computed: Computed,
         positions: Tensor,
         cell: Tensor,
         neighbors: Neighbors,
@@ -219,36 +215,22 @@ class FusedConclusion(Conclusion):
         outgrown: Tensor,
     ) -> Results:
         """See `Conclusion.forward`."""
-        if not (forces.is_cuda or self.interpreted):
-            return self.by_torch(
-                energy,
-                forces,
-                charges,
-                strain,
-                charge_energy,
-                positions,
-                cell,
-                neighbors,
-                crowded,
-                outgrown,
-            )
-        too_many = neighbors.crowded
-        if crowded is not None:
-            too_many = too_many | crowded
+        if not (positions.is_cuda or self.interpreted):
+            return self.by_torch(computed, positions, cell, neighbors, crowded, outgrown)
         energy, charge_energy, forces, charges, status = torch.ops.openmm_les.conclude(
-            energy,
-            charge_energy,
-            forces,
-            charges,
+            computed.energy,
+            computed.charge_energy,
+            computed.forces,
+            computed.charges,
             positions,
             cell,
             self.original,
             self.least_heights,
             neighbors.largest,
             neighbors.coincident,
-            too_many,
+            either(neighbors.crowded, crowded),
             outgrown,
             self.capacity,
             self.periodic,
         )
-        return Results(energy, forces, charges, strain, charge_energy, status)
+        return Results(energy, forces, charges, computed.strain, charge_energy, status)

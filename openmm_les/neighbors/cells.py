@@ -123,8 +123,8 @@ def choose_grid(
 
 def heights_for_grid(grid: CellGrid, cutoff: float) -> List[float]:
     """Heights of a box [A] below which a cell is narrower than the windows assume."""
-    lengths = grid.columns_x, grid.columns_y, grid.layers / grid.reach
-    return [cutoff * length for length in lengths]
+    cutoffs = grid.columns_x, grid.columns_y, grid.layers / grid.reach
+    return [cutoff * number for number in cutoffs]
 
 
 def search_cells(

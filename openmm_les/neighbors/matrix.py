@@ -86,8 +86,8 @@ def least_heights(ranges: Sequence[int], cutoff: float, grid: Optional[CellGrid]
     return torch.maximum(for_images, for_cells)
 
 
-def suffices(inverse: Tensor, least: Tensor) -> Tensor:
-    """Whether a box with this inverse [3, 3] is at least as high as `least_heights`; shape []."""
+def is_high_enough(inverse: Tensor, least: Tensor) -> Tensor:
+    """Whether a box, given its inverse [3, 3], has `least_heights` [3]; shape [], bool."""
     return (1.0 / torch.sqrt((inverse * inverse).sum(0)) >= least).all()
 
 
@@ -146,8 +146,8 @@ def neighbor_matrix(
         capacity: K, or 0 for as many slots as needed.
         trim: make only as many slots as this structure needs; like a capacity of 0, this reads a
             value back from the device, which on a CPU costs nothing.
-        grid: cells to search, from `choose_grid`; None compares every pair. The box must be as high
-            as `heights_for_grid`, which also means that no image but the nearest matters.
+        grid: cells to search, from `choose_grid`; None compares every pair. The box must have
+            `heights_for_grid`, which also means that no image but the nearest matters.
     """
     points, wraps = wrapped(positions, cell, periodic)
     block = _block_elements(positions)
@@ -202,8 +202,6 @@ class NeighborSearch(nn.Module):
         self.trim = trim
         self.grid = grid
         self.offsets = nn.Buffer(image_offsets(ranges))
-        #: What the box must have, shape [3] [A].
-        self.least_heights = nn.Buffer(least_heights(ranges, cutoff, grid))
 
     def forward(self, positions: Tensor, cell: Tensor) -> Neighbors:
         return self.by_torch(positions, cell)

@@ -9,6 +9,8 @@ import pytest
 from openmm import app, unit
 from openmmml import MLPotential
 from openmmml.mlpotential import MLPotential as Registry
+from support.contexts import create_context, create_system
+from support.structures import waters
 
 from openmm_les import artifact as artifacts
 from openmm_les import catalog
@@ -91,6 +93,30 @@ def test_a_peptide_stays_intact():
         simulation.step(125)
         now = lengths(simulation.context.getState(positions=True))
         assert np.abs(now - relaxed).max() < 0.3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_minimisations_stay_where_structures_make_sense(seed):
+    """The first trial steps move atoms by an angstrom, which no low energy may reward."""
+    atoms = waters(3, 3, 2, seed=seed)
+    context = create_context(
+        create_system(catalog.artifact_path("les-demo"), atoms), atoms.positions, "Reference"
+    )
+    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=60)
+    state = context.getState(positions=True, energy=True)
+    r = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom).reshape(-1, 3, 3)
+    bonds = np.linalg.norm(r[:, 1:] - r[:, :1], axis=2)
+    assert 0.9 < bonds.min() <= bonds.max() < 1.1
+    # Of a molecule alone, about -1350 kJ/mol, which the others bind.
+    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / len(r)
+    assert -1430 < energy < -1360
+
+
+def test_molecules_of_a_structure_are_neutral(artifact):
+    """To 0.02 e, each of them."""
+    atoms = waters(2, 2, 1, periodic=False)
+    found = SystemModel(artifact, atoms.numbers, periodic=False).evaluate(atoms.positions)
+    assert np.abs(found.charges.reshape(-1, 3).sum(1)).max() < 0.02
 
 
 def test_oxygen_is_negative_with_the_stored_sign(artifact):

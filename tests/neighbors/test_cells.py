@@ -22,7 +22,12 @@ from openmm_les.evaluation.status import (
 from openmm_les.evaluation.system_model import SystemModel
 from openmm_les.neighbors import cells
 from openmm_les.neighbors.cells import CellGrid, choose_grid
-from openmm_les.neighbors.matrix import image_offsets, least_heights, neighbor_matrix, suffices
+from openmm_les.neighbors.matrix import (
+    image_offsets,
+    is_high_enough,
+    least_heights,
+    neighbor_matrix,
+)
 
 #: A box may shrink to this fraction of its lengths (15 % of the volume) before buffers are too few.
 SHRINKAGE = 0.85 ** (1 / 3)
@@ -116,7 +121,7 @@ def test_cells_hold_for_every_box_within_the_margin(name, volume):
     grid = grid_of(atoms, SHRINKAGE)
     atoms.set_cell(atoms.cell.array * volume ** (1 / 3), scale_atoms=True)
     least = least_heights([0, 0, 0], CUTOFF, grid)
-    assert bool(suffices(torch.tensor(np.linalg.inv(atoms.cell.array)), least))
+    assert bool(is_high_enough(torch.tensor(np.linalg.inv(atoms.cell.array)), least))
     got = build(atoms, grid=grid)
     assert not bool(got.crowded)
     np.testing.assert_allclose(pairs_of(atoms, got), expected_pairs(atoms), atol=1e-9)
@@ -132,7 +137,7 @@ def test_cells_that_became_too_narrow_are_reported(axis):
         scale = np.ones(3)
         scale[axis] = factor * CUTOFF / [1, 1, 4][axis] / widths
         inverse = torch.tensor(np.linalg.inv(atoms.cell.array * scale))
-        assert bool(suffices(inverse, least_heights([0, 0, 0], CUTOFF, grid))) == holds
+        assert bool(is_high_enough(inverse, least_heights([0, 0, 0], CUTOFF, grid))) == holds
 
 
 def test_boxes_too_narrow_and_systems_too_small_have_no_cells():

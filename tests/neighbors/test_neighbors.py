@@ -11,9 +11,9 @@ from openmm_les.neighbors.cells import box_heights
 from openmm_les.neighbors.matrix import (
     image_offsets,
     image_range,
+    is_high_enough,
     least_heights,
     neighbor_matrix,
-    suffices,
 )
 
 BOXES = {
@@ -96,11 +96,11 @@ def test_image_range_suffices_until_the_box_shrinks(name):
     cell = np.array(BOXES[name], float)
     ranges = np.array(image_range(cell, CUTOFF))
     least = least_heights(ranges, CUTOFF)
-    assert bool(suffices(torch.tensor(np.linalg.inv(cell)), least))
+    assert bool(is_high_enough(torch.tensor(np.linalg.inv(cell)), least))
     # Shrunk until the next image comes into reach, the check must say so.
     factor = 0.999 * (CUTOFF / ((ranges + 0.5) * box_heights(cell))).max()
     assert factor < 1
-    assert not bool(suffices(torch.tensor(np.linalg.inv(cell * factor)), least))
+    assert not bool(is_high_enough(torch.tensor(np.linalg.inv(cell * factor)), least))
 
 
 def test_scripted_function_gives_the_same_matrix():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.triton import patch_interpreter, poison_memory
 
-from openmm_les.evaluation.conclusion import Conclusion
+from openmm_les.evaluation import fused_conclusion
+from openmm_les.evaluation.conclusion import Computed, Conclusion
 from openmm_les.evaluation.fused_conclusion import FusedConclusion, conclude
 from openmm_les.evaluation.status import (
     STATUS_BOX,
@@ -18,10 +19,10 @@ from openmm_les.neighbors.matrix import Neighbors, least_heights
 patch_interpreter()
 poison_memory()
 
-#: Positions and forces in several blocks, atoms in two, and the slots of each atom.
+#: Atoms, and the slots of each of them.
 ATOMS, CAPACITY = 300, 40
 NAN, INFINITY = float("nan"), float("inf")
-#: Boxes are 10 A high and more; images and cells need these heights.
+#: Boxes are 10 A high and more; the nearest images need these heights.
 LEAST = least_heights([0, 0, 0], 4.9)
 
 
@@ -35,12 +36,10 @@ def sound(rows=None):
     none = torch.empty(0)
     no = torch.tensor(False)
     neighbors = Neighbors(none, none, none, none, torch.tensor(CAPACITY), no, no)
+    charges = random(ATOMS) if rows is None else random(rows, ATOMS)
+    forces = random(3, ATOMS).t()  # not as they lie in memory
     return {
-        "energy": random().clone(),
-        "forces": random(ATOMS, 3),
-        "charges": random(ATOMS) if rows is None else random(rows, ATOMS),
-        "strain": random(3, 3),
-        "charge_energy": random(),
+        "computed": Computed(random(), forces, charges, random(3, 3), random()),
         "positions": 100 * random(ATOMS, 3),
         "cell": torch.tensor([[11.0, 0, 0], [3, 12, 0], [-2, 4, 10]], dtype=torch.float64),
         "neighbors": neighbors,
@@ -52,12 +51,14 @@ def sound(rows=None):
 def spoil(given, what):
     """One thing that goes wrong."""
     neighbors, last = given["neighbors"], ATOMS - 1
-    if what in ("forces", "positions"):
-        given[what][last, 2] = NAN
+    if what == "positions":
+        given["positions"][last, 2] = NAN
+    elif what == "forces":
+        given["computed"].forces[last, 2] = NAN
     elif what == "infinite position":
         given["positions"][0, 0] = INFINITY
     elif what == "infinite energy":
-        given["energy"] = torch.tensor(-INFINITY, dtype=torch.float64)
+        given["computed"].energy.fill_(-INFINITY)
     elif what == "cell":
         given["cell"][1, 0] = NAN
     elif what == "no cell":
@@ -103,10 +104,15 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:(divide|invalid)")
-@pytest.mark.parametrize("rows", [None, 5])
-@pytest.mark.parametrize("periodic", [True, False])
-def test_conclusions_equal_the_torch_code(periodic, rows):
-    """Bit for bit, and the status is the one that says what was wrong."""
+@pytest.mark.parametrize(
+    ("periodic", "rows", "block"), [(True, None, 256), (True, 5, 16), (False, 5, 1024)]
+)
+def test_conclusions_equal_the_torch_code(monkeypatch, periodic, rows, block):
+    """Bit for bit, and the status is the one that says what was wrong.
+
+    Positions lie in more blocks than are looked at together, in several, and in one.
+    """
+    monkeypatch.setattr(fused_conclusion, "BLOCK", block)
     original = torch.randperm(ATOMS, generator=torch.Generator().manual_seed(2))
     arguments = periodic, CAPACITY, original, LEAST
     plain, fused = Conclusion(*arguments), torch.jit.script(FusedConclusion(*arguments))
@@ -124,7 +130,8 @@ def test_conclusions_equal_the_torch_code(periodic, rows):
 def test_the_operator_says_what_it_returns():
     given = sound(rows=2)
     flags = given["neighbors"].coincident, given["outgrown"], given["outgrown"]
-    results = (given[name] for name in ("energy", "charge_energy", "forces", "charges"))
+    energy, forces, charges, _, charge_energy = given["computed"]
+    results = energy, charge_energy, forces, charges
     arguments = *results, given["positions"], given["cell"], torch.arange(ATOMS), LEAST
     checks = "test_schema", "test_faketensor"
     more = given["neighbors"].largest, *flags, CAPACITY, True

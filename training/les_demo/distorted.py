@@ -4,9 +4,10 @@
 
 Samples at some temperature say nothing of atoms that come too close or of bonds that are stretched.
 A model that was trained on them alone may give such structures a low energy, and the first trial
-steps of an energy minimisation reach them. Structures of `generate.py` and `liquid.py` that are
-trained on are displaced at random, and then along the forces of a model, twice, by up to 0.25 A (RMS
-over the coordinates). None is held out.
+steps of an energy minimisation reach them. Of each structure this makes three: displaced at random,
+once along the forces of a model, and once more along the forces there, each time by up to 0.25 A
+(RMS over the coordinates). It takes structures of `generate.py` and `liquid.py` that are trained
+on; none is held out.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import generate
 import numpy as np
 from ase import Atoms
+from train import DISTORTED
 
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel
@@ -25,7 +27,6 @@ HERE = Path(__file__).parent
 RANDOM, ALONG_FORCES = (0.08, 0.25), (0.03, 0.25)
 #: More tells nothing that a minimisation needs [eV/A].
 LARGEST_FORCE = 100.0
-GROUP = "distorted"
 
 
 def structures(path: Path, count: int, generator: np.random.Generator) -> list[Atoms]:
@@ -41,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", type=Path, required=True, help="artifact, for the forces")
-    parser.add_argument("--count", type=int, nargs=2, default=(250, 60), help="of both files")
+    parser.add_argument(
+        "--count", type=int, nargs=2, default=(250, 60), help="of data.npz and liquid.npz"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     generator = np.random.default_rng(arguments.seed)
@@ -69,7 +72,7 @@ def main() -> None:
                 except RuntimeError:  # the charges of GFN2-xTB do not converge
                     continue
                 if np.isfinite(energy) and np.abs(forces).max() < LARGEST_FORCE:
-                    rows.append((GROUP, labelled, energy, forces))
+                    rows.append((DISTORTED, labelled, energy, forces))
         print(f"{path.name}: {len(rows)} structures", flush=True)
     generate.save(arguments.output, rows, generator)
 

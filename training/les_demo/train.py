@@ -4,10 +4,10 @@
     torchrun --nproc-per-node 2 -- train.py les-demo.model --minutes 60    # on two cores
 
 Adam with an exponential average of the weights, on energies, forces, and net forces on molecules,
-with a penalty on net charges; the learning rate and the weight of the energy follow the clock, so
-that a run always finishes in the time it is given. It trains on energies
-relative to fitted ones of the elements; `save` turns these into those of isolated atoms. Writes the
-model, and a JSON file with the errors on the tenth of the data that training never sees.
+with a penalty on net charges; the learning rate and the weights follow the clock, so that a run
+always finishes in the time it is given. It trains on energies relative to fitted ones of the
+elements; `save` turns these into those of isolated atoms. Writes the model, and a JSON file with
+the errors on the tenth of the data that training never sees.
 """
 
 import argparse
@@ -119,6 +119,7 @@ def row_of(
         "molecules": torch.tensor(molecules).long(),
         "charges": torch.tensor(total_charges(numbers, molecules)),
         "initial_charges": torch.tensor(initial_charges(numbers, molecules, i[bonded], j[bonded])),
+        "held": torch.full((len(r),), float(group != DISTORTED)),  # which has other bonds
         "energy": float(energy),
         "forces": torch.tensor(forces),
     }
@@ -192,6 +193,7 @@ def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, tor
         "charges_of_molecules": torch.cat([row["charges"] for row in rows]),
         "charges_of_batch": torch.stack([row["charges"].sum() for row in rows]),
         "initial_charges": torch.cat([row["initial_charges"] for row in rows]),
+        "held": torch.cat([row["held"] for row in rows]),
     }
 
 
@@ -254,7 +256,7 @@ def loss_of(
         "net_forces": limited_square(sums(wrong, batch["molecules"]), LARGE_FORCE).mean(),
         "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
         "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
-        "charges": (charges - batch["initial_charges"]).square().mean(),
+        "charges": (batch["held"] * (charges - batch["initial_charges"])).square().mean(),
     }
     return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
 
@@ -336,7 +338,7 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
 def batches(
     rows: list[dict[str, Any]], size: int, generator: np.random.Generator
 ) -> list[list[dict[str, Any]]]:
-    """All structures in random order; a batch has fewer of the large ones of the liquid."""
+    """All structures in random order; a batch has fewer of the liquid, which are large."""
     found = []
     for is_liquid, number in ((False, size), (True, max(1, size // 3))):
         own = [row for row in rows if (row["group"] == LIQUID) == is_liquid]
@@ -401,7 +403,7 @@ def charge(
                 batch["opposite"],
                 [model.les_readouts],
             )
-            loss = (found - batch["initial_charges"]).square().mean()
+            loss = (batch["held"] * (found - batch["initial_charges"])).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -537,10 +539,11 @@ def main() -> None:
     drops = load(arguments.liquid)
     held_out += drops[: len(drops) // 10]
     rows += drops[len(drops) // 10 :]
+    # Of structures that make sense; distorted ones are no part of averages.
     references = reference_energies(rows)
     neighbors = float(np.mean([row["edges"].shape[1] / len(row["species"]) for row in rows]))
     forces = torch.cat([row["forces"] for row in rows])
-    rows += load(arguments.distorted)  # which are no part of averages
+    rows += load(arguments.distorted)
     model = build(neighbors, float(forces.square().mean().sqrt()))
     if arguments.start is not None:
         earlier = torch.load(arguments.start, weights_only=False)

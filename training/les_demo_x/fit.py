@@ -2,9 +2,9 @@
 
     python fit.py data.npz ../les_demo/data.npz --output les-demo-x.model --minutes 30
 
-As the demonstration model was trained, without boxes, and with more weight on the net force on each
-molecule of a structure with several: errors within molecules cancel in it, so that it tells charges
-and polarizabilities. Molecules are neutral, and ions have their charges. A tenth of each file is
+With the loss of the demonstration model. The net force on each molecule of a structure with several
+tells charges and polarizabilities, since errors within molecules cancel in it. Molecules are
+neutral, and ions have their charges. A tenth of each file is
 held out, and all of ACE-THR-NME.
 """
 
@@ -18,8 +18,6 @@ from typing import Any
 import network
 import numpy as np
 import torch
-
-from openmm_les.learning import net_charge_penalty
 
 demo = network.demo
 KEPT_OUT = "ACE-THR-NME"
@@ -139,7 +137,10 @@ def train(
             done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
             demo.set_learning_rate(optimizer, arguments.rate, done)
             batch = demo.collate(part, references)
-            loss = loss_of(model, batch, arguments, done)
+            energies, forces, charges = predict(model, batch, training=True)
+            out = {"energy": energies, "forces": forces, "latent_charges": charges}
+            weights = demo.weights_at(done, arguments.late_from) | {"charges": 0.0}
+            loss = demo.loss_of(out, batch, weights)
             step += 1
             share = max(0.005, 1 / (1 + step))
             demo.update(model, average, optimizer, loss, feature, share)
@@ -149,27 +150,6 @@ def train(
             if done >= 1:
                 break
     return average
-
-
-def loss_of(
-    model: network.PolarizableMACE,
-    batch: dict[str, torch.Tensor],
-    arguments: argparse.Namespace,
-    done: float,
-) -> torch.Tensor:
-    """The loss after a share of the time."""
-    energies, forces, charges = predict(model, batch, training=True)
-    wrong = forces - batch["forces"]
-    per_atom = (energies - batch["energy"]) / batch["sizes"]
-    between = demo.sums(wrong, batch["molecules"])
-    squares = {
-        "forces": wrong.square().mean(),
-        "energy": per_atom.square().mean(),
-        "net_forces": between.square().mean(),
-        "structure": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
-    }
-    weights = demo.weights_at(done, arguments.late_from)
-    return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
 
 
 def main() -> None:

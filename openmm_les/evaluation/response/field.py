@@ -7,7 +7,7 @@ from torch import Tensor
 
 from openmm_les.electrostatics.protocol import ElectrostaticTerms
 from openmm_les.evaluation.assembly import with_induced
-from openmm_les.evaluation.conclusion import Results
+from openmm_les.evaluation.conclusion import Computed, Results
 from openmm_les.evaluation.response.polarization import born_charges, polarization_weights
 from openmm_les.evaluation.response.system import RespondingSystem
 
@@ -77,12 +77,9 @@ class ModelInField(RespondingSystem):
             forces = forces + (field.view(1, 3, 1) * born).sum(1)
         long_range = terms.energy + in_field
         energy = energies.sum() + long_range
+        latent = self.polarized(latent, terms, field)
         results: Results = self.conclusion(
-            energy,
-            forces,
-            self.polarized(latent, terms, field),
-            pulled_strain + strain,
-            long_range,
+            Computed(energy, forces, latent, pulled_strain + strain, long_range),
             atoms,
             cell,
             neighbors,

@@ -17,9 +17,8 @@ from openmm_les.electrostatics.cell import inverse_and_volume
 from openmm_les.neighbors.matrix import (
     Neighbors,
     NeighborSearch,
-    least_heights,
+    is_high_enough,
     neighbor_matrix,
-    suffices,
 )
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
 from openmm_les.networks.kernels.numba.compiler import compiled_as_written
@@ -54,8 +53,10 @@ def _neighbor_matrix(
     suits = len(offsets) == 1 and bool((positions.abs() < _FAR).all())  # false for NaN
     if suits and periodic:
         inverse, _ = inverse_and_volume(cell)
-        least = least_heights([0, 0, 0], cutoff)
-        suits = bool(torch.isfinite(inverse).all() & suffices(inverse, least))
+        # Of one image alone `least_heights` are twice the cutoff.
+        suits = bool(
+            torch.isfinite(inverse).all() & is_high_enough(inverse, torch.tensor(2.0 * cutoff))
+        )
         fractional = positions @ inverse
         wraps = torch.floor(fractional)
         points = fractional - wraps
