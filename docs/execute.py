@@ -33,7 +33,7 @@ MODEL = ROOT / "openmm_les" / "models" / "les-demo.les.pt"
 SUFFIX = ".nb.md"
 PAGES = sorted(DOCS.glob(f"tutorials/*{SUFFIX}"))
 #: Largest picture, and all pictures of a notebook together [bytes].
-PICTURE, PICTURES = 60_000, 250_000
+PICTURE, PICTURES = 90_000, 250_000
 
 #: Runs before a notebook: a command that fails is an error, which in Jupyter it is not.
 STRICT = """
