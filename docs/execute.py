@@ -35,14 +35,16 @@ PAGES = sorted(DOCS.glob(f"tutorials/*{SUFFIX}"))
 #: Largest picture, and all pictures of a notebook together [bytes].
 PICTURE, PICTURES = 90_000, 250_000
 
-#: Runs before a notebook: a command that fails is an error, which in Jupyter it is not.
+#: Runs before a notebook. A command that fails is an error, which in Jupyter it is not; and it does
+#: not write to a terminal, where its output would hold every state of a progress bar.
 STRICT = """
-def strict(command, shell=get_ipython(), system=get_ipython().system):
-    from subprocess import CalledProcessError
+def strict(command, shell=get_ipython()):
+    from subprocess import PIPE, STDOUT, run
 
-    system(command)
-    if status := shell.user_ns["_exit_code"]:
-        raise CalledProcessError(status, command)
+    command = shell.var_expand(command, depth=1)
+    done = run(command, shell=True, stdout=PIPE, stderr=STDOUT, text=True)
+    print(done.stdout, end="")
+    done.check_returncode()
 
 
 get_ipython().system = strict
@@ -157,8 +159,7 @@ def execute(page: Path, quick: bool) -> Any:
     for cell in cells_of(notebook):
         for output in cell.outputs:
             if output.output_type == "stream":
-                text = output.text.replace("\r\n", "\n")  # of commands, which write to a terminal
-                output.text = text.replace(f"{folder}/", "")
+                output.text = output.text.replace(f"{folder}/", "")
     return notebook
 
 
