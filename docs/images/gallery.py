@@ -15,7 +15,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-WIDTH, COLOURS = 720, 48
+WIDTH, COLOURS = 720, 160
 #: Picture of the gallery: example, arguments, picture that it writes.
 RUNS = {
     "md.png": ("01_md_of_a_peptide.py", ("--steps", "2000"), "picture.png"),
