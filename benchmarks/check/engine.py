@@ -12,12 +12,12 @@ _SECONDS, _SECONDS_ON_GPU = 30.0, 15.0
 def decisions(visit: Visit) -> None:
     """Every candidate with its time, or why it was dropped, and errors of the chosen one."""
     name = OFF if visit.on_gpu and OFF in visit.carried.models else DEMO
-    seconds = _SECONDS_ON_GPU if visit.on_gpu else _SECONDS
+    limit = _SECONDS_ON_GPU if visit.on_gpu else _SECONDS
     for size in _SIZES_ON_GPU if visit.on_gpu else _SIZES:
         structure, artifact = visit.carried.structures[size], visit.carried.artifact(name)
         with visit.piece(f"{name}/{size}") as found:
             model = system_model(artifact, structure, device=visit.device, engine="auto")
-            decision = model.tune(structure.positions, seconds=seconds, again=True)
+            decision = model.tune(structure.positions, seconds=limit, again=True)
             found["chosen"] = decision.variant.name
             found["ms"] = {each: 1e3 * seconds for each, seconds in decision.times.items()}
             found["dropped"] = decision.dropped

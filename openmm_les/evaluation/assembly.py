@@ -60,10 +60,8 @@ class SystemNetwork(nn.Module):
         self.counts: List[int] = torch.bincount(species).tolist()
         self.species = nn.Buffer(sorted_species)
         self.order = nn.Buffer(order)
-        original = torch.argsort(order)
-        self.original = nn.Buffer(original)
         least = least_heights(ranges, network.cutoff, grid)
-        self.conclusion = conclusion(periodic, capacity, original, least)
+        self.conclusion = conclusion(periodic, capacity, torch.argsort(order), least)
 
 
 class SpecializedModel(SystemNetwork):

@@ -55,7 +55,7 @@ def test_published_errors_are_those_of_the_file(artifact):
         got = model.evaluate(data["positions"][part].astype(float))
         squares.append(((got.forces - data["forces"][part]) ** 2).ravel())
         energies.append((got.energy + model.reference_energy - data["energy"][k]) / sizes[k])
-        assert abs(got.charges.sum()) < 0.04
+        assert abs(got.charges.sum()) < published["largest_net_charge_e"] + 1e-4
     force_error = 1e3 * np.sqrt(np.concatenate(squares).mean())
     assert force_error == pytest.approx(published["force_rmse_mev_per_a"], rel=0.3)
     assert 1e3 * np.std(energies) < 2 * published["energy_rmse_mev_per_atom"]
@@ -107,7 +107,7 @@ def test_minimisations_stay_where_structures_make_sense(seed):
     r = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom).reshape(-1, 3, 3)
     bonds = np.linalg.norm(r[:, 1:] - r[:, :1], axis=2)
     assert 0.9 < bonds.min() <= bonds.max() < 1.1
-    # Of a molecule alone, about -1350 kJ/mol, which the others bind.
+    # A molecule alone has -1356 kJ/mol, and the others bind it.
     energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) / len(r)
     assert -1430 < energy < -1360
 

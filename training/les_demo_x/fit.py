@@ -4,8 +4,7 @@
 
 With the loss of the demonstration model. The net force on each molecule of a structure with several
 tells charges and polarizabilities, since errors within molecules cancel in it. Molecules are
-neutral, and ions have their charges. A tenth of each file is
-held out, and all of ACE-THR-NME.
+neutral, and ions have their charges. A tenth of each file is held out, and all of ACE-THR-NME.
 """
 
 import argparse

@@ -49,12 +49,12 @@ class ResponseModule(RespondingSystem):
                 for row in torch.unbind(rows)
             ]
             by_dipoles = (torch.stack(moved) + fixed).transpose(0, 1)
-            by_dipoles = by_dipoles.index_select(0, self.original)
+            by_dipoles = by_dipoles.index_select(0, self.conclusion.original)
         energy = terms.energy
         broken = ~(
             torch.isfinite(born).all() & torch.isfinite(by_dipoles).all() & torch.isfinite(energy)
         )
         crowded = self.network.outgrown(tape)
         status = self.conclusion.status(atoms, cell, neighbors, crowded, terms.outgrown, broken)
-        latent = with_induced(latent, terms).index_select(-1, self.original)
-        return latent, born.index_select(0, self.original), by_dipoles, energy, status
+        latent = with_induced(latent, terms).index_select(-1, self.conclusion.original)
+        return latent, born.index_select(0, self.conclusion.original), by_dipoles, energy, status
