@@ -39,7 +39,7 @@ class Molecule:
         energies, _, tape = module.network.short_range(r, matrix, module.species, module.counts)
         nothing = torch.zeros_like(energies)
         pulled, _ = module.network.pull_back(nothing, potential, tape, module.counts)
-        return (result.gradient + pulled.index_select(0, module.original)).numpy()
+        return (result.gradient + pulled.index_select(0, module.conclusion.original)).numpy()
 
 
 @pytest.fixture(scope="module", params=[0.0, 1.0])
