@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml
 # Without a GPU from NVIDIA it runs on OpenMM's CPU platform, unless something else is asked for: OpenMM
 # would take OpenCL on the CPU where that is installed, whose minimiser crashes.
 demo: $(STAMP)
-	$(if $(shell nvidia-smi -L 2>/dev/null),,OPENMM_DEFAULT_PLATFORM=$${OPENMM_DEFAULT_PLATFORM:-CPU}) \
+	$(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),,OPENMM_DEFAULT_PLATFORM=$${OPENMM_DEFAULT_PLATFORM:-CPU}) \
 	    $(BIN)/python examples/01_md_of_a_peptide.py $(if $(MODEL),--model '$(MODEL)') --output demo-output
 
 test: $(STAMP)

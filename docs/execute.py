@@ -37,13 +37,15 @@ PICTURE, PICTURES = 90_000, 250_000
 
 #: Runs before a notebook. A command that fails is an error, which in Jupyter it is not; and it does
 #: not write to a terminal, where its output would hold every state of a progress bar.
-STRICT = """
+STRICT = r"""
 def strict(command, shell=get_ipython()):
+    from re import sub
     from subprocess import PIPE, STDOUT, run
 
     command = shell.var_expand(command, depth=1)
-    done = run(command, shell=True, stdout=PIPE, stderr=STDOUT, text=True)
-    print(done.stdout, end="")
+    done = run(command, shell=True, stdout=PIPE, stderr=STDOUT)
+    lines = done.stdout.decode(errors="replace").replace("\r\n", "\n")
+    print(sub(r"[^\n]*\r", "", lines), end="")  # of a line that is written anew, the last state
     done.check_returncode()
 
 

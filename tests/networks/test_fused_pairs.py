@@ -98,12 +98,12 @@ def test_ewald_fits_a_gpu(capability):
 
 @pytest.mark.parametrize("capability", _ON_ALL)
 def test_conclusions_fit_a_gpu(capability):
-    n, no = 50, torch.tensor(False)
-    forces, cell = random(n, 3, seed=0), random(3, 3, seed=1)
-    results = cell[0, 0], cell[0, 0], forces, forces[:, 0].contiguous()
-    for_box = cell, torch.arange(n), cell[0].contiguous()
+    no, cell = torch.tensor(False), random(3, 3, seed=1)
     with compiled_for(capability) as kernels:
-        for periodic in True, False:
+        for n, moments, periodic in (50, (), True), (50, (), False), (700, (7,), True):
+            forces, charges = random(n, 3, seed=0), random(*moments, n, seed=2)
+            results = cell[0, 0], cell[0, 0], forces, charges
+            for_box = cell, torch.arange(n), cell[0].contiguous()
             conclude(*results, forces, *for_box, torch.tensor(9), no, no, no, 9, periodic)
     check_compiled(kernels, {"_look_kernel", "_conclude_kernel"})
 

@@ -18,6 +18,7 @@ from openmm_les.neighbors.matrix import (
     Neighbors,
     NeighborSearch,
     is_high_enough,
+    least_heights,
     neighbor_matrix,
 )
 from openmm_les.neighbors.search import COINCIDENT_DISTANCE
@@ -53,9 +54,8 @@ def _neighbor_matrix(
     suits = len(offsets) == 1 and bool((positions.abs() < _FAR).all())  # false for NaN
     if suits and periodic:
         inverse, _ = inverse_and_volume(cell)
-        # Of one image alone `least_heights` are twice the cutoff.
         suits = bool(
-            torch.isfinite(inverse).all() & is_high_enough(inverse, torch.tensor(2.0 * cutoff))
+            torch.isfinite(inverse).all() & is_high_enough(inverse, least_heights([0] * 3, cutoff))
         )
         fractional = positions @ inverse
         wraps = torch.floor(fractional)

@@ -161,7 +161,7 @@ class MixedCompute(LESCompute):
         if abs(spurious) > _SMALL:
             logger.warning(
                 "embedding='mechanical': latent charges that add up to %.2f e take the place of "
-                "MM charges of %.2f e. Among periodic images that adds about %.3g kJ/mol / L to "
+                "MM charges of %.2f e. Among periodic images that adds about %.2f kJ/mol / L to "
                 "the free energy from the force field to the model, with the length L of the box "
                 "in nm: compare boxes of the same size, or take embedding='electrostatic'",
                 float(np.linalg.norm(sums)),
