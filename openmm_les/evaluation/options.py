@@ -54,7 +54,9 @@ class EvaluationOptions:
         int | None,
         Option("slots for each atom's neighbours; None: from the structure", limits=(1, None)),
     ] = None
-    ewald: Annotated[Ewald, Option("periodic sum: exact, on a mesh, or as it is faster")] = "auto"
+    ewald: Annotated[Ewald, Option("periodic sum: direct (exact), mesh, or the faster of both")] = (
+        "auto"
+    )
     ewaldTolerance: Annotated[
         float,
         Option(

@@ -134,8 +134,8 @@ class RunConfig(BaseModel):
     device: str | None = evaluation("device", None)
     engine: Literal["auto", "torchscript"] = Field(
         "auto",
-        description="auto: the model is computed in the way that was measured to be fastest here,"
-        " else in the usual one; torchscript: by torch code alone",
+        description="auto: the fastest way found by measuring on this machine, else the default;"
+        " torchscript: torch code only",
     )
     backend: Literal["auto", "pythonforce", "torchforce"] = Field(
         "auto", description="how OpenMM calls the model"
@@ -173,22 +173,32 @@ class RunConfig(BaseModel):
         "HBonds", description="rigid bonds outside the region, water included; none: all are free"
     )
     embedding: Literal["mechanical", "electrostatic"] = Field(
-        "mechanical", description="how the region feels the charges of the force field"
+        "mechanical",
+        description="mechanical: charges of the region are those of the force field;"
+        " electrostatic: those of the model",
     )
     charge_tolerance: Number = Field(
-        0.25, gt=0, description="how far the latent charges may add up to another charge [e]"
+        0.25,
+        gt=0,
+        description="largest difference between the sum of the latent charges and the"
+        " charge of the region [e]",
     )
     polarization: Literal["none", "mm"] = Field(
-        "none", description="mm: the region responds to the charges of the force field"
+        "none", description="mm: the charges of the force field polarize the region"
     )
     conserve_induced_charge: OnOrOff = Field(
-        "on", description="the charges that it responds with add up to nothing"
+        "on", description="charges that they induce add up to zero"
     )
     mm_damping: Literal["none", "lj"] = Field(
-        "none", description="lj: it responds to charges as wide as their Lennard-Jones spheres"
+        "none",
+        description="lj: charges that induce are Gaussians as wide as their Lennard-Jones"
+        " radius; none: points",
     )
     lambda_interpolate: Number | None = Field(
-        None, ge=0, le=1, description="where between the force field (0) and ML/MM (1); null: ML/MM"
+        None,
+        ge=0,
+        le=1,
+        description="lambda between the force field (0) and ML/MM (1); null: ML/MM",
     )
 
     def __init__(self, origin: _Origin = _Origin(), /, **values: Any) -> None:
