@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from openmm_les.errors import InputError
 from openmm_les.learning.neutrality import net_charges
 
 
@@ -36,7 +37,15 @@ def born_charges(
 
     Returns:
         Shape [n, 3, 3] [e], in the dtype of the charges.
+
+    Raises:
+        InputError: autograd cannot differentiate the charges here.
     """
+    if not torch.is_grad_enabled() or (charges.requires_grad and not positions.requires_grad):
+        raise InputError(
+            "Born effective charges: expected charges that autograd differentiates by positions; "
+            "set positions.requires_grad_() before the model is evaluated, without torch.no_grad()"
+        )
     if remove_mean:
         sizes = torch.bincount(batch, minlength=len(cell)).to(charges).clamp(min=1.0)
         charges = charges - (net_charges(charges, batch, len(cell)) / sizes)[batch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from openmm_les.electrostatics.multipoles.moments import (
     multipoles_of,
 )
 from openmm_les.errors import InputError
+from openmm_les.learning.arithmetic import without_autocast
 from openmm_les.learning.pairs import are_few, few_pairs, open_energies
 from openmm_les.learning.reciprocal import periodic_energy
 
@@ -30,7 +32,9 @@ class LES(nn.Module):
     as training on forces and stresses needs. All derivatives are sums in closed form that keep
     neither an array of reciprocal vectors times atoms nor one of pairs.
 
-    There are no parameters to learn. It computes on the device of its arguments.
+    There are no parameters to learn. It computes on the device of its arguments, without autocast;
+    torch.compile leaves it out. Several gradients at once (``is_grads_batched``) and torch.func are
+    not supported.
     """
 
     def __init__(
@@ -52,9 +56,18 @@ class LES(nn.Module):
             n_max: leaves out reciprocal vectors with a larger integer coordinate.
 
         Raises:
-            InputError: sigma or dl is not a length.
+            InputError: a constant is not a finite number, sigma or dl is not a length, or n_max is
+                no integer above 0.
         """
         super().__init__()
+        constants = {"sigma": sigma, "dl": dl, "prefactor": prefactor}
+        for name, value in constants.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{name}: expected a number, got {value!r}")
+            if not math.isfinite(value):
+                raise InputError(f"{name}: expected a finite number, got {value}")
+        if n_max is not None and (type(n_max) is not int or n_max < 1):
+            raise InputError(f"n_max: expected an integer of 1 or more, or None, got {n_max!r}")
         self.sigma, self.prefactor = sigma, prefactor
         self.kernel = ReciprocalKernel(
             sigma=sigma, dl=dl, prefactor=prefactor, remove_self_interaction=False, n_max=n_max
@@ -63,6 +76,8 @@ class LES(nn.Module):
             self_energy_coefficient(prefactor, sigma) if remove_self_interaction else 0.0
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # it would lose second derivatives
+    @without_autocast
     def forward(
         self,
         charges: Tensor,
@@ -94,12 +109,15 @@ class LES(nn.Module):
             Shape [structures] [eV], in the dtype of the charges, with sums in float64.
 
         Raises:
-            InputError: an argument has another shape or dtype, a cell has no volume, or there are
-                moments with several charges of each atom.
+            InputError: an argument has another shape or dtype, a cell has no volume, quadrupoles
+                are not symmetric and traceless, or there are moments with several charges of
+                each atom.
         """
         moments = SiteMoments(charges, dipoles, quadrupoles, kappa, alpha)
         structures = _structures(positions, batch, cell)
         if charges.dim() == 2:
+            if charges.shape[1] == 0:
+                raise InputError("charges: expected one or more for each atom, got none")
             if charges.shape[1] > 1 and any(part is not None for part in moments[1:]):
                 raise InputError(
                     f"charges: expected one for each atom beside other moments, got "
@@ -213,6 +231,11 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
         raise InputError(
             f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}"
         )
+    if batch.dtype not in (torch.int32, torch.int64) or int(batch.min()) < 0:
+        raise InputError(
+            f"batch: expected integers from 0 on, int64 or int32, got {batch.dtype} from "
+            f"{batch.min().item()} on"
+        )
     least = int(batch.max()) + 1
     cells = _cells(positions.new_zeros([least, 3, 3]) if cell is None else cell, least)
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
@@ -255,8 +278,11 @@ def _cells(cell: Tensor, least: int) -> Tensor:
     if not bool(cells.detach().any()):
         return cells
     boxes = cells.detach().to(torch.float64)
-    # A volume of NaN is none, either.
-    has_none = boxes.flatten(1).any(dim=1) & ~(torch.linalg.det(boxes).abs() > 0.0)
+    # A volume of NaN is none, either, nor one that is lost in the rounding of the vectors; and
+    # vectors much shorter than an atom are of other units, or damaged.
+    least_volume = 1e-9 * boxes.norm(dim=2).clamp(min=1e-3).prod(dim=1)
+    volumes = torch.linalg.det(boxes).abs()
+    has_none = boxes.flatten(1).any(dim=1) & ~((volumes > least_volume) & volumes.isfinite())
     if bool(has_none.any()):
         i = int(torch.nonzero(has_none)[0])
         raise InputError(
@@ -275,3 +301,13 @@ def _check(moments: SiteMoments, n: int) -> None:
             raise InputError(f"{name}: expected the shape {wanted}, got {list(value.shape)}")
     if moments.charges.dtype not in (torch.float32, torch.float64):
         raise InputError(f"charges: expected float32 or float64, got {moments.charges.dtype}")
+    if moments.quadrupoles is not None:
+        q = moments.quadrupoles.detach()
+        traces = q.diagonal(dim1=1, dim2=2).sum(dim=1)
+        wrong = torch.maximum((q - q.transpose(1, 2)).abs().amax(), traces.abs().amax())
+        if bool(wrong > 1e-3 * q.abs().amax()):
+            raise InputError(
+                f"quadrupoles: expected symmetric ones without a trace, got some that are "
+                f"{float(wrong):.3g} e A^2 off; take (Q + Q^T)/2 less a third of its trace on the "
+                "diagonal"
+            )

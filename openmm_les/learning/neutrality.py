@@ -37,8 +37,7 @@ def net_charge_penalty(
     Returns:
         Shape [] [e^2].
     """
-    structures = None if total_charge is None else len(total_charge)
-    net = net_charges(charges, batch, structures)
+    net = _net_charges(charges, batch, total_charge)
     return (net - _like(total_charge, net)).square().mean()
 
 
@@ -66,12 +65,26 @@ def with_net_charge(
         raise InputError(
             f"weights: expected one for each of {len(batch)} atoms, got {list(weights.shape)}"
         )
-    structures = None if total_charge is None else len(total_charge)
-    net = net_charges(charges, batch, structures)
+    if not bool((weights > 0).all()):
+        raise InputError(f"weights: expected numbers above 0, got {float(weights.min())}")
+    net = _net_charges(charges, batch, total_charge)
     missing = _like(total_charge, net) - net
     weights = weights.to(charges)
     share = weights / net_charges(weights, batch, len(net))[batch]
     return charges + share.view(-1, *[1] * (charges.dim() - 1)) * missing[batch]
+
+
+def _net_charges(charges: Tensor, batch: Tensor, total_charge: Tensor | None) -> Tensor:
+    """Net charges of as many structures as there are total charges; some may have no atoms."""
+    if total_charge is None:
+        return net_charges(charges, batch)
+    least = int(batch.max()) + 1 if len(batch) else 0
+    if total_charge.dim() == 0 or len(total_charge) < least:
+        raise InputError(
+            f"total_charge: expected one for each of {least} structures, got the shape "
+            f"{list(total_charge.shape)}"
+        )
+    return net_charges(charges, batch, len(total_charge))
 
 
 def _like(total_charge: Tensor | None, net: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from openmm_les.electrostatics.multipoles.recursion import (
     recursion_steps,
 )
 from openmm_les.learning.algebra import algebra_on, degree_of, slopes
+from openmm_les.learning.arithmetic import without_autocast
 
 #: Pairs processed at a time: some MB for each of the functions of a distance.
 _PAIRS_PER_BLOCK = 2**16
@@ -51,6 +52,7 @@ class _PairFields(torch.autograd.Function):
         return tuple(_sum_over_pairs(places, degrees, sources))
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         places, *all_sources = ctx.saved_tensors
         given = [i for i, gradient in enumerate(gradients) if gradient is not None]
@@ -88,6 +90,7 @@ class _PairEnergy(torch.autograd.Function):
         return 0.5 * (coefficients.to(torch.float64) * own).sum(dim=(1, 2))
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, places, derivatives = ctx.saved_tensors
         scaled = gradient.view(-1, 1, 1).to(derivatives.dtype) * derivatives
@@ -158,6 +161,7 @@ class _Screened(torch.autograd.Function):
         return known[order].view_as(squared)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (squared,) = ctx.saved_tensors
         slope = _screened(squared, ctx.known, ctx.order + 1, ctx.constants)

@@ -17,6 +17,7 @@ from openmm_les.electrostatics.kernel import ReciprocalKernel
 from openmm_les.electrostatics.multipoles.factors import MultipoleFactors
 from openmm_les.electrostatics.multipoles.moments import Multipoles
 from openmm_les.learning.algebra import algebra_on, degree_of, slopes
+from openmm_les.learning.arithmetic import without_autocast
 
 
 class _Waves(NamedTuple):
@@ -37,6 +38,7 @@ class _Sources(torch.autograd.Function):
         return waves.factors.moment_sums(coefficients.contiguous(), places, degree, waves.phases)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, places = ctx.saved_tensors
         number, moves = coefficients.shape[1], ctx.needs_input_grad[1]
@@ -54,6 +56,7 @@ class _Fields(torch.autograd.Function):
         return waves.factors.moment_pull_back(response.contiguous(), places, degree, waves.phases)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         response, places = ctx.saved_tensors
         by_response = by_places = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -145,10 +146,10 @@ class Les(nn.Module):
         """Set up the constants, from ``--les_arguments`` of mace-torch.
 
         Raises:
-            InputError: an argument that is unknown, or on and not supported.
+            InputError: an argument that is unknown, of another type, or on and not supported.
         """
         super().__init__()
-        given = dict(les_arguments or {})
+        given = checked_arguments(les_arguments)
         defaults, switches = CONSTANTS | _IDLE_DEFAULTS, (*_RECORDED, *_MOMENTS)
         unknown = set(given) - {*defaults, *switches, *_IDLE, *_BOUNDARIES, *_OF_MACE}
         if unknown:
@@ -157,6 +158,8 @@ class Les(nn.Module):
                 f"{', '.join(sorted(unknown))}"
             )
         _refuse([name for name in switches if given.get(name)])
+        if given.get("compute_bec") and given.get("bec_output_index") is not None:
+            _refuse_index(given["bec_output_index"])
         values = defaults | {name: given[name] for name in defaults if name in given}
         norm_factor = values.pop("norm_factor")
         for name, value in values.items():
@@ -205,10 +208,7 @@ class Les(nn.Module):
             energy = _energy_of(self.ewald)(latent_charges, positions, batch, cells)
         if compute_bec:
             if bec_output_index is not None:
-                raise InputError(
-                    f"bec_output_index: expected none, for all Born effective charges, got "
-                    f"{bec_output_index}; leave it out"
-                )
+                _refuse_index(bec_output_index)
             remove_mean, factor = self.bec.remove_mean, self.bec.normalization_factor
             charges = latent_charges.reshape(len(positions))
             born = born_charges(
@@ -229,11 +229,42 @@ class Les(nn.Module):
             )
 
 
+def checked_arguments(given: Any) -> dict[str, Any]:
+    """``les_arguments`` as a dict, whose constants are of the types of `CONSTANTS`.
+
+    Raises:
+        InputError: they are no mapping, or a constant is no number, or not true or false.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"les_arguments: expected names with values, such as `sigma: 1.0`, got {given!r}"
+        )
+    for name in CONSTANTS.keys() & given.keys():
+        value, is_switch = given[name], isinstance(CONSTANTS[name], bool)
+        if is_switch and not isinstance(value, bool):
+            raise InputError(f"les_arguments: {name}: expected true or false, got {value!r}")
+        if not is_switch and (isinstance(value, bool) or not isinstance(value, int | float)):
+            hint = " (in YAML write 1.0, not 1e0)" if isinstance(value, str) else ""
+            raise InputError(f"les_arguments: {name}: expected a number, got {value!r}{hint}")
+        if not is_switch and not 0.0 < value < math.inf:
+            raise InputError(f"les_arguments: {name}: expected a number > 0, got {value}")
+    return dict(given)
+
+
+def _refuse_index(index: Any) -> None:
+    raise InputError(
+        f"bec_output_index: expected none, for all Born effective charges, got {index}; leave it "
+        "out"
+    )
+
+
 def _boundaries(given: Mapping[str, Any]) -> tuple[bool, int]:
     is_periodic, n_max = given["is_periodic"], given.get("N_max", 10)
     if not isinstance(is_periodic, bool):
         raise InputError(f"les_arguments: is_periodic: expected true or false, got {is_periodic!r}")
-    if not isinstance(n_max, int) or not 1 <= n_max <= 50:
+    if type(n_max) is not int or not 1 <= n_max <= 50:
         raise InputError(f"les_arguments: N_max: expected an integer of 1 to 50, got {n_max!r}")
     return is_periodic, n_max
 
@@ -273,12 +304,16 @@ def register() -> bool:
 
     Returns whether they are.
     """
-    if "les" in sys.modules or find_spec("les") is not None:
-        return getattr(sys.modules.get("les"), "Les", None) is Les
-    for name in ("les", "les.module"):
-        sys.modules[name] = ModuleType(name)
+    if "les" in sys.modules:
+        return getattr(sys.modules["les"], "Les", None) is Les
+    spec = find_spec("les")
+    if spec is not None and spec.origin is not None:  # a folder of this name alone is no package
+        return False
+    for name in ("les", "les.module", *(part.__module__ for part in _CLASSES)):
+        module = sys.modules.setdefault(name, ModuleType(name))
+        module.__spec__ = ModuleSpec(name, None, is_package=name in ("les", "les.module"))
+        module.__path__ = []
     for part in _CLASSES:
-        sys.modules.setdefault(part.__module__, ModuleType(part.__module__))
         setattr(sys.modules[part.__module__], part.__name__, part)
     sys.modules["les"].Les = Les  # type: ignore[attr-defined]
     return True

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
@@ -17,7 +19,7 @@ from typing import Any
 from openmm_les.errors import InputError
 from openmm_les.files.reading import Kind, boundary
 from openmm_les.learning.losses import NetChargeLoss
-from openmm_les.learning.stand_in import CONSTANTS, register
+from openmm_les.learning.stand_in import CONSTANTS, Les, register
 
 _STARTING_MODEL = Kind(
     InputError,
@@ -44,20 +46,32 @@ class Training:
             net_charge_weight: of `net_charge_penalty` in the loss [1/e^2].
 
         Raises:
-            InputError: mace-torch is not installed, or the penalty is asked for with a model that
-                has no latent charges.
+            InputError: mace-torch is not installed, its version has no MACE-LES, there is no GPU
+                for ``--device cuda``, ``--les_arguments`` are not accepted, or the penalty is no
+                number, or asked for with a model that has no latent charges.
             SystemExit: mace-torch does not accept the arguments; it has printed why.
         """
-        if find_spec("mace") is None:
+        spec = find_spec("mace")
+        if spec is None or spec.origin is None or find_spec("mace.modules.extensions") is None:
             raise InputError(
-                "train: expected mace-torch, which is not installed: "
+                "train: expected mace-torch 0.3.16 or newer, which is not installed: "
                 "`pip install 'openmm-les[mace]'`"
+            )
+        if not math.isfinite(net_charge_weight):
+            raise InputError(
+                f"--net-charge-weight: expected a finite number, got {net_charge_weight}"
+            )
+        if any(argument.startswith("--net-charge-weight") for argument in arguments):
+            raise InputError(
+                "--net-charge-weight: expected before `--`, which the arguments of mace-torch "
+                "follow, got it after"
             )
         #: Whether the LES energy is that of this package.
         self.is_ours = register()
         self._code: Any = import_module("mace.cli.run_train")
         parser = self._code.tools.build_default_arg_parser()
         parser.prog = "openmm-les train --"
+        parser.usage = "openmm-les train [--net-charge-weight W] -- ARGUMENTS of mace_run_train"
         parser.set_defaults(model="MACELES")
         self.options: argparse.Namespace = parser.parse_args(list(arguments))
         self.net_charge_weight = net_charge_weight
@@ -66,6 +80,10 @@ class Training:
                 f"--net-charge-weight: expected a model with latent charges, --model MACELES, got "
                 f"{self.options.model}"
             )
+        if self.options.model == "MACELES" and self.is_ours:
+            Les(self.options.les_arguments)
+        if self.options.device == "cuda" and not import_module("torch").cuda.is_available():
+            raise InputError("--device: expected one of this machine, such as cpu, got cuda")
 
     def take_constants(self) -> dict[str, Any]:
         """Take the LES constants of the file that training starts from, where none are named.
@@ -76,8 +94,8 @@ class Training:
             What was taken and differs from the defaults of ``les_arguments``.
 
         Raises:
-            InputError: there is no such file, its model has no latent charges, or it has what the
-                installed mace-torch drops.
+            InputError: there is no such file, it holds no model or one without latent charges, or
+                one with what the installed mace-torch drops or cannot take.
         """
         start = self.options.foundation_model
         if self.options.model != "MACELES" or start is None:
@@ -87,18 +105,31 @@ class Training:
                 f"--foundation_model: expected the file of a MACE-LES model, got {start}, which is "
                 "no file; leave it out, or name another kind of model by --model"
             )
-        with boundary(start, _STARTING_MODEL):
-            model = import_module("torch").load(start, map_location="cpu", weights_only=False)
+        torch = import_module("torch")
+        with boundary(start, _STARTING_MODEL), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an artifact, which the next lines refuse
+            model = torch.load(start, map_location="cpu", weights_only=False)
         if not hasattr(model, "les_readouts"):
+            if isinstance(model, torch.jit.ScriptModule):
+                what = "is an exported model; give the .model file that it was exported from"
+            elif isinstance(model, dict):
+                what = "is a checkpoint; give the .model file that the training wrote"
+            else:
+                what = "has no latent charges; leave it out, or name another kind by --model"
             raise InputError(
-                f"--foundation_model: expected a MACE-LES model, got {start}, which has no latent "
-                "charges; leave it out, or name another kind of model by --model"
+                f"--foundation_model: expected a MACE-LES model, got {start}, which {what}"
             )
         self._check_vintage(model, start)
+        cutoff, dtype = float(model.r_max), self.options.default_dtype
+        if float(torch.tensor(cutoff, dtype=getattr(torch, dtype))) != cutoff:
+            raise InputError(
+                f"--default_dtype: expected float64, in which {start} was trained, got {dtype}: "
+                f"its cutoff {cutoff} A is no number in {dtype}"
+            )
         found = _constants_of(model.les)
         named = self.options.les_arguments or {}
         found = {name: value for name, value in found.items() if name not in named}
-        self.options.les_arguments = named | found
+        self.options.les_arguments = {"use_atomwise": False} | named | found
         return {name: value for name, value in found.items() if value != CONSTANTS.get(name)}
 
     def _check_vintage(self, model: Any, start: str) -> None:
@@ -117,18 +148,39 @@ class Training:
             )
 
     def run(self) -> None:
-        """Train, and write what mace-torch writes."""
-        code, weight = self._code, self.net_charge_weight
-        before = {name: getattr(code, name) for name in ("get_loss_fn", "get_swa")}
-        logging.getLogger().handlers.clear()  # the trainer brings its own
+        """Train, and write what mace-torch writes.
+
+        Raises:
+            InputError: a file cannot be read or written, mace-torch refuses an argument, the new
+                model cannot take the latent charges of the one that training starts from, or
+                training ended without numbers.
+        """
+        code, weight, made = self._code, self.net_charge_weight, list[Any]()
+        replaced = {"configure_model": _configured(code.configure_model, made)}
         if weight:
-            code.get_loss_fn = _penalised(code.get_loss_fn, weight)
-            code.get_swa = _penalised_stage_two(code.get_swa, weight)
+            replaced["get_loss_fn"] = _penalised(code.get_loss_fn, weight)
+            replaced["get_swa"] = _penalised_stage_two(code.get_swa, weight)
+        before = {name: getattr(code, name) for name in replaced}
+        logging.getLogger().handlers.clear()  # the trainer brings its own
         try:
+            for name, function in replaced.items():
+                setattr(code, name, function)
             code.run(self.options)
+        except (OSError, AssertionError) as error:  # by which mace-torch refuses arguments
+            if not str(error):
+                raise
+            raise InputError(f"train: {error}") from error
         finally:
             for name, function in before.items():
                 setattr(code, name, function)
+        if not all(bool(p.isfinite().all()) for model in made for p in model.parameters()):
+            options = self.options
+            raise InputError(
+                f"train: expected energies and forces under the names of --energy_key and "
+                f"--forces_key ({options.energy_key}, {options.forces_key}) and a learning rate "
+                f"that suits the data, got a model whose weights are not numbers; do not use "
+                f"{options.name}.model"
+            )
 
 
 def _constants_of(les: Any) -> dict[str, Any]:
@@ -139,6 +191,42 @@ def _constants_of(les: Any) -> dict[str, Any]:
     if getattr(les.ewald, "is_periodic", None) is not None:
         found |= {name: getattr(les.ewald, name) for name in ("is_periodic", "N_max")}
     return found
+
+
+def _configured(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
+    """Keeps the model, and gives it of its start what some versions of mace-torch leave out.
+
+    These are the latent charges, before 0.3.16 and with several heads, and in 0.3.16 the energies
+    of isolated atoms that the arguments ask for, in whose place are those of the start.
+    """
+
+    @wraps(make)
+    def configure_model(
+        options: Any,
+        loader: Any,
+        atomic_energies: Any,
+        start: Any = None,
+        *others: Any,
+        **more: Any,
+    ) -> Any:
+        model, output = make(options, loader, atomic_energies, start, *others, **more)
+        made.append(model)
+        if start is not None and hasattr(model, "les_readouts"):
+            weights = start.les_readouts.state_dict()
+            own = model.les_readouts.state_dict()
+            if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
+                raise InputError(
+                    "--foundation_model: expected latent charges of the same number of heads in "
+                    "the new model, got others; train with one head, without --heads and "
+                    "--pt_train_file"
+                )
+            model.les_readouts.load_state_dict(weights)
+            energies = model.atomic_energies_fn.atomic_energies
+            asked = import_module("torch").as_tensor(atomic_energies, dtype=energies.dtype)
+            energies.copy_(asked.reshape(energies.shape))
+        return model, output
+
+    return configure_model
 
 
 def _penalised(make: Callable[..., Any], weight: float) -> Callable[..., NetChargeLoss]:

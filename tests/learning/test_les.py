@@ -275,9 +275,60 @@ def test_wrong_arguments():
         "cell: expected three independent .* for structure 0": {
             "cell": torch.diag(torch.tensor([9.0, 9.0, 0.0]))
         },
+        "three independent lattice vectors": {"cell": torch.diag(torch.tensor([9, 9, 1e-30]))},
+        "lattice vectors, .* inf": {"cell": torch.diag(torch.tensor([9.0, 9.0, torch.inf]))},
         r"alpha: expected the shape \[4\] or \[4, 3, 3\], got \[4, 3\]": {"alpha": r},
+        "charges: expected one or more for each atom, got none": {"charges": torch.zeros(4, 0)},
+        "batch: expected integers from 0 on, .* got torch.float32": {"batch": torch.zeros(4)},
+        "batch: expected integers from 0 on, .* from -1 on": {"batch": torch.arange(4) - 1},
+        "quadrupoles: .* got some that are 3 e A": {"quadrupoles": torch.eye(3).expand(4, 3, 3)},
+        "quadrupoles: expected symmetric": {"quadrupoles": torch.eye(3).roll(1, 0).expand(4, 3, 3)},
     }.items():
         with pytest.raises(InputError, match=expected):
             LES()(**({"charges": q, "positions": r} | arguments))
-    with pytest.raises(InputError, match="sigma and dl"):
-        LES(sigma=0.0)
+    for expected, constants in {
+        "sigma and dl": {"sigma": 0.0},
+        "sigma: expected a finite number, got inf": {"sigma": float("inf")},
+        "prefactor: expected a number, got '90'": {"prefactor": "90"},
+        "n_max: expected an integer of 1 or more, or None, got 0": {"n_max": 0},
+        "n_max: .* got 2.5": {"n_max": 2.5},
+    }.items():
+        with pytest.raises(InputError, match=expected):
+            LES(**constants)
+
+
+@pytest.mark.parametrize("name", ["open", "triclinic"])
+@pytest.mark.parametrize("kind", ["q", "quQ"])
+def test_autocast_changes_nothing(kind, name):
+    """Neither around the energy nor around its derivatives."""
+    moments = random_moments(kind, 40)
+    r, cell = place(name, 40)
+
+    def step(enabled):
+        leaves = [x.detach().float().requires_grad_() for x in (*named(moments).values(), r)]
+        own = dict(zip(named(moments), leaves, strict=False))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            energy = LES()(positions=leaves[-1], cell=cell.float(), **own).sum()
+            first = torch.autograd.grad(energy, leaves, create_graph=True)
+            return energy, *torch.autograd.grad(sum(x.square().sum() for x in first), leaves)
+
+    for found, want in zip(step(True), step(False), strict=True):
+        assert torch.equal(found, want)
+
+
+def test_a_compiled_network_has_the_same_second_derivatives():
+    """torch.compile goes around the energy."""
+    torch.manual_seed(0)
+    (r, cell), network, les = place("triclinic", 8), torch.nn.Linear(3, 1).double(), LES()
+
+    def energy(x):
+        return les(network(x)[:, 0], x, cell=cell)
+
+    def gradient(function):
+        x = r.clone().requires_grad_()
+        (minus,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(minus.square().sum(), list(network.parameters()))
+
+    compiled = torch.compile(energy, backend="eager")
+    for got, want in zip(gradient(compiled), gradient(energy), strict=True):
+        torch.testing.assert_close(got, want)

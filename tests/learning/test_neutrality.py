@@ -55,3 +55,8 @@ def test_wrong_shapes():
         with_net_charge(CHARGES, BATCH, torch.zeros(3, 1))
     with pytest.raises(InputError, match="expected one for each of 5 atoms"):
         with_net_charge(CHARGES, BATCH, weights=torch.ones(4))
+    for total in (torch.tensor(0.0), torch.zeros(1)):
+        with pytest.raises(InputError, match="total_charge: expected one for each of 2 structures"):
+            net_charge_penalty(CHARGES, BATCH, total)
+    with pytest.raises(InputError, match="weights: expected numbers above 0"):
+        with_net_charge(CHARGES, BATCH, weights=torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0]))

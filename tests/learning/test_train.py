@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -61,11 +63,23 @@ for arguments in json.loads(sys.argv[1]):
     except SystemExit as stop:
         assert not stop.code, arguments
 torch.save(torch.nn.Linear(1, 1), "other.model")
+rounded = torch.load("tiny.model", weights_only=False)
+rounded.r_max.fill_(3.1)
+torch.save(rounded, "rounded.model")
 for arguments in json.loads(sys.argv[2]):
     try:
         main(["train", *arguments])
     except SystemExit as stop:
         assert stop.code == 2, arguments
+from openmm_les.errors import InputError
+from openmm_les.learning.trainer import Training
+for arguments, expected in json.loads(sys.argv[3]):
+    try:
+        Training(arguments).take_constants()
+    except InputError as error:
+        assert expected in str(error), error
+    else:
+        assert not expected, arguments
 from mace.calculators import MACECalculator
 found = {}
 for name in ("plain", "neutral"):
@@ -87,6 +101,8 @@ TUNE = {
 }
 #: And of one of a model that takes the total charge.
 OTHER = {"name": "embedded", "config": "embedded.yaml"}
+#: A training that changes the first by nothing but energies of isolated atoms.
+SHIFT = {"name": "shifted", "lr": 1e-30, "E0s": "{1: -1.0, 8: -5.0}", "max_num_epochs": 1}
 EMBEDDED = """
 embedding_specs:
   total_charge: {type: continuous, per: graph, in_dim: 1, emb_dim: 2}
@@ -122,13 +138,34 @@ def trained(tmp_path_factory):
         ["--", "--config=tune.yaml", "--name=plain"],
         ["--net-charge-weight=100", "--", "--config=tune.yaml", "--name=neutral"],
         ["--net-charge-weight=1", "--", *options(SMALL | OTHER)],
+        ["--", *options(TUNE | SHIFT)],
     ]
     start = ["--", "--config=tune.yaml", "--name=refused"]
-    others = ("small", "other.model", "les.yaml")
+    others = ("small", "other.model", "les.yaml", "exported.les.pt", "state.pt")
+    shutil.copy(catalog.artifact_path("les-demo"), folder / "exported.les.pt")
+    torch.save({"epoch": 3}, folder / "state.pt")
     refused = [[*start, f"--foundation_model={name}"] for name in others]
+    # Several heads, and data without energies.
+    heads = ["--pt_train_file=train.xyz", "--E0s={1: -1.0, 8: -5.0}"]
+    refused.append([*start, "--foundation_model=tiny.model", *heads])
+    refused.append([*start, "--foundation_model=tiny.model", *heads[:1]])
+    refused.append(["--", *options(SMALL | {"name": "refused", "energy_key": "none"})])
+    page = (ROOT / "docs" / "howto" / "learning.md").read_text()
+    lines = page[page.index("openmm-les train --net") :].partition("\n```")[0]
+    of_page = shlex.split(lines.replace("\\\n", " "))
+    said_early = [
+        (of_page[of_page.index("--") + 1 :], ""),
+        (["--name=x", "--net-charge-weight=1"], "before `--`"),
+        ([*start[1:], "--foundation_model=rounded.model", "--default_dtype=float32"], "3.1 A"),
+    ]
+    for i, (text, expected) in enumerate(
+        [("sigma: 1e0", "in YAML write 1.0"), ("- 3", "expected names"), ("dl: .nan", "> 0")]
+    ):
+        (folder / f"bad{i}.yaml").write_text(text)
+        said_early.append((["--name=x", f"--les_arguments=bad{i}.yaml"], expected))
     path = os.pathsep.join((str(ROOT), str(ROOT / "export"), *filter(None, sys.path)))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(runs), json.dumps(refused)],
+        [sys.executable, "-c", PROGRAM, *map(json.dumps, (runs, refused, said_early))],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
@@ -195,11 +232,25 @@ def test_a_second_training_takes_the_constants_of_the_first(trained):
 @pytest.mark.mace
 def test_models_without_latent_charges_are_no_start(trained):
     """Before training: mace-torch would end in a KeyError, after it has read all data."""
-    folder, said = trained
+    _, said = trained
     assert "expected the file of a MACE-LES model, got small, which is no file" in said
     assert "expected a MACE-LES model, got other.model, which has no latent charges" in said
     assert "expected a model that mace-torch wrote, got les.yaml (" in said
-    assert not list(folder.rglob("refused*"))
+    assert "got exported.les.pt, which is an exported model; give the .model file" in said
+    assert "got state.pt, which is a checkpoint; give the .model file" in said
+    assert "expected latent charges of the same number of heads" in said
+    assert "train: average atomic energies cannot be used for multiheads" in said
+    assert "a model whose weights are not numbers; do not use refused.model" in said
+
+
+@pytest.mark.mace
+def test_a_second_training_starts_from_the_charges_of_the_first(trained):
+    """And with the energies of isolated atoms that it was given."""
+    folder, _ = trained
+    first, second = (read_model(folder / f"{name}.model") for name in ("tiny", "shifted"))
+    for name in ("layers.0.charge.0", "layers.0.energy.0"):
+        np.testing.assert_array_equal(second.state[name], first.state[name])
+    np.testing.assert_array_equal(second.state["reference_energies"], [-1.0, -5.0])
 
 
 @pytest.mark.mace
@@ -264,6 +315,37 @@ def test_energies_are_those_of_les():
     assert found["BEC"] is None
 
 
+def test_born_charges_need_autograd():
+    """Without it they would be charges on a diagonal."""
+    r = 3.0 * torch.randn(4, 3)
+    charges = r.requires_grad_().sum(dim=1)
+    module, rest = Les(), {"cell": torch.zeros(1, 3, 3), "compute_bec": True}
+    assert module(charges, r, **rest)["BEC"].shape == (4, 3, 3)
+    with torch.no_grad(), pytest.raises(InputError, match=r"without torch\.no_grad"):
+        module(charges, r, **rest)
+    with pytest.raises(InputError, match="requires_grad_"):
+        module(charges, r.detach(), **rest)
+
+
+def test_what_is_registered_is_a_package(tmp_path):
+    """And a folder named les does not count as the les package."""
+    (tmp_path / "les").mkdir()
+    program = (
+        "from openmm_les.learning.stand_in import register\n"
+        "from importlib.util import find_spec\n"
+        "assert register() and register() and find_spec('les') and find_spec('les.module.bec')\n"
+        "import les.module.ewald\n"
+        "assert les.Les.__module__ == 'les.les'\n"
+    )
+    path = os.pathsep.join((str(ROOT), *filter(None, sys.path)))
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -272,7 +354,12 @@ def test_energies_are_those_of_les():
         ({"use_quads": True}, "no readouts for latent moments"),
         ({"is_periodic": "yes"}, "expected true or false, got 'yes'"),
         ({"is_periodic": True, "N_max": 0}, "expected an integer of 1 to 50, got 0"),
-        ({"sigma": -1.0}, "expected lengths > 0 A"),
+        ({"sigma": -1.0}, "expected a number > 0, got -1.0"),
+        ({"epsilon_factor": -1}, "expected a number > 0, got -1"),
+        ({"remove_mean": "no"}, "expected true or false, got 'no'"),
+        ({"sigma": True}, "expected a number, got True"),
+        ([1.0], r"expected names with values, such as `sigma: 1.0`, got \[1.0\]"),
+        ({"compute_bec": True, "bec_output_index": 0}, "expected none, for all"),
     ],
 )
 def test_arguments_that_change_the_energy_unseen_are_refused(arguments, expected):
