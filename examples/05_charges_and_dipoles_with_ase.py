@@ -6,7 +6,7 @@ An LES model finds charges from energies and forces alone. Beyond the reach of t
 all that two molecules feel of each other: their energy becomes exactly that of the charges, where a
 model without LES would give zero.
 
-The charges were never fitted to dipoles: les-demo gives one water 1.8 D, as nature does (1.85 D).
+The charges were never fitted to dipoles: les-demo gives one water 2.0 D here, nature 1.85 D.
 """
 
 import argparse

@@ -38,7 +38,29 @@ from openmm_les.learning.stand_in import register
 HERE = Path(__file__).parent
 ELEMENTS = [1, 6, 7, 8]
 CUTOFF = 4.5
-CHANNELS = 32
+CHANNELS = 48
+#: Hidden units of the radial networks, and of the readouts of the last layer.
+RADIAL, READOUT = 48, 32
+#: Axes of the weights: inputs (large letters) and outputs of channels, radial and readout units;
+#: elements, degrees, others.
+AXES = {
+    "node_embedding.linear.weight": "zc",
+    "linear_up.weight": "Cc",
+    "conv_tp_weights.layer0.weight": "or",
+    "conv_tp_weights.layer1.weight": "Rr",
+    "conv_tp_weights.layer2.weight": "Rr",
+    "conv_tp_weights.layer3.weight": "Rdc",
+    "skip_tp.weight": "Czc",
+    "weights_max": "zoc",
+    "weights.0": "zoc",
+    "readouts.0.linear.weight": "C1",
+    "linear_1.weight": "Cm",
+    "linear_2.weight": "M1",
+    "products.0.linear.weight": "Cc",
+    "products.1.linear.weight": "Cc",
+    "interactions.0.linear.weight": "dCc",
+    "interactions.1.linear.weight": "dCc",
+}
 #: Groups of the structures of ``liquid.py`` and of ``distorted.py``.
 LIQUID, DISTORTED = "liquid water", "distorted"
 #: Atomic numbers of molecules that are not neutral, with their charges [e].
@@ -47,17 +69,21 @@ IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
 BONDS = {(1, 8): 0.33, (1, 7): 0.3, (1, 6): 0.08, (6, 7): 0.15, (6, 8): 0.2}
 CARBONYL = 0.5
 #: Weights in the loss, at first and in the last part of a training: of forces [eV/A], energies
-#: [eV/atom], net forces on molecules [eV/A], and net charges of structures and of molecules [e].
+#: [eV/atom], net forces on molecules [eV/A], net charges of structures and of molecules [e], and
+#: of what is beyond `LARGE_CHARGE` in those of structures.
 #: With large steps, large weights of net charges make all charges smaller.
 WEIGHTS = {
     "forces": (10.0, 10.0),
     "energy": (200.0, 1000.0),
     "net_forces": (100.0, 50.0),
-    "structure": (5.0, 50.0),
-    "molecule": (2.0, 20.0),
+    "structure": (5.0, 20.0),
+    "molecule": (2.0, 8.0),
+    "excess": (20.0, 500.0),
 }
-#: Errors beyond these count linearly [eV/A, eV/atom]: those of distorted structures are large.
+#: Errors of distorted structures, which are large, count linearly beyond these [eV/A, eV/atom].
 LARGE_FORCE, LARGE_ENERGY = 0.15, 0.005
+#: A net charge that is large [e].
+LARGE_CHARGE = 0.008
 #: Weight of the difference from initial charges at first [e].
 HOLD = 5.0
 LATENT_READOUTS = ("les_readouts", "les_alpha_readouts")
@@ -218,13 +244,13 @@ def build(mean_neighbors: float, force_scale: float) -> torch.nn.Module:
             num_interactions=2,
             num_elements=len(ELEMENTS),
             hidden_irreps=o3.Irreps(f"{CHANNELS}x0e"),
-            MLP_irreps=o3.Irreps("16x0e"),
+            MLP_irreps=o3.Irreps(f"{READOUT}x0e"),
             atomic_energies=np.zeros(len(ELEMENTS)),
             avg_num_neighbors=mean_neighbors,
             atomic_numbers=ELEMENTS,
             correlation=2,
             gate=torch.nn.functional.silu,
-            radial_MLP=[32, 32, 32],
+            radial_MLP=[RADIAL] * 3,
             atomic_inter_scale=force_scale,
             atomic_inter_shift=0.0,
         )
@@ -236,26 +262,30 @@ def sums(values: torch.Tensor, molecules: torch.Tensor) -> torch.Tensor:
     return zeros.index_add(0, molecules, values)
 
 
-def limited_square(values: torch.Tensor, limit: float) -> torch.Tensor:
-    """Squares, and beyond a limit the straight lines that continue them (Huber)."""
+def mean_square(values: torch.Tensor, distorted: torch.Tensor, limit: float) -> torch.Tensor:
+    """Of rows that are distorted beyond a limit the straight lines that continue it (Huber)."""
     zeros = torch.zeros_like(values)
-    return 2 * torch.nn.functional.huber_loss(values, zeros, reduction="none", delta=limit)
+    lines = 2 * torch.nn.functional.huber_loss(values, zeros, reduction="none", delta=limit)
+    distorted = distorted.view(-1, *[1] * (values.dim() - 1))
+    return torch.where(distorted, lines, values.square()).mean()
 
 
 def loss_of(
     out: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], weights: dict[str, float]
 ) -> torch.Tensor:
-    """The sum of mean squares with their weights; large errors count less than their squares."""
+    """The sum of mean squares with their weights."""
     wrong = out["forces"] - batch["forces"]
-    charges = out["latent_charges"]
+    per_atom = (out["energy"] - batch["energy"]) / batch["sizes"]
+    charges, distorted = out["latent_charges"], batch["held"] == 0
+    of_molecules = sums(1 - batch["held"], batch["molecules"]) > 0
+    surplus = net_charges(charges, batch["batch"]) - batch["charges_of_batch"]
     squares = {
-        "forces": limited_square(wrong, LARGE_FORCE).mean(),
-        "energy": limited_square(
-            (out["energy"] - batch["energy"]) / batch["sizes"], LARGE_ENERGY
-        ).mean(),
-        "net_forces": limited_square(sums(wrong, batch["molecules"]), LARGE_FORCE).mean(),
+        "forces": mean_square(wrong, distorted, LARGE_FORCE),
+        "energy": mean_square(per_atom, distorted[batch["ptr"][:-1]], LARGE_ENERGY),
+        "net_forces": mean_square(sums(wrong, batch["molecules"]), of_molecules, LARGE_FORCE),
         "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
         "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
+        "excess": torch.relu(surplus.abs() - LARGE_CHARGE).square().mean(),
         "charges": (batch["held"] * (charges - batch["initial_charges"])).square().mean(),
     }
     return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
@@ -347,25 +377,61 @@ def batches(
     return [found[i] for i in generator.permutation(len(found))]
 
 
+def sizes_of(model: torch.nn.Module) -> dict[str, int]:
+    """Sizes of the axes in `AXES` that differ between models."""
+    channels = model.readouts[0].linear.weight.numel()
+    radial = model.interactions[0].conv_tp_weights.layer1.weight.shape[0]
+    return {"c": channels, "r": radial, "m": model.readouts[1].linear_2.weight.numel()}
+
+
+def take_weights(model: torch.nn.Module, earlier: torch.nn.Module) -> None:
+    """Starts from a model that may have fewer channels and hidden units.
+
+    Those that are new give nothing to those that were there: energies, forces and charges are the
+    earlier model's (Chen, Goodfellow and Shlens, arXiv:1511.05641 (2016), for the idea).
+    """
+    weights = dict(earlier.named_parameters())
+    degrees = math.isqrt(model.spherical_harmonics.irreps_out.dim)
+    fixed = {"z": len(ELEMENTS), "d": degrees, "1": 1, "o": -1}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            axes = next(axes for end, axes in AXES.items() if name.endswith(end))
+            new, old = (
+                w.view([(fixed | sizes_of(m))[axis.lower()] for axis in axes])
+                for w, m in ((weight, model), (weights[name], earlier))
+            )
+            inputs = [k for k, axis in enumerate(axes) if axis.isupper()]
+            if inputs:  # which mace divides by the root of their number
+                new[..., : old.shape[-1]] = 0.0
+                old = old * math.sqrt(new.shape[inputs[0]] / old.shape[inputs[0]])
+            new[tuple(slice(size) for size in old.shape)] = old
+        model.scale_shift.load_state_dict(earlier.scale_shift.state_dict())
+    for own, other in zip(model.interactions, earlier.interactions, strict=True):
+        own.avg_num_neighbors = other.avg_num_neighbors
+    free(model, spare_feature(earlier))
+
+
 def spare_feature(model: torch.nn.Module) -> int:
     """The feature of the first layer that the second layer needs least."""
     with torch.no_grad():
-        up = model.interactions[1].linear_up.weight.view(CHANNELS, -1)
-        skip = model.interactions[1].skip_tp.weight.view(CHANNELS, -1)
-        made = model.products[0].linear.weight.view(-1, CHANNELS).norm(dim=0)
+        channels = model.readouts[0].linear.weight.numel()
+        up = model.interactions[1].linear_up.weight.view(channels, -1)
+        skip = model.interactions[1].skip_tp.weight.view(channels, -1)
+        made = model.products[0].linear.weight.view(-1, channels).norm(dim=0)
         return int((made * (up.norm(dim=1) + skip.norm(dim=1))).argmin())
 
 
 def free(model: torch.nn.Module, feature: int) -> None:
     """Keeps a feature of the first layer for its energy alone."""
     readouts = [getattr(model, name)[0].linear for name in LATENT_READOUTS if hasattr(model, name)]
+    channels = model.readouts[0].linear.weight.numel()
     with torch.no_grad():
         for module in (
             model.interactions[1].linear_up,
             model.interactions[1].skip_tp,
             *readouts,
         ):
-            module.weight.view(CHANNELS, -1)[feature] = 0.0
+            module.weight.view(channels, -1)[feature] = 0.0
 
 
 def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -> None:
@@ -373,13 +439,14 @@ def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -
     with torch.no_grad():
         elements = model.node_embedding(torch.eye(len(ELEMENTS))).double()
         readout = model.readouts[0].linear.weight
+        channels = readout.numel()
         readout[feature] = 1.0 if abs(readout[feature]) < 0.1 else readout[feature]
-        a_unit = float(model.scale_shift.scale * readout[feature]) / math.sqrt(CHANNELS)
-        skip = model.interactions[0].skip_tp.weight.view(CHANNELS, len(ELEMENTS), CHANNELS)
+        a_unit = float(model.scale_shift.scale * readout[feature]) / math.sqrt(channels)
+        skip = model.interactions[0].skip_tp.weight.view(channels, len(ELEMENTS), channels)
         for z, constant in enumerate(constants):
             own = elements[z] / elements[z].square().sum()
             skip[:, z, feature] += (
-                math.sqrt(CHANNELS * len(ELEMENTS)) * constant / a_unit * own
+                math.sqrt(channels * len(ELEMENTS)) * constant / a_unit * own
             ).float()
 
 
@@ -516,7 +583,7 @@ def main() -> None:
     parser.add_argument("--each-ion", type=int, default=1, help="each which of those is taken")
     parser.add_argument("--liquid", type=Path, default=HERE / "liquid.npz")
     parser.add_argument("--distorted", type=Path, default=HERE / "distorted.npz")
-    parser.add_argument("--start", type=Path, help="a model to start from")
+    parser.add_argument("--start", type=Path, help="a model to start from, or to widen")
     parser.add_argument("--charge", type=int, default=0, help="steps towards initial charges")
     parser.add_argument(
         "--hold", type=float, default=0.3, help="share of the time until charges are free"
@@ -547,12 +614,9 @@ def main() -> None:
     model = build(neighbors, float(forces.square().mean().sqrt()))
     if arguments.start is not None:
         earlier = torch.load(arguments.start, weights_only=False)
-        weights = earlier.state_dict()
-        for own, other in zip(model.interactions, earlier.interactions, strict=True):
-            own.avg_num_neighbors = other.avg_num_neighbors
+        take_weights(model, earlier)
         # Its weights fit to its own, and so do the structures that it saw.
-        references = weights.pop("atomic_energies_fn.atomic_energies").double().numpy().ravel()
-        model.load_state_dict(weights, strict=False)
+        references = earlier.atomic_energies_fn.atomic_energies.double().numpy().ravel()
     if arguments.charge:
         charge(model, rows, references, arguments.charge)
     check(model, rows)
