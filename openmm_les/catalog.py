@@ -91,7 +91,7 @@ MODELS: tuple[Entry, ...] = (
     Entry(
         name="les-demo-x",
         aliases=(),
-        description="molecules of les-demo, with polarizabilities, for polarization='mm'; demonstration only",
+        description="demonstration: like les-demo, smaller, with polarizabilities for polarization='mm'",
         base_url="",
         file=f"les-demo-x{artifacts.SUFFIX}",
         blob="",
