@@ -91,7 +91,7 @@ MODELS: tuple[Entry, ...] = (
     Entry(
         name="les-demo-x",
         aliases=(),
-        description="demonstration: like les-demo, smaller, with polarizabilities for polarization='mm'",
+        description="for polarization='mm': smaller than les-demo; demonstration only",
         base_url="",
         file=f"les-demo-x{artifacts.SUFFIX}",
         blob="",
