@@ -85,7 +85,7 @@ def contents(wheel) -> dict[str, bytes]:
 
 def test_wheel_has_what_it_needs_and_nothing_else(wheel):
     names = set(contents(wheel))
-    assert wheel.stat().st_size < 3_000_000
+    assert wheel.stat().st_size < 3_200_000  # with two models of up to 2 MB
     assert {f"openmm_les/models/les-demo{x}.les.pt" for x in ("", "-x")} <= names
     assert {"openmm_les/py.typed", "openmm_les_export/py.typed"} <= names
     assert any(re.search(r"dist-info/.*LICENSE$", name) for name in names)
