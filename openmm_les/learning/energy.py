@@ -231,12 +231,12 @@ def _structures(positions: Tensor, batch: Tensor | None, cell: Tensor | None) ->
         raise InputError(
             f"batch: expected a structure for each of {n} atoms, got {list(batch.shape)}"
         )
-    if batch.dtype not in (torch.int32, torch.int64) or int(batch.min()) < 0:
+    first, last = torch.stack(torch.aminmax(batch)).tolist()
+    if batch.dtype not in (torch.int32, torch.int64) or first < 0:
         raise InputError(
-            f"batch: expected integers from 0 on, int64 or int32, got {batch.dtype} from "
-            f"{batch.min().item()} on"
+            f"batch: expected integers from 0 on, int64 or int32, got {batch.dtype} from {first} on"
         )
-    least = int(batch.max()) + 1
+    least = last + 1
     cells = _cells(positions.new_zeros([least, 3, 3]) if cell is None else cell, least)
     sizes = torch.bincount(batch, minlength=len(cells)).tolist()
     atoms = torch.argsort(batch, stable=True)

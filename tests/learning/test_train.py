@@ -147,9 +147,9 @@ def trained(tmp_path_factory):
     refused = [[*start, f"--foundation_model={name}"] for name in others]
     # Several heads, and data without energies.
     heads = ["--pt_train_file=train.xyz", "--E0s={1: -1.0, 8: -5.0}"]
-    refused.append([*start, "--foundation_model=tiny.model", *heads])
-    refused.append([*start, "--foundation_model=tiny.model", *heads[:1]])
-    refused.append(["--", *options(SMALL | {"name": "refused", "energy_key": "none"})])
+    late = ["--", "--config=tune.yaml", "--name=late", "--foundation_model=tiny.model"]
+    refused += [[*late, *heads], [*late, *heads[:1]]]
+    refused.append(["--", *options(SMALL | {"name": "late", "energy_key": "none"})])
     page = (ROOT / "docs" / "howto" / "learning.md").read_text()
     lines = page[page.index("openmm-les train --net") :].partition("\n```")[0]
     of_page = shlex.split(lines.replace("\\\n", " "))
@@ -232,15 +232,16 @@ def test_a_second_training_takes_the_constants_of_the_first(trained):
 @pytest.mark.mace
 def test_models_without_latent_charges_are_no_start(trained):
     """Before training: mace-torch would end in a KeyError, after it has read all data."""
-    _, said = trained
+    folder, said = trained
     assert "expected the file of a MACE-LES model, got small, which is no file" in said
     assert "expected a MACE-LES model, got other.model, which has no latent charges" in said
     assert "expected a model that mace-torch wrote, got les.yaml (" in said
+    assert not list(folder.rglob("refused*"))
     assert "got exported.les.pt, which is an exported model; give the .model file" in said
     assert "got state.pt, which is a checkpoint; give the .model file" in said
     assert "expected latent charges of the same number of heads" in said
     assert "train: average atomic energies cannot be used for multiheads" in said
-    assert "a model whose weights are not numbers; do not use refused.model" in said
+    assert "a model whose weights are not numbers; do not use late.model" in said
 
 
 @pytest.mark.mace

@@ -31,6 +31,7 @@ from equations import readouts_of
 from matscipy.neighbours import neighbour_list
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from weights import add_constants, free, spare_feature, take_weights
 
 from openmm_les.learning import LES, net_charge_penalty, net_charges
 from openmm_les.learning.stand_in import register
@@ -41,26 +42,6 @@ CUTOFF = 4.5
 CHANNELS = 48
 #: Hidden units of the radial networks, and of the readouts of the last layer.
 RADIAL, READOUT = 48, 32
-#: Axes of the weights: inputs (large letters) and outputs of channels, radial and readout units;
-#: elements, degrees, others.
-AXES = {
-    "node_embedding.linear.weight": "zc",
-    "linear_up.weight": "Cc",
-    "conv_tp_weights.layer0.weight": "or",
-    "conv_tp_weights.layer1.weight": "Rr",
-    "conv_tp_weights.layer2.weight": "Rr",
-    "conv_tp_weights.layer3.weight": "Rdc",
-    "skip_tp.weight": "Czc",
-    "weights_max": "zoc",
-    "weights.0": "zoc",
-    "readouts.0.linear.weight": "C1",
-    "linear_1.weight": "Cm",
-    "linear_2.weight": "M1",
-    "products.0.linear.weight": "Cc",
-    "products.1.linear.weight": "Cc",
-    "interactions.0.linear.weight": "dCc",
-    "interactions.1.linear.weight": "dCc",
-}
 #: Groups of the structures of ``liquid.py`` and of ``distorted.py``.
 LIQUID, DISTORTED = "liquid water", "distorted"
 #: Atomic numbers of molecules that are not neutral, with their charges [e].
@@ -86,7 +67,6 @@ LARGE_FORCE, LARGE_ENERGY = 0.15, 0.005
 LARGE_CHARGE = 0.008
 #: Weight of the difference from initial charges at first [e].
 HOLD = 5.0
-LATENT_READOUTS = ("les_readouts", "les_alpha_readouts")
 
 
 def total_charges(numbers: np.ndarray, molecules: np.ndarray) -> np.ndarray:
@@ -375,79 +355,6 @@ def batches(
         own = [own[i] for i in generator.permutation(len(own))]
         found += [own[start : start + number] for start in range(0, len(own), number)]
     return [found[i] for i in generator.permutation(len(found))]
-
-
-def sizes_of(model: torch.nn.Module) -> dict[str, int]:
-    """Sizes of the axes in `AXES` that differ between models."""
-    channels = model.readouts[0].linear.weight.numel()
-    radial = model.interactions[0].conv_tp_weights.layer1.weight.shape[0]
-    return {"c": channels, "r": radial, "m": model.readouts[1].linear_2.weight.numel()}
-
-
-def take_weights(model: torch.nn.Module, earlier: torch.nn.Module) -> None:
-    """Starts from a model that may have fewer channels and hidden units.
-
-    Those that are new give nothing to those that were there: energies, forces and charges are the
-    earlier model's (Chen, Goodfellow and Shlens, arXiv:1511.05641 (2016), for the idea).
-    """
-    weights = dict(earlier.named_parameters())
-    degrees = math.isqrt(model.spherical_harmonics.irreps_out.dim)
-    fixed = {"z": len(ELEMENTS), "d": degrees, "1": 1, "o": -1}
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            axes = next(axes for end, axes in AXES.items() if name.endswith(end))
-            new, old = (
-                w.view([(fixed | sizes_of(m))[axis.lower()] for axis in axes])
-                for w, m in ((weight, model), (weights[name], earlier))
-            )
-            inputs = [k for k, axis in enumerate(axes) if axis.isupper()]
-            if inputs:  # which mace divides by the root of their number
-                new[..., : old.shape[-1]] = 0.0
-                old = old * math.sqrt(new.shape[inputs[0]] / old.shape[inputs[0]])
-            new[tuple(slice(size) for size in old.shape)] = old
-        model.scale_shift.load_state_dict(earlier.scale_shift.state_dict())
-    for own, other in zip(model.interactions, earlier.interactions, strict=True):
-        own.avg_num_neighbors = other.avg_num_neighbors
-    free(model, spare_feature(earlier))
-
-
-def spare_feature(model: torch.nn.Module) -> int:
-    """The feature of the first layer that the second layer needs least."""
-    with torch.no_grad():
-        channels = model.readouts[0].linear.weight.numel()
-        up = model.interactions[1].linear_up.weight.view(channels, -1)
-        skip = model.interactions[1].skip_tp.weight.view(channels, -1)
-        made = model.products[0].linear.weight.view(-1, channels).norm(dim=0)
-        return int((made * (up.norm(dim=1) + skip.norm(dim=1))).argmin())
-
-
-def free(model: torch.nn.Module, feature: int) -> None:
-    """Keeps a feature of the first layer for its energy alone."""
-    readouts = [getattr(model, name)[0].linear for name in LATENT_READOUTS if hasattr(model, name)]
-    channels = model.readouts[0].linear.weight.numel()
-    with torch.no_grad():
-        for module in (
-            model.interactions[1].linear_up,
-            model.interactions[1].skip_tp,
-            *readouts,
-        ):
-            module.weight.view(channels, -1)[feature] = 0.0
-
-
-def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -> None:
-    """Adds an energy to the atoms of each element, through the feature that is free for it [eV]."""
-    with torch.no_grad():
-        elements = model.node_embedding(torch.eye(len(ELEMENTS))).double()
-        readout = model.readouts[0].linear.weight
-        channels = readout.numel()
-        readout[feature] = 1.0 if abs(readout[feature]) < 0.1 else readout[feature]
-        a_unit = float(model.scale_shift.scale * readout[feature]) / math.sqrt(channels)
-        skip = model.interactions[0].skip_tp.weight.view(channels, len(ELEMENTS), channels)
-        for z, constant in enumerate(constants):
-            own = elements[z] / elements[z].square().sum()
-            skip[:, z, feature] += (
-                math.sqrt(channels * len(ELEMENTS)) * constant / a_unit * own
-            ).float()
 
 
 def charge(

@@ -1,0 +1,107 @@
+"""Weights of the demonstration models: a start from a smaller model, and energies of elements.
+
+Of models with scalar features and two layers; the order of weights is that of mace-torch.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+#: Axes of the weights: inputs (large letters) and outputs of channels, radial and readout units;
+#: elements, degrees, others.
+AXES = {
+    "node_embedding.linear.weight": "zc",
+    "linear_up.weight": "Cc",
+    "conv_tp_weights.layer0.weight": "or",
+    "conv_tp_weights.layer1.weight": "Rr",
+    "conv_tp_weights.layer2.weight": "Rr",
+    "conv_tp_weights.layer3.weight": "Rdc",
+    "skip_tp.weight": "Czc",
+    "weights_max": "zoc",
+    "weights.0": "zoc",
+    "readouts.0.linear.weight": "C1",
+    "linear_1.weight": "Cm",
+    "linear_2.weight": "M1",
+    "products.0.linear.weight": "Cc",
+    "products.1.linear.weight": "Cc",
+    "interactions.0.linear.weight": "dCc",
+    "interactions.1.linear.weight": "dCc",
+}
+LATENT_READOUTS = ("les_readouts", "les_alpha_readouts")
+
+
+def channels_of(model: torch.nn.Module) -> int:
+    """Features of each atom."""
+    return model.readouts[0].linear.weight.numel()
+
+
+def sizes_of(model: torch.nn.Module) -> dict[str, int]:
+    """Sizes of the axes in `AXES` that differ between models."""
+    radial = model.interactions[0].conv_tp_weights.layer1.weight.shape[0]
+    return {"c": channels_of(model), "r": radial, "m": model.readouts[1].linear_2.weight.numel()}
+
+
+def take_weights(model: torch.nn.Module, earlier: torch.nn.Module) -> None:
+    """Starts from a model that may have fewer channels and hidden units.
+
+    Those that are new give nothing to those that were there: energies, forces and charges are the
+    earlier model's (Chen, Goodfellow and Shlens, arXiv:1511.05641 (2016), for the idea).
+    """
+    weights = dict(earlier.named_parameters())
+    degrees = math.isqrt(model.spherical_harmonics.irreps_out.dim)
+    fixed = {"z": len(model.atomic_numbers), "d": degrees, "1": 1, "o": -1}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            axes = next(axes for end, axes in AXES.items() if name.endswith(end))
+            new, old = (
+                w.view([(fixed | sizes_of(m))[axis.lower()] for axis in axes])
+                for w, m in ((weight, model), (weights[name], earlier))
+            )
+            inputs = [k for k, axis in enumerate(axes) if axis.isupper()]
+            if inputs:  # which mace divides by the root of their number
+                new[..., : old.shape[-1]] = 0.0
+                old = old * math.sqrt(new.shape[inputs[0]] / old.shape[inputs[0]])
+            new[tuple(slice(size) for size in old.shape)] = old
+        model.scale_shift.load_state_dict(earlier.scale_shift.state_dict())
+    for own, other in zip(model.interactions, earlier.interactions, strict=True):
+        own.avg_num_neighbors = other.avg_num_neighbors
+    free(model, spare_feature(earlier))
+
+
+def spare_feature(model: torch.nn.Module) -> int:
+    """The feature of the first layer that the second layer needs least."""
+    with torch.no_grad():
+        channels = channels_of(model)
+        up = model.interactions[1].linear_up.weight.view(channels, -1)
+        skip = model.interactions[1].skip_tp.weight.view(channels, -1)
+        made = model.products[0].linear.weight.view(-1, channels).norm(dim=0)
+        return int((made * (up.norm(dim=1) + skip.norm(dim=1))).argmin())
+
+
+def free(model: torch.nn.Module, feature: int) -> None:
+    """Keeps a feature of the first layer for its energy alone."""
+    readouts = [getattr(model, name)[0].linear for name in LATENT_READOUTS if hasattr(model, name)]
+    channels = channels_of(model)
+    with torch.no_grad():
+        for module in (
+            model.interactions[1].linear_up,
+            model.interactions[1].skip_tp,
+            *readouts,
+        ):
+            module.weight.view(channels, -1)[feature] = 0.0
+
+
+def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -> None:
+    """Adds an energy to the atoms of each element, through the feature that is free for it [eV]."""
+    count = len(model.atomic_numbers)
+    with torch.no_grad():
+        elements = model.node_embedding(torch.eye(count)).double()
+        readout = model.readouts[0].linear.weight
+        channels = channels_of(model)
+        readout[feature] = 1.0 if abs(readout[feature]) < 0.1 else readout[feature]
+        a_unit = float(model.scale_shift.scale * readout[feature]) / math.sqrt(channels)
+        skip = model.interactions[0].skip_tp.weight.view(channels, count, channels)
+        for z, constant in enumerate(constants):
+            own = elements[z] / elements[z].square().sum()
+            skip[:, z, feature] += (math.sqrt(channels * count) * constant / a_unit * own).float()
