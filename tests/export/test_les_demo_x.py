@@ -39,8 +39,8 @@ def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     found = SystemModel(artifact, numbers, periodic=False, precision="double").evaluate(r)
 
     model = network.load(MODEL)
-    row = network.demo.row_of("", np.array(numbers), r, np.zeros_like(r), 0.0)
-    batch = network.demo.collate([row], np.zeros(len(network.ELEMENTS)))
+    row = network.dataset.row_of("", np.array(numbers), r, np.zeros_like(r), 0.0)
+    batch = network.dataset.collate([row], np.zeros(len(network.ELEMENTS)))
     batch = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
     batch["positions"] = torch.tensor(r, requires_grad=True)
     energy = model.energies(batch)[0].sum()

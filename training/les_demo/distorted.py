@@ -17,7 +17,7 @@ from pathlib import Path
 import generate
 import numpy as np
 from ase import Atoms
-from train import DISTORTED
+from dataset import DISTORTED
 
 from openmm_les import artifact as artifacts
 from openmm_les.evaluation.system_model import SystemModel

@@ -3,7 +3,7 @@
     python train.py les-demo.model --minutes 60
     torchrun --nproc-per-node 2 -- train.py les-demo.model --minutes 60    # on two cores
 
-Adam with an exponential average of the weights, on energies, forces, and net forces on molecules,
+SOAP with an exponential average of the weights, on energies, forces, and net forces on molecules,
 with a penalty on net charges; the learning rate and the weights follow the clock, so that a run
 always finishes in the time it is given. It trains on energies relative to fitted ones of the
 elements; `save` turns these into those of isolated atoms. Writes the model, and a JSON file with
@@ -26,29 +26,27 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as processes
-from ase.data import covalent_radii
+from dataset import (
+    CUTOFF,
+    ELEMENTS,
+    LIQUID,
+    atom_energies,
+    batches,
+    collate,
+    load,
+    reference_energies,
+    without,
+)
 from equations import readouts_of
-from matscipy.neighbours import neighbour_list
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from weights import add_constants, free, spare_feature, take_weights
+from weights import add_constants, free, spare_feature, take_references, take_weights
 
 from openmm_les.learning import LES, net_charge_penalty, net_charges
 from openmm_les.learning.stand_in import register
 
 HERE = Path(__file__).parent
-ELEMENTS = [1, 6, 7, 8]
-CUTOFF = 4.5
 CHANNELS = 48
 #: Hidden units of the radial networks, and of the readouts of the last layer.
 RADIAL, READOUT = 48, 32
-#: Groups of the structures of ``liquid.py`` and of ``distorted.py``.
-LIQUID, DISTORTED = "liquid water", "distorted"
-#: Atomic numbers of molecules that are not neutral, with their charges [e].
-IONS = {(1, 1, 1, 1, 7): 1.0, (1, 6, 8, 8): -1.0}
-#: Charge that a bond gives the first of two elements at first; that of C=O [e].
-BONDS = {(1, 8): 0.33, (1, 7): 0.3, (1, 6): 0.08, (6, 7): 0.15, (6, 8): 0.2}
-CARBONYL = 0.5
 #: Weights in the loss, at first and in the last part of a training: of forces [eV/A], energies
 #: [eV/atom], net forces on molecules [eV/A], net charges of structures and of molecules [e], and
 #: of what is beyond `LARGE_CHARGE` in those of structures.
@@ -63,144 +61,12 @@ WEIGHTS = {
 }
 #: Errors of distorted structures, which are large, count linearly beyond these [eV/A, eV/atom].
 LARGE_FORCE, LARGE_ENERGY = 0.15, 0.005
+#: How much these errors count: what makes sense shall be learnt first of all.
+OF_DISTORTED = 0.1
 #: A net charge that is large [e].
 LARGE_CHARGE = 0.008
 #: Weight of the difference from initial charges at first [e].
 HOLD = 5.0
-
-
-def total_charges(numbers: np.ndarray, molecules: np.ndarray) -> np.ndarray:
-    """Charge of each molecule, 0 unless it is one of `IONS` [e]."""
-    formulas = [tuple(sorted(numbers[molecules == k])) for k in range(molecules.max() + 1)]
-    return np.array([IONS.get(formula, 0.0) for formula in formulas], dtype=np.float32)
-
-
-def initial_charges(
-    numbers: np.ndarray, molecules: np.ndarray, i: np.ndarray, j: np.ndarray
-) -> np.ndarray:
-    """Charges to start from: what bonds move from one atom to the other, and charges of ions [e].
-
-    Energies are even in the charges: from zero on, there is no way that leads further down.
-    """
-    charges = total_charges(numbers, molecules)[molecules] / np.bincount(molecules)[molecules]
-    coordination = np.bincount(i, minlength=len(numbers))
-    for a, b in zip(i, j, strict=True):
-        double = {numbers[a], numbers[b]} == {6, 8} and 1 in (coordination[a], coordination[b])
-        for positive, negative, sign in ((a, b, 1.0), (b, a, -1.0)):
-            pair = (int(numbers[positive]), int(numbers[negative]))
-            charges[a] += sign * (CARBONYL if double and pair == (6, 8) else BONDS.get(pair, 0.0))
-    return charges.astype(np.float32)
-
-
-def opposite_edges(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Index of the edge that goes back, for each."""
-    found = np.empty_like(i)
-    found[np.lexsort((j, i))] = np.lexsort((i, j))
-    return found
-
-
-def row_of(
-    group: str, numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray, energy: float
-) -> dict[str, Any]:
-    """One structure with its neighbours and molecules."""
-    r = positions.astype(np.float64)
-    i, j, d = neighbour_list(
-        "ijd",
-        positions=r - r.min(0) + CUTOFF,
-        cell=np.diag(np.ptp(r, axis=0) + 2 * CUTOFF + 1),
-        pbc=[False] * 3,
-        cutoff=CUTOFF,
-    )
-    bonded = d < 1.25 * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
-    graph = coo_array((np.ones(bonded.sum()), (i[bonded], j[bonded])), shape=(len(r), len(r)))
-    molecules = connected_components(graph, directed=False)[1]
-    if group == DISTORTED:  # which bonds are left does not matter there
-        molecules = np.zeros_like(molecules)
-    return {
-        "group": group,
-        "species": torch.tensor([ELEMENTS.index(z) for z in numbers]),
-        "positions": torch.tensor(r, dtype=torch.float32),
-        "edges": torch.tensor(np.stack([j, i]).astype(np.int64)),
-        "opposite": torch.tensor(opposite_edges(i, j)),
-        "molecules": torch.tensor(molecules).long(),
-        "charges": torch.tensor(total_charges(numbers, molecules)),
-        "initial_charges": torch.tensor(initial_charges(numbers, molecules, i[bonded], j[bonded])),
-        "held": torch.full((len(r),), float(group != DISTORTED)),  # which has other bonds
-        "energy": float(energy),
-        "forces": torch.tensor(forces),
-    }
-
-
-def load(path: Path) -> list[dict[str, Any]]:
-    """Structures of a file that `generate.save` wrote."""
-    data = dict(np.load(path))  # each access to the file itself would decompress it again
-    sizes = data["sizes"].astype(int)
-    rows = []
-    for k, end in enumerate(np.cumsum(sizes)):
-        part = slice(end - sizes[k], end)
-        of_atoms = (data[name][part] for name in ("numbers", "positions", "forces"))
-        rows.append(row_of(str(data["group"][k]), *of_atoms, data["energy"][k]))
-    return rows
-
-
-def without(held_out: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Structures with ions, but those put beside molecules that are held out, or held out there."""
-    places = {tuple(row["positions"][0].tolist()) for row in held_out}
-    rows = rows[len(rows) // 10 :]
-    return [row for row in rows if tuple(row["positions"][0].tolist()) not in places]
-
-
-def atom_energies(path: Path) -> np.ndarray:
-    """Energies of the isolated atoms, for each of the elements [eV]."""
-    data = np.load(path)
-    known = dict(zip(data["elements"].tolist(), data["atom_energy"].tolist(), strict=True))
-    return np.array([known[z] for z in ELEMENTS])
-
-
-def reference_energies(rows: list[dict[str, Any]]) -> np.ndarray:
-    """One energy for each element, by least squares over the compositions [eV]."""
-    counts = np.array([np.bincount(row["species"], minlength=len(ELEMENTS)) for row in rows])
-    energies = np.array([row["energy"] for row in rows])
-    return np.asarray(np.linalg.lstsq(counts.astype(float), energies, rcond=None)[0])
-
-
-def collate(rows: list[dict[str, Any]], references: np.ndarray) -> dict[str, torch.Tensor]:
-    """A batch in the form that mace-torch takes, molecules numbered through; energies without the
-    references.
-    """
-    sizes = torch.tensor([len(row["species"]) for row in rows])
-    ptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    species = torch.cat([row["species"] for row in rows])
-    own = [row["energy"] - references[row["species"].numpy()].sum() for row in rows]
-    numbers = torch.tensor([0] + [row["edges"].shape[1] for row in rows])
-    first_edges = numbers.cumsum(0)[:-1]
-    first, molecules = 0, []
-    for row in rows:
-        molecules.append(row["molecules"] + first)
-        first += int(row["molecules"].max()) + 1
-    return {
-        "positions": torch.cat([row["positions"] for row in rows]),
-        "node_attrs": torch.nn.functional.one_hot(species, len(ELEMENTS)).float(),
-        "edge_index": torch.cat([row["edges"] + ptr[k] for k, row in enumerate(rows)], 1),
-        "opposite": torch.cat(
-            [row["opposite"] + n for row, n in zip(rows, first_edges, strict=True)]
-        ),
-        "shifts": torch.zeros(int(sum(numbers)), 3),
-        "unit_shifts": torch.zeros(int(sum(numbers)), 3),
-        "cell": torch.zeros(3 * len(rows), 3),
-        "pbc": torch.zeros(len(rows), 3, dtype=torch.bool),
-        "batch": torch.repeat_interleave(torch.arange(len(rows)), sizes),
-        "ptr": ptr,
-        "head": torch.zeros(len(rows), dtype=torch.int64),
-        "energy": torch.tensor(own, dtype=torch.float32),
-        "forces": torch.cat([row["forces"] for row in rows]),
-        "sizes": sizes.float(),
-        "molecules": torch.cat(molecules),
-        "charges_of_molecules": torch.cat([row["charges"] for row in rows]),
-        "charges_of_batch": torch.stack([row["charges"].sum() for row in rows]),
-        "initial_charges": torch.cat([row["initial_charges"] for row in rows]),
-        "held": torch.cat([row["held"] for row in rows]),
-    }
 
 
 def build(mean_neighbors: float, force_scale: float) -> torch.nn.Module:
@@ -247,7 +113,7 @@ def mean_square(values: torch.Tensor, distorted: torch.Tensor, limit: float) -> 
     zeros = torch.zeros_like(values)
     lines = 2 * torch.nn.functional.huber_loss(values, zeros, reduction="none", delta=limit)
     distorted = distorted.view(-1, *[1] * (values.dim() - 1))
-    return torch.where(distorted, lines, values.square()).mean()
+    return torch.where(distorted, OF_DISTORTED * lines, values.square()).mean()
 
 
 def loss_of(
@@ -257,15 +123,16 @@ def loss_of(
     wrong = out["forces"] - batch["forces"]
     per_atom = (out["energy"] - batch["energy"]) / batch["sizes"]
     charges, distorted = out["latent_charges"], batch["held"] == 0
+    structures = distorted[batch["ptr"][:-1]]
     of_molecules = sums(1 - batch["held"], batch["molecules"]) > 0
     surplus = net_charges(charges, batch["batch"]) - batch["charges_of_batch"]
     squares = {
         "forces": mean_square(wrong, distorted, LARGE_FORCE),
-        "energy": mean_square(per_atom, distorted[batch["ptr"][:-1]], LARGE_ENERGY),
+        "energy": mean_square(per_atom, structures, LARGE_ENERGY),
         "net_forces": mean_square(sums(wrong, batch["molecules"]), of_molecules, LARGE_FORCE),
         "molecule": net_charge_penalty(charges, batch["molecules"], batch["charges_of_molecules"]),
         "structure": net_charge_penalty(charges, batch["batch"], batch["charges_of_batch"]),
-        "excess": torch.relu(surplus.abs() - LARGE_CHARGE).square().mean(),
+        "excess": (~structures * torch.relu(surplus.abs() - LARGE_CHARGE)).square().mean(),
         "charges": (batch["held"] * (charges - batch["initial_charges"])).square().mean(),
     }
     return torch.stack([weights[name] * square for name, square in squares.items()]).sum()
@@ -345,18 +212,6 @@ def errors(model: torch.nn.Module, rows: list[dict[str, Any]], references: np.nd
     return report
 
 
-def batches(
-    rows: list[dict[str, Any]], size: int, generator: np.random.Generator
-) -> list[list[dict[str, Any]]]:
-    """All structures in random order; a batch has fewer of the liquid, which are large."""
-    found = []
-    for is_liquid, number in ((False, size), (True, max(1, size // 3))):
-        own = [row for row in rows if (row["group"] == LIQUID) == is_liquid]
-        own = [own[i] for i in generator.permutation(len(own))]
-        found += [own[start : start + number] for start in range(0, len(own), number)]
-    return [found[i] for i in generator.permutation(len(found))]
-
-
 def charge(
     model: torch.nn.Module, rows: list[dict[str, Any]], references: np.ndarray, steps: int
 ) -> None:
@@ -427,10 +282,13 @@ def train(
     rows: list[dict[str, Any]],
     held_out: list[dict[str, Any]],
     references: np.ndarray,
+    atoms: np.ndarray,
     arguments: argparse.Namespace,
 ) -> torch.nn.Module:
     """Returns the exponential average of the weights at the end."""
-    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
+    from soap import MatrixSOAP  # needs pytorch-optimizer, without which one can read models
+
+    optimizer = MatrixSOAP(model)
     feature = spare_feature(model)
     free(model, feature)
     average = copy.deepcopy(model)
@@ -463,7 +321,7 @@ def train(
             print(f"epoch {epoch}, step {step}, {minutes_now:.1f} min:")
             for name in ("all", LIQUID):
                 print(f"  {name}: {found[name]}", flush=True)
-            torch.save(average, arguments.output.with_suffix(".latest"))
+            save(average, arguments.output.with_suffix(".latest"), references, atoms, feature)
     return average
 
 
@@ -521,17 +379,16 @@ def main() -> None:
     model = build(neighbors, float(forces.square().mean().sqrt()))
     if arguments.start is not None:
         earlier = torch.load(arguments.start, weights_only=False)
+        take_references(earlier, references)
         take_weights(model, earlier)
-        # Its weights fit to its own, and so do the structures that it saw.
-        references = earlier.atomic_energies_fn.atomic_energies.double().numpy().ravel()
     if arguments.charge:
         charge(model, rows, references, arguments.charge)
     check(model, rows)
     print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
-    average = train(model, rows, held_out, references, arguments)
+    atoms = atom_energies(arguments.liquid)
+    average = train(model, rows, held_out, references, atoms, arguments)
     if processes.is_initialized() and processes.get_rank() > 0:
         return
-    atoms = atom_energies(arguments.liquid)
     save(average, arguments.output, references, atoms, spare_feature(average))
     report = {"training_structures": len(rows), "validation": errors(average, held_out, references)}
     arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

@@ -36,10 +36,22 @@ def channels_of(model: torch.nn.Module) -> int:
     return model.readouts[0].linear.weight.numel()
 
 
-def sizes_of(model: torch.nn.Module) -> dict[str, int]:
-    """Sizes of the axes in `AXES` that differ between models."""
-    radial = model.interactions[0].conv_tp_weights.layer1.weight.shape[0]
-    return {"c": channels_of(model), "r": radial, "m": model.readouts[1].linear_2.weight.numel()}
+def tensors_of(model: torch.nn.Module) -> dict[str, tuple[str, torch.Tensor]]:
+    """Axes and weights by name, in the order and in the memory of the parameters."""
+    sizes = {
+        "z": len(model.atomic_numbers),
+        "d": math.isqrt(model.spherical_harmonics.irreps_out.dim),
+        "c": channels_of(model),
+        "r": model.interactions[0].conv_tp_weights.layer1.weight.shape[0],
+        "m": model.readouts[1].linear_2.weight.numel(),
+        "1": 1,
+        "o": -1,
+    }
+    found = {}
+    for name, weight in model.named_parameters():
+        axes = next(axes for end, axes in AXES.items() if name.endswith(end))
+        found[name] = axes, weight.data.view([sizes[axis.lower()] for axis in axes])
+    return found
 
 
 def take_weights(model: torch.nn.Module, earlier: torch.nn.Module) -> None:
@@ -48,16 +60,10 @@ def take_weights(model: torch.nn.Module, earlier: torch.nn.Module) -> None:
     Those that are new give nothing to those that were there: energies, forces and charges are the
     earlier model's (Chen, Goodfellow and Shlens, arXiv:1511.05641 (2016), for the idea).
     """
-    weights = dict(earlier.named_parameters())
-    degrees = math.isqrt(model.spherical_harmonics.irreps_out.dim)
-    fixed = {"z": len(model.atomic_numbers), "d": degrees, "1": 1, "o": -1}
+    weights = tensors_of(earlier)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            axes = next(axes for end, axes in AXES.items() if name.endswith(end))
-            new, old = (
-                w.view([(fixed | sizes_of(m))[axis.lower()] for axis in axes])
-                for w, m in ((weight, model), (weights[name], earlier))
-            )
+        for name, (axes, new) in tensors_of(model).items():
+            old = weights[name][1]
             inputs = [k for k, axis in enumerate(axes) if axis.isupper()]
             if inputs:  # which mace divides by the root of their number
                 new[..., : old.shape[-1]] = 0.0
@@ -105,3 +111,14 @@ def add_constants(model: torch.nn.Module, feature: int, constants: np.ndarray) -
         for z, constant in enumerate(constants):
             own = elements[z] / elements[z].square().sum()
             skip[:, z, feature] += (math.sqrt(channels * count) * constant / a_unit * own).float()
+
+
+def take_references(model: torch.nn.Module, references: np.ndarray) -> None:
+    """Makes the energies of a model those relative to `references`, energies of the elements [eV].
+
+    Its own ones become zero.
+    """
+    block = model.atomic_energies_fn
+    own = block.atomic_energies.double().numpy().ravel()
+    add_constants(model, spare_feature(model), own - references)
+    block.atomic_energies = torch.zeros_like(block.atomic_energies, dtype=torch.float32)

@@ -17,8 +17,9 @@ from typing import Any
 import network
 import numpy as np
 import torch
+from soap import MatrixSOAP
 
-demo = network.demo
+dataset, demo = network.dataset, network.demo
 KEPT_OUT = "ACE-THR-NME"
 #: Share of the peptides alone that is trained on; they say nothing of what is between molecules.
 SHARE_ALONE = 0.25
@@ -29,7 +30,7 @@ def read(paths: list[Path], neutral: bool) -> tuple[list[dict[str, Any]], list[d
     generator = np.random.default_rng(3)
     train, held_out = [], []
     for path in paths:
-        rows = demo.load(path)
+        rows = dataset.load(path)
         for k, row in enumerate(rows):
             group = row["group"]
             if neutral and ("ammonium" in group or "formate" in group):
@@ -64,7 +65,7 @@ def errors(
     ordered = sorted(rows, key=lambda row: (kind(row), len(row["species"])))
     for start in range(0, len(ordered), 32):
         part = ordered[start : start + 32]
-        batch = demo.collate(part, references)
+        batch = dataset.collate(part, references)
         energies, forces, charges = predict(model, batch, training=False)
         wrong = forces - batch["forces"]
         per_atom = (energies.detach() - batch["energy"]) / batch["sizes"]
@@ -103,21 +104,6 @@ def kind(row: dict[str, Any]) -> str:
     return f"{body} and {ion}" if ion else body
 
 
-def refit(
-    model: network.PolarizableMACE, rows: list[dict[str, Any]], references: np.ndarray
-) -> np.ndarray:
-    """Energies of the elements with what the model misses on average [eV]."""
-    counts, missing = [], []
-    for start in range(0, len(rows), 32):
-        batch = demo.collate(rows[start : start + 32], references)
-        with torch.no_grad():
-            missing.append(batch["energy"] - model.energies(batch)[0])
-        total = torch.zeros(len(batch["sizes"]), len(network.ELEMENTS))
-        counts.append(total.index_add(0, batch["batch"], batch["node_attrs"]))
-    added = np.linalg.lstsq(torch.cat(counts).numpy(), torch.cat(missing).numpy(), rcond=None)[0]
-    return references + added.astype(float)
-
-
 def train(
     model: network.PolarizableMACE,
     rows: list[dict[str, Any]],
@@ -125,17 +111,17 @@ def train(
     arguments: argparse.Namespace,
 ) -> network.PolarizableMACE:
     """Returns the exponential average of the weights at the end."""
-    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
+    optimizer = MatrixSOAP(model)
     feature = demo.spare_feature(model)
     demo.free(model, feature)
     average = copy.deepcopy(model)
     generator = np.random.default_rng(2)
     begin, step, done = time.time(), 0, 0.0
     while done < 1:
-        for part in demo.batches(rows, arguments.batch_size, generator):
+        for part in dataset.batches(rows, arguments.batch_size, generator):
             done = min(1.0, (time.time() - begin) / (60 * arguments.minutes))
             demo.set_learning_rate(optimizer, arguments.rate, done)
-            batch = demo.collate(part, references)
+            batch = dataset.collate(part, references)
             energies, forces, charges = predict(model, batch, training=True)
             out = {"energy": energies, "forces": forces, "latent_charges": charges}
             weights = demo.weights_at(done, arguments.late_from) | {"charges": 0.0}
@@ -166,15 +152,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--validate-every", type=int, default=1, help="of the structures held out")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--refit", action="store_true", help="energies of the elements, before")
     parser.add_argument("--neutral", action="store_true", help="leave the ions out")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows, held_out = read(arguments.data, arguments.neutral)
-    model, references = network.start(arguments.start)
+    references = dataset.reference_energies(rows)
+    model = network.start(arguments.start, references)
     print(f"{len(rows)} structures, {sum(p.numel() for p in model.parameters())} parameters")
-    if arguments.refit:
-        references = refit(model, rows[::6], references)
     average = train(model, rows, references, arguments)
     network.save(average, arguments.output, references)
     report = errors(average, held_out[:: arguments.validate_every], references)

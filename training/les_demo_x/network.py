@@ -18,6 +18,7 @@ from openmm_les.learning import LES
 from openmm_les.learning.stand_in import register
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "les_demo"))
+import dataset
 import train as demo  # the training of the demonstration model
 from equations import readouts_of
 
@@ -28,7 +29,7 @@ with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     import mace.modules.blocks as blocks
     from mace.modules.extensions import MACELES
 
-ELEMENTS = demo.ELEMENTS
+ELEMENTS = dataset.ELEMENTS
 ALPHA_SCALE = 0.3
 
 
@@ -81,27 +82,25 @@ class PolarizableMACE(MACELES):
         return latent.index_add(0, batch["batch"], atomic), charges
 
 
-def start(path: Path) -> tuple[PolarizableMACE, np.ndarray]:
-    """The demonstration model with new readouts, or one that has them; energies of elements [eV].
+def start(path: Path, references: np.ndarray) -> PolarizableMACE:
+    """The demonstration model with new readouts, or one that has them.
 
-    The latter are taken out of the model: float32 would not resolve energies with them.
+    It becomes one of energies without `references`, those of the elements [eV].
     """
     torch.manual_seed(1)
     model = torch.load(path, weights_only=False)
     model.__class__ = PolarizableMACE
-    block = model.atomic_energies_fn
-    references = block.atomic_energies.double().numpy().ravel().copy()
-    block.atomic_energies = torch.zeros_like(block.atomic_energies, dtype=torch.float32)
+    demo.take_references(model, references)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         if not hasattr(model, "les_alpha_readouts"):
             model.add_polarizabilities()
-    return model, references
+    return model
 
 
 def save(model: PolarizableMACE, path: Path, references: np.ndarray) -> None:
     """Writes the model as `demo.save` does, as the class that mace itself pickles."""
-    atoms = demo.atom_energies(demo.HERE / "liquid.npz")
+    atoms = dataset.atom_energies(demo.HERE / "liquid.npz")
     model.__class__ = MACELES
     demo.save(model, path, references, atoms, demo.spare_feature(model))
     model.__class__ = PolarizableMACE
