@@ -355,10 +355,10 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument(
-        "--late-from", type=float, default=0.5, help="share of the time before the last weights"
+        "--late-from", type=float, default=0.3, help="share of the time before the last weights"
     )
-    parser.add_argument("--rate", type=float, default=0.0025, help="largest learning rate")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=0.0015, help="largest learning rate")
+    parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report-every", type=int, default=5, help="epochs")
     arguments = parser.parse_args()

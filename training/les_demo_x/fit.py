@@ -145,7 +145,7 @@ def main() -> None:
         "--start", type=Path, default=Path(demo.__file__).with_name("les-demo.model")
     )
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
+    parser.add_argument("--rate", type=float, default=0.0015, help="largest learning rate")
     parser.add_argument(
         "--late-from", type=float, default=0.5, help="share of the time before the last weights"
     )
