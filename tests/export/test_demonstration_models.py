@@ -1,4 +1,4 @@
-"""The polarizable model of ``training/les_demo_x``: what was trained is what runs."""
+"""What `training` makes of the demonstration models, beside mace-torch and what runs."""
 
 import sys
 from pathlib import Path
@@ -31,6 +31,20 @@ def network(monkeypatch):
             del sys.modules[name]
 
 
+@pytest.fixture
+def model(network):
+    return torch.load(network.demo.HERE / "les-demo.model", weights_only=False)
+
+
+@pytest.fixture
+def batch(network):
+    generator = np.random.default_rng(3)
+    numbers = np.array([6, 1, 1, 8, 7, 1, 6, 1])
+    r = generator.normal(scale=1.5, size=(8, 3)).astype(np.float32)
+    row = network.dataset.row_of("", numbers, r, np.zeros_like(r), 0.0)
+    return network.dataset.collate([row], np.zeros(len(network.ELEMENTS)))
+
+
 def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     artifact = artifact_of(read_model(MODEL), MODEL)
     pdb = app.PDBFile(str(PEPTIDE))
@@ -52,3 +66,29 @@ def test_the_energy_that_was_trained_is_the_one_that_runs(network):
     np.testing.assert_allclose(found.moments.alpha, alphas.detach(), atol=1e-9)
     assert (found.moments.alpha > 0).all()
     assert np.abs(found.moments.induced_dipoles).max() > 1e-3
+
+
+def test_a_wider_network_gives_the_same(network, model, batch, monkeypatch):
+    monkeypatch.setattr(network.demo, "CHANNELS", 56)
+    monkeypatch.setattr(network.demo, "RADIAL", 52)
+    monkeypatch.setattr(network.demo, "READOUT", 36)
+    wider = network.demo.build(1.0, 1.0)
+    network.demo.take_weights(wider, model)
+    block = wider.atomic_energies_fn
+    block.atomic_energies = model.atomic_energies_fn.atomic_energies
+    expected = model(batch, compute_force=True)
+    found = wider(batch, compute_force=True)
+    assert expected["forces"].abs().max() > 0.1
+    for name in ("energy", "forces", "latent_charges"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_energies_relative_to_other_references(network, model, batch):
+    expected = model(batch, compute_force=True)
+    references = np.array([-13.0, -55.0, -80.0, -110.0])
+    network.demo.take_references(model, references)
+    found = model(batch, compute_force=True)
+    difference = (expected["energy"] - found["energy"]).item()
+    assert difference == pytest.approx(references[batch["node_attrs"].argmax(1)].sum(), abs=1e-3)
+    for name in ("forces", "latent_charges"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
